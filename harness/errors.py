@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The whole error tree. Each error is one line for the user: what happened,
+where, and the mend. Unexpected kernel behaviour is a verdict, never one of these.
+"""
+
+from typing import ClassVar
+
+
+class HarnessError(Exception):
+    """Base of all. ``exit_code`` is what the command ends with."""
+
+    exit_code: ClassVar[int] = 3
+
+    def __init__(self, message: str, mend: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.mend = mend
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.mend}" if self.mend else self.message
+
+
+class UsageError(HarnessError):
+    """The request was wrong: another argument, file or option mends it."""
+
+    exit_code = 2
+
+
+class HostError(HarnessError):
+    """This host could not do it: disk, network, permissions."""
+
+
+class ToolMissing(HostError):
+    """A program is not installed; `iommu-harness doctor` names its package."""
+
+
+class ProgramFailed(HostError):
+    """A program ended with an error. ``output`` is the tail of what it printed."""
+
+    def __init__(self, message: str, mend: str = "", output: str = "") -> None:
+        super().__init__(message, mend)
+        self.output = output
+
+
+class BuildError(HostError):
+    """The kernel did not compile; the message is the first error of its log."""
+
+
+class GuestError(HarnessError):
+    """A guest could not be judged. ``log`` is the tail of the kernel's console."""
+
+    def __init__(self, message: str, mend: str = "", log: str = "") -> None:
+        super().__init__(message, mend)
+        self.log = log
+
+
+class GuestPanic(GuestError):
+    """The kernel panicked."""
+
+
+class GuestHang(GuestError):
+    """The guest stopped answering; raise the limit if the step is that slow."""
+
+
+class GuestLost(GuestError):
+    """QEMU ended without the guest asking for it; its own words are in the message."""
