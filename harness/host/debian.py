@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Debian packages of any suite and architecture, without root and without
+touching this host's own apt state.
+
+apt itself resolves, downloads and verifies, in a private state directory per
+suite and architecture. The mirrors are those the host's apt already uses.
+"""
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import HostError, ProgramFailed, UsageError
+from harness.host import cache, paths, progress
+from harness.host.program import run
+
+_KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+_FRESH = 24 * 3600.0  # seconds that package lists are trusted before another look
+
+MIRROR_VARIABLE = "IOMMU_HARNESS_DEBIAN_MIRROR"
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """A Debian release; ``secured`` when it has a security suite beside it."""
+
+    name: str
+    secured: bool
+
+
+# In the order in which a package is looked for: the stable releases first.
+SUITES = (
+    Suite("bookworm", True),
+    Suite("bullseye", True),
+    Suite("trixie", True),
+    Suite("sid", False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """One exact package: ``version`` as Debian writes it, ``6.12.117-1``."""
+
+    name: str
+    version: str
+    suite: Suite
+    architecture: str
+
+
+def find(name: str, architecture: str) -> Package:
+    """The package in the first suite that has it.
+
+    Raises UsageError when none has, HostError when the archive cannot be read.
+    """
+    for suite in SUITES:
+        version = _candidate(suite, architecture, name)
+        if version:
+            return Package(name, version, suite, architecture)
+    names = ", ".join(suite.name for suite in SUITES)
+    raise UsageError(
+        f"Debian has no package {name} in {names}",
+        "5.10, 6.1, 6.12 and 7.2 are versions that it has",
+    )
+
+
+def download(package: Package, into: Path) -> Path:
+    """Fetches the package's file, verified by apt against the signed archive."""
+    _update(package.suite, package.architecture)
+    wanted = f"{package.name}={package.version}"
+    _apt(package.suite, package.architecture, "download", wanted, cwd=into)
+    return next(into.glob(f"{package.name}_*.deb"))
+
+
+def download_closure(names: list[str], suite: Suite, architecture: str, into: Path) -> list[Path]:
+    """Fetches the packages and all they depend on, as files in ``into``."""
+    _update(suite, architecture)
+    (into / "partial").mkdir()
+    install = ("install", "--download-only", "--yes", "--no-install-recommends")
+    _apt(suite, architecture, "-o", f"Dir::Cache::archives={into}", *install, *names)
+    return sorted(into.glob("*.deb"))
+
+
+def unpack(package: Path, into: Path) -> None:
+    """Unpacks the package's files below ``into``; its scripts are not run."""
+    run(["dpkg-deb", "--extract", str(package), str(into)])
+
+
+def _candidate(suite: Suite, architecture: str, name: str) -> str:
+    """The newest version of the suite, or "". Remembered for a day, so that a
+    second run needs no network."""
+    known = _state(suite, architecture) / "versions.json"
+    versions = _recent(known)
+    if name not in versions:
+        _update(suite, architecture)
+        policy = _apt(suite, architecture, "policy", name, program="apt-cache")
+        line = next((part for part in policy.splitlines() if "Candidate:" in part), "")
+        found = line.partition(":")[2].strip()
+        versions[name] = "" if found == "(none)" else found
+        known.write_text(json.dumps(versions))
+    return versions[name]
+
+
+def _recent(file: Path) -> dict[str, str]:
+    try:
+        if time.time() - file.stat().st_mtime > _FRESH:
+            return {}
+        content = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _update(suite: Suite, architecture: str) -> None:
+    state = _state(suite, architecture)
+    stamp = state / "updated"
+    if stamp.exists() and time.time() - stamp.stat().st_mtime < _FRESH:
+        return
+    title = f"fetching the package lists of {suite.name} ({architecture})"
+    with cache.locked(f"apt-{state.name}", title):
+        if stamp.exists() and time.time() - stamp.stat().st_mtime < _FRESH:
+            return
+        _write_sources(state, suite, architecture)
+        with progress.phase("package lists", title):
+            _apt(suite, architecture, "--error-on=any", "update")
+        (state / "versions.json").unlink(missing_ok=True)
+        stamp.touch()
+
+
+def _write_sources(state: Path, suite: Suite, architecture: str) -> None:
+    main, security = mirrors()
+    lines = [f"{main} {suite.name} main"]
+    if suite.secured:
+        lines.append(f"{security} {suite.name}-security main")
+    options = f"[arch={architecture} signed-by={_KEYRING}]"
+    text = "".join(f"deb {options} {line}\n" for line in lines)
+    (state / "sources.list").write_text(text)
+
+
+def mirrors() -> tuple[str, str]:
+    """The main and the security archive's addresses: the user's choice, or
+    those of the host's own apt. Raises HostError when it has none of Debian."""
+    chosen = os.environ.get(MIRROR_VARIABLE)
+    if chosen:
+        return chosen, chosen.rstrip("/") + "-security"
+    form = ["--format", "$(ORIGIN)\t$(RELEASE)\t$(REPO_URI)", "Created-By: Packages"]
+    rows = [row.split("\t") for row in run(["apt-get", "indextargets", *form]).splitlines()]
+    # Before the host's first update apt does not know an archive's origin.
+    usable = [row for row in rows if len(row) == 3 and (row[0] == "Debian" or "$" in row[0])]
+    security = [address for _, release, address in usable if release.endswith("-security")]
+    main = [address for _, release, address in usable if not release.endswith("-security")]
+    if not main:
+        raise HostError(
+            "this host's apt names no Debian mirror", f"set {MIRROR_VARIABLE} to one's address"
+        )
+    return main[0], security[0] if security else main[0].rstrip("/") + "-security"
+
+
+def _state(suite: Suite, architecture: str) -> Path:
+    state = paths.cache() / "apt" / f"{suite.name}-{architecture}"
+    for part in ("lists/partial", "archives/partial"):
+        (state / part).mkdir(parents=True, exist_ok=True)
+    # An empty status file: nothing is installed, so a closure is complete.
+    (state / "status").touch()
+    return state
+
+
+def _apt(
+    suite: Suite, architecture: str, *words: str, program: str = "apt-get", cwd: Path | None = None
+) -> str:
+    state = _state(suite, architecture)
+    settings = {
+        "Dir::State": state,
+        "Dir::State::status": state / "status",
+        "Dir::Cache": state,
+        "Dir::Etc::sourcelist": state / "sources.list",
+        "Dir::Etc::sourceparts": "/dev/null",
+        "Dir::Etc::preferencesparts": "/dev/null",
+        "APT::Architecture": architecture,
+        "APT::Architectures": architecture,
+        "Acquire::Languages": "none",
+        # Unused without root; with it, the _apt user cannot enter a home.
+        "APT::Sandbox::User": "root",
+        "Acquire::Retries": "3",
+    }
+    options = [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
+    try:
+        return run([program, "-q", *options, *words], cwd=cwd)
+    except ProgramFailed as failure:
+        errors = [line for line in failure.output.splitlines() if line.startswith("E: ")]
+        reason = errors[0].removeprefix("E: ") if errors else failure.message
+        raise HostError(
+            f"apt could not fetch from {suite.name}: {reason}",
+            f"see that the network and the mirror answer, or set {MIRROR_VARIABLE}",
+        ) from failure

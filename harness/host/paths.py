@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Where the harness keeps things, and where its own data files are."""
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+_NAME = "iommu-harness"
+
+
+def cache() -> Path:
+    """The cache: kernels, packages, initramfs images. Safe to delete at any time.
+
+    ``IOMMU_HARNESS_CACHE`` in the environment moves it.
+    """
+    chosen = os.environ.get("IOMMU_HARNESS_CACHE")
+    return Path(chosen).absolute() if chosen else platformdirs.user_cache_path(_NAME)
+
+
+def runs() -> Path:
+    """Where run directories go unless a command is told otherwise."""
+    return platformdirs.user_state_path(_NAME) / "runs"
+
+
+def data(name: str) -> Path:
+    """A top-level data directory (``kconfigs``, ``dts``, ``guest-scripts``):
+    inside the package when installed, beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / "data" / name
+    return installed if installed.is_dir() else package.parent / name

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Progress of whatever takes longer than two seconds: what, how far, how long still.
+
+A bar on a terminal, plain lines in a pipe; both on standard error. How long a
+phase takes is remembered from its last time on this host.
+"""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event, Thread
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from harness.host import paths
+from harness.host.text import printable
+
+_PLAIN_EVERY = 10.0  # seconds between lines in a pipe
+
+# First times on a host: seconds on two cores of 2024, and objects of a build.
+_FIRST_TIME = {
+    "kernel build": (200.0, 1560),
+    "kernel source": (25.0, 0),
+    "kernel configuration": (12.0, 0),
+    "kernel install": (4.0, 0),
+    "package lists": (8.0, 0),
+    "guest packages": (6.0, 0),
+    "initramfs": (4.0, 0),
+}
+
+
+def say(text: str) -> None:
+    """One line for the user, above any bar."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+class Phase:
+    """One piece of work under way; ``step`` when a part of it is done."""
+
+    def __init__(self, title: str, seconds: float, total: int) -> None:
+        self.title = title
+        self.done = 0
+        self.note = ""
+        self.started = time.monotonic()
+        self._seconds = seconds
+        self._total = total
+
+    def step(self, note: str = "") -> None:
+        self.done += 1
+        self.note = note
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self.started
+
+    @property
+    def fraction(self) -> float:
+        """Of the whole, as far as the last time tells; never quite one."""
+        if self._total:
+            return min(self.done / self._total, 0.99)
+        return min(self.elapsed / self._seconds, 0.99) if self._seconds else 0.0
+
+    @property
+    def left(self) -> str:
+        """Time still to go, in words."""
+        if self._total and self.done >= 20:
+            seconds = self.elapsed / self.done * (self._total - self.done)
+        else:
+            seconds = self._seconds - self.elapsed
+        if seconds <= 0:
+            return "any moment"
+        return f"about {_words(seconds)} left"
+
+    def line(self) -> str:
+        count = f" {self.done}/{max(self._total, self.done)}" if self._total else ""
+        return f"{self.title}:{count} {_words(self.elapsed)} gone, {self.left}"
+
+
+def _words(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+@contextlib.contextmanager
+def phase(kind: str, title: str) -> Iterator[Phase]:
+    """Shows ``title`` until the block ends. ``kind`` is what its duration is
+    remembered under; it is remembered only when the block succeeds."""
+    seconds, total = _remembered(kind)
+    current = Phase(title, seconds, total)
+    with _shown(current):
+        yield current
+    _remember(kind, current)
+
+
+@contextlib.contextmanager
+def _shown(current: Phase) -> Iterator[None]:
+    stop = Event()
+    show = _bar if sys.stderr.isatty() else _lines
+    thread = Thread(target=show, args=(current, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _lines(current: Phase, stop: Event) -> None:
+    if stop.wait(1.0):
+        return
+    say(current.line())
+    while not stop.wait(_PLAIN_EVERY):
+        say(current.line())
+    say(f"{current.title}: {_words(current.elapsed)}")
+
+
+def _bar(current: Phase, stop: Event) -> None:
+    if stop.wait(0.3):
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]}"))
+    console = Console(stderr=True)
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bars:
+        task = bars.add_task(printable(current.title), total=1.0, left="")
+        _redraw(bars, task, current)
+        while not stop.wait(0.2):
+            _redraw(bars, task, current)
+
+
+def _redraw(bars: Progress, task: TaskID, current: Phase) -> None:
+    bars.update(task, completed=current.fraction, left=current.left)
+
+
+def _history() -> Path:
+    return paths.cache() / "durations.json"
+
+
+def _read_history() -> dict[str, list[float]]:
+    try:
+        history = json.loads(_history().read_text())
+    except (OSError, ValueError):
+        return {}
+    return history if isinstance(history, dict) else {}
+
+
+def _remembered(kind: str) -> tuple[float, int]:
+    last = _read_history().get(kind)
+    if isinstance(last, list) and len(last) == 2:
+        return float(last[0]), int(last[1])
+    return _FIRST_TIME.get(kind, (0.0, 0))
+
+
+def _remember(kind: str, current: Phase) -> None:
+    # A short time is a warm cache's: it would promise too much next time.
+    seconds, total = _remembered(kind)
+    if current.elapsed < seconds / 4 or current.done < total / 2:
+        return
+    history = _read_history() | {kind: [round(current.elapsed, 1), current.done]}
+    with contextlib.suppress(OSError):
+        _history().parent.mkdir(parents=True, exist_ok=True)
+        _history().write_text(json.dumps(history))
