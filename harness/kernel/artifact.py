@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A built kernel: immutable files in the cache, and what they were made from."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """``directory`` holds Image, vmlinux, Module.symvers, config, build.log,
+    ``modules`` (as modules_install lays them out) and ``guest-modules``.
+
+    ``label`` is for people, ``release`` what uname -r says, ``key`` the cache key.
+    """
+
+    key: str
+    label: str
+    release: str
+    compiler: str
+    directory: Path
+
+    @property
+    def image(self) -> Path:
+        return self.directory / "Image"
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "config"
+
+    @property
+    def modules(self) -> Path:
+        """The directory that becomes /lib/modules/RELEASE."""
+        return self.directory / "modules" / self.release
+
+    @property
+    def guest_modules(self) -> list[Path]:
+        return sorted((self.directory / "guest-modules").glob("*.ko"))
+
+
+def write(directory: Path, key: str, label: str, release: str, compiler: str) -> None:
+    """Records in ``directory`` what was built into it."""
+    facts = Kernel(key, label, release, compiler, directory)
+    record = {name: value for name, value in asdict(facts).items() if name != "directory"}
+    (directory / "kernel.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def load(directory: Path) -> Kernel:
+    """The kernel of a cache entry."""
+    return Kernel(**json.loads((directory / "kernel.json").read_text()), directory=directory)

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The private copy of a source that a build patches and compiles.
+
+All builds of one source share it, one at a time, so that a change compiles only
+what it touches. Whoever has it open brings it to the content wanted: files that
+differ are replaced, and get a new time for make to see; the rest stays.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import HostError, ProgramFailed, UsageError
+from harness.host import cache, paths, program, progress
+from harness.kernel.source import Manifest, Source
+
+PATCHED = "patched"
+
+
+@dataclass(frozen=True, slots=True)
+class Worktree:
+    """``source`` is what to compile, ``objects`` where; ``manifest`` what is in
+    ``source``, with "patched" for a file that a patch touched."""
+
+    source: Path
+    objects: Path
+    manifest: Manifest
+
+
+@contextlib.contextmanager
+def opened(source: Source, patches: Sequence[Path]) -> Iterator[Worktree]:
+    """The work tree of ``source`` with ``patches`` applied, locked meanwhile.
+
+    Raises UsageError for a patch that does not apply, HostError when the
+    source's owner changes it meanwhile.
+    """
+    with cache.locked(f"work-{source.work}", f"building {source.label}"):
+        root = paths.cache() / "work" / source.work
+        root.mkdir(parents=True, exist_ok=True)
+        origin, manifest = source.read()
+        with progress.phase("work tree", f"copying {source.label}"):
+            _bring(root, origin, manifest, source.links)
+        touched = _apply_all(root, patches, manifest)
+        objects = root / "objects"
+        objects.mkdir(exist_ok=True)
+        yield Worktree(root / "source", objects, manifest | dict.fromkeys(touched, PATCHED))
+
+
+def _bring(root: Path, origin: Path, wanted: Manifest, links: bool) -> None:
+    """Makes ``root/source`` what ``wanted`` says. The record of what is in it
+    stands only while that is so: a run killed half-way starts afresh."""
+    record = root / "manifest.json"
+    tree = root / "source"
+    try:
+        present: Manifest = json.loads(record.read_text())
+    except (OSError, ValueError):
+        present = {}
+        shutil.rmtree(tree, ignore_errors=True)
+    if present == wanted:
+        return
+    record.unlink(missing_ok=True)
+    fresh = not present
+    for name in present.keys() - wanted.keys():
+        (tree / name).unlink(missing_ok=True)
+    made: set[Path] = set()
+    for name, key in wanted.items():
+        if present.get(name) != key:
+            _put(origin / name, tree / name, made, link=links and fresh)
+    _write(record, wanted)
+
+
+def _put(origin: Path, target: Path, made: set[Path], *, link: bool) -> None:
+    if target.parent not in made:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        made.add(target.parent)
+    target.unlink(missing_ok=True)
+    try:
+        if origin.is_symlink():
+            target.symlink_to(origin.readlink())
+        elif link:
+            os.link(origin, target)
+        else:
+            shutil.copyfile(origin, target)
+            target.chmod(origin.stat().st_mode)
+    except FileNotFoundError as error:
+        raise HostError(f"{origin} went away while it was read", "run again") from error
+
+
+def _write(record: Path, manifest: Manifest) -> None:
+    part = record.with_suffix(".part")
+    part.write_text(json.dumps(manifest))
+    part.rename(record)
+
+
+def _apply_all(root: Path, patches: Sequence[Path], manifest: Manifest) -> set[str]:
+    if not patches:
+        return set()
+    touched: set[str] = set()
+    for patch in patches:
+        touched |= _touched(root / "source", patch)
+    # Recorded before they change, so that the next run puts them back.
+    _write(root / "manifest.json", manifest | dict.fromkeys(touched, PATCHED))
+    for patch in patches:
+        _git_apply(root / "source", patch)
+    return touched
+
+
+def _touched(tree: Path, patch: Path) -> set[str]:
+    """Paths the patch names, old and new, all of them inside the tree."""
+    listing = _git_apply(tree, patch, "--numstat", "-z")
+    names = {field.split("\t")[-1] for field in listing.split("\0")} - {""}
+    for name in names:
+        if name.startswith("/") or ".." in Path(name).parts:
+            raise UsageError(f"{patch} reaches out of the tree: {name}", "name another patch")
+    return names
+
+
+def _git_apply(tree: Path, patch: Path, *options: str) -> str:
+    # A repository above the cache must not take the patch for its own.
+    env = program.environment(GIT_CEILING_DIRECTORIES=str(tree.parent), HOME=str(tree.parent))
+    command = ["git", "apply", "--whitespace=nowarn", *options, "--", str(patch.absolute())]
+    try:
+        return program.run(command, cwd=tree, env=env)
+    except ProgramFailed as failure:
+        errors = [line for line in failure.output.splitlines() if line.startswith("error: ")]
+        raise UsageError(
+            f"{patch} does not apply: {(errors or [failure.message])[0].removeprefix('error: ')}",
+            "name a patch made for this kernel",
+        ) from failure
