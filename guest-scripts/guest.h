@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef HARNESS_GUEST_H
+#define HARNESS_GUEST_H
+
+#include <stddef.h>
+
+/* Descriptors of the agent: a newline for each command, its status back. */
+#define AGENT_COMMAND_FD 8
+#define AGENT_STATUS_FD 9
+
+/* The first line of a file without its newline; 0, or -1 where there is none. */
+int read_line(const char *path, char *line, size_t size);
+
+/* Prints modules, IOMMU groups and devices, a line each; see state.c. */
+int state_main(void);
+
+#endif

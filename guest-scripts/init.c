@@ -1,0 +1,449 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * PID 1 of a guest, and the relay between its shell and the host.
+ *
+ * The shell ("agent") runs one command at a time. This process hands it the
+ * commands that the host sends, and sends back what the command wrote, what
+ * the kernel logged meanwhile, and how it ended. It is not the shell itself:
+ * a write to sysfs that oopses kills the process that made it, and PID 1 must
+ * survive that for the guest to go on.
+ *
+ * Host to guest:   R <a> <b> <length>\n<length bytes of shell>
+ * Guest to host:   O<length>\n<bytes>        standard output
+ *                  E<length>\n<bytes>        standard error
+ *                  K<length>\n<bytes>        one record, as /dev/kmsg gives it
+ *                  D <b><a> <how> <number> <records>\n the command is done
+ *
+ * <how> is "status" (the number is $?), "exited" (the shell itself ended with
+ * that status) or "killed" (the shell died of that signal). The nonce comes
+ * back with its halves swapped, so no echo of the request can pass for an end.
+ *
+ * Everything a command wrote and the kernel logged before the command ended is
+ * sent before its D; <records> counts the K frames sent since boot, by which
+ * the host knows when it has read them all on their own channel.
+ *
+ * Channels are virtio-serial ports and not hvc consoles: QEMU drops what a
+ * console writes while the host's socket is full (hw/char/virtio-console.c,
+ * flush_buf), a port is throttled instead; and hvc sends 16 bytes a kick.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/klog.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <dirent.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include "guest.h"
+
+#define PROLOGUE	". /harness/agent\n"
+#define CHUNK		65536
+/* klogctl(2): set the level below which a message reaches the console. */
+#define SYSLOG_ACTION_CONSOLE_LEVEL 8
+
+struct agent {
+	pid_t pid;
+	int commands;	/* the script that the shell runs, written as we go */
+	int status;	/* the shell writes $? here, a line a command */
+};
+
+struct relay {
+	int command;	/* channel of R, O, E and D */
+	int kmsg_out;	/* channel of K */
+	bool single;	/* both on the kernel's own console */
+	int kmsg;
+	unsigned long records;	/* K frames sent */
+	int signals;
+	int out[2], err[2];
+	struct agent agent;
+	char nonce[64];	/* of the command under way, "" when idle */
+};
+
+static char buffer[CHUNK];
+
+static void die(const char *what)
+{
+	/* PID 1 exiting panics the kernel: the host sees this line first. */
+	dprintf(STDERR_FILENO, "harness: init: %s: %s\n", what, strerror(errno));
+	exit(1);
+}
+
+static void write_all(int fd, const char *data, size_t length)
+{
+	while (length) {
+		ssize_t n = write(fd, data, length);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && errno == EPIPE)
+			return;	/* the shell has died: on_agent_end reports it */
+		if (n < 0)
+			die("write to the host");
+		data += n;
+		length -= n;
+	}
+}
+
+/*
+ * On a shared console no message but an emergency may land inside a frame.
+ * An oops turns the console verbose again (oops_enter), hence at every frame.
+ */
+static void quieten(const struct relay *relay)
+{
+	if (relay->single)
+		klogctl(SYSLOG_ACTION_CONSOLE_LEVEL, NULL, 1);
+}
+
+static void send_frame(const struct relay *relay, int fd, char kind,
+		       const char *data, size_t length)
+{
+	static char frame[CHUNK + 32];
+	int head = sprintf(frame, "%c%zu\n", kind, length);
+
+	quieten(relay);
+	memcpy(frame + head, data, length);
+	write_all(fd, frame, head + length);
+}
+
+static int open_port(const char *wanted)
+{
+	char path[512], name[128];
+	struct dirent *entry;
+	DIR *ports = opendir("/sys/class/virtio-ports");
+	int fd = -1;
+
+	if (!ports)
+		return -1;
+	while (fd < 0 && (entry = readdir(ports))) {
+		snprintf(path, sizeof(path), "/sys/class/virtio-ports/%s/name",
+			 entry->d_name);
+		if (read_line(path, name, sizeof(name)) || strcmp(name, wanted))
+			continue;
+		snprintf(path, sizeof(path), "/dev/%s", entry->d_name);
+		fd = open(path, O_RDWR | O_CLOEXEC);
+	}
+	closedir(ports);
+	return fd;
+}
+
+/* Ports are added by a work item after the driver's probe: wait for them. */
+static int wait_port(const char *name)
+{
+	for (int tries = 0; tries < 20000; tries++) {
+		int fd = open_port(name);
+
+		if (fd >= 0)
+			return fd;
+		usleep(500);
+	}
+	errno = ENODEV;
+	die(name);
+	return -1;
+}
+
+static int open_console(const char *name)
+{
+	char path[64];
+	struct termios raw;
+	int fd;
+
+	snprintf(path, sizeof(path), "/dev/%s", name);
+	fd = open(path, O_RDWR | O_NOCTTY | O_CLOEXEC);
+	if (fd < 0 || tcgetattr(fd, &raw))
+		die(path);
+	cfmakeraw(&raw);
+	tcsetattr(fd, TCSANOW, &raw);
+	return fd;
+}
+
+/* The kernel hands "harness.console=NAME" to init's environment. */
+static void open_channels(struct relay *relay)
+{
+	const char *console = getenv("harness_console");
+
+	relay->single = console != NULL;
+	if (relay->single) {
+		relay->command = relay->kmsg_out = open_console(console);
+		return;
+	}
+	relay->command = wait_port("harness.command");
+	relay->kmsg_out = wait_port("harness.kmsg");
+}
+
+/* Sources may stand where targets go: out of the way first, then into place. */
+static void move_fds(int *from, const int *to, int count)
+{
+	for (int i = 0; i < count; i++)
+		from[i] = fcntl(from[i], F_DUPFD_CLOEXEC, 20);
+	for (int i = 0; i < count; i++)
+		dup2(from[i], to[i]);
+}
+
+static void start_agent(struct relay *relay)
+{
+	int commands[2], status[2];
+	sigset_t none;
+
+	if (pipe2(commands, O_CLOEXEC) || pipe2(status, O_CLOEXEC))
+		die("pipe");
+	relay->agent.pid = fork();
+	if (relay->agent.pid < 0)
+		die("fork");
+	if (relay->agent.pid == 0) {
+		sigemptyset(&none);
+		sigprocmask(SIG_SETMASK, &none, NULL);
+		setsid();
+		move_fds((int[]){ open("/dev/null", O_RDONLY | O_CLOEXEC), relay->out[1],
+				  relay->err[1], commands[0], status[1] },
+			 (int[]){ STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO,
+				  AGENT_COMMAND_FD, AGENT_STATUS_FD }, 5);
+		execl("/bin/busybox", "sh", "/proc/self/fd/8", NULL);
+		_exit(127);
+	}
+	close(commands[0]);
+	close(status[1]);
+	fcntl(status[0], F_SETFL, O_NONBLOCK);
+	relay->agent.commands = commands[1];
+	write_all(commands[1], PROLOGUE, strlen(PROLOGUE));
+	relay->agent.status = status[0];
+}
+
+static void drain(const struct relay *relay, int fd, char kind)
+{
+	ssize_t n;
+
+	while ((n = read(fd, buffer, sizeof(buffer))) > 0)
+		send_frame(relay, relay->command, kind, buffer, n);
+}
+
+static void drain_kmsg(struct relay *relay)
+{
+	for (;;) {
+		ssize_t n = read(relay->kmsg, buffer, sizeof(buffer));
+
+		/* EPIPE: records were overwritten; their numbers show it. */
+		if (n < 0 && (errno == EPIPE || errno == EINTR))
+			continue;
+		if (n <= 0)
+			return;
+		send_frame(relay, relay->kmsg_out, 'K', buffer, n);
+		relay->records++;
+	}
+}
+
+static void done(struct relay *relay, const char *how, int number)
+{
+	char line[128];
+	int length;
+
+	drain(relay, relay->out[0], 'O');
+	drain(relay, relay->err[0], 'E');
+	drain_kmsg(relay);
+	quieten(relay);
+	length = snprintf(line, sizeof(line), "D %s %s %d %lu\n", relay->nonce,
+			  how, number, relay->records);
+	write_all(relay->command, line, length);
+	relay->nonce[0] = '\0';
+}
+
+/* More of the request; a port gives what the host sent in one piece. */
+static size_t receive(const struct relay *relay, char *data, size_t size)
+{
+	ssize_t n;
+
+	do {
+		n = read(relay->command, data, size);
+		if (n < 0 && errno != EINTR && errno != EAGAIN)
+			die("read from the host");
+	} while (n <= 0);
+	return n;
+}
+
+/* A piece of a command, as it stands between single quotes. */
+static void write_quoted(int fd, const char *data, size_t length)
+{
+	while (length) {
+		const char *quote = memchr(data, '\'', length);
+		size_t plain = quote ? (size_t)(quote - data) : length;
+
+		write_all(fd, data, plain);
+		data += plain;
+		length -= plain;
+		if (!quote)
+			break;
+		write_all(fd, "'\\''", 4);
+		data++;
+		length--;
+	}
+}
+
+/*
+ * The shell reads its script from a pipe: one eval a command, which costs no
+ * fork and no file; "command" keeps a syntax error from ending the shell.
+ */
+static void run_command(struct relay *relay, const char *data, size_t got,
+			size_t length)
+{
+	static const char before[] = "command eval '";
+	static const char after[] = "'\necho $? >&9\n";
+	int fd = relay->agent.commands;
+
+	write_all(fd, before, sizeof(before) - 1);
+	for (;;) {
+		write_quoted(fd, data, got);
+		length -= got;
+		if (!length)
+			break;
+		data = buffer;
+		got = receive(relay, buffer,
+			      length < sizeof(buffer) ? length : sizeof(buffer));
+	}
+	write_all(fd, after, sizeof(after) - 1);
+}
+
+/* The host has one request under way at a time, so nothing follows it. */
+static void on_request(struct relay *relay)
+{
+	static char request[4096];
+	char a[32], b[32], *end;
+	size_t length, used = 0;
+
+	do {
+		used += receive(relay, request + used, sizeof(request) - 1 - used);
+		request[used] = '\0';
+		end = strchr(request, '\n');
+	} while (!end && used < sizeof(request) - 1);
+	if (!end || sscanf(request, "R %31s %31s %zu", a, b, &length) != 3)
+		return;	/* noise on a shared console */
+	end++;
+	used -= end - request;
+	snprintf(relay->nonce, sizeof(relay->nonce), "%s%s", b, a);
+	run_command(relay, end, used < length ? used : length, length);
+}
+
+static void on_status(struct relay *relay)
+{
+	char line[32];
+	ssize_t n = read(relay->agent.status, line, sizeof(line) - 1);
+
+	if (n <= 0 || !relay->nonce[0])
+		return;
+	line[n] = '\0';
+	done(relay, "status", atoi(line));
+}
+
+static void on_agent_end(struct relay *relay, int how)
+{
+	close(relay->agent.commands);
+	close(relay->agent.status);
+	relay->agent.pid = 0;
+	if (relay->nonce[0])
+		done(relay, WIFSIGNALED(how) ? "killed" : "exited",
+		     WIFSIGNALED(how) ? WTERMSIG(how) : WEXITSTATUS(how));
+	start_agent(relay);
+}
+
+static void on_signal(struct relay *relay)
+{
+	struct signalfd_siginfo info;
+	pid_t pid;
+	int how;
+
+	if (read(relay->signals, &info, sizeof(info)) < 0)
+		return;
+	while ((pid = waitpid(-1, &how, WNOHANG)) > 0)
+		if (pid == relay->agent.pid)
+			on_agent_end(relay, how);
+}
+
+static void serve(struct relay *relay)
+{
+	for (;;) {
+		struct pollfd fds[] = {
+			{ relay->command, POLLIN, 0 },
+			{ relay->out[0], POLLIN, 0 },
+			{ relay->err[0], POLLIN, 0 },
+			{ relay->agent.status, POLLIN, 0 },
+			{ relay->kmsg, POLLIN, 0 },
+			{ relay->signals, POLLIN, 0 },
+		};
+
+		if (poll(fds, sizeof(fds) / sizeof(fds[0]), -1) < 0)
+			continue;
+		if (fds[1].revents)
+			drain(relay, relay->out[0], 'O');
+		if (fds[2].revents)
+			drain(relay, relay->err[0], 'E');
+		if (fds[4].revents)
+			drain_kmsg(relay);
+		if (fds[3].revents & POLLIN)
+			on_status(relay);
+		if (fds[5].revents)
+			on_signal(relay);
+		if (fds[0].revents & POLLIN)
+			on_request(relay);
+		else if (fds[0].revents & POLLHUP)
+			usleep(500);	/* the host has not opened the port yet */
+	}
+}
+
+static void mount_all(void)
+{
+	static const char *const table[][2] = {
+		{ "proc", "/proc" },
+		{ "sysfs", "/sys" },
+		{ "devtmpfs", "/dev" },
+		{ "debugfs", "/sys/kernel/debug" },
+		{ "tmpfs", "/run" },
+		{ "tmpfs", "/tmp" },
+	};
+
+	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+		if (mount(table[i][0], table[i][1], table[i][0], 0, NULL))
+			die(table[i][1]);
+	symlink("/proc/self/fd", "/dev/fd");
+	symlink("/proc/self/fd/0", "/dev/stdin");
+	symlink("/proc/self/fd/1", "/dev/stdout");
+	symlink("/proc/self/fd/2", "/dev/stderr");
+}
+
+int main(int argc, char **argv)
+{
+	struct relay relay = { 0 };
+	sigset_t child;
+
+	if (argc > 1 && !strcmp(argv[1], "state"))
+		return state_main();
+
+	mount_all();
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &child, NULL);
+	relay.signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
+	relay.kmsg = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	if (relay.signals < 0 || relay.kmsg < 0)
+		die("/dev/kmsg");
+	if (pipe2(relay.out, O_CLOEXEC) || pipe2(relay.err, O_CLOEXEC))
+		die("pipe");
+	fcntl(relay.out[0], F_SETFL, O_NONBLOCK);
+	fcntl(relay.err[0], F_SETFL, O_NONBLOCK);
+	/* The shell starts while the ports are still being added. */
+	start_agent(&relay);
+	open_channels(&relay);
+
+	snprintf(relay.nonce, sizeof(relay.nonce), "ready");
+	done(&relay, "status", 0);
+	serve(&relay);
+}

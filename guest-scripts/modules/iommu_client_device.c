@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The platform devices of the clients' device-tree nodes exist while this
+ * module is loaded. Sysfs can remove a PCI device but no platform device that
+ * the device tree made, and what its IOMMU group pins goes away only with it.
+ *
+ * Loading creates those that are missing and takes over those that the kernel
+ * made at boot; unloading destroys them all.
+ */
+#include <linux/module.h>
+#include <linux/of.h>
+#include <linux/of_platform.h>
+#include <linux/platform_device.h>
+
+#define for_each_client(node) \
+	for_each_compatible_node(node, NULL, "harness,iommu-client")
+
+static void destroy_devices(void)
+{
+	struct platform_device *pdev;
+	struct device_node *node;
+
+	for_each_client(node) {
+		pdev = of_find_device_by_node(node);
+		if (!pdev)
+			continue;
+		of_platform_device_destroy(&pdev->dev, NULL);
+		put_device(&pdev->dev);
+	}
+}
+
+/* Nothing to do where there is one already or the node is disabled. */
+static int create_device(struct device_node *node)
+{
+	struct platform_device *pdev = of_find_device_by_node(node);
+
+	if (pdev) {
+		put_device(&pdev->dev);
+		return 0;
+	}
+	if (!of_device_is_available(node))
+		return 0;
+	return of_platform_device_create(node, NULL, NULL) ? 0 : -ENODEV;
+}
+
+static int __init iommu_client_device_init(void)
+{
+	struct device_node *node;
+	int ret;
+
+	for_each_client(node) {
+		ret = create_device(node);
+		if (ret) {
+			of_node_put(node);
+			destroy_devices();
+			return ret;
+		}
+	}
+	return 0;
+}
+module_init(iommu_client_device_init);
+
+static void __exit iommu_client_device_exit(void)
+{
+	destroy_devices();
+}
+module_exit(iommu_client_device_exit);
+
+MODULE_DESCRIPTION("The devices of the IOMMU clients, made and destroyed");
+MODULE_LICENSE("GPL");
