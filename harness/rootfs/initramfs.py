@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The root of a guest: one initramfs with the kernel's modules, the programs
+that drive them, and nothing else.
+"""
+
+from pathlib import Path
+
+from harness.host import cache, paths, program, progress, tools
+from harness.kernel.artifact import Kernel
+from harness.rootfs import cpio, packages
+from harness.rootfs.cpio import Entry
+
+# Part of the key: raise it when the steps below make something else.
+_RECIPE = "1"
+
+_MOUNT_POINTS = ("proc", "sys", "dev", "run", "tmp", "root")
+
+# Compiled into one static program: PID 1, and "state" when called so.
+_SOURCES = ("init.c", "state.c")
+STATE_COMMAND = "/init state"
+
+
+def image(kernel: Kernel) -> Path:
+    """The initramfs for ``kernel``, from the cache when it has been made before.
+
+    An uncompressed cpio: a gzip costs the guest more time than it saves.
+    """
+    scripts = paths.data("guest-scripts")
+    base = packages.entries()
+    names = [part for entry in base for part in (entry.path, entry.data)]
+    key = cache.digest(_RECIPE, kernel.key, cache.digest_files(scripts), *names)
+
+    def make(into: Path) -> None:
+        with progress.phase("initramfs", f"making the initramfs of {kernel.label}"):
+            entries = [*base, *_skeleton(scripts), *_modules(kernel, into)]
+            (into / "initramfs.cpio").write_bytes(cpio.archive(entries))
+
+    entry = cache.entry("initramfs", key, "making an initramfs", make)
+    return entry / "initramfs.cpio"
+
+
+def _skeleton(scripts: Path) -> list[Entry]:
+    return [
+        *(cpio.directory(name) for name in _MOUNT_POINTS),
+        # Where the kernel's messages about a missing init would go.
+        cpio.character_device("dev/console", 5, 1),
+        cpio.file("init", _compiled(scripts), 0o755),
+        cpio.file("harness/agent", (scripts / "agent").read_bytes()),
+        # busybox's shell runs its own applets by itself; the kernel and other
+        # programs call these two by path.
+        cpio.symlink("bin/sh", "busybox"),
+        cpio.symlink("sbin/modprobe", "../bin/busybox"),
+    ]
+
+
+def _compiled(scripts: Path) -> bytes:
+    with cache.scratch() as scratch:
+        output = scratch / "init"
+        flags = ["-static", "-O2", "-s", "-Wall", "-Wextra", "-Werror", "-Wl,--build-id=none"]
+        sources = [str(scripts / name) for name in _SOURCES]
+        program.run([tools.CROSS + "gcc", *flags, "-o", str(output), *sources])
+        return output.read_bytes()
+
+
+def _modules(kernel: Kernel, into: Path) -> list[Entry]:
+    """/lib/modules/RELEASE, indexed by depmod, with the guest's own modules."""
+    root = into / "modules-root"
+    target = root / "lib/modules" / kernel.release
+    for origin in sorted(kernel.modules.rglob("*")):
+        if origin.is_file():
+            _place(origin, target / origin.relative_to(kernel.modules))
+    for origin in kernel.guest_modules:
+        _place(origin, target / "harness" / origin.name)
+    program.run(["depmod", "-b", str(root), kernel.release])
+    return cpio.tree(root)
+
+
+def _place(origin: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.hardlink_to(origin)
