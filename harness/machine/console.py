@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The command channel: one command at a time to the guest's shell, over pexpect."""
+
+import re
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pexpect
+from pexpect import fdpexpect
+
+from harness.errors import GuestHang, GuestLost, GuestPanic
+from harness.machine import frames
+from harness.machine.process import Process
+from harness.machine.watch import Watch
+
+_ENDS: list[Any] = [frames.DONE, pexpect.EOF, pexpect.TIMEOUT]
+
+# The line that ends an answer is shorter than this.
+_WINDOW = 256
+
+# Between two looks at whether a silent guest is at least doing something.
+_LOOK = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a command did: ``how`` it ended, ``number`` its status or the signal
+    that killed its shell, standard output and error apart, and the number of
+    kernel-log ``records`` since boot when it ended."""
+
+    how: frames.How
+    number: int
+    out: bytes
+    err: bytes
+    records: int
+
+
+class Console:
+    """Drives one guest's shell. ``limit`` is how many seconds a guest may stay
+    silent while a command runs."""
+
+    def __init__(self, process: Process, watch: Watch, log: Path, limit: float) -> None:
+        self._process = process
+        self._watch = watch
+        self.limit = limit
+        self._log = log.open("ab", buffering=0)
+        self._single = "command" not in process.sockets
+        self._socket = process.sockets["console" if self._single else "command"]
+        self._spawn = fdpexpect.fdspawn(
+            self._socket.fileno(), timeout=None, maxread=65536, use_poll=True
+        )
+        # pexpect sleeps after each read, for programs that die slowly.
+        self._spawn.delayafterread = None
+        self._spawn.logfile_read = self._log
+
+    def close(self) -> None:
+        self._log.close()
+
+    def interrupt(self) -> None:
+        """Wakes whoever waits for the guest; called when it is dead."""
+        # Not the file descriptor: its reader still uses it.
+        self._socket.shutdown(socket.SHUT_RDWR)
+
+    def wait_ready(self, limit: float) -> None:
+        """Until PID 1 says that the guest takes commands."""
+        self._expect(frames.READY, limit)
+        self._received()
+
+    def run(self, command: str, limit: float | None = None) -> Reply:
+        """Runs ``command`` in the guest's shell and waits for its end.
+
+        Raises GuestPanic, GuestLost or GuestHang when there will be none.
+        """
+        request = frames.request(command)
+        try:
+            self._socket.sendall(request.data)
+        except OSError:
+            raise self._dead() from None
+        self._log.write(request.data)
+        done = self._expect(request.nonce, limit or self.limit)
+        found = self._received()
+        return Reply(done.how, done.number, bytes(found.out), bytes(found.err), done.records)
+
+    def _received(self) -> frames.Frames:
+        found, rest = frames.parse(self._before())
+        found.noise += rest
+        if self._single:
+            self._watch.feed(bytes(found.noise))
+            self._watch.add_records(found.records)
+        return found
+
+    def _before(self) -> bytes:
+        # The spawn has no encoding, so pexpect gives bytes.
+        return cast(bytes, self._spawn.before or b"")
+
+    def _expect(self, nonce: str, limit: float) -> frames.Done:
+        """Waits for the end of a command as long as the guest shows any life on any
+        channel within ``limit`` seconds."""
+        heard, since = len(self._spawn.buffer), time.monotonic()
+        while True:
+            found = self._spawn.expect(_ENDS, min(limit, _LOOK), searchwindowsize=_WINDOW)
+            if found == 0:
+                done = frames.done(cast("re.Match[bytes]", self._spawn.match))
+                if done.nonce == nonce:
+                    return done
+            if found == 1:
+                raise self._dead()
+            if len(self._spawn.buffer) != heard:
+                heard, since = len(self._spawn.buffer), time.monotonic()
+            if time.monotonic() - max(since, self._watch.last_activity) >= limit:
+                raise GuestHang(
+                    f"the guest has been silent for {limit:.0f} s",
+                    "if the command needs that long, raise --limit",
+                    self._watch.tail,
+                )
+
+    def _dead(self) -> GuestPanic | GuestLost:
+        if self._single:
+            self._watch.feed(self._before())
+        self._watch.join()
+        death = self._watch.death
+        assert death is not None
+        if death.kind == "panic":
+            return GuestPanic(f"the kernel panicked: {death.text}", log=self._watch.tail)
+        return GuestLost(death.text or self._process.last_words(), log=self._watch.tail)

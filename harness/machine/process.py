@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A QEMU process and the sockets to it.
+
+Every channel is a socket pair whose other end QEMU inherits: there is no socket
+file that could be left behind, and nobody else can connect. QEMU gets SIGKILL
+when the thread that started it dies, however it dies.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.host import program
+
+# Bytes a channel holds while nobody reads it.
+_BUFFER = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """``argv`` as QEMU got it, ``sockets`` by chardev name ("qmp" is QMP), ``log``
+    the file with what QEMU itself printed."""
+
+    argv: tuple[str, ...]
+    popen: subprocess.Popen[bytes]
+    sockets: dict[str, socket.socket]
+    log: Path
+
+    def last_words(self) -> str:
+        """How QEMU ended, and the last line that it printed."""
+        code = self.popen.poll()
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        said = f": {lines[-1]}" if lines else ""
+        if code is None:
+            return f"QEMU is still running{said}"
+        end = f"with status {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
+        return f"QEMU ended {end}{said}"
+
+
+@contextlib.contextmanager
+def started(argv: Sequence[str], chardevs: Sequence[str], log: Path) -> Iterator[Process]:
+    """QEMU with ``argv`` and a socket for each of ``chardevs`` and for QMP, ended
+    on the way out. Raises ToolMissing without QEMU."""
+    with contextlib.ExitStack() as stack:
+        ours: dict[str, socket.socket] = {}
+        theirs: list[socket.socket] = []
+        full = list(argv)
+        for name in (*chardevs, "qmp"):
+            ours[name], other = _pair(stack)
+            theirs.append(other)
+            full += ["-chardev", f"socket,id={name},fd={other.fileno()}"]
+        full += ["-mon", "chardev=qmp,mode=control"]
+        popen = stack.enter_context(_running(full, theirs, log))
+        for other in theirs:
+            other.close()
+        yield Process(tuple(full), popen, ours, log)
+
+
+def _pair(stack: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
+    ours, theirs = socket.socketpair()
+    stack.callback(ours.close)
+    stack.callback(theirs.close)
+    for end in (ours, theirs):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+    return ours, theirs
+
+
+@contextlib.contextmanager
+def _running(
+    argv: list[str], inherited: list[socket.socket], log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as output:
+        popen = subprocess.Popen(
+            program.bound_to_us(argv, "KILL"),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=program.environment(),
+            pass_fds=[end.fileno() for end in inherited],
+            start_new_session=True,  # ^C is for us: we then end QEMU
+        )
+    try:
+        yield popen
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(popen.pid, signal.SIGKILL)
+        popen.wait()

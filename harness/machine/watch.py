@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The eyes on a running guest: one thread that reads the kernel's console, the
+kernel-log records and QMP's events, and tells at once when the guest is dead.
+"""
+
+import asyncio
+import contextlib
+import re
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from qemu.qmp import Message, QMPClient, QMPError, Runstate
+
+from harness.machine import frames
+
+_PANIC = re.compile(rb"Kernel panic - not syncing: ([^\r\n]*)")
+_PANIC_END = b"---[ end Kernel panic"
+# After its text a panic prints a stack and resets; a kernel that cannot even do
+# that is given this long.
+_PANIC_GRACE = 2.0
+
+_CHUNK = 65536
+_TAIL = 16384
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """``kind`` is "panic" or "lost"; ``text`` the kernel's or QEMU's word for it."""
+
+    kind: str
+    text: str
+
+
+class Watch:
+    """Reads until the guest ends. ``on_record`` is called with each raw record, in
+    order, in the watching thread."""
+
+    def __init__(
+        self,
+        sockets: dict[str, socket.socket],
+        console_log: Path,
+        on_record: Callable[[bytes], None],
+    ) -> None:
+        self._sockets = sockets
+        self._console_log = console_log
+        self._on_record = on_record
+        self._on_death: Callable[[], None] = lambda: None
+        self._changed = threading.Condition()
+        self._records = 0
+        self._tail = b""
+        self._shutdown_reason = ""
+        self.death: Death | None = None
+        self.last_activity = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="guest watch", daemon=True)
+
+    def start(self, on_death: Callable[[], None]) -> None:
+        """Begins to read; ``on_death`` is called once, when the guest has died."""
+        self._on_death = on_death
+        self._thread.start()
+
+    def join(self) -> None:
+        """Waits for the thread; it ends when QEMU's sockets close."""
+        self._thread.join()
+
+    @property
+    def tail(self) -> str:
+        """The last of what the kernel printed on its console."""
+        return self._tail.decode(errors="replace").replace("\r\n", "\n")
+
+    def feed(self, data: bytes) -> None:
+        """Takes kernel console output that somebody else has read."""
+        self.last_activity = time.monotonic()
+        self._tail = (self._tail + data)[-_TAIL:]
+
+    def add_records(self, records: list[bytes]) -> None:
+        """Takes kernel-log records, from wherever they were read."""
+        for record in records:
+            self._on_record(record)
+        with self._changed:
+            self._records += len(records)
+            self.last_activity = time.monotonic()
+            self._changed.notify_all()
+
+    def wait_records(self, count: int, limit: float) -> bool:
+        """Until ``count`` records since boot have been taken, or the guest died."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._records >= count or bool(self.death), limit)
+
+    def _run(self) -> None:
+        asyncio.run(self._watch())
+
+    async def _watch(self) -> None:
+        readers = [self._read_qmp(self._sockets["qmp"])]
+        if "kmsg" in self._sockets:
+            readers.append(self._read_kmsg(self._sockets["kmsg"]))
+            readers.append(self._read_console(self._sockets["console"]))
+        await asyncio.gather(*readers)
+        self._die()
+
+    async def _read_console(self, console: socket.socket) -> None:
+        with self._console_log.open("ab", buffering=0) as log:
+            async for data in _chunks(console):
+                log.write(data)
+                self.feed(data)
+                if self._panicked():
+                    asyncio.get_running_loop().call_later(_PANIC_GRACE, self._die)
+
+    async def _read_kmsg(self, kmsg: socket.socket) -> None:
+        rest = b""
+        async for data in _chunks(kmsg):
+            parsed, rest = frames.parse(rest + data)
+            self.add_records(parsed.records)
+
+    async def _read_qmp(self, qmp: socket.socket) -> None:
+        """Connected until QEMU ends; only then do its events matter."""
+        client = QMPClient("guest")
+        with contextlib.suppress(QMPError, EOFError, OSError):
+            await client.connect(qmp)
+            while client.runstate is Runstate.RUNNING:
+                await client.runstate_changed()
+            await client.disconnect()
+        for event in client.events.clear():
+            if event["event"] == "SHUTDOWN":
+                self._shutdown_reason = _reason(event)
+
+    def _panicked(self) -> re.Match[bytes] | None:
+        return _PANIC.search(self._tail)
+
+    def _die(self) -> None:
+        """Records the cause once, and wakes everybody who waits for the guest."""
+        if self.death:
+            return
+        panic = self._panicked()
+        if panic:
+            self.death = Death("panic", panic[1].decode(errors="replace"))
+        elif self._shutdown_reason:
+            self.death = Death("lost", f"the guest shut itself down ({self._shutdown_reason})")
+        else:
+            self.death = Death("lost", "")
+        with self._changed:
+            self._changed.notify_all()
+        self._on_death()
+
+
+def _reason(event: Message) -> str:
+    data = event["data"]
+    return str(data["reason"]) if isinstance(data, dict) else ""
+
+
+async def _chunks(channel: socket.socket) -> AsyncIterator[bytes]:
+    """What comes on a socket until its other end is closed."""
+    loop = asyncio.get_running_loop()
+    channel.setblocking(False)
+    while True:
+        try:
+            data = await loop.sock_recv(channel, _CHUNK)
+        except OSError:
+            return
+        if not data:
+            return
+        yield data
