@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Kernel-log records, as /dev/kmsg gives them.
+
+Format: Documentation/ABI/testing/dev-kmsg.
+"""
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_HEADER = re.compile(rb"(\d+),(\d+),(\d+),([^;]*);")
+_ESCAPE = re.compile(r"\\x([0-9a-f]{2})")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One message: ``level`` 0 (emergency) to 7 (debug), ``sequence`` number since
+    boot, ``time`` in seconds since boot."""
+
+    level: int
+    sequence: int
+    time: float
+    text: str
+
+    def __str__(self) -> str:
+        return f"[{self.time:12.6f}] {self.text}"
+
+
+def parse(data: bytes) -> Record | None:
+    """One record, without its dictionary lines; None for anything else."""
+    match = _HEADER.match(data)
+    if match is None:
+        return None
+    priority, sequence, microseconds = (int(part) for part in match.groups()[:3])
+    text = data[match.end() :].split(b"\n", 1)[0].decode(errors="replace")
+    return Record(priority & 7, sequence, microseconds / 1e6, _unescaped(text))
+
+
+def _unescaped(text: str) -> str:
+    """devkmsg writes bytes that are not printable ASCII, and backslashes, as \\xHH."""
+    if "\\x" not in text:
+        return text
+    raw = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), text)
+    try:
+        return raw.encode("latin-1").decode()
+    except UnicodeError:
+        return raw
+
+
+def gaps(records: Sequence[Record]) -> list[tuple[int, int]]:
+    """Sequence numbers, first and last, of messages that the kernel overwrote
+    before they were read."""
+    pairs = itertools.pairwise(records)
+    return [
+        (before.sequence + 1, after.sequence - 1)
+        for before, after in pairs
+        if after.sequence > before.sequence + 1
+    ]
