@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the kernel shows of modules, IOMMU groups and devices: snapshots, and
+what changed between two of them. guest-scripts/state.c prints what is read here.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from harness.errors import GuestLost
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A loaded module: ``state`` is live, coming or going (initstate), ``refcount``
+    as in /sys/module/NAME/refcnt, ``holders`` the modules that use it."""
+
+    name: str
+    state: str
+    refcount: int
+    holders: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """An IOMMU group: ``type`` of its default domain (DMA, identity, ...; "" before
+    the kernel tells), ``devices`` in it by name."""
+
+    id: int
+    type: str
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A PCI or platform device: its ``driver`` ("" when unbound), its IOMMU
+    ``group`` (None without one), whether the driver core has ``deferred`` its
+    probe, and whether ``firmware_iommu``: the device tree names an IOMMU for it."""
+
+    bus: str
+    name: str
+    driver: str
+    group: int | None
+    deferred: bool
+    firmware_iommu: bool
+
+    @property
+    def untranslated(self) -> bool:
+        """Bound to a driver without the IOMMU that firmware names: its DMA goes
+        untranslated. A host bridge does none of its own."""
+        return bool(self.driver) and self.firmware_iommu and self.group is None
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One snapshot; keys are module and device names and group numbers."""
+
+    modules: dict[str, Module] = field(default_factory=dict)
+    groups: dict[int, Group] = field(default_factory=dict)
+    devices: dict[str, Device] = field(default_factory=dict)
+
+    def refcount(self, module: str) -> int | None:
+        """The module's reference count; None when it is not loaded. Dashes and
+        underscores are one, as for modprobe."""
+        found = self.modules.get(module.replace("-", "_"))
+        return found.refcount if found else None
+
+
+def parse(text: str) -> State:
+    """A snapshot from its lines. Raises GuestLost for a line that is none: then
+    the guest no longer runs our program."""
+    state = State()
+    deferred: set[str] = set()
+    for line in text.splitlines():
+        kind, *words = line.split(" ")
+        try:
+            _READERS[kind](state, deferred, words)
+        except (KeyError, ValueError):
+            raise GuestLost(f"the guest describes its state as {line[:200]!r}") from None
+    return state
+
+
+def _word(word: str) -> str:
+    return "" if word == "-" else word
+
+
+def _names(word: str) -> tuple[str, ...]:
+    return tuple(_word(word).split(",")) if _word(word) else ()
+
+
+def _module(state: State, _deferred: set[str], words: list[str]) -> None:
+    name, initstate, refcount, holders = words
+    state.modules[name] = Module(name, initstate, int(refcount), _names(holders))
+
+
+def _group(state: State, _deferred: set[str], words: list[str]) -> None:
+    number, kind, devices = words
+    state.groups[int(number)] = Group(int(number), _word(kind), _names(devices))
+
+
+def _device(state: State, deferred: set[str], words: list[str]) -> None:
+    bus, name, driver, group, firmware = words
+    number = None if group == "-" else int(group)
+    state.devices[name] = Device(
+        bus, name, _word(driver), number, name in deferred, firmware == "iommu"
+    )
+
+
+def _deferral(_state: State, deferred: set[str], words: list[str]) -> None:
+    (name,) = words
+    deferred.add(name)
+
+
+# Deferred devices are printed first.
+_READERS = {"deferred": _deferral, "module": _module, "group": _group, "device": _device}
+
+
+def changes(before: State, after: State) -> list[str]:
+    """What is different, one readable line each."""
+    return [
+        *_module_changes(before, after),
+        *_group_changes(before, after),
+        *_device_changes(before, after),
+    ]
+
+
+def _module_changes(before: State, after: State) -> Iterator[str]:
+    for name in sorted(before.modules.keys() | after.modules.keys()):
+        old, new = before.modules.get(name), after.modules.get(name)
+        if old is None and new:
+            yield f"module {name}: loaded, refcount {new.refcount}"
+        elif old and new is None:
+            yield f"module {name}: unloaded"
+        elif old and new and old != new:
+            yield f"module {name}: " + ", ".join(_module_difference(old, new))
+
+
+def _module_difference(old: Module, new: Module) -> Iterator[str]:
+    if old.refcount != new.refcount:
+        yield f"refcount {old.refcount} -> {new.refcount}"
+    if old.state != new.state:
+        yield f"{old.state} -> {new.state}"
+    if old.holders != new.holders:
+        yield f"held by {_list(old.holders)} -> {_list(new.holders)}"
+
+
+def _group_changes(before: State, after: State) -> Iterator[str]:
+    for number in sorted(before.groups.keys() | after.groups.keys()):
+        old, new = before.groups.get(number), after.groups.get(number)
+        if old is None and new:
+            yield f"group {number}: appeared, {new.type or 'no type'}, {_list(new.devices)}"
+        elif old and new is None:
+            yield f"group {number}: gone ({_list(old.devices)})"
+        elif old and new and old.type != new.type:
+            yield f"group {number}: type {old.type or 'none'} -> {new.type or 'none'}"
+        elif old and new and old.devices != new.devices:
+            yield f"group {number}: {_list(old.devices)} -> {_list(new.devices)}"
+
+
+def _device_changes(before: State, after: State) -> Iterator[str]:
+    for name in sorted(before.devices.keys() | after.devices.keys()):
+        old, new = before.devices.get(name), after.devices.get(name)
+        if old is None and new:
+            yield f"device {name}: appeared"
+        elif old and new is None:
+            yield f"device {name}: gone"
+        elif old and new and old != new:
+            yield f"device {name}: " + ", ".join(_device_difference(old, new))
+
+
+def _device_difference(old: Device, new: Device) -> Iterator[str]:
+    if old.driver != new.driver:
+        yield f"driver {old.driver or 'none'} -> {new.driver or 'none'}"
+    if old.group != new.group:
+        yield f"group {_number(old.group)} -> {_number(new.group)}"
+    if old.deferred != new.deferred:
+        yield "probe deferred" if new.deferred else "no longer deferred"
+
+
+def _number(group: int | None) -> str:
+    return "none" if group is None else str(group)
+
+
+def _list(names: tuple[str, ...]) -> str:
+    return ", ".join(names) or "empty"
