@@ -49,10 +49,18 @@ class Step:
 
 
 class Guest:
-    """A guest that takes commands. Made by ``booted``."""
+    """A guest that takes commands. Made by ``booted``; ``argv`` is QEMU's."""
 
-    def __init__(self, boot: Boot, console: Console, watch: Watch, records: list[Record]) -> None:
+    def __init__(
+        self,
+        boot: Boot,
+        argv: tuple[str, ...],
+        console: Console,
+        watch: Watch,
+        records: list[Record],
+    ) -> None:
         self.boot = boot
+        self.argv = argv
         self._console = console
         self._watch = watch
         self._records = records
@@ -152,7 +160,7 @@ def booted(
         console.wait_ready(_BOOT_SILENCE)
         took = time.monotonic() - started
         console.limit = limit or max(_LIMIT_FLOOR, _LIMIT_BOOTS * took)
-        yield Guest(boot, console, watch, records)
+        yield Guest(boot, running.argv, console, watch, records)
 
 
 def _end(running: process.Process, watch: Watch) -> None:

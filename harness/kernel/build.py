@@ -100,7 +100,9 @@ def _build(job: _Job, into: Path) -> None:
 def _compile(job: _Job, tree: Worktree, into: Path, log: BinaryIO) -> str:
     make = _Make(tree, log)
     _configure(job, tree, make)
-    with progress.phase("kernel build", f"building {job.label}") as phase:
+    # make compiles only what a change touches, and nobody knows how much that is.
+    kind = "kernel rebuild" if (tree.objects / "vmlinux").exists() else "kernel build"
+    with progress.phase(kind, f"building {job.label}") as phase:
         make("Image", "modules", phase=phase)
         guest_modules = tree.objects / "guest-modules"
         shutil.copytree(job.guest_modules, guest_modules, dirs_exist_ok=True)

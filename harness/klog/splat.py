@@ -45,7 +45,7 @@ _KINDS = (
     ),
     _kind("lockdep", r"WARNING: (suspicious RCU usage)"),
     # __warn, kernel/panic.c; 6.18 and later put the place first.
-    _kind("WARNING", rf"WARNING: CPU: \d+ PID: \d+ at {_FILE} (?P<function>[\w.]+)"),
+    _kind("WARNING", rf"WARNING: CPU: \d+ PID: \d+ at {_FILE}(?: (?P<function>[\w.]+))?"),
     _kind("WARNING", rf"WARNING: {_FILE} at (?P<function>[\w.]+)"),
     _kind("WARNING", r"WARNING: .*"),
     _kind("BUG", rf"kernel BUG at {_FILE}!"),
@@ -134,6 +134,10 @@ def _splat(kind: _Kind, block: list[str]) -> Splat:
 
 
 def _at(block: Sequence[str]) -> str:
+    """From the program counter; a mail may have wrapped the opening before it."""
+    wrapped = _FRAME.match(block[1]) if len(block) > 1 else None
+    if wrapped:
+        return wrapped["function"]
     return next((found["function"] for line in block if (found := _AT.match(line))), "")
 
 

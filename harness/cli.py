@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The command ``iommu-harness``: options in, words or JSON out, no logic of its own."""
+
+import errno
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import click
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from harness.errors import HarnessError, HostError, UsageError
+from harness.host import debian, rundir, tools
+from harness.host.text import printable
+from harness.kernel import build, spec
+from harness.repro import replay, show
+
+app = typer.Typer(
+    help="Real kernels with modular IOMMU drivers, in QEMU, driven through their lifecycle.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+kernel_app = typer.Typer(help="Kernels: build one, list those built.", no_args_is_help=True)
+app.add_typer(kernel_app, name="kernel")
+
+_SPEC = "debian:VERSION or tree:DIR"
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+KernelSpecText = Annotated[str, typer.Argument(metavar="SPEC", help=_SPEC)]
+Patches = Annotated[
+    list[Path], typer.Option("--patch", help="A diff to apply first; may be repeated.")
+]
+Fragments = Annotated[
+    list[Path],
+    typer.Option("--fragment", help="A further configuration fragment; may be repeated."),
+]
+Mirror = Annotated[
+    str,
+    typer.Option(
+        "--debian-mirror",
+        envvar=debian.MIRROR_VARIABLE,
+        help="Where Debian packages come from; else the mirror of this host's apt.",
+    ),
+]
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What this host lacks, and the command that installs it."""
+    lacking = tools.missing()
+    command = tools.apt_command(lacking) if lacking else ""
+    if as_json:
+        rows = [{"name": t.name, "package": t.package, "use": t.use} for t in lacking]
+        _print_json({"missing": rows, "install": command})
+    for tool in () if as_json else tools.TOOLS:
+        _say(
+            [("red", f"missing  {tool.name}: {tool.use}")]
+            if tool in lacking
+            else [("", f"found    {tool.name}")]
+        )
+    if lacking:
+        if not as_json:
+            _say([("bold", f"install with: {command}")])
+        raise typer.Exit(3)
+
+
+@kernel_app.command("build")
+def kernel_build(
+    kernel: KernelSpecText,
+    patch: Patches = [],  # noqa: B006  typer copies it
+    fragment: Fragments = [],  # noqa: B006
+    debian_mirror: Mirror = "",
+    as_json: Json = False,
+) -> None:
+    """Build a kernel, or find it built."""
+    _use_mirror(debian_mirror)
+    built = build.build(spec.parse(kernel, patch, fragment))
+    if as_json:
+        _print_json(_jsonable(asdict(built)))
+    else:
+        _say([("", f"{built.label}: {built.directory}")])
+
+
+@kernel_app.command("list")
+def kernel_list(as_json: Json = False) -> None:
+    """The kernels in the cache."""
+    kernels = build.built()
+    if as_json:
+        _print_json({"kernels": [_jsonable(asdict(kernel)) for kernel in kernels]})
+    else:
+        _say(("", f"{kernel.key}  {kernel.release}  {kernel.label}") for kernel in kernels)
+
+
+@app.command()
+def repro(
+    report: Annotated[
+        Path, typer.Argument(help="mbox, eml, an archive's page as text, .transcript")
+    ],
+    kernel: Annotated[str, typer.Option("--kernel", metavar="SPEC", help=_SPEC)] = "debian:6.12",
+    patch: Patches = [],  # noqa: B006
+    fragment: Fragments = [],  # noqa: B006
+    machine: Annotated[
+        str | None, typer.Option(help="smmuv3 or virtio-iommu; else what the report speaks of.")
+    ] = None,
+    session: Annotated[
+        int | None, typer.Option(help="Which session, of a report with several.")
+    ] = None,
+    limit: Annotated[
+        float | None, typer.Option(help="Seconds that a step may be silent; else scaled.")
+    ] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Where what is observed goes.")] = None,
+    debian_mirror: Mirror = "",
+    as_json: Json = False,
+) -> None:
+    """Replay a bug report's shell session and say whether the kernel does the same."""
+    _use_mirror(debian_mirror)
+    wanted = spec.parse(kernel, patch, fragment)
+    asked = replay.request(report, session, machine)
+    if not as_json:
+        _say(show.opening(asked))
+    built = build.build(wanted)
+    directory = rundir.create(report.stem, run_dir)
+    result = replay.replay(
+        asked,
+        built,
+        directory,
+        limit,
+        on_outcome=lambda number, each: None if as_json else _say(show.step(number, each)),
+    )
+    if as_json:
+        _print_json(replay.record(result))
+    else:
+        _say(show.closing(result))
+    raise typer.Exit(result.verdict.exit_code)
+
+
+def _use_mirror(address: str) -> None:
+    if address:
+        os.environ[debian.MIRROR_VARIABLE] = address
+
+
+def _say(lines: Iterable[tuple[str, str]]) -> None:
+    """Lines on standard output, in colour on a terminal, never interpreted."""
+    console = Console(highlight=False)
+    for style, text in lines:
+        console.print(Text(printable(text), style=style), soft_wrap=True)
+
+
+def _print_json(record: dict[str, Any]) -> None:
+    print(json.dumps(record, indent=1))
+
+
+def _jsonable(record: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: str(value) if isinstance(value, Path) else value for name, value in record.items()
+    }
+
+
+def _fail(error: HarnessError) -> NoReturn:
+    """One line, or one JSON object, and the exit code of the kind of error."""
+    if "--json" in sys.argv:
+        facts = {"kind": type(error).__name__, "message": error.message, "mend": error.mend}
+        _print_json({"error": facts})
+    print(printable(f"iommu-harness: {error}").replace("\n", " "), file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+_DISK = {
+    errno.ENOSPC: "no space left",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "read-only file system",
+    errno.EACCES: "permission denied",
+}
+
+
+def _disk_error(error: OSError) -> HostError:
+    what = _DISK.get(error.errno or 0, error.strerror or str(error))
+    where = f": {error.filename}" if error.filename else ""
+    return HostError(what + where, "free or choose another place, say with IOMMU_HARNESS_CACHE")
+
+
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """Being told to end unwinds like ^C does, so that nothing is left behind."""
+
+    def end(number: int, _frame: object) -> NoReturn:
+        sys.exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
+    yield
+
+
+def main() -> None:
+    """The console script."""
+    with _orderly_end():
+        try:
+            status = app(standalone_mode=False)
+            sys.exit(status if isinstance(status, int) else 0)
+        except HarnessError as error:
+            _fail(error)
+        except click.ClickException as error:
+            _fail(UsageError(error.format_message(), "see iommu-harness --help"))
+        except (KeyboardInterrupt, click.Abort):
+            print("iommu-harness: interrupted", file=sys.stderr)
+            sys.exit(130)
+        except OSError as error:
+            _fail(_disk_error(error))

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Replay a report's session in a guest and judge it."""
+
+import contextlib
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from harness.errors import GuestError, GuestPanic
+from harness.guest import guest
+from harness.guest.guest import Guest, Step
+from harness.guest.state import State, changes
+from harness.host import rundir
+from harness.host.rundir import JsonLines
+from harness.kernel.artifact import Kernel
+from harness.klog import splat
+from harness.klog.record import Record
+from harness.klog.splat import Splat
+from harness.machine import qemu, topology
+from harness.machine.topology import Machine
+from harness.repro import report
+from harness.scenario import verdict
+from harness.scenario.transcript import Session
+from harness.scenario.verdict import Outcome, Verdict
+
+# Modules that reports name and nobody has, by the guest module that does the
+# same; guest-scripts/modules builds it under either name.
+_STAND_INS = {"test_module": "iommu_client"}
+
+_KMOD_SPEAKS = re.compile(r"(modprobe: (FATAL|ERROR)|rmmod: ERROR|insmod: ERROR):")
+_ANY_WORD = re.compile(r"[\w-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to replay: a report's ``session`` and the ``splats`` that the report
+    shows; on ``machine``; ``kmod`` when the report speaks kmod's words and not
+    busybox's; ``notes`` say what was chosen for the user."""
+
+    name: str
+    session: Session
+    splats: tuple[Splat, ...]
+    machine: Machine
+    kmod: bool
+    notes: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Result:
+    """A replay and its verdict. ``splats`` are those of the guest; ``unmentioned``
+    are the ones among them that the report does not show."""
+
+    request: Request
+    kernel: Kernel
+    directory: Path
+    outcomes: list[Outcome] = field(default_factory=list)
+    splats: list[Splat] = field(default_factory=list)
+    unmentioned: list[Splat] = field(default_factory=list)
+    verdict: Verdict = field(default_factory=lambda: Verdict("unjudged", "not replayed yet"))
+
+
+def request(path: Path, session_number: int | None, machine_name: str | None) -> Request:
+    """What a report asks for. Raises UsageError for a report without a session, or
+    with several and none chosen, and for an unknown machine."""
+    messages = report.read(path)
+    session = report.choose(messages, session_number, path.name)
+    words = {word.replace("-", "_") for text in session.texts for word in _ANY_WORD.findall(text)}
+    machine = topology.named(machine_name or _machine_for(words))
+    kmod = any(_KMOD_SPEAKS.search(line) for each in session.commands for line in each.output)
+    notes = [
+        f"the report's {name} is our {ours}, loaded under that name"
+        for name, ours in _STAND_INS.items()
+        if name in words
+    ]
+    if kmod:
+        notes.append("modprobe and rmmod are kmod's, whose words the report uses")
+    others = len(report.sessions(messages)) - 1
+    if others and session_number is None:
+        notes.append(f"the report has {others} more session{'s' * (others > 1)}: see --session")
+    splats = tuple(report.splats(messages))
+    return Request(path.name, session, splats, machine, kmod, tuple(notes))
+
+
+def _machine_for(words: set[str]) -> str:
+    """The machine whose IOMMU driver the session names; SMMUv3 when in doubt."""
+    return "virtio-iommu" if "virtio_iommu" in words and "arm_smmu_v3" not in words else "smmuv3"
+
+
+def replay(
+    asked: Request,
+    kernel: Kernel,
+    directory: Path,
+    limit: float | None = None,
+    on_outcome: Callable[[int, Outcome], None] = lambda _number, _outcome: None,
+) -> Result:
+    """Boots a guest, types the session into it, and judges each step.
+
+    ``directory`` gets everything that is observed, as it happens. A guest that is
+    lost on the way makes the verdict "unjudged"; what was seen before stays.
+    """
+    result = Result(asked, kernel, directory)
+    arguments = "harness_modules=kmod" if asked.kmod else ""
+    _describe(asked, kernel, directory)
+    with _log(directory / "kmsg.jsonl") as kmsg, _log(directory / "steps.jsonl") as steps:
+        try:
+            with guest.booted(
+                kernel,
+                asked.machine,
+                directory,
+                arguments=arguments,
+                limit=limit,
+                on_record=lambda record: kmsg.add(asdict(record)),
+            ) as running:
+                _write_command_line(running, directory)
+                for outcome in _outcomes(asked.session, running, limit):
+                    result.outcomes.append(outcome)
+                    steps.add(step_record(outcome))
+                    on_outcome(len(result.outcomes), outcome)
+            result.verdict = verdict.judge(asked.session.commands, result.outcomes)
+        except GuestError as error:
+            result.verdict = _lost(asked, result, error)
+            result.splats = splat.find(_without_stamps(error.log))
+    _collect_splats(result)
+    (directory / "result.json").write_text(json.dumps(record(result), indent=1) + "\n")
+    return result
+
+
+@contextlib.contextmanager
+def _log(path: Path) -> Iterator[JsonLines]:
+    lines = rundir.JsonLines(path)
+    try:
+        yield lines
+    finally:
+        lines.close()
+
+
+def _describe(asked: Request, kernel: Kernel, directory: Path) -> None:
+    shutil.copy(kernel.config, directory / "kernel.config")
+    lines = [f"$ {text}" for text in asked.session.texts]
+    (directory / "session.txt").write_text("\n".join(lines) + "\n")
+
+
+def _write_command_line(running: Guest, directory: Path) -> None:
+    """A script for people who want the same machine on their terminal."""
+    single = replace(running.boot.machine, single_console=False)
+    boot = replace(running.boot, machine=single, arguments="rdinit=/bin/sh")
+    command = shlex.join(qemu.on_a_terminal(boot))
+    script = directory / "boot.sh"
+    script.write_text(
+        f"#!/bin/sh\n# The machine of this run, with a shell on its console.\n{command}\n"
+    )
+    script.chmod(0o755)
+    (directory / "qemu.json").write_text(json.dumps(running.argv, indent=1) + "\n")
+
+
+def _outcomes(session: Session, running: Guest, limit: float | None) -> Iterator[Outcome]:
+    for command in session.commands:
+        yield verdict.outcome(command, running.step(command.text, limit))
+
+
+def _lost(asked: Request, result: Result, error: GuestError) -> Verdict:
+    number = len(result.outcomes) + 1
+    total = len(asked.session.commands)
+    if number > total:
+        return Verdict("unjudged", f"after the last step: {error}")
+    command = asked.session.commands[number - 1]
+    if isinstance(error, GuestPanic) and any("Kernel panic" in line for line in command.output):
+        return Verdict(
+            "reproduced", f"step {number} of {total}: {error.message}, as the report says"
+        )
+    return Verdict("unjudged", f"step {number} of {total}, {command.text!r}: {error}")
+
+
+def _without_stamps(log: str) -> list[str]:
+    return [re.sub(r"^\[ *\d+\.\d+\] ?", "", line) for line in log.splitlines()]
+
+
+def _collect_splats(result: Result) -> None:
+    for outcome in result.outcomes:
+        result.splats += splat.find([entry.text for entry in outcome.step.kmsg])
+    known = {(each.kind, each.function) for each in result.request.splats}
+    result.unmentioned = [each for each in result.splats if (each.kind, each.function) not in known]
+
+
+def record(result: Result) -> dict[str, Any]:
+    """The result as the JSON object that the command prints."""
+    return {
+        "verdict": result.verdict.word,
+        "reason": result.verdict.reason,
+        "report": result.request.name,
+        "kernel": result.kernel.label,
+        "machine": result.request.machine.name,
+        "run_dir": str(result.directory),
+        "notes": list(result.request.notes),
+        "steps": [step_record(outcome) for outcome in result.outcomes],
+        "splats": [asdict(each) for each in result.splats],
+        "unmentioned_splats": [each.title for each in result.unmentioned],
+    }
+
+
+def step_record(outcome: Outcome) -> dict[str, Any]:
+    """One step as JSON: what was typed, expected and seen."""
+    step, command = outcome.step, outcome.command
+    difference = outcome.difference
+    return {
+        "command": step.command,
+        "exit_status": step.status,
+        "shell_killed": step.killed,
+        "stdout": step.out,
+        "stderr": step.err,
+        "expected": list(command.output),
+        "expected_status": command.status,
+        "matched": difference is None,
+        "difference": asdict(difference) if difference else None,
+        "refcounts": refcounts(step),
+        "groups": [_groups(step.before), _groups(step.after)],
+        "changes": changes(step.before, step.after),
+        "kmsg": [_message(entry) for entry in step.kmsg],
+        "splats": [asdict(each) for each in splat.find([entry.text for entry in step.kmsg])],
+        "seconds": round(step.seconds, 6),
+    }
+
+
+def refcounts(step: Step) -> dict[str, list[int | None]]:
+    """Before and after, of each module loaded at either time; None when it is not."""
+    names = sorted(step.before.modules.keys() | step.after.modules.keys())
+    return {name: [step.before.refcount(name), step.after.refcount(name)] for name in names}
+
+
+def _groups(state: State) -> dict[str, Any]:
+    return {
+        str(number): {"type": group.type, "devices": list(group.devices)}
+        for number, group in sorted(state.groups.items())
+    }
+
+
+def _message(entry: Record) -> dict[str, Any]:
+    return asdict(entry)
