@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from harness.host import paths
 from harness.host.text import printable
 
-_PLAIN_EVERY = 10.0  # seconds between lines in a pipe
+_PLAIN_FIRST, _PLAIN_EVERY = 1.0, 10.0  # seconds to the first line in a pipe, and between
 
 # First times on a host: seconds on two cores of 2024, and objects of a build.
 _FIRST_TIME = {
@@ -111,7 +111,7 @@ def _shown(current: Phase) -> Iterator[None]:
 
 
 def _lines(current: Phase, stop: Event) -> None:
-    if stop.wait(1.0):
+    if stop.wait(_PLAIN_FIRST):
         return
     say(current.line())
     while not stop.wait(_PLAIN_EVERY):

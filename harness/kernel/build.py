@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from harness.errors import BuildError, HostError, ProgramFailed
+from harness.errors import BuildError, HostError, ProgramFailed, UsageError
 from harness.host import cache, paths, program, progress, tools
 from harness.kernel import artifact, config, source, worktree
 from harness.kernel.artifact import Kernel
@@ -87,6 +87,11 @@ def _build(job: _Job, into: Path) -> None:
     for name in ("make", "flex", "bison", "bc"):
         program.require(name)
     cache.require_space(3, f"building {job.label}")
+    if any(character in str(paths.cache()) for character in " :\t"):
+        raise UsageError(
+            f"kbuild cannot build below {paths.cache()}: there is a blank or a colon in it",
+            "set IOMMU_HARNESS_CACHE to another directory",
+        )
     log_path = into / "build.log"
     with worktree.opened(job.source, job.spec.patches) as tree, log_path.open("wb") as log:
         try:

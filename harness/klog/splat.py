@@ -56,7 +56,7 @@ _KINDS = (
     _kind("Oops", r"Internal error: .*"),
     _kind("BUG", r"BUG: .*"),
     _kind("hung task", r"INFO: task .* blocked for more than \d+ seconds"),
-    _kind("RCU stall", r"rcu: INFO: .* detected .*stalls?.*"),
+    _kind("RCU stall", r"rcu: INFO: .*detected .*stall.*"),
     _kind("kmemleak", r"kmemleak: \d+ new suspected memory leaks"),
     _kind("panic", r"Kernel panic - not syncing: .*"),
 )

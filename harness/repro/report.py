@@ -101,38 +101,44 @@ def _charset(body: MIMEPart) -> str | None:
 
 
 class _Text(HTMLParser):
-    """The text of a page, a line for each block."""
+    """The text of a page: a line for each block, blanks folded outside of <pre>."""
 
-    _BLOCKS = frozenset({"br", "p", "div", "pre", "li", "tr", "blockquote", "h1", "h2", "h3"})
+    _BLOCKS = frozenset({"p", "div", "pre", "li", "tr", "blockquote", "h1", "h2", "h3"})
     _HIDDEN = frozenset({"script", "style", "head"})
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
-        self.parts: list[str] = []
+        self.text = ""
         self._hidden = 0
+        self._pre = 0
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
         del attrs
         self._hidden += tag in self._HIDDEN
-        if tag in self._BLOCKS:
-            self.parts.append("\n")
+        self._pre += tag == "pre"
+        if tag == "br":
+            self.text += "\n"
+        self._block(tag)
 
     def handle_endtag(self, tag: str) -> None:
         self._hidden = max(0, self._hidden - (tag in self._HIDDEN))
-        if tag in self._BLOCKS - {"br"}:
-            self.parts.append("\n")
+        self._pre = max(0, self._pre - (tag == "pre"))
+        self._block(tag)
 
     def handle_data(self, data: str) -> None:
         if not self._hidden:
-            self.parts.append(data)
+            self.text += data if self._pre else re.sub(r"[ \t\n]+", " ", data)
+
+    def _block(self, tag: str) -> None:
+        if tag in self._BLOCKS and not self.text.endswith("\n"):
+            self.text += "\n"
 
 
 def _html_text(page: str) -> str:
     parser = _Text()
     parser.feed(page)
     parser.close()
-    # Blocks inside blocks would leave blank lines that end a session.
-    return re.sub(r"\n{2,}", "\n\n", "".join(parser.parts))
+    return _plain(parser.text)
 
 
 def _page_messages(text: str) -> list[str]:

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-2.0-only
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import UsageError
+from harness.machine import frames
+
+KINDS = st.sampled_from([b"O", b"E", b"K"])
+FRAMES = st.lists(st.tuples(KINDS, st.binary(max_size=200)), max_size=20)
+
+
+def encoded(items: list[tuple[bytes, bytes]]) -> bytes:
+    return b"".join(kind + str(len(data)).encode() + b"\n" + data for kind, data in items)
+
+
+@given(FRAMES)
+def test_what_is_framed_comes_back_by_kind(items: list[tuple[bytes, bytes]]) -> None:
+    found, rest = frames.parse(encoded(items))
+    assert rest == b""
+    assert bytes(found.out) == b"".join(data for kind, data in items if kind == b"O")
+    assert bytes(found.err) == b"".join(data for kind, data in items if kind == b"E")
+    assert found.records == [data for kind, data in items if kind == b"K"]
+    assert found.noise == b""
+
+
+@given(FRAMES, st.integers(min_value=0))
+def test_a_stream_may_be_cut_anywhere(items: list[tuple[bytes, bytes]], cut: int) -> None:
+    data = encoded(items)
+    cut %= len(data) + 1
+    first, rest = frames.parse(data[:cut])
+    second, end = frames.parse(rest + data[cut:])
+    assert end == b""
+    assert first.records + second.records == [p for kind, p in items if kind == b"K"]
+    assert bytes(first.out + second.out) == b"".join(p for kind, p in items if kind == b"O")
+
+
+@given(st.binary(max_size=2000))
+def test_hostile_bytes_are_noise_and_never_lost(data: bytes) -> None:
+    found, rest = frames.parse(data)
+    taken = len(found.out) + len(found.err) + sum(map(len, found.records)) + len(found.noise)
+    assert taken + len(rest) <= len(data)
+
+
+def test_kernel_messages_between_frames_are_noise() -> None:
+    found, rest = frames.parse(b"O3\nabc[    1.0] hello\r\nE1\nx")
+    assert (bytes(found.out), bytes(found.err), rest) == (b"abc", b"x", b"")
+    assert bytes(found.noise) == b"[    1.0] hello\r\n"
+
+
+def test_a_length_that_lies_waits_for_more() -> None:
+    found, rest = frames.parse(b"O999999999\nabc")
+    assert found.out == b""
+    assert rest == b"O999999999\nabc"
+
+
+@given(st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"])))
+def test_a_request_says_its_length_in_bytes(command: str) -> None:
+    request = frames.request(command)
+    head, _, body = request.data.partition(b"\n")
+    assert int(head.split()[-1]) == len(body)
+    assert body.decode() == command
+
+
+def test_an_echo_of_a_request_is_no_answer() -> None:
+    request = frames.request("echo")
+    assert request.nonce.encode() not in request.data
+    assert frames.DONE.search(request.data) is None
+
+
+def test_an_answer_is_read() -> None:
+    match = frames.DONE.search(b"O1\nxD 0123456789abcdef01234567 killed 11 42\n")
+    assert match
+    assert frames.done(match) == frames.Done("0123456789abcdef01234567", "killed", 11, 42)
+
+
+def test_a_nul_is_refused() -> None:
+    with pytest.raises(UsageError, match="NUL"):
+        frames.request("echo \0")

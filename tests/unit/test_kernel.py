@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Kernel sources, work trees, configuration and builds, on a kernel of ten lines:
+the real ones take minutes and are built by the guest tests."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import BuildError, ToolMissing, UsageError
+from harness.host import tools
+from harness.kernel import build, config, source, spec, worktree
+
+# Does what kbuild does for the targets that a build asks for.
+MAKEFILE = """\
+.SILENT:
+tinyconfig:
+\techo 'CONFIG_TINY=y' > $(O)/.config
+olddefconfig:
+\tgrep -v CONFIG_NOPE $(O)/.config > $(O)/.tmp; mv $(O)/.tmp $(O)/.config
+Image:
+\tmkdir -p $(O)/arch/arm64/boot
+\tcat drivers/iommu/iommu.c > $(O)/arch/arm64/boot/Image
+\t$(CC) -fsyntax-only drivers/iommu/iommu.c
+\ttouch $(O)/vmlinux $(O)/Module.symvers
+\techo "  CC      drivers/iommu/iommu.o"
+modules:
+modules_install:
+\tmkdir -p $(INSTALL_MOD_PATH)/lib/modules/6.0.0
+"""
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("IOMMU_HARNESS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    root = tmp_path / "a tree with spaces, ä"
+    for name, text in {
+        "Makefile": MAKEFILE,
+        "Kbuild": "",
+        "arch/arm64/Kconfig": "config NET\n\tbool\n\nconfig PCI\n\tbool\n\tdepends on HAS_PCI\n",
+        "drivers/iommu/iommu.c": "int one;\n",
+    }.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+@pytest.fixture
+def no_fragments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "fragments", list)
+
+
+PATCH = """\
+--- a/drivers/iommu/iommu.c
++++ b/drivers/iommu/iommu.c
+@@ -1 +1,2 @@
+ int one;
++int two;
+"""
+
+
+@pytest.fixture
+def patch(tmp_path: Path) -> Path:
+    file = tmp_path / "two.patch"
+    file.write_text(PATCH)
+    return file
+
+
+def built(tree: Path, *patches: Path) -> str:
+    return build.build(spec.parse(f"tree:{tree}", patches)).image.read_text()
+
+
+@pytest.mark.parametrize("text", ["", "debian", "debian:", "nope:x", ":", "6.12"])
+def test_a_spec_that_is_none(text: str) -> None:
+    with pytest.raises(UsageError, match="no such kernel"):
+        spec.parse(text)
+
+
+def test_a_spec_with_a_missing_patch(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such file"):
+        spec.parse("debian:6.12", [tmp_path / "nope"])
+
+
+@given(st.text(max_size=40))
+def test_hostile_specs(text: str) -> None:
+    try:
+        assert spec.parse(text).kind in {"debian", "tree"}
+    except UsageError as error:
+        assert error.exit_code == 2
+
+
+@pytest.mark.parametrize("version", ["6.12;id", "../x", "6.12 ", "-o"])
+def test_a_version_that_is_none_reaches_no_program(version: str) -> None:
+    with pytest.raises(UsageError, match="not a kernel version"):
+        source.resolve(spec.parse(f"debian:{version}"))
+
+
+def test_a_tree_that_is_not_linux(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not a Linux source tree"):
+        source.resolve(spec.parse(f"tree:{tmp_path}"))
+
+
+@pytest.mark.usefixtures("no_fragments")
+def test_a_build_and_a_patched_one(tree: Path, patch: Path) -> None:
+    assert built(tree) == "int one;\n"
+    assert built(tree, patch) == "int one;\nint two;\n"
+    assert built(tree) == "int one;\n"
+    assert (tree / "drivers/iommu/iommu.c").read_text() == "int one;\n"
+
+
+@pytest.mark.usefixtures("no_fragments")
+def test_a_changed_tree_is_another_kernel(tree: Path) -> None:
+    first = build.build(spec.parse(f"tree:{tree}"))
+    (tree / "drivers/iommu/iommu.c").write_text("int six;\n")
+    (tree / "new.c").write_text("")
+    second = build.build(spec.parse(f"tree:{tree}"))
+    assert first.key != second.key
+    assert (first.image.read_text(), second.image.read_text()) == ("int one;\n", "int six;\n")
+
+
+@pytest.mark.usefixtures("no_fragments")
+def test_the_tree_itself_is_not_touched(tree: Path, patch: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in tree.rglob("*")}
+    built(tree, patch)
+    assert {path: path.stat().st_mtime_ns for path in tree.rglob("*")} == before
+
+
+@pytest.mark.usefixtures("no_fragments")
+def test_an_unchanged_file_keeps_its_time_in_the_work_tree(tree: Path, patch: Path) -> None:
+    built(tree)
+    resolved = source.resolve(spec.parse(f"tree:{tree}"))
+    with worktree.opened(resolved, []) as work:
+        old = {name: (work.source / name).stat().st_mtime_ns for name in work.manifest}
+    with worktree.opened(resolved, [patch]) as work:
+        new = {name: (work.source / name).stat().st_mtime_ns for name in work.manifest}
+    assert {name for name in old if old[name] != new[name]} == {"drivers/iommu/iommu.c"}
+
+
+@pytest.mark.usefixtures("no_fragments")
+def test_a_work_tree_left_half_way_is_made_afresh(tree: Path) -> None:
+    resolved = source.resolve(spec.parse(f"tree:{tree}"))
+    with worktree.opened(resolved, []) as work:
+        (work.source.parent / "manifest.json").unlink()
+        (work.source / "stray.c").write_text("left by a killed run")
+        (work.source / "Makefile").write_text("torn")
+    with worktree.opened(resolved, []) as work:
+        assert not (work.source / "stray.c").exists()
+        assert (work.source / "Makefile").read_text() == MAKEFILE
+
+
+@pytest.mark.usefixtures("no_fragments")
+def test_the_first_compiler_error_is_told_and_nothing_is_kept(
+    tree: Path, private_cache: Path
+) -> None:
+    (tree / "drivers/iommu/iommu.c").write_text("#error it is broken\n")
+    with pytest.raises(BuildError, match=r"build: drivers/iommu/iommu\.c:1:2: error: #error it is"):
+        built(tree)
+    assert list((private_cache / "kernel").iterdir()) == []
+    assert list((private_cache / "scratch").iterdir()) == []
+    assert "broken" in (private_cache / "failed-build.log").read_text()
+
+
+@pytest.mark.usefixtures("no_fragments")
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("nothing of a patch", "does not apply"),
+        (PATCH.replace("int one", "int nine"), "does not apply"),
+        (PATCH.replace("drivers/iommu/iommu.c", "../../outside.c"), "does not apply|reaches out"),
+        (PATCH.replace("a/drivers", "/etc").replace("b/drivers", "/etc"), "does not apply|reaches"),
+    ],
+)
+def test_a_patch_that_does_not_fit(tree: Path, tmp_path: Path, text: str, word: str) -> None:
+    file = tmp_path / "bad.patch"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=word):
+        built(tree, file)
+    assert built(tree) == "int one;\n"
+
+
+def test_a_git_tree_is_what_git_sees(tree: Path) -> None:
+    subprocess.run(["git", "init", "-q", str(tree)], check=True)
+    (tree / ".gitignore").write_text("*.o\n")
+    (tree / "built.o").write_text("")
+    (tree / "untracked.c").write_text("")
+    _, manifest = source.resolve(spec.parse(f"tree:{tree}")).read()
+    assert "untracked.c" in manifest
+    assert "built.o" not in manifest
+
+
+def test_without_git_what_a_build_leaves_is_no_source(tree: Path) -> None:
+    for name in ("a.o", ".a.o.cmd", ".config", "drivers/x.ko", "include/generated/y.h"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text("")
+    _, manifest = source.resolve(spec.parse(f"tree:{tree}")).read()
+    assert sorted(manifest) == [
+        "Kbuild",
+        "Makefile",
+        "arch/arm64/Kconfig",
+        "drivers/iommu/iommu.c",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("CONFIG_NOPE=y", "no such option"),
+        ("CONFIG_PCI=y", "depends on HAS_PCI"),
+        ("CONFIG_NET=y", "Kconfig chose otherwise"),
+    ],
+)
+def test_an_option_that_does_not_survive(tree: Path, tmp_path: Path, line: str, why: str) -> None:
+    fragment = tmp_path / "my.config"
+    fragment.write_text(f"# why\n{line}\n")
+    with pytest.raises(UsageError, match=f"my.config:2: {line} became 'n'.*{why}"):
+        config.check(config.read(fragment), "CONFIG_TINY=y\n", tree)
+
+
+def test_a_fragment_with_a_typo(tmp_path: Path) -> None:
+    fragment = tmp_path / "my.config"
+    fragment.write_text("CONFIG_A=y\nCONFIG_B y\n")
+    with pytest.raises(UsageError, match=r"my\.config:2: not a configuration line"):
+        config.read(fragment)
+
+
+def test_the_last_fragment_wins(tmp_path: Path) -> None:
+    options = [config.Option("CONFIG_A", "y", "a:1"), config.Option("CONFIG_A", "n", "b:1")]
+    assert [option.line for option in config.merged(options)] == ["# CONFIG_A is not set"]
+
+
+def test_our_own_fragments_can_be_read() -> None:
+    names = [option.name for path in config.fragments() for option in config.read(path)]
+    assert "CONFIG_ARM_SMMU_V3" in names
+    assert len(names) == len(set(names))
+
+
+@pytest.fixture
+def empty_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(tools, "search_path", lambda: "/nowhere")
+    yield
+
+
+@pytest.mark.usefixtures("empty_path")
+def test_no_cross_compiler_is_told_with_the_mend(tree: Path) -> None:
+    with pytest.raises(ToolMissing, match="apt-get install"):
+        build.build(spec.parse(f"tree:{tree}"))
+
+
+@pytest.mark.usefixtures("no_fragments")
+def test_the_key_is_of_everything_that_goes_in(tree: Path, patch: Path, tmp_path: Path) -> None:
+    fragment = tmp_path / "one.config"
+    fragment.write_text("CONFIG_A=y\n")
+    keys = [
+        build.build(spec.parse(f"tree:{tree}", patches, fragments)).key
+        for patches, fragments in (((), ()), ((patch,), ()), ((), (fragment,)), ((), ()))
+    ]
+    assert len(set(keys)) == 3
+    assert keys[0] == keys[3]

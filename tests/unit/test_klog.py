@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-2.0-only
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.klog import record, splat
+
+
+def test_a_record() -> None:
+    data = b"4,1207,5140900,-;NET: Registered\\x20\\xc3\\xa4\n SUBSYSTEM=net\n DEVICE=+x\n"
+    assert record.parse(data) == record.Record(4, 1207, 5.1409, "NET: Registered ä")
+
+
+def test_a_facility_is_not_a_level() -> None:
+    found = record.parse(b"12,3,1,-,caller=T1;from user space")
+    assert found
+    assert found.level == 4
+
+
+@given(st.binary(max_size=500))
+def test_hostile_bytes_are_a_record_or_none(data: bytes) -> None:
+    found = record.parse(data)
+    assert found is None or 0 <= found.level <= 7
+
+
+@given(st.lists(st.text(max_size=80), max_size=120))
+def test_hostile_lines_never_break_the_splat_finder(lines: list[str]) -> None:
+    for found in splat.find(lines):
+        assert found.text
+
+
+def test_gaps_are_told() -> None:
+    records = [record.Record(6, number, 0.0, "") for number in (1, 2, 5, 6, 9)]
+    assert record.gaps(records) == [(3, 4), (7, 8)]
+
+
+WARNING = """\
+------------[ cut here ]------------
+WARNING: CPU: 0 PID: 71 at drivers/iommu/iommu.c:940 iommu_group_release+0x38/0x60
+Modules linked in: arm_smmu_v3
+CPU: 0 UID: 0 PID: 71 Comm: sh Not tainted 6.12.117 #1
+Hardware name: linux,dummy-virt (DT)
+pc : iommu_group_release+0x38/0x60
+lr : kobject_put+0x78/0x120
+Call trace:
+ iommu_group_release+0x38/0x60
+ kobject_put+0x78/0x120
+ iommu_group_remove_device+0x90/0xd0 [iommu_client]
+---[ end trace 0000000000000000 ]---
+something else""".splitlines()
+
+
+def test_a_warning() -> None:
+    (found,) = splat.find(WARNING)
+    assert (found.kind, found.file, found.line) == ("WARNING", "drivers/iommu/iommu.c", 940)
+    assert found.function == "iommu_group_release"
+    assert found.kernel == "6.12.117"
+    assert found.frames[-1] == "iommu_group_remove_device"
+    assert found.text[-1].startswith("---[ end trace")
+
+
+def test_the_title_is_the_same_in_every_run() -> None:
+    other = [line.replace("CPU: 0 PID: 71", "CPU: 3 PID: 4711") for line in WARNING]
+    assert splat.find(other)[0].title == splat.find(WARNING)[0].title
+
+
+def test_the_new_order_of_a_warning() -> None:
+    (found,) = splat.find(["WARNING: drivers/iommu/iommu.c:654 at __iommu_probe_device+0x1/0x2, CPU#0"])
+    assert (found.file, found.line, found.function) == (
+        "drivers/iommu/iommu.c",
+        654,
+        "__iommu_probe_device",
+    )
+
+
+OOPS = """\
+Unable to handle kernel NULL pointer dereference at virtual address 0000000000000008
+Mem abort info:
+  ESR = 0x0000000096000004
+Internal error: Oops: 0000000096000004 [#1] SMP
+CPU: 0 UID: 0 PID: 60 Comm: sh Tainted: G           O       6.12.117 #1
+pc : sysfs_remove_link_from_group+0x20/0x80
+lr : iommu_device_unlink+0x40/0x70
+Call trace:
+ sysfs_remove_link_from_group+0x20/0x80
+ iommu_device_unlink+0x40/0x70
+---[ end trace 0000000000000000 ]---""".splitlines()
+
+
+def test_an_oops_is_one_splat() -> None:
+    (found,) = splat.find(OOPS)
+    assert (found.kind, found.function) == ("Oops", "sysfs_remove_link_from_group")
+    assert found.kernel == "6.12.117"
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("kernel BUG at drivers/vfio/vfio.c:698!", "BUG"),
+        ("BUG: KASAN: slab-use-after-free in iommu_deinit_device+0x10/0x20", "KASAN"),
+        ("WARNING: possible circular locking dependency detected", "lockdep"),
+        ("BUG: sleeping function called from invalid context at kernel/locking/mutex.c:1", "BUG"),
+        ("INFO: task modprobe:60 blocked for more than 120 seconds.", "hung task"),
+        ("rcu: INFO: rcu_sched self-detected stall on CPU", "RCU stall"),
+        ("UBSAN: array-index-out-of-bounds in drivers/iommu/iommu.c:10:5", "UBSAN"),
+        ("kmemleak: 3 new suspected memory leaks (see /sys/kernel/debug/kmemleak)", "kmemleak"),
+        ("Kernel panic - not syncing: Attempted to kill init!", "panic"),
+    ],
+)
+def test_kinds(line: str, kind: str) -> None:
+    assert [found.kind for found in splat.find(["fine", line, "more"])] == [kind]
+
+
+def test_ordinary_messages_are_no_splat() -> None:
+    assert splat.find(["e1000e: Intel(R) PRO/1000", "bugs: none", "debug: x"]) == []

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-2.0-only
+from email.message import EmailMessage
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from harness.errors import UsageError
+from harness.repro import replay, report
+
+SESSION = "$ modprobe arm-smmu-v3\n$ modprobe -r arm-smmu-v3\nmodprobe: can't unload module\n"
+
+
+def texts(path: Path) -> list[tuple[str, ...]]:
+    return [session.texts for session in report.sessions(report.read(path))]
+
+
+EXPECTED = [("modprobe arm-smmu-v3", "modprobe -r arm-smmu-v3")]
+
+
+def mail(body: str, subject: str = "busy") -> EmailMessage:
+    message = EmailMessage()
+    message["From"] = "A <a@example.org>"
+    message["Subject"] = subject
+    message.set_content(body, cte="quoted-printable")
+    return message
+
+
+def test_plain_text(tmp_path: Path) -> None:
+    path = tmp_path / "report"
+    path.write_text("Hello,\n\n" + SESSION)
+    assert texts(path) == EXPECTED
+
+
+def test_eml_quoted_printable(tmp_path: Path) -> None:
+    path = tmp_path / "report.eml"
+    path.write_bytes(bytes(mail("Ünload fails = always:\n\n" + SESSION)))
+    assert b"=3D" in path.read_bytes()
+    assert texts(path) == EXPECTED
+
+
+def test_the_html_alternative_is_not_read_twice(tmp_path: Path) -> None:
+    message = mail("Hi\n\n" + SESSION)
+    message.add_alternative(f"<html><body><pre>{SESSION}</pre></body></html>", subtype="html")
+    path = tmp_path / "report.eml"
+    path.write_bytes(bytes(message))
+    assert texts(path) == EXPECTED
+
+
+def test_html_alone(tmp_path: Path) -> None:
+    message = EmailMessage()
+    message["From"] = "A <a@example.org>"
+    message["Subject"] = "busy"
+    lines = "".join(f"<div>{line.replace(' ', '&nbsp;')}</div>" for line in SESSION.splitlines())
+    hidden = "<style>$ rm -rf</style>"
+    message.set_content(f"<html><head>{hidden}</head><body><p>Hi</p>{lines}</body></html>", "html")
+    path = tmp_path / "report.eml"
+    path.write_bytes(bytes(message))
+    assert texts(path) == EXPECTED
+
+
+def test_mbox_takes_the_first_message_that_has_a_session(tmp_path: Path) -> None:
+    first = bytes(mail("Nothing here."))
+    second = bytes(mail("Hi\n\n" + SESSION))
+    third = bytes(mail("> " + SESSION.replace("\n", "\n> ") + "\n\n$ uname -r\n6.12\n"))
+    path = tmp_path / "thread.mbox"
+    start = b"From a@example.org Thu Aug 29 12:05:04 2024\n"
+    path.write_bytes(b"\n".join(start + message for message in (first, second, third)))
+    assert texts(path) == [*EXPECTED, ("uname -r",)]
+    assert report.choose(report.read(path), None, "x").texts == EXPECTED[0]
+    assert report.choose(report.read(path), 2, "x").texts == ("uname -r",)
+
+
+def test_an_archive_page(tmp_path: Path) -> None:
+    path = tmp_path / "page.txt"
+    quoted = SESSION.replace("$", ">   $").replace("modprobe:", ">   modprobe:")
+    path.write_text(
+        f"Module is busy\nPosted by A 1 year ago\n{SESSION}\n"
+        f"Re: Module is busy\nPosted by B 1 year ago\n{quoted}\nWhy?\n"
+    )
+    messages = report.read(path)
+    assert len(messages) == 3
+    assert report.choose(messages, None, "x").texts == EXPECTED[0]
+
+
+def test_latin_1(tmp_path: Path) -> None:
+    path = tmp_path / "report"
+    path.write_bytes("Grüße,\n\n".encode("latin-1") + SESSION.encode())
+    assert texts(path) == EXPECTED
+    assert "Grüße" in report.read(path)[0]
+
+
+def test_windows_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / "report"
+    path.write_bytes(SESSION.replace("\n", "\r\n").encode())
+    assert texts(path) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"", "empty"),
+        (b" \n\n", "empty"),
+        (b"\x7fELF\0\0", "binary"),
+        (b"Nothing of a shell in here.\n", "no shell session"),
+        (b"$ ls\nx\n\nThen, later:\n\n$ pwd\n/\n", "2 sessions"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(tmp_path: Path, content: bytes, word: str) -> None:
+    path = tmp_path / "report"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=word) as caught:
+        replay.request(path, None, None)
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such report"):
+        report.read(tmp_path / "nope")
+
+
+def test_a_session_that_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "report"
+    path.write_text(SESSION)
+    with pytest.raises(UsageError, match="no session 7"):
+        replay.request(path, 7, None)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=1000), st.sampled_from([b"", b"From a@b Thu Aug 29 12:05:04 2024\n"]))
+def test_hostile_bytes_are_text_or_an_error(tmp_path: Path, data: bytes, start: bytes) -> None:
+    path = tmp_path / "report"
+    header = b"From: a@b\nSubject: x\nContent-Type: text/html; charset=\xff\n\n"
+    for content in (data, start + data, header + data, start + header + data):
+        path.write_bytes(content)
+        try:
+            report.sessions(report.read(path))
+        except UsageError as error:
+            assert error.exit_code == 2
+
+
+def test_the_splats_of_a_report_are_found_behind_quotes(tmp_path: Path) -> None:
+    path = tmp_path / "report"
+    path.write_text(
+        ">> [    7.227853] ------------[ cut here ]------------\n"
+        ">> [    7.227900] WARNING: CPU: 0 PID: 9 at drivers/iommu/iommu.c:2198\n"
+        ">> __iommu_group_set_domain+0xb4/0xc8\n"
+        ">> [    7.227920] Modules linked in:\n"
+    )
+    (found,) = report.splats(report.read(path))
+    assert (found.kind, found.line) == ("WARNING", 2198)
+
+
+@pytest.mark.parametrize(
+    ("text", "machine", "kmod"),
+    [
+        ("$ modprobe arm-smmu-v3\n$ true\n", "smmuv3", False),
+        ("$ rmmod virtio_iommu\nrmmod: ERROR: Module virtio_iommu is in use\n", "virtio-iommu", True),
+        ("$ ls /sys\nblock\n", "smmuv3", False),
+    ],
+)
+def test_what_a_report_asks_for(tmp_path: Path, text: str, machine: str, kmod: bool) -> None:
+    path = tmp_path / "report"
+    path.write_text(text)
+    asked = replay.request(path, None, None)
+    assert (asked.machine.name, asked.kmod) == (machine, kmod)
+
+
+def test_a_stand_in_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "report"
+    path.write_text("$ modprobe test_module\n$ rmmod test_module\nx\n")
+    assert any("iommu_client" in note for note in replay.request(path, None, None).notes)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-only
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import GuestLost
+from harness.guest import state
+
+BEFORE = """\
+deferred b001000.client1
+module arm_smmu_v3 live 1 -
+group 0 DMA b000000.client0
+device platform b000000.client0 test_module 0 iommu
+device platform b001000.client1 - - iommu
+device pci 0000:00:01.0 e1000e - iommu"""
+
+AFTER = """\
+module arm_smmu_v3 live 2 vfio,x
+module e1000e live 0 -
+group 0 identity b000000.client0
+group 3 - 0000:00:01.0
+device platform b000000.client0 - 0 iommu
+device platform b001000.client1 - - iommu
+device pci 0000:00:01.0 e1000e 3 iommu"""
+
+
+def test_a_snapshot_is_read() -> None:
+    found = state.parse(BEFORE)
+    assert found.refcount("arm-smmu-v3") == 1
+    assert found.refcount("nope") is None
+    assert found.groups[0] == state.Group(0, "DMA", ("b000000.client0",))
+    assert found.devices["b001000.client1"].deferred
+    assert found.devices["b000000.client0"].group == 0
+
+
+def test_bound_without_the_iommu_that_firmware_names() -> None:
+    found = state.parse(BEFORE)
+    assert [name for name, each in found.devices.items() if each.untranslated] == ["0000:00:01.0"]
+
+
+def test_changes_are_a_readable_line_each() -> None:
+    assert state.changes(state.parse(BEFORE), state.parse(AFTER)) == [
+        "module arm_smmu_v3: refcount 1 -> 2, held by empty -> vfio, x",
+        "module e1000e: loaded, refcount 0",
+        "group 0: type DMA -> identity",
+        "group 3: appeared, no type, 0000:00:01.0",
+        "device 0000:00:01.0: group none -> 3",
+        "device b000000.client0: driver test_module -> none",
+        "device b001000.client1: no longer deferred",
+    ]
+
+
+def test_changes_backwards() -> None:
+    lines = state.changes(state.parse(AFTER), state.parse(BEFORE))
+    assert "module e1000e: unloaded" in lines
+    assert "group 3: gone (0000:00:01.0)" in lines
+    assert "device b001000.client1: probe deferred" in lines
+
+
+def test_nothing_changed() -> None:
+    assert state.changes(state.parse(BEFORE), state.parse(BEFORE)) == []
+
+
+@pytest.mark.parametrize(
+    "line", ["module x", "group x DMA -", "device pci a b c d", "sh: not found", "module a b c d"]
+)
+def test_anything_else_means_the_guest_is_lost(line: str) -> None:
+    with pytest.raises(GuestLost):
+        state.parse(BEFORE + "\n" + line)
+
+
+@given(st.text(max_size=300))
+def test_hostile_text_is_a_state_or_an_error(text: str) -> None:
+    try:
+        state.parse(text)
+    except GuestLost as error:
+        assert error.exit_code == 3

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-2.0-only
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.scenario import transcript
+
+
+def commands(text: str) -> list[list[str]]:
+    return [list(session.texts) for session in transcript.sessions(text)]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["$ ", "# ", "/ # ", "~ # ", "root@host:~# ", "[root@host ~]# ", "me@box:/sys$ ", "bash-5.2# "],
+)
+def test_prompts_people_paste(prompt: str) -> None:
+    text = f"I did:\n\n{prompt}modprobe arm-smmu-v3\n{prompt}rmmod arm-smmu-v3\nrmmod: busy\n\nThanks\n"
+    (session,) = transcript.sessions(text)
+    assert session.texts == ("modprobe arm-smmu-v3", "rmmod arm-smmu-v3")
+    assert session.commands[1].output == ("rmmod: busy",)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "# ARM IOMMU support",
+        "# Find out what the driver does.",
+        "#include <linux/iommu.h>",
+        "$ 5 is what I paid",
+        "    [    1.234] modprobe: hello",
+        "+# modprobe arm-smmu-v3",
+        " 3 files changed, 5 insertions(+), 2 deletions(-)",
+        "modprobe arm-smmu-v3",
+        "Call trace:",
+    ],
+)
+def test_what_is_no_command(line: str) -> None:
+    assert commands(f"Hello\n\n{line}\n\nBye\n") == []
+
+
+def test_a_diff_is_no_session() -> None:
+    text = """\
+diff --git a/doc b/doc
+--- a/doc
++++ b/doc
+@@ -1,4 +1,4 @@
+ how to:
+ $ modprobe arm-smmu-v3
+-# rmmod arm-smmu-v3
++# modprobe -r arm-smmu-v3
+ end
+after it:
+$ uname -r
+"""
+    assert commands(text) == [["uname -r"]]
+
+
+def test_a_quoted_diff_is_no_session_either() -> None:
+    text = "> @@ -1,2 +1,2 @@\n>  # modprobe a\n> +# modprobe b\n> $ uname -r\n"
+    assert commands(text) == [["uname -r"]]
+
+
+def test_a_quoted_repeat_is_ignored() -> None:
+    text = "    $ modprobe a\n    $ modprobe b\n    no\n\nHe wrote:\n> >   $ modprobe a\n> >   $ modprobe b\n"
+    (session,) = transcript.sessions(text)
+    assert session.commands[1].output == ("no",)
+
+
+def test_a_quoted_session_alone_counts() -> None:
+    assert commands("On Monday X wrote:\n> $ modprobe a\n> oops\n>\n> Why?\n") == [["modprobe a"]]
+
+
+def test_blank_lines_between_prompts_do_not_end_a_session() -> None:
+    text = "$ modprobe a\n[ 1.0] hello\n\n$ rmmod a\n\n\nSo it goes.\n"
+    (session,) = transcript.sessions(text)
+    assert session.texts == ("modprobe a", "rmmod a")
+    assert session.commands[0].output == ("[ 1.0] hello",)
+    assert session.commands[1].output == ()
+
+
+def test_prose_between_sessions_separates_them() -> None:
+    assert commands("$ modprobe a\n\nThen I did\n\n$ rmmod a\n") == [["modprobe a"], ["rmmod a"]]
+
+
+def test_prose_behind_an_indented_session_is_no_output() -> None:
+    (session,) = transcript.sessions("    $ ls\n    file\n\n    more\nCause:\n    because\n")
+    assert session.commands[0].output == ("file", "", "more")
+
+
+def test_exit_status_as_in_cram() -> None:
+    (session,) = transcript.sessions("  $ false\n  [1]\n  $ true\n  $ echo [2]\n  [2]\n  [0]\n")
+    assert [(c.status, c.output) for c in session.commands] == [(1, ()), (None, ()), (0, ("[2]",))]
+
+
+@pytest.mark.parametrize(
+    ("text", "command"),
+    [
+        ("$ for i in 1 2\n> do echo $i\n> done\n1\n2\n", "for i in 1 2\ndo echo $i\ndone"),
+        ("  $ for i in 1 2; do\n  >   echo $i\n  > done\n  1\n  2\n", "for i in 1 2; do\n  echo $i\ndone"),
+        ("# echo one \\\n  two\n1\n2\n", "echo one \\\n  two"),
+        ("$ echo 'a\nb'\n1\n2\n", "echo 'a\nb'"),
+    ],
+)
+def test_commands_of_several_lines(text: str, command: str) -> None:
+    (session,) = transcript.sessions(text)
+    assert session.texts == (command,)
+    assert session.commands[0].output == ("1", "2")
+
+
+def test_line_numbers() -> None:
+    (session,) = transcript.sessions("one\ntwo\n  $ ls\n  x\n  $ pwd\n")
+    assert [command.line for command in session.commands] == [3, 5]
+
+
+@given(st.text(max_size=400))
+def test_hostile_text_never_breaks_it(text: str) -> None:
+    for session in transcript.sessions(text):
+        assert all(command.text for command in session.commands)
+
+
+PIECES = st.sampled_from(
+    ["$ ls", "# modprobe x", "> ", "  ", "\n", "@@ -1,3 +1,3 @@", "'", "for i in", "done", "\\", "[1]"]
+)
+
+
+@given(st.lists(PIECES, max_size=60))
+def test_hostile_mixtures_never_break_it(pieces: list[str]) -> None:
+    transcript.sessions("".join(pieces))
+    transcript.sessions("\n".join(pieces))
