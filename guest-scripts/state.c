@@ -7,7 +7,8 @@
  * group ID TYPE DEVICE,DEVICE
  * device BUS NAME DRIVER GROUP FIRMWARE
  *
- * "-" stands for nothing. FIRMWARE is "iommu" where the device tree names an
+ * "-" stands for nothing, and "?" for a type that the kernel does not give
+ * because a task that died holds the group's lock. FIRMWARE is "iommu" where the device tree names an
  * IOMMU for the device: "iommus" in its own node or, for a PCI device,
  * "iommu-map" in the host bridge's. Names with a space in them do not occur
  * on these buses; a blank is printed as "?" all the same.
@@ -15,16 +16,20 @@
 #include <ctype.h>
 #include <dirent.h>
 #include <limits.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "guest.h"
 
 #define MODULES	"/sys/module"
 #define GROUPS	"/sys/kernel/iommu_groups"
+/* For what takes microseconds when it comes at all. */
+#define TYPE_TIMEOUT_MS 500
 /* debugfs; absent where the kernel has none. */
 #define DEFERRED "/sys/kernel/debug/devices_deferred"
 
@@ -123,21 +128,90 @@ static void print_module(const char *directory, const char *name)
 	putchar('\n');
 }
 
-static void print_group(const char *directory, const char *name)
+/*
+ * Writes "TYPE\n" of each group, in order. Reading a type takes the group's
+ * mutex (iommu_group_show_type), which a task that oopsed may hold for ever:
+ * this runs in a process of its own, which then stays behind.
+ */
+static void write_types(int fd, char **names, int count)
 {
 	char path[PATH_MAX], type[64];
 
-	snprintf(path, sizeof(path), "%s/%s/type", directory, name);
-	if (read_line(path, type, sizeof(type)))
-		strcpy(type, "-");
-	printf("group ");
-	print_word(name);
-	putchar(' ');
-	print_word(type);
-	putchar(' ');
-	snprintf(path, sizeof(path), "%s/%s/devices", directory, name);
-	print_names(path);
-	putchar('\n');
+	for (int i = 0; i < count; i++) {
+		snprintf(path, sizeof(path), GROUPS "/%s/type", names[i]);
+		if (read_line(path, type, sizeof(type)))
+			strcpy(type, "-");
+		dprintf(fd, "%s\n", type);
+	}
+}
+
+/* The descriptor that the types come on. Twice forked: nobody waits for it. */
+static int start_types(char **names, int count)
+{
+	int ends[2];
+	pid_t child;
+
+	if (pipe(ends) || (child = fork()) < 0)
+		return -1;
+	if (child == 0) {
+		if (fork() == 0) {
+			close(STDOUT_FILENO);
+			close(STDERR_FILENO);
+			write_types(ends[1], names, count);
+		}
+		_exit(0);
+	}
+	close(ends[1]);
+	waitpid(child, NULL, 0);
+	return ends[0];
+}
+
+/* The next type, or "?" where the kernel does not give it. */
+static void read_type(int fd, char *type, size_t size)
+{
+	struct pollfd ready = { fd, POLLIN, 0 };
+	size_t used = 0;
+
+	while (used < size - 1) {
+		if (poll(&ready, 1, TYPE_TIMEOUT_MS) <= 0 ||
+		    read(fd, type + used, 1) <= 0) {
+			strcpy(type, "?");
+			return;
+		}
+		if (type[used] == '\n')
+			break;
+		used++;
+	}
+	type[used] = '\0';
+}
+
+static void print_groups(void)
+{
+	char path[PATH_MAX], type[64] = "";
+	struct dirent **entries;
+	int count = scandir(GROUPS, &entries, is_entry, alphasort);
+	char **names;
+	int fd;
+
+	if (count <= 0)
+		return;
+	names = calloc(count, sizeof(*names));
+	for (int i = 0; i < count; i++)
+		names[i] = entries[i]->d_name;
+	fd = start_types(names, count);
+	for (int i = 0; i < count; i++) {
+		/* After one that does not come there will be no other. */
+		if (strcmp(type, "?"))
+			read_type(fd, type, sizeof(type));
+		printf("group ");
+		print_word(names[i]);
+		putchar(' ');
+		print_word(type);
+		putchar(' ');
+		snprintf(path, sizeof(path), GROUPS "/%s/devices", names[i]);
+		print_names(path);
+		putchar('\n');
+	}
 }
 
 /* The host bridge's node is that of the nearest ancestor that has one. */
@@ -199,7 +273,7 @@ int state_main(void)
 {
 	print_deferred();
 	each(MODULES, print_module);
-	each(GROUPS, print_group);
+	print_groups();
 	each("/sys/bus/pci/devices", print_device);
 	each("/sys/bus/platform/devices", print_device);
 	return 0;

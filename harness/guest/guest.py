@@ -49,18 +49,21 @@ class Step:
 
 
 class Guest:
-    """A guest that takes commands. Made by ``booted``; ``argv`` is QEMU's."""
+    """A guest that takes commands. Made by ``booted``; ``argv`` and ``pid`` are QEMU's."""
 
     def __init__(
         self,
+        *,
         boot: Boot,
         argv: tuple[str, ...],
+        pid: int,
         console: Console,
         watch: Watch,
         records: list[Record],
     ) -> None:
         self.boot = boot
         self.argv = argv
+        self.pid = pid
         self._console = console
         self._watch = watch
         self._records = records
@@ -160,7 +163,14 @@ def booted(
         console.wait_ready(_BOOT_SILENCE)
         took = time.monotonic() - started
         console.limit = limit or max(_LIMIT_FLOOR, _LIMIT_BOOTS * took)
-        yield Guest(boot, running.argv, console, watch, records)
+        yield Guest(
+            boot=boot,
+            argv=running.argv,
+            pid=running.popen.pid,
+            console=console,
+            watch=watch,
+            records=records,
+        )
 
 
 def _end(running: process.Process, watch: Watch) -> None:

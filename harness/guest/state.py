@@ -22,8 +22,9 @@ class Module:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """An IOMMU group: ``type`` of its default domain (DMA, identity, ...; "" before
-    the kernel tells), ``devices`` in it by name."""
+    """An IOMMU group: ``type`` of its default domain (DMA, identity, ...; "" where
+    the kernel tells none, "?" where a dead task holds the lock that reading it
+    takes), ``devices`` in it by name."""
 
     id: int
     type: str

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The command channel: one command at a time to the guest's shell, over pexpect."""
 
+import contextlib
 import re
 import socket
 import time
@@ -12,11 +13,14 @@ import pexpect
 from pexpect import fdpexpect
 
 from harness.errors import GuestHang, GuestLost, GuestPanic
-from harness.machine import frames
+from harness.machine import frames, watch
 from harness.machine.process import Process
 from harness.machine.watch import Watch
 
+_DONE, _EOF, _, _PANIC = range(4)
 _ENDS: list[Any] = [frames.DONE, pexpect.EOF, pexpect.TIMEOUT]
+# On a shared console nobody else reads what the kernel prints.
+_ENDS_SINGLE: list[Any] = [*_ENDS, watch.PANIC]
 
 # The line that ends an answer is shorter than this.
 _WINDOW = 256
@@ -52,6 +56,7 @@ class Console:
         self._spawn = fdpexpect.fdspawn(
             self._socket.fileno(), timeout=None, maxread=65536, use_poll=True
         )
+        self._heard = b""
         # pexpect sleeps after each read, for programs that die slowly.
         self._spawn.delayafterread = None
         self._spawn.logfile_read = self._log
@@ -62,7 +67,8 @@ class Console:
     def interrupt(self) -> None:
         """Wakes whoever waits for the guest; called when it is dead."""
         # Not the file descriptor: its reader still uses it.
-        self._socket.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def wait_ready(self, limit: float) -> None:
         """Until PID 1 says that the guest takes commands."""
@@ -85,7 +91,8 @@ class Console:
         return Reply(done.how, done.number, bytes(found.out), bytes(found.err), done.records)
 
     def _received(self) -> frames.Frames:
-        found, rest = frames.parse(self._before())
+        found, rest = frames.parse(self._heard + self._before())
+        self._heard = b""
         found.noise += rest
         if self._single:
             self._watch.feed(bytes(found.noise))
@@ -99,14 +106,20 @@ class Console:
     def _expect(self, nonce: str, limit: float) -> frames.Done:
         """Waits for the end of a command as long as the guest shows any life on any
         channel within ``limit`` seconds."""
+        ends = _ENDS_SINGLE if self._single else _ENDS
         heard, since = len(self._spawn.buffer), time.monotonic()
         while True:
-            found = self._spawn.expect(_ENDS, min(limit, _LOOK), searchwindowsize=_WINDOW)
-            if found == 0:
+            try:
+                found = self._spawn.expect(ends, min(limit, _LOOK), searchwindowsize=_WINDOW)
+            except OSError:  # reset: QEMU died with something of ours unread
+                raise self._dead() from None
+            if found == _DONE:
                 done = frames.done(cast("re.Match[bytes]", self._spawn.match))
                 if done.nonce == nonce:
                     return done
-            if found == 1:
+                # Output that looks like the end of a command is still output.
+                self._heard += self._before() + cast(bytes, self._spawn.after)
+            if found in {_EOF, _PANIC}:
                 raise self._dead()
             if len(self._spawn.buffer) != heard:
                 heard, since = len(self._spawn.buffer), time.monotonic()
@@ -118,11 +131,29 @@ class Console:
                 )
 
     def _dead(self) -> GuestPanic | GuestLost:
+        """The error for a guest that will not answer any more, with all it said."""
         if self._single:
-            self._watch.feed(self._before())
-        self._watch.join()
-        death = self._watch.death
-        assert death is not None
+            heard = self._before() + _text(self._spawn.after) + _text(self._spawn.buffer)
+            self._watch.feed(heard + self._rest())
+        if not self._watch.join(watch.PANIC_GRACE):
+            self._process.popen.kill()  # a kernel that panicked and did not reset
+            self._watch.join()
+        death = self._watch.cause()
         if death.kind == "panic":
             return GuestPanic(f"the kernel panicked: {death.text}", log=self._watch.tail)
         return GuestLost(death.text or self._process.last_words(), log=self._watch.tail)
+
+    def _rest(self) -> bytes:
+        """What the console still says, until QEMU ends or the grace is over."""
+        rest = bytearray()
+        self._socket.settimeout(watch.PANIC_GRACE)
+        with contextlib.suppress(OSError):
+            while data := self._socket.recv(65536):
+                self._log.write(data)
+                rest += data
+        return bytes(rest)
+
+
+def _text(heard: object) -> bytes:
+    """What pexpect heard; for the match at an end of file it gives a class."""
+    return heard if isinstance(heard, bytes) else b""

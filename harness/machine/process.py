@@ -17,6 +17,8 @@ from pathlib import Path
 
 from harness.host import program
 
+_REAP = 5.0  # seconds
+
 # Bytes a channel holds while nobody reads it.
 _BUFFER = 1 << 20
 
@@ -33,6 +35,8 @@ class Process:
 
     def last_words(self) -> str:
         """How QEMU ended, and the last line that it printed."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.popen.wait(_REAP)  # its sockets close a moment before it is gone
         code = self.popen.poll()
         lines = self.log.read_text(errors="replace").strip().splitlines()
         said = f": {lines[-1]}" if lines else ""

@@ -17,11 +17,10 @@ from qemu.qmp import Message, QMPClient, QMPError, Runstate
 
 from harness.machine import frames
 
-_PANIC = re.compile(rb"Kernel panic - not syncing: ([^\r\n]*)")
-_PANIC_END = b"---[ end Kernel panic"
+PANIC = re.compile(rb"Kernel panic - not syncing: ([^\r\n]*)")
 # After its text a panic prints a stack and resets; a kernel that cannot even do
-# that is given this long.
-_PANIC_GRACE = 2.0
+# that is given this many seconds.
+PANIC_GRACE = 2.0
 
 _CHUNK = 65536
 _TAIL = 16384
@@ -53,7 +52,7 @@ class Watch:
         self._records = 0
         self._tail = b""
         self._shutdown_reason = ""
-        self.death: Death | None = None
+        self._dead = False
         self.last_activity = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="guest watch", daemon=True)
 
@@ -62,9 +61,20 @@ class Watch:
         self._on_death = on_death
         self._thread.start()
 
-    def join(self) -> None:
-        """Waits for the thread; it ends when QEMU's sockets close."""
-        self._thread.join()
+    def join(self, limit: float | None = None) -> bool:
+        """Waits for the thread to end, which it does when QEMU's sockets close; False
+        when it has not within ``limit`` seconds."""
+        self._thread.join(limit)
+        return not self._thread.is_alive()
+
+    def cause(self) -> Death:
+        """Why the guest died, as far as its console and QMP tell."""
+        panic = PANIC.search(self._tail)
+        if panic:
+            return Death("panic", panic[1].decode(errors="replace"))
+        if self._shutdown_reason:
+            return Death("lost", f"the guest shut itself down ({self._shutdown_reason})")
+        return Death("lost", "")
 
     @property
     def tail(self) -> str:
@@ -88,7 +98,7 @@ class Watch:
     def wait_records(self, count: int, limit: float) -> bool:
         """Until ``count`` records since boot have been taken, or the guest died."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._records >= count or bool(self.death), limit)
+            return self._changed.wait_for(lambda: self._records >= count or self._dead, limit)
 
     def _run(self) -> None:
         asyncio.run(self._watch())
@@ -106,8 +116,8 @@ class Watch:
             async for data in _chunks(console):
                 log.write(data)
                 self.feed(data)
-                if self._panicked():
-                    asyncio.get_running_loop().call_later(_PANIC_GRACE, self._die)
+                if PANIC.search(self._tail):
+                    asyncio.get_running_loop().call_later(PANIC_GRACE, self._die)
 
     async def _read_kmsg(self, kmsg: socket.socket) -> None:
         rest = b""
@@ -127,21 +137,12 @@ class Watch:
             if event["event"] == "SHUTDOWN":
                 self._shutdown_reason = _reason(event)
 
-    def _panicked(self) -> re.Match[bytes] | None:
-        return _PANIC.search(self._tail)
-
     def _die(self) -> None:
-        """Records the cause once, and wakes everybody who waits for the guest."""
-        if self.death:
+        """Wakes everybody who waits for the guest."""
+        if self._dead:
             return
-        panic = self._panicked()
-        if panic:
-            self.death = Death("panic", panic[1].decode(errors="replace"))
-        elif self._shutdown_reason:
-            self.death = Death("lost", f"the guest shut itself down ({self._shutdown_reason})")
-        else:
-            self.death = Death("lost", "")
         with self._changed:
+            self._dead = True
             self._changed.notify_all()
         self._on_death()
 

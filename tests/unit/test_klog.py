@@ -65,7 +65,9 @@ def test_the_title_is_the_same_in_every_run() -> None:
 
 
 def test_the_new_order_of_a_warning() -> None:
-    (found,) = splat.find(["WARNING: drivers/iommu/iommu.c:654 at __iommu_probe_device+0x1/0x2, CPU#0"])
+    (found,) = splat.find(
+        ["WARNING: drivers/iommu/iommu.c:654 at __iommu_probe_device+0x1/0x2, CPU#0"]
+    )
     assert (found.file, found.line, found.function) == (
         "drivers/iommu/iommu.c",
         654,

@@ -15,7 +15,10 @@ def commands(text: str) -> list[list[str]]:
     ["$ ", "# ", "/ # ", "~ # ", "root@host:~# ", "[root@host ~]# ", "me@box:/sys$ ", "bash-5.2# "],
 )
 def test_prompts_people_paste(prompt: str) -> None:
-    text = f"I did:\n\n{prompt}modprobe arm-smmu-v3\n{prompt}rmmod arm-smmu-v3\nrmmod: busy\n\nThanks\n"
+    text = (
+        f"I did:\n\n{prompt}modprobe arm-smmu-v3\n"
+        f"{prompt}rmmod arm-smmu-v3\nrmmod: busy\n\nThanks\n"
+    )
     (session,) = transcript.sessions(text)
     assert session.texts == ("modprobe arm-smmu-v3", "rmmod arm-smmu-v3")
     assert session.commands[1].output == ("rmmod: busy",)
@@ -62,7 +65,8 @@ def test_a_quoted_diff_is_no_session_either() -> None:
 
 
 def test_a_quoted_repeat_is_ignored() -> None:
-    text = "    $ modprobe a\n    $ modprobe b\n    no\n\nHe wrote:\n> >   $ modprobe a\n> >   $ modprobe b\n"
+    first = "    $ modprobe a\n    $ modprobe b\n    no\n"
+    text = f"{first}\nHe wrote:\n> >   $ modprobe a\n> >   $ modprobe b\n"
     (session,) = transcript.sessions(text)
     assert session.commands[1].output == ("no",)
 
@@ -97,7 +101,10 @@ def test_exit_status_as_in_cram() -> None:
     ("text", "command"),
     [
         ("$ for i in 1 2\n> do echo $i\n> done\n1\n2\n", "for i in 1 2\ndo echo $i\ndone"),
-        ("  $ for i in 1 2; do\n  >   echo $i\n  > done\n  1\n  2\n", "for i in 1 2; do\n  echo $i\ndone"),
+        (
+            "  $ for i in 1 2; do\n  >   echo $i\n  > done\n  1\n  2\n",
+            "for i in 1 2; do\n  echo $i\ndone",
+        ),
         ("# echo one \\\n  two\n1\n2\n", "echo one \\\n  two"),
         ("$ echo 'a\nb'\n1\n2\n", "echo 'a\nb'"),
     ],
@@ -120,7 +127,19 @@ def test_hostile_text_never_breaks_it(text: str) -> None:
 
 
 PIECES = st.sampled_from(
-    ["$ ls", "# modprobe x", "> ", "  ", "\n", "@@ -1,3 +1,3 @@", "'", "for i in", "done", "\\", "[1]"]
+    [
+        "$ ls",
+        "# modprobe x",
+        "> ",
+        "  ",
+        "\n",
+        "@@ -1,3 +1,3 @@",
+        "'",
+        "for i in",
+        "done",
+        "\\",
+        "[1]",
+    ]
 )
 
 

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The way to a guest's shell and back, on every machine and in both console modes."""
+
+import hashlib
+import random
+
+import pytest
+
+from harness.errors import UsageError
+from harness.guest.guest import Guest
+from harness.klog import record
+
+
+def test_output_error_and_status_are_apart(any_guest: Guest) -> None:
+    reply = any_guest.run("echo out; echo err >&2; false")
+    assert (reply.how, reply.number, reply.out, reply.err) == ("status", 1, b"out\n", b"err\n")
+
+
+def test_directory_and_variables_last(any_guest: Guest) -> None:
+    any_guest.run("cd /sys/module; X='a  b'")
+    assert any_guest.run('echo "$PWD $X"').out == b"/sys/module a  b\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "out"),
+    [
+        ("for i in 1 2\ndo echo $i\ndone", b"1\n2\n"),
+        ('echo "it\'s" \'"quoted"\' \\$HOME', b'it\'s "quoted" $HOME\n'),
+        ("echo ä€😀", "ä€😀\n".encode()),
+        ("printf '\\001\\377\\000x'", b"\1\xff\0x"),
+        ("echo no newline | tr -d '\\n'", b"no newline"),
+        ("cat <<EOF\nhere\nEOF", b"here\n"),
+        ("# only a comment", b""),
+        ("echo O3 D ready status 0 0", b"O3 D ready status 0 0\n"),
+        (
+            "printf 'O99999\\nD 0123456789abcdef01234567 status 0 0\\n'",
+            b"O99999\nD 0123456789abcdef01234567 status 0 0\n",
+        ),
+    ],
+)
+def test_text_arrives_as_it_was_sent(any_guest: Guest, command: str, out: bytes) -> None:
+    reply = any_guest.run(command)
+    assert (reply.how, reply.number, reply.out) == ("status", 0, out)
+
+
+@pytest.mark.parametrize("command", ["if; then", "echo 'open", "done", "(", "eval ')'"])
+def test_a_syntax_error_does_not_end_the_shell(any_guest: Guest, command: str) -> None:
+    any_guest.run("KEPT=1")
+    reply = any_guest.run(command)
+    assert (reply.how, reply.number) == ("status", 2)
+    assert b"syntax error" in reply.err
+    assert any_guest.run("echo $KEPT").out == b"1\n"
+
+
+def test_a_shell_that_exits_or_dies_is_replaced(any_guest: Guest) -> None:
+    assert any_guest.run("exit 7").how == "exited"
+    reply = any_guest.run("echo before; kill -9 $$")
+    assert (reply.how, reply.number, reply.out) == ("killed", 9, b"before\n")
+    assert any_guest.run("echo alive").out == b"alive\n"
+
+
+def test_large_output_is_whole(any_guest: Guest) -> None:
+    """More than any buffer on the way: a virtconsole loses some of this, a port
+    does not."""
+    reply = any_guest.run("seq 1 200000; seq 1 50000 >&2")
+    assert reply.out == b"".join(b"%d\n" % number for number in range(1, 200001))
+    assert reply.err == b"".join(b"%d\n" % number for number in range(1, 50001))
+
+
+def test_a_large_command_is_whole(any_guest: Guest) -> None:
+    text = "".join(random.Random(1).choices("abc '\"\\$#\n", k=20_000))
+    quoted = "'" + text.replace("'", "'\\''") + "'"
+    out = any_guest.run(f"printf %s {quoted} | sha256sum").out
+    assert out.split()[0].decode() == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_a_background_process_does_not_hold_the_command(any_guest: Guest) -> None:
+    assert any_guest.run("sleep 100 & echo started").out == b"started\n"
+    assert any_guest.run("kill %1; echo gone").out == b"gone\n"
+
+
+def test_standard_streams_can_be_opened_by_name(any_guest: Guest) -> None:
+    reply = any_guest.run("echo a >/dev/stdout; echo b >/dev/stderr; cat")
+    assert (reply.out, reply.err) == (b"a\n", b"b\n")
+
+
+def test_a_nul_is_refused_before_it_is_sent(smmuv3: Guest) -> None:
+    with pytest.raises(UsageError):
+        smmuv3.run("echo \0")
+    assert smmuv3.run("echo on").out == b"on\n"
+
+
+def test_a_step_has_exactly_its_own_kernel_messages(any_guest: Guest) -> None:
+    for word in ("one", "two"):
+        step = any_guest.step(f"for i in 1 2 3; do echo {word} $i >/dev/kmsg; done")
+        assert [entry.text for entry in step.kmsg] == [f"{word} {i}" for i in (1, 2, 3)]
+    assert any_guest.step("true").kmsg == ()
+
+
+def test_no_kernel_message_is_missing(any_guest: Guest) -> None:
+    any_guest.step("for i in $(seq 500); do echo message $i >/dev/kmsg; done")
+    assert any_guest.kmsg[0].sequence == 0
+    assert record.gaps(any_guest.kmsg) == []
+
+
+def test_overwritten_kernel_messages_show_as_a_gap(smmuv3: Guest) -> None:
+    """One write that logs more than the ring buffer holds (CONFIG_LOG_BUF_SHIFT 17):
+    the states of many tasks, which PID 1 cannot read before they are overwritten."""
+    step = smmuv3.step("for i in $(seq 200); do sleep 1000 & done; echo t >/proc/sysrq-trigger")
+    assert step.status == 0
+    assert record.gaps(smmuv3.kmsg) != []
+    assert smmuv3.step("echo last >/dev/kmsg").kmsg[-1].text == "last"

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Guests that die: told at once, for what it was, with nothing left behind."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.errors import GuestHang, GuestLost, GuestPanic
+from harness.guest.guest import Guest
+from harness.kernel.artifact import Kernel
+from harness.klog import splat
+from tests.conftest import MACHINES, Boot
+
+PANIC = "echo c > /proc/sysrq-trigger"
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_panic_is_told_with_its_log(boot: Boot, machine: str) -> None:
+    guest = boot(MACHINES[machine], limit=300)
+    started = time.monotonic()
+    with pytest.raises(GuestPanic, match="sysrq triggered crash") as caught:
+        guest.run(PANIC)
+    assert time.monotonic() - started < 100, "waited for a time-out that was decided"
+    assert "Call trace" in caught.value.log
+    assert "panic" in [
+        found.kind
+        for found in splat.find(re.sub(r"(?m)^\[.*?\] ", "", caught.value.log).splitlines())
+    ]
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_panic_that_does_not_reset_is_told_too(boot: Boot, machine: str) -> None:
+    guest = boot(MACHINES[machine], arguments="panic=0", limit=300)
+    with pytest.raises(GuestPanic, match="sysrq triggered crash"):
+        guest.run(PANIC)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_dead_guest_stays_dead(boot: Boot, machine: str) -> None:
+    guest = boot(MACHINES[machine])
+    for _ in range(3):
+        with pytest.raises(GuestPanic):
+            guest.run(PANIC)
+
+
+@pytest.mark.parametrize(
+    ("command", "word"), [("poweroff -f", "guest-shutdown"), ("reboot -f", "guest-reset")]
+)
+def test_a_guest_that_shuts_itself_down_is_lost(smmuv3: Guest, command: str, word: str) -> None:
+    with pytest.raises(GuestLost, match=word):
+        smmuv3.run(command)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_killed_qemu_is_told_as_such(boot: Boot, machine: str) -> None:
+    guest = boot(MACHINES[machine])
+    os.kill(guest.pid, signal.SIGKILL)
+    with pytest.raises(GuestLost, match="QEMU ended by SIGKILL"):
+        guest.run("true")
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_silence_beyond_the_limit_is_a_hang(boot: Boot, machine: str) -> None:
+    guest = boot(MACHINES[machine], limit=1)
+    with pytest.raises(GuestHang, match="silent for 1 s"):
+        guest.run("sleep 1000")
+
+
+def test_a_command_that_spins_is_a_hang(boot: Boot) -> None:
+    guest = boot("smmuv3", limit=1)
+    with pytest.raises(GuestHang):
+        guest.run("while :; do :; done")
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_command_that_shows_life_is_no_hang(boot: Boot, machine: str) -> None:
+    guest = boot(MACHINES[machine], limit=1)
+    reply = guest.run("for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 0.4; done")
+    assert reply.out.split() == [b"1", b"2", b"3", b"4", b"5", b"6", b"7", b"8"]
+
+
+def test_a_kernel_that_cannot_boot_is_told_with_its_log(boot: Boot) -> None:
+    with pytest.raises(GuestPanic, match=r"[Nn]o working init|Requested init") as caught:
+        boot("smmuv3", arguments="rdinit=/nope init=/nope")
+    assert "Kernel panic" in caught.value.log
+
+
+BOOTS_AND_WAITS = """
+import sys, time
+from pathlib import Path
+from harness.guest import guest
+from harness.kernel import artifact
+from harness.machine import topology
+kernel = artifact.load(Path(sys.argv[1]))
+with guest.booted(kernel, topology.named("smmuv3"), Path(sys.argv[2])) as running:
+    print(running.pid, flush=True)
+    running.run("sleep 1000", limit=1000)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_qemu_dies_with_us(kernel: Kernel, tmp_path: Path, number: int) -> None:
+    command = [sys.executable, "-c", BOOTS_AND_WAITS, str(kernel.directory), str(tmp_path)]
+    ours = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert ours.stdout
+    pid = int(ours.stdout.readline())
+    assert Path(f"/proc/{pid}/comm").read_text().startswith("qemu-system")
+    ours.send_signal(number)
+    ours.wait(10)
+    end = time.monotonic() + 10
+    while _runs(pid):
+        assert time.monotonic() < end, "QEMU outlived us"
+        time.sleep(0.01)
+    assert not any(path.is_socket() for path in tmp_path.rglob("*"))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
