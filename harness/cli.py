@@ -12,7 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import click
 import typer
 from rich.console import Console
 from rich.text import Text
@@ -173,6 +172,10 @@ def _fail(error: HarnessError) -> NoReturn:
     sys.exit(error.exit_code)
 
 
+# What typer raises for options it does not take. It has been click's and is now
+# typer's own copy, so it is named by the one of its kinds that typer exports.
+_BAD_OPTION: Any = typer.BadParameter.__base__
+
 _DISK = {
     errno.ENOSPC: "no space left",
     errno.EDQUOT: "the disk quota is used up",
@@ -207,9 +210,9 @@ def main() -> None:
             sys.exit(status if isinstance(status, int) else 0)
         except HarnessError as error:
             _fail(error)
-        except click.ClickException as error:
-            _fail(UsageError(error.format_message(), "see iommu-harness --help"))
-        except (KeyboardInterrupt, click.Abort):
+        except _BAD_OPTION as error:
+            _fail(UsageError(error.format_message().rstrip("."), "see iommu-harness --help"))
+        except (KeyboardInterrupt, typer.Abort):
             print("iommu-harness: interrupted", file=sys.stderr)
             sys.exit(130)
         except OSError as error:

@@ -43,6 +43,15 @@ def bound_to_us(argv: Sequence[str], death_signal: str) -> list[str]:
     return [require("setpriv"), "--pdeathsig", death_signal, "--", require(argv[0]), *argv[1:]]
 
 
+# The leader of a program's process group: it ends the whole group when it is told
+# to. TERM first and then a wait, because make removes half-written targets.
+_LEADER = """
+trap 'trap "" TERM; kill -TERM 0; wait; kill -KILL 0' TERM
+"$@" &
+wait $!
+"""
+
+
 @contextlib.contextmanager
 def _group(process: subprocess.Popen[bytes]) -> Iterator[None]:
     """Ends the program's whole process group on any way out but success."""
@@ -76,7 +85,7 @@ def run(
     ``log`` gets every byte, ``on_line`` every line as it comes. Raises
     ToolMissing, or ProgramFailed with the last lines of the output.
     """
-    command = bound_to_us(argv, "TERM")
+    command = bound_to_us(["sh", "-c", _LEADER, "sh", require(argv[0]), *argv[1:]], "TERM")
     try:
         process = subprocess.Popen(
             command,

@@ -45,9 +45,25 @@ def opened(source: Source, patches: Sequence[Path]) -> Iterator[Worktree]:
         with progress.phase("work tree", f"copying {source.label}"):
             _bring(root, origin, manifest, source.links)
         touched = _apply_all(root, patches, manifest)
-        objects = root / "objects"
-        objects.mkdir(exist_ok=True)
-        yield Worktree(root / "source", objects, manifest | dict.fromkeys(touched, PATCHED))
+        tree = Worktree(
+            root / "source", root / "objects", manifest | dict.fromkeys(touched, PATCHED)
+        )
+        with _objects(tree.objects, root / "in-use"):
+            yield tree
+
+
+@contextlib.contextmanager
+def _objects(objects: Path, mark: Path) -> Iterator[None]:
+    """Objects of a build that was killed with its make may be torn, and look new:
+    they are thrown away. A make that is told to end removes its half-made ones."""
+    if mark.exists():
+        shutil.rmtree(objects, ignore_errors=True)
+    objects.mkdir(exist_ok=True)
+    mark.touch()
+    try:
+        yield
+    finally:
+        mark.unlink()
 
 
 def _bring(root: Path, origin: Path, wanted: Manifest, links: bool) -> None:

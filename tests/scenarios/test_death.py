@@ -16,6 +16,7 @@ from harness.guest.guest import Guest
 from harness.kernel.artifact import Kernel
 from harness.klog import splat
 from tests.conftest import MACHINES, Boot
+from tests.processes import alive, wait_until
 
 PANIC = "echo c > /proc/sysrq-trigger"
 
@@ -113,15 +114,5 @@ def test_qemu_dies_with_us(kernel: Kernel, tmp_path: Path, number: int) -> None:
     assert Path(f"/proc/{pid}/comm").read_text().startswith("qemu-system")
     ours.send_signal(number)
     ours.wait(10)
-    end = time.monotonic() + 10
-    while _runs(pid):
-        assert time.monotonic() < end, "QEMU outlived us"
-        time.sleep(0.01)
+    assert wait_until(lambda: not alive(pid)), "QEMU outlived us"
     assert not any(path.is_socket() for path in tmp_path.rglob("*"))
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

@@ -13,24 +13,7 @@ from hypothesis import strategies as st
 from harness.errors import BuildError, ToolMissing, UsageError
 from harness.host import tools
 from harness.kernel import build, config, source, spec, worktree
-
-# Does what kbuild does for the targets that a build asks for.
-MAKEFILE = """\
-.SILENT:
-tinyconfig:
-\techo 'CONFIG_TINY=y' > $(O)/.config
-olddefconfig:
-\tgrep -v CONFIG_NOPE $(O)/.config > $(O)/.tmp; mv $(O)/.tmp $(O)/.config
-Image:
-\tmkdir -p $(O)/arch/arm64/boot
-\tcat drivers/iommu/iommu.c > $(O)/arch/arm64/boot/Image
-\t$(CC) -fsyntax-only drivers/iommu/iommu.c
-\ttouch $(O)/vmlinux $(O)/Module.symvers
-\techo "  CC      drivers/iommu/iommu.o"
-modules:
-modules_install:
-\tmkdir -p $(INSTALL_MOD_PATH)/lib/modules/6.0.0
-"""
+from tests import fake_linux
 
 
 @pytest.fixture(autouse=True)
@@ -41,16 +24,7 @@ def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    root = tmp_path / "a tree with spaces, ä"
-    for name, text in {
-        "Makefile": MAKEFILE,
-        "Kbuild": "",
-        "arch/arm64/Kconfig": "config NET\n\tbool\n\nconfig PCI\n\tbool\n\tdepends on HAS_PCI\n",
-        "drivers/iommu/iommu.c": "int one;\n",
-    }.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-    return root
+    return fake_linux.write(tmp_path / "a tree with spaces, ä")
 
 
 @pytest.fixture
@@ -151,7 +125,19 @@ def test_a_work_tree_left_half_way_is_made_afresh(tree: Path) -> None:
         (work.source / "Makefile").write_text("torn")
     with worktree.opened(resolved, []) as work:
         assert not (work.source / "stray.c").exists()
-        assert (work.source / "Makefile").read_text() == MAKEFILE
+        assert (work.source / "Makefile").read_text() == fake_linux.MAKEFILE
+
+
+@pytest.mark.usefixtures("no_fragments")
+def test_objects_of_a_killed_build_are_not_trusted(tree: Path) -> None:
+    resolved = source.resolve(spec.parse(f"tree:{tree}"))
+    with worktree.opened(resolved, []) as work:
+        (work.objects / "whole.o").touch()
+    with worktree.opened(resolved, []) as work:
+        assert (work.objects / "whole.o").exists()
+    (work.source.parent / "in-use").touch()  # what a killed run leaves
+    with worktree.opened(resolved, []) as work:
+        assert not (work.objects / "whole.o").exists()
 
 
 @pytest.mark.usefixtures("no_fragments")
@@ -199,12 +185,7 @@ def test_without_git_what_a_build_leaves_is_no_source(tree: Path) -> None:
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text("")
     _, manifest = source.resolve(spec.parse(f"tree:{tree}")).read()
-    assert sorted(manifest) == [
-        "Kbuild",
-        "Makefile",
-        "arch/arm64/Kconfig",
-        "drivers/iommu/iommu.c",
-    ]
+    assert sorted(manifest) == fake_linux.NAMES
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A kernel of ten lines, for tests of what surrounds a build: real ones take minutes."""
+
+from pathlib import Path
+
+# Does what kbuild does for the targets that a build asks for. "drivers/slow" makes
+# it take as many seconds as the file says.
+_MAKEFILE = """\
+.SILENT:
+tinyconfig:
+\techo 'CONFIG_TINY=y' > $(O)/.config
+olddefconfig:
+\tgrep -v CONFIG_NOPE $(O)/.config > $(O)/.tmp; mv $(O)/.tmp $(O)/.config
+Image:
+\tmkdir -p $(O)/arch/arm64/boot
+\tif [ -f drivers/slow ]; then echo "  CC      slow"; sleep $$(cat drivers/slow); fi
+\tcat drivers/iommu/iommu.c > $(O)/arch/arm64/boot/Image
+\t$(CC) -fsyntax-only drivers/iommu/iommu.c
+\ttouch $(O)/vmlinux $(O)/Module.symvers
+\techo "  CC      drivers/iommu/iommu.o"
+modules:
+modules_install:
+\tmkdir -p $(INSTALL_MOD_PATH)/lib/modules/6.0.0
+"""
+
+_FILES = {
+    "Makefile": _MAKEFILE,
+    "Kbuild": "",
+    "arch/arm64/Kconfig": "config NET\n\tbool\n\nconfig PCI\n\tbool\n\tdepends on HAS_PCI\n",
+    "drivers/iommu/iommu.c": "int one;\n",
+}
+
+NAMES = sorted(_FILES)
+MAKEFILE = _MAKEFILE
+
+
+def write(root: Path, slow: float = 0) -> Path:
+    """The tree at ``root``; with ``slow`` its build takes that many seconds."""
+    files = dict(_FILES)
+    if slow:
+        files["drivers/slow"] = f"{slow}\n"
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
