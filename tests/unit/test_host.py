@@ -53,7 +53,7 @@ def test_an_interrupt_ends_the_whole_group(tmp_path: Path) -> None:
     script = f"sleep 60 & echo $! $$ > {pids}; echo go; wait"
     with pytest.raises(KeyboardInterrupt):
         program.run(["sh", "-c", script], on_line=interrupt)
-    assert not any(alive(int(pid)) for pid in pids.read_text().split())
+    assert wait_until(lambda: not any(alive(int(pid)) for pid in pids.read_text().split()), 2)
 
 
 RUNS_FOREVER = """
