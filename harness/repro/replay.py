@@ -148,7 +148,7 @@ def _describe(asked: Request, kernel: Kernel, directory: Path) -> None:
 def _write_command_line(running: Guest, directory: Path) -> None:
     """A script for people who want the same machine on their terminal."""
     single = replace(running.boot.machine, single_console=False)
-    boot = replace(running.boot, machine=single, arguments="rdinit=/bin/sh")
+    boot = replace(running.boot, machine=single, arguments="rdinit=/harness/shell")
     command = shlex.join(qemu.on_a_terminal(boot))
     script = directory / "boot.sh"
     script.write_text(

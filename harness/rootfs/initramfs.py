@@ -46,6 +46,7 @@ def _skeleton(scripts: Path) -> list[Entry]:
         cpio.character_device("dev/console", 5, 1),
         cpio.file("init", _compiled(scripts), 0o755),
         cpio.file("harness/agent", (scripts / "agent").read_bytes()),
+        cpio.file("harness/shell", (scripts / "shell").read_bytes(), 0o755),
         # busybox's shell runs its own applets by itself; the kernel and other
         # programs call these two by path.
         cpio.symlink("bin/sh", "busybox"),

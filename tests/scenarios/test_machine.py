@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a guest is made of: initramfs, device tree, the same each time and checked."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.errors import UsageError
+from harness.host import paths
+from harness.kernel.artifact import Kernel
+from harness.machine import devicetree, topology
+from harness.rootfs import initramfs
+
+
+def test_the_initramfs_is_the_same_byte_for_byte(
+    kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = initramfs.image(kernel).read_bytes()
+    monkeypatch.setenv("IOMMU_HARNESS_CACHE", str(tmp_path / "cache"))
+    assert initramfs.image(kernel).read_bytes() == first
+
+
+def test_a_stream_id_too_wide_for_the_smmu_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overlays = tmp_path / "dts"
+    overlays.mkdir()
+    text = (paths.data("dts") / "platform-clients.dts").read_text()
+    (overlays / "wide.dts").write_text(text.replace("0xff08", "0x10000"))
+    (overlays / "broken.dts").write_text(text.replace("&iommu", "&nobody"))
+    monkeypatch.setattr(paths, "data", lambda _name: overlays)
+    machine = topology.named("smmuv3")
+    with pytest.raises(UsageError, match="stream ID 0x10000, but smmuv3 has 16 bits"):
+        devicetree.blob(replace(machine, overlays=("wide",)))
+    with pytest.raises(UsageError, match=r"broken\.dts does not apply"):
+        devicetree.blob(replace(machine, overlays=("broken",)))
+    with pytest.raises(UsageError, match="no device-tree overlay 'nope'"):
+        devicetree.blob(replace(machine, overlays=("nope",)))

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Replaying reports, as the command does it: verdicts, run directories, ways to stop."""
+
+import json
+import signal
+import stat
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pytest
+
+from harness.kernel import build, spec
+from harness.kernel.artifact import Kernel
+from tests import command
+from tests.conftest import PATCHES, REPORTS
+from tests.processes import wait_until
+
+PINS = REPORTS / "platform-client-pins-smmu.transcript"
+UNPINNED = PATCHES / "6.12-no-module-pin.patch"
+
+
+def repro(kernel_spec: str, report: Path, run: Path, *words: str | Path) -> tuple[int, Any]:
+    """The exit status and the JSON object."""
+    done = command.run("repro", report, "--kernel", kernel_spec, "--run-dir", run, "--json", *words)
+    return done.status, json.loads(done.out)
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    report = tmp_path / "report.transcript"
+    report.write_text(text)
+    return report
+
+
+def test_the_bundled_report_is_reproduced(kernel_spec: str, kernel: Kernel, tmp_path: Path) -> None:
+    status, result = repro(kernel_spec, PINS, tmp_path / "run")
+    assert (status, result["verdict"]) == (0, "reproduced")
+    assert result["kernel"] == kernel.label
+    assert result["machine"] == "smmuv3"
+    assert result["splats"] == []
+    third, fourth = result["steps"][2:]
+    assert third["refcounts"]["arm_smmu_v3"] == [2, 2]
+    assert third["groups"][1].keys() == {"0", "1"}
+    assert (fourth["exit_status"], fourth["matched"]) == (1, True)
+    assert "Resource temporarily unavailable" in fourth["stderr"]
+    (note,) = result["notes"]
+    assert "test_module is our iommu_client" in note
+
+
+def test_without_the_pin_it_is_not_reproduced_and_the_last_step_differs(
+    kernel_spec: str, tmp_path: Path
+) -> None:
+    status, result = repro(kernel_spec, PINS, tmp_path / "run", "--patch", UNPINNED)
+    assert (status, result["verdict"]) == (1, "not-reproduced")
+    assert [step["matched"] for step in result["steps"]] == [True, True, True, False]
+    last = result["steps"][-1]
+    assert "exit status 0" in last["difference"]["observed"]
+    assert last["refcounts"]["arm_smmu_v3"] == [0, None]
+
+
+def test_the_run_directory_has_all_that_was_seen(kernel_spec: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    _, result = repro(kernel_spec, PINS, run)
+    assert json.loads((run / "result.json").read_text()) == result
+    steps = [json.loads(line) for line in (run / "steps.jsonl").read_text().splitlines()]
+    assert steps == result["steps"]
+    records = [json.loads(line) for line in (run / "kmsg.jsonl").read_text().splitlines()]
+    assert [record["sequence"] for record in records] == list(range(len(records)))
+    assert any("Adding to iommu group" in record["text"] for record in records)
+    assert "Linux version" in (run / "console-kernel.log").read_text()
+    assert b"modprobe arm-smmu-v3" in (run / "console-command.log").read_bytes()
+    assert "CONFIG_ARM_SMMU_V3=m" in (run / "kernel.config").read_text()
+    assert "virt,gic-version=3" in (run / "qemu.json").read_text()
+
+
+def test_the_same_machine_boots_from_the_run_directory(kernel_spec: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    repro(kernel_spec, PINS, run)
+    script = run / "boot.sh"
+    assert script.stat().st_mode & stat.S_IXUSR
+    console = pexpect.spawn(str(script), timeout=60, encoding="utf-8")
+    console.expect("/ # ")
+    console.sendline("modprobe arm-smmu-v3; lsmod; poweroff -f")
+    console.expect(r"arm_smmu_v3 +\d+ +0")
+    console.expect(pexpect.EOF)
+    console.close()
+
+
+def test_kmods_words_get_kmods_tools(kernel_spec: str, tmp_path: Path) -> None:
+    text = PINS.read_text().replace(
+        "modprobe: can't unload module 'arm-smmu-v3': Resource temporarily unavailable",
+        "modprobe: FATAL: Module arm_smmu_v3 is in use.",
+    )
+    status, result = repro(kernel_spec, write(tmp_path, text), tmp_path / "run")
+    assert (status, result["verdict"]) == (0, "reproduced")
+    assert result["steps"][-1]["stderr"] == "modprobe: FATAL: Module arm_smmu_v3 is in use.\n"
+    assert any("kmod" in note for note in result["notes"])
+
+
+def test_a_virtio_iommu_session_runs_behind_one(kernel_spec: str, tmp_path: Path) -> None:
+    report = write(
+        tmp_path,
+        """\
+        # modprobe virtio-iommu
+        [   25.180965] virtio_iommu virtio0: input address: 64 bits (re)
+        # rmmod virtio-iommu
+        # modprobe virtio-iommu
+        [   34.828982] virtio_iommu virtio\\d: page mask: 0xfffffffffffff000 (re)
+        """.replace("virtio0: input", "virtio\\d: input"),
+    )
+    status, result = repro(kernel_spec, report, tmp_path / "run")
+    assert (status, result["verdict"], result["machine"]) == (0, "reproduced", "virtio-iommu")
+
+
+@pytest.mark.parametrize(
+    ("session", "status", "verdict", "reason"),
+    [
+        ("$ echo a\nb\n", 1, "not-reproduced", "step 1 of 1"),
+        ("$ true\n$ true\n", 3, "unjudged", "no output"),
+        ("$ echo a\na\n$ poweroff -f\nx\n", 3, "unjudged", "step 2 of 2, 'poweroff -f'"),
+        ("$ echo a\na\n$ echo c >/proc/sysrq-trigger\nx\n", 3, "unjudged", "panicked"),
+        (
+            "$ echo c >/proc/sysrq-trigger\n[ 1.0] Kernel panic - not syncing: sysrq\n",
+            0,
+            "reproduced",
+            "as the report says",
+        ),
+        ("$ sleep 1000\nx\n", 3, "unjudged", "silent for 1 s"),
+    ],
+)
+def test_verdicts(
+    kernel_spec: str, tmp_path: Path, session: str, status: int, verdict: str, reason: str
+) -> None:
+    report = write(tmp_path, session)
+    done, result = repro(kernel_spec, report, tmp_path / "run", "--limit", "1")
+    assert (done, result["verdict"]) == (status, verdict)
+    assert reason in result["reason"]
+
+
+def test_what_was_seen_before_a_guest_was_lost_is_kept(kernel_spec: str, tmp_path: Path) -> None:
+    report = write(tmp_path, "$ echo a\na\n$ echo c >/proc/sysrq-trigger\nx\n")
+    _, result = repro(kernel_spec, report, tmp_path / "run")
+    assert [step["stdout"] for step in result["steps"]] == ["a\n"]
+    assert "panic" in [splat["kind"] for splat in result["splats"]]
+
+
+OOPS = """\
+# modprobe virtio-iommu
+# modprobe e1000e
+# cd /sys/bus/virtio/drivers/virtio_iommu; for d in virtio*; do echo $d > unbind; done
+[1]
+"""
+
+
+def test_a_splat_that_the_report_does_not_mention_is_shown(
+    kernel_spec: str, tmp_path: Path
+) -> None:
+    status, result = repro(kernel_spec, write(tmp_path, OOPS), tmp_path / "run")
+    assert status == 1
+    (oops,) = [found for found in result["splats"] if found["kind"] == "Oops"]
+    assert oops["function"] == "sysfs_remove_link_from_group"
+    assert oops["title"] in result["unmentioned_splats"]
+    words = command.run("repro", tmp_path / "report.transcript", "--kernel", kernel_spec)
+    assert "the report does not mention this Oops" in words.out
+
+
+def test_a_splat_that_the_report_mentions_is_not(kernel_spec: str, tmp_path: Path) -> None:
+    mentioned = """
+[ 1.0] Unable to handle kernel NULL pointer dereference at virtual address 0000000000000030
+[ 1.0] pc : sysfs_remove_link_from_group+0x14/0x44
+[ 1.0] ---[ end trace 0000000000000000 ]---
+"""
+    _, result = repro(kernel_spec, write(tmp_path, OOPS + mentioned), tmp_path / "run")
+    assert not any("Unable to handle" in title for title in result["unmentioned_splats"])
+
+
+def test_a_hostile_report_stays_in_the_guest(kernel_spec: str, tmp_path: Path) -> None:
+    target = tmp_path / "owned"
+    report = write(
+        tmp_path,
+        f"$ touch {target}; mkdir -p {tmp_path}; touch {target}; printf '\\033[2J\\007'\nx\n"
+        f"$ echo '$(touch {target})' `touch {target}`\nx\n",
+    )
+    done = command.run("repro", report, "--kernel", kernel_spec, "--run-dir", tmp_path / "run")
+    assert done.status == 1
+    assert not target.exists()
+    assert "\x1b" not in done.out
+    assert "\\x1b[2J" in done.out
+
+
+def test_in_words_and_in_a_pipe_everything_is_plain(kernel_spec: str, tmp_path: Path) -> None:
+    done = command.run("repro", PINS, "--kernel", kernel_spec, "--run-dir", tmp_path / "run")
+    assert done.status == 0
+    assert "\x1b" not in done.out + done.err
+    assert " 4  $ modprobe -r arm-smmu-v3" in done.out
+    # Long lines are not broken, whatever the width of a terminal.
+    assert "    as told: status 1; refcounts: arm_smmu_v3 2 -> 2, groups 2 -> 2" in done.out
+    assert done.out.splitlines()[-1] == f"run:     {tmp_path / 'run'}"
+
+
+def has_text(path: Path) -> bool:
+    return path.exists() and bool(path.read_text())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_stopped_in_boot_or_replay_nothing_is_left(
+    kernel_spec: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    report = write(tmp_path, "$ echo a\na\n$ sleep 1000\n")
+    for moment in ("boot", "replay"):
+        run = tmp_path / moment
+        process = command.start("repro", report, "--kernel", kernel_spec, "--run-dir", run)
+        if moment == "replay":
+            assert wait_until(partial(has_text, run / "steps.jsonl"))
+        stopped = command.stop_when(process, "qemu-system-aar", number)
+        assert stopped.status == (-9 if number == signal.SIGKILL else 128 + number)
+        assert "Traceback" not in stopped.err
+    assert json.loads((tmp_path / "replay/steps.jsonl").read_text())["stdout"] == "a\n"
+    assert repro(kernel_spec, PINS, tmp_path / "after")[0] == 0
+
+
+def test_qemu_absent(kernel_spec: str, kernel: Kernel, tmp_path: Path) -> None:
+    assert kernel.image.exists()
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    for place in ("/usr/bin", "/usr/sbin"):
+        for program in Path(place).iterdir():
+            link = directory / program.name
+            if not program.name.startswith("qemu-system-aarch64") and not link.is_symlink():
+                link.symlink_to(program)
+    done = command.run("repro", PINS, "--kernel", kernel_spec, PATH=str(directory))
+    assert done.status == 3
+    assert "qemu-system-aarch64 is not installed" in done.err
+    assert "apt-get install --no-install-recommends qemu-system-arm" in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+def test_a_patched_kernel_is_another_one(kernel_spec: str, kernel: Kernel) -> None:
+    patched = build.build(spec.parse(kernel_spec, [UNPINNED]))
+    assert patched.key != kernel.key
+    assert patched.release == kernel.release
