@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Benchmarks: ``python -m tests.bench NAME [--json]``. Each measures its baseline in
+the same run, alternating with what it is the baseline of.
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from harness.guest import guest
+from harness.guest.guest import Guest
+from harness.host import program, tools
+from harness.kernel import build, spec
+from harness.kernel.artifact import Kernel
+from harness.machine import devicetree, process, qemu, topology
+from harness.machine.qemu import Boot
+from harness.rootfs import cpio, initramfs
+
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+
+KernelText = Annotated[str, typer.Option("--kernel")]
+Json = Annotated[bool, typer.Option("--json")]
+
+# All that the baseline's user space does.
+_HELLO = """
+#include <unistd.h>
+int main(void) { write(1, "first line\\n", 11); for (;;) pause(); }
+"""
+_HELLO_LINE = b"first line"
+
+
+@app.command()
+def boot(kernel: KernelText = "debian:6.12", rounds: int = 25, as_json: Json = False) -> None:
+    """Bare QEMU to the first line of user space, and our boot to the first answer."""
+    built = build.build(spec.parse(kernel))
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = Path(scratch)
+        bare_boot = _bare(built, directory)
+        bare, ours = _alternating(
+            rounds, lambda: _boot_bare(bare_boot, directory), lambda: _boot_ours(built, directory)
+        )
+    _report("boot", "s", {"bare QEMU": bare, "our cold boot": ours}, as_json)
+
+
+def _bare(kernel: Kernel, directory: Path) -> Boot:
+    (directory / "hello.c").write_text(_HELLO)
+    hello = directory / "hello"
+    program.run([tools.CROSS + "gcc", "-static", "-O2", "-s", "-o", str(hello), f"{hello}.c"])
+    initrd = directory / "bare.cpio"
+    initrd.write_bytes(
+        cpio.archive(
+            [
+                cpio.file("init", hello.read_bytes(), 0o755),
+                cpio.character_device("dev/console", 5, 1),
+            ]
+        )
+    )
+    machine = topology.named("smmuv3")
+    return Boot(machine, kernel.image, initrd, devicetree.blob(machine))
+
+
+def _boot_bare(boot: Boot, directory: Path) -> float:
+    argv = [*qemu.board(boot.machine), *qemu.payload(boot), "-serial", "chardev:console"]
+    started = time.perf_counter()
+    with process.started(argv, ["console"], directory / "qemu.log") as running:
+        heard = b""
+        while _HELLO_LINE not in heard:
+            heard += running.sockets["console"].recv(65536)
+        return time.perf_counter() - started
+
+
+def _boot_ours(kernel: Kernel, directory: Path) -> float:
+    started = time.perf_counter()
+    with guest.booted(kernel, topology.named("smmuv3"), directory) as running:
+        running.run(":")
+        return time.perf_counter() - started
+
+
+@app.command()
+def command(kernel: KernelText = "debian:6.12", rounds: int = 3000, as_json: Json = False) -> None:
+    """One command's round trip, and that of a line-editing shell on ttyAMA0."""
+    built = build.build(spec.parse(kernel))
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = Path(scratch)
+        with guest.booted(built, topology.named("smmuv3"), directory) as running:
+            ours = _round_trips(running, ":", rounds)
+            forked = _round_trips(running, "/bin/busybox true", rounds // 10)
+        single = replace(topology.named("smmuv3"), single_console=True)
+        with guest.booted(built, single, directory) as running:
+            one_console = _round_trips(running, ":", rounds // 3)
+        shell = _shell_round_trips(built, directory, 40)
+    figures = {
+        "line-editing shell on ttyAMA0": shell,
+        "our command": ours,
+        "our command that forks": forked,
+        "our command on a single console": one_console,
+    }
+    milliseconds = {name: [each * 1e3 for each in values] for name, values in figures.items()}
+    _report("command", "ms", milliseconds, as_json)
+
+
+def _round_trips(running: Guest, text: str, rounds: int) -> list[float]:
+    for _ in range(100):
+        running.run(text)
+    return [_timed(lambda: running.run(text)) for _ in range(rounds)]
+
+
+def _shell_round_trips(kernel: Kernel, directory: Path, rounds: int) -> list[float]:
+    """What a person's script does: type a line, wait for its echo and for the prompt."""
+    machine = topology.named("smmuv3")
+    boot = Boot(
+        machine,
+        kernel.image,
+        initramfs.image(kernel),
+        devicetree.blob(machine),
+        "rdinit=/harness/shell",
+    )
+    argv = [*qemu.board(machine), *qemu.payload(boot), "-serial", "chardev:console"]
+    with process.started(argv, ["console"], directory / "qemu.log") as running:
+        console = running.sockets["console"]
+
+        def until(text: bytes) -> None:
+            heard = b""
+            while text not in heard:
+                heard += console.recv(65536)
+
+        def type_line(number: int) -> None:
+            console.sendall(b"echo answer-$((%d))\n" % number)
+            until(b"answer-%d\r\n/ # " % number)
+
+        until(b"/ # ")
+        type_line(0)
+        return [_timed(partial(type_line, number)) for number in range(1, rounds)]
+
+
+def _timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _alternating(
+    rounds: int, bare: Callable[[], float], ours: Callable[[], float]
+) -> tuple[list[float], list[float]]:
+    """Both by turns, so that whatever else the host does hits both alike; the first
+    round warms the page cache and does not count."""
+    bare()
+    ours()
+    pairs = [(bare(), ours()) for _ in range(rounds)]
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+
+def _report(name: str, unit: str, figures: dict[str, list[float]], as_json: bool) -> None:
+    """Median, 95th percentile and the ratio of medians to the first, the baseline."""
+    rows = {title: _summary(values) for title, values in figures.items()}
+    baseline = next(iter(rows.values()))["median"]
+    for row in rows.values():
+        row["ratio"] = row["median"] / baseline
+    if as_json:
+        json.dump({"benchmark": name, "unit": unit, "rows": rows}, sys.stdout)
+        return
+    print(f"{name}: {qemu.version()}")
+    for title, row in rows.items():
+        print(
+            f"  {title:<34} median {row['median']:7.3f} {unit}  p95 {row['p95']:7.3f} {unit}"
+            f"  ratio {row['ratio']:.3f}  ({row['count']} times)"
+        )
+
+
+def _summary(values: list[float]) -> dict[str, Any]:
+    ordered = sorted(values)
+    return {
+        "median": statistics.median(ordered),
+        "p95": ordered[int(len(ordered) * 0.95)],
+        "count": len(ordered),
+    }
+
+
+if __name__ == "__main__":
+    app()
