@@ -50,6 +50,8 @@
 
 #define PROLOGUE	". /harness/agent\n"
 #define CHUNK		65536
+/* Of what one read of /dev/kmsg gives: PRINTK_MESSAGE_MAX and its dictionary. */
+#define RECORD_MAX	16384
 /* klogctl(2): set the level below which a message reaches the console. */
 #define SYSLOG_ACTION_CONSOLE_LEVEL 8
 
@@ -228,17 +230,28 @@ static void drain(const struct relay *relay, int fd, char kind)
 		send_frame(relay, relay->command, kind, buffer, n);
 }
 
+/* Many records at boot: as many frames as fit are sent in one write. */
 static void drain_kmsg(struct relay *relay)
 {
-	for (;;) {
-		ssize_t n = read(relay->kmsg, buffer, sizeof(buffer));
+	static char frames[CHUNK];
+	size_t used = 0;
+	ssize_t n;
 
+	for (;;) {
+		n = read(relay->kmsg, buffer, RECORD_MAX);
 		/* EPIPE: records were overwritten; their numbers show it. */
 		if (n < 0 && (errno == EPIPE || errno == EINTR))
 			continue;
+		if (used && (n <= 0 || used + n + 16 > sizeof(frames))) {
+			quieten(relay);
+			write_all(relay->kmsg_out, frames, used);
+			used = 0;
+		}
 		if (n <= 0)
 			return;
-		send_frame(relay, relay->kmsg_out, 'K', buffer, n);
+		used += sprintf(frames + used, "K%zd\n", n);
+		memcpy(frames + used, buffer, n);
+		used += n;
 		relay->records++;
 	}
 }
@@ -406,8 +419,6 @@ static void mount_all(void)
 		{ "sysfs", "/sys" },
 		{ "devtmpfs", "/dev" },
 		{ "debugfs", "/sys/kernel/debug" },
-		{ "tmpfs", "/run" },
-		{ "tmpfs", "/tmp" },
 	};
 
 	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)

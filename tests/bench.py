@@ -4,6 +4,7 @@ the same run, alternating with what it is the baseline of.
 """
 
 import json
+import multiprocessing
 import statistics
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
+from harness.errors import HarnessError
 from harness.guest import guest
 from harness.guest.guest import Guest
 from harness.host import program, tools
@@ -23,7 +25,9 @@ from harness.kernel import build, spec
 from harness.kernel.artifact import Kernel
 from harness.machine import devicetree, process, qemu, topology
 from harness.machine.qemu import Boot
+from harness.repro import replay
 from harness.rootfs import cpio, initramfs
+from tests.conftest import REPORTS
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -140,6 +144,40 @@ def _shell_round_trips(kernel: Kernel, directory: Path, rounds: int) -> list[flo
         until(b"/ # ")
         type_line(0)
         return [_timed(partial(type_line, number)) for number in range(1, rounds)]
+
+
+@app.command()
+def soak(
+    kernel: KernelText = "debian:6.12", count: int = 200, workers: int = 2, as_json: Json = False
+) -> None:
+    """The bundled report replayed again and again, each time in a guest of its own:
+    every verdict that is not "reproduced" is told."""
+    built = build.build(spec.parse(kernel))
+    started = time.perf_counter()
+    with multiprocessing.Pool(workers) as pool:
+        work = pool.imap_unordered(partial(_replay_once, built), range(count))
+        ends = []
+        for number, end in enumerate(work, start=1):
+            ends.append(end)
+            if number % 20 == 0 or end != "reproduced":
+                print(f"  {number}/{count}: {end}", file=sys.stderr)
+    seconds = time.perf_counter() - started
+    tally = {end: ends.count(end) for end in sorted(set(ends))}
+    if as_json:
+        json.dump({"benchmark": "soak", "seconds": seconds, "verdicts": tally}, sys.stdout)
+    else:
+        print(f"soak: {count} replays, {workers} at a time, {seconds:.1f} s: {tally}")
+    raise typer.Exit(0 if tally == {"reproduced": count} else 1)
+
+
+def _replay_once(kernel: Kernel, _number: int) -> str:
+    asked = replay.request(REPORTS / "platform-client-pins-smmu.transcript", None, None)
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            verdict = replay.replay(asked, kernel, Path(scratch)).verdict
+        except HarnessError as error:
+            return f"{type(error).__name__}: {error}"
+    return verdict.word if verdict.word == "reproduced" else f"{verdict.word}: {verdict.reason}"
 
 
 def _timed(work: Callable[[], object]) -> float:

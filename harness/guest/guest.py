@@ -30,6 +30,10 @@ _LIMIT_BOOTS = 40.0
 _LIMIT_FLOOR = 20.0
 
 
+# What guest-scripts/agent looks for.
+_KMOD = "harness_modules=kmod"
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One command with its result. ``status`` is $?, or 128 and the signal when
@@ -131,6 +135,7 @@ def booted(
     directory: Path,
     *,
     arguments: str = "",
+    kmod: bool = False,
     limit: float | None = None,
     on_record: Callable[[Record], None] = lambda _: None,
 ) -> Iterator[Guest]:
@@ -138,10 +143,18 @@ def booted(
 
     Consoles, QEMU's own words and its command line go into ``directory`` as they
     come; ``on_record`` gets each kernel-log record, in another thread.
-    ``arguments`` are appended to the kernel's command line; ``limit`` is how many
+    ``arguments`` are appended to the kernel's command line; ``kmod`` makes modprobe
+    and its like kmod's instead of busybox's; ``limit`` is how many
     seconds a command may be silent (None: scaled from the time of this boot).
     """
-    boot = Boot(machine, kernel.image, initramfs.image(kernel), devicetree.blob(machine), arguments)
+    tools = _KMOD if kmod else ""
+    boot = Boot(
+        machine,
+        kernel.image,
+        initramfs.image(kernel, kmod=kmod),
+        devicetree.blob(machine),
+        f"{tools} {arguments}".strip(),
+    )
     argv = [*qemu.board(machine), *qemu.payload(boot), *qemu.channels(machine)]
     records: list[Record] = []
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """QEMU's command line."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,13 @@ class Boot:
 
 def version() -> str:
     """The first line of ``--version``. Raises ToolMissing without QEMU."""
-    return program.run([PROGRAM, "--version"]).splitlines()[0]
+    path = Path(program.require(PROGRAM))
+    return _version(path, path.stat().st_mtime_ns)
+
+
+@functools.cache
+def _version(path: Path, _changed: int) -> str:
+    return program.run([str(path), "--version"]).splitlines()[0]
 
 
 def board(machine: Machine, options: str = "") -> list[str]:

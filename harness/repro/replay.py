@@ -104,7 +104,6 @@ def replay(
     lost on the way makes the verdict "unjudged"; what was seen before stays.
     """
     result = Result(asked, kernel, directory)
-    arguments = "harness_modules=kmod" if asked.kmod else ""
     _describe(asked, kernel, directory)
     with _log(directory / "kmsg.jsonl") as kmsg, _log(directory / "steps.jsonl") as steps:
         try:
@@ -112,7 +111,7 @@ def replay(
                 kernel,
                 asked.machine,
                 directory,
-                arguments=arguments,
+                kmod=asked.kmod,
                 limit=limit,
                 on_record=lambda record: kmsg.add(asdict(record)),
             ) as running:

@@ -20,19 +20,21 @@ _SOURCES = ("init.c", "state.c")
 STATE_COMMAND = "/init state"
 
 
-def image(kernel: Kernel) -> Path:
-    """The initramfs for ``kernel``, from the cache when it has been made before.
+def image(kernel: Kernel, *, kmod: bool = False) -> Path:
+    """The initramfs for ``kernel``, from the cache when it has been made before; with
+    kmod's module tools beside busybox's if ``kmod``.
 
     An uncompressed cpio: a gzip costs the guest more time than it saves.
     """
     scripts = paths.data("guest-scripts")
-    base = packages.entries()
-    names = [part for entry in base for part in (entry.path, entry.data)]
-    key = cache.digest(_RECIPE, kernel.key, cache.digest_files(scripts), *names)
+    programs = packages.unpacked().name
+    key = cache.digest(_RECIPE, kernel.key, cache.digest_files(scripts), programs, str(kmod))
 
     def make(into: Path) -> None:
         with progress.phase("initramfs", f"making the initramfs of {kernel.label}"):
-            entries = [*base, *_skeleton(scripts), *_modules(kernel, into)]
+            with cache.scratch() as scratch:
+                modules = _modules(kernel, scratch)
+            entries = [*packages.entries(kmod=kmod), *_skeleton(scripts), *modules]
             (into / "initramfs.cpio").write_bytes(cpio.archive(entries))
 
     entry = cache.entry("initramfs", key, "making an initramfs", make)
@@ -63,9 +65,8 @@ def _compiled(scripts: Path) -> bytes:
         return output.read_bytes()
 
 
-def _modules(kernel: Kernel, into: Path) -> list[Entry]:
+def _modules(kernel: Kernel, root: Path) -> list[Entry]:
     """/lib/modules/RELEASE, indexed by depmod, with the guest's own modules."""
-    root = into / "modules-root"
     target = root / "lib/modules" / kernel.release
     for origin in sorted(kernel.modules.rglob("*")):
         if origin.is_file():
