@@ -98,7 +98,8 @@ class Guest:
         """Runs a command; returns its result, the kernel's log of it and the state
         before and after. Raises as ``run`` does."""
         before = self._state or self.state()
-        self.take_kmsg()
+        if not self._claimed:
+            self.take_kmsg()  # the boot's
         started = time.monotonic()
         reply = self.run(command, limit)
         seconds = time.monotonic() - started

@@ -95,6 +95,8 @@ def test_a_step_has_exactly_its_own_kernel_messages(any_guest: Guest) -> None:
         step = any_guest.step(f"for i in 1 2 3; do echo {word} $i >/dev/kmsg; done")
         assert [entry.text for entry in step.kmsg] == [f"{word} {i}" for i in (1, 2, 3)]
     assert any_guest.step("true").kmsg == ()
+    any_guest.run("echo between steps >/dev/kmsg")
+    assert [entry.text for entry in any_guest.step("true").kmsg] == ["between steps"]
 
 
 def test_no_kernel_message_is_missing(any_guest: Guest) -> None:
