@@ -2,6 +2,7 @@
 """Real kernels and guests for the tests below scenarios/."""
 
 import contextlib
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,12 @@ DEFAULT_KERNELS = ["debian:6.12"]
 
 REPORTS = Path(__file__).parent / "reports"
 PATCHES = Path(__file__).parent / "patches"
+
+
+def pytest_configure() -> None:
+    """A shell that runs tests in the background has them ignore ^C, and what they
+    start inherits that; a handler of our own does not get inherited."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

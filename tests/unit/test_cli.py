@@ -2,6 +2,7 @@
 """The command line: exit codes, one line an error, JSON; builds that are stopped."""
 
 import json
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -161,7 +162,10 @@ def test_no_space_in_the_cache(tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
     script = 'mount -t tmpfs -o size=1m none "$1" && shift && exec "$@"'
-    alone = ["unshare", "--mount", "--map-root-user", "sh", "-c", script, "sh", str(small)]
+    user = [] if os.geteuid() == 0 else ["--map-root-user"]
+    alone = ["unshare", "--mount", *user, "sh", "-c", script, "sh", str(small)]
+    if subprocess.run(["unshare", "--mount", *user, "true"], check=False).returncode:
+        pytest.skip("this host lets nobody mount a small file system")
     done = subprocess.run(
         [*alone, *command.PROGRAM, "kernel", "build", f"tree:{tree}"],
         capture_output=True,
