@@ -9,6 +9,7 @@
  * survive that for the guest to go on.
  *
  * Host to guest:   R <a> <b> <length>\n<length bytes of shell>
+ *                  Q ...                     the same, leaving $? as it was
  * Guest to host:   O<length>\n<bytes>        standard output
  *                  E<length>\n<bytes>        standard error
  *                  K<length>\n<bytes>        one record, as /dev/kmsg gives it
@@ -306,11 +307,13 @@ static void write_quoted(int fd, const char *data, size_t length)
  * The shell reads its script from a pipe: one eval a command, which costs no
  * fork and no file; "command" keeps a syntax error from ending the shell.
  */
-static void run_command(struct relay *relay, const char *data, size_t got,
-			size_t length)
+static void run_command(struct relay *relay, bool quiet, const char *data,
+			size_t got, size_t length)
 {
-	static const char before[] = "command eval '";
-	static const char after[] = "'\necho $? >&9\n";
+	/* harness_last sets $? to what the last command left; see the agent. */
+	static const char before[] = "harness_last; command eval '";
+	const char *after = quiet ? "'\necho $? >&9\n" :
+		"'\nharness_status=$?; echo $harness_status >&9\n";
 	int fd = relay->agent.commands;
 
 	write_all(fd, before, sizeof(before) - 1);
@@ -323,14 +326,14 @@ static void run_command(struct relay *relay, const char *data, size_t got,
 		got = receive(relay, buffer,
 			      length < sizeof(buffer) ? length : sizeof(buffer));
 	}
-	write_all(fd, after, sizeof(after) - 1);
+	write_all(fd, after, strlen(after));
 }
 
 /* The host has one request under way at a time, so nothing follows it. */
 static void on_request(struct relay *relay)
 {
 	static char request[4096];
-	char a[32], b[32], *end;
+	char kind, a[32], b[32], *end;
 	size_t length, used = 0;
 
 	do {
@@ -338,12 +341,12 @@ static void on_request(struct relay *relay)
 		request[used] = '\0';
 		end = strchr(request, '\n');
 	} while (!end && used < sizeof(request) - 1);
-	if (!end || sscanf(request, "R %31s %31s %zu", a, b, &length) != 3)
+	if (!end || sscanf(request, "%c %31s %31s %zu", &kind, a, b, &length) != 4)
 		return;	/* noise on a shared console */
 	end++;
 	used -= end - request;
 	snprintf(relay->nonce, sizeof(relay->nonce), "%s%s", b, a);
-	run_command(relay, end, used < length ? used : length, length);
+	run_command(relay, kind == 'Q', end, used < length ? used : length, length);
 }
 
 static void on_status(struct relay *relay)

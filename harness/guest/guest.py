@@ -91,7 +91,7 @@ class Guest:
 
     def state(self) -> State:
         """What the kernel shows now."""
-        reply = self._console.run(initramfs.STATE_COMMAND)
+        reply = self._console.run(initramfs.STATE_COMMAND, quiet=True)
         return state.parse(reply.out.decode(errors="replace"))
 
     def step(self, command: str, limit: float | None = None) -> Step:
@@ -121,7 +121,7 @@ class Guest:
 
     def take_kmsg(self) -> tuple[Record, ...]:
         """The records that no step has taken yet, up to this very moment."""
-        reply = self._console.run(":")
+        reply = self._console.run(":", quiet=True)
         if not self._watch.wait_records(reply.records, self._console.limit):
             raise GuestHang("kernel-log records are missing on their channel", log=self._watch.tail)
         taken = tuple(self._records[self._claimed :])

@@ -75,12 +75,13 @@ class Console:
         self._expect(frames.READY, limit)
         self._received()
 
-    def run(self, command: str, limit: float | None = None) -> Reply:
-        """Runs ``command`` in the guest's shell and waits for its end.
+    def run(self, command: str, limit: float | None = None, *, quiet: bool = False) -> Reply:
+        """Runs ``command`` in the guest's shell and waits for its end; ``quiet`` leaves
+        no trace in the shell's $?.
 
         Raises GuestPanic, GuestLost or GuestHang when there will be none.
         """
-        request = frames.request(command)
+        request = frames.request(command, quiet=quiet)
         try:
             self._socket.sendall(request.data)
         except OSError:

@@ -43,6 +43,13 @@ def test_text_arrives_as_it_was_sent(any_guest: Guest, command: str, out: bytes)
     assert (reply.how, reply.number, reply.out) == ("status", 0, out)
 
 
+def test_a_command_sees_the_status_of_the_one_before(any_guest: Guest) -> None:
+    any_guest.step("(exit 7)")
+    assert any_guest.step("echo $?; (exit 3)").out == "7\n"
+    any_guest.state()
+    assert any_guest.run("echo $?").out == b"3\n"
+
+
 @pytest.mark.parametrize("command", ["if; then", "echo 'open", "done", "(", "eval ')'"])
 def test_a_syntax_error_does_not_end_the_shell(any_guest: Guest, command: str) -> None:
     any_guest.run("KEPT=1")
