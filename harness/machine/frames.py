@@ -35,12 +35,17 @@ class Request:
 
 
 def request(command: str, *, quiet: bool = False) -> Request:
-    """``quiet`` leaves the shell's $? as it was. Raises UsageError for a command with a NUL in it, which no shell takes."""
+    """A request for ``command``; ``quiet`` leaves the shell's $? as it was.
+
+    Raises UsageError for a command with a NUL in it, which no shell takes.
+    """
     text = command.encode()
     if b"\0" in text:
         raise UsageError("a command has a NUL byte in it", "take it out of the report")
     first, second = secrets.token_hex(6), secrets.token_hex(6)
-    return Request(f"{'Q' if quiet else 'R'} {first} {second} {len(text)}\n".encode() + text, second + first)
+    return Request(
+        f"{'Q' if quiet else 'R'} {first} {second} {len(text)}\n".encode() + text, second + first
+    )
 
 
 @dataclass(frozen=True, slots=True)

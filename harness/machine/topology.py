@@ -11,18 +11,19 @@ from harness.errors import UsageError
 @dataclass(frozen=True, slots=True)
 class Iommu:
     """An IOMMU that QEMU emulates: the ``-M virt`` option or the device that
-    brings it, its device-tree ``compatible``, and the width of its stream IDs
-    in bits (SMMU_IDR1.SIDSIZE, which QEMU fixes at 16; endpoint IDs of
-    virtio-iommu are 32 bits wide)."""
+    brings it, its device-tree ``compatible``, the module of its ``driver``, and the
+    width of its stream IDs in bits (SMMU_IDR1.SIDSIZE, which QEMU fixes at 16;
+    endpoint IDs of virtio-iommu are 32 bits wide)."""
 
     machine_option: str
     device: str
     compatible: str
+    driver: str
     stream_id_bits: int
 
 
-SMMUV3 = Iommu("iommu=smmuv3", "", "arm,smmu-v3", 16)
-VIRTIO_IOMMU = Iommu("", "virtio-iommu-pci", "virtio,pci-iommu", 32)
+SMMUV3 = Iommu("iommu=smmuv3", "", "arm,smmu-v3", "arm_smmu_v3", 16)
+VIRTIO_IOMMU = Iommu("", "virtio-iommu-pci", "virtio,pci-iommu", "virtio_iommu", 32)
 
 
 @dataclass(frozen=True, slots=True)

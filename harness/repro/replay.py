@@ -79,16 +79,24 @@ def request(path: Path, session_number: int | None, machine_name: str | None) ->
     ]
     if kmod:
         notes.append("modprobe and rmmod are kmod's, whose words the report uses")
-    others = len(report.sessions(messages)) - 1
-    if others and session_number is None:
-        notes.append(f"the report has {others} more session{'s' * (others > 1)}: see --session")
+    notes += [
+        f"{each.iommu.driver} has no device on this machine: see --machine {each.name}"
+        for each in topology.MACHINES.values()
+        if each.iommu.driver in words and each.iommu.driver != machine.iommu.driver
+    ]
+    found = report.sessions(messages)
+    if len(found) > 1 and session_number is None:
+        notes.append(f"the report has more sessions, see --session ({report.listing(found)})")
+    if session.quoted:
+        notes.append("the session is taken from a quotation")
     splats = tuple(report.splats(messages))
     return Request(path.name, session, splats, machine, kmod, tuple(notes))
 
 
 def _machine_for(words: set[str]) -> str:
-    """The machine whose IOMMU driver the session names; SMMUv3 when in doubt."""
-    return "virtio-iommu" if "virtio_iommu" in words and "arm_smmu_v3" not in words else "smmuv3"
+    """The first machine whose IOMMU driver the session names; SMMUv3 when in doubt."""
+    named = (each.name for each in topology.MACHINES.values() if each.iommu.driver in words)
+    return next(named, "smmuv3")
 
 
 def replay(

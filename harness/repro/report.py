@@ -6,7 +6,9 @@ What is read here is untrusted; nothing of it is interpreted but its structure.
 
 import email
 import email.policy
+import gzip
 import re
+import zlib
 from email.message import EmailMessage, MIMEPart
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -21,7 +23,10 @@ from harness.scenario.transcript import Session
 # Megabytes of text are no bug report; parsing them would only take long.
 _MAX_BYTES = 64 << 20
 
-_MBOX = re.compile(rb"^From \S+.*\d{4}\s*$", re.MULTILINE)
+_GZIP = b"\x1f\x8b"
+
+# An mbox's separator: an address and a date, as ctime(3) has it.
+_MBOX = re.compile(rb"^From \S+ +\w{3} \w{3} +\d+ \d\d:\d\d:\d\d \d{4}.*$", re.MULTILINE)
 _HEADERS = re.compile(rb"\A(?:[A-Za-z][A-Za-z0-9-]*:[^\n]*\n(?:[ \t][^\n]*\n)*){2,}")
 _MAIL_HEADER = re.compile(rb"^(?:From|Subject|Message-ID|Date|Received):", re.I | re.MULTILINE)
 
@@ -41,8 +46,7 @@ def read(path: Path) -> list[str]:
     """
     data = _bytes(path)
     if _MBOX.match(data):
-        parts = re.split(rb"^(?=From \S+.*\d{4}\s*$)", data, flags=re.MULTILINE)
-        return [_mail_text(part.split(b"\n", 1)[-1]) for part in parts if part.strip()]
+        return [_mail_text(part.lstrip(b"\n")) for part in _MBOX.split(data) if part.strip()]
     head = _HEADERS.match(data)
     if head and _MAIL_HEADER.search(head[0]):
         return [_mail_text(data)]
@@ -50,11 +54,14 @@ def read(path: Path) -> list[str]:
 
 
 def _bytes(path: Path) -> bytes:
+    if str(path).startswith(("http:", "https:")):
+        raise UsageError(f"{path} is an address", "download the mbox and name the file")
     if not path.is_file():
-        raise UsageError(f"no such report: {path}", "name a file")
-    if path.stat().st_size > _MAX_BYTES:
+        what = "a directory" if path.is_dir() else "not there"
+        raise UsageError(f"no such report: {path} is {what}", "name a file")
+    data = _read_limited(path)
+    if len(data) > _MAX_BYTES:
         raise UsageError(f"{path} is too large for a report", "cut it down to the message")
-    data = path.read_bytes()
     if not data.strip():
         raise UsageError(f"{path} is empty", "name a file with a shell session in it")
     if b"\0" in data:
@@ -62,28 +69,49 @@ def _bytes(path: Path) -> bytes:
     return data.replace(b"\r\n", b"\n")
 
 
+def _read_limited(path: Path) -> bytes:
+    """At most one byte too many; archives hand out threads as .mbox.gz."""
+    with path.open("rb") as file:
+        if file.peek(2)[:2] != _GZIP:
+            return file.read(_MAX_BYTES + 1)
+        try:
+            return gzip.GzipFile(fileobj=file).read(_MAX_BYTES + 1)
+        except (OSError, EOFError, zlib.error) as error:
+            raise UsageError(f"{path} cannot be unpacked: {error}", "fetch it again") from None
+
+
 def _decoded(data: bytes, charset: str | None) -> str:
     """By the declared charset, else UTF-8, else Latin-1, which takes any byte."""
     for name in (charset, "utf-8"):
         try:
             return _plain(data.decode(name or "utf-8"))
-        except (LookupError, UnicodeDecodeError):
+        except (LookupError, ValueError):
             continue
     return _plain(data.decode("latin-1"))
 
 
 def _plain(text: str) -> str:
-    """Mail programs put no-break spaces where a log has runs of blanks."""
-    return text.replace("\xa0", " ")
+    """Mail programs put no-break spaces where a log has runs of blanks; some
+    charsets decode to halves of characters, which nothing can encode again."""
+    return text.replace("\xa0", " ").encode(errors="replace").decode()
 
 
 def _mail_text(data: bytes) -> str:
-    message = email.message_from_bytes(data, policy=email.policy.default)
-    assert isinstance(message, EmailMessage)
     try:
-        body = message.get_body(preferencelist=("plain", "html"))
-    except (AttributeError, KeyError, ValueError):
-        body = None  # headers too broken for the email package
+        message = email.message_from_bytes(data, policy=email.policy.default)
+        assert isinstance(message, EmailMessage)
+        return _body_text(message, data)
+    # The email package raises almost anything for headers that are made to.
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError) as error:
+        raise UsageError(
+            f"the mail cannot be parsed ({type(error).__name__})", "save its text in a file"
+        ) from None
+    except (TypeError, ValueError):
+        return _decoded(data, None)
+
+
+def _body_text(message: EmailMessage, data: bytes) -> str:
+    body = message.get_body(preferencelist=("plain", "html"))
     if body is None:
         return _decoded(data, None)
     payload = body.get_payload(decode=True)
@@ -124,10 +152,16 @@ class _Text(HTMLParser):
         self._hidden = max(0, self._hidden - (tag in self._HIDDEN))
         self._pre = max(0, self._pre - (tag == "pre"))
         self._block(tag)
+        if tag == "pre":
+            self.text += "\n"  # what follows is prose
 
     def handle_data(self, data: str) -> None:
         if not self._hidden:
-            self.text += data if self._pre else re.sub(r"[ \t\n]+", " ", data)
+            self.text += data if self._pre else self._folded(data)
+
+    def _folded(self, data: str) -> str:
+        text = re.sub(r"[ \t\n]+", " ", data)
+        return text.lstrip(" ") if not self.text or self.text.endswith("\n") else text
 
     def _block(self, tag: str) -> None:
         if tag in self._BLOCKS and not self.text.endswith("\n"):
@@ -147,18 +181,17 @@ def _page_messages(text: str) -> list[str]:
 
 
 def sessions(messages: list[str]) -> list[Session]:
-    """The sessions of the first message that has one, then the others that do not
-    repeat them."""
-    found: dict[tuple[str, ...], Session] = {}
-    for message in messages:
-        for session in transcript.sessions(message):
-            found.setdefault(session.texts, session)
-    return list(found.values())
+    """The sessions of all messages, in order, without those that repeat another."""
+    return transcript.without_repeats(
+        [session for message in messages for session in transcript.sessions(message)]
+    )
 
 
-def first_sessions(messages: list[str]) -> int:
-    """How many of ``sessions`` are in the first message that has any."""
-    counts = (len(transcript.sessions(message)) for message in messages)
+def _first_count(messages: list[str], found: list[Session]) -> int:
+    """How many of the sessions are in the first message that has any of them."""
+    counts = (
+        sum(session in found for session in transcript.sessions(message)) for message in messages
+    )
     return next((count for count in counts if count), 0)
 
 
@@ -175,19 +208,24 @@ def choose(messages: list[str], number: int | None, name: str) -> Session:
         )
     if number is not None and 1 <= number <= len(found):
         return found[number - 1]
-    if number is None and first_sessions(messages) == 1:
+    if number is None and _first_count(messages, found) == 1:
         return found[0]
-    listing = ", ".join(f"{n}: {_title(session)}" for n, session in enumerate(found, start=1))
     problem = f"{name} has {len(found)} sessions"
     if number is not None:
         problem = f"no session {number} in {name}; it has {len(found)}"
-    raise UsageError(f"{problem} ({listing})", "choose one with --session N")
+    raise UsageError(f"{problem} ({listing(found)})", "choose one with --session N")
+
+
+def listing(found: list[Session]) -> str:
+    """The sessions in a line, numbered as ``choose`` takes them."""
+    return ", ".join(f"{n}: {_title(session)}" for n, session in enumerate(found, start=1))
 
 
 def _title(session: Session) -> str:
     first = session.commands[0]
     count = len(session.commands)
-    return f"line {first.line}, {count} command{'s' * (count > 1)} from '{first.text[:40]}'"
+    commands = f"{count} command{'s' * (count > 1)} from '{first.text[:40]}'"
+    return f"line {first.line} of its message, {commands}"
 
 
 def splats(messages: list[str]) -> list[Splat]:

@@ -99,11 +99,32 @@ _CHECKS: dict[str, Callable[[Fact, Step], str]] = {
     "not loaded": _not_loaded,
 }
 
+# Lines that differ from machine to machine or from tool to tool, and what of them
+# counts. Applied to both sides.
+_NORMAL: tuple[tuple[re.Pattern[str], str], ...] = (
+    # lsmod: the size depends on the build, the header on the tool.
+    (re.compile(r"Module\s+Size\s+Used by.*"), "Module Size Used by"),
+    (re.compile(r"(\w+)\s+\d{3,}\s+(-?\d+)(?:\s+(\S.*))?"), r"\1 SIZE \2 \3"),
+    # Who says it: "bash: line 1:", "sh:", or the file our shell reads from.
+    (re.compile(r"(?:/\S+|-?(?:ba|da|a)?sh): (?:eval: )?(?:line \d+: )?(.*)"), r"\1"),
+    # GNU and busybox.
+    (
+        re.compile(
+            r"(\w+): (?:can't open|can't stat|cannot access|cannot open)? ?'?([^':]+)'?: "
+            r"(No such file or directory|Permission denied)"
+        ),
+        r"\1: \2: \3",
+    ),
+)
+
 _KERNEL = re.compile(r"(?:<\d+>)?\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? (.*)")
 _ELIDED = re.compile(r"(?:\.\.\.|…|\[\.\.\.\]|<snip>|\[snip\]|\[cut\]).*")
 
 
 _PATTERN_SECONDS = 1.0
+
+# The status of a command that the shell cannot find.
+_NOT_FOUND = 127
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +138,23 @@ class Difference:
 def compare(command: Command, step: Step) -> Difference | None:
     """None when the step did what the report says; else the first difference."""
     texts = [line for line in command.output if not _KERNEL.fullmatch(line)]
+    if any(_KERNEL.fullmatch(line) for line in (step.out + step.err).splitlines()):
+        texts = list(command.output)  # dmesg and its like print kernel messages
     return (
         _compare_shell(step)
         or _compare_status(command, step)
         or _compare_facts(texts, step)
         or _compare_text(texts, step)
-        or _compare_kernel(command.output, step)
+        or (_compare_kernel(command.output, step) if len(texts) < len(command.output) else None)
     )
+
+
+def missing_program(step: Step) -> str:
+    """The program that the step needed and the guest does not have, or ""."""
+    if step.status != _NOT_FOUND:
+        return ""
+    said = (fact(_normal(line)) for line in step.err.splitlines())
+    return next((each.module for each in said if each and each.kind == "not a command"), "")
 
 
 def expects_anything(commands: Sequence[Command]) -> bool:
@@ -192,10 +223,21 @@ def _same(wanted: str, seen: str) -> bool:
         return _regular(wanted.removesuffix(" (re)"), seen)
     if wanted.endswith(" (glob)"):
         return fnmatch.fnmatchcase(seen, wanted.removesuffix(" (glob)"))
-    said = fact(wanted)
+    said = fact(_normal(wanted))
     if said is not None:
-        return said == fact(seen)
-    return wanted.split() == seen.split()
+        return said == fact(_normal(seen))
+    return _normal(wanted).split() == _normal(seen).split()
+
+
+def _normal(line: str) -> str:
+    """What counts of a line: of a kernel message all but its time."""
+    line = line.strip()
+    if message := _KERNEL.fullmatch(line):
+        return message[1]
+    for pattern, meaning in _NORMAL:
+        if match := pattern.fullmatch(line):
+            line = match.expand(meaning)
+    return line
 
 
 def _regular(pattern: str, seen: str) -> bool:

@@ -15,8 +15,9 @@ _QUOTE = re.compile(r"(?:[ \t]?>)+[ \t]?")
 
 # Prompts that nothing else looks like: user@host, brackets, a busybox directory.
 _STRONG = re.compile(
-    r"(?:[\w.-]+@[\w.-]+:[^\s#$]*[#$]|\[[\w.-]+@[\w.-]+ [^\]]+\][#$]"
-    r"|(?:ba)?sh-[\d.]+[#$]|[/~][\w/.-]*[ ][#$])[ \t]+(?=\S)"
+    r"(?:[\w.-]+@(?:[\w.-]+|\(none\)):[^\s#$]*[#$]"
+    r"|\[[\w.-]+@(?:[\w.-]+|\(none\)) [^\]]+\][#$]"
+    r"|(?:ba)?sh-[\d.]+[#$]|(?:[\w.-]+:)?[/~][\w/.-]*[ ][#$])[ \t]+(?=\S)"
 )
 # Prompts that could also open prose, a comment or a heading.
 _DOLLAR = re.compile(r"\$[ \t]+(?=\S)")
@@ -36,6 +37,8 @@ _COMMANDS = set(
         "timeout touch tree true udevadm umount uname until wait wc wget while xxd ",
     )
 )
+
+_SENTENCE_END = re.compile(r"[.:]$|(?<!\$)\?$")
 
 _HUNK = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
 _DIFF = re.compile(
@@ -64,9 +67,10 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Commands somebody typed one after the other."""
+    """Commands somebody typed one after the other; ``quoted`` in a reply."""
 
     commands: tuple[Command, ...]
+    quoted: bool = False
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -90,12 +94,28 @@ class _Line:
 
 
 def sessions(text: str) -> list[Session]:
-    """All sessions of the text, in order; a session that repeats an earlier one
-    (as a quotation does) is left out."""
-    found: dict[tuple[str, ...], Session] = {}
-    for session in _all_sessions(_lines(text)):
-        found.setdefault(session.texts, session)
-    return list(found.values())
+    """All sessions of the text, in order."""
+    return list(_all_sessions(_lines(text)))
+
+
+def without_repeats(found: Sequence[Session]) -> list[Session]:
+    """The sessions without quotations of others, and without copies. Two that type
+    the same and see something else ("with the patch") are two."""
+    unquoted = {session.texts for session in found if not session.quoted}
+    kept: list[Session] = []
+    for session in found:
+        repeats = [each for each in kept if each.texts == session.texts]
+        quotes = session.quoted and (session.texts in unquoted or repeats)
+        if not quotes and not any(_same_output(session, each) for each in repeats):
+            kept.append(session)
+    return kept
+
+
+def _same_output(one: Session, other: Session) -> bool:
+    return all(
+        (a.output, a.status) == (b.output, b.status)
+        for a, b in zip(one.commands, other.commands, strict=True)
+    )
 
 
 def _lines(text: str) -> list[_Line]:
@@ -147,7 +167,7 @@ def _is_known(text: str) -> bool:
     if _PATH_OR_ASSIGNMENT.fullmatch(first):
         return True
     # Prose may begin with a verb that is also a program; it ends like a sentence.
-    return first in _COMMANDS and not text.endswith((".", ":", "?"))
+    return first in _COMMANDS and not _SENTENCE_END.search(text)
 
 
 def _all_sessions(lines: Sequence[_Line]) -> Iterator[Session]:
@@ -172,7 +192,7 @@ def _session(lines: Sequence[_Line], position: int) -> tuple[Session, int]:
         output, position = _output(lines, position, first)
         commands.append(_finished(text, output, line.number))
         position = _next_prompt(lines, position, first)
-    return Session(tuple(commands)), position
+    return Session(tuple(commands), quoted=first.depth > 0), position
 
 
 def _same_place(first: _Line, line: _Line) -> bool:

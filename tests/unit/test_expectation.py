@@ -108,6 +108,35 @@ def test_kernel_messages_match_without_time_and_in_order() -> None:
     assert compare(command("[    1.0] four"), done)
 
 
+@pytest.mark.parametrize(
+    ("told", "seen"),
+    [
+        ("arm_smmu_v3            77824  2", "arm_smmu_v3 40960 2"),
+        ("vfio 4 3 a,b", "vfio 4 3 a,b"),
+        ("Module                  Size  Used by", "Module  Size  Used by    Not tainted"),
+        ("cat: /x: No such file or directory", "cat: can't open '/x': No such file or directory"),
+        ("bash: write error: Device or resource busy", "sh: write error: Device or resource busy"),
+        ("-bash: foo: command not found", "/proc/self/fd/8: eval: line 6: foo: not found"),
+        ("[    3.1] arm-smmu-v3: hello", "[    0.458724] arm-smmu-v3: hello"),
+    ],
+)
+def test_what_a_machine_or_a_tool_words_otherwise(told: str, seen: str) -> None:
+    assert compare(command(told), step(1, out=seen + "\n")) is None
+
+
+@pytest.mark.parametrize(
+    ("told", "seen"),
+    [
+        ("arm_smmu_v3 77824 2", "arm_smmu_v3 77824 1"),
+        ("cat: /x: No such file or directory", "cat: can't open '/y': No such file or directory"),
+        ("[    3.1] one", "[    3.1] two"),
+        ("...: No such device", "something else"),
+    ],
+)
+def test_what_is_not_the_same(told: str, seen: str) -> None:
+    assert compare(command(told), step(1, out=seen + "\n"))
+
+
 def test_status() -> None:
     assert compare(command(status=1), step(1)) is None
     assert compare(command(status=0), step(1)) == Difference("exit status 0", "exit status 1")
@@ -146,5 +175,8 @@ def test_verdicts() -> None:
     found = verdict.judge([good, bad], outcomes)
     assert (found.word, found.exit_code) == ("not-reproduced", 1)
     assert "step 2 of 2" in found.reason
+    lacking = step(127, err="/proc/self/fd/8: eval: line 2: lspci: not found\n")
+    found = verdict.judge([bad], [verdict.outcome(bad, lacking)])
+    assert (found.word, found.reason) == ("unjudged", "step 1: the guest has no lspci")
     silent = [verdict.outcome(command(), step())]
     assert verdict.judge([command()], silent).word == "unjudged"

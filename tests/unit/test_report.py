@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 import contextlib
+import gzip
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -105,6 +106,7 @@ def test_windows_line_ends(tmp_path: Path) -> None:
         (b" \n\n", "empty"),
         (b"\x7fELF\0\0", "binary"),
         (b"Nothing of a shell in here.\n", "no shell session"),
+        (b"\x1f\x8b\x08\0cut", "cannot be unpacked"),
         (b"$ ls\nx\n\nThen, later:\n\n$ pwd\n/\n", "2 sessions"),
     ],
 )
@@ -117,9 +119,63 @@ def test_bad_input_is_one_line_and_status_2(tmp_path: Path, content: bytes, word
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no such report"):
-        report.read(tmp_path / "nope")
+def test_no_file(tmp_path: Path) -> None:
+    for path, word in ((tmp_path / "nope", "not there"), (tmp_path, "a directory")):
+        with pytest.raises(UsageError, match=word):
+            report.read(path)
+    with pytest.raises(UsageError, match="download the mbox"):
+        report.read(Path("https:/lists.example/x"))
+
+
+def test_what_archives_hand_out_compressed(tmp_path: Path) -> None:
+    path = tmp_path / "t.mbox.gz"
+    path.write_bytes(gzip.compress(bytes(mail("Hi\n\n" + SESSION))))
+    assert texts(path) == EXPECTED
+
+
+def test_a_bomb_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "_MAX_BYTES", 1000)
+    path = tmp_path / "t.gz"
+    path.write_bytes(gzip.compress(b"x" * 100_000))
+    with pytest.raises(UsageError, match="too large"):
+        report.read(path)
+
+
+def test_prose_behind_a_block_of_html_is_no_output(tmp_path: Path) -> None:
+    message = EmailMessage()
+    message["From"], message["Subject"] = "a@example.org", "x"
+    message.set_content("<pre># ls /sys\nblock</pre><p>Is this known?</p>", "html")
+    path = tmp_path / "report.eml"
+    path.write_bytes(bytes(message))
+    (session,) = report.sessions(report.read(path))
+    assert session.commands[0].output == ("block",)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"Content-Type: text/plain; charset=undefined",
+        b"Content-Type: text/plain; charset*=us-ascii''a%00b",
+        b"Content-Type: text/plain; charset=raw_unicode_escape",
+        b"Content-Type: text/plain; " + b"(" * 5000,
+        b"Content-Type: text/html",
+    ],
+)
+def test_a_mail_made_to_break_parsers(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / "report.eml"
+    body = b"<![foo[x]]>\n$ echo \\ud800\nx\n"
+    path.write_bytes(b"From: a@b\nSubject: x\n" + header + b"\n\n" + body)
+    with contextlib.suppress(UsageError):
+        for session in report.sessions(report.read(path)):
+            assert "".join(session.texts).encode()
+
+
+def test_a_line_that_only_looks_like_an_mbox_does_not_split_a_mail(tmp_path: Path) -> None:
+    start = b"From a@example.org Thu Aug 29 12:05:04 2024\n"
+    path = tmp_path / "x.mbox"
+    text = "$ echo a\na\nFrom dmesg of 1 Jan 2024\n$ echo b\n"
+    path.write_bytes(start + bytes(mail(text)))
+    assert texts(path) == [("echo a", "echo b")]
 
 
 def test_a_session_that_is_not_there(tmp_path: Path) -> None:

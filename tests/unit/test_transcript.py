@@ -12,7 +12,19 @@ def commands(text: str) -> list[list[str]]:
 
 @pytest.mark.parametrize(
     "prompt",
-    ["$ ", "# ", "/ # ", "~ # ", "root@host:~# ", "[root@host ~]# ", "me@box:/sys$ ", "bash-5.2# "],
+    [
+        "$ ",
+        "# ",
+        "/ # ",
+        "~ # ",
+        "root@host:~# ",
+        "[root@host ~]# ",
+        "me@box:/sys$ ",
+        "bash-5.2# ",
+        "host:~ # ",
+        "root@(none):~# ",
+        "[root@(none) /]# ",
+    ],
 )
 def test_prompts_people_paste(prompt: str) -> None:
     text = (
@@ -64,11 +76,26 @@ def test_a_quoted_diff_is_no_session_either() -> None:
     assert commands(text) == [["uname -r"]]
 
 
+def kept(text: str) -> list[transcript.Session]:
+    return transcript.without_repeats(transcript.sessions(text))
+
+
 def test_a_quoted_repeat_is_ignored() -> None:
     first = "    $ modprobe a\n    $ modprobe b\n    no\n"
     text = f"{first}\nHe wrote:\n> >   $ modprobe a\n> >   $ modprobe b\n"
-    (session,) = transcript.sessions(text)
+    (session,) = kept(text)
     assert session.commands[1].output == ("no",)
+
+
+def test_the_original_is_kept_and_not_the_quotation_before_it() -> None:
+    (session,) = kept("> $ modprobe a\n> cut\n\nand so:\n\n$ modprobe a\nno\n")
+    assert (session.quoted, session.commands[0].output) == (False, ("no",))
+
+
+def test_the_same_commands_with_another_outcome_are_another_session() -> None:
+    before, after = kept("$ rmmod a\nno\n\nPatched:\n\n$ rmmod a\n\nBye\n")
+    assert (before.commands[0].output, after.commands[0].output) == (("no",), ())
+    assert len(kept("$ ls\nx\n\nonce more\n\n$ ls\nx\n")) == 1
 
 
 def test_a_quoted_session_alone_counts() -> None:
