@@ -97,7 +97,10 @@ def scratch() -> Iterator[Path]:
 
 def _remove_abandoned(parent: Path) -> None:
     for directory in parent.iterdir():
-        holder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            holder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            continue  # its owner has just removed it
         try:
             fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -122,8 +122,14 @@ def _update(suite: Suite, architecture: str) -> None:
         if stamp.exists() and time.time() - stamp.stat().st_mtime < _FRESH:
             return
         _write_sources(state, suite, architecture)
-        with progress.phase("package lists", title):
-            _apt(suite, architecture, "--error-on=any", "update")
+        try:
+            with progress.phase("package lists", title):
+                _apt(suite, architecture, "--error-on=any", "update")
+        except HostError as error:
+            if not stamp.exists():
+                raise
+            progress.say(f"{error.message}; going on with older package lists")
+            return
         (state / "versions.json").unlink(missing_ok=True)
         stamp.touch()
 
@@ -158,7 +164,11 @@ def mirrors() -> tuple[str, str]:
 
 
 def _state(suite: Suite, architecture: str) -> Path:
-    state = paths.cache() / "apt" / f"{suite.name}-{architecture}"
+    name = f"{suite.name}-{architecture}"
+    mirror = os.environ.get(MIRROR_VARIABLE)
+    if mirror:  # another archive has other lists
+        name += f"-{cache.digest(mirror)}"
+    state = paths.cache() / "apt" / name
     for part in ("lists/partial", "archives/partial"):
         (state / part).mkdir(parents=True, exist_ok=True)
     # An empty status file: nothing is installed, so a closure is complete.

@@ -35,9 +35,11 @@ _CAUSES = (
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One build: what goes in, and the key of what comes out."""
+    """One build: what goes in, and the key of what comes out. ``patches`` are as they
+    were when the key was made; their files may be edited meanwhile."""
 
     spec: KernelSpec
+    patches: tuple[bytes, ...]
     source: Source
     options: list[config.Option]
     compiler: str
@@ -50,10 +52,11 @@ class _Job:
 
     @property
     def key(self) -> str:
-        patches = [patch.read_bytes() for patch in self.spec.patches]
         lines = "\n".join(option.line for option in self.options)
         modules = cache.digest_files(self.guest_modules)
-        return cache.digest(_RECIPE, self.source.identity, self.compiler, lines, modules, *patches)
+        return cache.digest(
+            _RECIPE, self.source.identity, self.compiler, lines, modules, *self.patches
+        )
 
 
 def build(spec: KernelSpec) -> Kernel:
@@ -65,7 +68,8 @@ def build(spec: KernelSpec) -> Kernel:
     fragments = [*config.fragments(), *spec.fragments]
     options = config.merged(option for path in fragments for option in config.read(path))
     modules = paths.data("guest-scripts") / "modules"
-    job = _Job(spec, source.resolve(spec), options, _compiler(), modules)
+    patches = tuple(patch.read_bytes() for patch in spec.patches)
+    job = _Job(spec, patches, source.resolve(spec), options, _compiler(), modules)
     directory = cache.entry(
         "kernel", job.key, f"building {job.label}", lambda into: _build(job, into)
     )
@@ -93,13 +97,24 @@ def _build(job: _Job, into: Path) -> None:
             "set IOMMU_HARNESS_CACHE to another directory",
         )
     log_path = into / "build.log"
-    with worktree.opened(job.source, job.spec.patches) as tree, log_path.open("wb") as log:
+    patches = _store_patches(job, into / "patches")
+    with worktree.opened(job.source, patches) as tree, log_path.open("wb") as log:
         try:
             release = _compile(job, tree, into, log)
         except ProgramFailed as failure:
             log.flush()
             raise _first_error(log_path, tree.source, failure) from failure
     artifact.write(into, job.key, job.label, release, job.compiler)
+
+
+def _store_patches(job: _Job, directory: Path) -> list[Path]:
+    """The patches as files of the artifact, in the order in which they apply."""
+    directory.mkdir()
+    stored = []
+    for number, (path, text) in enumerate(zip(job.spec.patches, job.patches, strict=True), 1):
+        stored.append(directory / f"{number:04}-{path.name}")
+        stored[-1].write_bytes(text)
+    return stored
 
 
 def _compile(job: _Job, tree: Worktree, into: Path, log: BinaryIO) -> str:
@@ -110,7 +125,9 @@ def _compile(job: _Job, tree: Worktree, into: Path, log: BinaryIO) -> str:
     with progress.phase(kind, f"building {job.label}") as phase:
         make("Image", "modules", phase=phase)
         guest_modules = tree.objects / "guest-modules"
-        shutil.copytree(job.guest_modules, guest_modules, dirs_exist_ok=True)
+        # Afresh: another checkout's sources may be older than the objects here.
+        shutil.rmtree(guest_modules, ignore_errors=True)
+        shutil.copytree(job.guest_modules, guest_modules)
         make(f"M={guest_modules}", "modules", phase=phase)
     with progress.phase("kernel install", f"storing {job.label}"):
         return _install(tree, make, into)

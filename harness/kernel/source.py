@@ -33,13 +33,15 @@ _BUILT = re.compile(
 class Source:
     """``label`` for people; ``identity`` changes with the content; ``work`` names
     the work tree that its builds share; ``links`` tells that the files never
-    change and may be hard-linked; ``read`` gives directory and manifest."""
+    change and may be hard-linked; ``read`` gives directory and manifest, and
+    ``now`` the identity that the content has by now."""
 
     label: str
     identity: str
     work: str
     links: bool
     read: Callable[[], tuple[Path, Manifest]]
+    now: Callable[[], str]
 
 
 def resolve(spec: KernelSpec) -> Source:
@@ -53,7 +55,9 @@ def _debian(version: str) -> Source:
     package = debian.find(f"linux-source-{version}", "arm64")
     identity = f"{package.name}_{package.version}"
     label = f"debian:{version} ({package.version})"
-    return Source(label, identity, identity, True, lambda: _unpacked(package, identity))
+    return Source(
+        label, identity, identity, True, lambda: _unpacked(package, identity), lambda: identity
+    )
 
 
 def _unpacked(package: debian.Package, identity: str) -> tuple[Path, Manifest]:
@@ -82,9 +86,20 @@ def _tree(where: str) -> Source:
             raise UsageError(f"not a Linux source tree: {tree} has no {part}", "name one's top")
     with progress.phase("tree scan", f"reading {tree}"):
         manifest = _scanned(tree)
-    identity = cache.digest(*(part for item in sorted(manifest.items()) for part in item))
+    identity = _identity(manifest)
     work = f"tree-{cache.digest(str(tree))}"
-    return Source(f"tree:{tree}", identity, work, False, lambda: (tree, manifest))
+    return Source(
+        f"tree:{tree}",
+        identity,
+        work,
+        False,
+        lambda: (tree, manifest),
+        lambda: _identity(_scanned(tree)),
+    )
+
+
+def _identity(manifest: Manifest) -> str:
+    return cache.digest(*(part for item in sorted(manifest.items()) for part in item))
 
 
 _KINDS = {"debian": _debian, "tree": _tree}

@@ -9,6 +9,7 @@ differ are replaced, and get a new time for make to see; the rest stays.
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from harness.host import cache, paths, program, progress
 from harness.kernel.source import Manifest, Source
 
 PATCHED = "patched"
+
+_DIFF = re.compile(rb"^(diff --git |--- )", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ def opened(source: Source, patches: Sequence[Path]) -> Iterator[Worktree]:
         root.mkdir(parents=True, exist_ok=True)
         origin, manifest = source.read()
         with progress.phase("work tree", f"copying {source.label}"):
-            _bring(root, origin, manifest, source.links)
+            _bring(root, origin, manifest, source)
         touched = _apply_all(root, patches, manifest)
         tree = Worktree(
             root / "source", root / "objects", manifest | dict.fromkeys(touched, PATCHED)
@@ -66,9 +69,10 @@ def _objects(objects: Path, mark: Path) -> Iterator[None]:
         mark.unlink()
 
 
-def _bring(root: Path, origin: Path, wanted: Manifest, links: bool) -> None:
+def _bring(root: Path, origin: Path, wanted: Manifest, source: Source) -> None:
     """Makes ``root/source`` what ``wanted`` says. The record of what is in it
-    stands only while that is so: a run killed half-way starts afresh."""
+    stands only while that is so: a run killed half-way starts afresh, objects
+    included, because fresh files may be older than they are."""
     record = root / "manifest.json"
     tree = root / "source"
     try:
@@ -76,6 +80,7 @@ def _bring(root: Path, origin: Path, wanted: Manifest, links: bool) -> None:
     except (OSError, ValueError):
         present = {}
         shutil.rmtree(tree, ignore_errors=True)
+        shutil.rmtree(root / "objects", ignore_errors=True)
     if present == wanted:
         return
     record.unlink(missing_ok=True)
@@ -85,7 +90,9 @@ def _bring(root: Path, origin: Path, wanted: Manifest, links: bool) -> None:
     made: set[Path] = set()
     for name, key in wanted.items():
         if present.get(name) != key:
-            _put(origin / name, tree / name, made, link=links and fresh)
+            _put(origin / name, tree / name, made, link=source.links and fresh)
+    if source.now() != source.identity:
+        raise HostError(f"{source.label} was changed while it was read", "run again")
     _write(record, wanted)
 
 
@@ -93,6 +100,8 @@ def _put(origin: Path, target: Path, made: set[Path], *, link: bool) -> None:
     if target.parent not in made:
         target.parent.mkdir(parents=True, exist_ok=True)
         made.add(target.parent)
+    if target.is_dir() and not target.is_symlink():
+        shutil.rmtree(target)
     target.unlink(missing_ok=True)
     try:
         if origin.is_symlink():
@@ -127,11 +136,16 @@ def _apply_all(root: Path, patches: Sequence[Path], manifest: Manifest) -> set[s
 
 def _touched(tree: Path, patch: Path) -> set[str]:
     """Paths the patch names, old and new, all of them inside the tree."""
+    if not _DIFF.search(patch.read_bytes()):
+        raise UsageError(f"{patch.name} has no diff in it", "name a patch")
     listing = _git_apply(tree, patch, "--numstat", "-z")
     names = {field.split("\t")[-1] for field in listing.split("\0")} - {""}
+    # git lists only the new name of what it renames.
+    moved = re.findall(rb"^(?:rename|copy) from (.+)$", patch.read_bytes(), re.MULTILINE)
+    names |= {name.decode(errors="replace").strip() for name in moved}
     for name in names:
         if name.startswith("/") or ".." in Path(name).parts:
-            raise UsageError(f"{patch} reaches out of the tree: {name}", "name another patch")
+            raise UsageError(f"{patch.name} reaches out of the tree: {name}", "name another patch")
     return names
 
 
@@ -144,6 +158,6 @@ def _git_apply(tree: Path, patch: Path, *options: str) -> str:
     except ProgramFailed as failure:
         errors = [line for line in failure.output.splitlines() if line.startswith("error: ")]
         raise UsageError(
-            f"{patch} does not apply: {(errors or [failure.message])[0].removeprefix('error: ')}",
+            f"{patch.name} does not apply: {(errors or [failure.message])[0].removeprefix('error: ')}",
             "name a patch made for this kernel",
         ) from failure

@@ -7,7 +7,6 @@ when the thread that started it dies, however it dies.
 """
 
 import contextlib
-import os
 import signal
 import socket
 import subprocess
@@ -91,6 +90,5 @@ def _running(
     try:
         yield popen
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(popen.pid, signal.SIGKILL)
+        popen.kill()  # nothing when it has been reaped
         popen.wait()

@@ -53,6 +53,7 @@ class Watch:
         self._tail = b""
         self._shutdown_reason = ""
         self._dead = False
+        self._error: Exception | None = None
         self.last_activity = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="guest watch", daemon=True)
 
@@ -68,7 +69,10 @@ class Watch:
         return not self._thread.is_alive()
 
     def cause(self) -> Death:
-        """Why the guest died, as far as its console and QMP tell."""
+        """Why the guest died, as far as its console and QMP tell. Raises what ended
+        the watching, say a full disk."""
+        if self._error:
+            raise self._error
         panic = PANIC.search(self._tail)
         if panic:
             return Death("panic", panic[1].decode(errors="replace"))
@@ -101,7 +105,12 @@ class Watch:
             return self._changed.wait_for(lambda: self._records >= count or self._dead, limit)
 
     def _run(self) -> None:
-        asyncio.run(self._watch())
+        try:
+            asyncio.run(self._watch())
+        except Exception as error:
+            self._error = error
+        finally:
+            self._die()
 
     async def _watch(self) -> None:
         readers = [self._read_qmp(self._sockets["qmp"])]
@@ -109,7 +118,6 @@ class Watch:
             readers.append(self._read_kmsg(self._sockets["kmsg"]))
             readers.append(self._read_console(self._sockets["console"]))
         await asyncio.gather(*readers)
-        self._die()
 
     async def _read_console(self, console: socket.socket) -> None:
         with self._console_log.open("ab", buffering=0) as log:

@@ -118,7 +118,7 @@ _NORMAL: tuple[tuple[re.Pattern[str], str], ...] = (
 )
 
 _KERNEL = re.compile(r"(?:<\d+>)?\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? (.*)")
-_ELIDED = re.compile(r"(?:\.\.\.|…|\[\.\.\.\]|<snip>|\[snip\]|\[cut\]).*")
+_ELIDED = re.compile(r"(?:\.\.\.|…|\[\.\.\.\]|<snip>|\[snip\]|\[cut\])(?: .*)?")
 
 
 _PATTERN_SECONDS = 1.0

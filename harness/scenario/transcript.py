@@ -38,7 +38,33 @@ _COMMANDS = set(
     )
 )
 
-_SENTENCE_END = re.compile(r"[.:]$|(?<!\$)\?$")
+# Of these, the ones that prose begins with as well.
+_VERBS = frozenset(
+    {
+        "cut",
+        "date",
+        "do",
+        "done",
+        "else",
+        "find",
+        "for",
+        "if",
+        "kill",
+        "mount",
+        "set",
+        "sort",
+        "sleep",
+        "test",
+        "then",
+        "time",
+        "touch",
+        "until",
+        "wait",
+        "while",
+    }
+)
+_SHELL_SIGN = re.compile(r"[-/=$;|&<>\[\"'*\d]")
+_SENTENCE_END = re.compile(r"(?:^|\s)[A-Za-z]+[.:?]$")
 
 _HUNK = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
 _DIFF = re.compile(
@@ -47,8 +73,18 @@ _DIFF = re.compile(
 
 _STATUS = re.compile(r"\[(\d{1,3})\]")
 _CONTINUED = re.compile(r">[ \t]?")
-_OPENS = {"for", "while", "until", "if", "case", "{"}
-_CLOSES = {"done", "fi", "esac", "}"}
+_OPENS = {"for", "while", "until", "if", "case", "{", "("}
+_CLOSES = {"done", "fi", "esac", "}", ")"}
+_MORE = {"|", "&&", "||"}
+_BEFORE_COMMAND = (
+    {";", "&", ";;", "(", ")", "{", "do", "then", "else", "elif", "!"}
+    | _MORE
+    | {"done", "fi", "esac", "}"}
+)
+_HEREDOC = re.compile(r"<<-?[ \t]*['\"]?(\w+)")
+
+# Lines that one command may have.
+_MAX_COMMAND = 200
 
 # Blank lines that may stand between one command's output and the next prompt.
 _MAX_BLANK = 2
@@ -119,12 +155,14 @@ def _same_output(one: Session, other: Session) -> bool:
 
 
 def _lines(text: str) -> list[_Line]:
-    lines = []
+    lines: list[_Line] = []
     hunk = (0, 0)
     for number, raw in enumerate(text.splitlines(), start=1):
         quote = _QUOTE.match(raw)
         depth = quote.group().count(">") if quote else 0
         body = raw[quote.end() :] if quote else raw
+        if lines and lines[-1].depth != depth:
+            hunk = (0, 0)
         hunk, in_diff = _diff_state(hunk, body)
         body = body.expandtabs()
         stripped = body.lstrip()
@@ -163,11 +201,14 @@ def _command(text: str) -> str | None:
 
 
 def _is_known(text: str) -> bool:
+    """Whether what follows a lone "# " is a command. Prose may begin with a verb that
+    is also a program; it has neither options nor paths, or ends like a sentence."""
     first = text.split(maxsplit=1)[0].rstrip(";")
     if _PATH_OR_ASSIGNMENT.fullmatch(first):
         return True
-    # Prose may begin with a verb that is also a program; it ends like a sentence.
-    return first in _COMMANDS and not _SENTENCE_END.search(text)
+    if first not in _COMMANDS or _SENTENCE_END.search(text):
+        return False
+    return first not in _VERBS or text == first or bool(_SHELL_SIGN.search(text))
 
 
 def _all_sessions(lines: Sequence[_Line]) -> Iterator[Session]:
@@ -201,29 +242,56 @@ def _same_place(first: _Line, line: _Line) -> bool:
 
 def _whole_command(lines: Sequence[_Line], position: int) -> tuple[str, int]:
     """The command at ``position`` with the lines that continue it, with or without
-    the shell's second prompt; outside of a session the quoting has taken it."""
+    the shell's second prompt. One that is never finished is only its first line."""
     first = lines[position]
     text = first.command or ""
-    position += 1
-    while _incomplete(text) and position < len(lines) and not lines[position].blank:
-        line = lines[position]
+    end = position + 1
+    while _incomplete(text) and end < len(lines) and end - position < _MAX_COMMAND:
+        line = lines[end]
         if line.command is not None and line.depth == first.depth:
             break
-        more = _CONTINUED.sub("", line.text[min(first.indent, line.indent) :], count=1)
-        text += "\n" + more
-        position += 1
-    return text, position
+        text += "\n" + _continuation(first, line)
+        end += 1
+    if _incomplete(text):
+        return first.command or "", position + 1
+    return text, end
+
+
+def _continuation(first: _Line, line: _Line) -> str:
+    # In a session that is not quoted, ">" is the shell's prompt and no quoting.
+    if line.depth == first.depth + 1:
+        return line.text
+    return _CONTINUED.sub("", line.text[min(first.indent, line.indent) :], count=1)
 
 
 def _incomplete(text: str) -> bool:
+    """Whether a shell would ask for more."""
     if text.endswith("\\"):
         return True
+    here = _HEREDOC.search(text)
+    if here:
+        return here[1] not in [line.strip() for line in text.split("\n")[1:]]
     try:
-        words = shlex.split(text.replace(";", " ; "), comments=True)
+        lexer = shlex.shlex(text.replace("\n", " ; "), posix=True, punctuation_chars=";&|()")
+        lexer.whitespace_split = True
+        lexer.commenters = ""
+        words = list(lexer)
     except ValueError:
         return True  # a quote is still open
-    balance = sum((word in _OPENS) - (word in _CLOSES) for word in words)
-    return balance > 0
+    return bool(words) and (words[-1] in _MORE or _balance(words) > 0)
+
+
+def _balance(words: Sequence[str]) -> int:
+    """Compound commands that are open; a keyword counts only where a command begins."""
+    balance = 0
+    begins = True
+    for word in words:
+        if word.startswith("#"):
+            break
+        if begins:
+            balance += (word in _OPENS) - (word in _CLOSES)
+        begins = word in _BEFORE_COMMAND
+    return balance
 
 
 def _output(lines: Sequence[_Line], position: int, first: _Line) -> tuple[list[str], int]:

@@ -156,7 +156,7 @@ def test_the_first_compiler_error_is_told_and_nothing_is_kept(
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ("nothing of a patch", "does not apply"),
+        ("nothing of a patch", "no diff in it"),
         (PATCH.replace("int one", "int nine"), "does not apply"),
         (PATCH.replace("drivers/iommu/iommu.c", "../../outside.c"), "does not apply|reaches out"),
         (PATCH.replace("a/drivers", "/etc").replace("b/drivers", "/etc"), "does not apply|reaches"),
