@@ -9,9 +9,11 @@
  * survive that for the guest to go on.
  *
  * Host to guest:   R <a> <b> <length>\n<length bytes of shell>
- *                  Q ...                     the same, leaving $? as it was
+ *                  S <a> <b> 0\n             print the state (state.c)
+ *                  P <a> <b> 0\n             only answer
  * Guest to host:   O<length>\n<bytes>        standard output
  *                  E<length>\n<bytes>        standard error
+ *                  S<length>\n<bytes>        the state
  *                  K<length>\n<bytes>        one record, as /dev/kmsg gives it
  *                  D <b><a> <how> <number> <records>\n the command is done
  *
@@ -71,6 +73,8 @@ struct relay {
 	int signals;
 	int out[2], err[2];
 	struct agent agent;
+	pid_t state_pid;	/* prints the state, into ... */
+	int state_out;		/* ... this; -1 when there is none */
 	char nonce[64];	/* of the command under way, "" when idle */
 };
 
@@ -171,7 +175,7 @@ static int open_console(const char *name)
 	return fd;
 }
 
-/* The kernel hands "harness.console=NAME" to init's environment. */
+/* The kernel hands "harness_console=NAME" to init's environment. */
 static void open_channels(struct relay *relay)
 {
 	const char *console = getenv("harness_console");
@@ -307,12 +311,12 @@ static void write_quoted(int fd, const char *data, size_t length)
  * The shell reads its script from a pipe: one eval a command, which costs no
  * fork and no file; "command" keeps a syntax error from ending the shell.
  */
-static void run_command(struct relay *relay, bool quiet, const char *data,
-			size_t got, size_t length)
+static void run_command(struct relay *relay, const char *data, size_t got,
+			size_t length)
 {
 	/* harness_last sets $? to what the last command left; see the agent. */
 	static const char before[] = "harness_last; command eval '";
-	const char *after = quiet ? "'\necho $? >&9\n" :
+	static const char after[] =
 		"'\nharness_status=$?; echo $harness_status >&9\n";
 	int fd = relay->agent.commands;
 
@@ -326,7 +330,40 @@ static void run_command(struct relay *relay, bool quiet, const char *data,
 		got = receive(relay, buffer,
 			      length < sizeof(buffer) ? length : sizeof(buffer));
 	}
-	write_all(fd, after, strlen(after));
+	write_all(fd, after, sizeof(after) - 1);
+}
+
+/*
+ * The state is printed by a process of its own: a session's shell may have its
+ * output redirected or shared with the background, and a read of sysfs may block.
+ */
+static void start_state(struct relay *relay)
+{
+	int ends[2];
+
+	if (pipe2(ends, O_CLOEXEC))
+		die("pipe");
+	relay->state_pid = fork();
+	if (relay->state_pid < 0)
+		die("fork");
+	if (relay->state_pid == 0) {
+		dup2(ends[1], STDOUT_FILENO);
+		state_main();
+		fflush(stdout);
+		_exit(0);
+	}
+	close(ends[1]);
+	fcntl(ends[0], F_SETFL, O_NONBLOCK);
+	relay->state_out = ends[0];
+}
+
+static void on_state_end(struct relay *relay)
+{
+	drain(relay, relay->state_out, 'S');
+	close(relay->state_out);
+	relay->state_out = -1;
+	relay->state_pid = 0;
+	done(relay, "status", 0);
 }
 
 /* The host has one request under way at a time, so nothing follows it. */
@@ -341,12 +378,18 @@ static void on_request(struct relay *relay)
 		request[used] = '\0';
 		end = strchr(request, '\n');
 	} while (!end && used < sizeof(request) - 1);
-	if (!end || sscanf(request, "%c %31s %31s %zu", &kind, a, b, &length) != 4)
+	if (!end || sscanf(request, "%c %31s %31s %zu", &kind, a, b, &length) != 4 ||
+	    !strchr("RSP", kind))
 		return;	/* noise on a shared console */
 	end++;
 	used -= end - request;
 	snprintf(relay->nonce, sizeof(relay->nonce), "%s%s", b, a);
-	run_command(relay, kind == 'Q', end, used < length ? used : length, length);
+	if (kind == 'R')
+		run_command(relay, end, used < length ? used : length, length);
+	else if (kind == 'S')
+		start_state(relay);
+	else
+		done(relay, "status", 0);
 }
 
 static void on_status(struct relay *relay)
@@ -382,6 +425,8 @@ static void on_signal(struct relay *relay)
 	while ((pid = waitpid(-1, &how, WNOHANG)) > 0)
 		if (pid == relay->agent.pid)
 			on_agent_end(relay, how);
+		else if (pid == relay->state_pid)
+			on_state_end(relay);
 }
 
 static void serve(struct relay *relay)
@@ -394,6 +439,7 @@ static void serve(struct relay *relay)
 			{ relay->agent.status, POLLIN, 0 },
 			{ relay->kmsg, POLLIN, 0 },
 			{ relay->signals, POLLIN, 0 },
+			{ relay->state_out, POLLIN, 0 },
 		};
 
 		if (poll(fds, sizeof(fds) / sizeof(fds[0]), -1) < 0)
@@ -404,6 +450,8 @@ static void serve(struct relay *relay)
 			drain(relay, relay->err[0], 'E');
 		if (fds[4].revents)
 			drain_kmsg(relay);
+		if (fds[6].revents & POLLIN)
+			drain(relay, relay->state_out, 'S');
 		if (fds[3].revents & POLLIN)
 			on_status(relay);
 		if (fds[5].revents)
@@ -433,13 +481,10 @@ static void mount_all(void)
 	symlink("/proc/self/fd/2", "/dev/stderr");
 }
 
-int main(int argc, char **argv)
+int main(void)
 {
-	struct relay relay = { 0 };
+	struct relay relay = { .state_out = -1 };
 	sigset_t child;
-
-	if (argc > 1 && !strcmp(argv[1], "state"))
-		return state_main();
 
 	mount_all();
 	sigemptyset(&child);

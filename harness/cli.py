@@ -3,6 +3,7 @@
 
 import errno
 import json
+import math
 import os
 import signal
 import sys
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from harness.errors import HarnessError, HostError, UsageError
-from harness.host import debian, rundir, tools
+from harness.host import debian, paths, rundir, tools
 from harness.host.text import printable
 from harness.kernel import build, spec
 from harness.repro import replay, show
@@ -26,6 +27,7 @@ app = typer.Typer(
     help="Real kernels with modular IOMMU drivers, in QEMU, driven through their lifecycle.",
     no_args_is_help=True,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 kernel_app = typer.Typer(help="Kernels: build one, list those built.", no_args_is_help=True)
@@ -65,10 +67,9 @@ def doctor(as_json: Json = False) -> None:
             if tool in lacking
             else [("", f"found    {tool.name}")]
         )
-    if lacking:
-        if not as_json:
-            _say([("bold", f"install with: {command}")])
-        raise typer.Exit(3)
+    if not as_json:
+        _say([("bold", f"install with: {command}" if lacking else "nothing is missing")])
+    raise typer.Exit(3 if lacking else 0)
 
 
 @kernel_app.command("build")
@@ -113,7 +114,8 @@ def repro(
         int | None, typer.Option(help="Which session, of a report with several.")
     ] = None,
     limit: Annotated[
-        float | None, typer.Option(help="Seconds that a step may be silent; else scaled.")
+        float | None,
+        typer.Option(help="Seconds of silence allowed; else 40 boots, at least 20."),
     ] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Where what is observed goes.")] = None,
     debian_mirror: Mirror = "",
@@ -121,24 +123,34 @@ def repro(
 ) -> None:
     """Replay a bug report's shell session and say whether the kernel does the same."""
     _use_mirror(debian_mirror)
+    _check_limit(limit)
+    rundir.check(run_dir)
     wanted = spec.parse(kernel, patch, fragment)
     asked = replay.request(report, session, machine)
     if not as_json:
         _say(show.opening(asked))
     built = build.build(wanted)
     directory = rundir.create(report.stem, run_dir)
+    if as_json:
+        result = replay.replay(asked, built, directory, limit=limit)
+        _print_json(replay.record(result))
+        raise typer.Exit(result.verdict.exit_code)
+    _say(show.run(directory, built))
     result = replay.replay(
         asked,
         built,
         directory,
-        limit,
-        on_outcome=lambda number, each: None if as_json else _say(show.step(number, each)),
+        limit=limit,
+        on_command=lambda number, text: _say(show.command(number, text)),
+        on_outcome=lambda each: _say(show.step(each, asked.machine.iommu.driver)),
     )
-    if as_json:
-        _print_json(replay.record(result))
-    else:
-        _say(show.closing(result))
+    _say(show.closing(result))
     raise typer.Exit(result.verdict.exit_code)
+
+
+def _check_limit(limit: float | None) -> None:
+    if limit is not None and not 0 < limit < math.inf:
+        raise UsageError(f"--limit {limit} is no time to wait", "give seconds above zero")
 
 
 def _use_mirror(address: str) -> None:
@@ -176,6 +188,8 @@ def _fail(error: HarnessError) -> NoReturn:
 # typer's own copy, so it is named by the one of its kinds that typer exports.
 _BAD_OPTION: Any = typer.BadParameter.__base__
 
+_INTERRUPTED = 128 + signal.SIGINT
+
 _DISK = {
     errno.ENOSPC: "no space left",
     errno.EDQUOT: "the disk quota is used up",
@@ -187,7 +201,10 @@ _DISK = {
 def _disk_error(error: OSError) -> HostError:
     what = _DISK.get(error.errno or 0, error.strerror or str(error))
     where = f": {error.filename}" if error.filename else ""
-    return HostError(what + where, "free or choose another place, say with IOMMU_HARNESS_CACHE")
+    mend = "choose another place"
+    if str(error.filename or "").startswith(str(paths.cache())) or not error.filename:
+        mend = "free some, or set IOMMU_HARNESS_CACHE to another place"
+    return HostError(what + where, mend)
 
 
 @contextmanager
@@ -195,6 +212,7 @@ def _orderly_end() -> Iterator[None]:
     """Being told to end unwinds like ^C does, so that nothing is left behind."""
 
     def end(number: int, _frame: object) -> NoReturn:
+        print(f"iommu-harness: ended by {signal.Signals(number).name}", file=sys.stderr)
         sys.exit(128 + number)
 
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -207,13 +225,26 @@ def main() -> None:
     with _orderly_end():
         try:
             status = app(standalone_mode=False)
+            if status == _INTERRUPTED:
+                raise KeyboardInterrupt
             sys.exit(status if isinstance(status, int) else 0)
         except HarnessError as error:
             _fail(error)
+        except BrokenPipeError:
+            # Whoever read our output has seen enough; nothing is left to flush.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(128 + signal.SIGPIPE)
         except _BAD_OPTION as error:
+            if not error.format_message():
+                sys.exit(2)  # no arguments: the help has been shown
             _fail(UsageError(error.format_message().rstrip("."), "see iommu-harness --help"))
         except (KeyboardInterrupt, typer.Abort):
             print("iommu-harness: interrupted", file=sys.stderr)
-            sys.exit(130)
+            sys.exit(_INTERRUPTED)
         except OSError as error:
             _fail(_disk_error(error))
+        except Exception as error:
+            if os.environ.get("IOMMU_HARNESS_TRACEBACK"):
+                raise
+            what = f"a defect of iommu-harness: {type(error).__name__}: {error}"
+            _fail(HostError(what, "report it, with IOMMU_HARNESS_TRACEBACK=1 set"))

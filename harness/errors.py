@@ -55,7 +55,11 @@ class GuestError(HarnessError):
 
 
 class GuestPanic(GuestError):
-    """The kernel panicked."""
+    """The kernel panicked; ``text`` is what it said after "not syncing: "."""
+
+    def __init__(self, text: str, log: str = "") -> None:
+        super().__init__(f"the kernel panicked: {text}", log=log)
+        self.text = text
 
 
 class GuestHang(GuestError):

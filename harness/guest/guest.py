@@ -91,8 +91,7 @@ class Guest:
 
     def state(self) -> State:
         """What the kernel shows now."""
-        reply = self._console.run(initramfs.STATE_COMMAND, quiet=True)
-        return state.parse(reply.out.decode(errors="replace"))
+        return state.parse(self._console.state())
 
     def step(self, command: str, limit: float | None = None) -> Step:
         """Runs a command; returns its result, the kernel's log of it and the state
@@ -121,8 +120,7 @@ class Guest:
 
     def take_kmsg(self) -> tuple[Record, ...]:
         """The records that no step has taken yet, up to this very moment."""
-        reply = self._console.run(":", quiet=True)
-        if not self._watch.wait_records(reply.records, self._console.limit):
+        if not self._watch.wait_records(self._console.records(), self._console.limit):
             raise GuestHang("kernel-log records are missing on their channel", log=self._watch.tail)
         taken = tuple(self._records[self._claimed :])
         self._claimed += len(taken)

@@ -18,10 +18,12 @@ def create(title: str, chosen: Path | None = None) -> Path:
 
     Raises UsageError when ``chosen`` exists and is not empty.
     """
+    check(chosen)
     if chosen is not None:
-        if chosen.exists() and (not chosen.is_dir() or any(chosen.iterdir())):
-            raise UsageError(f"{chosen} is there already and not empty", "name a new directory")
-        chosen.mkdir(parents=True, exist_ok=True)
+        try:
+            chosen.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"cannot make {chosen}: {error.strerror}", "name another") from None
         return chosen.absolute()
     word = re.sub(r"[^A-Za-z0-9.]+", "-", title).strip("-.")[:60] or "run"
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{word}"
@@ -33,6 +35,12 @@ def create(title: str, chosen: Path | None = None) -> Path:
             continue
         return directory
     raise UsageError(f"{paths.runs()} is full of runs called {stem}", "remove some")
+
+
+def check(chosen: Path | None) -> None:
+    """Raises UsageError when ``chosen`` exists and is not empty."""
+    if chosen and chosen.exists() and (not chosen.is_dir() or any(chosen.iterdir())):
+        raise UsageError(f"{chosen} is there already and not empty", "name a new directory")
 
 
 class JsonLines:

@@ -46,7 +46,9 @@ def read(fragment: Path) -> list[Option]:
         if option:
             options.append(option)
         elif line.strip() and not line.startswith("#"):
-            raise UsageError(f"{where}: not a configuration line: {line.strip()!r}")
+            raise UsageError(
+                f"{where}: not a configuration line: {line.strip()!r}", "write CONFIG_X=y"
+            )
     return options
 
 

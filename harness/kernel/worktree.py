@@ -157,7 +157,8 @@ def _git_apply(tree: Path, patch: Path, *options: str) -> str:
         return program.run(command, cwd=tree, env=env)
     except ProgramFailed as failure:
         errors = [line for line in failure.output.splitlines() if line.startswith("error: ")]
+        reason = (errors or [failure.message])[0].removeprefix("error: ")
         raise UsageError(
-            f"{patch.name} does not apply: {(errors or [failure.message])[0].removeprefix('error: ')}",
+            f"{patch.name} does not apply: {reason}",
             "name a patch made for this kernel",
         ) from failure

@@ -25,6 +25,11 @@ _ENDS_SINGLE: list[Any] = [*_ENDS, watch.PANIC]
 # The line that ends an answer is shorter than this.
 _WINDOW = 256
 
+# A command that never falls silent ends all the same: after so many bytes, or so
+# many times the limit on its silence.
+_MAX_OUTPUT = 64 << 20
+_TOTAL = 30
+
 # Between two looks at whether a silent guest is at least doing something.
 _LOOK = 5.0
 
@@ -75,21 +80,33 @@ class Console:
         self._expect(frames.READY, limit)
         self._received()
 
-    def run(self, command: str, limit: float | None = None, *, quiet: bool = False) -> Reply:
-        """Runs ``command`` in the guest's shell and waits for its end; ``quiet`` leaves
-        no trace in the shell's $?.
+    def run(self, command: str, limit: float | None = None) -> Reply:
+        """Runs ``command`` in the guest's shell and waits for its end.
 
         Raises GuestPanic, GuestLost or GuestHang when there will be none.
         """
-        request = frames.request(command, quiet=quiet)
+        found, done = self._ask(frames.command(command), limit or self.limit)
+        return Reply(done.how, done.number, bytes(found.out), bytes(found.err), done.records)
+
+    def state(self) -> str:
+        """What the kernel shows, in the lines of guest-scripts/state.c. It is PID 1
+        that answers, whatever the shell has come to. Raises as ``run`` does."""
+        found, _ = self._ask(frames.state(), self.limit)
+        return found.state.decode(errors="replace")
+
+    def records(self) -> int:
+        """How many kernel-log records there have been by now. Raises as ``run`` does."""
+        _, done = self._ask(frames.ping(), self.limit)
+        return done.records
+
+    def _ask(self, request: frames.Request, limit: float) -> tuple[frames.Frames, frames.Done]:
         try:
             self._socket.sendall(request.data)
         except OSError:
             raise self._dead() from None
         self._log.write(request.data)
-        done = self._expect(request.nonce, limit or self.limit)
-        found = self._received()
-        return Reply(done.how, done.number, bytes(found.out), bytes(found.err), done.records)
+        done = self._expect(request.nonce, limit)
+        return self._received(), done
 
     def _received(self) -> frames.Frames:
         found, rest = frames.parse(self._heard + self._before())
@@ -108,7 +125,8 @@ class Console:
         """Waits for the end of a command as long as the guest shows any life on any
         channel within ``limit`` seconds."""
         ends = _ENDS_SINGLE if self._single else _ENDS
-        heard, since = len(self._spawn.buffer), time.monotonic()
+        heard, since = 0, time.monotonic()
+        started = since
         while True:
             try:
                 found = self._spawn.expect(ends, min(limit, _LOOK), searchwindowsize=_WINDOW)
@@ -122,8 +140,15 @@ class Console:
                 self._heard += self._before() + cast(bytes, self._spawn.after)
             if found in {_EOF, _PANIC}:
                 raise self._dead()
-            if len(self._spawn.buffer) != heard:
-                heard, since = len(self._spawn.buffer), time.monotonic()
+            if len(self._before()) != heard:
+                heard, since = len(self._before()), time.monotonic()
+            if heard > _MAX_OUTPUT or time.monotonic() - started > _TOTAL * limit:
+                raise GuestHang(
+                    f"the command has printed {heard / 1e6:.0f} MB in "
+                    f"{time.monotonic() - started:.0f} s and goes on",
+                    "let it end by itself",
+                    self._watch.tail,
+                )
             if time.monotonic() - max(since, self._watch.last_activity) >= limit:
                 raise GuestHang(
                     f"the guest has been silent for {limit:.0f} s",
@@ -141,7 +166,7 @@ class Console:
             self._watch.join()
         death = self._watch.cause()
         if death.kind == "panic":
-            return GuestPanic(f"the kernel panicked: {death.text}", log=self._watch.tail)
+            return GuestPanic(death.text, self._watch.tail)
         return GuestLost(death.text or self._process.last_words(), log=self._watch.tail)
 
     def _rest(self) -> bytes:

@@ -12,8 +12,8 @@ from harness.errors import UsageError
 
 How = Literal["status", "exited", "killed"]
 
-# "O", "E" or "K", the length in decimal, a newline, that many bytes.
-_HEAD = re.compile(rb"([OEK])(\d{1,9})\n")
+# What kind, the length in decimal, a newline, that many bytes.
+_HEAD = re.compile(rb"([OESK])(\d{1,9})\n")
 
 # The line that ends an answer: the nonce, how the command ended, the status or
 # signal, the number of records since boot. Compiled once: it costs as much as
@@ -34,18 +34,27 @@ class Request:
     nonce: str
 
 
-def request(command: str, *, quiet: bool = False) -> Request:
-    """A request for ``command``; ``quiet`` leaves the shell's $? as it was.
-
-    Raises UsageError for a command with a NUL in it, which no shell takes.
-    """
-    text = command.encode()
-    if b"\0" in text:
+def command(text: str) -> Request:
+    """Runs ``text`` in the shell. Raises UsageError for one with a NUL in it, which
+    no shell takes."""
+    if "\0" in text:
         raise UsageError("a command has a NUL byte in it", "take it out of the report")
+    return _request("R", text.encode())
+
+
+def state() -> Request:
+    """Asks PID 1 for the state."""
+    return _request("S")
+
+
+def ping() -> Request:
+    """Asks PID 1 for nothing but an answer, which comes behind the kernel's log."""
+    return _request("P")
+
+
+def _request(kind: str, payload: bytes = b"") -> Request:
     first, second = secrets.token_hex(6), secrets.token_hex(6)
-    return Request(
-        f"{'Q' if quiet else 'R'} {first} {second} {len(text)}\n".encode() + text, second + first
-    )
+    return Request(f"{kind} {first} {second} {len(payload)}\n".encode() + payload, second + first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +76,13 @@ def done(match: re.Match[bytes]) -> Done:
 
 @dataclass(slots=True)
 class Frames:
-    """What came on a channel: ``out`` and ``err`` of commands, kernel-log
-    ``records`` as /dev/kmsg gives them, and ``noise`` that is no frame (kernel
-    messages, on a shared console)."""
+    """What came on a channel: ``out`` and ``err`` of commands, the ``state`` as
+    guest-scripts/state.c prints it, kernel-log ``records`` as /dev/kmsg gives them,
+    and ``noise`` that is no frame (kernel messages, on a shared console)."""
 
     out: bytearray = field(default_factory=bytearray)
     err: bytearray = field(default_factory=bytearray)
+    state: bytearray = field(default_factory=bytearray)
     records: list[bytes] = field(default_factory=list)
     noise: bytearray = field(default_factory=bytearray)
 
@@ -99,7 +109,7 @@ def parse(data: bytes) -> tuple[Frames, bytes]:
 
 def _may_be_head(rest: bytes) -> bool:
     """Whether more bytes could make ``rest`` the start of a frame."""
-    return re.fullmatch(rb"[OEK]\d{0,9}", rest) is not None
+    return re.fullmatch(rb"[OESK]\d{0,9}", rest) is not None
 
 
 def _take(frames: Frames, kind: bytes, payload: bytes) -> None:
@@ -107,5 +117,7 @@ def _take(frames: Frames, kind: bytes, payload: bytes) -> None:
         frames.out += payload
     elif kind == b"E":
         frames.err += payload
+    elif kind == b"S":
+        frames.state += payload
     else:
         frames.records.append(payload)

@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,12 @@ from harness.host import rundir
 from harness.host.rundir import JsonLines
 from harness.kernel.artifact import Kernel
 from harness.klog import splat
-from harness.klog.record import Record
+from harness.klog.record import Record, gaps
 from harness.klog.splat import Splat
 from harness.machine import qemu, topology
 from harness.machine.topology import Machine
 from harness.repro import report
-from harness.scenario import verdict
+from harness.scenario import expectation, verdict
 from harness.scenario.transcript import Session
 from harness.scenario.verdict import Outcome, Verdict
 
@@ -33,6 +33,7 @@ from harness.scenario.verdict import Outcome, Verdict
 _STAND_INS = {"test_module": "iommu_client"}
 
 _KMOD_SPEAKS = re.compile(r"(modprobe: (FATAL|ERROR)|rmmod: ERROR|insmod: ERROR):")
+_STAMP = re.compile(r"\[ *(\d+\.\d+)\] ?(.*)")
 _ANY_WORD = re.compile(r"[\w-]+")
 
 
@@ -53,7 +54,8 @@ class Request:
 @dataclass(slots=True)
 class Result:
     """A replay and its verdict. ``splats`` are those of the guest; ``unmentioned``
-    are the ones among them that the report does not show."""
+    are the ones among them that the report does not show; ``lost_records`` the
+    first and last numbers of kernel messages that were overwritten unread."""
 
     request: Request
     kernel: Kernel
@@ -61,6 +63,7 @@ class Result:
     outcomes: list[Outcome] = field(default_factory=list)
     splats: list[Splat] = field(default_factory=list)
     unmentioned: list[Splat] = field(default_factory=list)
+    lost_records: list[tuple[int, int]] = field(default_factory=list)
     verdict: Verdict = field(default_factory=lambda: Verdict("unjudged", "not replayed yet"))
 
 
@@ -103,8 +106,10 @@ def replay(
     asked: Request,
     kernel: Kernel,
     directory: Path,
+    *,
     limit: float | None = None,
-    on_outcome: Callable[[int, Outcome], None] = lambda _number, _outcome: None,
+    on_command: Callable[[int, str], None] = lambda _number, _text: None,
+    on_outcome: Callable[[Outcome], None] = lambda _outcome: None,
 ) -> Result:
     """Boots a guest, types the session into it, and judges each step.
 
@@ -113,6 +118,12 @@ def replay(
     """
     result = Result(asked, kernel, directory)
     _describe(asked, kernel, directory)
+    log: list[Record] = []
+
+    def observe(entry: Record) -> None:
+        log.append(entry)
+        kmsg.add(asdict(entry))
+
     with _log(directory / "kmsg.jsonl") as kmsg, _log(directory / "steps.jsonl") as steps:
         try:
             with guest.booted(
@@ -121,18 +132,21 @@ def replay(
                 directory,
                 kmod=asked.kmod,
                 limit=limit,
-                on_record=lambda record: kmsg.add(asdict(record)),
+                on_record=observe,
             ) as running:
                 _write_command_line(running, directory)
-                for outcome in _outcomes(asked.session, running, limit):
+                for number, command in enumerate(asked.session.commands, start=1):
+                    on_command(number, command.text)
+                    outcome = verdict.outcome(command, running.step(command.text, limit))
                     result.outcomes.append(outcome)
                     steps.add(step_record(outcome))
-                    on_outcome(len(result.outcomes), outcome)
+                    on_outcome(outcome)
             result.verdict = verdict.judge(asked.session.commands, result.outcomes)
         except GuestError as error:
             result.verdict = _lost(asked, result, error)
-            result.splats = splat.find(_without_stamps(error.log))
-    _collect_splats(result)
+            # The console has what did not get into the log's records any more.
+            result.splats = splat.find(_unseen(error.log, log))
+    _collect_splats(result, log)
     (directory / "result.json").write_text(json.dumps(record(result), indent=1) + "\n")
     return result
 
@@ -165,33 +179,34 @@ def _write_command_line(running: Guest, directory: Path) -> None:
     (directory / "qemu.json").write_text(json.dumps(running.argv, indent=1) + "\n")
 
 
-def _outcomes(session: Session, running: Guest, limit: float | None) -> Iterator[Outcome]:
-    for command in session.commands:
-        yield verdict.outcome(command, running.step(command.text, limit))
-
-
 def _lost(asked: Request, result: Result, error: GuestError) -> Verdict:
-    number = len(result.outcomes) + 1
-    total = len(asked.session.commands)
+    """The verdict of a replay that the guest did not survive."""
+    commands = asked.session.commands
+    number, total = len(result.outcomes) + 1, len(commands)
+    if any(outcome.difference for outcome in result.outcomes):
+        return verdict.judge(commands, result.outcomes)
     if number > total:
         return Verdict("unjudged", f"after the last step: {error}")
-    command = asked.session.commands[number - 1]
-    if isinstance(error, GuestPanic) and any("Kernel panic" in line for line in command.output):
-        return Verdict(
-            "reproduced", f"step {number} of {total}: {error.message}, as the report says"
-        )
+    command = commands[number - 1]
+    if isinstance(error, GuestPanic) and expectation.tells_panic(command, error.text):
+        reason = f"step {number} of {total}: {error.message}, as the report says"
+        return Verdict("reproduced", reason)
     return Verdict("unjudged", f"step {number} of {total}, {command.text!r}: {error}")
 
 
-def _without_stamps(log: str) -> list[str]:
-    return [re.sub(r"^\[ *\d+\.\d+\] ?", "", line) for line in log.splitlines()]
+def _unseen(console: str, log: Sequence[Record]) -> list[str]:
+    """The console's lines that are later than the last record of the log."""
+    last = log[-1].time if log else 0.0
+    lines = (_STAMP.match(line) for line in console.splitlines())
+    return [match[2] for match in lines if match and float(match[1]) > last]
 
 
-def _collect_splats(result: Result) -> None:
-    for outcome in result.outcomes:
-        result.splats += splat.find([entry.text for entry in outcome.step.kmsg])
+def _collect_splats(result: Result, log: Sequence[Record]) -> None:
+    """Those of the whole log, the boot's included, and of a dying guest's console."""
+    result.splats = splat.find([entry.text for entry in log]) + result.splats
     known = {(each.kind, each.function) for each in result.request.splats}
     result.unmentioned = [each for each in result.splats if (each.kind, each.function) not in known]
+    result.lost_records = gaps(log)
 
 
 def record(result: Result) -> dict[str, Any]:
@@ -206,6 +221,7 @@ def record(result: Result) -> dict[str, Any]:
         "notes": list(result.request.notes),
         "steps": [step_record(outcome) for outcome in result.outcomes],
         "splats": [asdict(each) for each in result.splats],
+        "lost_records": [list(gap) for gap in result.lost_records],
         "unmentioned_splats": [each.title for each in result.unmentioned],
     }
 

@@ -2,14 +2,18 @@
 """A replay in words: the lines that the command prints, each with its style."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from harness.guest.guest import Step
 from harness.guest.state import changes
+from harness.kernel.artifact import Kernel
 from harness.klog.splat import Splat
 from harness.repro.replay import Request, Result
 from harness.scenario.verdict import Outcome
 
 Line = tuple[str, str]
+
+_SHOWN = 10  # lines at each end of a long output
 
 _VERDICT_STYLES = {"reproduced": "bold green", "not-reproduced": "bold red", "unjudged": "bold"}
 
@@ -23,12 +27,22 @@ def opening(asked: Request) -> Iterator[Line]:
         yield "", f"note:    {note}"
 
 
-def step(number: int, outcome: Outcome) -> Iterator[Line]:
-    """One step, with what it printed, what the kernel logged and what changed."""
+def run(directory: Path, kernel: Kernel) -> Iterator[Line]:
+    """Before the guest boots: where everything that is observed goes."""
+    yield "", f"kernel:  {kernel.label}"
+    yield "", f"run:     {directory}"
+
+
+def command(number: int, text: str) -> Iterator[Line]:
+    """Before a step runs."""
+    yield "", ""
+    yield "bold", f"{number:2}  $ " + text.replace("\n", "\n    > ")
+
+
+def step(outcome: Outcome, iommu_driver: str) -> Iterator[Line]:
+    """What a step printed, what the kernel logged and what changed."""
     done = outcome.step
     mark = "differs" if outcome.difference else "as told"
-    yield "", ""
-    yield "bold", f"{number:2}  $ " + done.command.replace("\n", "\n    > ")
     yield from _indented("", done.out)
     yield from _indented("", done.err)
     for entry in done.kmsg:
@@ -37,14 +51,22 @@ def step(number: int, outcome: Outcome) -> Iterator[Line]:
         yield "cyan", f"    * {line}"
     ended = f"shell killed, status {done.status}" if done.killed else f"status {done.status}"
     style = "red" if outcome.difference else "green"
-    yield style, f"    {mark}: {ended}{_refcounts(done)}"
+    yield style, f"    {mark}: {ended}{_refcounts(done, iommu_driver)}"
     if outcome.difference:
         yield from _side_by_side(outcome.difference.expected, outcome.difference.observed)
 
 
 def _indented(style: str, text: str) -> Iterator[Line]:
-    for line in text.splitlines():
+    for line in _shortened(text.splitlines()):
         yield style, f"    {line}"
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    """The run directory has them all."""
+    if len(lines) <= 2 * _SHOWN:
+        return lines
+    left_out = f"... {len(lines) - 2 * _SHOWN} lines, all of them in the run directory ..."
+    return [*lines[:_SHOWN], left_out, *lines[-_SHOWN:]]
 
 
 def _differences(done: Step) -> list[str]:
@@ -52,15 +74,18 @@ def _differences(done: Step) -> list[str]:
     return [line for line in changes(done.before, done.after) if not line.startswith("module ")]
 
 
-def _refcounts(done: Step) -> str:
-    """Refcounts of all modules before and after, and the number of groups."""
+def _refcounts(done: Step, iommu_driver: str) -> str:
+    """The refcounts before and after of the IOMMU's driver and of modules whose count
+    the step changed, and the number of groups."""
     names = sorted(done.before.modules.keys() | done.after.modules.keys())
+    counts = {name: (done.before.refcount(name), done.after.refcount(name)) for name in names}
     parts = [
-        f"{name} {_count(done.before.refcount(name))} -> {_count(done.after.refcount(name))}"
-        for name in names
+        f"{name} {_count(before)} -> {_count(after)}"
+        for name, (before, after) in counts.items()
+        if before != after or name == iommu_driver
     ]
-    parts.append(f"groups {len(done.before.groups)} -> {len(done.after.groups)}")
-    return "; refcounts: " + ", ".join(parts) if names else "; " + parts[0]
+    groups = f"groups {len(done.before.groups)} -> {len(done.after.groups)}"
+    return f"; refcounts: {', '.join(parts)}; {groups}" if parts else f"; {groups}"
 
 
 def _count(refcount: int | None) -> str:
@@ -69,21 +94,21 @@ def _count(refcount: int | None) -> str:
 
 def _side_by_side(expected: str, observed: str) -> Iterator[Line]:
     for name, text in (("expected", expected), ("observed", observed)):
-        first, *more = text.splitlines() or [""]
+        first, *more = _shortened(text.splitlines()) or [""]
         yield "red", f"      {name}: {first}"
         for line in more:
             yield "red", f"                {line}"
 
 
 def closing(result: Result) -> Iterator[Line]:
-    """The splats that the report does not show, and the verdict."""
+    """The splats that the report does not show, what was missed, and the verdict."""
     yield "", ""
     for each in result.unmentioned:
         yield from _splat(each)
+    for first, last in result.lost_records:
+        yield "yellow", f"kernel messages {first} to {last} were overwritten before they were read"
     word = result.verdict.word
     yield _VERDICT_STYLES[word], f"{word.replace('-', ' ')}: {result.verdict.reason}"
-    yield "", f"kernel:  {result.kernel.label}"
-    yield "", f"run:     {result.directory}"
 
 
 def _splat(each: Splat) -> Iterator[Line]:

@@ -15,9 +15,8 @@ _RECIPE = "1"
 
 _MOUNT_POINTS = ("proc", "sys", "dev", "run", "tmp", "root")
 
-# Compiled into one static program: PID 1, and "state" when called so.
+# Compiled into one static program.
 _SOURCES = ("init.c", "state.c")
-STATE_COMMAND = "/init state"
 
 
 def image(kernel: Kernel, *, kmod: bool = False) -> Path:

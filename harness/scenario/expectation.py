@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import regex
 
 from harness.guest.guest import Step
+from harness.klog import splat
 from harness.scenario.transcript import Command
 
 
@@ -78,7 +79,7 @@ def _still_in_use(said: Fact, step: Step) -> str:
     count = step.after.refcount(said.module)
     if count is None:
         return f"{said.module} is not loaded"
-    if step.status == 0:
+    if _succeeded(step):
         return "the command succeeded"
     return "" if count > 0 else f"{said.module} has refcount 0"
 
@@ -86,11 +87,16 @@ def _still_in_use(said: Fact, step: Step) -> str:
 def _not_loaded(said: Fact, step: Step) -> str:
     if step.before.refcount(said.module) is not None:
         return f"{said.module} was loaded"
-    return "" if step.status else "the command succeeded"
+    return "the command succeeded" if _succeeded(step) else ""
 
 
 def _failed(_said: Fact, step: Step) -> str:
-    return "" if step.status else "the command succeeded"
+    return "the command succeeded" if _succeeded(step) else ""
+
+
+def _succeeded(step: Step) -> bool:
+    """Of a command of several parts the status says nothing about the one part."""
+    return step.status == 0 and not _COMPOUND.search(step.command)
 
 
 # What must have happened for a fact to hold; "" when it did, else what did instead.
@@ -121,7 +127,19 @@ _KERNEL = re.compile(r"(?:<\d+>)?\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? (.*)")
 _ELIDED = re.compile(r"(?:\.\.\.|…|\[\.\.\.\]|<snip>|\[snip\]|\[cut\])(?: .*)?")
 
 
+_VIRTIO = re.compile(r"\bvirtio\d+\b")
+
+_COMPOUND = re.compile(r"[;|&\n]")
+
+# What a shell says of a command that a signal killed, as an oops does.
+_SHELL_DEATH = re.compile(r"(?:Segmentation fault|Killed|Trace/breakpoint trap)(?: .*)?")
+
 _PATTERN_SECONDS = 1.0
+
+_PANIC = re.compile(r"Kernel panic - not syncing: (.*)")
+
+# Splats whose task does not live on.
+_DEADLY = {"Oops", "BUG"}
 
 # The status of a command that the shell cannot find.
 _NOT_FOUND = 127
@@ -137,16 +155,25 @@ class Difference:
 
 def compare(command: Command, step: Step) -> Difference | None:
     """None when the step did what the report says; else the first difference."""
+    told_death = _tells_death(command.output)
     texts = [line for line in command.output if not _KERNEL.fullmatch(line)]
+    if told_death:
+        texts = [line for line in texts if not _SHELL_DEATH.fullmatch(line.strip())]
     if any(_KERNEL.fullmatch(line) for line in (step.out + step.err).splitlines()):
         texts = list(command.output)  # dmesg and its like print kernel messages
     return (
-        _compare_shell(step)
+        _compare_shell(step, told_death)
         or _compare_status(command, step)
         or _compare_facts(texts, step)
         or _compare_text(texts, step)
         or (_compare_kernel(command.output, step) if len(texts) < len(command.output) else None)
     )
+
+
+def tells_panic(command: Command, text: str) -> bool:
+    """Whether the report shows this panic; it may cut the text short."""
+    panics = (_PANIC.search(line) for line in command.output)
+    return any(text.startswith(match[1].strip()) for match in panics if match)
 
 
 def missing_program(step: Step) -> str:
@@ -162,8 +189,17 @@ def expects_anything(commands: Sequence[Command]) -> bool:
     return any(command.output or command.status is not None for command in commands)
 
 
-def _compare_shell(step: Step) -> Difference | None:
-    if not step.killed:
+def _tells_death(output: Sequence[str]) -> bool:
+    """Whether the report shows that the command died: its shell says so, or the
+    kernel's splat does."""
+    if any(_SHELL_DEATH.fullmatch(line.strip()) for line in output):
+        return True
+    found = splat.find([_normal(line) for line in output])
+    return any(each.kind in _DEADLY for each in found)
+
+
+def _compare_shell(step: Step, told_death: bool) -> Difference | None:
+    if not step.killed or told_death:
         return None
     return Difference("the command ends", f"its shell was killed by signal {step.status - 128}")
 
@@ -233,7 +269,8 @@ def _normal(line: str) -> str:
     """What counts of a line: of a kernel message all but its time."""
     line = line.strip()
     if message := _KERNEL.fullmatch(line):
-        return message[1]
+        # Which virtio device is the first depends on the machine.
+        return _VIRTIO.sub("virtioN", message[1])
     for pattern, meaning in _NORMAL:
         if match := pattern.fullmatch(line):
             line = match.expand(meaning)
@@ -260,4 +297,7 @@ def _compare_kernel(output: Sequence[str], step: Step) -> Difference | None:
 
 
 def _same_message(wanted: str, seen: str) -> bool:
-    return _same(wanted, seen.rstrip())
+    seen = seen.rstrip()
+    return _same(wanted, seen) or _same(
+        _VIRTIO.sub("virtioN", wanted), _VIRTIO.sub("virtioN", seen)
+    )

@@ -43,6 +43,14 @@ def test_text_arrives_as_it_was_sent(any_guest: Guest, command: str, out: bytes)
     assert (reply.how, reply.number, reply.out) == ("status", 0, out)
 
 
+def test_the_state_does_not_depend_on_the_shell(any_guest: Guest) -> None:
+    before = any_guest.state()
+    any_guest.run("while :; do echo noise; sleep 0.001; done & exec >/dev/null 2>&1; set -x")
+    step = any_guest.step("modprobe arm-smmu-v3")
+    assert step.before == before
+    assert "arm_smmu_v3" in step.after.modules
+
+
 def test_a_command_sees_the_status_of_the_one_before(any_guest: Guest) -> None:
     any_guest.step("(exit 7)")
     assert any_guest.step("echo $?; (exit 3)").out == "7\n"

@@ -195,8 +195,8 @@ def test_in_words_and_in_a_pipe_everything_is_plain(kernel_spec: str, tmp_path: 
     assert "\x1b" not in done.out + done.err
     assert " 4  $ modprobe -r arm-smmu-v3" in done.out
     # Long lines are not broken, whatever the width of a terminal.
-    assert "    as told: status 1; refcounts: arm_smmu_v3 2 -> 2, groups 2 -> 2" in done.out
-    assert done.out.splitlines()[-1] == f"run:     {tmp_path / 'run'}"
+    assert "    as told: status 1; refcounts: arm_smmu_v3 2 -> 2; groups 2 -> 2" in done.out
+    assert f"run:     {tmp_path / 'run'}" in done.out
 
 
 def has_text(path: Path) -> bool:

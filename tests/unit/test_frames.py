@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from harness.errors import UsageError
 from harness.machine import frames
 
-KINDS = st.sampled_from([b"O", b"E", b"K"])
+KINDS = st.sampled_from([b"O", b"E", b"S", b"K"])
 FRAMES = st.lists(st.tuples(KINDS, st.binary(max_size=200)), max_size=20)
 
 
@@ -20,6 +20,7 @@ def test_what_is_framed_comes_back_by_kind(items: list[tuple[bytes, bytes]]) -> 
     assert rest == b""
     assert bytes(found.out) == b"".join(data for kind, data in items if kind == b"O")
     assert bytes(found.err) == b"".join(data for kind, data in items if kind == b"E")
+    assert bytes(found.state) == b"".join(data for kind, data in items if kind == b"S")
     assert found.records == [data for kind, data in items if kind == b"K"]
     assert found.noise == b""
 
@@ -38,7 +39,9 @@ def test_a_stream_may_be_cut_anywhere(items: list[tuple[bytes, bytes]], cut: int
 @given(st.binary(max_size=2000))
 def test_hostile_bytes_are_noise_and_never_lost(data: bytes) -> None:
     found, rest = frames.parse(data)
-    taken = len(found.out) + len(found.err) + sum(map(len, found.records)) + len(found.noise)
+    taken = (
+        len(found.out + found.err + found.state) + sum(map(len, found.records)) + len(found.noise)
+    )
     assert taken + len(rest) <= len(data)
 
 
@@ -56,14 +59,14 @@ def test_a_length_that_lies_waits_for_more() -> None:
 
 @given(st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"])))
 def test_a_request_says_its_length_in_bytes(command: str) -> None:
-    request = frames.request(command)
+    request = frames.command(command)
     head, _, body = request.data.partition(b"\n")
     assert int(head.split()[-1]) == len(body)
     assert body.decode() == command
 
 
 def test_an_echo_of_a_request_is_no_answer() -> None:
-    request = frames.request("echo")
+    request = frames.command("echo")
     assert request.nonce.encode() not in request.data
     assert frames.DONE.search(request.data) is None
 
@@ -76,4 +79,4 @@ def test_an_answer_is_read() -> None:
 
 def test_a_nul_is_refused() -> None:
     with pytest.raises(UsageError, match="NUL"):
-        frames.request("echo \0")
+        frames.command("echo \0")
