@@ -158,9 +158,16 @@ def _use_mirror(address: str) -> None:
         os.environ[debian.MIRROR_VARIABLE] = address
 
 
+class _Output(Console):
+    """rich ends the program with 1, "not reproduced", when nobody reads on."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def _say(lines: Iterable[tuple[str, str]]) -> None:
     """Lines on standard output, in colour on a terminal, never interpreted."""
-    console = Console(highlight=False)
+    console = _Output(highlight=False)
     for style, text in lines:
         console.print(Text(printable(text), style=style), soft_wrap=True)
 

@@ -79,6 +79,7 @@ def _bring(root: Path, origin: Path, wanted: Manifest, source: Source) -> None:
         present: Manifest = json.loads(record.read_text())
     except (OSError, ValueError):
         present = {}
+    if not present:
         shutil.rmtree(tree, ignore_errors=True)
         shutil.rmtree(root / "objects", ignore_errors=True)
     if present == wanted:

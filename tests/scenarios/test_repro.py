@@ -240,3 +240,37 @@ def test_a_patched_kernel_is_another_one(kernel_spec: str, kernel: Kernel) -> No
     patched = build.build(spec.parse(kernel_spec, [UNPINNED]))
     assert patched.key != kernel.key
     assert patched.release == kernel.release
+
+
+def test_an_oops_that_the_report_shows_is_reproduced(kernel_spec: str, tmp_path: Path) -> None:
+    told = OOPS.replace(
+        "[1]",
+        "[   12.3] Unable to handle kernel NULL pointer dereference at virtual address (re)\n"
+        "Segmentation fault",
+    ).replace("address (re)", "address .* (re)")
+    status, result = repro(kernel_spec, write(tmp_path, told), tmp_path / "run")
+    assert (status, result["verdict"]) == (0, "reproduced")
+
+
+def test_another_panic_or_an_earlier_difference_is_not_reproduced(
+    kernel_spec: str, tmp_path: Path
+) -> None:
+    panic = "$ echo c >/proc/sysrq-trigger\n[ 1.0] Kernel panic - not syncing: "
+    other = write(tmp_path, panic + "Fatal exception\n")
+    assert repro(kernel_spec, other, tmp_path / "a")[1]["verdict"] == "unjudged"
+    differs = write(tmp_path, "$ echo a\nb\n" + panic + "sysrq\n")
+    assert repro(kernel_spec, differs, tmp_path / "b")[1]["verdict"] == "not-reproduced"
+
+
+def test_kernel_messages_that_were_lost_are_told(kernel_spec: str, tmp_path: Path) -> None:
+    flood = "for i in $(seq 200); do sleep 1000 & done; echo t >/proc/sysrq-trigger"
+    _, result = repro(kernel_spec, write(tmp_path, f"$ {flood}\n[0]\n"), tmp_path / "run")
+    ((first, last),) = result["lost_records"][:1]
+    assert 0 < first <= last
+
+
+def test_a_reader_that_has_seen_enough_is_no_verdict(kernel_spec: str, tmp_path: Path) -> None:
+    process = command.start("repro", PINS, "--kernel", kernel_spec, "--run-dir", tmp_path / "run")
+    assert process.stdout
+    process.stdout.close()
+    assert process.wait(60) == 128 + signal.SIGPIPE

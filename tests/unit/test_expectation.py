@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -180,3 +181,30 @@ def test_verdicts() -> None:
     assert (found.word, found.reason) == ("unjudged", "step 1: the guest has no lspci")
     silent = [verdict.outcome(command(), step())]
     assert verdict.judge([command()], silent).word == "unjudged"
+
+
+OOPS = ("[ 1.0] Unable to handle kernel NULL pointer dereference at virtual address 08",)
+
+
+@pytest.mark.parametrize("told", [OOPS, ("Segmentation fault",), ("Killed",)])
+def test_a_command_that_the_report_shows_dying_may_die(told: tuple[str, ...]) -> None:
+    done = step(139, killed=True, kmsg=(OOPS[0].partition("] ")[2],))
+    assert compare(command(*told), done) is None
+
+
+@pytest.mark.parametrize("text", ["modprobe -r a; echo $?", "modprobe -r a | tee x"])
+def test_the_status_of_a_compound_command_says_nothing_about_its_part(text: str) -> None:
+    done = replace(step(0, err=BUSYBOX + "\n", refcount=2), command=text)
+    assert compare(command(OLD_BUSYBOX), done) is None
+
+
+def test_panics() -> None:
+    told = command("[ 1.0] Kernel panic - not syncing: Fatal exception in interrupt")
+    assert expectation.tells_panic(told, "Fatal exception in interrupt")
+    assert not expectation.tells_panic(told, "sysrq triggered crash")
+    assert not expectation.tells_panic(command("x"), "x")
+
+
+def test_virtio_numbers_depend_on_the_machine() -> None:
+    done = step(kmsg=("virtio_iommu virtio1: input address: 64 bits",))
+    assert compare(command("[ 2.0] virtio_iommu virtio0: input address: 64 bits"), done) is None

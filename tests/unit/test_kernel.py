@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.errors import BuildError, ToolMissing, UsageError
-from harness.host import tools
+from harness.errors import BuildError, HostError, ToolMissing, UsageError
+from harness.host import paths, tools
 from harness.kernel import build, config, source, spec, worktree
 from tests import fake_linux
 
@@ -242,3 +242,74 @@ def test_the_key_is_of_everything_that_goes_in(tree: Path, patch: Path, tmp_path
     ]
     assert len(set(keys)) == 3
     assert keys[0] == keys[3]
+
+
+RENAME = """\
+diff --git a/drivers/iommu/iommu.c b/drivers/iommu/other.c
+similarity index 100%
+rename from drivers/iommu/iommu.c
+rename to drivers/iommu/other.c
+"""
+
+
+@pytest.mark.usefixtures("no_fragments")
+def test_what_a_patch_renames_is_back_without_it(tree: Path, tmp_path: Path) -> None:
+    patch = tmp_path / "rename.patch"
+    patch.write_text(RENAME)
+    resolved = source.resolve(spec.parse(f"tree:{tree}"))
+    with worktree.opened(resolved, [patch]) as work:
+        assert not (work.source / "drivers/iommu/iommu.c").exists()
+    with worktree.opened(resolved, []) as work:
+        names = {str(path.relative_to(work.source)) for path in work.source.rglob("*.c")}
+    assert names == {"drivers/iommu/iommu.c"}
+
+
+@pytest.mark.usefixtures("no_fragments")
+def test_a_tree_that_changes_while_it_is_read_is_no_kernel(tree: Path, private_cache: Path) -> None:
+    resolved = source.resolve(spec.parse(f"tree:{tree}"))
+    (tree / "drivers/iommu/iommu.c").write_text("int nine;\n")
+    with pytest.raises(HostError, match="was changed while it was read"):
+        worktree.opened(resolved, []).__enter__()
+    assert built(tree) == "int nine;\n"
+    assert len(list((private_cache / "kernel").iterdir())) == 1
+
+
+@pytest.mark.usefixtures("no_fragments")
+def test_objects_do_not_outlive_an_interrupted_copy(tree: Path) -> None:
+    resolved = source.resolve(spec.parse(f"tree:{tree}"))
+    with worktree.opened(resolved, []) as work:
+        (work.objects / "old.o").touch()
+        record = work.source.parent / "manifest.json"
+    record.write_text("{}")
+    with worktree.opened(resolved, []) as work:
+        assert not (work.objects / "old.o").exists()
+
+
+@pytest.mark.usefixtures("no_fragments")
+def test_a_directory_may_become_a_file(tree: Path) -> None:
+    (tree / "lib").mkdir()
+    (tree / "lib/a.c").write_text("")
+    built(tree)
+    (tree / "lib/a.c").unlink()
+    (tree / "lib").rmdir()
+    (tree / "lib").write_text("")
+    assert built(tree) == "int one;\n"
+
+
+@pytest.mark.usefixtures("no_fragments")
+def test_guest_modules_are_those_of_this_checkout(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another checkout's may have been compiled later than these were written."""
+    makefile = (tree / "Makefile").read_text()
+    rule = 'modules:\n\tif [ -n "$(M)" ]; then $(MAKE) -C $(M) -f Rules one.ko; fi\n'
+    (tree / "Makefile").write_text(makefile.replace("modules:\n", rule))
+    for name in ("b", "a"):  # b is written first, and built last
+        modules = tmp_path / name / "modules"
+        modules.mkdir(parents=True)
+        (modules / "one.c").write_text(name)
+        (modules / "Rules").write_text("one.ko: one.c\n\tcp one.c one.ko\n")
+    for name in ("a", "b"):
+        monkeypatch.setattr(paths, "data", lambda _data, name=name: tmp_path / name)
+        (module,) = build.build(spec.parse(f"tree:{tree}")).guest_modules
+        assert module.read_text() == name

@@ -174,3 +174,50 @@ PIECES = st.sampled_from(
 def test_hostile_mixtures_never_break_it(pieces: list[str]) -> None:
     transcript.sessions("".join(pieces))
     transcript.sessions("\n".join(pieces))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "echo look for me",
+        "dmesg | grep -c if",
+        "for d in a b; do echo ${d##*/}; done",
+        "if [ $# = 0 ]; then echo x; fi",
+        "echo it's",
+        "echo $?",
+        "cd ..",
+        "ls .",
+        "modprobe -r x; echo $?",
+    ],
+)
+def test_a_command_is_finished_where_a_shell_finds_it_so(command: str) -> None:
+    (session,) = transcript.sessions(f"# {command}\nout\n# uname\n")
+    assert session.texts == (command, "uname")
+    assert session.commands[0].output == ("out",)
+
+
+@pytest.mark.parametrize(
+    ("text", "command"),
+    [
+        ("$ cat <<EOF\n> a\n> EOF\na\n", "cat <<EOF\na\nEOF"),
+        ("  $ cat <<'END'\n  a\n  END\n  a\n", "cat <<'END'\na\nEND"),
+        ("$ echo a |\n> cat\na\n", "echo a |\ncat"),
+        ("$ (echo a\n> )\na\n", "(echo a\n)"),
+    ],
+)
+def test_a_command_goes_on_where_a_shell_asks_for_more(text: str, command: str) -> None:
+    (session,) = transcript.sessions(text)
+    assert session.texts == (command,)
+    assert session.commands[0].output == ("a",)
+
+
+@pytest.mark.parametrize(
+    "comment",
+    ["# wait for the device to appear", "# test that it is busy", "# then unload it again"],
+)
+def test_comments_are_no_commands(comment: str) -> None:
+    assert commands(f"{comment}\n\n$ ls\n") == [["ls"]]
+
+
+def test_a_cut_quoted_hunk_ends_with_its_quotation() -> None:
+    assert commands("> @@ -1,9 +1,9 @@\n> -a\n>  b\n\n $ modprobe x\n") == [["modprobe x"]]
