@@ -59,6 +59,11 @@ class State:
     groups: dict[int, Group] = field(default_factory=dict)
     devices: dict[str, Device] = field(default_factory=dict)
 
+    @property
+    def untranslated(self) -> list[str]:
+        """Devices whose DMA goes past the IOMMU that firmware names for them."""
+        return [name for name, device in self.devices.items() if device.untranslated]
+
     def refcount(self, module: str) -> int | None:
         """The module's reference count; None when it is not loaded. Dashes and
         underscores are one, as for modprobe."""

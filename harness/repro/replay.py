@@ -242,6 +242,7 @@ def step_record(outcome: Outcome) -> dict[str, Any]:
         "difference": asdict(difference) if difference else None,
         "refcounts": refcounts(step),
         "groups": [_groups(step.before), _groups(step.after)],
+        "untranslated": step.after.untranslated,
         "changes": changes(step.before, step.after),
         "kmsg": [_message(entry) for entry in step.kmsg],
         "splats": [asdict(each) for each in splat.find([entry.text for entry in step.kmsg])],

@@ -49,6 +49,11 @@ def step(outcome: Outcome, iommu_driver: str) -> Iterator[Line]:
         yield "dim", f"      {entry}"
     for line in _differences(done):
         yield "cyan", f"    * {line}"
+    for name in sorted(set(done.after.untranslated) - set(done.before.untranslated)):
+        yield (
+            "yellow",
+            f"    ! {name} is bound, firmware names an IOMMU for it, and it has no group",
+        )
     ended = f"shell killed, status {done.status}" if done.killed else f"status {done.status}"
     style = "red" if outcome.difference else "green"
     yield style, f"    {mark}: {ended}{_refcounts(done, iommu_driver)}"

@@ -5,8 +5,14 @@ One try_module_get(ops->owner) for each device that gets a group
 (iommu_init_device, drivers/iommu/iommu.c in 6.12), put back when the device goes.
 """
 
+from dataclasses import replace
+
 from harness.guest.guest import Guest
-from harness.guest.state import changes
+from harness.guest.state import State, changes
+from harness.repro import replay, show
+from harness.scenario import verdict
+from harness.scenario.transcript import Command
+from tests.conftest import Boot
 
 NIC = "0000:00:01.0"
 VIRTIO_NIC = "0000:00:02.0"
@@ -109,6 +115,20 @@ def test_a_nic_waits_for_its_iommu_and_binds_when_it_comes(virtio_iommu: Guest) 
     )
     nic = virtio_iommu.state().devices[VIRTIO_NIC]
     assert (nic.driver, nic.deferred, nic.group) == ("e1000e", False, 0)
+
+
+def test_a_client_that_waits_in_vain_binds_past_its_iommu_and_that_is_told(boot: Boot) -> None:
+    """driver_deferred_probe_check_state gives up after deferred_probe_timeout."""
+    guest = boot("smmuv3", arguments="deferred_probe_timeout=1")
+    guest.run("modprobe iommu_client")
+    bound = "/sys/bus/platform/drivers/iommu_client/b00?000.client?"
+    guest.run(f"until ls -d {bound}; do sleep 0.05; done")
+    step = guest.step("true")
+    assert step.after.untranslated == ["b000000.client0", "b001000.client1"]
+    outcome = verdict.outcome(Command("true", (), None, 1), replace(step, before=State()))
+    assert replay.step_record(outcome)["untranslated"] == step.after.untranslated
+    shown = [line for _, line in show.step(outcome, "arm_smmu_v3")]
+    assert any("! b000000.client0 is bound, firmware names an IOMMU" in line for line in shown)
 
 
 def test_an_oops_kills_the_shell_and_not_the_guest(virtio_iommu: Guest) -> None:

@@ -37,7 +37,7 @@ def test_a_snapshot_is_read() -> None:
 
 def test_bound_without_the_iommu_that_firmware_names() -> None:
     found = state.parse(BEFORE)
-    assert [name for name, each in found.devices.items() if each.untranslated] == ["0000:00:01.0"]
+    assert found.untranslated == ["0000:00:01.0"]
 
 
 def test_changes_are_a_readable_line_each() -> None:
