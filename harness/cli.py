@@ -7,8 +7,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -214,44 +213,39 @@ def _disk_error(error: OSError) -> HostError:
     return HostError(what + where, mend)
 
 
-@contextmanager
-def _orderly_end() -> Iterator[None]:
+def _end_in_order(number: int, _frame: object) -> NoReturn:
     """Being told to end unwinds like ^C does, so that nothing is left behind."""
-
-    def end(number: int, _frame: object) -> NoReturn:
-        print(f"iommu-harness: ended by {signal.Signals(number).name}", file=sys.stderr)
-        sys.exit(128 + number)
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, end)
-    yield
+    print(f"iommu-harness: ended by {signal.Signals(number).name}", file=sys.stderr)
+    sys.exit(128 + number)
 
 
 def main() -> None:
     """The console script."""
-    with _orderly_end():
-        try:
-            status = app(standalone_mode=False)
-            if status == _INTERRUPTED:
-                raise KeyboardInterrupt
-            sys.exit(status if isinstance(status, int) else 0)
-        except HarnessError as error:
-            _fail(error)
-        except BrokenPipeError:
-            # Whoever read our output has seen enough; nothing is left to flush.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(128 + signal.SIGPIPE)
-        except _BAD_OPTION as error:
-            if not error.format_message():
-                sys.exit(2)  # no arguments: the help has been shown
-            _fail(UsageError(error.format_message().rstrip("."), "see iommu-harness --help"))
-        except (KeyboardInterrupt, typer.Abort):
-            print("iommu-harness: interrupted", file=sys.stderr)
-            sys.exit(_INTERRUPTED)
-        except OSError as error:
-            _fail(_disk_error(error))
-        except Exception as error:
-            if os.environ.get("IOMMU_HARNESS_TRACEBACK"):
-                raise
-            what = f"a defect of iommu-harness: {type(error).__name__}: {error}"
-            _fail(HostError(what, "report it, with IOMMU_HARNESS_TRACEBACK=1 set"))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _end_in_order)
+    try:
+        status = app(standalone_mode=False)
+        if status == _INTERRUPTED:
+            raise KeyboardInterrupt
+        sys.exit(status if isinstance(status, int) else 0)
+    except HarnessError as error:
+        _fail(error)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; nothing is left to flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except _BAD_OPTION as error:
+        if not error.format_message():
+            sys.exit(2)  # no arguments: the help has been shown
+        _fail(UsageError(error.format_message().rstrip("."), "see iommu-harness --help"))
+    except (KeyboardInterrupt, typer.Abort):
+        print("iommu-harness: interrupted", file=sys.stderr)
+        sys.exit(_INTERRUPTED)
+    except OSError as error:
+        _fail(_disk_error(error))
+    except Exception as error:
+        if os.environ.get("IOMMU_HARNESS_TRACEBACK"):
+            raise
+        what = f"a defect of iommu-harness: {type(error).__name__}: {error}"
+        _fail(HostError(what, "report it, with IOMMU_HARNESS_TRACEBACK=1 set"))

@@ -24,9 +24,11 @@ PATCHES = Path(__file__).parent / "patches"
 
 
 def pytest_configure() -> None:
-    """A shell that runs tests in the background has them ignore ^C, and what they
-    start inherits that; a handler of our own does not get inherited."""
+    """A shell that runs tests in the background has them ignore ^C, nohup a hangup,
+    and what they start inherits that; a handler of our own is not inherited."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda _number, _frame: None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
