@@ -43,7 +43,7 @@ _HELLO_LINE = b"first line"
 
 
 @app.command()
-def boot(kernel: KernelText = "debian:6.12", rounds: int = 25, as_json: Json = False) -> None:
+def boot(kernel: KernelText = "debian:6.12", rounds: int = 40, as_json: Json = False) -> None:
     """Bare QEMU to the first line of user space, and our boot to the first answer."""
     built = build.build(spec.parse(kernel))
     with tempfile.TemporaryDirectory() as scratch:

@@ -23,6 +23,10 @@ PANIC = re.compile(rb"Kernel panic - not syncing: ([^\r\n]*)")
 PANIC_GRACE = 2.0
 
 _CHUNK = 65536
+
+# QEMU's vCPU thread writes the console byte by byte, and pays for waking a reader
+# each time: this one looks only so often (seconds). Bytes wait in the socket.
+_CONSOLE_PERIOD = 0.002
 _TAIL = 16384
 
 
@@ -120,12 +124,15 @@ class Watch:
         await asyncio.gather(*readers)
 
     async def _read_console(self, console: socket.socket) -> None:
+        panicked = False
         with self._console_log.open("ab", buffering=0) as log:
             async for data in _chunks(console):
                 log.write(data)
                 self.feed(data)
-                if PANIC.search(self._tail):
+                if not panicked and PANIC.search(self._tail):
+                    panicked = True
                     asyncio.get_running_loop().call_later(PANIC_GRACE, self._die)
+                await asyncio.sleep(_CONSOLE_PERIOD)
 
     async def _read_kmsg(self, kmsg: socket.socket) -> None:
         rest = b""
