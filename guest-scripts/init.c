@@ -40,10 +40,7 @@
 #include <string.h>
 #include <sys/klog.h>
 #include <sys/mount.h>
-#include <sys/reboot.h>
 #include <sys/signalfd.h>
-#include <sys/stat.h>
-#include <sys/uio.h>
 #include <sys/wait.h>
 #include <dirent.h>
 #include <termios.h>

@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -99,7 +98,6 @@ def run(
     except OSError as error:
         raise HostError(f"cannot start {argv[0]}: {error}") from error
     kept: list[str] = []
-    tail: deque[str] = deque(maxlen=_TAIL)
     with process, _group(process):
         assert process.stdout is not None
         for raw in process.stdout:
@@ -107,12 +105,12 @@ def run(
                 log.write(raw)
             line = raw.decode(errors="replace").rstrip("\n")
             kept.append(line)
-            tail.append(line)
             on_line(line)
         status = process.wait()
     if status != 0:
-        last = next((line for line in reversed(tail) if line.strip()), "no output")
+        last = next((line for line in reversed(kept) if line.strip()), "no output")
         raise ProgramFailed(
-            f"{' '.join(argv[:2])} ended with status {status}: {last}", output="\n".join(tail)
+            f"{' '.join(argv[:2])} ended with status {status}: {last}",
+            output="\n".join(kept[-_TAIL:]),
         )
     return "\n".join(kept)

@@ -26,7 +26,7 @@ READY = "ready"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One command for the guest's shell: the bytes to send, and the ``nonce`` of
+    """One request to the guest: the bytes to send, and the ``nonce`` of
     the line that ends its answer. The nonce does not stand in what is sent, so
     an echo of the request cannot be taken for its end."""
 

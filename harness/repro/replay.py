@@ -137,7 +137,7 @@ def replay(
                 _write_command_line(running, directory)
                 for number, command in enumerate(asked.session.commands, start=1):
                     on_command(number, command.text)
-                    outcome = verdict.outcome(command, running.step(command.text, limit))
+                    outcome = verdict.outcome(command, running.step(command.text))
                     result.outcomes.append(outcome)
                     steps.add(step_record(outcome))
                     on_outcome(outcome)
@@ -244,7 +244,7 @@ def step_record(outcome: Outcome) -> dict[str, Any]:
         "groups": [_groups(step.before), _groups(step.after)],
         "untranslated": step.after.untranslated,
         "changes": changes(step.before, step.after),
-        "kmsg": [_message(entry) for entry in step.kmsg],
+        "kmsg": [asdict(entry) for entry in step.kmsg],
         "splats": [asdict(each) for each in splat.find([entry.text for entry in step.kmsg])],
         "seconds": round(step.seconds, 6),
     }
@@ -261,7 +261,3 @@ def _groups(state: State) -> dict[str, Any]:
         str(number): {"type": group.type, "devices": list(group.devices)}
         for number, group in sorted(state.groups.items())
     }
-
-
-def _message(entry: Record) -> dict[str, Any]:
-    return asdict(entry)

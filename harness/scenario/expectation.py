@@ -126,7 +126,6 @@ _NORMAL: tuple[tuple[re.Pattern[str], str], ...] = (
 _KERNEL = re.compile(r"(?:<\d+>)?\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? (.*)")
 _ELIDED = re.compile(r"(?:\.\.\.|…|\[\.\.\.\]|<snip>|\[snip\]|\[cut\])(?: .*)?")
 
-
 _VIRTIO = re.compile(r"\bvirtio\d+\b")
 
 _COMPOUND = re.compile(r"[;|&\n]")
@@ -156,17 +155,20 @@ class Difference:
 def compare(command: Command, step: Step) -> Difference | None:
     """None when the step did what the report says; else the first difference."""
     told_death = _tells_death(command.output)
-    texts = [line for line in command.output if not _KERNEL.fullmatch(line)]
-    if told_death:
-        texts = [line for line in texts if not _SHELL_DEATH.fullmatch(line.strip())]
-    if any(_KERNEL.fullmatch(line) for line in (step.out + step.err).splitlines()):
-        texts = list(command.output)  # dmesg and its like print kernel messages
+    texts = [
+        line for line in command.output if not (told_death and _SHELL_DEATH.fullmatch(line.strip()))
+    ]
+    logged: list[str] = []
+    # dmesg and its like print kernel messages; elsewhere the console shows them.
+    if not any(_KERNEL.fullmatch(line) for line in (step.out + step.err).splitlines()):
+        logged = [line for line in texts if _KERNEL.fullmatch(line)]
+        texts = [line for line in texts if not _KERNEL.fullmatch(line)]
     return (
         _compare_shell(step, told_death)
         or _compare_status(command, step)
         or _compare_facts(texts, step)
         or _compare_text(texts, step)
-        or (_compare_kernel(command.output, step) if len(texts) < len(command.output) else None)
+        or _compare_kernel(logged, step)
     )
 
 
