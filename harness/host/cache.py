@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The content-addressed cache: what is in it is whole and never changes.
 
-An entry is built in a scratch directory and renamed into place, so a build that
-is killed leaves nothing that could be taken for a result. Locks are flock(2):
-the kernel drops them with the process that held them.
+An entry is built in a scratch directory, sealed with the keys of its files and
+renamed into place, so a build that is killed leaves nothing that could be taken
+for a result. The seal is checked whenever an entry is used: one that was torn or
+tampered with is made again. Locks are flock(2): the kernel drops them with the
+process that held them; whoever uses an entry holds it shared until it ends.
 """
 
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -18,7 +21,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from harness.errors import HostError
-from harness.host import paths, progress
+from harness.host import contents, paths, progress
+from harness.host.contents import Manifest
+
+SEAL = "seal.json"
+
+# Entries that this process uses: their directories' descriptors, with a shared lock.
+_held: dict[Path, int] = {}
 
 
 def digest(*parts: str | bytes) -> str:
@@ -32,24 +41,23 @@ def digest(*parts: str | bytes) -> str:
 
 def digest_files(root: Path) -> str:
     """A key of the names, contents and execute bits of all files below ``root``."""
-    parts: list[str | bytes] = []
-    for path in sorted(root.rglob("*")):
-        if path.is_file():
-            parts += [str(path.relative_to(root)), path.read_bytes()]
-            parts.append(str(os.access(path, os.X_OK)))
-    return digest(*parts)
+    return digest_manifest(contents.manifest(root))
+
+
+def digest_manifest(manifest: Manifest) -> str:
+    return digest(*(part for item in sorted(manifest.items()) for part in item))
 
 
 @contextlib.contextmanager
-def locked(name: str, doing: str) -> Iterator[None]:
-    """Holds the lock ``name``; when another process has it, says that it is
-    ``doing`` so and waits."""
-    path = _directory("locks") / f"{name}.lock"
+def locked(name: str, title: str) -> Iterator[None]:
+    """Holds the lock ``name``; when another process has it, says that it is making
+    ``title`` and waits."""
+    path = directory("locks") / f"{name}.lock"
     lock = FileLock(path)
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        with progress.phase("waiting", f"another run is {doing}; waiting for it"):
+        with progress.phase("waiting", f"another run is making {title}; waiting for it"):
             lock.acquire(poll_interval=0.1)
     try:
         yield
@@ -59,46 +67,128 @@ def locked(name: str, doing: str) -> Iterator[None]:
         lock.release()
 
 
-def entry(kind: str, key: str, doing: str, make: Callable[[Path], None]) -> Path:
-    """The directory of the entry, made by ``make(scratch)`` when not yet there.
+def entry(
+    kind: str, key: str, title: str, make: Callable[[Path], None], *, lazily: bool = False
+) -> Path:
+    """The directory of the entry, made by ``make(scratch)`` when not yet there, and
+    not removed by anybody before this process ends.
 
-    ``doing`` tells others that wait for it what is being done.
+    ``title`` says what it is. All files are checked against the seal; with
+    ``lazily`` only that they are there, and whoever reads one checks it against
+    ``sealed``.
     """
-    final = _directory(kind) / key
-    if final.is_dir():
+    final = directory(kind) / key
+    if _take(final, lazily=lazily):
         return final
-    with locked(f"{kind}-{key}", doing):
-        if final.is_dir():
+    with locked(f"{kind}-{key}", title):
+        if _take(final, lazily=lazily):
             return final
-        with scratch() as directory:
-            whole = directory / "entry"
+        if final.exists():
+            progress.say(f"{title}: what the cache has is damaged; making it again")
+            discard(final)
+        with scratch() as parent:
+            whole = parent / "entry"
             whole.mkdir()
             make(whole)
+            _seal(whole, title)
             whole.rename(final)
+        if not _take(final, lazily=lazily):
+            raise HostError(f"{title}: {final} is not what was written", "check this host's disk")
     return final
+
+
+def sealed(final: Path) -> Manifest:
+    """The keys of the entry's files. Raises ValueError for a seal that is torn."""
+    try:
+        record = json.loads((final / SEAL).read_text())
+        files: Manifest = record["files"]
+        whole = record["digest"] == digest_manifest(files)
+    except (OSError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{final / SEAL}: {error}") from error
+    if not whole:
+        raise ValueError(f"{final / SEAL} is torn")
+    return files
+
+
+def damage(final: Path) -> str:
+    """What is wrong with an entry: the first file that is not as it was sealed, or ""."""
+    try:
+        files = sealed(final)
+    except ValueError as error:
+        return str(error)
+    present = set(contents.walk(final)) - {SEAL}
+    for name in sorted(present ^ files.keys()):
+        return f"{name} is missing" if name in files else f"{name} does not belong there"
+    for name, key in files.items():
+        if contents.key(final / name) != key:
+            return f"{name} has changed"
+    return ""
+
+
+def discard(final: Path) -> None:
+    """Removes an entry, at once for whoever looks it up."""
+    descriptor = _held.pop(final, None)
+    if descriptor is not None:
+        os.close(descriptor)
+    with scratch() as parent:
+        final.rename(parent / "discarded")
+
+
+def _seal(whole: Path, title: str) -> None:
+    files = contents.manifest(whole)
+    record = {"title": title, "digest": digest_manifest(files), "files": files}
+    (whole / SEAL).write_text(json.dumps(record))
+
+
+def _take(final: Path, *, lazily: bool) -> bool:
+    """Holds the entry for this process, if it is there and whole."""
+    if final in _held:
+        return True
+    try:
+        descriptor = os.open(final, os.O_RDONLY | os.O_DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    if not _is_whole(final, descriptor, lazily=lazily):
+        os.close(descriptor)
+        return False
+    os.utime(descriptor)  # when it was last used
+    _held[final] = descriptor
+    return True
+
+
+def _is_whole(final: Path, descriptor: int, *, lazily: bool) -> bool:
+    try:
+        if not os.path.samestat(final.stat(), os.fstat(descriptor)):
+            return False  # removed before it was locked
+        if lazily:
+            return bool(sealed(final))
+        return not damage(final)
+    except (OSError, ValueError):
+        return False
 
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
     """A private directory on the cache's file system, gone afterwards. Those of
     processes that were killed are removed here."""
-    parent = _directory("scratch")
-    with locked("scratch", "clearing up"):
+    parent = directory("scratch")
+    with locked("scratch", "room"):
         _remove_abandoned(parent)
-        directory = Path(tempfile.mkdtemp(dir=parent))
-        holder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        mine = Path(tempfile.mkdtemp(dir=parent))
+        holder = os.open(mine, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(holder, fcntl.LOCK_EX)
     try:
-        yield directory
+        yield mine
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        shutil.rmtree(mine, ignore_errors=True)
         os.close(holder)
 
 
 def _remove_abandoned(parent: Path) -> None:
-    for directory in parent.iterdir():
+    for each in parent.iterdir():
         try:
-            holder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+            holder = os.open(each, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
             continue  # its owner has just removed it
         try:
@@ -106,23 +196,24 @@ def _remove_abandoned(parent: Path) -> None:
         except BlockingIOError:
             continue
         else:
-            shutil.rmtree(directory, ignore_errors=True)
+            shutil.rmtree(each, ignore_errors=True)
         finally:
             os.close(holder)
 
 
 def require_space(gigabytes: float, what: str) -> None:
     """Raises HostError when the cache's file system has less than that free."""
-    root = _directory("")
+    root = directory("")
     free = shutil.disk_usage(root).free / 1e9
     if free < gigabytes:
         raise HostError(
             f"no space: {what} needs {gigabytes:g} GB and {root} has {free:.1f} GB free",
-            "free some, or set IOMMU_HARNESS_CACHE to a larger disk",
+            "free some with `iommu-harness cache gc`, or set IOMMU_HARNESS_CACHE to a larger disk",
         )
 
 
-def _directory(name: str) -> Path:
-    directory = paths.cache() / name
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory
+def directory(name: str) -> Path:
+    """A directory of the cache, made when it is not there."""
+    path = paths.cache() / name
+    path.mkdir(parents=True, exist_ok=True)
+    return path

@@ -9,6 +9,7 @@ suite and architecture. The mirrors are those the host's apt already uses.
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,27 +50,49 @@ class Package:
     architecture: str
 
 
+class Moved(HostError):
+    """The archive has another version by now than its lists said."""
+
+
 def find(name: str, architecture: str) -> Package:
     """The package in the first suite that has it.
 
     Raises UsageError when none has, HostError when the archive cannot be read.
     """
     for suite in SUITES:
-        version = _candidate(suite, architecture, name)
-        if version:
+        for version in _known(suite, architecture, name, _candidates):
             return Package(name, version, suite, architecture)
-    names = ", ".join(suite.name for suite in SUITES)
+    suites = ", ".join(suite.name for suite in SUITES)
     raise UsageError(
-        f"Debian has no package {name} in {names}",
+        f"Debian has no package {name} in {suites}",
         "5.10, 6.1, 6.12 and 7.2 are versions that it has",
     )
 
 
+def names(prefix: str, architecture: str) -> set[str]:
+    """The names of all packages of all suites that begin with ``prefix``."""
+    found: set[str] = set()
+    for suite in SUITES:
+        found |= set(_known(suite, architecture, f"{prefix}*", _names))
+    return found
+
+
 def download(package: Package, into: Path) -> Path:
-    """Fetches the package's file, verified by apt against the signed archive."""
+    """Fetches the package's file, verified by apt against the signed archive.
+
+    Raises HostError; where the archive has moved on since it was asked, the next
+    ``find`` names what it has now.
+    """
     _update(package.suite, package.architecture)
     wanted = f"{package.name}={package.version}"
-    _apt(package.suite, package.architecture, "download", wanted, cwd=into)
+    try:
+        _apt(package.suite, package.architecture, "download", wanted, cwd=into)
+    except HostError as error:
+        _forget(package.suite, package.architecture)
+        now = find(package.name, package.architecture)
+        if now == package:
+            raise
+        raise Moved(f"Debian has {now.version} of {package.name} by now") from error
     return next(into.glob(f"{package.name}_*.deb"))
 
 
@@ -87,22 +110,40 @@ def unpack(package: Path, into: Path) -> None:
     run(["dpkg-deb", "--extract", str(package), str(into)])
 
 
-def _candidate(suite: Suite, architecture: str, name: str) -> str:
-    """The newest version of the suite, or "". Remembered for a day, so that a
-    second run needs no network."""
-    known = _state(suite, architecture) / "versions.json"
-    versions = _recent(known)
-    if name not in versions:
+def _known(
+    suite: Suite, architecture: str, word: str, ask: Callable[[Suite, str, str], list[str]]
+) -> list[str]:
+    """What ``ask`` says about ``word``. Remembered for a day, so that a second run
+    needs no network."""
+    memory = _state(suite, architecture) / "known.json"
+    known = _recent(memory)
+    if word not in known:
         _update(suite, architecture)
-        policy = _apt(suite, architecture, "policy", name, program="apt-cache")
-        line = next((part for part in policy.splitlines() if "Candidate:" in part), "")
-        found = line.partition(":")[2].strip()
-        versions[name] = "" if found == "(none)" else found
-        known.write_text(json.dumps(versions))
-    return versions[name]
+        known[word] = ask(suite, architecture, word)
+        memory.write_text(json.dumps(known))
+    return known[word]
 
 
-def _recent(file: Path) -> dict[str, str]:
+def _candidates(suite: Suite, architecture: str, name: str) -> list[str]:
+    """The newest version that the suite has, if it has one."""
+    policy = _apt(suite, architecture, "policy", name, program="apt-cache")
+    line = next((part for part in policy.splitlines() if "Candidate:" in part), "")
+    found = line.partition(":")[2].strip()
+    return [] if found in ("", "(none)") else [found]
+
+
+def _names(suite: Suite, architecture: str, pattern: str) -> list[str]:
+    prefix = pattern.removesuffix("*")
+    return _apt(suite, architecture, "pkgnames", prefix, program="apt-cache").split()
+
+
+def _forget(suite: Suite, architecture: str) -> None:
+    """Has the next question look at the archive itself."""
+    for name in ("known.json", "updated"):
+        (_state(suite, architecture) / name).unlink(missing_ok=True)
+
+
+def _recent(file: Path) -> dict[str, list[str]]:
     try:
         if time.time() - file.stat().st_mtime > _FRESH:
             return {}
@@ -130,7 +171,7 @@ def _update(suite: Suite, architecture: str) -> None:
                 raise
             progress.say(f"{error.message}; going on with older package lists")
             return
-        (state / "versions.json").unlink(missing_ok=True)
+        (state / "known.json").unlink(missing_ok=True)
         stamp.touch()
 
 

@@ -14,7 +14,7 @@ from typing import BinaryIO
 from harness.errors import HostError, ProgramFailed, ToolMissing
 from harness.host import tools
 
-_TAIL = 20
+_TAIL = 1000
 _GRACE = 10.0
 
 
@@ -76,25 +76,28 @@ def run(
     *,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
+    stdin: Path | None = None,
     log: BinaryIO | None = None,
     on_line: Callable[[str], None] = lambda _: None,
 ) -> str:
     """Runs to the end and returns standard output and error, as one text.
 
-    ``log`` gets every byte, ``on_line`` every line as it comes. Raises
-    ToolMissing, or ProgramFailed with the last lines of the output.
+    ``stdin`` is a file to read, nothing without one; ``log`` gets every byte,
+    ``on_line`` every line as it comes. Raises ToolMissing, or ProgramFailed with the
+    last lines of the output.
     """
     command = bound_to_us(["sh", "-c", _LEADER, "sh", require(argv[0]), *argv[1:]], "TERM")
     try:
-        process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env=dict(env) if env is not None else environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        with Path(stdin or os.devnull).open("rb") as given:
+            process = subprocess.Popen(
+                command,
+                cwd=cwd,
+                env=dict(env) if env is not None else environment(),
+                stdin=given,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
     except OSError as error:
         raise HostError(f"cannot start {argv[0]}: {error}") from error
     kept: list[str] = []

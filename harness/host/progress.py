@@ -2,14 +2,15 @@
 """Progress of whatever takes longer than two seconds: what, how far, how long still.
 
 A bar on a terminal, plain lines in a pipe; both on standard error. How long a
-phase takes is remembered from its last time on this host.
+phase takes is remembered from its last time on this host. Several pieces of work
+share a board, with a row for each.
 """
 
 import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Event, Thread
 
@@ -23,10 +24,10 @@ _PLAIN_FIRST, _PLAIN_EVERY = 1.0, 10.0  # seconds to the first line in a pipe, a
 
 # First times on a host: seconds on two cores of 2024, and objects of a build.
 _FIRST_TIME = {
-    "kernel build": (200.0, 1560),
-    "kernel rebuild": (25.0, 0),
+    "kernel build": (170.0, 1400),
+    "kernel rebuild": (6.0, 0),
     "kernel source": (25.0, 0),
-    "kernel configuration": (12.0, 0),
+    "kernel configuration": (5.0, 0),
     "kernel install": (4.0, 0),
     "package lists": (8.0, 0),
     "guest packages": (6.0, 0),
@@ -45,14 +46,16 @@ class Phase:
     def __init__(self, title: str, seconds: float, total: int) -> None:
         self.title = title
         self.done = 0
-        self.note = ""
         self.started = time.monotonic()
         self._seconds = seconds
         self._total = total
 
-    def step(self, note: str = "") -> None:
+    def expect(self, total: int) -> None:
+        """Of how many parts the work is, once that is known."""
+        self._total = total
+
+    def step(self) -> None:
         self.done += 1
-        self.note = note
 
     @property
     def elapsed(self) -> float:
@@ -89,10 +92,11 @@ def _words(seconds: float) -> str:
 @contextlib.contextmanager
 def phase(kind: str, title: str) -> Iterator[Phase]:
     """Shows ``title`` until the block ends. ``kind`` is what its duration is
-    remembered under; it is remembered only when the block succeeds."""
+    remembered under, "KIND:WHICH" where that differs much; it is remembered only
+    when the block succeeds."""
     seconds, total = _remembered(kind)
     current = Phase(title, seconds, total)
-    with _shown(current):
+    with _boards[-1].showing(current) if _boards else _shown(current):
         yield current
     _remember(kind, current)
 
@@ -135,6 +139,119 @@ def _redraw(bars: Progress, task: TaskID, current: Phase) -> None:
     bars.update(task, completed=current.fraction, left=current.left)
 
 
+class Row:
+    """One of several pieces of work: ``phase`` while it is under way, ``state`` what
+    came of it."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.state = "waiting"
+        self.phase: Phase | None = None
+        self.seconds = 0.0
+
+    def end(self, state: str) -> None:
+        """What came of it, in a line."""
+        self.state = state
+
+    @property
+    def text(self) -> str:
+        """Where it is, in words."""
+        return self.phase.line() if self.phase else self.state
+
+
+class Board:
+    """The display of several pieces of work, one of them under way at a time."""
+
+    def __init__(self, titles: Sequence[str]) -> None:
+        self.rows = [Row(title) for title in titles]
+        self._current: Row | None = None
+
+    @contextlib.contextmanager
+    def row(self, title: str) -> Iterator[Row]:
+        """Phases in this block belong to the row."""
+        row = next(each for each in self.rows if each.title == title)
+        started = time.monotonic()
+        self._current = row
+        try:
+            yield row
+        finally:
+            row.seconds = time.monotonic() - started
+            row.phase = self._current = None
+        if row.seconds > _PLAIN_FIRST and not sys.stderr.isatty():
+            say(f"{self._place(row)} {row.title}: {row.state}, {_words(row.seconds)}")
+
+    @contextlib.contextmanager
+    def showing(self, phase: Phase) -> Iterator[None]:
+        """The row under way shows ``phase``, and after it what it showed before."""
+        row = self._current
+        if row is None:
+            yield
+            return
+        outer, row.phase = row.phase, phase
+        try:
+            yield
+        finally:
+            row.phase = outer
+
+    def line(self) -> str:
+        """What is under way and how much is still to come, or "" when nothing is."""
+        row = self._current
+        if row is None or row.phase is None or row.phase.elapsed < _PLAIN_FIRST:
+            return ""
+        waiting = [each for each in self.rows if each.state == "waiting" and each is not row]
+        rest = f"; then {', '.join(each.title for each in waiting)}" if waiting else ""
+        return f"{self._place(row)} {row.text}{rest}"
+
+    def _place(self, row: Row) -> str:
+        return f"[{self.rows.index(row) + 1}/{len(self.rows)}]"
+
+
+# The innermost is the one that phases belong to.
+_boards: list[Board] = []
+
+
+@contextlib.contextmanager
+def board(titles: Sequence[str]) -> Iterator[Board]:
+    """Shows one row for each title until the block ends; without a second title phases
+    show themselves."""
+    current = Board(titles)
+    if len(titles) < 2:
+        yield current
+        return
+    stop = Event()
+    show = _board_rows if sys.stderr.isatty() else _board_lines
+    thread = Thread(target=show, args=(current, stop), daemon=True)
+    _boards.append(current)
+    thread.start()
+    try:
+        yield current
+    finally:
+        stop.set()
+        thread.join()
+        _boards.remove(current)
+
+
+def _board_lines(current: Board, stop: Event) -> None:
+    interval = _PLAIN_FIRST
+    while not stop.wait(interval):
+        line = current.line()
+        interval = _PLAIN_EVERY if line else _PLAIN_FIRST
+        if line:
+            say(line)
+
+
+def _board_rows(current: Board, stop: Event) -> None:
+    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[text]}"))
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks = [bars.add_task(printable(row.title), total=1.0, text="") for row in current.rows]
+        while True:
+            for task, row in zip(tasks, current.rows, strict=True):
+                done = row.phase.fraction if row.phase else float(row.state != "waiting")
+                bars.update(task, completed=done, text=printable(row.text))
+            if stop.wait(0.2):
+                return
+
+
 def _history() -> Path:
     return paths.cache() / "durations.json"
 
@@ -151,7 +268,7 @@ def _remembered(kind: str) -> tuple[float, int]:
     last = _read_history().get(kind)
     if isinstance(last, list) and len(last) == 2:
         return float(last[0]), int(last[1])
-    return _FIRST_TIME.get(kind, (0.0, 0))
+    return _FIRST_TIME.get(kind.partition(":")[0], (0.0, 0))
 
 
 def _remember(kind: str, current: Phase) -> None:

@@ -25,8 +25,7 @@ def create(title: str, chosen: Path | None = None) -> Path:
         except OSError as error:
             raise UsageError(f"cannot make {chosen}: {error.strerror}", "name another") from None
         return chosen.absolute()
-    word = re.sub(r"[^A-Za-z0-9.]+", "-", title).strip("-.")[:60] or "run"
-    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{word}"
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{word(title)}"
     for number in range(1000):
         directory = paths.runs() / (f"{stem}-{number}" if number else stem)
         try:
@@ -35,6 +34,11 @@ def create(title: str, chosen: Path | None = None) -> Path:
             continue
         return directory
     raise UsageError(f"{paths.runs()} is full of runs called {stem}", "remove some")
+
+
+def word(title: str) -> str:
+    """The title as a file name."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", title).strip("-.")[:60] or "run"
 
 
 def check(chosen: Path | None) -> None:

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the cache holds: listed, checked, and thrown away when nobody used it for long."""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from harness.host import cache, paths, progress
+
+# What is sealed and immutable, and what a build works in.
+_ENTRIES = ("kernel", "source", "initramfs", "packages", "devicetree")
+_WORK = "work"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing in the cache: ``size`` in bytes on disk, ``used`` when it was last
+    used, in seconds since 1970."""
+
+    kind: str
+    key: str
+    title: str
+    size: int
+    used: float
+    path: Path
+
+
+def items() -> list[Item]:
+    """Everything in the cache that ``gc`` may remove, by kind, the newest first."""
+    found = [_entry(kind, path) for kind in _ENTRIES for path in _below(kind)]
+    found += [_work(path) for path in _below(_WORK)]
+    return sorted(found, key=lambda item: (item.kind, -item.used))
+
+
+def damaged() -> Iterator[tuple[Item, str]]:
+    """The entries that are not as they were sealed, and what is wrong with each."""
+    entries = [item for item in items() if item.kind != _WORK]
+    with progress.phase("cache check", "checking the cache") as phase:
+        phase.expect(len(entries))
+        for item in entries:
+            problem = cache.damage(item.path)
+            phase.step()
+            if problem:
+                yield item, problem
+
+
+def collect(days: float) -> Iterator[Item]:
+    """Removes what was not used for ``days``, and yields each thing removed; what a
+    running process uses stays."""
+    latest = time.time() - days * 86400
+    for item in items():
+        if item.used > latest:
+            continue
+        gone = _discard_work(item) if item.kind == _WORK else _discard_entry(item)
+        if gone:
+            yield item
+
+
+def _below(kind: str) -> list[Path]:
+    with contextlib.suppress(FileNotFoundError):
+        return sorted(path for path in (paths.cache() / kind).iterdir() if path.is_dir())
+    return []
+
+
+def _entry(kind: str, path: Path) -> Item:
+    try:
+        title = str(json.loads((path / cache.SEAL).read_text())["title"])
+    except (OSError, ValueError, KeyError, TypeError):
+        title = "damaged"
+    return Item(kind, path.name, title, _size(path), path.stat().st_mtime, path)
+
+
+def _work(path: Path) -> Item:
+    return Item(_WORK, path.name, "work tree", _size(path), path.stat().st_mtime, path)
+
+
+def _size(root: Path) -> int:
+    blocks = 0
+    for directory, _, names in os.walk(root):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                blocks += os.lstat(f"{directory}/{name}").st_blocks
+    return blocks * 512
+
+
+def _discard_entry(item: Item) -> bool:
+    descriptor = os.open(item.path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        cache.discard(item.path)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _discard_work(item: Item) -> bool:
+    path = cache.directory("locks") / f"work-{item.key}.lock"
+    try:
+        with FileLock(path, blocking=False):
+            shutil.rmtree(item.path)
+            path.unlink(missing_ok=True)
+    except Timeout:
+        return False
+    return True

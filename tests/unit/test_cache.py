@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""That the cache never gives out what is not whole, and what may be removed."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.errors import HostError
+from harness.host import cache, files, inventory
+from tests import command, fake_linux
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("IOMMU_HARNESS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def make(into: Path) -> None:
+    (into / "below").mkdir()
+    (into / "below/file").write_text("whole")
+    (into / "link").symlink_to("below/file")
+    (into / "empty").mkdir()
+
+
+def entry() -> Path:
+    return cache.entry("kernel", "key", "a thing", make)
+
+
+def used_by_nobody(path: Path) -> None:
+    """As if this process had ended."""
+    os.close(cache._held.pop(path))
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "a file changed": lambda path: (path / "below/file").write_text("wh0le"),
+    "a file torn": lambda path: (path / "below/file").write_text("who"),
+    "a file missing": lambda path: (path / "below/file").unlink(),
+    "a file more": lambda path: (path / "more").write_text(""),
+    "a mode changed": lambda path: (path / "below/file").chmod(0o755),
+    "a link turned": lambda path: ((path / "link").unlink(), (path / "link").symlink_to("x")),
+    "no seal": lambda path: (path / cache.SEAL).unlink(),
+    "a torn seal": lambda path: (path / cache.SEAL).write_text("{"),
+    "a seal of another kind": lambda path: (path / cache.SEAL).write_text("[]"),
+    "a forged seal": lambda path: (path / cache.SEAL).write_text(
+        (path / cache.SEAL).read_text().replace("below/file", "below/other")
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_damaged_is_made_again(damage: str, capfd: pytest.CaptureFixture[str]) -> None:
+    path = entry()
+    used_by_nobody(path)
+    DAMAGES[damage](path)
+    assert cache.damage(path)
+    assert entry() == path
+    assert not cache.damage(path)
+    assert (path / "below/file").read_text() == "whole"
+    assert "damaged" in capfd.readouterr().err
+
+
+def test_what_is_whole_is_not_made_again() -> None:
+    used_by_nobody(entry())
+    assert cache.entry("kernel", "key", "x", lambda _into: pytest.fail("made twice"))
+
+
+def test_of_a_lazy_entry_only_the_seal_is_checked() -> None:
+    path = entry()
+    used_by_nobody(path)
+    (path / "below/file").write_text("other")
+    lazy = cache.entry("kernel", "key", "x", lambda _: pytest.fail("made"), lazily=True)
+    assert cache.sealed(lazy).keys() == {"below/file", "link"}
+    used_by_nobody(path)
+    (path / cache.SEAL).write_text("{}")
+    assert cache.entry("kernel", "key", "x", make, lazily=True) == path
+    assert (path / "below/file").read_text() == "whole"
+
+
+def test_a_disk_that_does_not_keep_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "damage", lambda _path: "broken")
+    with pytest.raises(HostError, match="is not what was written"):
+        entry()
+
+
+def test_the_inventory_tells_what_is_there() -> None:
+    entry()
+    (item,) = inventory.items()
+    assert (item.kind, item.key, item.title) == ("kernel", "key", "a thing")
+    assert item.size > 0
+    assert time.time() - item.used < 60
+
+
+def test_verify_finds_what_is_damaged() -> None:
+    (entry() / "below/file").write_text("other")
+    ((item, problem),) = inventory.damaged()
+    assert (item.key, problem) == ("key", "below/file has changed")
+
+
+def test_collecting_spares_what_is_young_or_in_use() -> None:
+    path = entry()
+    assert list(inventory.collect(30)) == []
+    assert list(inventory.collect(0)) == []  # this very process uses it
+    used_by_nobody(path)
+    assert [item.key for item in inventory.collect(0)] == ["key"]
+    assert not path.exists()
+    assert inventory.items() == []
+
+
+USES_ENTRY = """
+import sys
+from harness.host import cache
+cache.entry("kernel", "key", "a thing", lambda into: (into / "file").write_text("x"))
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_what_another_process_uses_is_not_collected() -> None:
+    user = subprocess.Popen(
+        [sys.executable, "-c", USES_ENTRY],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert user.stdout
+    assert user.stdin
+    assert user.stdout.readline() == "ready\n"
+    assert list(inventory.collect(0)) == []
+    user.stdin.close()
+    assert user.wait() == 0
+    assert len(list(inventory.collect(0))) == 1
+
+
+def test_a_work_tree_is_collected_unless_it_is_locked(private_cache: Path) -> None:
+    (private_cache / "work/one").mkdir(parents=True)
+    with cache.locked("work-one", "x"):
+        assert list(inventory.collect(0)) == []
+    assert [item.key for item in inventory.collect(0)] == ["one"]
+    assert not list((private_cache / "locks").iterdir())
+
+
+def test_the_commands(tmp_path: Path, private_cache: Path) -> None:
+    tree = fake_linux.write(tmp_path / "tree")
+    done = command.run("kernel", "build", f"tree:{tree}")
+    assert done.status == 0, done.err
+    listed = command.run("cache", "ls")
+    assert listed.status == 0
+    assert "kernel tree:" in listed.out
+    assert command.run("cache", "verify").status == 0
+    (image,) = private_cache.glob("kernel/*/Image")
+    image.write_text("tampered")
+    verified = command.run("cache", "verify")
+    assert verified.status == 1
+    assert "Image has changed" in verified.out
+    again = command.run("kernel", "build", f"tree:{tree}")
+    assert "damaged; making it again" in again.err
+    assert image.read_text() == "int one;\n"
+    assert command.run("cache", "gc", "--days", "0").status == 0
+    assert "removed" not in command.run("cache", "ls").out
+    assert not list(private_cache.glob("kernel/*"))
+
+
+def test_a_copy_and_a_link(tmp_path: Path) -> None:
+    origin = tmp_path / "origin"
+    origin.write_text("x")
+    origin.chmod(0o755)
+    (tmp_path / "symbolic").symlink_to("origin")
+    files.copy(origin, tmp_path / "a/copy")
+    files.copy(tmp_path / "symbolic", tmp_path / "a/symbolic")
+    files.link(origin, tmp_path / "a/link")
+    assert (tmp_path / "a/copy").read_text() == "x"
+    assert os.access(tmp_path / "a/copy", os.X_OK)
+    assert str((tmp_path / "a/symbolic").readlink()) == "origin"
+    assert (tmp_path / "a/link").samefile(origin)
+    assert not (tmp_path / "a/copy").samefile(origin)
