@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Bug reports as files: mbox, one mail, an archive's page as text, a transcript.
+"""What people send each other, as files: mbox, one mail, an archive's page, plain text.
 
 What is read here is untrusted; nothing of it is interpreted but its structure.
 """
@@ -9,16 +9,13 @@ import email.policy
 import gzip
 import re
 import zlib
+from dataclasses import dataclass
 from email.message import EmailMessage, MIMEPart
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
 from harness.errors import UsageError
-from harness.klog import splat
-from harness.klog.splat import Splat
-from harness.scenario import transcript
-from harness.scenario.transcript import Session
 
 # Megabytes of text are no bug report; parsing them would only take long.
 _MAX_BYTES = 64 << 20
@@ -36,21 +33,35 @@ _PAGE_BREAK = re.compile(
     re.MULTILINE,
 )
 
-_LOG_STAMP = re.compile(r"^(?:[> \t]*)(?:<\d+>)?\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ?")
+_HTML = re.compile(rb"\s*<(?:!doctype html|html)", re.IGNORECASE)
 
 
-def read(path: Path) -> list[str]:
-    """The report's messages as text, the first one first.
+@dataclass(frozen=True, slots=True)
+class Message:
+    """``subject`` is "" where a page or a plain text has none that can be told;
+    ``text`` is the body for reading, ``raw`` its bytes as they were sent, and
+    ``attachments`` those of the further parts that are text."""
+
+    subject: str
+    text: str
+    raw: bytes
+    attachments: tuple[bytes, ...] = ()
+
+
+def read(path: Path) -> list[Message]:
+    """The file's messages, the first one first.
 
     Raises UsageError for a file that is missing, empty, binary or far too large.
     """
     data = _bytes(path)
     if _MBOX.match(data):
-        return [_mail_text(part.lstrip(b"\n")) for part in _MBOX.split(data) if part.strip()]
+        return [_mail(part.lstrip(b"\n")) for part in _MBOX.split(data) if part.strip()]
     head = _HEADERS.match(data)
     if head and _MAIL_HEADER.search(head[0]):
-        return [_mail_text(data)]
-    return _page_messages(_decoded(data, None))
+        return [_mail(data)]
+    if _HTML.match(data):
+        data = _html_text(_decoded(data, None)).encode()
+    return _page_messages(data)
 
 
 def _bytes(path: Path) -> bytes:
@@ -58,14 +69,14 @@ def _bytes(path: Path) -> bytes:
         raise UsageError(f"{path} is an address", "download the mbox and name the file")
     if not path.is_file():
         what = "a directory" if path.is_dir() else "not there"
-        raise UsageError(f"no such report: {path} is {what}", "name a file")
+        raise UsageError(f"no such file: {path} is {what}", "name a file")
     data = _read_limited(path)
     if len(data) > _MAX_BYTES:
-        raise UsageError(f"{path} is too large for a report", "cut it down to the message")
+        raise UsageError(f"{path} is too large to be mail", "cut it down to the message")
     if not data.strip():
-        raise UsageError(f"{path} is empty", "name a file with a shell session in it")
+        raise UsageError(f"{path} is empty", "name another file")
     if b"\0" in data:
-        raise UsageError(f"{path} is a binary file", "name the text of a report")
+        raise UsageError(f"{path} is a binary file", "name a text file or an mbox")
     return data.replace(b"\r\n", b"\n")
 
 
@@ -96,29 +107,38 @@ def _plain(text: str) -> str:
     return text.replace("\xa0", " ").encode(errors="replace").decode()
 
 
-def _mail_text(data: bytes) -> str:
+def _mail(data: bytes) -> Message:
     try:
         message = email.message_from_bytes(data, policy=email.policy.default)
         assert isinstance(message, EmailMessage)
-        return _body_text(message, data)
+        return _parsed(message, data)
     # The email package raises almost anything for headers that are made to.
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError) as error:
         raise UsageError(
             f"the mail cannot be parsed ({type(error).__name__})", "save its text in a file"
         ) from None
     except (TypeError, ValueError):
-        return _decoded(data, None)
+        return Message("", _decoded(data, None), data)
 
 
-def _body_text(message: EmailMessage, data: bytes) -> str:
+def _parsed(message: EmailMessage, data: bytes) -> Message:
+    subject = " ".join(str(message["subject"] or "").split())
     body = message.get_body(preferencelist=("plain", "html"))
-    if body is None:
-        return _decoded(data, None)
-    payload = body.get_payload(decode=True)
-    if not isinstance(payload, bytes):
-        return _decoded(data, None)
-    text = _decoded(payload, _charset(body)).replace("\r\n", "\n")
-    return _html_text(text) if body.get_content_type() == "text/html" else text
+    payload = body.get_payload(decode=True) if body else None
+    if body is None or not isinstance(payload, bytes):
+        return Message(subject, _decoded(data, None), data)
+    payload = payload.replace(b"\r\n", b"\n")
+    text = _decoded(payload, _charset(body))
+    if body.get_content_type() == "text/html":
+        text = _html_text(text)
+        payload = text.encode()
+    others = (part for part in message.walk() if part is not body)
+    return Message(subject, text, payload, tuple(_attached(part) for part in others))
+
+
+def _attached(part: MIMEPart) -> bytes:
+    payload = None if part.is_multipart() else part.get_payload(decode=True)
+    return payload.replace(b"\r\n", b"\n") if isinstance(payload, bytes) else b""
 
 
 def _charset(body: MIMEPart) -> str | None:
@@ -175,60 +195,10 @@ def _html_text(page: str) -> str:
     return _plain(parser.text)
 
 
-def _page_messages(text: str) -> list[str]:
+def _page_messages(data: bytes) -> list[Message]:
+    text = _decoded(data, None)
     starts = [0, *(match.start() for match in _PAGE_BREAK.finditer(text)), len(text)]
-    return [text[a:b] for a, b in pairwise(starts) if text[a:b].strip()]
-
-
-def sessions(messages: list[str]) -> list[Session]:
-    """The sessions of all messages, in order, without those that repeat another."""
-    return transcript.without_repeats(
-        [session for message in messages for session in transcript.sessions(message)]
-    )
-
-
-def _first_count(messages: list[str], found: list[Session]) -> int:
-    """How many of the sessions are in the first message that has any of them."""
-    counts = (
-        sum(session in found for session in transcript.sessions(message)) for message in messages
-    )
-    return next((count for count in counts if count), 0)
-
-
-def choose(messages: list[str], number: int | None, name: str) -> Session:
-    """The session to replay: ``number`` counts from 1 over ``sessions``; None takes
-    the only one of the first message that has any.
-
-    Raises UsageError, listing the sessions, when that is no answer.
-    """
-    found = sessions(messages)
-    if not found:
-        raise UsageError(
-            f"no shell session in {name}", "a session is lines such as '$ modprobe arm-smmu-v3'"
-        )
-    if number is not None and 1 <= number <= len(found):
-        return found[number - 1]
-    if number is None and _first_count(messages, found) == 1:
-        return found[0]
-    problem = f"{name} has {len(found)} sessions"
-    if number is not None:
-        problem = f"no session {number} in {name}; it has {len(found)}"
-    raise UsageError(f"{problem} ({listing(found)})", "choose one with --session N")
-
-
-def listing(found: list[Session]) -> str:
-    """The sessions in a line, numbered as ``choose`` takes them."""
-    return ", ".join(f"{n}: {_title(session)}" for n, session in enumerate(found, start=1))
-
-
-def _title(session: Session) -> str:
-    first = session.commands[0]
-    count = len(session.commands)
-    commands = f"{count} command{'s' * (count > 1)} from '{first.text[:40]}'"
-    return f"line {first.line} of its message, {commands}"
-
-
-def splats(messages: list[str]) -> list[Splat]:
-    """The splats that the report itself shows."""
-    lines = [_LOG_STAMP.sub("", line) for message in messages for line in message.splitlines()]
-    return splat.find(lines)
+    parts = [text[a:b] for a, b in pairwise(starts) if text[a:b].strip()]
+    if len(parts) == 1:
+        return [Message("", text, data)]
+    return [Message("", part, part.encode()) for part in parts]
