@@ -7,14 +7,16 @@ from typing import ClassVar
 
 
 class HarnessError(Exception):
-    """Base of all. ``exit_code`` is what the command ends with."""
+    """Base of all. ``exit_code`` is what the command ends with; ``detail`` are lines
+    of evidence to show below the one line."""
 
     exit_code: ClassVar[int] = 3
 
-    def __init__(self, message: str, mend: str = "") -> None:
+    def __init__(self, message: str, mend: str = "", detail: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.mend = mend
+        self.detail = detail
 
     def __str__(self) -> str:
         return f"{self.message}; {self.mend}" if self.mend else self.message

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.processes import alive, descendants, wait_until
 
-PROGRAM = [sys.executable, "-c", "from harness.cli import main; main()"]
+PROGRAM = [sys.executable, "-c", "from harness.cli.main import main; main()"]
 
 
 @dataclass(frozen=True)

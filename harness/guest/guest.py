@@ -4,7 +4,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import GuestHang
@@ -146,6 +146,8 @@ def booted(
     and its like kmod's instead of busybox's; ``limit`` is how many
     seconds a command may be silent (None: scaled from the time of this boot).
     """
+    if not kernel.serial_ports:
+        machine = replace(machine, single_console=True)
     tools = _KMOD if kmod else ""
     boot = Boot(
         machine,

@@ -12,6 +12,9 @@ class Kernel:
     ``modules`` (as modules_install lays them out) and ``guest-modules``.
 
     ``label`` is for people, ``release`` what uname -r says, ``key`` the cache key.
+    ``notes`` are what its users should know: patches that did not apply exactly,
+    what a prebuilt kernel lacks. Without ``serial_ports`` the kernel has no virtio
+    serial ports of its own, and commands share the kernel's console.
     """
 
     key: str
@@ -19,6 +22,8 @@ class Kernel:
     release: str
     compiler: str
     directory: Path
+    notes: tuple[str, ...] = ()
+    serial_ports: bool = True
 
     @property
     def image(self) -> Path:
@@ -38,13 +43,13 @@ class Kernel:
         return sorted((self.directory / "guest-modules").glob("*.ko"))
 
 
-def write(directory: Path, key: str, label: str, release: str, compiler: str) -> None:
-    """Records in ``directory`` what was built into it."""
-    facts = Kernel(key, label, release, compiler, directory)
-    record = {name: value for name, value in asdict(facts).items() if name != "directory"}
-    (directory / "kernel.json").write_text(json.dumps(record, indent=1) + "\n")
+def write(kernel: Kernel) -> None:
+    """Records in the kernel's directory what was built into it."""
+    record = {name: value for name, value in asdict(kernel).items() if name != "directory"}
+    (kernel.directory / "kernel.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 def load(directory: Path) -> Kernel:
     """The kernel of a cache entry."""
-    return Kernel(**json.loads((directory / "kernel.json").read_text()), directory=directory)
+    record = json.loads((directory / "kernel.json").read_text())
+    return Kernel(**record | {"notes": tuple(record["notes"])}, directory=directory)

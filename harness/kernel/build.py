@@ -1,26 +1,42 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """From a kernel spec to a built kernel in the cache."""
 
-import os
+import contextlib
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-from harness.errors import BuildError, HostError, ProgramFailed, UsageError
-from harness.host import cache, paths, program, progress, tools
-from harness.kernel import artifact, config, source, worktree
+from harness.errors import BuildError, HarnessError, HostError, ProgramFailed, UsageError
+from harness.host import cache, debian, paths, program, progress
+from harness.kernel import (
+    artifact,
+    config,
+    debian_source,
+    git_source,
+    kconfig,
+    prebuilt,
+    series,
+    tree_source,
+    worktree,
+)
 from harness.kernel.artifact import Kernel
+from harness.kernel.config import Option
+from harness.kernel.kbuild import Kbuild
+from harness.kernel.series import Patch
 from harness.kernel.source import Source
 from harness.kernel.spec import KernelSpec
 from harness.kernel.worktree import Worktree
 
 # Part of every key: raise it when the steps below make something else.
-_RECIPE = "1"
+_RECIPE = "2"
 
-# What make prints for each thing it makes: "  CC [M]  drivers/net/dummy.o".
-_MADE = re.compile(r"  [A-Z][A-Z0-9]+\s+(\[M\]\s+)?\S")
+_SOURCES = {
+    "debian": debian_source.source_of,
+    "tree": tree_source.source_of,
+    "git": git_source.source_of,
+}
 
 # In the order in which they name the cause best.
 _CAUSES = (
@@ -35,27 +51,36 @@ _CAUSES = (
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One build: what goes in, and the key of what comes out. ``patches`` are as they
-    were when the key was made; their files may be edited meanwhile."""
+    """One build: what goes in, and the key of what comes out."""
 
     spec: KernelSpec
-    patches: tuple[bytes, ...]
     source: Source
-    options: list[config.Option]
+    patches: tuple[Patch, ...]
+    options: tuple[Option, ...]
     compiler: str
     guest_modules: Path
 
     @property
     def label(self) -> str:
-        extra = [path.name for path in (*self.spec.patches, *self.spec.fragments)]
-        return " + ".join([self.source.label, *extra])
+        return " + ".join([self.source.label, *self.spec.changes])
+
+    @property
+    def variant(self) -> str:
+        """Of the objects that this build shares with others."""
+        return "+".join((self.spec.toolchain.name, *self.spec.variants))
+
+    @property
+    def kind(self) -> str:
+        """What the times of its phases are remembered under."""
+        return "{}.{}+{}".format(*self.source.version, self.variant)
 
     @property
     def key(self) -> str:
-        lines = "\n".join(option.line for option in self.options)
+        options = (f"{option.line} {option.optional}" for option in self.options)
         modules = cache.digest_files(self.guest_modules)
+        patches = (patch.text for patch in self.patches)
         return cache.digest(
-            _RECIPE, self.source.identity, self.compiler, lines, modules, *self.patches
+            _RECIPE, self.source.identity, self.compiler, "\n".join(options), modules, *patches
         )
 
 
@@ -65,15 +90,74 @@ def build(spec: KernelSpec) -> Kernel:
     Raises UsageError for a source, patch or option that does not fit, BuildError
     with the first error of the compiler.
     """
-    fragments = [*config.fragments(), *spec.fragments]
-    options = config.merged(option for path in fragments for option in config.read(path))
+    if spec.kind == "prebuilt":
+        return prebuilt.kernel(spec.where)
+    try:
+        return _built(_job(spec))
+    except debian.Moved as moved:
+        progress.say(f"{moved.message}; taking that")
+        return _built(_job(spec))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Of one kernel among several: the ``kernel``, or the ``error`` that kept it from
+    being built."""
+
+    spec: KernelSpec
+    kernel: Kernel | None
+    error: HarnessError | None
+
+
+def build_all(specs: Sequence[KernelSpec]) -> list[Outcome]:
+    """Builds several kernels, with one display of how far all of them are; one that
+    fails does not stop the others. The outcomes are in the order of ``specs``.
+
+    Those of one source are built one after the other, because they share a work tree.
+    """
+    outcomes: dict[KernelSpec, Outcome] = {}
+    order = sorted(dict.fromkeys(specs), key=lambda each: (each.kind, each.where))
+    with progress.board([str(spec) for spec in order]) as board:
+        for spec in order:
+            with board.row(str(spec)) as row:
+                outcomes[spec] = _outcome(spec)
+                row.end(str(outcomes[spec].error or "built"))
+    return [outcomes[spec] for spec in specs]
+
+
+def _outcome(spec: KernelSpec) -> Outcome:
+    try:
+        return Outcome(spec, build(spec), None)
+    except HarnessError as error:
+        return Outcome(spec, None, error)
+
+
+def configuration(spec: KernelSpec) -> list[kconfig.Line]:
+    """The whole configuration of the kernel, each option with its origin. Nothing is
+    compiled. Raises UsageError as ``build`` does."""
+    if spec.kind == "prebuilt":
+        raise UsageError("a prebuilt kernel has no fragments", "read its config file")
+    job = _job(spec)
+    _check_host()
+    with _opened(job) as tree, cache.scratch() as scratch, (scratch / "log").open("wb") as log:
+        kbuild = Kbuild(tree, spec.toolchain, log)
+        _configure(job, kbuild)
+        return kconfig.origins(kbuild, job.options)
+
+
+def _job(spec: KernelSpec) -> _Job:
+    fragments = [*config.fragments(spec.variants), *spec.fragments]
+    source = _SOURCES[spec.kind](spec.where)
+    asked = (option for path in fragments for option in config.read(path))
+    options = config.merged(option for option in asked if source.version >= option.since)
+    patches = tuple(patch for path in spec.patches for patch in series.read(path))
     modules = paths.data("guest-scripts") / "modules"
-    patches = tuple(patch.read_bytes() for patch in spec.patches)
-    job = _Job(spec, patches, source.resolve(spec), options, _compiler(), modules)
-    directory = cache.entry(
-        "kernel", job.key, f"building {job.label}", lambda into: _build(job, into)
-    )
-    return artifact.load(directory)
+    return _Job(spec, source, patches, tuple(options), spec.toolchain.version(), modules)
+
+
+def _built(job: _Job) -> Kernel:
+    title = f"kernel {job.label}"
+    return artifact.load(cache.entry("kernel", job.key, title, lambda into: _build(job, into)))
 
 
 def built() -> list[Kernel]:
@@ -82,108 +166,82 @@ def built() -> list[Kernel]:
     return sorted((artifact.load(path.parent) for path in entries), key=lambda k: k.label)
 
 
-def _compiler() -> str:
-    version = program.run([tools.CROSS + "gcc", "--version"])
-    return version.splitlines()[0]
-
-
-def _build(job: _Job, into: Path) -> None:
+def _check_host() -> None:
     for name in ("make", "flex", "bison", "bc"):
         program.require(name)
-    cache.require_space(3, f"building {job.label}")
     if any(character in str(paths.cache()) for character in " :\t"):
         raise UsageError(
             f"kbuild cannot build below {paths.cache()}: there is a blank or a colon in it",
             "set IOMMU_HARNESS_CACHE to another directory",
         )
+
+
+def _opened(job: _Job) -> contextlib.AbstractContextManager[Worktree]:
+    return worktree.opened(job.source, job.patches, job.variant)
+
+
+def _build(job: _Job, into: Path) -> None:
+    _check_host()
+    cache.require_space(3, f"building {job.label}")
     log_path = into / "build.log"
-    patches = _store_patches(job, into / "patches")
-    with worktree.opened(job.source, patches) as tree, log_path.open("wb") as log:
+    _store_patches(job.patches, into / "patches")
+    with _opened(job) as tree, log_path.open("wb") as log:
         try:
-            release = _compile(job, tree, into, log)
+            release = _compile(job, Kbuild(tree, job.spec.toolchain, log), into)
         except ProgramFailed as failure:
             log.flush()
-            raise _first_error(log_path, tree.source, failure) from failure
-    artifact.write(into, job.key, job.label, release, job.compiler)
+            raise _first_error(job, log_path, tree.source, failure) from failure
+        notes = tree.notes
+    artifact.write(
+        Kernel(
+            key=job.key,
+            label=job.label,
+            release=release,
+            compiler=job.compiler,
+            notes=notes,
+            directory=into,
+        )
+    )
 
 
-def _store_patches(job: _Job, directory: Path) -> list[Path]:
-    """The patches as files of the artifact, in the order in which they apply."""
+def _store_patches(patches: Sequence[Patch], directory: Path) -> None:
+    """As files of the artifact, so that whoever has it can see what was applied."""
     directory.mkdir()
-    stored = []
-    for number, (path, text) in enumerate(zip(job.spec.patches, job.patches, strict=True), 1):
-        stored.append(directory / f"{number:04}-{path.name}")
-        stored[-1].write_bytes(text)
-    return stored
+    for number, patch in enumerate(patches, start=1):
+        (directory / f"{number:04}.patch").write_bytes(patch.text)
 
 
-def _compile(job: _Job, tree: Worktree, into: Path, log: BinaryIO) -> str:
-    make = _Make(tree, log)
-    _configure(job, tree, make)
+def _compile(job: _Job, kbuild: Kbuild, into: Path) -> str:
+    _configure(job, kbuild)
+    objects = kbuild.tree.objects
     # make compiles only what a change touches, and nobody knows how much that is.
-    kind = "kernel rebuild" if (tree.objects / "vmlinux").exists() else "kernel build"
+    kind = "kernel rebuild" if (objects / "vmlinux").exists() else f"kernel build:{job.kind}"
     with progress.phase(kind, f"building {job.label}") as phase:
-        make("Image", "modules", phase=phase)
-        guest_modules = tree.objects / "guest-modules"
+        kbuild.make("Image", "modules", phase=phase)
+        guest_modules = objects / "guest-modules"
         # Afresh: another checkout's sources may be older than the objects here.
         shutil.rmtree(guest_modules, ignore_errors=True)
         shutil.copytree(job.guest_modules, guest_modules)
-        make(f"M={guest_modules}", "modules", phase=phase)
+        kbuild.make(f"M={guest_modules}", "modules", phase=phase)
     with progress.phase("kernel install", f"storing {job.label}"):
-        return _install(tree, make, into)
+        return _install(kbuild, into)
 
 
-class _Make:
-    """kbuild in one work tree, with everything that shapes its output fixed."""
-
-    def __init__(self, tree: Worktree, log: BinaryIO) -> None:
-        self._tree = tree
-        self._log = log
-        compiler = tools.CROSS + "gcc"
-        self._compiler = f"ccache {compiler}" if tools.find("ccache") else compiler
-
-    def __call__(self, *targets: str, phase: progress.Phase | None = None) -> str:
-        def on_line(line: str) -> None:
-            if phase and _MADE.match(line):
-                phase.step()
-
-        variables = ["ARCH=arm64", f"CROSS_COMPILE={tools.CROSS}", f"CC={self._compiler}"]
-        command = ["make", "-C", str(self._tree.source), f"O={self._tree.objects}"]
-        command += [f"-j{os.cpu_count() or 1}", *variables, *targets]
-        return program.run(command, env=self._environment(), log=self._log, on_line=on_line)
-
-    def _environment(self) -> dict[str, str]:
-        return program.environment(
-            KBUILD_BUILD_TIMESTAMP="@0",
-            KBUILD_BUILD_USER="iommu-harness",
-            KBUILD_BUILD_HOST="iommu-harness",
-            KBUILD_BUILD_VERSION="1",
-            CCACHE_DIR=str(paths.cache() / "ccache"),
-            CCACHE_BASEDIR=str(self._tree.source.parent),
-            CCACHE_NOHASHDIR="1",
-        )
-
-
-def _configure(job: _Job, tree: Worktree, make: _Make) -> None:
+def _configure(job: _Job, kbuild: Kbuild) -> None:
     """Leaves a checked .config; nothing is run when all that shapes it is as before."""
-    stamp = tree.objects / "configured-for"
-    key = _config_key(job, tree)
+    stamp = kbuild.tree.objects / "configured-for"
+    key = _config_key(job, kbuild.tree)
     if stamp.exists() and stamp.read_text() == key:
         return
     stamp.unlink(missing_ok=True)
-    dotconfig = tree.objects / ".config"
     with progress.phase("kernel configuration", f"configuring {job.label}"):
-        make("tinyconfig")
-        with dotconfig.open("a") as file:
-            file.writelines(option.line + "\n" for option in job.options)
-        make("olddefconfig")
-    config.check(job.options, dotconfig.read_text(), tree.source)
+        kconfig.configure(kbuild, job.options)
     stamp.write_text(key)
 
 
 def _config_key(job: _Job, tree: Worktree) -> str:
     """Of Kconfig's inputs: the options, the Kconfig files and the default configs."""
-    parts = [job.compiler, *(option.line for option in job.options)]
+    parts = [job.compiler, *(f"{option.line} {option.optional}" for option in job.options)]
     for name, key in sorted(tree.manifest.items()):
         if "Kconfig" in name or name.endswith(".config") or name.startswith("scripts/kconfig/"):
             parts += [name, key if key != worktree.PATCHED else _patched(tree.source / name)]
@@ -194,10 +252,11 @@ def _patched(path: Path) -> str:
     return path.read_text(errors="replace") if path.is_file() else "deleted"
 
 
-def _install(tree: Worktree, make: _Make, into: Path) -> str:
+def _install(kbuild: Kbuild, into: Path) -> str:
     """Copies what a guest and a debugger need; returns the kernel's release."""
     staging = into / "staging"
-    make("modules_install", f"INSTALL_MOD_PATH={staging}", "DEPMOD=true")
+    objects = kbuild.tree.objects
+    kbuild.make("modules_install", f"INSTALL_MOD_PATH={staging}", "DEPMOD=true")
     installed = next((staging / "lib/modules").iterdir())
     for link in ("build", "source"):
         (installed / link).unlink(missing_ok=True)
@@ -205,17 +264,17 @@ def _install(tree: Worktree, make: _Make, into: Path) -> str:
     installed.rename(into / "modules" / installed.name)
     shutil.rmtree(staging)
     for name in ("arch/arm64/boot/Image", "vmlinux", "Module.symvers"):
-        shutil.copy(tree.objects / name, into)
-    shutil.copy(tree.objects / ".config", into / "config")
+        shutil.copy(objects / name, into)
+    shutil.copy(objects / ".config", into / "config")
     (into / "guest-modules").mkdir()
-    for module in (tree.objects / "guest-modules").glob("*.ko"):
+    for module in (objects / "guest-modules").glob("*.ko"):
         shutil.copy(module, into / "guest-modules")
     return installed.name
 
 
-def _first_error(log: Path, source_tree: Path, failure: ProgramFailed) -> HostError:
+def _first_error(job: _Job, log: Path, source_tree: Path, failure: ProgramFailed) -> HostError:
     """The error a person would look for, with the log kept where it can be read."""
-    kept = paths.cache() / "failed-build.log"
+    kept = cache.directory("failed-builds") / f"{job.key}.log"
     shutil.copy(log, kept)
     text = log.read_text(errors="replace").replace(f"{source_tree}/", "")
     lines = text.splitlines()

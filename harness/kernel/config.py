@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Kernel configuration: fragments merged onto tinyconfig, and checked.
+"""Kernel configuration as fragments: what is asked for, by whom, and what came of it.
 
 Kconfig drops an option whose dependencies are not met without a word; every
 option that a fragment asks for is therefore looked up in the result.
@@ -7,48 +7,76 @@ option that a fragment asks for is therefore looked up in the result.
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import UsageError
 from harness.host import paths
 
-_SET = re.compile(r"(CONFIG_\w+)=(\S.*)")
-_UNSET = re.compile(r"# (CONFIG_\w+) is not set")
-_SYMBOL = re.compile(r"\b[A-Z][A-Z0-9_]+\b")
+_SET = re.compile(r"CONFIG_(\w+)=(\S.*)")
+_UNSET = re.compile(r"# CONFIG_(\w+) is not set")
+
+# The lines below one of these, up to a blank line, are asked for only where Kconfig
+# knows the option, or from a version on where an option is known before it can be
+# had: that is how fragments differ between kernels.
+_WHERE_IT_EXISTS = "#: where it exists"
+_SINCE = re.compile(r"#: since (\d+)\.(\d+)")
+
+# Merged into every kernel, in this order; the other files are variants.
+_ALWAYS = ("base", "iommu")
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One requested option: ``value`` as in .config, "n" for "is not set";
-    ``where`` is the fragment and line that asks for it."""
+    """One requested option: ``name`` without CONFIG_, ``value`` as in .config, "n" for
+    "is not set"; ``where`` is the fragment and line that asks for it; ``optional``
+    that a kernel without the option is fine too, ``since`` the version before which
+    it is not asked for."""
 
     name: str
     value: str
     where: str
+    optional: bool = False
+    since: tuple[int, int] = (0, 0)
 
     @property
     def line(self) -> str:
-        return f"# {self.name} is not set" if self.value == "n" else f"{self.name}={self.value}"
+        if self.value == "n":
+            return f"# CONFIG_{self.name} is not set"
+        return f"CONFIG_{self.name}={self.value}"
 
 
-def fragments() -> list[Path]:
-    """The fragments every kernel gets, in the order they are merged."""
-    return [paths.data("kconfigs") / f"{name}.config" for name in ("base", "iommu")]
+def fragments(variants: Iterable[str] = ()) -> list[Path]:
+    """The fragments of ours for a kernel of these variants, in the order in which
+    they are merged."""
+    return [paths.data("kconfigs") / f"{name}.config" for name in (*_ALWAYS, *variants)]
+
+
+def variants() -> list[str]:
+    """The names that ``--variant`` takes."""
+    names = {path.stem for path in paths.data("kconfigs").glob("*.config")}
+    return sorted(names - {*_ALWAYS})
 
 
 def read(fragment: Path) -> list[Option]:
     """The options of a fragment. Raises UsageError for a line that is none."""
     options = []
-    for number, line in enumerate(fragment.read_text(errors="replace").splitlines(), start=1):
-        where = f"{fragment.name}:{number}"
-        option = _option(line.strip(), where)
-        if option:
-            options.append(option)
-        elif line.strip() and not line.startswith("#"):
-            raise UsageError(
-                f"{where}: not a configuration line: {line.strip()!r}", "write CONFIG_X=y"
-            )
+    optional, since = False, (0, 0)
+    for number, raw in enumerate(fragment.read_text(errors="replace").splitlines(), start=1):
+        line, where = raw.strip(), f"{fragment.name}:{number}"
+        if not line:
+            optional, since = False, (0, 0)
+        elif option := _option(line, where):
+            options.append(replace(option, optional=optional, since=since))
+        elif line == _WHERE_IT_EXISTS:
+            optional = True
+        elif match := _SINCE.fullmatch(line):
+            since = int(match[1]), int(match[2])
+        elif line.startswith("#:"):
+            known = f"write {_WHERE_IT_EXISTS!r} or '#: since 6.12'"
+            raise UsageError(f"{where}: no such condition: {line!r}", known)
+        elif not line.startswith("#"):
+            raise UsageError(f"{where}: not a configuration line: {line!r}", "write CONFIG_X=y")
     return options
 
 
@@ -71,52 +99,7 @@ def values(dotconfig: str) -> dict[str, str]:
     return {option.name: option.value for option in found if option and option.value != "n"}
 
 
-def check(options: Sequence[Option], dotconfig: str, source: Path) -> None:
-    """Raises UsageError naming the first option that did not survive, who asked
-    for it, and why Kconfig dropped it."""
+def lost(options: Sequence[Option], dotconfig: str) -> list[Option]:
+    """The options that the result has otherwise."""
     result = values(dotconfig)
-    lost = [option for option in options if result.get(option.name, "n") != option.value]
-    if not lost:
-        return
-    option = lost[0]
-    got = result.get(option.name, "n")
-    others = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
-    raise UsageError(
-        f"{option.where}: {option.line} became {got!r}{others}: {_why(option, result, source)}",
-        "change the fragment or the kernel",
-    )
-
-
-def _why(option: Option, result: dict[str, str], source: Path) -> str:
-    conditions = _dependencies(option.name.removeprefix("CONFIG_"), source)
-    if conditions is None:
-        return "this kernel has no such option"
-    unmet = [condition for condition in conditions if _unmet(condition, result)]
-    if unmet:
-        return "it depends on " + " and on ".join(unmet)
-    return "Kconfig chose otherwise: another option selects it or excludes it"
-
-
-def _unmet(condition: str, result: dict[str, str]) -> bool:
-    """Whether a plain conjunction lacks a symbol; other forms count as unmet, so
-    that they are shown."""
-    symbols = _SYMBOL.findall(condition)
-    if "||" in condition or "!" in condition:
-        return True
-    return any(f"CONFIG_{symbol}" not in result for symbol in symbols)
-
-
-def _dependencies(symbol: str, source: Path) -> list[str] | None:
-    """The "depends on" lines of the symbol's definitions; None when it has none."""
-    heading = re.compile(rf"\s*(menu)?config\s+{symbol}\s*")
-    conditions: list[str] = []
-    defined = False
-    for path in sorted(source.rglob("Kconfig*")):
-        inside = False
-        for line in path.read_text(errors="replace").splitlines():
-            if re.match(r"\s*(menu)?config\s", line):
-                inside = bool(heading.fullmatch(line))
-                defined = defined or inside
-            elif inside and line.strip().startswith("depends on "):
-                conditions.append(line.strip().removeprefix("depends on "))
-    return conditions if defined else None
+    return [option for option in options if result.get(option.name, "n") != option.value]

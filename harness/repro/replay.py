@@ -209,6 +209,12 @@ def _collect_splats(result: Result, log: Sequence[Record]) -> None:
     result.lost_records = gaps(log)
 
 
+def exit_code(results: Sequence[Result | None]) -> int:
+    """Of several replays: 3 when one could not be judged, else 1 when one did not
+    reproduce."""
+    return max(result.verdict.exit_code if result else 3 for result in results)
+
+
 def record(result: Result) -> dict[str, Any]:
     """The result as the JSON object that the command prints."""
     return {
@@ -218,7 +224,7 @@ def record(result: Result) -> dict[str, Any]:
         "kernel": result.kernel.label,
         "machine": result.request.machine.name,
         "run_dir": str(result.directory),
-        "notes": list(result.request.notes),
+        "notes": [*result.request.notes, *result.kernel.notes],
         "steps": [step_record(outcome) for outcome in result.outcomes],
         "splats": [asdict(each) for each in result.splats],
         "lost_records": [list(gap) for gap in result.lost_records],

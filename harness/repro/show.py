@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A replay in words: the lines that the command prints, each with its style."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.guest.guest import Step
 from harness.guest.state import changes
+from harness.kernel import build
 from harness.kernel.artifact import Kernel
 from harness.klog.splat import Splat
 from harness.repro.replay import Request, Result
@@ -30,6 +31,8 @@ def opening(asked: Request) -> Iterator[Line]:
 def run(directory: Path, kernel: Kernel) -> Iterator[Line]:
     """Before the guest boots: where everything that is observed goes."""
     yield "", f"kernel:  {kernel.label}"
+    for note in kernel.notes:
+        yield "yellow", f"note:    {note}"
     yield "", f"run:     {directory}"
 
 
@@ -114,6 +117,23 @@ def closing(result: Result) -> Iterator[Line]:
         yield "yellow", f"kernel messages {first} to {last} were overwritten before they were read"
     word = result.verdict.word
     yield _VERDICT_STYLES[word], f"{word.replace('-', ' ')}: {result.verdict.reason}"
+
+
+def table(rows: Sequence[tuple[build.Outcome, Result | None]], iommu_driver: str) -> Iterator[Line]:
+    """One line a kernel: the verdict, and the refcount of the IOMMU's driver after
+    each step, "-" where it is not loaded."""
+    labels = [result.kernel.label if result else str(built.spec) for built, result in rows]
+    width = max(len(label) for label in labels)
+    yield "", ""
+    yield "bold", f"{'kernel':<{width}}  {'verdict':<14}  {iommu_driver} after each step"
+    for label, (built, result) in zip(labels, rows, strict=True):
+        if result is None:
+            yield "red", f"{label:<{width}}  {built.error}"
+            continue
+        counts = [each.step.after.refcount(iommu_driver) for each in result.outcomes]
+        cells = " ".join("-" if count is None else str(count) for count in counts)
+        word = result.verdict.word
+        yield _VERDICT_STYLES[word], f"{label:<{width}}  {word:<14}  {cells}"
 
 
 def _splat(each: Splat) -> Iterator[Line]:

@@ -25,12 +25,12 @@ def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
-        (["repro", "/nope"], 2, "no such report: /nope"),
+        (["repro", "/nope"], 2, "no such file: /nope"),
         (["repro", str(REPORT), "--kernel", "nope"], 2, "no such kernel: 'nope'"),
         (["repro", str(REPORT), "--kernel", "tree:/nope"], 2, "not a Linux source tree"),
         (["repro", str(REPORT), "--machine", "pdp11"], 2, "no such machine: 'pdp11'"),
         (["repro", str(REPORT), "--session", "9"], 2, "no session 9"),
-        (["repro", str(REPORT), "--patch", "/nope"], 2, "no such file: /nope"),
+        (["repro", str(REPORT), "--patch", "/nope"], 2, "no such patch: /nope"),
         (["repro", str(REPORT), "--limit", "soon"], 2, "Invalid value"),
         (["repro", str(REPORT), "--limit", "-1"], 2, "no time to wait"),
         (["repro", str(REPORT), "--limit", "nan"], 2, "no time to wait"),
@@ -57,7 +57,7 @@ def test_an_error_as_json_is_one_object() -> None:
     assert done.status == 2
     error = json.loads(done.out)["error"]
     assert error["kind"] == "UsageError"
-    assert "no such report" in error["message"]
+    assert "no such file" in error["message"]
     assert error["mend"]
 
 
@@ -120,7 +120,7 @@ def test_a_build_that_fails_shows_the_first_error(tmp_path: Path) -> None:
     done = command.run("kernel", "build", f"tree:{tree}")
     assert done.status == 3
     assert "drivers/iommu/iommu.c:1:9: error:" in done.err
-    assert "failed-build.log" in done.err
+    assert "failed-builds/" in done.err
 
 
 def nothing_left(cache: Path) -> bool:
@@ -157,7 +157,7 @@ def test_of_two_builds_at_once_one_waits_and_says_so(tmp_path: Path) -> None:
     assert [process.returncode for process in both] == [0, 0]
     keys = {json.loads(out)["key"] for out, _ in ends}
     assert len(keys) == 1
-    assert sum("another run is building" in err for _, err in ends) == 1
+    assert sum("another run is making" in err for _, err in ends) == 1
 
 
 def test_no_space_in_the_cache(tmp_path: Path) -> None:

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``debian:VERSION``: the source packages of Debian's kernels."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.errors import HostError, UsageError
+from harness.host import cache, contents, debian, files, program, progress
+from harness.kernel.source import Source
+
+_VERSION = re.compile(r"(\d+)\.(\d+)")
+_PACKAGE = re.compile(r"linux-source-(\d+)\.(\d+)")
+NEWEST = "newest"
+
+
+def source_of(where: str) -> Source:
+    """Raises UsageError for a version that no suite has."""
+    version = _newest() if where == NEWEST else where
+    numbers = _VERSION.fullmatch(version)
+    if not numbers:
+        raise UsageError(
+            f"not a kernel version: {where!r}", "write debian:6.12, for example, or debian:newest"
+        )
+    package = debian.find(f"linux-source-{version}", "arm64")
+    identity = f"{package.name}_{package.version}"
+    return Source(
+        label=f"debian:{where} ({package.version})",
+        identity=identity,
+        work=identity,
+        version=(int(numbers[1]), int(numbers[2])),
+        manifest=lambda: _manifest(package),
+        put=lambda names, into: _put(package, names, into),
+        now=lambda: identity,
+    )
+
+
+def _newest() -> str:
+    """The highest version that any suite has."""
+    found = [
+        (int(match[1]), int(match[2]))
+        for name in debian.names("linux-source-", "arm64")
+        if (match := _PACKAGE.fullmatch(name))
+    ]
+    if not found:
+        raise HostError("Debian's package lists name no kernel source", "see that they are whole")
+    return "{}.{}".format(*max(found))
+
+
+def _manifest(package: debian.Package) -> contents.Manifest:
+    prefix = "tree/"
+    sealed = cache.sealed(_entry(package))
+    return {name.removeprefix(prefix): key for name, key in sealed.items()}
+
+
+def _entry(package: debian.Package) -> Path:
+    """Its files are many: each is checked when it is read."""
+    title = f"source {package.name} {package.version}"
+
+    def make(directory: Path) -> None:
+        cache.require_space(5, f"unpacking {package.name}")
+        doing = f"fetching and unpacking {package.name} {package.version}"
+        with progress.phase("kernel source", doing), cache.scratch() as scratch:
+            file = debian.download(package, scratch)
+            debian.unpack(file, scratch / "package")
+            archive = next((scratch / "package/usr/src").glob("linux-source-*.tar.xz"))
+            tree = directory / "tree"
+            tree.mkdir()
+            # xz on all cores: Debian packs the archive in blocks.
+            unpack = ["--use-compress-program=xz -T0", "--strip-components=1"]
+            program.run(["tar", *unpack, "-xf", str(archive), "-C", str(tree)])
+
+    identity = f"{package.name}_{package.version}"
+    return cache.entry("source", identity, title, make, lazily=True)
+
+
+def _put(package: debian.Package, names: Sequence[str], into: Path) -> None:
+    """Hard links for a whole tree, which cost no space, with the times that the
+    package has: they are older than any object. Copies of single files, whose time
+    make has to see."""
+    tree, manifest = _entry(package) / "tree", _manifest(package)
+    if not all(_is_whole(tree / name, manifest[name]) for name in names):
+        progress.say(f"the cached source of {package.name} is damaged; fetching it again")
+        cache.discard(tree.parent)
+        tree = _entry(package) / "tree"
+    place = files.link if len(names) == len(manifest) else files.copy
+    for name in names:
+        place(tree / name, into / name)
+
+
+def _is_whole(path: Path, key: str) -> bool:
+    try:
+        return contents.key(path) == key
+    except OSError:
+        return False

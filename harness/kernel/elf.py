@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Kernel modules and vmlinux as ELF objects.
+
+The objects may be anything: every offset and size is checked against the file
+before it is followed, so that neither memory nor time depends on what they claim.
+"""
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from elftools.common.exceptions import ELFError
+from elftools.construct import ConstructError
+from elftools.elf.elffile import ELFFile
+
+from harness.errors import UsageError
+
+_MAX_BYTES = 2 << 30  # a vmlinux with debug information has half of it
+_MAX_SECTIONS = 4096
+
+_AARCH64 = 183
+_NOBITS = "SHT_NOBITS"
+
+# Elf64_Sym: name, info, other, section, value, size.
+_SYMBOL = struct.Struct("<IBBHQQ")
+_UNDEFINED = 0
+_LOCAL, _WEAK = 0, 2
+_OBJECT = 1
+
+# __ksymtab entries are 12 bytes, three relative offsets
+# (HAVE_ARCH_PREL32_RELOCATIONS, include/linux/export-internal.h).
+_EXPORT = "__ksymtab_"
+_EXPORT_SIZE = 12
+_GPL_FLAG = 1  # KSYM_FLAG_GPL_ONLY of __kflagstab, which replaces __ksymtab_gpl
+
+# struct of_device_id (include/linux/mod_devicetable.h): name[32], type[32],
+# compatible[128] and a pointer.
+_OF_ID_SIZE, _OF_COMPATIBLE = 200, slice(64, 192)
+_COMPATIBLE = re.compile(rb"[a-zA-Z0-9][\w,.+-]*,[\w,.+-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    """One module, or vmlinux. ``info`` are the lines of .modinfo as pairs;
+    ``exports`` tells of each symbol whether it is for GPL modules only; ``imports``
+    of each whether it may be missing (weak); ``compatibles`` are the strings in the
+    tables of struct of_device_id."""
+
+    path: Path
+    info: tuple[tuple[str, str], ...]
+    exports: dict[str, bool]
+    imports: dict[str, bool]
+    compatibles: tuple[str, ...]
+    build_id: str
+
+    def values(self, name: str) -> list[str]:
+        """All values of a .modinfo name, in the order of the file."""
+        return [value for key, value in self.info if key == name]
+
+    def value(self, name: str) -> str:
+        """The first value, or ""."""
+        return next(iter(self.values(name)), "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Section:
+    name: str
+    address: int
+    data: memoryview
+    link: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Symbol:
+    name: str
+    binding: int
+    kind: int
+    section: int
+    value: int
+    size: int
+
+
+def read(path: Path) -> Object:
+    """The object's facts. Raises UsageError for what is no 64-bit arm64 object or is
+    not whole."""
+    if not path.is_file():
+        raise UsageError(f"no such object: {path}", "name a module's file")
+    if path.stat().st_size > _MAX_BYTES:
+        raise UsageError(f"{path} is too large for a kernel object", "name a module's file")
+    data = memoryview(path.read_bytes())
+    try:
+        sections = list(_sections(path, data))
+        symbols = list(_symbols(sections))
+    # What pyelftools and struct raise for bytes that are made to.
+    except (ELFError, ConstructError, ArithmeticError, AssertionError, AttributeError) as error:
+        raise _broken(path, error) from None
+    except (LookupError, TypeError, ValueError, struct.error, MemoryError, OSError) as error:
+        raise _broken(path, error) from None
+    by_name = {section.name: section for section in sections}
+    return Object(
+        path,
+        tuple(_modinfo(by_name)),
+        dict(_exports(sections, symbols)),
+        {each.name: each.binding == _WEAK for each in symbols if _is_import(each)},
+        tuple(dict.fromkeys(_compatibles(sections, symbols))),
+        _build_id(by_name),
+    )
+
+
+def _broken(path: Path, error: BaseException) -> UsageError:
+    what = f"{type(error).__name__}: {error}".rstrip(": ")
+    return UsageError(f"{path} is no whole kernel object ({what})", "build it again")
+
+
+def _sections(path: Path, data: memoryview) -> Iterator[_Section]:
+    """The headers by pyelftools, each held against the size of the file."""
+    with path.open("rb") as file:
+        elf = ELFFile(file)
+        header = elf.header
+        if elf.elfclass != 64 or not elf.little_endian or header["e_machine"] != "EM_AARCH64":
+            machine = str(header["e_machine"]).removeprefix("EM_")
+            raise UsageError(f"{path} is for {machine}, not for arm64", "name an arm64 module")
+        count = elf.num_sections()
+        end = header["e_shoff"] + count * header["e_shentsize"]
+        if not 0 < count <= _MAX_SECTIONS or end > len(data):
+            raise ValueError(f"{count} section headers do not fit into {len(data)} bytes")
+        for number in range(count):
+            section = elf.get_section(number)
+            start, size = section["sh_offset"], section["sh_size"]
+            if section["sh_type"] == _NOBITS:
+                size = 0
+            if start + size > len(data):
+                raise ValueError(f"section {number} ends beyond the file")
+            yield _Section(
+                section.name, section["sh_addr"], data[start : start + size], section["sh_link"]
+            )
+
+
+def _symbols(sections: list[_Section]) -> Iterator[_Symbol]:
+    table = next((section for section in sections if section.name == ".symtab"), None)
+    if table is None:
+        return
+    names = bytes(sections[table.link].data)
+    whole = len(table.data) - len(table.data) % _SYMBOL.size
+    for name, info, _, section, value, size in _SYMBOL.iter_unpack(table.data[:whole]):
+        end = names.index(b"\0", name)
+        text = names[name:end].decode(errors="replace")
+        yield _Symbol(text, info >> 4, info & 15, section, value, size)
+
+
+def _is_import(symbol: _Symbol) -> bool:
+    return symbol.section == _UNDEFINED and symbol.binding != _LOCAL and bool(symbol.name)
+
+
+def _modinfo(sections: dict[str, _Section]) -> Iterator[tuple[str, str]]:
+    section = sections.get(".modinfo")
+    for line in bytes(section.data).split(b"\0") if section else ():
+        name, equal, value = line.decode(errors="replace").partition("=")
+        if equal:
+            yield name, value
+
+
+def _exports(sections: list[_Section], symbols: list[_Symbol]) -> Iterator[tuple[str, bool]]:
+    """Exported symbols, and which of them are for GPL modules only: those of
+    __ksymtab_gpl, or since 7.0 those with a flag in __kflagstab."""
+    flags = next((each.data for each in sections if each.name == "__kflagstab"), None)
+    for symbol in symbols:
+        if not symbol.name.startswith(_EXPORT) or symbol.section >= len(sections):
+            continue
+        section = sections[symbol.section]
+        if section.name not in ("__ksymtab", "__ksymtab_gpl"):
+            continue
+        gpl = section.name == "__ksymtab_gpl"
+        if flags is not None:
+            number = (symbol.value - section.address) // _EXPORT_SIZE
+            gpl = 0 <= number < len(flags) and bool(flags[number] & _GPL_FLAG)
+        yield symbol.name.removeprefix(_EXPORT), gpl
+
+
+def _compatibles(sections: list[_Section], symbols: list[_Symbol]) -> Iterator[str]:
+    """The compatible strings of every table of struct of_device_id: an object whose
+    entries all have one, up to an empty last."""
+    for symbol in symbols:
+        if symbol.kind != _OBJECT or symbol.size < 2 * _OF_ID_SIZE or symbol.size % _OF_ID_SIZE:
+            continue
+        if symbol.section >= len(sections):
+            continue
+        data = bytes(sections[symbol.section].data[symbol.value : symbol.value + symbol.size])
+        entries = [data[at : at + _OF_ID_SIZE] for at in range(0, len(data), _OF_ID_SIZE)]
+        names = [entry[_OF_COMPATIBLE].rstrip(b"\0") for entry in entries]
+        if names[-1:] == [b""] and all(_COMPATIBLE.fullmatch(name) for name in names[:-1]):
+            yield from (name.decode() for name in names[:-1])
+
+
+def _build_id(sections: dict[str, _Section]) -> str:
+    """The note of type 3 by GNU; vmlinux has all its notes in one section."""
+    for name in (".note.gnu.build-id", ".notes"):
+        section = sections.get(name)
+        if section and (match := re.search(rb"\x03\0\0\0GNU\0", bytes(section.data))):
+            return bytes(section.data[match.end() : match.end() + 20]).hex()
+    return ""

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What can be said of a driver as an object, without running it: that it is a module
+at all, that its license allows what it uses, that somebody exports what it imports,
+and that it is loaded for the devices that it says it drives.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UsageError
+from harness.kernel import config, elf
+from harness.kernel.artifact import Kernel
+from harness.kernel.elf import Object
+
+# license_is_gpl_compatible(), include/linux/license.h.
+_GPL = frozenset(
+    {
+        "GPL",
+        "GPL v2",
+        "GPL and additional rights",
+        "Dual BSD/GPL",
+        "Dual MIT/GPL",
+        "Dual MPL/GPL",
+    }
+)
+
+# The drivers that "permit modular builds" is about, by their option, and what loads
+# each: a compatible string of its binding or another device ID.
+_IOMMUS = {
+    "arm_smmu_v3": ("ARM_SMMU_V3", ("of:N*T*Carm,smmu-v3",)),
+    "arm_smmu": (
+        "ARM_SMMU",
+        (
+            *("of:N*T*Carm,smmu-v1", "of:N*T*Carm,smmu-v2", "of:N*T*Carm,mmu-400"),
+            *("of:N*T*Carm,mmu-401", "of:N*T*Carm,mmu-500", "of:N*T*Ccavium,smmu-v2"),
+        ),
+    ),
+    "virtio_iommu": ("VIRTIO_IOMMU", ("virtio:d00000017v*",)),
+}
+
+_DESCRIPTION = ("license", "vermagic", "depends", "description", "version", "srcversion")
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """A symbol that a module needs: who ``provider`` is ("" when nobody exports it),
+    whether it is for GPL modules only, and whether it may be missing."""
+
+    symbol: str
+    provider: str
+    gpl: bool
+    weak: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One module with its imports resolved."""
+
+    name: str
+    object: Object
+    imports: tuple[Import, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What was looked at and what is wrong: ``findings`` are a line each."""
+
+    kernel: Kernel
+    build_id: str
+    modules: tuple[Module, ...]
+    findings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _World:
+    """All objects of a kernel, read when they are asked for."""
+
+    kernel: Kernel
+    vmlinux: Object | None
+    files: dict[str, Path]
+
+
+def inspect(kernel: Kernel, wanted: str | None) -> Inspection:
+    """Looks at the module named ``wanted``, at a module's file, or at every IOMMU
+    driver. Raises UsageError for a module that the kernel does not know, and for a
+    file that is no arm64 object or not whole."""
+    world = _World(kernel, _vmlinux(kernel), _files(kernel))
+    findings: list[str] = []
+    modules: list[Module] = []
+    names = [wanted] if wanted else list(_IOMMUS)
+    for name in names:
+        path = _path(world, name, findings)
+        if path is None:
+            continue
+        module = _module(world, path)
+        modules.append(module)
+        findings += _findings(world, module)
+    build_id = world.vmlinux.build_id if world.vmlinux else ""
+    return Inspection(kernel, build_id, tuple(modules), tuple(findings))
+
+
+def _vmlinux(kernel: Kernel) -> Object | None:
+    path = kernel.directory / "vmlinux"
+    return elf.read(path) if path.is_file() else None
+
+
+def _named(path: Path) -> str:
+    return path.stem.replace("-", "_")
+
+
+def _files(kernel: Kernel) -> dict[str, Path]:
+    paths = [*kernel.modules.rglob("*.ko"), *kernel.guest_modules]
+    return {_named(path): path for path in sorted(paths)}
+
+
+def _path(world: _World, wanted: str, findings: list[str]) -> Path | None:
+    """The module's file; a driver that is not a module is a finding."""
+    if "/" in wanted or wanted.endswith(".ko"):
+        return Path(wanted)
+    name = wanted.replace("-", "_")
+    if name in world.files:
+        return world.files[name]
+    if name in _builtin(world.kernel):
+        findings.append(f"{name} is built in: it is no loadable object")
+        return None
+    if name not in _IOMMUS:
+        known = ", ".join(sorted(world.files))
+        raise UsageError(f"{world.kernel.label} has no module {wanted!r}", f"it has {known}")
+    option = _IOMMUS[name][0]
+    value = config.values(world.kernel.config.read_text(errors="replace")).get(option, "n")
+    findings.append(f"{name} is no loadable object: CONFIG_{option} is {value}")
+    return None
+
+
+def _builtin(kernel: Kernel) -> set[str]:
+    listing = kernel.modules / "modules.builtin"
+    if not listing.is_file():
+        return set()
+    return {_named(Path(line)) for line in listing.read_text().splitlines()}
+
+
+def _module(world: _World, path: Path) -> Module:
+    module = elf.read(path)
+    providers = _providers(world, module)
+    imports = (
+        _import(symbol, weak=weak, providers=providers)
+        for symbol, weak in sorted(module.imports.items())
+    )
+    return Module(module.value("name") or _named(path), module, tuple(imports))
+
+
+def _import(symbol: str, *, weak: bool, providers: Sequence[tuple[str, Object]]) -> Import:
+    for name, each in providers:
+        if symbol in each.exports:
+            return Import(symbol, name, each.exports[symbol], weak)
+    return Import(symbol, "", False, weak)
+
+
+def _providers(world: _World, module: Object) -> list[tuple[str, Object]]:
+    """vmlinux, and the modules that this one depends on."""
+    below = [name for name in _depends(module) if name in world.files]
+    kernel = [("vmlinux", world.vmlinux)] if world.vmlinux else []
+    return [*kernel, *((name, elf.read(world.files[name])) for name in below)]
+
+
+def _depends(module: Object) -> list[str]:
+    return [name.replace("-", "_") for name in module.value("depends").split(",") if name]
+
+
+def _findings(world: _World, module: Module) -> Iterator[str]:
+    name = module.name
+    found = module.object
+    if not found.info:
+        yield f"{name}: no .modinfo: the kernel takes it for no module"
+        return
+    license_ = found.value("license")
+    if license_ not in _GPL:
+        only = [each.symbol for each in module.imports if each.gpl]
+        needs = f", and it imports {_some(only)} for GPL modules only" if only else ""
+        yield f"{name}: license {license_ or 'none'!r} taints the kernel{needs}"
+    vermagic = found.value("vermagic").split(" ")[0]
+    if vermagic != world.kernel.release:
+        yield f"{name}: made for {vermagic or 'no kernel'}, and this is {world.kernel.release}"
+    for depended in _depends(found):
+        if depended not in world.files and depended not in _builtin(world.kernel):
+            yield f"{name}: depends on {depended}, which this kernel does not have"
+    if world.vmlinux:
+        missing = [each.symbol for each in module.imports if not each.provider and not each.weak]
+        if missing:
+            where = " or ".join(["vmlinux", *_depends(found)])
+            yield f"{name}: {_some(missing)} not exported by {where}"
+    yield from _alias_findings(module)
+
+
+def _alias_findings(module: Module) -> Iterator[str]:
+    aliases = set(module.object.values("alias"))
+    uncovered = [text for text in module.object.compatibles if f"of:N*T*C{text}" not in aliases]
+    if uncovered:
+        yield f"{module.name}: no alias for {_some(uncovered)}, so nothing loads it for them"
+    for wanted in _IOMMUS.get(module.name, ("", ()))[1]:
+        if wanted not in aliases and wanted.partition("*C")[2] not in uncovered:
+            yield f"{module.name}: no alias {wanted}"
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + rest
+
+
+def lines(result: Inspection) -> Iterator[tuple[str, str]]:
+    """The inspection in words, each line with its style."""
+    yield "", f"{result.kernel.label}: {result.kernel.release}"
+    yield "", f"vmlinux build-id: {result.build_id or 'no vmlinux'}"
+    for module in result.modules:
+        yield "", ""
+        yield from _module_lines(module)
+    yield "", ""
+    for finding in result.findings:
+        yield "bold red", f"finding: {finding}"
+    if not result.findings:
+        yield "bold green", "no findings"
+
+
+def _module_lines(module: Module) -> Iterator[tuple[str, str]]:
+    found = module.object
+    yield "bold", f"{module.name}  ({found.path})"
+    for name in _DESCRIPTION:
+        if found.value(name):
+            yield "", f"  {name:<12} {found.value(name)}"
+    yield "", f"  {'build-id':<12} {found.build_id or 'none'}"
+    for text in found.values("alias"):
+        yield "", f"  {'alias':<12} {text}"
+    types = dict(text.partition(":")[::2] for text in found.values("parmtype"))
+    about = dict(text.partition(":")[::2] for text in found.values("parm"))
+    for name in sorted(types.keys() | about.keys()):
+        yield "", f"  {'parameter':<12} {name} ({types.get(name, '?')}): {about.get(name, '')}"
+    for symbol, gpl in sorted(found.exports.items()):
+        yield "", f"  {'exports':<12} {symbol}{' (GPL)' if gpl else ''}"
+    for each in module.imports:
+        who = each.provider or ("nobody, weak" if each.weak else "nobody")
+        yield "", f"  {'imports':<12} {each.symbol}{' (GPL)' if each.gpl else ''} from {who}"
+
+
+def record(result: Inspection) -> dict[str, Any]:
+    """The inspection as JSON."""
+    return {
+        "kernel": result.kernel.label,
+        "release": result.kernel.release,
+        "build_id": result.build_id,
+        "modules": [_module_record(module) for module in result.modules],
+        "findings": list(result.findings),
+    }
+
+
+def _module_record(module: Module) -> dict[str, Any]:
+    found = module.object
+    return {
+        "name": module.name,
+        "path": str(found.path),
+        **{name: found.value(name) for name in _DESCRIPTION},
+        "build_id": found.build_id,
+        "aliases": found.values("alias"),
+        "compatibles": list(found.compatibles),
+        "parameters": found.values("parm"),
+        "parameter_types": found.values("parmtype"),
+        "exports": [{"symbol": name, "gpl": gpl} for name, gpl in sorted(found.exports.items())],
+        "imports": [
+            {"symbol": i.symbol, "provider": i.provider, "gpl": i.gpl, "weak": i.weak}
+            for i in module.imports
+        ],
+    }

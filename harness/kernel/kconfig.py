@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A kernel's own Kconfig: run to make a configuration, and asked why it is so.
+
+What it says about a symbol is what menuconfig's search shows; kconfigs/explain.c
+prints it, linked with the Kconfig code of the very tree.
+"""
+
+import re
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import UsageError
+from harness.host import paths, program
+from harness.kernel import config
+from harness.kernel.config import Option
+from harness.kernel.kbuild import Kbuild
+
+_DEFINITION = re.compile(r"^\s*(?:menu)?config\s+(\w+)", re.MULTILINE)
+
+_SYMBOL = re.compile(r"^harness-symbol (\S+)$", re.MULTILINE)
+_DEFINED = re.compile(r"^Defined at (\S+)", re.MULTILINE)
+_DEPENDS = re.compile(r"^  Depends on: (.+)$", re.MULTILINE)
+_PROMPT = re.compile(r"^  Prompt: ", re.MULTILINE)
+_SELECTED = re.compile(r"^(?:Selected|Implied) by \[([ym])\]:\n((?:  - .+\n?)+)", re.MULTILINE)
+_TOKEN = re.compile(r"\s*(&&|\|\||!=|<=|>=|[!()=<>]|[^\s&|!()=<>\[]+)(?: \[=([^\]]*)\])?")
+
+_TRISTATE = {"n": 0, "m": 1, "y": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """What Kconfig says: where it is ``defined``, what each definition ``depends`` on
+    with the values of now, whether a user can set it, and what selects it."""
+
+    name: str
+    defined: tuple[str, ...]
+    depends: tuple[str, ...]
+    prompted: bool
+    selected_by: tuple[str, ...]
+
+
+def configure(kbuild: Kbuild, options: Sequence[Option]) -> None:
+    """Leaves a .config with the options and nothing else that can be off.
+
+    Raises UsageError naming the first option that did not survive, who asked for
+    it, and why Kconfig dropped it.
+    """
+    known = _known(kbuild.tree.source)
+    wanted = [option for option in options if not option.optional or option.name in known]
+    with tempfile.NamedTemporaryFile("w", suffix=".config") as file:
+        file.writelines(option.line + "\n" for option in wanted)
+        file.flush()
+        kbuild.make("allnoconfig", environment={"KCONFIG_ALLCONFIG": file.name})
+    dotconfig = (kbuild.tree.objects / ".config").read_text()
+    missing = config.lost(wanted, dotconfig)
+    if not missing:
+        return
+    option = missing[0]
+    got = config.values(dotconfig).get(option.name, "n")
+    others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+    why = "this kernel has no such option"
+    if option.name in known:
+        why = reason(option, explained(kbuild, [option.name])[option.name])
+    raise UsageError(
+        f"{option.where}: {option.line} became {got!r}{others}: {why}",
+        "change the fragment or the kernel",
+    )
+
+
+def _known(source: Path) -> set[str]:
+    """All symbols that the tree's Kconfig files define."""
+    names: set[str] = set()
+    for path in program.run(["find", str(source), "-name", "Kconfig*", "-type", "f"]).splitlines():
+        names |= set(_DEFINITION.findall(Path(path).read_text(errors="replace")))
+    return names
+
+
+def explained(kbuild: Kbuild, names: Iterable[str]) -> dict[str, Symbol]:
+    """What Kconfig says of each symbol, with the values of the present .config."""
+    objects = kbuild.tree.objects / "scripts/kconfig"
+    parts = [str(path) for path in sorted(objects.glob("*.o")) if path.name != "conf.o"]
+    headers = kbuild.tree.source / "scripts"
+    data = paths.data("kconfigs")
+    with tempfile.TemporaryDirectory() as scratch:
+        tool, asked = Path(scratch, "explain"), Path(scratch, "symbols")
+        asked.write_text("".join(f"{name}\n" for name in names))
+        include = [f"-I{headers / 'kconfig'}", f"-I{headers / 'include'}"]
+        program.run(["gcc", "-o", str(tool), *include, str(data / "explain.c"), *parts])
+        text = kbuild.make(
+            "harness-explain-config",
+            environment={
+                "MAKEFILES": str(data / "explain.mk"),
+                "HARNESS_EXPLAIN": str(tool),
+                "HARNESS_SYMBOLS": str(asked),
+            },
+        )
+    return parse(text)
+
+
+def parse(text: str) -> dict[str, Symbol]:
+    """What explain.c printed, by symbol."""
+    _, *parts = _SYMBOL.split(text)
+    pairs = zip(parts[::2], parts[1::2], strict=True)
+    return {name: _symbol(name, facts) for name, facts in pairs}
+
+
+def _symbol(name: str, facts: str) -> Symbol:
+    selectors = [
+        line.strip(" -") for _, lines in _SELECTED.findall(facts) for line in lines.splitlines()
+    ]
+    return Symbol(
+        name,
+        tuple(_DEFINED.findall(facts)),
+        tuple(_DEPENDS.findall(facts)),
+        bool(_PROMPT.search(facts)),
+        tuple(selector.split(" ")[0] for selector in selectors if selector),
+    )
+
+
+def reason(option: Option, symbol: Symbol) -> str:
+    """Why the symbol does not have the value asked for."""
+    if option.value == "n":
+        by = " and ".join(symbol.selected_by)
+        return f"{by} selects it" if by else "Kconfig gives it a value of its own"
+    wanted = 1 if option.value == "m" else 2
+    unmet = [_unmet(each, wanted) for each in symbol.depends]
+    if unmet and all(unmet):
+        return "it depends on " + ", or ".join(" and ".join(each) for each in unmet)
+    if not symbol.prompted:
+        return "it cannot be asked for: only other options select it"
+    return "Kconfig chose otherwise: another option selects it or excludes it"
+
+
+def _unmet(expression: str, wanted: int) -> list[str]:
+    """The parts of a conjunction that are below ``wanted``."""
+    parts = _conjuncts(expression)
+    return [part for part in parts if value(part) < wanted]
+
+
+def _conjuncts(expression: str) -> list[str]:
+    """The terms of the topmost "&&"; those in brackets around all of it too."""
+    terms, depth, start = [], 0, 0
+    for at, character in enumerate(expression):
+        depth += (character == "(") - (character == ")")
+        if depth == 0 and expression.startswith("||", at):
+            return [expression.strip()]
+        if depth == 0 and expression.startswith("&&", at):
+            terms.append(expression[start:at].strip())
+            start = at + 2
+    terms.append(expression[start:].strip())
+    return terms
+
+
+def value(expression: str) -> int:
+    """0, 1 or 2 for n, m or y, of an expression with values, "A [=y] && !B [=n]". What
+    cannot be read counts as n, so that it is shown."""
+    tokens = [(match[1], match[2]) for match in _TOKEN.finditer(expression)]
+    try:
+        return _Evaluation(tokens).whole()
+    except (IndexError, ValueError, RecursionError):
+        return 0
+
+
+class _Evaluation:
+    """Recursive descent over tokens, by Kconfig's rules: && is the lesser, || the
+    greater, ! what is missing to y (Documentation/kbuild/kconfig-language.rst)."""
+
+    def __init__(self, tokens: list[tuple[str, str | None]]) -> None:
+        self._tokens = tokens
+        self._at = 0
+
+    def whole(self) -> int:
+        result = self._either()
+        if self._at != len(self._tokens):
+            raise ValueError(self._tokens[self._at])
+        return result
+
+    def _next(self) -> str:
+        return self._tokens[self._at][0] if self._at < len(self._tokens) else ""
+
+    def _either(self) -> int:
+        result = self._both()
+        while self._next() == "||":
+            self._at += 1
+            result = max(result, self._both())
+        return result
+
+    def _both(self) -> int:
+        result = self._term()
+        while self._next() == "&&":
+            self._at += 1
+            result = min(result, self._term())
+        return result
+
+    def _term(self) -> int:
+        word, given = self._tokens[self._at]
+        self._at += 1
+        if word == "!":
+            return 2 - self._term()
+        if word == "(":
+            result = self._either()
+            if self._next() != ")":
+                raise ValueError(word)
+            self._at += 1
+            return result
+        if self._next() in ("=", "!="):
+            return self._compared(word if given is None else given)
+        # A symbol without a value is one that this architecture does not have.
+        return _TRISTATE.get(word if given is None else given, 0)
+
+    def _compared(self, left: str) -> int:
+        equal = self._next() == "="
+        word, given = self._tokens[self._at + 1]
+        self._at += 2
+        return 2 * ((left == (word if given is None else given)) == equal)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One option of a configuration, and where its value comes from."""
+
+    option: Option
+    origin: str
+
+
+def origins(kbuild: Kbuild, options: Sequence[Option]) -> list[Line]:
+    """The present .config, each option with its origin: the line of the fragment that
+    asks for it, the options that select it, or the default of its definition."""
+    set_here = config.values((kbuild.tree.objects / ".config").read_text())
+    asked = {option.name: option for option in options}
+    others = explained(kbuild, [name for name in set_here if name not in asked])
+    lines = [Line(option, option.where) for option in options if option.value == "n"]
+    for name, text in set_here.items():
+        where = asked[name].where if name in asked else _inherited(others.get(name))
+        lines.append(Line(Option(name, text, where), where))
+    return sorted(lines, key=lambda line: line.option.name)
+
+
+def _inherited(symbol: Symbol | None) -> str:
+    if symbol is None or not symbol.defined:
+        return "Kconfig"
+    if symbol.selected_by:
+        return "selected by " + ", ".join(symbol.selected_by[:3])
+    return f"default of {symbol.defined[0]}"

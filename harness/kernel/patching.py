@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Patches applied to a directory, as ``git apply`` does it: all of a patch or nothing,
+never outside of the directory. Where lines have moved it says by how much, and where
+a hunk finds no place it shows the place that comes nearest.
+"""
+
+import difflib
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import ProgramFailed, UsageError
+from harness.host import program
+from harness.kernel.series import Patch
+
+# Lines of context that must match on each side of a hunk: all it has, then fewer.
+_CONTEXTS = ((), ("-C2",), ("-C1",))
+
+_CHECKING = re.compile(r"Checking patch (.+)\.\.\.")
+_MOVED = re.compile(r"Hunk #(\d+) succeeded at (\d+) \(offset (-?\d+) lines?\)\.")
+_REDUCED = re.compile(r"Context reduced to \((\d+)/(\d+)\) to apply fragment at (\d+)")
+_FAILED = re.compile(r"error: patch failed: (.+):(\d+)")
+_FILE = re.compile(r"\+\+\+ (?:b/)?([^\t\n]+)")
+_HUNK = re.compile(r"@@ -(\d+)(?:,\d+)? \+\d+(?:,\d+)? @@")
+_RENAMED = re.compile(rb"^(?:rename|copy) from (.+)$", re.MULTILINE)
+
+
+def touched(patch: Patch) -> set[str]:
+    """The paths that the patch names, old and new. Raises UsageError for one that
+    leads out of a tree."""
+    with tempfile.TemporaryDirectory() as empty:
+        listing = _git_apply(Path(empty), patch, "--numstat", "-z")
+    names = {field.split("\t")[-1] for field in listing.split("\0")} - {""}
+    # git lists only the new name of what it renames.
+    names |= {name.decode(errors="replace").strip() for name in _RENAMED.findall(patch.text)}
+    for name in names:
+        if name.startswith("/") or ".." in Path(name).parts:
+            raise UsageError(f"{patch.name} reaches out of the tree: {name}", "name another patch")
+    return names
+
+
+def apply(tree: Path, patch: Patch) -> list[str]:
+    """Applies the patch; returns what was not exactly as it says, a line each.
+
+    Raises UsageError naming the first hunk that does not fit.
+    """
+    failures = []
+    for context in _CONTEXTS:
+        try:
+            output = _git_apply(tree, patch, "--verbose", *context)
+        except _Refused as refusal:
+            failures.append(refusal.output)
+        else:
+            return [f"{patch.name}: {note}" for note in _notes(output)]
+    raise _diagnosed(tree, patch, failures[0])
+
+
+class _Refused(Exception):
+    def __init__(self, output: str) -> None:
+        super().__init__(output)
+        self.output = output
+
+
+def _git_apply(tree: Path, patch: Patch, *options: str) -> str:
+    # A repository above the tree must not take the patch for its own.
+    env = program.environment(GIT_CEILING_DIRECTORIES=str(tree.parent), HOME=str(tree.parent))
+    with tempfile.NamedTemporaryFile(suffix=".patch") as file:
+        file.write(patch.text)
+        file.flush()
+        command = ["git", "apply", "--whitespace=nowarn", *options, "--", file.name]
+        try:
+            return program.run(command, cwd=tree, env=env)
+        except ProgramFailed as failure:
+            if "--numstat" in options:
+                raise _unreadable(patch, failure) from failure
+            raise _Refused(failure.output) from failure
+
+
+def _errors(output: str) -> list[str]:
+    lines = (line for line in output.splitlines() if line.startswith("error: "))
+    return [line.removeprefix("error: ") for line in lines]
+
+
+def _unreadable(patch: Patch, failure: ProgramFailed) -> UsageError:
+    reason = (_errors(failure.output) or [failure.message])[0]
+    return UsageError(f"{patch.name} is no patch that git can read: {reason}", "mend the file")
+
+
+def _notes(output: str) -> Iterator[str]:
+    """What git says of hunks that it had to look for."""
+    file = ""
+    for line in output.splitlines():
+        if match := _CHECKING.match(line):
+            file = match[1]
+        elif match := _MOVED.match(line):
+            yield f"{file}, hunk {match[1]}, moved {int(match[3]):+d} lines to {match[2]}"
+        elif match := _REDUCED.match(line):
+            yield (
+                f"{file}, line {match[3]}: applied with fuzz, only {match[1]} lines before "
+                f"and {match[2]} after are as in the patch"
+            )
+
+
+def _diagnosed(tree: Path, patch: Patch, output: str) -> UsageError:
+    failed = next((match for line in output.splitlines() if (match := _FAILED.match(line))), None)
+    if failed is None:
+        reason = (_errors(output) or ["git refuses it"])[0]
+        return UsageError(f"{patch.name} does not apply: {reason}", "name a patch for this kernel")
+    name, line = failed[1], int(failed[2])
+    if _is_applied(tree, patch):
+        return UsageError(f"{patch.name} is in this kernel already ({name})", "leave it out")
+    wanted = _preimage(patch, name, line)
+    present = (tree / name).read_text(errors="replace").splitlines()
+    at = _nearest(wanted, present, line - 1)
+    return UsageError(
+        f"{patch.name} does not apply to {name}:{line}: {_first_difference(wanted, present, at)}",
+        "name a patch made for this kernel",
+        detail=_compared(name, wanted, present, at),
+    )
+
+
+def _is_applied(tree: Path, patch: Patch) -> bool:
+    try:
+        _git_apply(tree, patch, "--reverse", "--check")
+    except _Refused:
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Hunk:
+    file: str
+    line: int
+    preimage: list[str]
+
+
+def _hunks(text: str) -> Iterator[_Hunk]:
+    """The hunks of a patch, each with the lines that it wants to find."""
+    file = ""
+    hunk: _Hunk | None = None
+    for line in text.splitlines():
+        if match := _HUNK.match(line):
+            hunk = _Hunk(file, int(match[1]), [])
+            yield hunk
+        elif match := _FILE.match(line):
+            file, hunk = match[1], None
+        elif hunk and line[:1] in (" ", "-", ""):
+            hunk.preimage.append(line[1:])
+        elif not line.startswith(("+", "\\")):
+            hunk = None
+
+
+def _preimage(patch: Patch, name: str, line: int) -> list[str]:
+    hunks = list(_hunks(patch.text.decode(errors="replace")))
+    found = (hunk for hunk in hunks if hunk.file == name and hunk.line == line)
+    return next((hunk.preimage for hunk in found), [])
+
+
+def _nearest(wanted: list[str], present: list[str], near: int) -> int:
+    """Where in ``present`` most of ``wanted`` stands; of equals, the one nearest to
+    the line that the patch names."""
+
+    def match(at: int) -> tuple[int, int]:
+        window = present[at : at + len(wanted)]
+        same = sum(a.strip() == b.strip() for a, b in zip(wanted, window, strict=False))
+        return same, -abs(at - near)
+
+    return max(range(len(present)), key=match, default=0)
+
+
+def _first_difference(wanted: list[str], present: list[str], at: int) -> str:
+    for number, line in enumerate(wanted, start=at):
+        found = present[number] if number < len(present) else None
+        if found != line:
+            there = "the file ends" if found is None else f"the tree has {found.strip()!r}"
+            return f"it expects {line.strip()!r}, at line {number + 1} {there}"
+    return "the lines are there, but not once"
+
+
+def _compared(name: str, wanted: list[str], present: list[str], at: int) -> str:
+    """The hunk's lines against those of the nearest place."""
+    window = present[at : at + len(wanted)]
+    difference = difflib.unified_diff(wanted, window, lineterm="", n=len(wanted))
+    body = list(difference)[3:]
+    heading = (
+        f"{name}: what the patch expects (-) and what is at lines {at + 1}-{at + len(window)} (+)"
+    )
+    return "\n".join([heading, *body])

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``prebuilt:DIR``: a kernel that somebody else built, an Image and its modules or an
+unpacked kernel package of a distribution.
+
+Only the modules that guests use are taken, unpacked: a distribution has thousands.
+What such a kernel lacks of what ours have is told in its notes.
+"""
+
+import gzip
+import lzma
+import re
+import shutil
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import UsageError
+from harness.host import cache, contents, program
+from harness.kernel import artifact, config
+from harness.kernel.artifact import Kernel
+
+# Part of the key: raise it when the steps below make something else.
+_RECIPE = "1"
+
+_IMAGES = ("Image", "vmlinuz", "Image.gz", "boot/vmlinuz-*", "boot/Image", "arch/arm64/boot/Image")
+_MODULES = ("lib/modules/*", "usr/lib/modules/*", "modules/*", "modules")
+_CONFIGS = ("config", ".config", "boot/config-*")
+
+# The subject, and everything that a guest may drive.
+_IOMMUS = ("arm_smmu_v3", "arm_smmu", "virtio_iommu")
+_WANTED = (
+    *_IOMMUS,
+    *("e1000", "e1000e", "virtio_net", "virtio_blk", "nvme", "pci_stub"),
+    *("vfio", "vfio_pci", "vfio_iommu_type1", "vfio_platform", "iommufd"),
+)
+
+# The channels of a guest need these before user space could load a module.
+_SERIAL_PORTS = ("virtio_mmio", "virtio_console")
+
+_MODULE = re.compile(r"(.+)\.ko(\.xz|\.gz|\.zst)?")
+
+# Documentation/arch/arm64/booting.rst: the magic number of an Image, and where.
+_MAGIC, _MAGIC_AT = b"ARM\x64", 56
+_GZIP = b"\x1f\x8b"
+# drivers/firmware/efi/libstub/zboot-header.S: an EFI program that holds the Image.
+_ZBOOT, _ZBOOT_AT = b"zimg", 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """The files of a prebuilt kernel; ``modules`` is what becomes /lib/modules/RELEASE."""
+
+    root: Path
+    image: Path
+    modules: Path
+    config: Path | None
+
+    @property
+    def release(self) -> str:
+        return self.modules.name
+
+
+def kernel(where: str) -> Kernel:
+    """The kernel in the directory, in the cache by its content. Raises UsageError for
+    a directory that has none for arm64."""
+    root = Path(where).expanduser().absolute()
+    if not root.is_dir():
+        raise UsageError(f"no such directory: {root}", "name one with an Image and its modules")
+    parts = _Parts(
+        root,
+        _one(root, _IMAGES, "Image", Path.is_file),
+        _one(root, _MODULES, "modules directory", _has_index),
+        next((path for form in _CONFIGS for path in sorted(root.glob(form))), None),
+    )
+    wanted = _closure(parts)
+    files = [parts.image, *wanted, *([parts.config] if parts.config else [])]
+    key = cache.digest(
+        _RECIPE, parts.release, *(f"{file.name} {contents.key(file.resolve())}" for file in files)
+    )
+    title = f"kernel prebuilt:{root} ({parts.release})"
+    entry = cache.entry("kernel", key, title, lambda into: _import(parts, wanted, key, into))
+    return artifact.load(entry)
+
+
+def _one(root: Path, forms: Sequence[str], what: str, fits: object) -> Path:
+    found = [path for form in forms for path in sorted(root.glob(form)) if fits(path)]  # type: ignore[operator]
+    if not found:
+        raise UsageError(f"{root} has no {what}", f"it should have one of {', '.join(forms)}")
+    return found[0]
+
+
+def _has_index(path: Path) -> bool:
+    return (path / "modules.builtin").is_file() or (path / "kernel").is_dir()
+
+
+def _named(path: Path) -> str:
+    """The module's name, as lsmod has it."""
+    match = _MODULE.fullmatch(path.name)
+    return match[1].replace("-", "_") if match else ""
+
+
+def _files(modules: Path) -> dict[str, Path]:
+    return {_named(path): path for path in sorted(modules.rglob("*.ko*")) if _named(path)}
+
+
+def _closure(parts: _Parts) -> list[Path]:
+    """The files of the modules that guests use and of those that these depend on."""
+    files = _files(parts.modules)
+    found: dict[str, Path] = {}
+    waiting = [name for name in _WANTED if name in files]
+    while waiting:
+        name = waiting.pop()
+        if name in found or name not in files:
+            continue
+        found[name] = files[name]
+        waiting += _dependencies(files[name])
+    return [found[name] for name in sorted(found)]
+
+
+def _dependencies(file: Path) -> list[str]:
+    """What the module itself says that it needs (depends= in .modinfo)."""
+    match = re.search(rb"\0depends=([\w,-]*)\0", _unpacked(file))
+    names = match[1].decode().split(",") if match else []
+    return [name.replace("-", "_") for name in names if name]
+
+
+def _import(parts: _Parts, wanted: list[Path], key: str, into: Path) -> None:
+    (into / "Image").write_bytes(_image(parts.image))
+    target = into / "modules" / parts.release
+    for file in wanted:
+        place = target / file.relative_to(parts.modules)
+        name = _MODULE.fullmatch(place.name)
+        assert name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        (place.parent / f"{name[1]}.ko").write_bytes(_unpacked(file))
+    target.mkdir(parents=True, exist_ok=True)
+    for name_ in ("modules.builtin", "modules.builtin.modinfo", "modules.order"):
+        if (parts.modules / name_).is_file():
+            shutil.copy(parts.modules / name_, target)
+    (into / "config").write_text(_config(parts))
+    (into / "guest-modules").mkdir()
+    artifact.write(
+        Kernel(
+            key=key,
+            label=f"prebuilt:{parts.root} ({parts.release})",
+            release=parts.release,
+            compiler="",
+            directory=into,
+            notes=tuple(_lacks(parts)),
+            serial_ports=all(name in _builtin(parts) for name in _SERIAL_PORTS),
+        )
+    )
+
+
+def _config(parts: _Parts) -> str:
+    if parts.config is None:
+        return "# prebuilt: the directory has no config\n"
+    return parts.config.read_text(errors="replace")
+
+
+def _builtin(parts: _Parts) -> set[str]:
+    try:
+        listing = (parts.modules / "modules.builtin").read_text()
+    except OSError:
+        return set()
+    return {_named(Path(line)) for line in listing.splitlines()}
+
+
+def _lacks(parts: _Parts) -> Iterator[str]:
+    """What a user should know before such a kernel is booted."""
+    builtin, present = _builtin(parts), _files(parts.modules)
+    for name in _IOMMUS:
+        if name in builtin:
+            yield f"{name} is built in: it can be neither loaded nor removed"
+        elif name not in present:
+            yield f"{name} is not there at all"
+    yield "no iommu_client: it is built with a kernel's source, so platform clients stay unbound"
+    if not all(name in builtin for name in _SERIAL_PORTS):
+        yield "no built-in virtio serial ports: commands share the kernel's console"
+    if parts.config and not _forces(parts.config):
+        yield "no forced unloading (MODULE_FORCE_UNLOAD)"
+
+
+def _forces(file: Path) -> bool:
+    return "MODULE_FORCE_UNLOAD" in config.values(file.read_text(errors="replace"))
+
+
+def _image(file: Path) -> bytes:
+    """The plain arm64 Image. Raises UsageError for anything else."""
+    data = file.read_bytes()
+    if data[_ZBOOT_AT : _ZBOOT_AT + 4] == _ZBOOT:
+        start, size = (int.from_bytes(data[at : at + 4], "little") for at in (8, 12))
+        data = _decompressed(data[start : start + size], file)
+    elif data[:2] == _GZIP:
+        data = _decompressed(data, file)
+    if data[_MAGIC_AT : _MAGIC_AT + 4] != _MAGIC:
+        raise UsageError(f"{file} is no arm64 kernel Image", "name a directory with one")
+    return data
+
+
+def _unpacked(file: Path) -> bytes:
+    data = file.read_bytes()
+    return data if file.suffix == ".ko" else _decompressed(data, file)
+
+
+def _decompressed(data: bytes, file: Path) -> bytes:
+    """gzip, xz or zstd, by its first bytes."""
+    try:
+        if data[:2] == _GZIP:
+            return gzip.decompress(data)
+        if data[:6] == b"\xfd7zXZ\0":
+            return lzma.decompress(data)
+        if data[:4] == b"\x28\xb5\x2f\xfd":
+            return _zstd(data)
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise UsageError(f"{file} cannot be unpacked: {error}", "fetch it again") from None
+    raise UsageError(f"{file} is compressed in a way that is not known", "unpack it")
+
+
+def _zstd(data: bytes) -> bytes:
+    with cache.scratch() as scratch:
+        packed = scratch / "packed.zst"
+        packed.write_bytes(data)
+        program.run(["zstd", "-q", "-d", str(packed), "-o", str(scratch / "plain")])
+        return (scratch / "plain").read_bytes()

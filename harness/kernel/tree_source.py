@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``tree:DIR``: a directory with Linux source, as it is now, dirty or not."""
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from harness.errors import HostError, UsageError
+from harness.host import cache, contents, files, paths, program, progress
+from harness.host.contents import Manifest
+from harness.kernel import source
+from harness.kernel.source import Source
+
+# What kbuild leaves in a tree, where git cannot tell it from source.
+_BUILT = re.compile(
+    r"(.*/)?([^/]+\.(o|ko|a|cmd|mod|mod\.c|order|symvers|dtbo?)|\.[^/]+\.d"
+    r"|\.config(\.old)?|System\.map|vmlinux|Image)|(.*/)?include/(generated|config)/.*"
+)
+
+
+def source_of(where: str) -> Source:
+    """Raises UsageError for a directory without Linux source."""
+    tree = Path(where).expanduser().absolute()
+    for part in source.NEEDED:
+        if not (tree / part).is_file():
+            raise UsageError(f"not a Linux source tree: {tree} has no {part}", "name one's top")
+    with progress.phase("tree scan", f"reading {tree}"):
+        manifest = _scanned(tree)
+
+    def put(names: Sequence[str], into: Path) -> None:
+        for name in names:
+            try:
+                files.copy(tree / name, into / name)
+            except FileNotFoundError as error:
+                raise HostError(
+                    f"{tree / name} went away while it was read", "run again"
+                ) from error
+
+    return Source(
+        label=f"tree:{tree}",
+        identity=cache.digest_manifest(manifest),
+        work=f"tree-{cache.digest(str(tree))}",
+        version=source.version((tree / "Makefile").read_text(errors="replace")),
+        manifest=lambda: manifest,
+        put=put,
+        now=lambda: cache.digest_manifest(_scanned(tree)),
+    )
+
+
+def _scanned(tree: Path) -> Manifest:
+    """The manifest of a tree that its owner may change at any time; contents are
+    read again only where size, time or inode did."""
+    memory = paths.cache() / "trees" / f"{cache.digest(str(tree))}.json"
+    try:
+        known: dict[str, list[str]] = json.loads(memory.read_text())
+    except (OSError, ValueError):
+        known = {}
+    manifest: Manifest = {}
+    seen: dict[str, list[str]] = {}
+    for name in _listed(tree):
+        try:
+            status = (tree / name).lstat()
+        except FileNotFoundError:
+            continue  # deleted, though git still tracks it
+        if stat.S_ISDIR(status.st_mode):
+            continue  # a submodule
+        mark = f"{status.st_size} {status.st_mtime_ns} {status.st_ino} {status.st_mode}"
+        old = known.get(name)
+        key = old[1] if old and old[0] == mark else contents.key(tree / name, status.st_mode)
+        seen[name] = [mark, key]
+        manifest[name] = key
+    if seen != known:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        part = memory.with_suffix(f".{os.getpid()}")
+        part.write_text(json.dumps(seen))
+        part.rename(memory)
+    return manifest
+
+
+def _listed(tree: Path) -> Iterator[str]:
+    """Source files only: what git tracks or does not ignore, else all but what
+    a build leaves behind."""
+    if not (tree / ".git").exists():
+        return (name for name in contents.walk(tree) if not _BUILT.fullmatch(name))
+    git = ["git", "-c", f"safe.directory={tree}", "-C", str(tree)]
+    what = ["--cached", "--others", "--exclude-standard"]
+    listing = program.run([*git, "ls-files", "-z", *what])
+    return (name for name in dict.fromkeys(listing.split("\0")) if name)
