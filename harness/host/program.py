@@ -43,10 +43,12 @@ def bound_to_us(argv: Sequence[str], death_signal: str) -> list[str]:
 
 
 # The leader of a program's process group: it ends the whole group when it is told
-# to. TERM first and then a wait, because make removes half-written targets.
+# to. TERM first and then a wait, because make removes half-written targets. A
+# shell gives what it runs in the background no input unless it is told to.
 _LEADER = """
 trap 'trap "" TERM; kill -TERM 0; wait; kill -KILL 0' TERM
-"$@" &
+exec 3<&0
+"$@" <&3 3<&- &
 wait $!
 """
 

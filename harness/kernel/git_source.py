@@ -104,8 +104,8 @@ def _manifest(repository: Path, revision: str, tree: str) -> Manifest:
 
 
 def _put(repository: Path, revision: str, tree: str, names: Sequence[str], into: Path) -> None:
-    """Through an index of our own. No filter, no line-end conversion: the files are
-    what their keys say."""
+    """Through an index of our own, and without the line ends that the user's
+    configuration would make: the files are what their keys say."""
     with cache.scratch() as scratch:
         index = str(scratch / "index")
         wanted = scratch / "names"
@@ -113,7 +113,7 @@ def _put(repository: Path, revision: str, tree: str, names: Sequence[str], into:
         plain = ["-c", "core.autocrlf=false", "-c", "core.attributesFile=/dev/null"]
         try:
             _git(repository, "read-tree", tree, index=index)
-            out = ["checkout-index", "--force", "-z", "--stdin", f"--prefix={into}/"]
+            out = [f"--work-tree={into}", "checkout-index", "--force", "-z", "--stdin"]
             _git(repository, *plain, *out, stdin=wanted, index=index)
         except ProgramFailed as failure:
             raise _unreadable(repository, revision, failure) from failure

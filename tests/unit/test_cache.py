@@ -37,13 +37,18 @@ def used_by_nobody(path: Path) -> None:
     os.close(cache._held.pop(path))
 
 
+def turn_link(link: Path) -> None:
+    link.unlink()
+    link.symlink_to("elsewhere")
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "a file changed": lambda path: (path / "below/file").write_text("wh0le"),
     "a file torn": lambda path: (path / "below/file").write_text("who"),
     "a file missing": lambda path: (path / "below/file").unlink(),
     "a file more": lambda path: (path / "more").write_text(""),
     "a mode changed": lambda path: (path / "below/file").chmod(0o755),
-    "a link turned": lambda path: ((path / "link").unlink(), (path / "link").symlink_to("x")),
+    "a link turned": lambda path: turn_link(path / "link"),
     "no seal": lambda path: (path / cache.SEAL).unlink(),
     "a torn seal": lambda path: (path / cache.SEAL).write_text("{"),
     "a seal of another kind": lambda path: (path / cache.SEAL).write_text("[]"),

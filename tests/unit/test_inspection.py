@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Modules as objects, small ones that the cross compiler makes, whole and broken."""
+
+import contextlib
+import json
+import resource
+import struct
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from harness.errors import UsageError
+from harness.host import tools
+from harness.kernel import elf, inspection
+from harness.kernel.artifact import Kernel
+
+RELEASE = "6.0.0"
+
+# As the kernel's own macros lay it out.
+HEAD = """
+struct of_device_id { char name[32]; char type[32]; char compatible[128]; void *data; };
+#define INFO(line) \\
+    static const char __attribute__((section(".modinfo"), used, aligned(1))) \\
+    UNIQUE(__LINE__)[] = line;
+#define UNIQUE(n) UNIQUE_(n)
+#define UNIQUE_(n) info_##n
+#define EXPORT(symbol, section) \\
+    asm(".pushsection " section ",\\"a\\"; __ksymtab_" #symbol ": .long 0, 0, 0; .popsection");
+"""
+
+DRIVER = """
+INFO("license=GPL v2")
+INFO("name=arm_smmu_v3")
+INFO("vermagic=6.0.0 SMP mod_unload aarch64")
+INFO("depends=base-lib")
+INFO("alias=of:N*T*Carm,smmu-v3")
+INFO("alias=of:N*T*Carm,smmu-v3C*")
+INFO("parm=disable_bypass:block unknown streams")
+INFO("parmtype=disable_bypass:bool")
+static const struct of_device_id of_match[] = { { .compatible = "arm,smmu-v3" }, { } };
+extern void kernel_function(void), gpl_function(void), lib_function(void);
+extern void maybe(void) __attribute__((weak));
+const void *use(void)
+{ kernel_function(); gpl_function(); lib_function(); if (maybe) maybe(); return of_match; }
+"""
+VMLINUX = 'EXPORT(kernel_function, "__ksymtab") EXPORT(gpl_function, "__ksymtab_gpl")'
+LIBRARY = 'INFO("license=GPL")\nINFO("name=base_lib")\nEXPORT(lib_function, "__ksymtab_gpl")'
+
+
+def compiled(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    command = [tools.CROSS + "gcc", "-x", "c", "-c", "-O1", "-o", str(path), "-"]
+    subprocess.run(command, input=HEAD + text, text=True, check=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A kernel whose one IOMMU driver is as it should be."""
+    root = tmp_path_factory.mktemp("kernel")
+    compiled(root / "vmlinux", VMLINUX)
+    compiled(root / f"modules/{RELEASE}/arm_smmu_v3.ko", DRIVER)
+    compiled(root / f"modules/{RELEASE}/base-lib.ko", LIBRARY)
+    (root / f"modules/{RELEASE}/modules.builtin").write_text("kernel/iommu/arm-smmu.ko\n")
+    (root / "config").write_text("CONFIG_ARM_SMMU_V3=m\n# CONFIG_VIRTIO_IOMMU is not set\n")
+    return root
+
+
+@pytest.fixture
+def kernel(objects: Path) -> Kernel:
+    return Kernel("key", "fake", RELEASE, "gcc", objects)
+
+
+def findings(kernel: Kernel, tmp_path: Path, text: str) -> list[str]:
+    path = compiled(tmp_path / "driver.ko", text)
+    return list(inspection.inspect(kernel, str(path)).findings)
+
+
+def test_a_driver_as_it_should_be(kernel: Kernel) -> None:
+    result = inspection.inspect(kernel, "arm-smmu-v3")
+    assert result.findings == ()
+    (module,) = result.modules
+    assert module.object.compatibles == ("arm,smmu-v3",)
+    assert {(each.symbol, each.provider, each.gpl, each.weak) for each in module.imports} == {
+        ("kernel_function", "vmlinux", False, False),
+        ("gpl_function", "vmlinux", True, False),
+        ("lib_function", "base_lib", True, False),
+        ("maybe", "", False, True),
+    }
+    words = "\n".join(text for _, text in inspection.lines(result))
+    assert "disable_bypass (bool): block unknown streams" in words
+    assert "lib_function (GPL) from base_lib" in words
+    assert json.loads(json.dumps(inspection.record(result)))["modules"][0]["license"] == "GPL v2"
+
+
+def test_a_driver_that_is_no_module_is_a_finding(kernel: Kernel) -> None:
+    assert inspection.inspect(kernel, None).findings == (
+        "arm_smmu is built in: it is no loadable object",
+        "virtio_iommu is no loadable object: CONFIG_VIRTIO_IOMMU is n",
+    )
+    with pytest.raises(UsageError, match="fake has no module 'frob'") as caught:
+        inspection.inspect(kernel, "frob")
+    assert "it has arm_smmu_v3, base_lib" in caught.value.mend
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "finding"),
+    [
+        (
+            "license=GPL v2",
+            "license=Proprietary",
+            "license 'Proprietary' taints the kernel, and it imports gpl_function, lib_function"
+            " for GPL modules only",
+        ),
+        ("license=GPL v2", "author=x", "license 'none' taints the kernel"),
+        ("lib_function(void)", "nobodys(void)", "lib_function"),
+        ("depends=base-lib", "depends=", "lib_function not exported by vmlinux"),
+        ("depends=base-lib", "depends=gone", "depends on gone, which this kernel does not have"),
+        ("vermagic=6.0.0", "vermagic=5.9.0", "made for 5.9.0, and this is 6.0.0"),
+        (
+            'compatible = "arm,smmu-v3" }',
+            'compatible = "arm,smmu-v3" }, { .compatible = "x,new" }',
+            "no alias for x,new, so nothing loads it for them",
+        ),
+        ("alias=of:N*T*Carm,smmu-v3", "alias=of:N*T*Cx", "no alias for arm,smmu-v3"),
+    ],
+)
+def test_findings(kernel: Kernel, tmp_path: Path, old: str, new: str, finding: str) -> None:
+    text = DRIVER.replace(old, new)
+    if "nobodys" in new:
+        text = text.replace("lib_function();", "nobodys();")
+        finding = "nobodys not exported by vmlinux or base_lib"
+    assert any(finding in each for each in findings(kernel, tmp_path, text))
+
+
+def test_an_object_that_is_no_module(kernel: Kernel, tmp_path: Path) -> None:
+    assert findings(kernel, tmp_path, "int x;") == [
+        "driver: no .modinfo: the kernel takes it for no module"
+    ]
+
+
+def test_exports_with_flags_instead_of_sections(tmp_path: Path) -> None:
+    """__kflagstab has a byte for each entry of __ksymtab, in order."""
+    flags = 'asm(".pushsection __kflagstab,\\"a\\"; .byte 0, 1; .popsection");'
+    text = 'EXPORT(first, "__ksymtab") EXPORT(second, "__ksymtab")' + flags
+    read = elf.read(compiled(tmp_path / "x.ko", text))
+    assert read.exports == {"first": False, "second": True}
+
+
+def test_the_build_id(tmp_path: Path) -> None:
+    note = "".join(f".byte {n};" for n in (*struct.pack("<III", 4, 20, 3), *b"GNU\0", *range(20)))
+    text = f'asm(".pushsection .note.gnu.build-id,\\"a\\"; {note} .popsection");'
+    assert elf.read(compiled(tmp_path / "x.ko", text)).build_id == bytes(range(20)).hex()
+
+
+@pytest.fixture
+def bounded() -> Iterator[None]:
+    """A quarter of a gigabyte above what is in use, and ten seconds."""
+    used = next(
+        int(line.split()[1]) << 10
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmSize")
+    )
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20), before[1]))
+    started = time.monotonic()
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+    assert time.monotonic() - started < 10
+
+
+def header(data: bytes, **fields: int) -> bytes:
+    """The ELF header with other fields: (offset, format) of Elf64_Ehdr."""
+    places = {
+        "machine": (18, "<H"),
+        "shoff": (40, "<Q"),
+        "shentsize": (58, "<H"),
+        "shnum": (60, "<H"),
+    }
+    changed = bytearray(data)
+    for name, value in fields.items():
+        offset, form = places[name]
+        struct.pack_into(form, changed, offset, value)
+    return bytes(changed)
+
+
+def section(data: bytes, offset: int, form: str, value: int) -> bytes:
+    """The same field of every section header with another value."""
+    table, size, count = (
+        struct.unpack_from(form_, data, at)[0] for form_, at in (("<Q", 40), ("<H", 58), ("<H", 60))
+    )
+    changed = bytearray(data)
+    for number in range(1, count):
+        struct.pack_into(form, changed, table + number * size + offset, value)
+    return bytes(changed)
+
+
+BREAKS: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda _: b"",
+    "text": lambda _: b"not an object\n" * 100,
+    "half": lambda data: data[: len(data) // 2],
+    "header only": lambda data: data[:64],
+    "a byte short": lambda data: data[:-1],
+    "for x86": lambda data: header(data, machine=62),
+    "no sections": lambda data: header(data, shnum=0),
+    "60000 sections": lambda data: header(data, shnum=60000),
+    "headers far out": lambda data: header(data, shoff=1 << 60),
+    "headers of no size": lambda data: header(data, shentsize=0),
+    "huge sections": lambda data: section(data, 32, "<Q", 1 << 62),
+    "sections far out": lambda data: section(data, 24, "<Q", (1 << 64) - 8),
+    "links far out": lambda data: section(data, 40, "<I", 0xFFFF),
+    "entries of no size": lambda data: section(data, 56, "<Q", 0),
+}
+
+
+@pytest.mark.usefixtures("bounded")
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_broken_object_is_an_error_or_a_finding(
+    kernel: Kernel, tmp_path: Path, name: str
+) -> None:
+    whole = (kernel.modules / "arm_smmu_v3.ko").read_bytes()
+    path = tmp_path / "broken.ko"
+    path.write_bytes(BREAKS[name](whole))
+    with pytest.raises(UsageError, match=r"no whole kernel object|is for X86_64, not for arm64"):
+        inspection.inspect(kernel, str(path))
+
+
+@pytest.mark.usefixtures("bounded")
+def test_an_object_whose_sections_have_no_names(kernel: Kernel, tmp_path: Path) -> None:
+    whole = (kernel.modules / "arm_smmu_v3.ko").read_bytes()
+    path = tmp_path / "broken.ko"
+    path.write_bytes(section(whole, 0, "<I", 0xFFFFFFF0))
+    assert "no .modinfo" in inspection.inspect(kernel, str(path)).findings[0]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_hostile_objects(
+    objects: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    whole = bytearray((objects / f"modules/{RELEASE}/arm_smmu_v3.ko").read_bytes())
+    for _ in range(data.draw(st.integers(1, 6))):
+        at = data.draw(st.integers(0, len(whole) - 8))
+        value = data.draw(st.sampled_from([0, 1, 0x7F, 0xFF, 0xFFFF, 1 << 31, (1 << 64) - 1]))
+        struct.pack_into("<Q", whole, at, value)
+    path = tmp_path_factory.mktemp("x") / "x.ko"
+    path.write_bytes(whole)
+    with contextlib.suppress(UsageError):
+        inspection.inspect(Kernel("key", "fake", RELEASE, "gcc", objects), str(path))

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Why an option was lost, from what Kconfig prints."""
+
+import contextlib
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import UsageError
+from harness.kernel import config, kconfig
+from harness.kernel.config import Option
+
+SAID = """\
+make: Entering directory
+harness-symbol DEEP
+Symbol: DEEP [=n]
+Type  : bool
+Defined at lib/Kconfig:7
+  Prompt: Deep thing
+  Depends on: NET [=y] && (A [=n] || B [=n]) && !C [=n] && D [=m]
+  Location:
+    -> Kernel hacking
+
+harness-symbol TWICE
+Symbol: TWICE [=n]
+Defined at a/Kconfig:1
+  Prompt: One
+  Depends on: A [=n]
+Defined at b/Kconfig:2
+  Prompt: Two
+  Depends on: B [=n] && NET [=y]
+
+harness-symbol INNER
+Symbol: INNER [=y]
+Type  : bool
+Defined at c/Kconfig:3
+Selected by [y]:
+  - OUTER [=y] && NET [=y]
+Selected by [m]:
+  - THIRD [=m]
+Selected by [n]:
+  - FOURTH [=n]
+
+harness-symbol NOPE
+harness-symbol FREE
+Symbol: FREE [=n]
+Defined at d/Kconfig:4
+  Prompt: Free
+"""
+
+
+def why(name: str, value: str = "y") -> str:
+    return kconfig.reason(Option(name, value, "x:1"), kconfig.parse(SAID)[name])
+
+
+def test_the_unmet_part_of_a_dependency_is_named() -> None:
+    assert why("DEEP") == "it depends on (A [=n] || B [=n]) and D [=m]"
+    assert why("DEEP", "m") == "it depends on (A [=n] || B [=n])"
+
+
+def test_with_two_definitions_either_would_do() -> None:
+    assert why("TWICE") == "it depends on A [=n], or B [=n]"
+
+
+def test_what_is_selected_cannot_be_switched_off() -> None:
+    assert why("INNER", "n") == "OUTER and THIRD selects it"
+
+
+def test_what_has_no_prompt_cannot_be_asked_for() -> None:
+    assert why("INNER") == "it cannot be asked for: only other options select it"
+
+
+def test_what_nothing_keeps_from_being_set() -> None:
+    assert "Kconfig chose otherwise" in why("FREE")
+    assert why("FREE", "n") == "Kconfig gives it a value of its own"
+
+
+def test_a_symbol_that_is_not_defined() -> None:
+    assert kconfig.parse(SAID)["NOPE"].defined == ()
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("A [=y]", 2),
+        ("A [=m]", 1),
+        ("A", 0),
+        ("!A", 2),
+        ("!A [=m]", 1),
+        ("A [=y] && B [=m]", 1),
+        ("A [=n] || B [=m]", 1),
+        ("A [=n] && B [=y] || C [=y]", 2),
+        ("A [=y] && (B [=n] || C [=y])", 2),
+        ("SHIFT [=12]=12", 2),
+        ("SHIFT [=12]!=12", 0),
+        ("A [=y]=y && B [=n]!=y", 2),
+        ("((A [=y]))", 2),
+        ("(A [=y]", 0),
+        ("A [=y] &&", 0),
+        ("&& A", 0),
+        ("", 0),
+        ("A [=y] B [=y]", 0),
+    ],
+)
+def test_expressions(expression: str, value: int) -> None:
+    assert kconfig.value(expression) == value
+
+
+@given(st.text("AB [=ymn]&|!() 1=", max_size=60))
+def test_hostile_expressions(text: str) -> None:
+    assert kconfig.value(text) in (0, 1, 2)
+
+
+@given(st.text(max_size=300))
+def test_hostile_words_of_kconfig(text: str) -> None:
+    kconfig.parse(text + "\nharness-symbol A\n" + text)
+
+
+@given(st.text("CONFIG_A=yn# is not set:\n", max_size=80))
+def test_hostile_fragments(text: str) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "x.config")
+        path.write_text(text)
+        with contextlib.suppress(UsageError):
+            config.read(path)

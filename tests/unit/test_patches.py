@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What --patch takes, and how patches are applied."""
+
+import contextlib
+import tempfile
+from email.message import EmailMessage
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from harness.errors import UsageError
+from harness.kernel import patching, series
+from harness.kernel.series import Patch
+
+DIFF = """\
+--- a/file.c
++++ b/file.c
+@@ -2,3 +2,4 @@
+ two
+ three
++NEW
+ four
+"""
+LINES = ["one", "two", "three", "four", "five"]
+
+
+def another(number: int, of: str = "file.c") -> str:
+    return f"--- /dev/null\n+++ b/{of}.{number}\n@@ -0,0 +1 @@\n+{number}\n"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/file.c").write_text("\n".join(LINES) + "\n")
+    return tmp_path / "tree"
+
+
+def mail(subject: str, body: str) -> bytes:
+    message = EmailMessage()
+    message["From"], message["Subject"] = "A <a@example.org>", subject
+    message["Date"] = "Mon, 2 Nov 2026 10:00:00 +0000"
+    message.set_content(body, cte="8bit")
+    return b"From a@example.org Mon Nov  2 10:00:00 2026\n" + message.as_bytes() + b"\n"
+
+
+def mbox(path: Path, *mails: tuple[str, str]) -> Path:
+    path.write_bytes(b"".join(mail(*each) for each in mails))
+    return path
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_a_plain_diff(tmp_path: Path) -> None:
+    (patch,) = series.read(write(tmp_path / "fix.patch", f"Some words.\n\n{DIFF}"))
+    assert patch == Patch("fix.patch", DIFF.encode())
+
+
+def test_a_series_is_in_its_own_order_and_replies_are_not_of_it(tmp_path: Path) -> None:
+    path = mbox(
+        tmp_path / "thread.mbox",
+        ("[PATCH 0/2] two things", "no diff here"),
+        ("[PATCH 2/2] second", f"why\n---\n{another(2)}-- \n2.40\n"),
+        ("[PATCH 1/2] first", f"why\n---\n{another(1)}"),
+        ("Re: [PATCH 1/2] first", f"better so:\n{another(9)}"),
+    )
+    first, second = series.read(path)
+    assert first.name == "thread.mbox (1: first)"
+    assert b"+1\n" in first.text
+    assert b"+2\n" in second.text
+
+
+def test_of_several_versions_the_last_is_taken(tmp_path: Path) -> None:
+    path = mbox(
+        tmp_path / "t.mbox",
+        ("[RFC PATCH] x", another(1)),
+        ("[PATCH v3] x", another(3)),
+        ("[PATCH v2 RESEND] x", another(2)),
+    )
+    (patch,) = series.read(path)
+    assert b"+3\n" in patch.text
+
+
+def test_a_series_with_a_gap_is_refused(tmp_path: Path) -> None:
+    path = mbox(tmp_path / "t.mbox", ("[PATCH 1/3] x", another(1)), ("[PATCH 3/3] x", another(3)))
+    with pytest.raises(UsageError, match="series of 3: 2 missing"):
+        series.read(path)
+
+
+def test_a_diff_in_a_reply_is_taken_when_there_is_no_other(tmp_path: Path) -> None:
+    (patch,) = series.read(mbox(tmp_path / "t.mbox", ("Re: broken", f"try this:\n\n{DIFF}")))
+    assert patch.text.startswith(b"--- a/file.c")
+
+
+def test_an_attachment(tmp_path: Path) -> None:
+    message = EmailMessage()
+    message["From"], message["Subject"] = "a@example.org", "[PATCH] x"
+    message.set_content("see below")
+    message.add_attachment(DIFF.encode(), "text", "x-patch", cte="base64")
+    path = tmp_path / "x.eml"
+    path.write_bytes(message.as_bytes())
+    assert series.read(path)[0].text == DIFF.encode()
+
+
+def test_bytes_that_are_no_utf8_stay_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "x.patch"
+    diff = DIFF.encode().replace(b"NEW", b"Andr\xe9\xa0")
+    path.write_bytes(diff)
+    assert series.read(path)[0].text == diff
+
+
+def test_a_directory_of_format_patch(tmp_path: Path) -> None:
+    directory = tmp_path / "out"
+    directory.mkdir()
+    mbox(directory / "0000-cover-letter.patch", ("[PATCH 0/2] x", "words"))
+    mbox(directory / "0002-b.patch", ("[PATCH 2/2] b", another(2)))
+    mbox(directory / "0001-a.patch", ("[PATCH 1/2] a", another(1)))
+    assert [patch.name for patch in series.read(directory)] == ["0001-a.patch", "0002-b.patch"]
+    with pytest.raises(UsageError, match=r"no \*\.patch file"):
+        series.read(tmp_path)
+
+
+def test_an_archives_page(tmp_path: Path) -> None:
+    html = f"<html><body><pre>[PATCH] x\n\nwhy &lt;a@b&gt;\n\n{DIFF}</pre></body></html>"
+    assert series.read(write(tmp_path / "x.html", html))[0].text.startswith(b"--- a/file.c")
+
+
+def test_no_patch_at_all(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no diff in it"):
+        series.read(write(tmp_path / "x", "> --- a/file.c\n> +++ b/file.c\nquoted only\n"))
+
+
+def test_a_patch_that_fits_leaves_no_note(tree: Path) -> None:
+    assert patching.apply(tree, Patch("x", DIFF.encode())) == []
+    assert (tree / "file.c").read_text().split() == ["one", "two", "three", "NEW", "four", "five"]
+
+
+def test_an_offset_is_told(tree: Path) -> None:
+    (tree / "file.c").write_text("0\n" * 7 + "\n".join(LINES) + "\n")
+    (note,) = patching.apply(tree, Patch("x", DIFF.encode()))
+    assert note == "x: file.c, hunk 1, moved +7 lines to 9"
+
+
+LONG = """\
+--- a/file.c
++++ b/file.c
+@@ -1,6 +1,7 @@
+ zero
+ one
+ two
++NEW
+ three
+ four
+ five
+"""
+
+
+def test_fuzz_is_told(tree: Path) -> None:
+    notes = patching.apply(tree, Patch("x", LONG.encode()))
+    fuzz = "file.c, line 1: applied with fuzz, only 2 lines before and 2 after are as in the patch"
+    assert f"x: {fuzz}" in notes
+    assert "NEW" in (tree / "file.c").read_text()
+
+
+def test_a_hunk_that_fits_nowhere_is_shown_beside_the_nearest_place(tree: Path) -> None:
+    (tree / "file.c").write_text("\n".join(["a", "b", "two", "3", "four", "five"]) + "\n")
+    with pytest.raises(UsageError) as caught:
+        patching.apply(tree, Patch("fix.patch", DIFF.encode()))
+    assert caught.value.message == (
+        "fix.patch does not apply to file.c:2: it expects 'three', at line 4 the tree has '3'"
+    )
+    assert "-three\n+3\n" in caught.value.detail
+    assert "lines 3-5" in caught.value.detail
+    assert "NEW" not in (tree / "file.c").read_text()
+
+
+def test_a_patch_that_is_applied_already(tree: Path) -> None:
+    patching.apply(tree, Patch("x", DIFF.encode()))
+    with pytest.raises(UsageError, match="x is in this kernel already"):
+        patching.apply(tree, Patch("x", DIFF.encode()))
+
+
+def test_all_of_a_patch_or_nothing(tree: Path) -> None:
+    both = DIFF + "--- a/nope.c\n+++ b/nope.c\n@@ -1 +1 @@\n-a\n+b\n"
+    with pytest.raises(UsageError, match=r"nope\.c"):
+        patching.apply(tree, Patch("x", both.encode()))
+    assert "NEW" not in (tree / "file.c").read_text()
+
+
+@pytest.mark.parametrize("name", ["../out.c", "/etc/out.c", "a/../../out.c", "sub/out.c"])
+def test_nothing_outside_of_the_tree_is_written(tree: Path, tmp_path: Path, name: str) -> None:
+    (tree / "sub").symlink_to(tmp_path)
+    text = f"--- /dev/null\n+++ b/{name}\n@@ -0,0 +1 @@\n+x\n"
+    patch = Patch("x", text.encode())
+    with contextlib.suppress(UsageError):
+        patching.touched(patch)
+        patching.apply(tree, patch)
+    assert not (tmp_path / "out.c").exists()
+    assert not Path("/etc/out.c").exists()
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.integers(0, len(LONG) - 1), st.text("+- @\n\\/1a\0", max_size=6))
+def test_hostile_patches(tmp_path_factory: pytest.TempPathFactory, at: int, text: str) -> None:
+    directory = tmp_path_factory.mktemp("x")
+    (directory / "file.c").write_text("\n".join(LINES) + "\n")
+    patch = Patch("x", (LONG[:at] + text + LONG[at:]).encode())
+    with contextlib.suppress(UsageError):
+        patching.touched(patch)
+        patching.apply(directory, patch)
+
+
+@given(st.binary(max_size=200))
+def test_hostile_files(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "x")
+        path.write_bytes(b"--- a\n+++ b\n" + data)
+        with contextlib.suppress(UsageError):
+            series.read(path)

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Kernels that somebody else built, as directories of every shape."""
+
+import gzip
+import lzma
+from pathlib import Path
+
+import pytest
+
+from harness.errors import UsageError
+from harness.kernel import build, prebuilt, spec
+
+IMAGE = bytes(56) + b"ARM\x64" + bytes(100)
+MODULE = b"\x7fELF\0license=GPL\0depends=\0vermagic=6.0.0\0"
+LIBRARY = MODULE.replace(b"depends=\0", b"depends=\0name=lib\0")
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IOMMU_HARNESS_CACHE", str(tmp_path / "cache"))
+
+
+def write(path: Path, data: bytes | str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """As a distribution packs its kernel."""
+    root = tmp_path / "linux-image ä"
+    modules = root / "lib/modules/6.0.0-1-arm64"
+    write(root / "boot/vmlinuz-6.0.0-1-arm64", IMAGE)
+    write(root / "boot/config-6.0.0-1-arm64", "CONFIG_MODULE_FORCE_UNLOAD=y\n")
+    write(
+        modules / "kernel/drivers/e1000e.ko.xz",
+        lzma.compress(MODULE.replace(b"depends=\0", b"depends=ptp-lib\0")),
+    )
+    write(modules / "kernel/drivers/ptp-lib.ko.gz", gzip.compress(LIBRARY))
+    write(modules / "kernel/drivers/sound.ko", MODULE)
+    write(modules / "kernel/drivers/virtio-iommu.ko", MODULE)
+    write(
+        modules / "modules.builtin",
+        "kernel/arm-smmu-v3.ko\nkernel/arm_smmu.ko\nkernel/virtio_mmio.ko\n",
+    )
+    return root
+
+
+def test_what_guests_use_is_taken_and_unpacked(package: Path) -> None:
+    kernel = build.build(spec.parse(f"prebuilt:{package}"))
+    assert kernel.release == "6.0.0-1-arm64"
+    assert kernel.image.read_bytes() == IMAGE
+    modules = {path.name: path.read_bytes()[:4] for path in kernel.modules.rglob("*.ko*")}
+    assert modules == dict.fromkeys(("e1000e.ko", "ptp-lib.ko", "virtio-iommu.ko"), b"\x7fELF")
+
+
+def test_what_it_lacks_is_told(package: Path) -> None:
+    kernel = prebuilt.kernel(str(package))
+    assert kernel.notes[0] == "arm_smmu_v3 is built in: it can be neither loaded nor removed"
+    assert "arm_smmu is built in" in kernel.notes[1]
+    assert not any("virtio_iommu" in note or "forced" in note for note in kernel.notes)
+    assert not kernel.serial_ports
+    assert any("share the kernel's console" in note for note in kernel.notes)
+
+
+def test_another_content_is_another_kernel(package: Path) -> None:
+    first = prebuilt.kernel(str(package))
+    assert prebuilt.kernel(str(package)).key == first.key
+    write(package / "boot/vmlinuz-6.0.0-1-arm64", IMAGE + b"x")
+    assert prebuilt.kernel(str(package)).key != first.key
+
+
+def test_a_bare_image_with_modules(tmp_path: Path) -> None:
+    write(tmp_path / "k/Image", IMAGE)
+    write(tmp_path / "k/modules/6.1.0/kernel/arm_smmu_v3.ko", MODULE)
+    kernel = prebuilt.kernel(str(tmp_path / "k"))
+    assert kernel.release == "6.1.0"
+    assert "arm_smmu is not there at all" in kernel.notes
+
+
+def test_packed_images(tmp_path: Path) -> None:
+    write(tmp_path / "k/modules/6.1.0/modules.builtin", "")
+    packed = gzip.compress(IMAGE)
+    zboot = b"MZ\0\0zimg" + (64).to_bytes(4, "little") + len(packed).to_bytes(4, "little")
+    for data in (packed, zboot.ljust(64, b"\0") + packed):
+        write(tmp_path / "k/vmlinuz", data)
+        assert prebuilt.kernel(str(tmp_path / "k")).image.read_bytes() == IMAGE
+
+
+@pytest.mark.parametrize(
+    ("image", "word"),
+    [
+        (b"MZ" + bytes(100), "no arm64 kernel"),
+        (b"", "no arm64"),
+        (gzip.compress(IMAGE)[:-9], "cannot be"),
+    ],
+)
+def test_what_is_no_image(tmp_path: Path, image: bytes, word: str) -> None:
+    write(tmp_path / "k/Image", image)
+    write(tmp_path / "k/modules/6.1.0/modules.builtin", "")
+    with pytest.raises(UsageError, match=word):
+        prebuilt.kernel(str(tmp_path / "k"))
+
+
+def test_a_directory_without_a_kernel(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has no Image"):
+        prebuilt.kernel(str(tmp_path))
+    write(tmp_path / "Image", IMAGE)
+    with pytest.raises(UsageError, match="has no modules directory"):
+        prebuilt.kernel(str(tmp_path))
+    with pytest.raises(UsageError, match="no such directory"):
+        prebuilt.kernel("/nope")
+
+
+def test_it_cannot_be_changed(package: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be patched or configured"):
+        spec.parse(f"prebuilt:{package}", variants=["kasan"])
