@@ -123,7 +123,7 @@ def test_no_kernel_message_is_missing(any_guest: Guest) -> None:
 def test_overwritten_kernel_messages_show_as_a_gap(smmuv3: Guest) -> None:
     """One write that logs more than the ring buffer holds (CONFIG_LOG_BUF_SHIFT 17):
     the states of many tasks, which PID 1 cannot read before they are overwritten."""
-    step = smmuv3.step("for i in $(seq 200); do sleep 1000 & done; echo t >/proc/sysrq-trigger")
+    step = smmuv3.step("for i in $(seq 500); do sleep 1000 & done; echo t >/proc/sysrq-trigger")
     assert step.status == 0
     assert record.gaps(smmuv3.kmsg) != []
     assert smmuv3.step("echo last >/dev/kmsg").kmsg[-1].text == "last"
