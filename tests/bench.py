@@ -20,18 +20,20 @@ import typer
 from harness.errors import HarnessError
 from harness.guest import guest
 from harness.guest.guest import Guest
-from harness.host import program, tools
+from harness.host import paths, program, tools
 from harness.kernel import build, spec
 from harness.kernel.artifact import Kernel
 from harness.machine import devicetree, process, qemu, topology
 from harness.machine.qemu import Boot
 from harness.repro import replay
 from harness.rootfs import cpio, initramfs
+from tests import bench_build
 from tests.conftest import REPORTS
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 KernelText = Annotated[str, typer.Option("--kernel")]
+KernelTexts = Annotated[list[str], typer.Option("--kernel")]
 Json = Annotated[bool, typer.Option("--json")]
 
 # All that the baseline's user space does.
@@ -144,6 +146,39 @@ def _shell_round_trips(kernel: Kernel, directory: Path, rounds: int) -> list[flo
         until(b"/ # ")
         type_line(0)
         return [_timed(partial(type_line, number)) for number in range(1, rounds)]
+
+
+@app.command("build")
+def build_(
+    kernel: KernelTexts = [],  # noqa: B006  typer copies it
+    as_json: Json = False,
+) -> None:
+    """Kernels built cold, with a warm ccache, after one line, and not at all."""
+    # Beside the cache, so that sources are shared by hard links.
+    with tempfile.TemporaryDirectory(dir=paths.cache().parent) as scratch:
+        rows = {}
+        for title, row in bench_build.measure(kernel or list(bench_build.KERNELS), Path(scratch)):
+            rows[title] = row
+            if not as_json:
+                print(f"  {title:<46} {_figures(row)}", flush=True)
+    if as_json:
+        json.dump({"benchmark": "build", "rows": rows}, sys.stdout)
+
+
+@app.command()
+def kills(kernel: KernelText = "debian:6.12", count: int = 20) -> None:
+    """Builds killed at random moments, each followed by one that must be as ever."""
+    with tempfile.TemporaryDirectory(dir=paths.cache().parent) as scratch:
+        lines = []
+        for line in bench_build.kills(kernel, count, Path(scratch)):
+            lines.append(line)
+            print(f"  {line}", flush=True)
+    raise typer.Exit(1 if any("ANOTHER" in line for line in lines) else 0)
+
+
+def _figures(row: dict[str, Any]) -> str:
+    parts = {"seconds": "{:7.2f} s", "ratio": "ratio {:.3f}", "objects": "{} objects"}
+    return "  ".join(form.format(row[name]) for name, form in parts.items() if name in row)
 
 
 @app.command()

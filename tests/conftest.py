@@ -54,18 +54,28 @@ class Boot(Protocol):
     """Boots a guest that is ended with the test."""
 
     def __call__(
-        self, machine: str | Machine, *, arguments: str = "", limit: float | None = None
+        self,
+        machine: str | Machine,
+        *,
+        kernel: Kernel | None = None,
+        arguments: str = "",
+        limit: float | None = None,
     ) -> Guest: ...
 
 
 @pytest.fixture
 def boot(kernel: Kernel, tmp_path: Path) -> Iterator[Boot]:
     """``boot("smmuv3")``: a guest of the kernel under test."""
+    default = kernel
     with contextlib.ExitStack() as stack:
         number = 0
 
         def booted(
-            machine: str | Machine, *, arguments: str = "", limit: float | None = None
+            machine: str | Machine,
+            *,
+            kernel: Kernel | None = None,
+            arguments: str = "",
+            limit: float | None = None,
         ) -> Guest:
             nonlocal number
             number += 1
@@ -73,7 +83,7 @@ def boot(kernel: Kernel, tmp_path: Path) -> Iterator[Boot]:
             directory.mkdir()
             wanted = topology.named(machine) if isinstance(machine, str) else machine
             return stack.enter_context(
-                guest.booted(kernel, wanted, directory, arguments=arguments, limit=limit)
+                guest.booted(kernel or default, wanted, directory, arguments=arguments, limit=limit)
             )
 
         yield booted

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from harness.host import debian
-from harness.kernel import spec, toolchain
+from harness.kernel import config, spec, toolchain
 from harness.kernel.spec import KernelSpec
 
 SPEC = "debian:VERSION, debian:newest, tree:DIR, git:DIR@REV or prebuilt:DIR"
@@ -28,7 +28,7 @@ Fragments = Annotated[
 ]
 Variants = Annotated[
     list[str],
-    typer.Option("--variant", help="kasan, lockdep, trace, ... (kernel config tells); repeatable."),
+    typer.Option("--variant", help=f"{', '.join(config.variants())}; may be repeated."),
 ]
 Llvm = Annotated[bool, typer.Option("--llvm", help="Build with clang and lld (LLVM=1).")]
 Mirror = Annotated[

@@ -25,7 +25,7 @@ def source_of(where: str) -> Source:
     package = debian.find(f"linux-source-{version}", "arm64")
     identity = f"{package.name}_{package.version}"
     return Source(
-        label=f"debian:{where} ({package.version})",
+        label=f"debian:{version} ({package.version})",
         identity=identity,
         work=identity,
         version=(int(numbers[1]), int(numbers[2])),

@@ -86,7 +86,7 @@ def inspect(kernel: Kernel, wanted: str | None) -> Inspection:
     """Looks at the module named ``wanted``, at a module's file, or at every IOMMU
     driver. Raises UsageError for a module that the kernel does not know, and for a
     file that is no arm64 object or not whole."""
-    world = _World(kernel, _vmlinux(kernel), _files(kernel))
+    world = _World(kernel, read_vmlinux(kernel), _files(kernel))
     findings: list[str] = []
     modules: list[Module] = []
     names = [wanted] if wanted else list(_IOMMUS)
@@ -101,7 +101,8 @@ def inspect(kernel: Kernel, wanted: str | None) -> Inspection:
     return Inspection(kernel, build_id, tuple(modules), tuple(findings))
 
 
-def _vmlinux(kernel: Kernel) -> Object | None:
+def read_vmlinux(kernel: Kernel) -> Object | None:
+    """The kernel itself as an object; None for one that came without."""
     path = kernel.directory / "vmlinux"
     return elf.read(path) if path.is_file() else None
 

@@ -23,9 +23,19 @@ from harness.kernel.artifact import Kernel
 # Part of the key: raise it when the steps below make something else.
 _RECIPE = "1"
 
-_IMAGES = ("Image", "vmlinuz", "Image.gz", "boot/vmlinuz-*", "boot/Image", "arch/arm64/boot/Image")
-_MODULES = ("lib/modules/*", "usr/lib/modules/*", "modules/*", "modules")
-_CONFIGS = ("config", ".config", "boot/config-*")
+# As kbuild, Debian up to 13 and Ubuntu, and Debian after 13 lay it out.
+_IMAGES = (
+    *("Image", "Image.gz", "vmlinuz", "arch/arm64/boot/Image"),
+    *("boot/vmlinuz-*", "boot/Image*", "lib/modules/*/vmlinuz", "usr/lib/modules/*/vmlinuz"),
+)
+_MODULES = ("lib/modules/*", "usr/lib/modules/*", "modules/*")
+_CONFIGS = (
+    "config",
+    ".config",
+    "boot/config-*",
+    "lib/modules/*/config",
+    "usr/lib/modules/*/config",
+)
 
 # The subject, and everything that a guest may drive.
 _IOMMUS = ("arm_smmu_v3", "arm_smmu", "virtio_iommu")

@@ -122,7 +122,7 @@ def closing(result: Result) -> Iterator[Line]:
 def table(rows: Sequence[tuple[build.Outcome, Result | None]], iommu_driver: str) -> Iterator[Line]:
     """One line a kernel: the verdict, and the refcount of the IOMMU's driver after
     each step, "-" where it is not loaded."""
-    labels = [result.kernel.label if result else str(built.spec) for built, result in rows]
+    labels = [_kernel(built, result) for built, result in rows]
     width = max(len(label) for label in labels)
     yield "", ""
     yield "bold", f"{'kernel':<{width}}  {'verdict':<14}  {iommu_driver} after each step"
@@ -134,6 +134,14 @@ def table(rows: Sequence[tuple[build.Outcome, Result | None]], iommu_driver: str
         cells = " ".join("-" if count is None else str(count) for count in counts)
         word = result.verdict.word
         yield _VERDICT_STYLES[word], f"{label:<{width}}  {word:<14}  {cells}"
+
+
+def _kernel(built: build.Outcome, result: Result | None) -> str:
+    """As it was asked for, and what that is."""
+    asked = str(built.spec)
+    if result is None or result.kernel.label.startswith(asked):
+        return result.kernel.label if result else asked
+    return f"{asked} = {result.kernel.label}"
 
 
 def _splat(each: Splat) -> Iterator[Line]:

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a kernel costs: cold, with a warm ccache, after a change of one line, and when
+nothing changed. Everything is done by the command, in a cache of its own, with the
+sources that have been fetched before; the baseline is the bare make of a first
+version's configuration.
+"""
+
+import contextlib
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.host import cache, contents, paths, tools
+from tests import command
+
+FIRST = Path(__file__).with_name("first.config")
+KERNELS = ("debian:5.10", "debian:6.1", "debian:6.12", "debian:7.2")
+
+# Boots the kernel it is told and waits for the first answer.
+_ANSWER = """
+import sys, tempfile
+from pathlib import Path
+from harness.guest import guest
+from harness.kernel import build, spec
+from harness.machine import topology
+built = build.build(spec.parse(sys.argv[1], [Path(sys.argv[2])]))
+with tempfile.TemporaryDirectory() as scratch:
+    with guest.booted(built, topology.named("smmuv3"), Path(scratch)) as running:
+        assert running.run("echo here").out == b"here\\n"
+"""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A cache of its own, beside the user's, on the same disk."""
+
+    cache: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return command.environment(IOMMU_HARNESS_CACHE=str(self.cache))
+
+    def build(self, *words: str) -> float:
+        """Seconds that the command takes. Raises CalledProcessError with its words."""
+        return self.timed([*command.PROGRAM, "kernel", "build", *words])
+
+    def timed(self, argv: list[str], **extra: str) -> float:
+        started = time.perf_counter()
+        subprocess.run(
+            argv, check=True, env=self.environment | extra, stdout=subprocess.DEVNULL, stderr=2
+        )
+        return time.perf_counter() - started
+
+    def forget(self) -> None:
+        """Everything that was built, but not what ccache has."""
+        for name in ("kernel", "work"):
+            shutil.rmtree(self.cache / name, ignore_errors=True)
+
+
+def measure(kernels: list[str], scratch: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of the benchmark, each as soon as it is known."""
+    bench = Bench(scratch / "cache")
+    _share_sources(bench, kernels)
+    for kernel in kernels:
+        bench.forget()
+        shutil.rmtree(bench.cache / "ccache", ignore_errors=True)
+        cold = bench.build(kernel)
+        objects = sum(1 for _ in (bench.cache / "work").rglob("*.o"))
+        yield f"{kernel} cold", {"seconds": cold, "objects": objects}
+        bench.forget()
+        warm = bench.build(kernel)
+        yield f"{kernel} warm ccache, empty tree", {"seconds": warm, "ratio": warm / cold}
+        if kernel == "debian:6.12":
+            yield from _more(bench, kernel, scratch, cold)
+
+
+def _more(bench: Bench, kernel: str, scratch: Path, cold: float) -> Iterator[tuple[str, Any]]:
+    seconds = [_change(bench, kernel, scratch, number) for number in range(3)]
+    yield "a line of iommu.c to the first answer", {"seconds": statistics.median(seconds)}
+    yield "nothing changed, debian:", {"seconds": _unchanged(bench, kernel)}
+    (entry,) = bench.cache.glob("source/linux-source-6.12_*")
+    tree = scratch / "linux"
+    subprocess.run(["cp", "-a", str(entry / "tree"), str(tree)], check=True)
+    yield "tree: warm ccache, first time", {"seconds": bench.build(f"tree:{tree}")}
+    yield "nothing changed, tree:", {"seconds": _unchanged(bench, f"tree:{tree}")}
+    _commit(tree)
+    yield "git: warm ccache, first time", {"seconds": bench.build(f"git:{tree}@HEAD")}
+    yield "nothing changed, git:", {"seconds": _unchanged(bench, f"git:{tree}@HEAD")}
+    first = _first_version(bench, tree, scratch / "first")
+    yield "6.12 cold, bare make, first version's options", first
+    yield "our cold 6.12 to that", {"ratio": cold / first["seconds"]}
+
+
+def kills(kernel: str, rounds: int, scratch: Path) -> Iterator[str]:
+    """Builds killed at random moments: after each, the cache must be whole and the next
+    run must make what an undisturbed one makes."""
+    bench = Bench(scratch / "cache")
+    _share_sources(bench, [kernel], "ccache")
+    bench.forget()
+    usual = bench.build(kernel)
+    control = _artifact(bench)
+    chance = random.Random(rounds)
+    for number in range(1, rounds + 1):
+        bench.forget()
+        moment = chance.uniform(0, usual)
+        process = command.start("kernel", "build", kernel, IOMMU_HARNESS_CACHE=str(bench.cache))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(moment)
+        process.kill()
+        process.communicate()
+        left = len(list(bench.cache.glob("kernel/*")))
+        bench.timed([*command.PROGRAM, "cache", "verify"])
+        bench.build(kernel)
+        same = _artifact(bench) == control
+        word = "the same kernel" if same else "ANOTHER KERNEL"
+        yield f"{number}: killed after {moment:.1f} s, {left} entries left, then {word}"
+
+
+def _artifact(bench: Bench) -> dict[str, str]:
+    """All files of the only kernel, but the log, which tells what was compiled."""
+    (entry,) = bench.cache.glob("kernel/*")
+    files = contents.manifest(entry)
+    return {name: key for name, key in files.items() if name not in (cache.SEAL, "build.log")}
+
+
+def _share_sources(bench: Bench, kernels: list[str], *more: str) -> None:
+    """Fetched before the clock runs, into the user's cache."""
+    bench.cache.mkdir(parents=True)
+    for kernel in kernels:
+        subprocess.run([*command.PROGRAM, "kernel", "config", kernel], check=True, stdout=2)
+    for name in ("source", "apt", *more):
+        subprocess.run(["cp", "-al", str(paths.cache() / name), str(bench.cache)], check=True)
+
+
+def _change(bench: Bench, kernel: str, scratch: Path, number: int) -> float:
+    (source,) = bench.cache.glob("work/linux-source-6.12_*/source/drivers/iommu/iommu.c")
+    last = len(source.read_text().splitlines())
+    tail = source.read_text().splitlines()[-3:]
+    context = "".join(f" {line}\n" for line in tail)
+    name = "drivers/iommu/iommu.c"
+    patch = scratch / f"{number}.patch"
+    patch.write_text(
+        f"--- a/{name}\n+++ b/{name}\n@@ -{last - 2},3 +{last - 2},4 @@\n{context}"
+        f"+int harness_change_{number};\n"
+    )
+    return bench.timed([sys.executable, "-c", _ANSWER, kernel, str(patch)])
+
+
+def _unchanged(bench: Bench, kernel: str) -> float:
+    return statistics.median(bench.build(kernel) for _ in range(5))
+
+
+def _commit(tree: Path) -> None:
+    identity = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "gc.auto=0"]
+    for words in (["init", "-q"], ["add", "-A", "--force"], ["commit", "-qm", "all"]):
+        subprocess.run(["git", "-C", str(tree), *identity, *words], check=True)
+
+
+def _first_version(bench: Bench, tree: Path, objects: Path) -> dict[str, Any]:
+    """tinyconfig, the options, make: with an empty ccache, as our cold build has it."""
+    shutil.rmtree(bench.cache / "ccache", ignore_errors=True)
+    cross = f"CROSS_COMPILE={tools.CROSS}"
+    make = ["make", "-s", "-C", str(tree), f"O={objects}", "ARCH=arm64", cross]
+    make += [f"CC=ccache {tools.CROSS}gcc", f"-j{os.cpu_count() or 1}"]
+    cached = {"CCACHE_DIR": str(bench.cache / "ccache")}
+    objects.mkdir()
+    seconds = bench.timed([*make, "tinyconfig"], **cached)
+    with (objects / ".config").open("a") as file:
+        file.write(FIRST.read_text())
+    for goals in (["olddefconfig"], ["Image", "modules"]):
+        seconds += bench.timed([*make, *goals], **cached)
+    return {"seconds": seconds, "objects": sum(1 for _ in objects.rglob("*.o"))}

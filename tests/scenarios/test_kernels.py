@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The kernels themselves: what their configuration has, why it lacks what it lacks, and
+what their modules are as objects."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.errors import UsageError
+from harness.kernel import build, config, inspection, spec
+from harness.kernel.artifact import Kernel
+from tests import command
+from tests.behaviour import Behaviour
+from tests.conftest import PATCHES, REPORTS, Boot
+
+# Options of our fragments that kernels before a version do not have.
+NEWER_OPTIONS = {
+    "VFIO_GROUP": Behaviour((6, 12), "drivers/vfio/Kconfig"),
+    "VFIO_CONTAINER": Behaviour((6, 12), "drivers/vfio/Kconfig"),
+    "VFIO_DEVICE_CDEV": Behaviour((6, 12), "drivers/vfio/Kconfig"),
+    "IOMMUFD": Behaviour((6, 12), "drivers/iommu/iommufd/Kconfig"),
+    "DRIVER_DEFERRED_PROBE_TIMEOUT": Behaviour((7, 2), "drivers/base/Kconfig"),
+}
+
+
+def test_every_option_is_there_or_newer_than_the_kernel(kernel: Kernel) -> None:
+    have = config.values(kernel.config.read_text())
+    asked = [option for path in config.fragments() for option in config.read(path)]
+    missing = {option.name for option in asked if have.get(option.name, "n") != option.value}
+    assert missing == {name for name, since in NEWER_OPTIONS.items() if not since.of(kernel)}
+
+
+def test_a_configuration_tells_where_each_option_comes_from(kernel_spec: str) -> None:
+    lines = build.configuration(spec.parse(kernel_spec))
+    origins = {line.option.name: line.origin for line in lines}
+    assert origins["ARM_SMMU_V3"].startswith("iommu.config:")
+    assert "ARM_SMMU_V3" in origins["IOMMU_API"] or "VFIO" in origins["IOMMU_API"]
+    assert origins["HZ"].startswith("default of kernel/Kconfig.hz:")
+    assert "Kconfig" not in origins.values()
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("CONFIG_IOMMU_IO_PGTABLE_LPAE_SELFTEST=m", "CONFIG_IOMMU_IO_PGTABLE_LPAE_SELFTEST=m"),
+        ("CONFIG_INTEL_IOMMU=y", "it depends on"),
+        ("CONFIG_FAILSLAB=y", "it depends on FAULT_INJECTION [=n]"),
+        ("# CONFIG_IOMMU_API is not set", "selects it"),
+        ("CONFIG_IOMMU_API=m", "it cannot be asked for"),
+        ("CONFIG_ARM_SMMU_V4=m", "this kernel has no such option"),
+    ],
+)
+def test_an_option_that_is_lost_says_why(
+    kernel_spec: str, tmp_path: Path, line: str, why: str
+) -> None:
+    fragment = tmp_path / "mine.config"
+    fragment.write_text(f"{line}\n")
+    with pytest.raises(UsageError) as caught:
+        build.build(spec.parse(kernel_spec, fragments=[fragment]))
+    assert caught.value.message.startswith(f"mine.config:1: {line} became ")
+    assert why in caught.value.message
+
+
+def test_every_iommu_driver_is_a_loadable_object(kernel: Kernel) -> None:
+    result = inspection.inspect(kernel, None)
+    assert result.findings == ()
+    drivers = {module.name: module for module in result.modules}
+    assert drivers.keys() == {"arm_smmu_v3", "arm_smmu", "virtio_iommu"}
+    assert drivers["arm_smmu_v3"].object.compatibles == ("arm,smmu-v3",)
+    assert "arm,mmu-500" in drivers["arm_smmu"].object.compatibles
+    assert drivers["virtio_iommu"].object.values("alias") == ["virtio:d00000017v*"]
+    for module in drivers.values():
+        imports = {each.symbol: each for each in module.imports}
+        register = next(each for name, each in imports.items() if "iommu_device_register" in name)
+        assert (register.provider, register.gpl) == ("vmlinux", True)
+        assert len(module.object.build_id) == len(result.build_id) == 40
+
+
+def test_what_a_kernel_exports_is_what_its_build_says(kernel: Kernel) -> None:
+    """Module.symvers, which modpost writes: the flag of 7.2 is no section of its own."""
+    rows = (kernel.directory / "Module.symvers").read_text().splitlines()
+    fields = [row.split("\t") for row in rows]
+    told = {field[1]: "GPL" in field[3] for field in fields if field[2] == "vmlinux"}
+    world = inspection.read_vmlinux(kernel)
+    assert world
+    assert world.exports == told
+
+
+def test_our_own_kernel_prebuilt_boots_and_shows_the_same(kernel: Kernel, boot: Boot) -> None:
+    prebuilt = build.build(spec.parse(f"prebuilt:{kernel.directory}"))
+    assert prebuilt.serial_ports
+    assert not any("built in" in note for note in prebuilt.notes)
+    guest = boot("smmuv3", kernel=prebuilt)
+    assert guest.run("modprobe e1000e; modprobe arm-smmu-v3").number == 0
+    assert guest.run("uname -r").out.decode().strip() == kernel.release
+
+
+def test_what_a_patch_needed_to_fit_is_told(tmp_path: Path) -> None:
+    """Made for a file that has a hundred lines fewer above the place."""
+    text = (PATCHES / "6.12-no-module-pin.patch").read_text()
+    moved = text.replace("@@ -4", "@@ -3")
+    assert moved != text
+    patch = tmp_path / "moved.patch"
+    patch.write_text(moved)
+    kernel = build.build(spec.parse("debian:6.12", [patch]))
+    assert kernel.notes
+    assert all("moved.patch: drivers/iommu/iommu.c, hunk" in note for note in kernel.notes)
+
+
+def test_a_patch_for_another_kernel_shows_the_nearest_place() -> None:
+    report = REPORTS / "platform-client-pins-smmu.transcript"
+    patch = PATCHES / "6.12-no-module-pin.patch"
+    done = command.run("repro", report, "--kernel", "debian:5.10", "--patch", patch)
+    assert done.status == 2
+    first, *more = done.err.splitlines()
+    assert first.startswith(f"iommu-harness: {patch.name} does not apply to drivers/iommu/iommu.c:")
+    assert any(line.startswith("+") for line in more)
+
+
+def test_several_kernels_in_one_command(tmp_path: Path) -> None:
+    report = REPORTS / "platform-client-pins-smmu.transcript"
+    words = ["--kernel", "debian:6.12", "--kernel", f"tree:{tmp_path}"]
+    done = command.run("repro", report, *words, "--run-dir", tmp_path / "run")
+    assert done.status == 3
+    good, bad = done.out.splitlines()[-2:]
+    assert "reproduced" in good
+    assert "0 2 2 2" in good
+    assert "not a Linux source tree" in bad
