@@ -20,5 +20,8 @@ class Toolchain:
         return program.run([self.compiler, "--version"]).splitlines()[0]
 
 
-GCC = Toolchain("gcc", tools.CROSS + "gcc", (f"CROSS_COMPILE={tools.CROSS}",))
-LLVM = Toolchain("llvm", "clang", ("LLVM=1",))
+_CROSS = f"CROSS_COMPILE={tools.CROSS}"
+
+GCC = Toolchain("gcc", tools.CROSS + "gcc", (_CROSS,))
+# Before 5.15 the prefix names the target, and the assembler is GNU's unless asked.
+LLVM = Toolchain("llvm", "clang", ("LLVM=1", "LLVM_IAS=1", _CROSS))
