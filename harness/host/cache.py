@@ -34,7 +34,8 @@ def digest(*parts: str | bytes) -> str:
     """A short key of the parts, in order; no two lists of parts share one."""
     state = hashlib.sha256()
     for part in parts:
-        data = part.encode() if isinstance(part, str) else part
+        # File names may be any bytes.
+        data = part.encode(errors="surrogateescape") if isinstance(part, str) else part
         state.update(f"{len(data)}:".encode() + data)
     return state.hexdigest()[:20]
 

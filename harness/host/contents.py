@@ -23,12 +23,18 @@ def key(path: Path, mode: int | None = None) -> str:
 
 
 def walk(root: Path) -> Iterator[str]:
-    """The paths of all files and links below ``root``, relative to it."""
-    for directory, below, names in os.walk(root):
-        base = os.path.relpath(directory, root)
-        links = [name for name in below if Path(directory, name).is_symlink()]
-        for name in (*names, *links):
-            yield os.path.normpath(f"{base}/{name}")
+    """The paths of all files and links below ``root``, relative to it; sockets, pipes
+    and devices are no content."""
+    waiting = [""]
+    while waiting:
+        base = waiting.pop()
+        with os.scandir(root / base) as entries:
+            for entry in entries:
+                name = f"{base}{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(f"{name}/")
+                elif entry.is_symlink() or entry.is_file(follow_symlinks=False):
+                    yield name
 
 
 def manifest(root: Path, names: Iterable[str] | None = None) -> Manifest:

@@ -35,8 +35,11 @@ class Item:
 
 def items() -> list[Item]:
     """Everything in the cache that ``gc`` may remove, by kind, the newest first."""
-    found = [_entry(kind, path) for kind in _ENTRIES for path in _below(kind)]
-    found += [_work(path) for path in _below(_WORK)]
+    found = []
+    for kind in (*_ENTRIES, _WORK):
+        for path in _below(kind):
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                found.append(_work(path) if kind == _WORK else _entry(kind, path))
     return sorted(found, key=lambda item: (item.kind, -item.used))
 
 
@@ -92,11 +95,18 @@ def _size(root: Path) -> int:
 
 
 def _discard_entry(item: Item) -> bool:
-    descriptor = os.open(item.path, os.O_RDONLY | os.O_DIRECTORY)
+    """Whoever uses it, has made it anew or has removed it meanwhile is left alone."""
+    try:
+        descriptor = os.open(item.path, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        status = os.fstat(descriptor)
+        if status.st_mtime > item.used or not os.path.samestat(status, item.path.stat()):
+            return False
         cache.discard(item.path)
-    except BlockingIOError:
+    except (BlockingIOError, FileNotFoundError):
         return False
     finally:
         os.close(descriptor)
@@ -109,6 +119,6 @@ def _discard_work(item: Item) -> bool:
         with FileLock(path, blocking=False):
             shutil.rmtree(item.path)
             path.unlink(missing_ok=True)
-    except Timeout:
+    except (Timeout, FileNotFoundError):
         return False
     return True

@@ -18,6 +18,11 @@ def cache() -> Path:
     return Path(chosen).absolute() if chosen else platformdirs.user_cache_path(_NAME)
 
 
+def given(where: str) -> Path:
+    """A path as a user writes it, made absolute."""
+    return Path(os.path.expanduser(where)).absolute()  # noqa: PTH111  Path's raises
+
+
 def runs() -> Path:
     """Where run directories go unless a command is told otherwise."""
     return platformdirs.user_state_path(_NAME) / "runs"

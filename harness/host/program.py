@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -44,12 +45,17 @@ def bound_to_us(argv: Sequence[str], death_signal: str) -> list[str]:
 
 # The leader of a program's process group: it ends the whole group when it is told
 # to. TERM first and then a wait, because make removes half-written targets. A
-# shell gives what it runs in the background no input unless it is told to.
+# shell gives what it runs in the background no input unless it is told to. What the
+# program left running when it ended is ended too: it would keep our pipe open.
 _LEADER = """
 trap 'trap "" TERM; kill -TERM 0; wait; kill -KILL 0' TERM
 exec 3<&0
 "$@" <&3 3<&- &
 wait $!
+status=$?
+trap "" TERM
+kill -TERM 0
+exit $status
 """
 
 
@@ -79,16 +85,20 @@ def run(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     stdin: Path | None = None,
+    errors: str = "replace",
+    apart: bool = False,
     log: BinaryIO | None = None,
     on_line: Callable[[str], None] = lambda _: None,
 ) -> str:
-    """Runs to the end and returns standard output and error, as one text.
+    """Runs to the end and returns standard output and error, as one text; with
+    ``apart`` only standard output, for what is parsed.
 
-    ``stdin`` is a file to read, nothing without one; ``log`` gets every byte,
-    ``on_line`` every line as it comes. Raises ToolMissing, or ProgramFailed with the
-    last lines of the output.
+    ``stdin`` is a file to read, nothing without one; ``errors`` how bytes that are no
+    UTF-8 are decoded; ``log`` gets every byte, ``on_line`` every line as it comes.
+    Raises ToolMissing, or ProgramFailed with the last lines of the output.
     """
     command = bound_to_us(["sh", "-c", _LEADER, "sh", require(argv[0]), *argv[1:]], "TERM")
+    complaints = tempfile.TemporaryFile() if apart else None  # noqa: SIM115  closed below
     try:
         with Path(stdin or os.devnull).open("rb") as given:
             process = subprocess.Popen(
@@ -97,7 +107,7 @@ def run(
                 env=dict(env) if env is not None else environment(),
                 stdin=given,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
+                stderr=complaints or subprocess.STDOUT,
                 start_new_session=True,
             )
     except OSError as error:
@@ -108,10 +118,16 @@ def run(
         for raw in process.stdout:
             if log is not None:
                 log.write(raw)
-            line = raw.decode(errors="replace").rstrip("\n")
+            line = raw.decode(errors=errors).rstrip("\n")
             kept.append(line)
             on_line(line)
         status = process.wait()
+    if complaints:
+        complaints.seek(0)
+        said = complaints.read().decode(errors="replace")
+        complaints.close()
+        if status != 0:
+            kept += said.splitlines()
     if status != 0:
         last = next((line for line in reversed(kept) if line.strip()), "no output")
         raise ProgramFailed(

@@ -126,13 +126,18 @@ def _lines(current: Phase, stop: Event) -> None:
 def _bar(current: Phase, stop: Event) -> None:
     if stop.wait(0.3):
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]}"))
+    columns = (_text("{task.description}"), BarColumn(), _text("{task.fields[left]}"))
     console = Console(stderr=True)
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bars:
         task = bars.add_task(printable(current.title), total=1.0, left="")
         _redraw(bars, task, current)
         while not stop.wait(0.2):
             _redraw(bars, task, current)
+
+
+def _text(form: str) -> TextColumn:
+    """Titles come from users and patches: nothing in them is markup."""
+    return TextColumn(form, markup=False)
 
 
 def _redraw(bars: Progress, task: TaskID, current: Phase) -> None:
@@ -241,7 +246,7 @@ def _board_lines(current: Board, stop: Event) -> None:
 
 
 def _board_rows(current: Board, stop: Event) -> None:
-    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[text]}"))
+    columns = (_text("{task.description}"), BarColumn(20), _text("{task.fields[text]}"))
     with Progress(*columns, console=Console(stderr=True)) as bars:
         tasks = [bars.add_task(printable(row.title), total=1.0, text="") for row in current.rows]
         while True:
