@@ -24,17 +24,17 @@ _REDUCED = re.compile(r"Context reduced to \((\d+)/(\d+)\) to apply fragment at 
 _FAILED = re.compile(r"error: patch failed: (.+):(\d+)")
 _FILE = re.compile(r"\+\+\+ (?:b/)?([^\t\n]+)")
 _HUNK = re.compile(r"@@ -(\d+)(?:,\d+)? \+\d+(?:,\d+)? @@")
-_RENAMED = re.compile(rb"^(?:rename|copy) from (.+)$", re.MULTILINE)
 
 
 def touched(patch: Patch) -> set[str]:
     """The paths that the patch names, old and new. Raises UsageError for one that
     leads out of a tree."""
+    names: set[str] = set()
     with tempfile.TemporaryDirectory() as empty:
-        listing = _git_apply(Path(empty), patch, "--numstat", "-z")
-    names = {field.split("\t")[-1] for field in listing.split("\0")} - {""}
-    # git lists only the new name of what it renames.
-    names |= {name.decode(errors="replace").strip() for name in _RENAMED.findall(patch.text)}
+        # git lists the new name of what it renames, so it is asked both ways.
+        for way in ((), ("--reverse",)):
+            listing = _git_apply(Path(empty), patch, "--numstat", "-z", *way)
+            names |= {field.split("\t")[-1] for field in listing.split("\0")} - {""}
     for name in names:
         if name.startswith("/") or ".." in Path(name).parts:
             raise UsageError(f"{patch.name} reaches out of the tree: {name}", "name another patch")
@@ -53,7 +53,7 @@ def apply(tree: Path, patch: Patch) -> list[str]:
         except _Refused as refusal:
             failures.append(refusal.output)
         else:
-            return [f"{patch.name}: {note}" for note in _notes(output)]
+            return list(_notes(output))
     raise _diagnosed(tree, patch, failures[0])
 
 
@@ -71,7 +71,7 @@ def _git_apply(tree: Path, patch: Patch, *options: str) -> str:
         file.flush()
         command = ["git", "apply", "--whitespace=nowarn", *options, "--", file.name]
         try:
-            return program.run(command, cwd=tree, env=env)
+            return program.run(command, cwd=tree, env=env, errors="surrogateescape")
         except ProgramFailed as failure:
             if "--numstat" in options:
                 raise _unreadable(patch, failure) from failure
@@ -104,13 +104,13 @@ def _notes(output: str) -> Iterator[str]:
 
 
 def _diagnosed(tree: Path, patch: Patch, output: str) -> UsageError:
+    if _is_applied(tree, patch):
+        return UsageError(f"{patch.name} is in this kernel already", "leave it out")
     failed = next((match for line in output.splitlines() if (match := _FAILED.match(line))), None)
-    if failed is None:
+    if failed is None or not (tree / failed[1]).is_file():
         reason = (_errors(output) or ["git refuses it"])[0]
         return UsageError(f"{patch.name} does not apply: {reason}", "name a patch for this kernel")
     name, line = failed[1], int(failed[2])
-    if _is_applied(tree, patch):
-        return UsageError(f"{patch.name} is in this kernel already ({name})", "leave it out")
     wanted = _preimage(patch, name, line)
     present = (tree / name).read_text(errors="replace").splitlines()
     at = _nearest(wanted, present, line - 1)

@@ -17,9 +17,12 @@ from harness.mail import Message
 # Where a diff begins, in a message or a file.
 _DIFF = re.compile(rb"^(?:diff --git \S|--- \S.*\n\+\+\+ \S)", re.MULTILINE)
 
-_TAG = re.compile(r"\[[^\]]*\bPATCH\b[^\]]*\]")
-_VERSION = re.compile(r"\bv(\d+)\b", re.IGNORECASE)
-_NUMBER = re.compile(r"\b(\d+)/(\d+)\]")
+# What stands in brackets before a subject: "[PATCH v2 1/3]", "[list] [RFC 2/5]",
+# "[PATCHv2]", "[patch 1/2 v3]".
+_TAGS = re.compile(r"(?:\[[^\]]*\]\s*)+")
+_IS_PATCH = re.compile(r"\b(?:patch|rfc)", re.IGNORECASE)
+_VERSION = re.compile(r"(?:\b|patch|rfc)v(\d+)\b", re.IGNORECASE)
+_NUMBER = re.compile(r"\b(\d+)/(\d+)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +35,20 @@ class Patch:
 
 @dataclass(frozen=True, slots=True)
 class _Posted:
-    """A message with a diff. ``number`` of ``total`` in its series; None for one that
-    is not numbered."""
+    """A message with a diff. ``tags`` are those of its subject; ``number`` of ``total`` in
+    its series; None for one that is not numbered."""
 
-    message: Message
+    name: str
     diff: bytes
+    tags: str
     version: int
     number: int | None
     total: int
 
     @property
-    def is_posted(self) -> bool:
-        """Whether it is a patch and not a reply with one."""
-        return bool(_TAG.match(self.message.subject))
+    def is_patch(self) -> bool:
+        """Whether it was posted as a patch, and not in a reply."""
+        return bool(_IS_PATCH.search(self.tags))
 
 
 def read(path: Path) -> list[Patch]:
@@ -52,22 +56,54 @@ def read(path: Path) -> list[Patch]:
     without any, and for a series of which one is missing."""
     if path.is_dir():
         return _directory(path)
-    posted = _chosen([each for message in mail.read(path) if (each := _posted(message))])
-    if not posted:
+    posted = _posted(path)
+    chosen = _latest(posted)
+    if not chosen:
         raise UsageError(f"{path.name} has no diff in it", "name a patch")
-    _check_complete(posted, path.name)
-    if len(posted) == 1:
-        return [Patch(path.name, posted[0].diff)]
-    return [Patch(_name(path.name, n, each), each.diff) for n, each in enumerate(posted, start=1)]
+    if len([each for each in posted if each.is_patch]) > 1:
+        _check_complete(chosen, path.name)
+    if len(chosen) == 1:
+        return [Patch(path.name, chosen[0].diff)]
+    return [
+        Patch(f"{path.name} ({number}{f': {each.name}' if each.name else ''})", each.diff)
+        for number, each in enumerate(chosen, start=1)
+    ]
 
 
 def _directory(path: Path) -> list[Patch]:
-    files = sorted(path.glob("*.patch"))
-    found = [(file, each) for file in files for each in mail.read(file)]
-    patches = [Patch(file.name, diff) for file, each in found if (diff := _diff(each))]
-    if not patches:
+    """Those of ``*.patch``, by name: git numbers them."""
+    found = [(file, each) for file in sorted(path.glob("*.patch")) for each in _posted(file)]
+    if not found:
         raise UsageError(f"{path} has no *.patch file with a diff in it", "name another directory")
-    return patches
+    versions = sorted({each.version for _, each in found})
+    if len(versions) > 1:
+        listed = " and ".join(f"v{version}" for version in versions)
+        raise UsageError(f"{path} has patches of {listed}", "keep those of one version there")
+    return [Patch(file.name, each.diff) for file, each in found]
+
+
+def _posted(path: Path) -> list[_Posted]:
+    """The messages with a diff. A cover letter, number 0, may have one that is not to be
+    applied: what changed since the version before."""
+    found = (_parsed(message) for message in mail.read(path))
+    return [each for each in found if each and each.number != 0]
+
+
+def _parsed(message: Message) -> _Posted | None:
+    diff = _diff(message)
+    if not diff:
+        return None
+    tags = match[0] if (match := _TAGS.match(message.subject)) else ""
+    version = _VERSION.search(tags)
+    number = _NUMBER.search(tags)
+    return _Posted(
+        message.subject.removeprefix(tags).strip(),
+        diff,
+        tags,
+        int(version[1]) if version else 1,
+        int(number[1]) if number else None,
+        int(number[2]) if number else 1,
+    )
 
 
 def _diff(message: Message) -> bytes:
@@ -78,46 +114,26 @@ def _diff(message: Message) -> bytes:
     return b""
 
 
-def _posted(message: Message) -> _Posted | None:
-    diff = _diff(message)
-    if not diff:
-        return None
-    tag = match[0] if (match := _TAG.match(message.subject)) else ""
-    version = _VERSION.search(tag)
-    number = _NUMBER.search(tag)
-    return _Posted(
-        message,
-        diff,
-        int(version[1]) if version else 1,
-        int(number[1]) if number else None,
-        int(number[2]) if number else 1,
-    )
-
-
-def _chosen(posted: list[_Posted]) -> list[_Posted]:
-    """Of what was posted as a patch the last version, in order; all that there is
-    where subjects do not tell."""
-    tagged = [each for each in posted if each.is_posted]
-    if not tagged:
+def _latest(posted: list[_Posted]) -> list[_Posted]:
+    """Of what was posted as patches the last version, in order; all that there is
+    where no subject says so."""
+    patches = [each for each in posted if each.is_patch]
+    if not patches:
         return posted
-    latest = max(each.version for each in tagged)
-    chosen = [each for each in tagged if each.version == latest]
+    latest = max(each.version for each in patches)
+    chosen = [each for each in patches if each.version == latest]
     return sorted(chosen, key=lambda each: each.number or 0)
 
 
-def _check_complete(posted: list[_Posted], name: str) -> None:
-    numbers = [each.number for each in posted if each.number]
-    missing = set(range(1, max((each.total for each in posted), default=1) + 1)) - set(numbers)
-    if len(numbers) > 1 and missing:
+def _check_complete(chosen: list[_Posted], name: str) -> None:
+    numbers = [each.number for each in chosen if each.number]
+    missing = set(range(1, max(each.total for each in chosen) + 1)) - set(numbers)
+    if numbers and missing:
         listed = ", ".join(str(number) for number in sorted(missing))
+        version = f"v{chosen[0].version}, " if chosen[0].version > 1 else ""
         raise UsageError(
-            f"{name} has {len(numbers)} patches of a series of {posted[0].total}: {listed} missing",
+            f"{name} lacks patches of its series ({version}{chosen[0].total} in all): {listed}",
             "name the whole series, or single patches in a directory",
         )
     if len(numbers) != len(set(numbers)):
         raise UsageError(f"{name} has several patches of one number", "keep one version of each")
-
-
-def _name(file: str, number: int, posted: _Posted) -> str:
-    title = _TAG.sub("", posted.message.subject).strip()
-    return f"{file} ({number}: {title})" if title else f"{file} ({number})"

@@ -89,16 +89,20 @@ def _bring(root: Path, wanted: Manifest, source: Source) -> None:
     record.unlink(missing_ok=True)
     tree.mkdir(exist_ok=True)
     different = [name for name, key in wanted.items() if present.get(name) != key]
-    for name in {*(present.keys() - wanted.keys()), *(set(different) & present.keys())}:
-        _remove(tree / name)
+    for name in sorted({*(present.keys() - wanted.keys()), *(set(different) & present.keys())}):
+        _remove(tree, name)
     source.put(different, tree)
     if source.now() != source.identity:
         raise HostError(f"{source.label} was changed while it was read", "run again")
     _write(record, wanted)
 
 
-def _remove(path: Path) -> None:
-    """A directory stands where a patch or a revision made one of a file."""
+def _remove(tree: Path, name: str) -> None:
+    """A directory stands where a patch or a revision made one of a file; below a link
+    that a patch made of a directory there is nothing of ours."""
+    path = tree / name
+    if any((tree / parent).is_symlink() for parent in Path(name).parents):
+        return
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
@@ -106,10 +110,10 @@ def _remove(path: Path) -> None:
 
 def _read(record: Path) -> Manifest:
     try:
-        present: Manifest = json.loads(record.read_text())
+        present = json.loads(record.read_text())
     except (OSError, ValueError):
         return {}
-    return present
+    return present if isinstance(present, dict) else {}
 
 
 def _write(record: Path, manifest: Manifest) -> None:
@@ -126,5 +130,9 @@ def _apply_all(
         return touched, ()
     # Recorded before they change, so that the next run puts them back.
     _write(root / "manifest.json", manifest | dict.fromkeys(touched, PATCHED))
-    notes = [note for patch in patches for note in patching.apply(root / "source", patch)]
+    notes = [
+        f"patch {number}, {note}"
+        for number, patch in enumerate(patches, start=1)
+        for note in patching.apply(root / "source", patch)
+    ]
     return touched, tuple(notes)

@@ -3,7 +3,10 @@
 the real ones take minutes and are built by the guest tests."""
 
 import contextlib
+import os
+import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,16 @@ from hypothesis import strategies as st
 
 from harness.errors import BuildError, HostError, ToolMissing, UsageError
 from harness.host import paths, tools
-from harness.kernel import build, config, debian_source, series, spec, tree_source, worktree
+from harness.kernel import (
+    build,
+    config,
+    debian_source,
+    series,
+    spec,
+    toolchain,
+    tree_source,
+    worktree,
+)
 from harness.kernel.source import Source
 from harness.kernel.worktree import Worktree
 from tests import fake_linux
@@ -305,6 +317,137 @@ def test_objects_do_not_outlive_an_interrupted_copy(tree: Path) -> None:
     record.write_text("{}")
     with opened(resolved) as work:
         assert not (work.objects / "old.o").exists()
+
+
+LINK = """\
+diff --git a/drivers/iommu/iommu.c b/drivers/iommu/iommu.c
+deleted file mode 100644
+--- a/drivers/iommu/iommu.c
++++ /dev/null
+@@ -1 +0,0 @@
+-int one;
+diff --git a/drivers/iommu/more.c b/drivers/iommu/more.c
+deleted file mode 100644
+--- a/drivers/iommu/more.c
++++ /dev/null
+@@ -1 +0,0 @@
+-more
+diff --git a/drivers/iommu b/drivers/iommu
+new file mode 120000
+--- /dev/null
++++ b/drivers/iommu
+@@ -0,0 +1 @@
++{}
+\\ No newline at end of file
+"""
+
+
+@pytest.mark.usefixtures("no_fragments")
+def test_a_link_that_a_patch_makes_leads_nowhere(tree: Path, tmp_path: Path) -> None:
+    """A directory that a patch replaces by a link is put back without following it."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (tree / "drivers/iommu/more.c").write_text("more\n")
+    (victim / "iommu.c").write_text("mine")
+    (victim / "more.c").write_text("mine")
+    patch = tmp_path / "link.patch"
+    patch.write_text(LINK.format(victim))
+    resolved = tree_source.source_of(str(tree))
+    for _ in range(3):
+        with opened(resolved, patch) as work:
+            assert (work.source / "drivers/iommu").is_symlink()
+        with opened(resolved) as work:
+            assert (work.source / "drivers/iommu/more.c").read_text() == "more\n"
+        assert sorted(path.read_text() for path in victim.iterdir()) == ["mine", "mine"]
+
+
+@pytest.mark.usefixtures("no_fragments")
+def test_a_link_out_of_the_tree_is_what_it_names(tree: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.c"
+    outside.write_text("int out;\n")
+    (tree / "drivers/iommu/iommu.c").unlink()
+    (tree / "drivers/iommu/iommu.c").symlink_to(outside)
+    (tree / "nowhere").symlink_to("/nowhere")
+    (tree / "within").symlink_to("Makefile")
+    assert built(tree) == "int out;\n"
+    outside.write_text("int our;\n")
+    assert built(tree) == "int our;\n"
+    assert {"within"} == tree_source.source_of(str(tree)).manifest().keys() & {"within", "nowhere"}
+
+
+@pytest.mark.usefixtures("no_fragments")
+def test_what_is_no_file_is_no_source(tree: Path) -> None:
+    os.mkfifo(tree / "pipe")
+    (tree / os.fsdecode(b"caf\xe9.c")).write_text("")
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listening:
+        with contextlib.chdir(tree):
+            listening.bind("monitor")
+        assert built(tree) == "int one;\n"
+    manifest = tree_source.source_of(str(tree)).manifest()
+    assert manifest.keys() - set(fake_linux.NAMES) == {os.fsdecode(b"caf\xe9.c")}
+
+
+@pytest.mark.usefixtures("no_fragments")
+def test_a_time_put_back_hides_no_change(tree: Path) -> None:
+    assert built(tree) == "int one;\n"
+    file = tree / "drivers/iommu/iommu.c"
+    before = file.stat()
+    file.write_text("int two;\n")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert built(tree) == "int two;\n"
+
+
+def test_a_repository_within_is_part_of_a_tree(tree: Path) -> None:
+    for place in (tree, tree / "drivers/mine"):
+        place.mkdir(exist_ok=True)
+        subprocess.run(["git", "init", "-q", str(place)], check=True)
+    (tree / "drivers/mine/mine.c").write_text("")
+    names = tree_source.source_of(str(tree)).manifest().keys()
+    assert "drivers/mine/mine.c" in names
+    assert not any("/.git/" in name for name in names)
+
+
+@pytest.mark.usefixtures("no_fragments")
+def test_a_script_that_kconfig_runs_is_its_input(tree: Path) -> None:
+    """The same work tree must give what a fresh one gives."""
+    makefile = (tree / "Makefile").read_text()
+    rule = 'allnoconfig:\n\techo "CONFIG_LD=$$(cat scripts/ld)" > $(O)/.config\n\t# '
+    (tree / "Makefile").write_text(makefile.replace("allnoconfig:\n\t", rule))
+    (tree / "scripts").mkdir()
+    for number in ("1", "2"):
+        (tree / "scripts/ld").write_text(number)
+        kernel = build.build(spec.parse(f"tree:{tree}"))
+        assert kernel.config.read_text() == f"CONFIG_LD={number}\n"
+
+
+def test_the_key_knows_compiler_and_variant(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "fragments", lambda names: [tree / f"{name}.x" for name in names])
+    (tree / "kasan.x").write_text("CONFIG_K=y\n")
+    plain = spec.parse(f"tree:{tree}")
+    keys = {build.build(plain).key, build.build(replace(plain, variants=("kasan",))).key}
+    other = replace(toolchain.GCC, variables=(*toolchain.GCC.variables, "X=1"))
+    keys.add(build.build(replace(plain, toolchain=other)).key)
+    assert len(keys) == 3
+
+
+@pytest.mark.usefixtures("no_fragments")
+def test_one_that_fails_does_not_stop_the_others(
+    tree: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    broken = fake_linux.write(tmp_path / "broken")
+    (broken / "drivers/iommu/iommu.c").write_text("#error no\n")
+    wheres = [f"tree:{broken}", "tree:~nosuch/x", "git:/x@y", f"tree:{tree}"]
+    outcomes = build.build_all([spec.parse(where) for where in wheres])
+    assert [type(each.error) for each in outcomes[:3]] == [BuildError, UsageError, UsageError]
+    assert outcomes[3].kernel
+    assert outcomes[3].kernel.image.read_text() == "int one;\n"
+    assert "[[" not in capfd.readouterr().err
+
+
+def test_an_entry_of_another_format_is_not_listed(private_cache: Path) -> None:
+    (private_cache / "kernel/old").mkdir(parents=True)
+    (private_cache / "kernel/old/kernel.json").write_text("{}")
+    assert build.built() == []
 
 
 @pytest.mark.usefixtures("no_fragments")

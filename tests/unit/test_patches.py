@@ -2,6 +2,7 @@
 """What --patch takes, and how patches are applied."""
 
 import contextlib
+import re
 import tempfile
 from email.message import EmailMessage
 from pathlib import Path
@@ -85,10 +86,51 @@ def test_of_several_versions_the_last_is_taken(tmp_path: Path) -> None:
     assert b"+3\n" in patch.text
 
 
-def test_a_series_with_a_gap_is_refused(tmp_path: Path) -> None:
-    path = mbox(tmp_path / "t.mbox", ("[PATCH 1/3] x", another(1)), ("[PATCH 3/3] x", another(3)))
-    with pytest.raises(UsageError, match="series of 3: 2 missing"):
-        series.read(path)
+@pytest.mark.parametrize(
+    ("subjects", "lacking"),
+    [
+        (["[PATCH 1/3] x", "[PATCH 3/3] x"], r"\(3 in all\): 2"),
+        (
+            ["[PATCH 1/3] x", "[PATCH 2/3] x", "[PATCH 3/3] x", "[PATCH v2 2/3] x"],
+            r"\(v2, 3 in all\): 1, 3",
+        ),
+    ],
+)
+def test_a_series_with_a_gap_is_refused(tmp_path: Path, subjects: list[str], lacking: str) -> None:
+    mails = [(subject, another(number)) for number, subject in enumerate(subjects)]
+    with pytest.raises(UsageError, match=f"lacks patches of its series {lacking}"):
+        series.read(mbox(tmp_path / "t.mbox", *mails))
+
+
+@pytest.mark.parametrize(
+    ("second", "first", "reply"),
+    [
+        ("[PATCHv2 2/2] b", "[PATCHv2 1/2] a", "Re: [PATCHv2 1/2] a"),
+        ("[patch V2 2/2] b", "[patch V2 1/2] a", "RE: [patch V2 1/2] a"),
+        ("[RFC 2/2] b", "[RFC 1/2] a", "Re: [RFC 1/2] a"),
+        ("[list] [PATCH 2/2] b", "[list] [PATCH 1/2] a", "Re: [list] [PATCH 1/2] a"),
+        ("[PATCH 2/2 v3] b", "[PATCH 1/2 v3] a", "AW: [PATCH 1/2 v3] a"),
+        ("[PATCH RFC net-next v4 02/02] b", "[PATCH RFC net-next v4 01/02] a", "Re: x"),
+    ],
+)
+def test_subjects_as_people_write_them(tmp_path: Path, second: str, first: str, reply: str) -> None:
+    mails = [(second, another(2)), (reply, another(9)), (first, another(1)), ("[PATCH] z", "no")]
+    patches = series.read(mbox(tmp_path / "t.mbox", *mails))
+    assert [re.findall(rb"^\+(\d)$", patch.text, re.MULTILINE) for patch in patches] == [
+        [b"1"],
+        [b"2"],
+    ]
+
+
+def test_the_diff_of_a_cover_letter_is_not_of_the_series(tmp_path: Path) -> None:
+    """git format-patch --interdiff puts what changed since the last version there."""
+    cover = mail("[PATCH v2 0/1] x", another(0))
+    (tmp_path / "v2-0000-cover-letter.patch").write_bytes(cover)
+    (tmp_path / "v2-0001-x.patch").write_bytes(mail("[PATCH v2 1/1] x", another(1)))
+    assert [patch.name for patch in series.read(tmp_path)] == ["v2-0001-x.patch"]
+    (tmp_path / "0001-x.patch").write_bytes(mail("[PATCH 1/1] x", another(1)))
+    with pytest.raises(UsageError, match="has patches of v1 and v2"):
+        series.read(tmp_path)
 
 
 def test_a_diff_in_a_reply_is_taken_when_there_is_no_other(tmp_path: Path) -> None:
@@ -142,7 +184,7 @@ def test_a_patch_that_fits_leaves_no_note(tree: Path) -> None:
 def test_an_offset_is_told(tree: Path) -> None:
     (tree / "file.c").write_text("0\n" * 7 + "\n".join(LINES) + "\n")
     (note,) = patching.apply(tree, Patch("x", DIFF.encode()))
-    assert note == "x: file.c, hunk 1, moved +7 lines to 9"
+    assert note == "file.c, hunk 1, moved +7 lines to 9"
 
 
 LONG = """\
@@ -162,7 +204,7 @@ LONG = """\
 def test_fuzz_is_told(tree: Path) -> None:
     notes = patching.apply(tree, Patch("x", LONG.encode()))
     fuzz = "file.c, line 1: applied with fuzz, only 2 lines before and 2 after are as in the patch"
-    assert f"x: {fuzz}" in notes
+    assert fuzz in notes
     assert "NEW" in (tree / "file.c").read_text()
 
 
@@ -182,6 +224,27 @@ def test_a_patch_that_is_applied_already(tree: Path) -> None:
     patching.apply(tree, Patch("x", DIFF.encode()))
     with pytest.raises(UsageError, match="x is in this kernel already"):
         patching.apply(tree, Patch("x", DIFF.encode()))
+
+
+RENAMES = [
+    "rename from file.c\nrename to other.c\n",
+    "rename old file.c\nrename new other.c\n",
+]
+
+
+@pytest.mark.parametrize("lines", RENAMES)
+def test_both_names_of_what_is_renamed_are_touched(lines: str) -> None:
+    text = f"diff --git a/file.c b/other.c\nsimilarity index 100%\n{lines}"
+    assert patching.touched(Patch("x", text.encode())) == {"file.c", "other.c"}
+
+
+def test_a_name_in_quotes_is_that_of_the_file() -> None:
+    name = r'"a/\303\244.c"'
+    text = (
+        f'diff --git {name} "b/\\303\\244.c"\ndeleted file mode 100644\n'
+        f"--- {name}\n+++ /dev/null\n@@ -1 +0,0 @@\n-x\n"
+    )
+    assert patching.touched(Patch("x", text.encode())) == {"ä.c"}
 
 
 def test_all_of_a_patch_or_nothing(tree: Path) -> None:
