@@ -8,13 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from harness.cli import options, output
-from harness.errors import UsageError
+from harness.errors import HarnessError, UsageError
 from harness.host import rundir
 from harness.kernel import build
 from harness.kernel.artifact import Kernel
 from harness.kernel.build import Outcome
 from harness.repro import replay, show
-from harness.repro.replay import Request, Result
+from harness.repro.replay import Attempt, Request, Result
 
 
 def repro(
@@ -62,28 +62,32 @@ def repro(
     rows = []
     for number, outcome in enumerate(build.build_all(specs), start=1):
         below = rundir.create("", directory / f"{number}-{rundir.word(str(outcome.spec))}")
-        rows.append((outcome, _replay_one(asked, outcome, below, limit, quiet=as_json)))
+        rows.append(_attempt(asked, outcome, below, limit, quiet=as_json))
     if as_json:
-        records = [_record(outcome, result) for outcome, result in rows]
+        records = [_record(row) for row in rows]
         output.print_json({"run_dir": str(directory), "runs": records})
     else:
         output.say(show.table(rows, asked.machine.iommu.driver))
-    raise typer.Exit(replay.exit_code([result for _, result in rows]))
+    raise typer.Exit(max(row.exit_code for row in rows))
 
 
-def _record(outcome: Outcome, result: Result | None) -> dict[str, Any]:
-    if result:
-        return {"spec": str(outcome.spec), **replay.record(result)}
-    assert outcome.error
-    return {"spec": str(outcome.spec), "error": output.error_record(outcome.error)}
+def _record(row: Attempt) -> dict[str, Any]:
+    if row.result:
+        return {"spec": str(row.spec), **replay.record(row.result)}
+    assert row.error
+    return {"spec": str(row.spec), "error": output.error_record(row.error)}
 
 
-def _replay_one(
+def _attempt(
     asked: Request, outcome: Outcome, directory: Path, limit: float | None, *, quiet: bool
-) -> Result | None:
+) -> Attempt:
     if outcome.kernel is None:
-        return None
-    return _replay(asked, outcome.kernel, directory, limit, quiet=quiet)
+        return Attempt(outcome.spec, None, outcome.error)
+    try:
+        result = _replay(asked, outcome.kernel, directory, limit, quiet=quiet)
+    except HarnessError as error:
+        return Attempt(outcome.spec, None, error)
+    return Attempt(outcome.spec, result, None)
 
 
 def _replay(

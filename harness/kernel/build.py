@@ -4,9 +4,10 @@
 import contextlib
 import re
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from harness.errors import BuildError, HarnessError, HostError, ProgramFailed, UsageError
 from harness.host import cache, debian, paths, program, progress
@@ -28,6 +29,8 @@ from harness.kernel.series import Patch
 from harness.kernel.source import Source
 from harness.kernel.spec import KernelSpec
 from harness.kernel.worktree import Worktree
+
+T = TypeVar("T")
 
 # Part of every key: raise it when the steps below make something else.
 _RECIPE = "2"
@@ -78,9 +81,10 @@ class _Job:
     def key(self) -> str:
         options = (f"{option.line} {option.optional}" for option in self.options)
         modules = cache.digest_files(self.guest_modules)
+        toolchain = "\n".join((self.compiler, *self.spec.toolchain.variables))
         patches = (patch.text for patch in self.patches)
         return cache.digest(
-            _RECIPE, self.source.identity, self.compiler, "\n".join(options), modules, *patches
+            _RECIPE, self.source.identity, toolchain, "\n".join(options), modules, *patches
         )
 
 
@@ -92,11 +96,16 @@ def build(spec: KernelSpec) -> Kernel:
     """
     if spec.kind == "prebuilt":
         return prebuilt.kernel(spec.where)
+    return _with_job(spec, _built)
+
+
+def _with_job(spec: KernelSpec, work: Callable[[_Job], T]) -> T:
+    """The work done for the job; once more where Debian has moved on meanwhile."""
     try:
-        return _built(_job(spec))
+        return work(_job(spec))
     except debian.Moved as moved:
         progress.say(f"{moved.message}; taking that")
-        return _built(_job(spec))
+        return work(_job(spec))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +139,8 @@ def _outcome(spec: KernelSpec) -> Outcome:
         return Outcome(spec, build(spec), None)
     except HarnessError as error:
         return Outcome(spec, None, error)
+    except OSError as error:
+        return Outcome(spec, None, HostError(str(error)))
 
 
 def configuration(spec: KernelSpec) -> list[kconfig.Line]:
@@ -137,10 +148,16 @@ def configuration(spec: KernelSpec) -> list[kconfig.Line]:
     compiled. Raises UsageError as ``build`` does."""
     if spec.kind == "prebuilt":
         raise UsageError("a prebuilt kernel has no fragments", "read its config file")
-    job = _job(spec)
+    return _with_job(spec, _origins)
+
+
+def _origins(job: _Job) -> list[kconfig.Line]:
     _check_host()
-    with _opened(job) as tree, cache.scratch() as scratch, (scratch / "log").open("wb") as log:
-        kbuild = Kbuild(tree, spec.toolchain, log)
+    with (
+        _opened(job) as tree,
+        cache.scratch() as scratch,
+        _making(job, tree, scratch / "log") as kbuild,
+    ):
         _configure(job, kbuild)
         return kconfig.origins(kbuild, job.options)
 
@@ -157,13 +174,19 @@ def _job(spec: KernelSpec) -> _Job:
 
 def _built(job: _Job) -> Kernel:
     title = f"kernel {job.label}"
-    return artifact.load(cache.entry("kernel", job.key, title, lambda into: _build(job, into)))
+    entry = cache.entry("kernel", job.key, title, lambda into: _build(job, into))
+    # Another name for the same content may have built it.
+    return replace(artifact.load(entry), label=job.label)
 
 
 def built() -> list[Kernel]:
     """The kernels in the cache."""
-    entries = (paths.cache() / "kernel").glob("*/kernel.json")
-    return sorted((artifact.load(path.parent) for path in entries), key=lambda k: k.label)
+    kernels = []
+    for path in (paths.cache() / "kernel").glob("*/kernel.json"):
+        # What is damaged or of an older format is made again when it is used.
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            kernels.append(artifact.load(path.parent))
+    return sorted(kernels, key=lambda kernel: kernel.label)
 
 
 def _check_host() -> None:
@@ -183,14 +206,10 @@ def _opened(job: _Job) -> contextlib.AbstractContextManager[Worktree]:
 def _build(job: _Job, into: Path) -> None:
     _check_host()
     cache.require_space(3, f"building {job.label}")
-    log_path = into / "build.log"
     _store_patches(job.patches, into / "patches")
-    with _opened(job) as tree, log_path.open("wb") as log:
-        try:
-            release = _compile(job, Kbuild(tree, job.spec.toolchain, log), into)
-        except ProgramFailed as failure:
-            log.flush()
-            raise _first_error(job, log_path, tree.source, failure) from failure
+    with _opened(job) as tree:
+        with _making(job, tree, into / "build.log") as kbuild:
+            release = _compile(job, kbuild, into)
         notes = tree.notes
     artifact.write(
         Kernel(
@@ -202,6 +221,17 @@ def _build(job: _Job, into: Path) -> None:
             directory=into,
         )
     )
+
+
+@contextlib.contextmanager
+def _making(job: _Job, tree: Worktree, path: Path) -> Iterator[Kbuild]:
+    """kbuild, with its words in ``path``; its failure is told by the first error."""
+    with path.open("wb") as log:
+        try:
+            yield Kbuild(tree, job.spec.toolchain, log)
+        except ProgramFailed as failure:
+            log.flush()
+            raise _first_error(job, path, tree.source, failure) from failure
 
 
 def _store_patches(patches: Sequence[Patch], directory: Path) -> None:
@@ -240,12 +270,21 @@ def _configure(job: _Job, kbuild: Kbuild) -> None:
 
 
 def _config_key(job: _Job, tree: Worktree) -> str:
-    """Of Kconfig's inputs: the options, the Kconfig files and the default configs."""
+    """Of Kconfig's inputs: the options, the compiler and what it reads of the source."""
     parts = [job.compiler, *(f"{option.line} {option.optional}" for option in job.options)]
     for name, key in sorted(tree.manifest.items()):
-        if "Kconfig" in name or name.endswith(".config") or name.startswith("scripts/kconfig/"):
+        if _shapes_configuration(name):
             parts += [name, key if key != worktree.PATCHED else _patched(tree.source / name)]
     return cache.digest(*parts)
+
+
+def _shapes_configuration(name: str) -> bool:
+    """Kconfig's files, the programs that they run, and the flags that these are told."""
+    return (
+        "Kconfig" in name
+        or name.startswith("scripts/")
+        or name in ("Makefile", "arch/arm64/Makefile")
+    )
 
 
 def _patched(path: Path) -> str:

@@ -7,7 +7,7 @@ before it is followed, so that neither memory nor time depends on what they clai
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from harness.errors import UsageError
 
 _MAX_BYTES = 2 << 30  # a vmlinux with debug information has half of it
 _MAX_SECTIONS = 4096
+_MAX_NAME = 512  # KSYM_NAME_LEN
+_MAX_TABLES = 1 << 20  # bytes of tables of struct of_device_id
 
 _AARCH64 = 183
 _NOBITS = "SHT_NOBITS"
@@ -126,6 +128,7 @@ def _sections(path: Path, data: memoryview) -> Iterator[_Section]:
         end = header["e_shoff"] + count * header["e_shentsize"]
         if not 0 < count <= _MAX_SECTIONS or end > len(data):
             raise ValueError(f"{count} section headers do not fit into {len(data)} bytes")
+        _check_names(data, header)
         for number in range(count):
             section = elf.get_section(number)
             start, size = section["sh_offset"], section["sh_size"]
@@ -138,6 +141,14 @@ def _sections(path: Path, data: memoryview) -> Iterator[_Section]:
             )
 
 
+def _check_names(data: memoryview, header: Mapping[str, int]) -> None:
+    """Every section has a name in here, which is read up to its end."""
+    place = header["e_shoff"] + header["e_shstrndx"] * header["e_shentsize"]
+    start, size = struct.unpack_from("<QQ", data, place + 24)  # sh_offset, sh_size
+    if any(len(name) > _MAX_NAME for name in bytes(data[start : start + size]).split(b"\0")):
+        raise ValueError("a section's name has no end")
+
+
 def _symbols(sections: list[_Section]) -> Iterator[_Symbol]:
     table = next((section for section in sections if section.name == ".symtab"), None)
     if table is None:
@@ -145,7 +156,7 @@ def _symbols(sections: list[_Section]) -> Iterator[_Symbol]:
     names = bytes(sections[table.link].data)
     whole = len(table.data) - len(table.data) % _SYMBOL.size
     for name, info, _, section, value, size in _SYMBOL.iter_unpack(table.data[:whole]):
-        end = names.index(b"\0", name)
+        end = names.index(b"\0", name, name + _MAX_NAME)
         text = names[name:end].decode(errors="replace")
         yield _Symbol(text, info >> 4, info & 15, section, value, size)
 
@@ -182,11 +193,14 @@ def _exports(sections: list[_Section], symbols: list[_Symbol]) -> Iterator[tuple
 def _compatibles(sections: list[_Section], symbols: list[_Symbol]) -> Iterator[str]:
     """The compatible strings of every table of struct of_device_id: an object whose
     entries all have one, up to an empty last."""
-    for symbol in symbols:
-        if symbol.kind != _OBJECT or symbol.size < 2 * _OF_ID_SIZE or symbol.size % _OF_ID_SIZE:
+    places = {(each.section, each.value): each for each in symbols if each.kind == _OBJECT}
+    left = _MAX_TABLES
+    for symbol in places.values():
+        if symbol.size < 2 * _OF_ID_SIZE or symbol.size % _OF_ID_SIZE or symbol.size > left:
             continue
         if symbol.section >= len(sections):
             continue
+        left -= symbol.size
         data = bytes(sections[symbol.section].data[symbol.value : symbol.value + symbol.size])
         entries = [data[at : at + _OF_ID_SIZE] for at in range(0, len(data), _OF_ID_SIZE)]
         names = [entry[_OF_COMPATIBLE].rstrip(b"\0") for entry in entries]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import HostError, ProgramFailed, UsageError
-from harness.host import cache, program
+from harness.host import cache, paths, program
 from harness.host.contents import Manifest
 from harness.kernel import source
 from harness.kernel.source import Source
@@ -39,14 +39,19 @@ def source_of(where: str) -> Source:
 
 def _split(where: str) -> tuple[Path, str]:
     """Both a directory and a revision may have "@" in them: the first one that has a
-    directory before it parts them."""
-    for number, character in enumerate(where):
-        directory = Path(where[:number]).expanduser()
-        if character == "@" and where[:number] and directory.is_dir() and where[number + 1 :]:
-            return directory.absolute(), where[number + 1 :]
-    raise UsageError(
-        f"git:{where} names no directory and revision", "write git:DIR@REV, say git:.@v6.12"
-    )
+    repository before it parts them, else the first with a directory."""
+    parts = [(where[:at], where[at + 1 :]) for at, each in enumerate(where) if each == "@"]
+    places = [(paths.given(a), b) for a, b in parts if a and b and paths.given(a).is_dir()]
+    if not places:
+        raise UsageError(
+            f"git:{where} names no directory and revision", "write git:DIR@REV, say git:.@v6.12"
+        )
+    tops = [place for place in places if (place[0] / ".git").exists() or _is_bare(place[0])]
+    return (tops or places)[0]
+
+
+def _is_bare(directory: Path) -> bool:
+    return (directory / "HEAD").is_file() and (directory / "objects").is_dir()
 
 
 def _commit(repository: Path, revision: str) -> str:
@@ -104,17 +109,25 @@ def _manifest(repository: Path, revision: str, tree: str) -> Manifest:
 
 
 def _put(repository: Path, revision: str, tree: str, names: Sequence[str], into: Path) -> None:
-    """Through an index of our own, and without the line ends that the user's
-    configuration would make: the files are what their keys say."""
+    """Through a repository of our own that borrows the objects: no hook, filter or line
+    end of the user's is in the way, and the files are what their keys say."""
     with cache.scratch() as scratch:
-        index = str(scratch / "index")
+        ours = scratch / "git"
         wanted = scratch / "names"
-        wanted.write_text("".join(f"{name}\0" for name in names))
-        plain = ["-c", "core.autocrlf=false", "-c", "core.attributesFile=/dev/null"]
+        wanted.write_bytes(
+            b"".join(name.encode(errors="surrogateescape") + b"\0" for name in names)
+        )
+        objects = _git(repository, "rev-parse", "--path-format=absolute", "--git-path", "objects")
+        form = _git(repository, "rev-parse", "--show-object-format")
+        program.run(["git", "init", "-q", "--bare", f"--object-format={form}", str(ours)])
+        (ours / "objects/info/alternates").write_text(f"{objects}\n")
+        (ours / "info/attributes").write_text(
+            "* -text -eol -filter -ident !working-tree-encoding\n"
+        )
         try:
-            _git(repository, "read-tree", tree, index=index)
+            _git(ours, "read-tree", tree)
             out = [f"--work-tree={into}", "checkout-index", "--force", "-z", "--stdin"]
-            _git(repository, *plain, *out, stdin=wanted, index=index)
+            _git(ours, *out, stdin=wanted)
         except ProgramFailed as failure:
             raise _unreadable(repository, revision, failure) from failure
 
@@ -128,14 +141,16 @@ def _unreadable(repository: Path, revision: str, failure: ProgramFailed) -> Host
     )
 
 
-def _git(repository: Path, *words: str, stdin: Path | None = None, index: str = "") -> str:
+def _git(repository: Path, *words: str, stdin: Path | None = None) -> str:
     env = program.environment(
         GIT_OPTIONAL_LOCKS="0",
+        GIT_NO_REPLACE_OBJECTS="1",
         # A partial clone would fetch what it lacks, from anywhere.
         GIT_NO_LAZY_FETCH="1",
         GIT_ALLOW_PROTOCOL="none",
-        **({"GIT_INDEX_FILE": index} if index else {}),
     )
-    safe = ["-c", f"safe.directory={repository}", "-c", "core.fsmonitor=false"]
-    command = ["git", *safe, "-C", str(repository), *words]
-    return program.run(command, env=env, stdin=stdin).strip("\n")
+    settings = [f"safe.directory={repository}", "core.fsmonitor=false", "core.hooksPath=/dev/null"]
+    options = [word for setting in settings for word in ("-c", setting)]
+    command = ["git", *options, "-C", str(repository), *words]
+    output = program.run(command, env=env, stdin=stdin, apart=True, errors="surrogateescape")
+    return output.strip("\n")

@@ -35,7 +35,8 @@ class Kbuild:
             if phase and _MADE.match(line):
                 phase.step()
 
-        command = ["make", "-C", str(self.tree.source), f"O={self.tree.objects}"]
+        source, objects = self.tree.source, self.tree.objects
+        command = ["make", "--no-print-directory", "-C", str(source), f"O={objects}"]
         command += [f"-j{os.cpu_count() or 1}", "ARCH=arm64", *self.toolchain.variables]
         command += [f"CC={self._compiler}", *goals]
         env = self._environment() | (environment or {})

@@ -5,11 +5,13 @@ What it says about a symbol is what menuconfig's search shows; kconfigs/explain.
 prints it, linked with the Kconfig code of the very tree.
 """
 
+import operator
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.errors import UsageError
 from harness.host import paths, program
@@ -27,6 +29,14 @@ _SELECTED = re.compile(r"^(?:Selected|Implied) by \[([ym])\]:\n((?:  - .+\n?)+)"
 _TOKEN = re.compile(r"\s*(&&|\|\||!=|<=|>=|[!()=<>]|[^\s&|!()=<>\[]+)(?: \[=([^\]]*)\])?")
 
 _TRISTATE = {"n": 0, "m": 1, "y": 2}
+_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    ">": operator.gt,
+    "<=": operator.le,
+    ">=": operator.ge,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +67,15 @@ def configure(kbuild: Kbuild, options: Sequence[Option]) -> None:
     missing = config.lost(wanted, dotconfig)
     if not missing:
         return
-    option = missing[0]
-    got = config.values(dotconfig).get(option.name, "n")
-    others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-    why = "this kernel has no such option"
-    if option.name in known:
-        why = reason(option, explained(kbuild, [option.name])[option.name])
-    raise UsageError(
-        f"{option.where}: {option.line} became {got!r}{others}: {why}",
-        "change the fragment or the kernel",
-    )
+    result = config.values(dotconfig)
+    symbols = explained(kbuild, [option.name for option in missing if option.name in known])
+    first, *others = [
+        f"{option.where}: {option.line} became {result.get(option.name, 'n')!r}: "
+        f"{reason(option, symbols.get(option.name))}"
+        for option in missing
+    ]
+    more = f" (and {len(others)} more)" if others else ""
+    raise UsageError(f"{first}{more}", "change the fragment or the kernel", "\n".join(others))
 
 
 def _known(source: Path) -> set[str]:
@@ -79,13 +88,16 @@ def _known(source: Path) -> set[str]:
 
 def explained(kbuild: Kbuild, names: Iterable[str]) -> dict[str, Symbol]:
     """What Kconfig says of each symbol, with the values of the present .config."""
+    wanted = list(names)
+    if not wanted:
+        return {}
     objects = kbuild.tree.objects / "scripts/kconfig"
     parts = [str(path) for path in sorted(objects.glob("*.o")) if path.name != "conf.o"]
     headers = kbuild.tree.source / "scripts"
     data = paths.data("kconfigs")
     with tempfile.TemporaryDirectory() as scratch:
         tool, asked = Path(scratch, "explain"), Path(scratch, "symbols")
-        asked.write_text("".join(f"{name}\n" for name in names))
+        asked.write_text("".join(f"{name}\n" for name in wanted))
         include = [f"-I{headers / 'kconfig'}", f"-I{headers / 'include'}"]
         program.run(["gcc", "-o", str(tool), *include, str(data / "explain.c"), *parts])
         text = kbuild.make(
@@ -119,11 +131,15 @@ def _symbol(name: str, facts: str) -> Symbol:
     )
 
 
-def reason(option: Option, symbol: Symbol) -> str:
-    """Why the symbol does not have the value asked for."""
-    if option.value == "n":
-        by = " and ".join(symbol.selected_by)
-        return f"{by} selects it" if by else "Kconfig gives it a value of its own"
+def reason(option: Option, symbol: Symbol | None) -> str:
+    """Why the symbol does not have the value asked for; None is one that no Kconfig file
+    of the kernel defines."""
+    if symbol is None:
+        return "this kernel has no such option"
+    if not symbol.defined:
+        return "it is an option of other architectures"
+    if option.value != "y" and symbol.selected_by:
+        return f"it is selected by {', '.join(symbol.selected_by)}"
     wanted = 1 if option.value == "m" else 2
     unmet = [_unmet(each, wanted) for each in symbol.depends]
     if unmet and all(unmet):
@@ -205,16 +221,19 @@ class _Evaluation:
                 raise ValueError(word)
             self._at += 1
             return result
-        if self._next() in ("=", "!="):
+        if self._next() in _COMPARISONS:
             return self._compared(word if given is None else given)
         # A symbol without a value is one that this architecture does not have.
         return _TRISTATE.get(word if given is None else given, 0)
 
     def _compared(self, left: str) -> int:
-        equal = self._next() == "="
+        compare = _COMPARISONS[self._next()]
         word, given = self._tokens[self._at + 1]
         self._at += 2
-        return 2 * ((left == (word if given is None else given)) == equal)
+        right = word if given is None else given
+        if left.isdecimal() and right.isdecimal():
+            return 2 * compare(int(left), int(right))
+        return 2 * compare(left, right)
 
 
 @dataclass(frozen=True, slots=True)

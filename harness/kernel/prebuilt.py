@@ -7,16 +7,17 @@ What such a kernel lacks of what ours have is told in its notes.
 """
 
 import gzip
+import io
 import lzma
 import re
 import shutil
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import UsageError
-from harness.host import cache, contents, program
+from harness.host import cache, contents, paths, program
 from harness.kernel import artifact, config
 from harness.kernel.artifact import Kernel
 
@@ -29,6 +30,8 @@ _IMAGES = (
     *("boot/vmlinuz-*", "boot/Image*", "lib/modules/*/vmlinuz", "usr/lib/modules/*/vmlinuz"),
 )
 _MODULES = ("lib/modules/*", "usr/lib/modules/*", "modules/*")
+_PLAIN = ("Image", "Image.gz", "vmlinuz")  # names that tell no release
+_INDEXES = ("modules.builtin", "modules.builtin.modinfo", "modules.order")
 _CONFIGS = (
     "config",
     ".config",
@@ -53,6 +56,7 @@ _MODULE = re.compile(r"(.+)\.ko(\.xz|\.gz|\.zst)?")
 # Documentation/arch/arm64/booting.rst: the magic number of an Image, and where.
 _MAGIC, _MAGIC_AT = b"ARM\x64", 56
 _GZIP = b"\x1f\x8b"
+_MAX_BYTES = 512 << 20  # unpacked; a distribution's Image has 50 MB
 # drivers/firmware/efi/libstub/zboot-header.S: an EFI program that holds the Image.
 _ZBOOT, _ZBOOT_AT = b"zimg", 4
 
@@ -73,31 +77,48 @@ class _Parts:
 
 def kernel(where: str) -> Kernel:
     """The kernel in the directory, in the cache by its content. Raises UsageError for
-    a directory that has none for arm64."""
-    root = Path(where).expanduser().absolute()
+    a directory that has none for arm64, or several."""
+    root = paths.given(where)
     if not root.is_dir():
         raise UsageError(f"no such directory: {root}", "name one with an Image and its modules")
-    parts = _Parts(
-        root,
-        _one(root, _IMAGES, "Image", Path.is_file),
-        _one(root, _MODULES, "modules directory", _has_index),
-        next((path for form in _CONFIGS for path in sorted(root.glob(form))), None),
-    )
+    parts = _parts(root)
     wanted = _closure(parts)
-    files = [parts.image, *wanted, *([parts.config] if parts.config else [])]
-    key = cache.digest(
-        _RECIPE, parts.release, *(f"{file.name} {contents.key(file.resolve())}" for file in files)
+    files = [*wanted, *(parts.modules / name for name in _INDEXES)]
+    places = {str(file.relative_to(parts.modules)): file for file in files if file.is_file()}
+    places |= {"Image": parts.image, **({"config": parts.config} if parts.config else {})}
+    content = (f"{place} {contents.key(file.resolve())}" for place, file in places.items())
+    key = cache.digest(_RECIPE, parts.release, *content)
+    label = f"prebuilt:{root} ({parts.release})"
+    entry = cache.entry(
+        "kernel", key, f"kernel {label}", lambda into: _import(parts, wanted, key, into)
     )
-    title = f"kernel prebuilt:{root} ({parts.release})"
-    entry = cache.entry("kernel", key, title, lambda into: _import(parts, wanted, key, into))
-    return artifact.load(entry)
+    return replace(artifact.load(entry), label=label)
 
 
-def _one(root: Path, forms: Sequence[str], what: str, fits: object) -> Path:
-    found = [path for form in forms for path in sorted(root.glob(form)) if fits(path)]  # type: ignore[operator]
-    if not found:
-        raise UsageError(f"{root} has no {what}", f"it should have one of {', '.join(forms)}")
-    return found[0]
+def _parts(root: Path) -> _Parts:
+    images = [path for form in _IMAGES for path in sorted(root.glob(form)) if path.is_file()]
+    modules = [path for form in _MODULES for path in sorted(root.glob(form)) if _has_index(path)]
+    for found, what, forms in (
+        (images, "Image", _IMAGES),
+        (modules, "modules directory", _MODULES),
+    ):
+        if not found:
+            raise UsageError(f"{root} has no {what}", f"it should have one of {', '.join(forms)}")
+    fitting = [
+        (image, directory)
+        for image in images
+        for directory in modules
+        if directory in image.parents or image.name in _PLAIN or directory.name in image.name
+    ]
+    if len({directory for _, directory in fitting}) != 1:
+        names = ", ".join(path.name for path in modules)
+        raise UsageError(
+            f"{root} has {len(images)} images, and modules of {names}", "leave one kernel's there"
+        )
+    image, directory = fitting[0]
+    configs = [path for form in _CONFIGS for path in sorted(root.glob(form))]
+    named = [path for path in configs if directory.name in str(path)] or configs
+    return _Parts(root, image, directory, named[0] if named else None)
 
 
 def _has_index(path: Path) -> bool:
@@ -145,9 +166,9 @@ def _import(parts: _Parts, wanted: list[Path], key: str, into: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         (place.parent / f"{name[1]}.ko").write_bytes(_unpacked(file))
     target.mkdir(parents=True, exist_ok=True)
-    for name_ in ("modules.builtin", "modules.builtin.modinfo", "modules.order"):
-        if (parts.modules / name_).is_file():
-            shutil.copy(parts.modules / name_, target)
+    for index in _INDEXES:
+        if (parts.modules / index).is_file():
+            shutil.copy(parts.modules / index, target)
     (into / "config").write_text(_config(parts))
     (into / "guest-modules").mkdir()
     artifact.write(
@@ -171,7 +192,7 @@ def _config(parts: _Parts) -> str:
 
 def _builtin(parts: _Parts) -> set[str]:
     try:
-        listing = (parts.modules / "modules.builtin").read_text()
+        listing = (parts.modules / "modules.builtin").read_text(errors="replace")
     except OSError:
         return set()
     return {_named(Path(line)) for line in listing.splitlines()}
@@ -216,16 +237,24 @@ def _unpacked(file: Path) -> bytes:
 
 def _decompressed(data: bytes, file: Path) -> bytes:
     """gzip, xz or zstd, by its first bytes."""
+    opener = next((each for magic, each in _OPENERS.items() if data.startswith(magic)), None)
+    if opener is None:
+        raise UsageError(f"{file} is compressed in a way that is not known", "unpack it")
     try:
-        if data[:2] == _GZIP:
-            return gzip.decompress(data)
-        if data[:6] == b"\xfd7zXZ\0":
-            return lzma.decompress(data)
-        if data[:4] == b"\x28\xb5\x2f\xfd":
-            return _zstd(data)
+        plain = opener(data)
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise UsageError(f"{file} cannot be unpacked: {error}", "fetch it again") from None
-    raise UsageError(f"{file} is compressed in a way that is not known", "unpack it")
+    if len(plain) > _MAX_BYTES:
+        raise UsageError(f"{file} is too large for a kernel", "name another directory")
+    return plain
+
+
+def _gzip(data: bytes) -> bytes:
+    return gzip.GzipFile(fileobj=io.BytesIO(data)).read(_MAX_BYTES + 1)
+
+
+def _xz(data: bytes) -> bytes:
+    return lzma.LZMAFile(io.BytesIO(data)).read(_MAX_BYTES + 1)
 
 
 def _zstd(data: bytes) -> bytes:
@@ -233,4 +262,8 @@ def _zstd(data: bytes) -> bytes:
         packed = scratch / "packed.zst"
         packed.write_bytes(data)
         program.run(["zstd", "-q", "-d", str(packed), "-o", str(scratch / "plain")])
-        return (scratch / "plain").read_bytes()
+        with (scratch / "plain").open("rb") as file:
+            return file.read(_MAX_BYTES + 1)
+
+
+_OPENERS = {_GZIP: _gzip, b"\xfd7zXZ\0": _xz, b"\x28\xb5\x2f\xfd": _zstd}

@@ -8,20 +8,23 @@ from harness.host import program, tools
 
 @dataclass(frozen=True, slots=True)
 class Toolchain:
-    """``compiler`` is the program, ``variables`` what makes kbuild use it and what
-    belongs to it."""
+    """``compiler`` and ``linker`` are programs, ``variables`` what makes kbuild use
+    them and what belongs to them."""
 
     name: str
     compiler: str
+    linker: str
     variables: tuple[str, ...]
 
     def version(self) -> str:
-        """The first line of ``--version``. Raises ToolMissing without the compiler."""
-        return program.run([self.compiler, "--version"]).splitlines()[0]
+        """The first line that compiler and linker say of their version. Raises
+        ToolMissing without them."""
+        lines = (program.run([tool, "--version"]) for tool in (self.compiler, self.linker))
+        return ", ".join(text.splitlines()[0] for text in lines)
 
 
 _CROSS = f"CROSS_COMPILE={tools.CROSS}"
 
-GCC = Toolchain("gcc", tools.CROSS + "gcc", (_CROSS,))
+GCC = Toolchain("gcc", tools.CROSS + "gcc", tools.CROSS + "ld", (_CROSS,))
 # Before 5.15 the prefix names the target, and the assembler is GNU's unless asked.
-LLVM = Toolchain("llvm", "clang", ("LLVM=1", "LLVM_IAS=1", _CROSS))
+LLVM = Toolchain("llvm", "clang", "ld.lld", ("LLVM=1", "LLVM_IAS=1", _CROSS))

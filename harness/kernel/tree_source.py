@@ -23,7 +23,7 @@ _BUILT = re.compile(
 
 def source_of(where: str) -> Source:
     """Raises UsageError for a directory without Linux source."""
-    tree = Path(where).expanduser().absolute()
+    tree = paths.given(where)
     for part in source.NEEDED:
         if not (tree / part).is_file():
             raise UsageError(f"not a Linux source tree: {tree} has no {part}", "name one's top")
@@ -33,7 +33,9 @@ def source_of(where: str) -> Source:
     def put(names: Sequence[str], into: Path) -> None:
         for name in names:
             try:
-                files.copy(tree / name, into / name)
+                # What a link out of the tree names is taken for what it has.
+                links = manifest[name].startswith("link ")
+                files.copy(tree / name if links else (tree / name).resolve(), into / name)
             except FileNotFoundError as error:
                 raise HostError(
                     f"{tree / name} went away while it was read", "run again"
@@ -55,21 +57,20 @@ def _scanned(tree: Path) -> Manifest:
     read again only where size, time or inode did."""
     memory = paths.cache() / "trees" / f"{cache.digest(str(tree))}.json"
     try:
-        known: dict[str, list[str]] = json.loads(memory.read_text())
-    except (OSError, ValueError):
+        known: dict[str, list[str]] = dict(json.loads(memory.read_text()))
+    except (OSError, ValueError, TypeError):
         known = {}
     manifest: Manifest = {}
     seen: dict[str, list[str]] = {}
     for name in _listed(tree):
-        try:
-            status = (tree / name).lstat()
-        except FileNotFoundError:
-            continue  # deleted, though git still tracks it
-        if stat.S_ISDIR(status.st_mode):
-            continue  # a submodule
-        mark = f"{status.st_size} {status.st_mtime_ns} {status.st_ino} {status.st_mode}"
+        path = _content_of(tree, name)
+        if path is None:
+            continue
+        status = path.lstat()
+        facts = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        mark = " ".join(str(fact) for fact in (*facts, status.st_mode))
         old = known.get(name)
-        key = old[1] if old and old[0] == mark else contents.key(tree / name, status.st_mode)
+        key = old[1] if old and old[0] == mark else contents.key(path, status.st_mode)
         seen[name] = [mark, key]
         manifest[name] = key
     if seen != known:
@@ -80,12 +81,38 @@ def _scanned(tree: Path) -> Manifest:
     return manifest
 
 
+def _content_of(tree: Path, name: str) -> Path | None:
+    """The file or link itself; the file that a link out of the tree names, because the
+    link would lead nowhere in a copy; None for what is neither."""
+    path = tree / name
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return None  # deleted, though git still tracks it
+    if stat.S_ISREG(status.st_mode):
+        return path
+    if not stat.S_ISLNK(status.st_mode):
+        return None
+    target = path.resolve()
+    if not path.readlink().is_absolute() and target.is_relative_to(tree.resolve()):
+        return path
+    return target if target.is_file() else None
+
+
 def _listed(tree: Path) -> Iterator[str]:
     """Source files only: what git tracks or does not ignore, else all but what
     a build leaves behind."""
     if not (tree / ".git").exists():
-        return (name for name in contents.walk(tree) if not _BUILT.fullmatch(name))
-    git = ["git", "-c", f"safe.directory={tree}", "-C", str(tree)]
+        yield from (name for name in contents.walk(tree) if not _BUILT.fullmatch(name))
+        return
+    git = ["git", "-c", f"safe.directory={tree}", "-c", "core.fsmonitor=false", "-C", str(tree)]
     what = ["--cached", "--others", "--exclude-standard"]
-    listing = program.run([*git, "ls-files", "-z", *what])
-    return (name for name in dict.fromkeys(listing.split("\0")) if name)
+    listed = program.run([*git, "ls-files", "-z", *what], apart=True, errors="surrogateescape")
+    for name in dict.fromkeys(listed.split("\0")):
+        path = tree / name
+        if name and path.is_dir() and not path.is_symlink():
+            # A repository within: git names only its top.
+            inner = (f"{name.rstrip('/')}/{each}" for each in contents.walk(path))
+            yield from (each for each in inner if "/.git/" not in each)
+        elif name:
+            yield name

@@ -11,13 +11,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness.errors import GuestError, GuestPanic
+from harness.errors import GuestError, GuestPanic, HarnessError
 from harness.guest import guest
 from harness.guest.guest import Guest, Step
 from harness.guest.state import State, changes
 from harness.host import rundir
 from harness.host.rundir import JsonLines
 from harness.kernel.artifact import Kernel
+from harness.kernel.spec import KernelSpec
 from harness.klog import splat
 from harness.klog.record import Record, gaps
 from harness.klog.splat import Splat
@@ -65,6 +66,24 @@ class Result:
     unmentioned: list[Splat] = field(default_factory=list)
     lost_records: list[tuple[int, int]] = field(default_factory=list)
     verdict: Verdict = field(default_factory=lambda: Verdict("unjudged", "not replayed yet"))
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A replay on one of several kernels: its ``result``, or the ``error`` that kept the
+    kernel from being built or the guest from being started."""
+
+    spec: KernelSpec
+    result: Result | None
+    error: HarnessError | None
+
+    @property
+    def exit_code(self) -> int:
+        """What the command would end with for this kernel alone."""
+        if self.result:
+            return self.result.verdict.exit_code
+        assert self.error
+        return self.error.exit_code
 
 
 def request(path: Path, session_number: int | None, machine_name: str | None) -> Request:
@@ -207,12 +226,6 @@ def _collect_splats(result: Result, log: Sequence[Record]) -> None:
     known = {(each.kind, each.function) for each in result.request.splats}
     result.unmentioned = [each for each in result.splats if (each.kind, each.function) not in known]
     result.lost_records = gaps(log)
-
-
-def exit_code(results: Sequence[Result | None]) -> int:
-    """Of several replays: 3 when one could not be judged, else 1 when one did not
-    reproduce."""
-    return max(result.verdict.exit_code if result else 3 for result in results)
 
 
 def record(result: Result) -> dict[str, Any]:

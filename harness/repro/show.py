@@ -6,10 +6,9 @@ from pathlib import Path
 
 from harness.guest.guest import Step
 from harness.guest.state import changes
-from harness.kernel import build
 from harness.kernel.artifact import Kernel
 from harness.klog.splat import Splat
-from harness.repro.replay import Request, Result
+from harness.repro.replay import Attempt, Request, Result
 from harness.scenario.verdict import Outcome
 
 Line = tuple[str, str]
@@ -119,29 +118,29 @@ def closing(result: Result) -> Iterator[Line]:
     yield _VERDICT_STYLES[word], f"{word.replace('-', ' ')}: {result.verdict.reason}"
 
 
-def table(rows: Sequence[tuple[build.Outcome, Result | None]], iommu_driver: str) -> Iterator[Line]:
+def table(rows: Sequence[Attempt], iommu_driver: str) -> Iterator[Line]:
     """One line a kernel: the verdict, and the refcount of the IOMMU's driver after
     each step, "-" where it is not loaded."""
-    labels = [_kernel(built, result) for built, result in rows]
-    width = max(len(label) for label in labels)
+    width = max(len(_kernel(row)) for row in rows)
     yield "", ""
     yield "bold", f"{'kernel':<{width}}  {'verdict':<14}  {iommu_driver} after each step"
-    for label, (built, result) in zip(labels, rows, strict=True):
-        if result is None:
-            yield "red", f"{label:<{width}}  {built.error}"
+    for row in rows:
+        if row.result is None:
+            yield "red", f"{_kernel(row):<{width}}  {row.error}"
             continue
-        counts = [each.step.after.refcount(iommu_driver) for each in result.outcomes]
+        counts = [each.step.after.refcount(iommu_driver) for each in row.result.outcomes]
         cells = " ".join("-" if count is None else str(count) for count in counts)
-        word = result.verdict.word
-        yield _VERDICT_STYLES[word], f"{label:<{width}}  {word:<14}  {cells}"
+        word = row.result.verdict.word
+        yield _VERDICT_STYLES[word], f"{_kernel(row):<{width}}  {word:<14}  {cells}"
 
 
-def _kernel(built: build.Outcome, result: Result | None) -> str:
+def _kernel(row: Attempt) -> str:
     """As it was asked for, and what that is."""
-    asked = str(built.spec)
-    if result is None or result.kernel.label.startswith(asked):
-        return result.kernel.label if result else asked
-    return f"{asked} = {result.kernel.label}"
+    asked = str(row.spec)
+    if row.result is None:
+        return asked
+    label = row.result.kernel.label
+    return label if label.startswith(asked) else f"{asked} = {label}"
 
 
 def _splat(each: Splat) -> Iterator[Line]:

@@ -2,6 +2,7 @@
 """The kernels themselves: what their configuration has, why it lacks what it lacks, and
 what their modules are as objects."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -42,11 +43,12 @@ def test_a_configuration_tells_where_each_option_comes_from(kernel_spec: str) ->
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("CONFIG_IOMMU_IO_PGTABLE_LPAE_SELFTEST=m", "CONFIG_IOMMU_IO_PGTABLE_LPAE_SELFTEST=m"),
         ("CONFIG_INTEL_IOMMU=y", "it depends on"),
+        ("CONFIG_X86_64=y", "it is an option of other architectures"),
         ("CONFIG_FAILSLAB=y", "it depends on FAULT_INJECTION [=n]"),
-        ("# CONFIG_IOMMU_API is not set", "selects it"),
-        ("CONFIG_IOMMU_API=m", "it cannot be asked for"),
+        ("# CONFIG_IOMMU_API is not set", "it is selected by "),
+        ("CONFIG_IOMMU_API=m", "it is selected by "),
+        ("CONFIG_CRYPTO_LIB_SHA256=y", "it cannot be asked for"),
         ("CONFIG_ARM_SMMU_V4=m", "this kernel has no such option"),
     ],
 )
@@ -98,13 +100,13 @@ def test_our_own_kernel_prebuilt_boots_and_shows_the_same(kernel: Kernel, boot: 
 def test_what_a_patch_needed_to_fit_is_told(tmp_path: Path) -> None:
     """Made for a file that has a hundred lines fewer above the place."""
     text = (PATCHES / "6.12-no-module-pin.patch").read_text()
-    moved = text.replace("@@ -4", "@@ -3")
+    moved = re.sub(r"@@ -4(\d\d,\d+) \+4", r"@@ -3\1 +3", text)
     assert moved != text
     patch = tmp_path / "moved.patch"
     patch.write_text(moved)
     kernel = build.build(spec.parse("debian:6.12", [patch]))
     assert kernel.notes
-    assert all("moved.patch: drivers/iommu/iommu.c, hunk" in note for note in kernel.notes)
+    assert all("patch 1, drivers/iommu/iommu.c, hunk" in note for note in kernel.notes)
 
 
 def test_a_patch_for_another_kernel_shows_the_nearest_place() -> None:
@@ -121,7 +123,7 @@ def test_several_kernels_in_one_command(tmp_path: Path) -> None:
     report = REPORTS / "platform-client-pins-smmu.transcript"
     words = ["--kernel", "debian:6.12", "--kernel", f"tree:{tmp_path}"]
     done = command.run("repro", report, *words, "--run-dir", tmp_path / "run")
-    assert done.status == 3
+    assert done.status == 2  # what the wrong one would end with alone
     good, bad = done.out.splitlines()[-2:]
     assert "reproduced" in good
     assert "0 2 2 2" in good

@@ -94,8 +94,36 @@ def test_equal_trees_are_one_kernel(repository: Path) -> None:
     )
 
 
-def test_line_ends_and_filters_do_not_change_the_source(repository: Path) -> None:
+def test_nothing_of_the_repository_runs_or_changes_the_source(
+    repository: Path, tmp_path: Path
+) -> None:
+    """Line ends, filters and hooks are the user's; the files are what their keys say."""
     git(repository, "config", "core.autocrlf", "true")
+    git(repository, "config", "filter.shout.smudge", f"tee {tmp_path}/filtered | tr a-z A-Z")
+    (repository / ".git/info/attributes").write_text("*.c filter=shout eol=crlf ident\n")
+    for name in ("post-index-change", "post-checkout", "reference-transaction"):
+        hook = repository / ".git/hooks" / name
+        hook.write_text(f"#!/bin/sh\ntouch {tmp_path}/hooked\n")
+        hook.chmod(0o755)
+    found = git_source.source_of(f"{repository}@HEAD")
+    (tmp_path / "out").mkdir()
+    found.put(["drivers/iommu/iommu.c"], tmp_path / "out")
+    assert (tmp_path / "out/drivers/iommu/iommu.c").read_bytes() == b"int three;\n"
+    assert not (tmp_path / "filtered").exists()
+    assert not (tmp_path / "hooked").exists()
+
+
+def test_the_label_is_that_of_the_revision_asked_for(repository: Path) -> None:
+    first = build.build(spec.parse(f"git:{repository}@HEAD"))
+    git(repository, "commit", "-q", "--allow-empty", "-m", "nothing")
+    second = build.build(spec.parse(f"git:{repository}@HEAD"))
+    assert first.key == second.key
+    assert git(repository, "rev-parse", "HEAD")[:12] in second.label
+    assert first.label != second.label
+
+
+def test_words_of_warning_are_not_taken_for_content(repository: Path) -> None:
+    (repository / ".git/info/grafts").write_text("")
     assert image(repository, "HEAD") == "int three;\n"
 
 
@@ -110,6 +138,7 @@ def test_line_ends_and_filters_do_not_change_the_source(repository: Path) -> Non
         ("{}@HEAD:Makefile", "has no revision"),
         ("{}@$(touch x)", "has no revision"),
         ("{}/drivers@HEAD~9", "has no revision"),
+        ("{}@HEAD@x", "has no revision"),
     ],
 )
 def test_a_revision_that_is_none(repository: Path, where: str, word: str) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from elftools.elf.elffile import ELFFile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -228,6 +229,33 @@ def test_a_broken_object_is_an_error_or_a_finding(
     path.write_bytes(BREAKS[name](whole))
     with pytest.raises(UsageError, match=r"no whole kernel object|is for X86_64, not for arm64"):
         inspection.inspect(kernel, str(path))
+
+
+@pytest.mark.usefixtures("bounded")
+@pytest.mark.parametrize("table", [".strtab", ".shstrtab"])
+def test_names_without_an_end(kernel: Kernel, tmp_path: Path, table: str) -> None:
+    """Every name would be all the rest of the table."""
+    name = "v" * 200
+    form = f'int {name}{{0}} __attribute__((section("s{name}{{0}}")));\n'
+    text = DRIVER + "".join(form.format(number) for number in range(500))
+    path = compiled(tmp_path / "x.ko", text)
+    with path.open("r+b") as file:
+        found = ELFFile(file).get_section_by_name(table)
+        assert found
+        place, size = found["sh_offset"], found["sh_size"]
+        file.seek(place + 1)
+        file.write(b"n" * (size - 1))
+    with pytest.raises(UsageError, match="no whole kernel object"):
+        inspection.inspect(kernel, str(path))
+
+
+@pytest.mark.usefixtures("bounded")
+def test_tables_that_overlap_are_read_once(tmp_path: Path) -> None:
+    aliases = "".join(
+        f'asm(".set again{n}, of_match; .type again{n}, %object");' for n in range(999)
+    )
+    read = elf.read(compiled(tmp_path / "x.ko", DRIVER + aliases))
+    assert read.compatibles == ("arm,smmu-v3",)
 
 
 @pytest.mark.usefixtures("bounded")

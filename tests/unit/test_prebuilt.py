@@ -70,6 +70,30 @@ def test_another_content_is_another_kernel(package: Path) -> None:
     assert prebuilt.kernel(str(package)).key != first.key
 
 
+def test_an_index_is_part_of_the_content(package: Path) -> None:
+    first = prebuilt.kernel(str(package))
+    index = package / "lib/modules/6.0.0-1-arm64/modules.builtin"
+    write(index, index.read_text() + "kernel/virtio_console.ko\n")
+    second = prebuilt.kernel(str(package))
+    assert (first.serial_ports, second.serial_ports) == (False, True)
+
+
+def test_an_image_goes_with_its_own_modules(package: Path) -> None:
+    write(package / "lib/modules/5.9.0/modules.builtin", "")
+    assert prebuilt.kernel(str(package)).release == "6.0.0-1-arm64"
+    write(package / "boot/vmlinuz-5.9.0", IMAGE)
+    with pytest.raises(UsageError, match=r"has 2 images, and modules of 5\.9\.0, 6\.0\.0-1-arm64"):
+        prebuilt.kernel(str(package))
+
+
+def test_a_bomb_is_no_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prebuilt, "_MAX_BYTES", 1000)
+    write(tmp_path / "k/Image", gzip.compress(bytes(100_000)))
+    write(tmp_path / "k/modules/6.1.0/modules.builtin", "")
+    with pytest.raises(UsageError, match="too large"):
+        prebuilt.kernel(str(tmp_path / "k"))
+
+
 def test_a_bare_image_with_modules(tmp_path: Path) -> None:
     write(tmp_path / "k/Image", IMAGE)
     write(tmp_path / "k/modules/6.1.0/kernel/arm_smmu_v3.ko", MODULE)
