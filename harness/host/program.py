@@ -31,7 +31,7 @@ def require(program: str) -> str:
     """The program's path. Raises ToolMissing with the command that installs it."""
     path = tools.find(program)
     if path is None:
-        lacking = [tool for tool in tools.TOOLS if tool.name == program]
+        lacking = [tool for tool in tools.TOOLS + tools.SPECIAL if tool.name == program]
         mend = f"install it: {tools.apt_command(lacking)}" if lacking else "install it"
         raise ToolMissing(f"{program} is not installed on this host", mend)
     return path

@@ -81,6 +81,14 @@ TOOLS = (
     ),
 )
 
+# What only some requests need: doctor does not ask for it.
+SPECIAL = (
+    _program("clang", "clang", "compiles kernels with --llvm"),
+    _program("ld.lld", "lld", "links kernels with --llvm"),
+    _program("llvm-ar", "llvm", "builds kernels with --llvm"),
+    _program("zstd", "zstd", "unpacks prebuilt modules"),
+)
+
 # Only to create the virtual environment: pylibfdt is compiled into it.
 _PYTHON = (
     Tool(

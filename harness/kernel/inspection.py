@@ -45,8 +45,9 @@ _DESCRIPTION = ("license", "vermagic", "depends", "description", "version", "src
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """A symbol that a module needs: who ``provider`` is ("" when nobody exports it),
-    whether it is for GPL modules only, and whether it may be missing."""
+    """A symbol that a module needs: who ``provider`` is ("" when nobody exports it, "?"
+    when there is no vmlinux to ask), whether it is for GPL modules only, and whether it
+    may be missing."""
 
     symbol: str
     provider: str
@@ -146,17 +147,19 @@ def _module(world: _World, path: Path) -> Module:
     module = elf.read(path)
     providers = _providers(world, module)
     imports = (
-        _import(symbol, weak=weak, providers=providers)
+        _import(symbol, weak=weak, providers=providers, else_by="" if world.vmlinux else "?")
         for symbol, weak in sorted(module.imports.items())
     )
     return Module(module.value("name") or _named(path), module, tuple(imports))
 
 
-def _import(symbol: str, *, weak: bool, providers: Sequence[tuple[str, Object]]) -> Import:
+def _import(
+    symbol: str, *, weak: bool, providers: Sequence[tuple[str, Object]], else_by: str
+) -> Import:
     for name, each in providers:
         if symbol in each.exports:
             return Import(symbol, name, each.exports[symbol], weak)
-    return Import(symbol, "", False, weak)
+    return Import(symbol, else_by, False, weak)
 
 
 def _providers(world: _World, module: Object) -> list[tuple[str, Object]]:

@@ -2,6 +2,7 @@
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,25 @@ def test_output_comes_back_and_is_streamed() -> None:
     text = program.run(["sh", "-c", "echo a; echo b >&2"], on_line=lines.append)
     assert text == "a\nb"
     assert lines == ["a", "b"]
+
+
+def test_what_is_parsed_has_no_complaints_in_it() -> None:
+    assert program.run(["sh", "-c", "echo a; echo b >&2"], apart=True) == "a"
+    with pytest.raises(ProgramFailed, match="status 3: it broke"):
+        program.run(["sh", "-c", "echo fine; echo it broke >&2; exit 3"], apart=True)
+
+
+def test_a_program_can_be_given_a_file_to_read(tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("words\n")
+    assert program.run(["cat"], stdin=tmp_path / "in") == "words"
+    assert program.run(["cat"]) == ""
+
+
+def test_what_a_program_leaves_running_is_ended(tmp_path: Path) -> None:
+    """It has our pipe, and would keep us waiting."""
+    pid = tmp_path / "pid"
+    assert program.run(["sh", "-c", f"sleep 600 & echo $! > {pid}; echo done"]) == "done"
+    assert wait_until(lambda: not alive(int(pid.read_text())))
 
 
 def test_a_failure_has_the_last_line() -> None:
@@ -234,6 +254,47 @@ def test_records_are_there_at_once(tmp_path: Path) -> None:
     lines.add({"a": 1})
     assert (tmp_path / "x").read_text() == '{"a": 1}\n'
     lines.close()
+
+
+def test_a_board_in_a_pipe_tells_of_all(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_PLAIN_EVERY", 0.05)
+    monkeypatch.setattr(progress, "_PLAIN_FIRST", 0.01)
+    heard: list[str] = []
+
+    def told(text: str) -> bool:
+        heard.append(capfd.readouterr().err)
+        return text in "".join(heard)
+
+    with progress.board(["one", "two", "three"]) as board:
+        for name in ("one", "two"):
+            with board.row(name) as row:
+                with progress.phase("kernel build", f"building {name}") as phase:
+                    phase.step()
+                    assert wait_until(partial(told, f"building {name}"))
+                row.end("built")
+    said = "".join(heard) + capfd.readouterr().err
+    assert "[1/3] building one: 1/1400" in said
+    assert "; then two, three" in said
+    assert "[1/3] one: built" in said
+    assert "[2/3] building two: 1/1400" in said
+    assert "then one" not in said
+
+
+def test_titles_on_a_terminal_are_no_markup(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A patch's or a directory's name may have brackets in it."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    titles = ["x[/b]", "[link=http://example.org]y[/link]"]
+    with progress.board(titles) as board:
+        for name in titles:
+            with board.row(name), progress.phase("thing", name):
+                assert wait_until(lambda: True)
+    said = capfd.readouterr().err
+    assert all(title in said for title in titles)
+    assert "\x1b]8" not in said
 
 
 def test_progress_in_a_pipe_is_plain_lines(
