@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.errors import HostError, UsageError
+from harness.errors import HostError, ProgramFailed, UsageError
 from harness.host import cache, contents, debian, files, program, progress
 from harness.kernel.source import Source
 
@@ -79,7 +79,7 @@ def _put(package: debian.Package, names: Sequence[str], into: Path) -> None:
     package has: they are older than any object. Copies of single files, whose time
     make has to see."""
     tree, manifest = _entry(package) / "tree", _manifest(package)
-    if not all(_is_whole(tree / name, manifest[name]) for name in names):
+    if not _are_whole(tree, {name: manifest[name] for name in names}):
         progress.say(f"the cached source of {package.name} is damaged; fetching it again")
         cache.discard(tree.parent)
         tree = _entry(package) / "tree"
@@ -88,8 +88,8 @@ def _put(package: debian.Package, names: Sequence[str], into: Path) -> None:
         place(tree / name, into / name)
 
 
-def _is_whole(path: Path, key: str) -> bool:
+def _are_whole(tree: Path, wanted: contents.Manifest) -> bool:
     try:
-        return contents.key(path) == key
-    except OSError:
+        return contents.manifest(tree, wanted) == wanted
+    except (OSError, ProgramFailed):
         return False

@@ -14,6 +14,10 @@ from harness.kernel.worktree import Worktree
 _MADE = re.compile(r"  [A-Z][A-Z0-9]+\s+(\[M\]\s+)?\S")
 
 
+def _cached(compiler: str) -> str:
+    return f"ccache {compiler}" if tools.find("ccache") else compiler
+
+
 @dataclass(frozen=True, slots=True)
 class Kbuild:
     """``log`` gets all that make prints."""
@@ -38,14 +42,10 @@ class Kbuild:
         source, objects = self.tree.source, self.tree.objects
         command = ["make", "--no-print-directory", "-C", str(source), f"O={objects}"]
         command += [f"-j{os.cpu_count() or 1}", "ARCH=arm64", *self.toolchain.variables]
-        command += [f"CC={self._compiler}", *goals]
+        command += [f"CC={_cached(self.toolchain.compiler)}"]
+        command += [f"HOSTCC={_cached(self.toolchain.host_compiler)}", *goals]
         env = self._environment() | (environment or {})
         return program.run(command, env=env, log=self.log, on_line=on_line)
-
-    @property
-    def _compiler(self) -> str:
-        compiler = self.toolchain.compiler
-        return f"ccache {compiler}" if tools.find("ccache") else compiler
 
     def _environment(self) -> dict[str, str]:
         return program.environment(

@@ -8,12 +8,13 @@ from harness.host import program, tools
 
 @dataclass(frozen=True, slots=True)
 class Toolchain:
-    """``compiler`` and ``linker`` are programs, ``variables`` what makes kbuild use
-    them and what belongs to them."""
+    """``compiler`` and ``linker`` are programs, ``host_compiler`` the one for kbuild's own
+    tools, ``variables`` what makes kbuild use them and what belongs to them."""
 
     name: str
     compiler: str
     linker: str
+    host_compiler: str
     variables: tuple[str, ...]
 
     def version(self) -> str:
@@ -25,6 +26,6 @@ class Toolchain:
 
 _CROSS = f"CROSS_COMPILE={tools.CROSS}"
 
-GCC = Toolchain("gcc", tools.CROSS + "gcc", tools.CROSS + "ld", (_CROSS,))
+GCC = Toolchain("gcc", tools.CROSS + "gcc", tools.CROSS + "ld", "gcc", (_CROSS,))
 # Before 5.15 the prefix names the target, and the assembler is GNU's unless asked.
-LLVM = Toolchain("llvm", "clang", "ld.lld", ("LLVM=1", "LLVM_IAS=1", _CROSS))
+LLVM = Toolchain("llvm", "clang", "ld.lld", "clang", ("LLVM=1", "LLVM_IAS=1", _CROSS))

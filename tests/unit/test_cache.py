@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import HostError
-from harness.host import cache, files, inventory
+from harness.host import cache, contents, files, inventory
 from tests import command, fake_linux
 
 
@@ -184,3 +184,17 @@ def test_a_copy_and_a_link(tmp_path: Path) -> None:
     assert str((tmp_path / "a/symbolic").readlink()) == "origin"
     assert (tmp_path / "a/link").samefile(origin)
     assert not (tmp_path / "a/copy").samefile(origin)
+
+
+def test_the_keys_of_many_files_are_those_of_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["a", "-n", "with blank", "new\nline", "back\\slash", "ä", os.fsdecode(b"caf\xe9")]
+    for name in names:
+        (tmp_path / name).write_text(name.encode(errors="surrogateescape").hex())
+    (tmp_path / "a").chmod(0o755)
+    (tmp_path / "link").symlink_to("a")
+    one_by_one = contents.manifest(tmp_path)
+    monkeypatch.setattr(contents, "_MANY", 0)
+    assert contents.manifest(tmp_path) == one_by_one
+    assert one_by_one.keys() == {*names, "link"}
