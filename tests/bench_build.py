@@ -135,13 +135,15 @@ def _share_sources(bench: Bench, kernels: list[str], *more: str) -> None:
     """Fetched before the clock runs, into the user's cache."""
     bench.cache.mkdir(parents=True)
     for kernel in kernels:
-        subprocess.run([*command.PROGRAM, "kernel", "config", kernel], check=True, stdout=2)
+        fetch = [*command.PROGRAM, "kernel", "config", kernel]
+        subprocess.run(fetch, check=True, stdout=subprocess.DEVNULL)
     for name in ("source", "apt", *more):
         subprocess.run(["cp", "-al", str(paths.cache() / name), str(bench.cache)], check=True)
 
 
 def _change(bench: Bench, kernel: str, scratch: Path, number: int) -> float:
-    (source,) = bench.cache.glob("work/linux-source-6.12_*/source/drivers/iommu/iommu.c")
+    # The package's, not the work tree's, which the last round has patched.
+    (source,) = bench.cache.glob("source/linux-source-6.12_*/tree/drivers/iommu/iommu.c")
     last = len(source.read_text().splitlines())
     tail = source.read_text().splitlines()[-3:]
     context = "".join(f" {line}\n" for line in tail)

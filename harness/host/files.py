@@ -6,6 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
+from harness.host import program
+
 # ioctl_ficlonerange(2): the copy shares the blocks of the original.
 _FICLONE = 0x40049409
 
@@ -25,10 +27,11 @@ def copy(origin: Path, target: Path) -> None:
         os.fchmod(copied.fileno(), os.fstat(source.fileno()).st_mode & 0o777)
 
 
-def link(origin: Path, target: Path) -> None:
-    """A hard link: nothing may ever write through it."""
-    _make_room(target)
-    os.link(origin, target, follow_symlinks=False)
+def link_tree(origin: Path, target: Path) -> None:
+    """All of ``origin`` in the new directory ``target``, as hard links: nothing may ever
+    write through them. By cp: Python takes thrice as long for a kernel's source."""
+    target.mkdir(parents=True, exist_ok=True)
+    program.run(["cp", "--archive", "--link", f"{origin}/.", str(target)])
 
 
 def _make_room(target: Path) -> None:

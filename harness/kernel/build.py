@@ -248,13 +248,22 @@ def _compile(job: _Job, kbuild: Kbuild, into: Path) -> str:
     kind = "kernel rebuild" if (objects / "vmlinux").exists() else f"kernel build:{job.kind}"
     with progress.phase(kind, f"building {job.label}") as phase:
         kbuild.make("Image", "modules", phase=phase)
-        guest_modules = objects / "guest-modules"
-        # Afresh: another checkout's sources may be older than the objects here.
-        shutil.rmtree(guest_modules, ignore_errors=True)
-        shutil.copytree(job.guest_modules, guest_modules)
-        kbuild.make(f"M={guest_modules}", "modules", phase=phase)
+        kbuild.make(f"M={_guest_modules(job, objects)}", "modules", phase=phase)
     with progress.phase("kernel install", f"storing {job.label}"):
         return _install(kbuild, into)
+
+
+def _guest_modules(job: _Job, objects: Path) -> Path:
+    """The directory with the guest's modules, afresh where it has another checkout's:
+    those may be older than the objects there."""
+    directory, stamp = objects / "guest-modules", objects / "guest-modules-of"
+    key = cache.digest_files(job.guest_modules)
+    if not (directory.is_dir() and stamp.exists() and stamp.read_text() == key):
+        stamp.unlink(missing_ok=True)
+        shutil.rmtree(directory, ignore_errors=True)
+        shutil.copytree(job.guest_modules, directory)
+        stamp.write_text(key)
+    return directory
 
 
 def _configure(job: _Job, kbuild: Kbuild) -> None:

@@ -83,9 +83,11 @@ def _put(package: debian.Package, names: Sequence[str], into: Path) -> None:
         progress.say(f"the cached source of {package.name} is damaged; fetching it again")
         cache.discard(tree.parent)
         tree = _entry(package) / "tree"
-    place = files.link if len(names) == len(manifest) else files.copy
+    if len(names) == len(manifest):
+        files.link_tree(tree, into)
+        return
     for name in names:
-        place(tree / name, into / name)
+        files.copy(tree / name, into / name)
 
 
 def _are_whole(tree: Path, wanted: contents.Manifest) -> bool:

@@ -178,7 +178,12 @@ def test_a_copy_and_a_link(tmp_path: Path) -> None:
     (tmp_path / "symbolic").symlink_to("origin")
     files.copy(origin, tmp_path / "a/copy")
     files.copy(tmp_path / "symbolic", tmp_path / "a/symbolic")
-    files.link(origin, tmp_path / "a/link")
+    (tmp_path / "from").mkdir()
+    origin.rename(tmp_path / "from/link")
+    origin = tmp_path / "from/link"
+    (tmp_path / "from/below").symlink_to("nowhere")
+    files.link_tree(tmp_path / "from", tmp_path / "a")
+    assert str((tmp_path / "a/below").readlink()) == "nowhere"
     assert (tmp_path / "a/copy").read_text() == "x"
     assert os.access(tmp_path / "a/copy", os.X_OK)
     assert str((tmp_path / "a/symbolic").readlink()) == "origin"
