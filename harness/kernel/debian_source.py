@@ -79,7 +79,7 @@ def _put(package: debian.Package, names: Sequence[str], into: Path) -> None:
     package has: they are older than any object. Copies of single files, whose time
     make has to see."""
     tree, manifest = _entry(package) / "tree", _manifest(package)
-    if not _are_whole(tree, {name: manifest[name] for name in names}):
+    if not _are_whole(tree, manifest, names):
         progress.say(f"the cached source of {package.name} is damaged; fetching it again")
         cache.discard(tree.parent)
         tree = _entry(package) / "tree"
@@ -90,8 +90,11 @@ def _put(package: debian.Package, names: Sequence[str], into: Path) -> None:
         files.copy(tree / name, into / name)
 
 
-def _are_whole(tree: Path, wanted: contents.Manifest) -> bool:
+def _are_whole(tree: Path, manifest: contents.Manifest, names: Sequence[str]) -> bool:
+    """Whether the files are as they were sealed; of a whole tree, which is linked as it
+    stands, also whether it has no others."""
+    chosen = None if len(names) == len(manifest) else names
     try:
-        return contents.manifest(tree, wanted) == wanted
+        return contents.manifest(tree, chosen) == {name: manifest[name] for name in names}
     except (OSError, ProgramFailed):
         return False

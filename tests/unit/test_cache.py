@@ -12,6 +12,7 @@ import pytest
 
 from harness.errors import HostError
 from harness.host import cache, contents, files, inventory
+from harness.kernel import debian_source
 from tests import command, fake_linux
 
 
@@ -203,3 +204,18 @@ def test_the_keys_of_many_files_are_those_of_each(
     monkeypatch.setattr(contents, "_MANY", 0)
     assert contents.manifest(tmp_path) == one_by_one
     assert one_by_one.keys() == {*names, "link"}
+
+
+def test_a_source_with_a_file_more_is_not_whole(tmp_path: Path) -> None:
+    """The whole of it is linked as it stands, so nothing may have been put there."""
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+    manifest = contents.manifest(tmp_path)
+    assert debian_source._are_whole(tmp_path, manifest, ["a", "b"])
+    (tmp_path / "c").write_text("")
+    assert not debian_source._are_whole(tmp_path, manifest, ["a", "b"])
+    assert debian_source._are_whole(tmp_path, manifest, ["a"])
+    (tmp_path / "a").write_text("x")
+    assert not debian_source._are_whole(tmp_path, manifest, ["a"])
+    (tmp_path / "a").unlink()
+    assert not debian_source._are_whole(tmp_path, manifest, ["a"])
