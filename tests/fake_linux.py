@@ -19,8 +19,9 @@ Image:
 \ttouch $(O)/vmlinux $(O)/Module.symvers
 \techo "  CC      drivers/iommu/iommu.o"
 modules:
-modules_install:
-\tmkdir -p $(INSTALL_MOD_PATH)/lib/modules/6.0.0
+\tmkdir -p $(O)/include/config
+\techo 6.0.0 > $(O)/include/config/kernel.release
+\ttouch $(O)/modules.order $(O)/modules.builtin $(O)/modules.builtin.modinfo
 """
 
 _FILES = {

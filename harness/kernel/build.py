@@ -250,7 +250,7 @@ def _compile(job: _Job, kbuild: Kbuild, into: Path) -> str:
         kbuild.make("Image", "modules", phase=phase)
         kbuild.make(f"M={_guest_modules(job, objects)}", "modules", phase=phase)
     with progress.phase("kernel install", f"storing {job.label}"):
-        return _install(kbuild, into)
+        return _install(objects, into)
 
 
 def _guest_modules(job: _Job, objects: Path) -> Path:
@@ -300,24 +300,31 @@ def _patched(path: Path) -> str:
     return path.read_text(errors="replace") if path.is_file() else "deleted"
 
 
-def _install(kbuild: Kbuild, into: Path) -> str:
+def _install(objects: Path, into: Path) -> str:
     """Copies what a guest and a debugger need; returns the kernel's release."""
-    staging = into / "staging"
-    objects = kbuild.tree.objects
-    kbuild.make("modules_install", f"INSTALL_MOD_PATH={staging}", "DEPMOD=true")
-    installed = next((staging / "lib/modules").iterdir())
-    for link in ("build", "source"):
-        (installed / link).unlink(missing_ok=True)
-    (into / "modules").mkdir()
-    installed.rename(into / "modules" / installed.name)
-    shutil.rmtree(staging)
+    release = (objects / "include/config/kernel.release").read_text().strip()
+    _install_modules(objects, into / "modules" / release)
     for name in ("arch/arm64/boot/Image", "vmlinux", "Module.symvers"):
         shutil.copy(objects / name, into)
     shutil.copy(objects / ".config", into / "config")
     (into / "guest-modules").mkdir()
     for module in (objects / "guest-modules").glob("*.ko"):
         shutil.copy(module, into / "guest-modules")
-    return installed.name
+    return release
+
+
+def _install_modules(objects: Path, into: Path) -> None:
+    """The layout of ``make modules_install``, which takes a second to copy 30 files:
+    a sixth of the way from a changed line to a guest."""
+    into.mkdir(parents=True)
+    for name in ("modules.order", "modules.builtin", "modules.builtin.modinfo"):
+        shutil.copy(objects / name, into)
+    for line in (objects / "modules.order").read_text().splitlines():
+        # 5.10 writes kernel/a/b.ko or a/b.ko, later ones a/b.o (scripts/Makefile.modinst).
+        module = Path(line.removeprefix("kernel/")).with_suffix(".ko")
+        target = into / "kernel" / module
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(objects / module, target)
 
 
 def _first_error(job: _Job, log: Path, source_tree: Path, failure: ProgramFailed) -> HostError:

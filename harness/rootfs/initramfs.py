@@ -45,7 +45,7 @@ def _skeleton(scripts: Path) -> list[Entry]:
         *(cpio.directory(name) for name in _MOUNT_POINTS),
         # Where the kernel's messages about a missing init would go.
         cpio.character_device("dev/console", 5, 1),
-        cpio.file("init", _compiled(scripts), 0o755),
+        cpio.file("init", _program(scripts).read_bytes(), 0o755),
         cpio.file("harness/agent", (scripts / "agent").read_bytes()),
         cpio.file("harness/shell", (scripts / "shell").read_bytes(), 0o755),
         # busybox's shell runs its own applets by itself; the kernel and other
@@ -55,13 +55,17 @@ def _skeleton(scripts: Path) -> list[Entry]:
     ]
 
 
-def _compiled(scripts: Path) -> bytes:
-    with cache.scratch() as scratch:
-        output = scratch / "init"
+def _program(scripts: Path) -> Path:
+    """PID 1, compiled once for all kernels."""
+    sources = [scripts / name for name in _SOURCES]
+    parts = [path.read_bytes() for path in (*sources, *sorted(scripts.glob("*.h")))]
+
+    def make(into: Path) -> None:
         flags = ["-static", "-O2", "-s", "-Wall", "-Wextra", "-Werror", "-Wl,--build-id=none"]
-        sources = [str(scripts / name) for name in _SOURCES]
-        program.run([tools.CROSS + "gcc", *flags, "-o", str(output), *sources])
-        return output.read_bytes()
+        command = [tools.CROSS + "gcc", *flags, "-o", str(into / "init"), *map(str, sources)]
+        program.run(command)
+
+    return cache.entry("init", cache.digest(*parts), "compiling the guest's init", make) / "init"
 
 
 def _modules(kernel: Kernel, root: Path) -> list[Entry]:
