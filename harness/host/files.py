@@ -4,6 +4,8 @@
 import fcntl
 import os
 import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from harness.host import program
@@ -29,9 +31,21 @@ def copy(origin: Path, target: Path) -> None:
 
 def link_tree(origin: Path, target: Path) -> None:
     """All of ``origin`` in the new directory ``target``, as hard links: nothing may ever
-    write through them. By cp: Python takes thrice as long for a kernel's source."""
+    write through them. By two cp: Python takes thrice as long for a kernel's source, and
+    one cp half as long again."""
     target.mkdir(parents=True, exist_ok=True)
-    program.run(["cp", "--archive", "--link", f"{origin}/.", str(target)])
+    # drivers is 40 % of a kernel's source.
+    names = sorted(each.name for each in origin.iterdir())
+    parts = [[n for n in names if n == "drivers"], [n for n in names if n != "drivers"]]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda part: _link(origin, part, target), parts))
+    shutil.copystat(origin, target)
+
+
+def _link(origin: Path, names: Sequence[str], target: Path) -> None:
+    if names:
+        paths = (str(origin / name) for name in names)
+        program.run(["cp", "--archive", "--link", "--", *paths, str(target)])
 
 
 def _make_room(target: Path) -> None:
