@@ -15,8 +15,10 @@
  */
 #include <ctype.h>
 #include <dirent.h>
+#include <endian.h>
 #include <limits.h>
 #include <poll.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -214,6 +216,30 @@ static void print_groups(void)
 	}
 }
 
+/*
+ * Whether "iommu-map" has the requester ID of a PCI device: ranges of base, phandle,
+ * IOMMU base and length (Documentation/devicetree/bindings/pci/pci-iommu.txt). QEMU
+ * leaves a hole for a virtio-iommu, which is behind no IOMMU.
+ */
+static int maps_requester(const char *path, const char *name)
+{
+	unsigned int domain, bus, slot, function, id;
+	uint32_t range[4];
+	int found = 0;
+	FILE *file;
+
+	if (sscanf(name, "%x:%x:%x.%x", &domain, &bus, &slot, &function) != 4)
+		return 0;
+	id = bus << 8 | slot << 3 | function;
+	file = fopen(path, "re");
+	while (file && fread(range, sizeof(range), 1, file) == 1)
+		found |= id >= be32toh(range[0]) &&
+			 id - be32toh(range[0]) < be32toh(range[3]);
+	if (file)
+		fclose(file);
+	return found;
+}
+
 /* The host bridge's node is that of the nearest ancestor that has one. */
 static int firmware_names_iommu(const char *directory, const char *name)
 {
@@ -232,7 +258,7 @@ static int firmware_names_iommu(const char *directory, const char *name)
 		*slash = '\0';
 		snprintf(property, sizeof(property), "%s/of_node/iommu-map", real);
 		if (!access(property, F_OK))
-			return 1;
+			return maps_requester(property, name);
 	}
 	return 0;
 }

@@ -16,7 +16,16 @@ from filelock import FileLock, Timeout
 from harness.host import cache, paths, progress
 
 # What is sealed and immutable, and what a build works in.
-_ENTRIES = ("kernel", "source", "initramfs", "init", "packages", "devicetree")
+_ENTRIES = (
+    "kernel",
+    "source",
+    "initramfs",
+    "init",
+    "packages",
+    "devicetree",
+    "firmware",
+    "snapshot",
+)
 _WORK = "work"
 
 

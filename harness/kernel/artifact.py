@@ -33,6 +33,15 @@ class Kernel:
     def config(self) -> Path:
         return self.directory / "config"
 
+    def option(self, name: str) -> str:
+        """The value of a configuration option, named without CONFIG_; "" when it is off
+        and "?" when nobody kept this kernel's configuration."""
+        if not self.config.exists():
+            return "?"
+        prefix = f"CONFIG_{name}="
+        lines = self.config.read_text().splitlines()
+        return next((each.removeprefix(prefix) for each in lines if each.startswith(prefix)), "")
+
     @property
     def modules(self) -> Path:
         """The directory that becomes /lib/modules/RELEASE."""

@@ -2,7 +2,7 @@
 """Which kernel: what a user writes after ``--kernel``, and what is done to it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import UsageError
@@ -32,6 +32,12 @@ class KernelSpec:
 
     def __str__(self) -> str:
         return " + ".join([f"{self.kind}:{self.where}", *self.changes])
+
+    def with_variants(self, names: Sequence[str]) -> "KernelSpec":
+        """The kernel with these variants too; a prebuilt one is what it is."""
+        if self.kind == "prebuilt":
+            return self
+        return replace(self, variants=tuple(sorted({*self.variants, *names})))
 
     @property
     def changes(self) -> list[str]:

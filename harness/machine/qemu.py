@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""QEMU's command line."""
+"""QEMU's command line, and what one QEMU can and another cannot."""
 
 import functools
+import json
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from harness.errors import UsageError
 from harness.host import program
-from harness.machine.topology import Machine
-
-PROGRAM = "qemu-system-aarch64"
+from harness.machine import device, firmware
+from harness.machine.device import Definition
+from harness.machine.topology import PRESETS, Machine
 
 # A core without pointer authentication, which TCG emulates slowly.
 _CPU = "cortex-a57"
@@ -16,45 +21,141 @@ _CPU = "cortex-a57"
 # A panic ends the guest at once, and QEMU with it (-no-reboot).
 KERNEL_ARGUMENTS = "console=ttyAMA0 panic=-1"
 
+# The id of a machine's memory, in QEMU and in what it migrates.
+_MEMORY = "ram"
+
+# The network of SSH: the backend's id, which the port is forwarded on.
+SSH_NETWORK = "ssh"
+# Not the subnet of the NICs under test.
+_SSH_SUBNET = "10.0.3.0/24"
+SSH_ADDRESS = "10.0.3.15"
+
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """What a guest starts from."""
+    """What a guest starts from. ``dtb`` is None where firmware brings ACPI tables."""
 
     machine: Machine
     image: Path
     initrd: Path
-    dtb: Path
+    dtb: Path | None
     arguments: str = ""
 
     @property
     def command_line(self) -> str:
         """The kernel's."""
+        acpi = "acpi=force" if self.machine.firmware == "acpi" else ""
         single = "harness_console=ttyAMA0" if self.machine.single_console else ""
-        return " ".join(part for part in (KERNEL_ARGUMENTS, single, self.arguments) if part)
+        parts = (KERNEL_ARGUMENTS, acpi, single, self.arguments)
+        return " ".join(part for part in parts if part)
 
 
-def version() -> str:
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Where a guest's memory is: nowhere but in QEMU without a ``file``; in the file,
+    ``shared`` so that what the guest writes goes there, or else private, so that it
+    begins with what the file has and leaves it as it is."""
+
+    file: Path | None = None
+    shared: bool = False
+
+
+ANONYMOUS = Memory()
+
+
+def version(qemu: str) -> str:
     """The first line of ``--version``. Raises ToolMissing without QEMU."""
-    path = Path(program.require(PROGRAM))
-    return _version(path, path.stat().st_mtime_ns)
+    return _said(qemu, "--version").splitlines()[0]
+
+
+def identity(qemu: str) -> str:
+    """Changes with the program."""
+    path = Path(program.require(qemu)).resolve()
+    status = path.stat()
+    return f"{path} {status.st_size} {status.st_mtime_ns}"
+
+
+def check(machine: Machine) -> None:
+    """Raises UsageError for a machine that this QEMU cannot make."""
+    if machine.stage and not has_property(machine.qemu, "arm-smmuv3", "stage"):
+        raise UsageError(
+            f"{version(machine.qemu)} has no stages of an SMMUv3, which came with 10.0",
+            "name a newer one with --qemu",
+        )
+    # Asking takes QEMU 0.1 s, and it has had these for ever.
+    for model in sorted({each.model for each in machine.devices} - _EVERYWHERE):
+        if model not in models(machine.qemu):
+            raise UsageError(
+                f"{version(machine.qemu)} has no device {model!r}",
+                f"see {machine.qemu} -device help, or name another with --qemu",
+            )
+
+
+_EVERYWHERE = {each.model for preset in PRESETS.values() for each in preset.devices}
+
+
+def models(qemu: str) -> set[str]:
+    """The devices that users can add, as QEMU itself tells: names and aliases."""
+    return set(re.findall(r'(?:^name|, alias) "([^"]+)"', _said(qemu, "-device", "help"), re.M))
+
+
+def has_property(qemu: str, model: str, name: str) -> bool:
+    """Whether the device model has the property, as QEMU itself tells."""
+    said = _said(qemu, "-device", f"{model},help")
+    return re.search(rf"^  {re.escape(name)}=", said, re.MULTILINE) is not None
+
+
+def _said(qemu: str, *words: str) -> str:
+    path = program.require(qemu)
+    return _answer(path, Path(path).stat().st_mtime_ns, words)
 
 
 @functools.cache
-def _version(path: Path, _changed: int) -> str:
-    return program.run([str(path), "--version"]).splitlines()[0]
+def _answer(path: str, _changed: int, words: tuple[str, ...]) -> str:
+    return program.run([path, *words])
 
 
 def board(machine: Machine, options: str = "") -> list[str]:
-    """The part that shapes the device tree: machine, processor, memory, devices."""
-    argv = [PROGRAM, "-nodefaults", "-display", "none"]
-    argv += ["-M", machine.options + options, "-cpu", _CPU, "-m", str(machine.memory)]
-    return argv + machine.devices
+    """The part that shapes the device tree: machine, processors, memory, devices."""
+    argv = [machine.qemu, "-nodefaults", "-display", "none"]
+    # GICv3, because the SMMU's MSIs need its ITS.
+    parts = ("virt", "gic-version=3", "dtb-randomness=off", machine.iommu.machine_option)
+    argv += ["-M", ",".join(part for part in parts if part) + options]
+    argv += ["-cpu", _CPU, "-smp", str(machine.cpus), "-m", f"{machine.memory}M"]
+    if machine.stage:
+        argv += ["-global", f"arm-smmuv3.stage={machine.stage}"]
+    if machine.firmware == "acpi":
+        argv += ["-bios", str(firmware.image())]
+    for each in _definitions(machine):
+        argv += [f"-{each.option}", json.dumps(each.fields)]
+    return argv
+
+
+def _definitions(machine: Machine) -> Iterator[Definition]:
+    if machine.iommu.device:
+        yield Definition(device.DEVICE, {"driver": machine.iommu.device})
+    yield from device.definitions(machine.devices)
+    if machine.ssh:
+        # Of virtio-mmio, which no change to PCI or to the IOMMU can cut off.
+        network = {"type": "user", "id": SSH_NETWORK, "restrict": True, "net": _SSH_SUBNET}
+        yield Definition(device.NETDEV, network)
+        yield Definition(device.DEVICE, {"driver": "virtio-net-device", "netdev": SSH_NETWORK})
+
+
+def memory(machine: Machine, where: Memory) -> list[str]:
+    """The memory, under one id however it is kept: a state fits only the same ids."""
+    kind: dict[str, Any] = {"qom-type": "memory-backend-ram"}
+    if where.file:
+        kind = {"qom-type": "memory-backend-file", "mem-path": str(where.file)}
+        kind["share"] = where.shared
+    backend = {**kind, "id": _MEMORY, "size": machine.memory << 20}
+    return ["-object", json.dumps(backend), "-machine", f"memory-backend={_MEMORY}"]
 
 
 def payload(boot: Boot) -> list[str]:
     """The kernel, its initramfs, device tree and arguments."""
-    argv = ["-kernel", str(boot.image), "-initrd", str(boot.initrd), "-dtb", str(boot.dtb)]
+    argv = ["-kernel", str(boot.image), "-initrd", str(boot.initrd)]
+    argv += ["-dtb", str(boot.dtb)] if boot.dtb else []
     return [*argv, "-append", boot.command_line, "-no-reboot"]
 
 

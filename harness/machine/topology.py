@@ -3,9 +3,17 @@
 derived from one ``Machine``, so they cannot disagree.
 """
 
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from harness.errors import UsageError
+from harness.machine.device import BRIDGES, UNMIGRATABLE, Device
+
+Firmware = Literal["devicetree", "acpi"]
+
+QEMU = "qemu-system-aarch64"
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,65 +21,224 @@ class Iommu:
     """An IOMMU that QEMU emulates: the ``-M virt`` option or the device that
     brings it, its device-tree ``compatible``, the module of its ``driver``, and the
     width of its stream IDs in bits (SMMU_IDR1.SIDSIZE, which QEMU fixes at 16;
-    endpoint IDs of virtio-iommu are 32 bits wide)."""
+    endpoint IDs of virtio-iommu are 32 bits wide). ``translates`` are the trace events
+    of QEMU that tell of a translated access or a mapping."""
 
     machine_option: str
     device: str
     compatible: str
     driver: str
     stream_id_bits: int
+    translates: tuple[str, ...]
 
 
-SMMUV3 = Iommu("iommu=smmuv3", "", "arm,smmu-v3", "arm_smmu_v3", 16)
-VIRTIO_IOMMU = Iommu("", "virtio-iommu-pci", "virtio,pci-iommu", "virtio_iommu", 32)
+SMMUV3 = Iommu("iommu=smmuv3", "", "arm,smmu-v3", "arm_smmu_v3", 16, ("smmuv3_translate_success",))
+VIRTIO_IOMMU = Iommu(
+    "", "virtio-iommu-pci", "virtio,pci-iommu", "virtio_iommu", 32, ("virtio_iommu_translate_out",)
+)
+IOMMUS = {"smmuv3": SMMUV3, "virtio-iommu": VIRTIO_IOMMU}
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """Devices that belong together, for the argument that ``summary`` names.
+    ``overlays`` are files of ``dts/``; in ``broken_firmware`` they say on purpose what
+    the IOMMU cannot have."""
+
+    summary: str
+    devices: tuple[Device, ...] = ()
+    overlays: tuple[str, ...] = ()
+    broken_firmware: bool = False
+
+
+def _functions(model: str, slot: str, bus: str = "") -> tuple[Device, ...]:
+    """Two functions of one slot; the first says that there are more."""
+    first = Device(model, bus=bus, address=f"{slot}.0", properties=(("multifunction", True),))
+    return (first, Device(model, bus=bus, address=f"{slot}.1"))
+
+
+# Behind the IOMMU, as a modern virtio device and not as a legacy one, which bypasses it.
+_TRANSLATED = (("iommu_platform", True), ("disable-legacy", "on"))
+
+PRESETS = {
+    "nic": Preset("one NIC on the root bus", (Device("e1000e"),)),
+    "clients": Preset("two platform devices", overlays=("platform-clients",)),
+    "multifunction": Preset("two functions without isolation: one group", _functions("e1000", "5")),
+    "isolated-functions": Preset(
+        "two functions that a quirk calls isolated", _functions("e1000e", "5")
+    ),
+    "root-port": Preset(
+        "two functions below a root port",
+        (Device("pcie-root-port", "port"), *_functions("e1000e", "0", "port")),
+    ),
+    "pci-bridge": Preset(
+        "two NICs that share the bridge's stream ID",
+        (
+            Device("pcie-pci-bridge", "bridge"),
+            Device("e1000", bus="bridge", address="1.0"),
+            Device("e1000", bus="bridge", address="2.0"),
+        ),
+    ),
+    "virtio": Preset(
+        "a virtio NIC and a virtio disk whose DMA is translated",
+        (
+            Device("virtio-net-pci", properties=_TRANSLATED),
+            Device("virtio-blk-pci", properties=_TRANSLATED),
+        ),
+    ),
+    "nvme": Preset("an NVMe disk, which QEMU cannot migrate", (Device("nvme"),)),
+    "hotplug": Preset("a slot to plug a device into", (Device("pcie-root-port", "slot"),)),
+    "shared-stream-id": Preset(
+        "two platform devices with one stream ID", overlays=("shared-stream-id",)
+    ),
+    "repeated-stream-id": Preset(
+        "a platform device that names one stream ID twice", overlays=("repeated-stream-id",)
+    ),
+    "two-stream-ids": Preset("a platform device with two stream IDs", overlays=("two-stream-ids",)),
+    "stream-id-out-of-range": Preset(
+        "a platform device whose stream ID the IOMMU lacks",
+        overlays=("stream-id-out-of-range",),
+        broken_firmware=True,
+    ),
+    "disabled-iommu": Preset(
+        "a platform device whose IOMMU firmware has disabled", overlays=("disabled-iommu",)
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One virtual machine. ``nics`` are PCI network devices behind the IOMMU,
-    ``overlays`` files of ``dts/``; ``memory`` is in MiB. ``single_console``
-    puts commands on the kernel's own console, for kernels without a built-in
-    virtio console."""
+    """One virtual machine. ``devices`` are PCI devices, ``overlays`` names of files of
+    ``dts/`` or paths; ``memory`` is in MiB. ``stage`` is what the SMMUv3 translates
+    ("1", "2", "nested"; "" leaves it to QEMU). ``qemu`` is the program. ``ssh`` adds a
+    network that is not behind the IOMMU. ``single_console`` puts commands on the
+    kernel's own console, for kernels without a built-in virtio console."""
 
     name: str
     iommu: Iommu
-    nics: tuple[str, ...] = ("e1000e",)
+    devices: tuple[Device, ...] = ()
     overlays: tuple[str, ...] = ()
+    firmware: Firmware = "devicetree"
     memory: int = 256
+    cpus: int = 1
+    stage: str = ""
+    qemu: str = QEMU
+    broken_firmware: bool = False
+    ssh: bool = False
     single_console: bool = False
 
     @property
-    def options(self) -> str:
-        """What follows ``-M``. GICv3, because the SMMU's MSIs need its ITS."""
-        parts = ("virt", "gic-version=3", "dtb-randomness=off", self.iommu.machine_option)
-        return ",".join(part for part in parts if part)
+    def variants(self) -> tuple[str, ...]:
+        """The variants that a kernel for this machine must have."""
+        return ("acpi",) if self.firmware == "acpi" else ()
 
     @property
-    def devices(self) -> list[str]:
-        """QEMU arguments of what is behind the IOMMU, and of the IOMMU itself.
+    def migratable(self) -> bool:
+        """Whether QEMU can save the state of all its devices."""
+        return not any(device.model in UNMIGRATABLE for device in self.devices)
 
-        User network, restricted: a guest reaches nothing of this host. No boot
-        ROMs: nothing boots from these devices.
-        """
-        argv = ["-device", self.iommu.device] if self.iommu.device else []
-        for number, model in enumerate(self.nics):
-            argv += ["-netdev", f"user,id=net{number},restrict=on"]
-            argv += ["-device", f"{model},netdev=net{number},romfile="]
-        return argv
+    def __str__(self) -> str:
+        return self.name
+
+
+_ACPI_MEMORY = 512  # MiB: the firmware alone takes 128
+
+
+def _machine(name: str, iommu: Iommu, firmware: Firmware, *presets: str) -> Machine:
+    memory = _ACPI_MEMORY if firmware == "acpi" else 256
+    return with_presets(Machine(name, iommu, firmware=firmware, memory=memory), presets)
+
+
+def with_presets(machine: Machine, names: tuple[str, ...]) -> Machine:
+    """The machine with the presets' devices beside its own. Raises UsageError for a
+    preset that does not exist."""
+    for name in names:
+        if name not in PRESETS:
+            raise UsageError(f"no such preset: {name!r}", f"there are {', '.join(PRESETS)}")
+    chosen = [PRESETS[name] for name in names]
+    return replace(
+        machine,
+        devices=machine.devices + tuple(each for preset in chosen for each in preset.devices),
+        overlays=machine.overlays + tuple(each for preset in chosen for each in preset.overlays),
+        broken_firmware=machine.broken_firmware or any(each.broken_firmware for each in chosen),
+    )
 
 
 MACHINES = {
     machine.name: machine
     for machine in (
-        Machine("smmuv3", SMMUV3, overlays=("platform-clients",)),
-        Machine("virtio-iommu", VIRTIO_IOMMU),
+        _machine("smmuv3", SMMUV3, "devicetree", "nic", "clients"),
+        _machine("virtio-iommu", VIRTIO_IOMMU, "devicetree", "nic"),
+        _machine("smmuv3-acpi", SMMUV3, "acpi", "nic"),
+        _machine("virtio-iommu-acpi", VIRTIO_IOMMU, "acpi", "nic"),
     )
 }
 
 
-def named(name: str) -> Machine:
-    """Raises UsageError for a machine that does not exist."""
-    try:
-        return MACHINES[name]
-    except KeyError:
-        raise UsageError(f"no such machine: {name!r}", f"use {' or '.join(MACHINES)}") from None
+def named(text: str) -> Machine:
+    """A machine by its name, or ``MACHINE+PRESET+...`` with the presets' devices in
+    place of its own. Raises UsageError for a name that does not exist and for a machine
+    that cannot be."""
+    name, *presets = text.split("+")
+    if name not in MACHINES:
+        raise UsageError(
+            f"no such machine: {name!r}",
+            f"use {', '.join(MACHINES)}, one of them with +PRESET, or a .toml file",
+        )
+    machine = MACHINES[name]
+    if presets:
+        bare = replace(machine, name=text, devices=(), overlays=())
+        machine = with_presets(bare, tuple(presets))
+    check(machine)
+    return machine
+
+
+def check(machine: Machine) -> None:
+    """Raises UsageError, with the reason, for a machine that cannot be."""
+    for problem in _problems(machine):
+        raise UsageError(f"the machine {machine.name} cannot be: {problem}")
+
+
+_ADDRESS = re.compile(r"(?:0x)?([0-9a-f]{1,2})(?:\.([0-7]))?", re.IGNORECASE)
+_SLOTS = 32
+
+
+def _problems(machine: Machine) -> Iterator[str]:
+    if machine.overlays and machine.firmware == "acpi":
+        overlays = ", ".join(machine.overlays)
+        yield f"ACPI has no device tree that {overlays} could be laid over"
+    if machine.stage and machine.iommu is not SMMUV3:
+        yield "only an SMMUv3 has stages"
+    if machine.stage and machine.stage not in ("1", "2", "nested"):
+        yield f"{machine.stage!r} is no stage: there are 1, 2 and nested"
+    if not 64 <= machine.memory <= 65536:
+        yield f"{machine.memory} MiB of memory"
+    if not 1 <= machine.cpus <= 8:
+        yield f"{machine.cpus} processors: use 1 to 8"
+    for device in machine.devices:
+        if "iommu" in device.model:
+            yield f"it has an {machine.iommu.compatible} and a {device.model}, and one is the limit"
+        if device.model == "arm-smmuv3" and machine.iommu is not SMMUV3:
+            yield "it has a virtio-iommu and an SMMUv3, and one kind is the limit"
+    yield from _bus_problems(machine.devices)
+
+
+def _bus_problems(devices: tuple[Device, ...]) -> Iterator[str]:
+    bridges = {device.id for device in devices if device.model in BRIDGES}
+    names, taken = set(), set()
+    for device in devices:
+        if device.id and device.id in names:
+            yield f"two devices are called {device.id!r}"
+        names.add(device.id)
+        if device.bus and device.bus not in bridges:
+            yield f"{device.model} is behind {device.bus!r}, which is no bridge of this machine"
+        if not device.address:
+            continue
+        match = _ADDRESS.fullmatch(device.address)
+        if match is None or int(match[1], 16) >= _SLOTS:
+            yield f"{device.address!r} is no PCI address: write SLOT.FUNCTION, say 5.0"
+            continue
+        place = (device.bus, int(match[1], 16), int(match[2] or 0))
+        if place in taken:
+            yield f"two devices are at {device.address} of {device.bus or 'the root bus'}"
+        taken.add(place)

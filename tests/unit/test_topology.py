@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Machines as data: what can be, what cannot and why, and what users compose."""
+
+import contextlib
+import json
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import UsageError
+from harness.machine import composed, device, qemu, topology
+from harness.machine.device import Device
+
+SMMUV3 = topology.named("smmuv3")
+
+
+def test_every_machine_with_every_preset_can_be_or_says_why_not() -> None:
+    for name, machine in topology.MACHINES.items():
+        for preset, devices in topology.PRESETS.items():
+            if devices.overlays and machine.firmware == "acpi":
+                with pytest.raises(UsageError, match="ACPI has no device tree"):
+                    topology.named(f"{name}+{preset}")
+            else:
+                found = topology.named(f"{name}+{preset}")
+                assert found.devices == devices.devices
+                assert found.overlays == devices.overlays
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"devices": (Device("virtio-iommu-pci"),)}, "one is the limit"),
+        ({"stage": "3"}, "is no stage"),
+        ({"memory": 1}, "1 MiB of memory"),
+        ({"cpus": 0}, "0 processors"),
+        ({"devices": (Device("e1000", "a"), Device("e1000", "a"))}, "two devices are called 'a'"),
+        ({"devices": (Device("e1000", bus="nobody"),)}, "behind 'nobody', which is no bridge"),
+        ({"devices": (Device("e1000", "a"), Device("e1000", bus="a"))}, "which is no bridge"),
+        ({"devices": (Device("e1000", address="32.0"),)}, "is no PCI address"),
+        ({"devices": (Device("e1000", address="5.8"),)}, "is no PCI address"),
+        (
+            {"devices": (Device("e1000", address="5"), Device("e1000", address="5.0"))},
+            "two devices are at 5.0 of the root bus",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_reason(changes: dict[str, object], why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        topology.check(replace(SMMUV3, **changes))  # type: ignore[arg-type]
+
+
+def test_stages_are_the_smmus() -> None:
+    with pytest.raises(UsageError, match="only an SMMUv3 has stages"):
+        topology.check(replace(topology.named("virtio-iommu"), stage="1"))
+
+
+@pytest.mark.parametrize("name", ["", "smmu", "smmuv3+", "smmuv3+nope", "+nic", "smmuv3 +nic"])
+def test_a_machine_that_does_not_exist(name: str) -> None:
+    with pytest.raises(UsageError, match=r"no such (machine|preset)"):
+        composed.machine(name)
+
+
+def test_a_definition_has_its_other_end_first() -> None:
+    nic, disk = Device("e1000e"), Device("nvme", "store", address="4.0")
+    made = list(device.definitions([nic, disk]))
+    assert [each.option for each in made] == ["netdev", "device", "blockdev", "device"]
+    assert made[1].fields["netdev"] == made[0].fields["id"]
+    assert made[3].fields["drive"] == made[2].fields["node-name"]
+    assert (made[3].fields["id"], made[3].fields["addr"]) == (device.identity("store"), "4.0")
+    assert made[0].fields["restrict"] is True
+
+
+def test_the_same_definitions_make_the_command_line() -> None:
+    argv = qemu.board(topology.named("smmuv3+root-port"))
+    made = [json.loads(word) for word in argv if word.startswith("{")]
+    port, _, first, _, second = made
+    assert port["driver"] == "pcie-root-port"
+    assert first["bus"] == second["bus"] == port["id"]
+    assert first["multifunction"] is True
+
+
+FILE = """
+iommu = "virtio-iommu"
+memory = 300
+presets = ["multifunction"]
+
+[[device]]
+model = "pcie-root-port"
+id = "port"
+
+[[device]]
+model = "e1000e"
+bus = "port"
+mac = "52:54:00:12:34:56"
+"""
+
+
+def read(tmp_path: Path, text: str) -> topology.Machine:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    return composed.machine(str(path))
+
+
+def test_a_composed_machine(tmp_path: Path) -> None:
+    machine = read(tmp_path, FILE)
+    assert (machine.name, machine.iommu, machine.memory) == ("mine", topology.VIRTIO_IOMMU, 300)
+    port, nic, *functions = machine.devices
+    assert port == Device("pcie-root-port", "port")
+    assert nic == Device("e1000e", bus="port", properties=(("mac", "52:54:00:12:34:56"),))
+    assert tuple(functions) == topology.PRESETS["multifunction"].devices
+
+
+def test_an_overlay_is_found_beside_the_file(tmp_path: Path) -> None:
+    machine = read(tmp_path, 'overlays = ["platform-clients", "own.dts"]')
+    assert machine.overlays == ("platform-clients", str(tmp_path / "own.dts"))
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("iommu = ", "is no TOML"),
+        ('iommu = "intel"', "no such IOMMU: 'intel'"),
+        ('iommu = ["smmuv3", "virtio-iommu"]', "is no str"),
+        ('firmware = "bios"', "no such firmware"),
+        ("memory = true", "is no int"),
+        ("devcie = 1", "no such key: 'devcie'"),
+        ('presets = ["nope"]', "no such preset"),
+        ("presets = [1]", "is no list of names"),
+        ("[[device]]\nid = 'a'", "without a model"),
+        ("[[device]]\nmodel = 'e1000'\nbus = 1", "is no text"),
+        ("[[device]]\nmodel = 'e1000'\nx = [1]", "is no property"),
+        ("[[device]]\nmodel = 'virtio-iommu-pci'", "one is the limit"),
+        ('firmware = "acpi"\npresets = ["clients"]', "ACPI has no device tree"),
+    ],
+)
+def test_what_a_file_says_wrongly_is_told_with_its_name(
+    tmp_path: Path, text: str, why: str
+) -> None:
+    with pytest.raises(UsageError, match=f"mine.toml.*{why}"):
+        read(tmp_path, text)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot read"):
+        composed.machine(str(tmp_path / "none.toml"))
+
+
+KEYS = st.sampled_from(["iommu", "memory", "stage", "presets", "overlays", "device", "cpus", "x"])
+LEAVES = st.one_of(st.integers(), st.booleans(), st.text(max_size=8), st.sampled_from(["smmuv3"]))
+VALUES = st.one_of(LEAVES, st.lists(LEAVES, max_size=3))
+
+
+@given(st.dictionaries(KEYS, VALUES, max_size=4))
+def test_any_file_is_a_machine_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, given_: dict[str, object]
+) -> None:
+    text = "\n".join(f"{key} = {json.dumps(value)}" for key, value in given_.items())
+    try:
+        tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return  # JSON and TOML escape a few characters differently
+    path = tmp_path_factory.mktemp("any") / "any.toml"
+    path.write_text(text)
+    with contextlib.suppress(UsageError):
+        topology.check(composed.read(path))
