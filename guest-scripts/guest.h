@@ -14,4 +14,10 @@ int read_line(const char *path, char *line, size_t size);
 /* Prints modules, IOMMU groups and devices, a line each; see state.c. */
 int state_main(void);
 
+/* The command "vfio"; see vfio.c. Returns its exit status. */
+int vfio_main(int argc, char **argv);
+
+/* The command "reseed"; see reseed.c. Returns its exit status. */
+int reseed_main(void);
+
 #endif

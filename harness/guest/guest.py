@@ -3,11 +3,12 @@
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.errors import GuestHang
+from harness.errors import GuestHang, UsageError
 from harness.guest import state
 from harness.guest.state import State
 from harness.kernel.artifact import Kernel
@@ -15,7 +16,8 @@ from harness.klog import record
 from harness.klog.record import Record
 from harness.machine import devicetree, process, qemu
 from harness.machine.console import Console, Reply
-from harness.machine.qemu import Boot
+from harness.machine.monitor import Monitor
+from harness.machine.qemu import ANONYMOUS, Boot, Memory
 from harness.machine.topology import Machine
 from harness.machine.watch import Watch
 from harness.rootfs import initramfs
@@ -52,32 +54,89 @@ class Step:
     seconds: float
 
 
+# Commands that ``transcript`` remembers, and how much each printed.
+_HISTORY = 200
+_SHOWN = 2000
+
+
+def _shown(command: str, reply: Reply | None) -> str:
+    if reply is None:
+        return f"$ {command}\n(did not end)"
+    printed = (reply.out + reply.err).decode(errors="replace").rstrip("\n")
+    if len(printed) > _SHOWN:
+        printed = f"{printed[:_SHOWN]}\n... {len(printed) - _SHOWN} characters more"
+    end = "" if (reply.how, reply.number) == ("status", 0) else f"({reply.how} {reply.number})"
+    return "\n".join(part for part in (f"$ {command}", printed, end) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What a restored guest had said before it was saved: on the kernel's ``console``,
+    and in the log's ``records``; ``counted`` are those of PID 1, unreadable ones too."""
+
+    console: bytes = b""
+    records: tuple[Record, ...] = ()
+    counted: int = 0
+
+
+NO_PAST = Past()
+
+# Called with each kernel-log record, in another thread.
+OnRecord = Callable[[Record], None]
+
+
 class Guest:
-    """A guest that takes commands. Made by ``booted``; ``argv`` and ``pid`` are QEMU's."""
+    """A guest that takes commands; made by ``booted`` and by ``snapshot.restored``.
+    ``argv`` and ``pid`` are QEMU's, ``monitor`` its QMP, ``directory`` where all is
+    logged, ``limit`` how many seconds a command may be silent."""
 
     def __init__(
         self,
         *,
         boot: Boot,
-        argv: tuple[str, ...],
-        pid: int,
+        running: process.Process,
         console: Console,
         watch: Watch,
+        monitor: Monitor,
         records: list[Record],
+        directory: Path,
     ) -> None:
         self.boot = boot
-        self.argv = argv
-        self.pid = pid
+        self.monitor = monitor
+        self.directory = directory
+        self._process = running
         self._console = console
         self._watch = watch
         self._records = records
-        self._claimed = 0
+        self._claimed = len(records)
         self._state: State | None = None
+        self._history: deque[tuple[str, Reply | None]] = deque(maxlen=_HISTORY)
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        return self._process.argv
+
+    @property
+    def pid(self) -> int:
+        return self._process.popen.pid
+
+    @property
+    def machine(self) -> Machine:
+        return self.boot.machine
+
+    @property
+    def limit(self) -> float:
+        return self._console.limit
 
     @property
     def kmsg(self) -> tuple[Record, ...]:
         """All kernel-log records since boot that have been read so far."""
         return tuple(self._records)
+
+    @property
+    def qemu_log(self) -> Path:
+        """What QEMU itself says, its trace events among it."""
+        return self._process.log
 
     def run(self, command: str, limit: float | None = None) -> Reply:
         """Runs a command and returns its bare result: the fastest way.
@@ -85,13 +144,29 @@ class Guest:
         ``limit`` is how many seconds the guest may stay silent. Raises
         GuestPanic, GuestHang or GuestLost.
         """
+        self._history.append((command, None))
         reply = self._console.run(command, limit)
+        self._history[-1] = (command, reply)
         self._state = None
         return reply
+
+    def transcript(self) -> str:
+        """The last commands and what they printed, as a person would have seen it."""
+        return "\n".join(_shown(command, reply) for command, reply in self._history)
 
     def state(self) -> State:
         """What the kernel shows now."""
         return state.parse(self._console.state())
+
+    def clock(self) -> float:
+        """Seconds since boot, by the guest's own clock."""
+        return self._console.ping().clock
+
+    def past(self) -> Past:
+        """What it has said by now."""
+        counted = self._wait_kmsg()
+        console = (self.directory / "console-kernel.log").read_bytes()
+        return Past(console, tuple(self._records), counted)
 
     def step(self, command: str, limit: float | None = None) -> Step:
         """Runs a command; returns its result, the kernel's log of it and the state
@@ -120,11 +195,39 @@ class Guest:
 
     def take_kmsg(self) -> tuple[Record, ...]:
         """The records that no step has taken yet, up to this very moment."""
-        if not self._watch.wait_records(self._console.records(), self._console.limit):
-            raise GuestHang("kernel-log records are missing on their channel", log=self._watch.tail)
+        self._wait_kmsg()
         taken = tuple(self._records[self._claimed :])
         self._claimed += len(taken)
         return taken
+
+    def _wait_kmsg(self) -> int:
+        """Until all records up to now have been read; returns how many PID 1 has sent."""
+        counted = self._console.ping().records
+        if not self._watch.wait_records(counted, self._console.limit):
+            raise GuestHang("kernel-log records are missing on their channel", log=self._watch.tail)
+        return counted
+
+
+def boot_of(kernel: Kernel, machine: Machine, arguments: str = "", *, kmod: bool = False) -> Boot:
+    """What a guest of ``kernel`` on ``machine`` starts from. Raises UsageError for a
+    machine that this QEMU cannot make or the kernel cannot run on."""
+    if not kernel.serial_ports:
+        machine = replace(machine, single_console=True)
+    if machine.firmware == "acpi" and not kernel.option("ACPI"):
+        raise UsageError(
+            f"{kernel.label} cannot run on {machine.name}: it has no ACPI",
+            "build it with --variant acpi",
+        )
+    qemu.check(machine)
+    extras = [*(["kmod"] if kmod else []), *(["dropbear", "dropbearkey"] if machine.ssh else [])]
+    tools = _KMOD if kmod else ""
+    return Boot(
+        machine,
+        kernel.image,
+        initramfs.image(kernel, extras),
+        devicetree.blob(machine) if machine.firmware == "devicetree" else None,
+        f"{tools} {arguments}".strip(),
+    )
 
 
 @contextlib.contextmanager
@@ -136,28 +239,42 @@ def booted(
     arguments: str = "",
     kmod: bool = False,
     limit: float | None = None,
-    on_record: Callable[[Record], None] = lambda _: None,
+    memory: Memory = ANONYMOUS,
+    on_record: OnRecord = lambda _: None,
 ) -> Iterator[Guest]:
     """A guest of ``kernel`` on ``machine``, ended on the way out.
 
     Consoles, QEMU's own words and its command line go into ``directory`` as they
-    come; ``on_record`` gets each kernel-log record, in another thread.
-    ``arguments`` are appended to the kernel's command line; ``kmod`` makes modprobe
-    and its like kmod's instead of busybox's; ``limit`` is how many
+    come. ``arguments`` are appended to the kernel's command line; ``kmod`` makes
+    modprobe and its like kmod's instead of busybox's; ``limit`` is how many
     seconds a command may be silent (None: scaled from the time of this boot).
     """
-    if not kernel.serial_ports:
-        machine = replace(machine, single_console=True)
-    tools = _KMOD if kmod else ""
-    boot = Boot(
-        machine,
-        kernel.image,
-        initramfs.image(kernel, kmod=kmod),
-        devicetree.blob(machine),
-        f"{tools} {arguments}".strip(),
-    )
-    argv = [*qemu.board(machine), *qemu.payload(boot), *qemu.channels(machine)]
-    records: list[Record] = []
+    boot = boot_of(kernel, machine, arguments, kmod=kmod)
+    started = time.monotonic()
+    with running(boot, directory, memory=memory, on_record=on_record) as (guest, console):
+        console.wait_ready(_BOOT_SILENCE)
+        took = time.monotonic() - started
+        console.limit = limit or max(_LIMIT_FLOOR, _LIMIT_BOOTS * took)
+        yield guest
+
+
+@contextlib.contextmanager
+def running(
+    boot: Boot,
+    directory: Path,
+    *,
+    memory: Memory,
+    on_record: OnRecord,
+    past: Past = NO_PAST,
+) -> Iterator[tuple[Guest, Console]]:
+    """A QEMU for ``boot``, all its channels read, ended on the way out. Whether the guest
+    in it answers is for the caller to see; one with a ``past`` waits for its state."""
+    machine = boot.machine
+    argv = [*qemu.board(machine), *qemu.memory(machine, memory), *qemu.payload(boot)]
+    argv += [*qemu.channels(machine), *(["-incoming", "defer"] if past.records else [])]
+    records = list(past.records)
+    for each in records:
+        on_record(each)
 
     def take(data: bytes) -> None:
         parsed = record.parse(data)
@@ -166,25 +283,27 @@ def booted(
             on_record(parsed)
 
     with contextlib.ExitStack() as stack:
-        started = time.monotonic()
         names = qemu.chardevs(machine)
-        running = stack.enter_context(process.started(argv, names, directory / "qemu.log"))
-        watch = Watch(running.sockets, directory / "console-kernel.log", take)
-        console = Console(running, watch, directory / "console-command.log", _BOOT_SILENCE)
+        started = stack.enter_context(process.started(argv, names, directory / "qemu.log"))
+        monitor = Monitor(started.sockets["qmp"])
+        log = directory / "console-kernel.log"
+        log.write_bytes(past.console)
+        watch = Watch(started.sockets, monitor, log, take, past.counted)
+        watch.feed(past.console)
+        console = Console(started, watch, directory / "console-command.log", _BOOT_SILENCE)
         stack.callback(console.close)
         watch.start(on_death=console.interrupt)
-        stack.callback(_end, running, watch)
-        console.wait_ready(_BOOT_SILENCE)
-        took = time.monotonic() - started
-        console.limit = limit or max(_LIMIT_FLOOR, _LIMIT_BOOTS * took)
-        yield Guest(
+        stack.callback(_end, started, watch)
+        guest = Guest(
             boot=boot,
-            argv=running.argv,
-            pid=running.popen.pid,
+            running=started,
             console=console,
             watch=watch,
+            monitor=monitor,
             records=records,
+            directory=directory,
         )
+        yield guest, console
 
 
 def _end(running: process.Process, watch: Watch) -> None:

@@ -38,13 +38,15 @@ _LOOK = 5.0
 class Reply:
     """What a command did: ``how`` it ended, ``number`` its status or the signal
     that killed its shell, standard output and error apart, and the number of
-    kernel-log ``records`` since boot when it ended."""
+    kernel-log ``records`` since boot when it ended, and the guest's ``clock`` then, in
+    seconds since boot."""
 
     how: frames.How
     number: int
     out: bytes
     err: bytes
     records: int
+    clock: float
 
 
 class Console:
@@ -86,7 +88,8 @@ class Console:
         Raises GuestPanic, GuestLost or GuestHang when there will be none.
         """
         found, done = self._ask(frames.command(command), limit or self.limit)
-        return Reply(done.how, done.number, bytes(found.out), bytes(found.err), done.records)
+        out, err = bytes(found.out), bytes(found.err)
+        return Reply(done.how, done.number, out, err, done.records, done.clock)
 
     def state(self) -> str:
         """What the kernel shows, in the lines of guest-scripts/state.c. It is PID 1
@@ -94,10 +97,11 @@ class Console:
         found, _ = self._ask(frames.state(), self.limit)
         return found.state.decode(errors="replace")
 
-    def records(self) -> int:
-        """How many kernel-log records there have been by now. Raises as ``run`` does."""
+    def ping(self) -> frames.Done:
+        """An answer: how many kernel-log records there have been, and what time it is
+        in the guest. Raises as ``run`` does."""
         _, done = self._ask(frames.ping(), self.limit)
-        return done.records
+        return done
 
     def _ask(self, request: frames.Request, limit: float) -> tuple[frames.Frames, frames.Done]:
         try:
@@ -160,8 +164,9 @@ class Console:
         """The error for a guest that will not answer any more, with all it said."""
         if self._single:
             heard = self._before() + _text(self._spawn.after) + _text(self._spawn.buffer)
-            self._watch.feed(heard + self._rest())
-        if not self._watch.join(watch.PANIC_GRACE):
+            self._watch.feed(heard)
+            self._hear_out()
+        if self._watch.over or not self._watch.join(watch.PANIC_GRACE):
             self._process.popen.kill()  # a kernel that panicked and did not reset
             self._watch.join()
         death = self._watch.cause()
@@ -169,15 +174,13 @@ class Console:
             return GuestPanic(death.text, self._watch.tail)
         return GuestLost(death.text or self._process.last_words(), log=self._watch.tail)
 
-    def _rest(self) -> bytes:
-        """What the console still says, until QEMU ends or the grace is over."""
-        rest = bytearray()
+    def _hear_out(self) -> None:
+        """What the console still says, until QEMU ends, the panic or the grace is over."""
         self._socket.settimeout(watch.PANIC_GRACE)
         with contextlib.suppress(OSError):
-            while data := self._socket.recv(65536):
+            while not self._watch.over and (data := self._socket.recv(65536)):
                 self._log.write(data)
-                rest += data
-        return bytes(rest)
+                self._watch.feed(data)
 
 
 def _text(heard: object) -> bytes:

@@ -16,9 +16,9 @@ How = Literal["status", "exited", "killed"]
 _HEAD = re.compile(rb"([OESK])(\d{1,9})\n")
 
 # The line that ends an answer: the nonce, how the command ended, the status or
-# signal, the number of records since boot. Compiled once: it costs as much as
+# signal, the number of records since boot, the guest's clock. Compiled once: it costs as much as
 # a command.
-DONE = re.compile(rb"D (ready|[0-9a-f]{24}) (status|exited|killed) (\d+) (\d+)\n")
+DONE = re.compile(rb"D (ready|[0-9a-f]{24}) (status|exited|killed) (\d+) (\d+) (\d+)\n")
 
 # The nonce of the line that PID 1 sends when the guest takes commands.
 READY = "ready"
@@ -60,18 +60,20 @@ def _request(kind: str, payload: bytes = b"") -> Request:
 @dataclass(frozen=True, slots=True)
 class Done:
     """The end of a command: ``number`` is the status or the signal, ``records``
-    how many kernel-log records the guest has sent since boot."""
+    how many kernel-log records the guest has sent since boot, ``clock`` the seconds
+    since then by the guest's own clock."""
 
     nonce: str
     how: How
     number: int
     records: int
+    clock: float
 
 
 def done(match: re.Match[bytes]) -> Done:
     """What a match of ``DONE`` says."""
-    nonce, how, number, records = (group.decode() for group in match.groups())
-    return Done(nonce, cast(How, how), int(number), int(records))
+    nonce, how, number, records, clock = (group.decode() for group in match.groups())
+    return Done(nonce, cast(How, how), int(number), int(records), int(clock) / 1e6)
 
 
 @dataclass(slots=True)

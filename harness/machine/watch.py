@@ -4,7 +4,6 @@ kernel-log records and QMP's events, and tells at once when the guest is dead.
 """
 
 import asyncio
-import contextlib
 import re
 import socket
 import threading
@@ -13,14 +12,14 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from qemu.qmp import Message, QMPClient, QMPError, Runstate
-
 from harness.machine import frames
+from harness.machine.monitor import Monitor
 
 PANIC = re.compile(rb"Kernel panic - not syncing: ([^\r\n]*)")
-# After its text a panic prints a stack and resets; a kernel that cannot even do
-# that is given this many seconds.
-PANIC_GRACE = 2.0
+# After its text a panic prints a stack and resets, or says this where it is told not to
+# (panic in kernel/panic.c); a kernel that cannot even do that is given so many seconds.
+_PANIC_END = b"---[ end Kernel panic"
+PANIC_GRACE = 0.9
 
 _CHUNK = 65536
 
@@ -40,22 +39,25 @@ class Death:
 
 class Watch:
     """Reads until the guest ends. ``on_record`` is called with each raw record, in
-    order, in the watching thread."""
+    order, in the watching thread; ``counted`` are those that were read before this
+    guest was restored."""
 
     def __init__(
         self,
         sockets: dict[str, socket.socket],
+        monitor: Monitor,
         console_log: Path,
         on_record: Callable[[bytes], None],
+        counted: int = 0,
     ) -> None:
         self._sockets = sockets
+        self._monitor = monitor
         self._console_log = console_log
         self._on_record = on_record
         self._on_death: Callable[[], None] = lambda: None
         self._changed = threading.Condition()
-        self._records = 0
+        self._records = counted
         self._tail = b""
-        self._shutdown_reason = ""
         self._dead = False
         self._error: Exception | None = None
         self.last_activity = time.monotonic()
@@ -80,8 +82,8 @@ class Watch:
         panic = PANIC.search(self._tail)
         if panic:
             return Death("panic", panic[1].decode(errors="replace"))
-        if self._shutdown_reason:
-            return Death("lost", f"the guest shut itself down ({self._shutdown_reason})")
+        if self._monitor.shutdown_reason:
+            return Death("lost", f"the guest shut itself down ({self._monitor.shutdown_reason})")
         return Death("lost", "")
 
     @property
@@ -93,6 +95,11 @@ class Watch:
         """Takes kernel console output that somebody else has read."""
         self.last_activity = time.monotonic()
         self._tail = (self._tail + data)[-_TAIL:]
+
+    @property
+    def over(self) -> bool:
+        """Whether the kernel has said the last word of a panic."""
+        return _PANIC_END in self._tail
 
     def add_records(self, records: list[bytes]) -> None:
         """Takes kernel-log records, from wherever they were read."""
@@ -117,7 +124,7 @@ class Watch:
             self._die()
 
     async def _watch(self) -> None:
-        readers = [self._read_qmp(self._sockets["qmp"])]
+        readers = [self._monitor.follow()]
         if "kmsg" in self._sockets:
             readers.append(self._read_kmsg(self._sockets["kmsg"]))
             readers.append(self._read_console(self._sockets["console"]))
@@ -132,6 +139,8 @@ class Watch:
                 if not panicked and PANIC.search(self._tail):
                     panicked = True
                     asyncio.get_running_loop().call_later(PANIC_GRACE, self._die)
+                if self.over:
+                    self._die()
                 await asyncio.sleep(_CONSOLE_PERIOD)
 
     async def _read_kmsg(self, kmsg: socket.socket) -> None:
@@ -139,18 +148,6 @@ class Watch:
         async for data in _chunks(kmsg):
             parsed, rest = frames.parse(rest + data)
             self.add_records(parsed.records)
-
-    async def _read_qmp(self, qmp: socket.socket) -> None:
-        """Connected until QEMU ends; only then do its events matter."""
-        client = QMPClient("guest")
-        with contextlib.suppress(QMPError, EOFError, OSError):
-            await client.connect(qmp)
-            while client.runstate is Runstate.RUNNING:
-                await client.runstate_changed()
-            await client.disconnect()
-        for event in client.events.clear():
-            if event["event"] == "SHUTDOWN":
-                self._shutdown_reason = _reason(event)
 
     def _die(self) -> None:
         """Wakes everybody who waits for the guest."""
@@ -160,11 +157,6 @@ class Watch:
             self._dead = True
             self._changed.notify_all()
         self._on_death()
-
-
-def _reason(event: Message) -> str:
-    data = event["data"]
-    return str(data["reason"]) if isinstance(data, dict) else ""
 
 
 async def _chunks(channel: socket.socket) -> AsyncIterator[bytes]:

@@ -3,6 +3,7 @@
 that drive them, and nothing else.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.host import cache, paths, program, progress, tools
@@ -16,24 +17,24 @@ _RECIPE = "1"
 _MOUNT_POINTS = ("proc", "sys", "dev", "run", "tmp", "root")
 
 # Compiled into one static program.
-_SOURCES = ("init.c", "state.c")
+_SOURCES = ("init.c", "state.c", "vfio.c", "reseed.c")
 
 
-def image(kernel: Kernel, *, kmod: bool = False) -> Path:
-    """The initramfs for ``kernel``, from the cache when it has been made before; with
-    kmod's module tools beside busybox's if ``kmod``.
+def image(kernel: Kernel, extras: Sequence[str] = ()) -> Path:
+    """The initramfs for ``kernel``, from the cache when it has been made before, with
+    the programs of ``packages.EXTRAS`` that ``extras`` names beside busybox.
 
     An uncompressed cpio: a gzip costs the guest more time than it saves.
     """
     scripts = paths.data("guest-scripts")
     programs = packages.unpacked().name
-    key = cache.digest(_RECIPE, kernel.key, cache.digest_files(scripts), programs, str(kmod))
+    key = cache.digest(_RECIPE, kernel.key, cache.digest_files(scripts), programs, *extras)
 
     def make(into: Path) -> None:
         with progress.phase("initramfs", f"making the initramfs of {kernel.label}"):
             with cache.scratch() as scratch:
                 modules = _modules(kernel, scratch)
-            entries = [*packages.entries(kmod=kmod), *_skeleton(scripts), *modules]
+            entries = [*packages.entries(extras), *_skeleton(scripts), *modules]
             (into / "initramfs.cpio").write_bytes(cpio.archive(entries))
 
     entry = cache.entry("initramfs", key, "making an initramfs", make)
@@ -47,11 +48,15 @@ def _skeleton(scripts: Path) -> list[Entry]:
         cpio.character_device("dev/console", 5, 1),
         cpio.file("init", _program(scripts).read_bytes(), 0o755),
         cpio.file("harness/agent", (scripts / "agent").read_bytes()),
+        cpio.file("harness/sshd", (scripts / "sshd").read_bytes(), 0o755),
         cpio.file("harness/shell", (scripts / "shell").read_bytes(), 0o755),
         # busybox's shell runs its own applets by itself; the kernel and other
         # programs call these two by path.
         cpio.symlink("bin/sh", "busybox"),
+        cpio.symlink("bin/vfio", "../init"),
+        cpio.symlink("bin/reseed", "../init"),
         cpio.symlink("sbin/modprobe", "../bin/busybox"),
+        cpio.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"),
     ]
 
 

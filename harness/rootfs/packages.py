@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The arm64 programs of a guest, from Debian packages: busybox, and kmod with
-the libraries it loads.
-"""
+"""The arm64 programs of a guest, from Debian packages."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from elftools.elf.dynamic import DynamicSection
@@ -14,15 +13,33 @@ from harness.host import cache, debian, progress
 from harness.rootfs import cpio
 from harness.rootfs.cpio import Entry
 
-_PACKAGES = ["busybox-static", "kmod"]
 _SUITE = debian.SUITES[0]
 
 # Part of the key: raise it when another choice of files is made below.
-_RECIPE = "2"
+_RECIPE = "3"
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """What a guest has beside busybox when it is asked for: the ``program`` of a
+    ``package`` with the libraries it loads, and ``links`` to it by their paths."""
+
+    package: str
+    program: str
+    links: tuple[str, ...]
+
 
 # kmod under the name of each of its commands; guest-scripts/agent calls them.
-_KMOD_DIRECTORY = "usr/lib/kmod-bin"
 _KMOD_COMMANDS = ("depmod", "insmod", "lsmod", "modinfo", "modprobe", "rmmod")
+
+# Some megabytes each, which every boot would copy: a guest that does not need one is
+# without it.
+EXTRAS = {
+    "kmod": Extra("kmod", "bin/kmod", tuple(f"usr/lib/kmod-bin/{n}" for n in _KMOD_COMMANDS)),
+    "dropbear": Extra("dropbear-bin", "usr/sbin/dropbear", ()),
+    "dropbearkey": Extra("dropbear-bin", "usr/bin/dropbearkey", ()),
+}
+_PACKAGES = ["busybox-static", *sorted({extra.package for extra in EXTRAS.values()})]
 
 
 def unpacked() -> Path:
@@ -32,11 +49,9 @@ def unpacked() -> Path:
     return cache.entry("packages", key, "fetching guest packages", _make)
 
 
-def entries(*, kmod: bool) -> list[Entry]:
-    """The files of the guest's root that come from packages. kmod and its libraries
-    are 7 MB, which every boot would copy; a guest that does not need them has none."""
-    roots = ["busybox", "kmod"] if kmod else ["busybox"]
-    return [entry for root in roots for entry in cpio.tree(unpacked() / root)]
+def entries(extras: Sequence[str]) -> list[Entry]:
+    """The files of the guest's root that come from packages: busybox and ``extras``."""
+    return [entry for root in ("busybox", *extras) for entry in cpio.tree(unpacked() / root)]
 
 
 def _make(into: Path) -> None:
@@ -47,13 +62,17 @@ def _make(into: Path) -> None:
         for deb in debian.download_closure(_PACKAGES, _SUITE, "arm64", debs):
             debian.unpack(deb, files)
         _copy(files / "bin/busybox", into / "busybox/bin/busybox")
-        root = into / "kmod"
-        kmod = files / "bin/kmod"
-        _copy(kmod, root / "bin/kmod")
-        for name in _KMOD_COMMANDS:
-            _link(root / _KMOD_DIRECTORY / name, "/bin/kmod")
-        for library in _libraries(kmod, files):
-            _copy(library, root / "lib" / library.name)
+        for name, extra in EXTRAS.items():
+            _take(extra, files, into / name)
+
+
+def _take(extra: Extra, files: Path, root: Path) -> None:
+    program = files / extra.program
+    _copy(program, root / extra.program)
+    for link in extra.links:
+        _link(root / link, f"/{extra.program}")
+    for library in _libraries(program, files):
+        _copy(library, root / "lib" / library.name)
 
 
 def _copy(origin: Path, target: Path) -> None:
@@ -76,7 +95,7 @@ def _libraries(program: Path, files: Path) -> Iterator[Path]:
             if name in seen:
                 continue
             if name not in places:
-                raise HostError(f"no package brings {name}, which kmod needs")
+                raise HostError(f"no package brings {name}, which {program.name} needs")
             seen.add(name)
             waiting.append(places[name])
             yield places[name]

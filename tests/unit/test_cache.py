@@ -219,3 +219,44 @@ def test_a_source_with_a_file_more_is_not_whole(tmp_path: Path) -> None:
     assert not debian_source._are_whole(tmp_path, manifest, ["a"])
     (tmp_path / "a").unlink()
     assert not debian_source._are_whole(tmp_path, manifest, ["a"])
+
+
+MEGABYTE = 1 << 20
+
+
+@pytest.fixture
+def small_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files from one megabyte on are keyed as a guest's memory is."""
+    monkeypatch.setattr(contents, "_LARGE", MEGABYTE)
+
+
+@pytest.mark.usefixtures("small_large")
+def test_a_file_with_holes_has_the_key_of_its_content(tmp_path: Path) -> None:
+    data = bytes(3 * MEGABYTE) + b"word" + bytes(5 * MEGABYTE) + b"end"
+    holes, full = tmp_path / "holes", tmp_path / "full"
+    full.write_bytes(data)
+    with holes.open("wb") as file:
+        file.truncate(len(data))
+        file.seek(3 * MEGABYTE)
+        file.write(b"word")
+        file.seek(len(data) - 3)
+        file.write(b"end")
+    assert holes.stat().st_blocks < full.stat().st_blocks
+    assert contents.key(holes) == contents.key(full)
+
+
+@pytest.mark.usefixtures("small_large")
+@pytest.mark.parametrize("place", [0, 65535, 65536, MEGABYTE, 2 * MEGABYTE - 1])
+def test_any_byte_of_a_large_file_counts(tmp_path: Path, place: int) -> None:
+    file = tmp_path / "file"
+    with file.open("wb") as opened:
+        opened.truncate(2 * MEGABYTE)
+    empty = contents.key(file)
+    with file.open("r+b") as opened:
+        opened.seek(place)
+        opened.write(b"x")
+    changed = contents.key(file)
+    assert changed != empty
+    with file.open("r+b") as opened:
+        opened.truncate(2 * MEGABYTE + 1)
+    assert contents.key(file) not in (changed, empty)

@@ -72,9 +72,9 @@ def test_an_echo_of_a_request_is_no_answer() -> None:
 
 
 def test_an_answer_is_read() -> None:
-    match = frames.DONE.search(b"O1\nxD 0123456789abcdef01234567 killed 11 42\n")
+    match = frames.DONE.search(b"O1\nxD 0123456789abcdef01234567 killed 11 42 1500000\n")
     assert match
-    assert frames.done(match) == frames.Done("0123456789abcdef01234567", "killed", 11, 42)
+    assert frames.done(match) == frames.Done("0123456789abcdef01234567", "killed", 11, 42, 1.5)
 
 
 def test_a_nul_is_refused() -> None:

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Claims the DMA ownership of a PCI device's group while it is loaded, as a user of
+ * VFIO does but from within the kernel (iommu_group_claim_dma_owner, since 5.19).
+ *
+ * modprobe dma_owner device=0000:00:01.0: fails with the errno of the claim.
+ */
+#include <linux/iommu.h>
+#include <linux/module.h>
+#include <linux/pci.h>
+#include <linux/version.h>
+
+static char *device;
+module_param(device, charp, 0444);
+MODULE_PARM_DESC(device, "PCI device, by its address");
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 19, 0)
+
+static struct iommu_group *group;
+
+static int __init dma_owner_init(void)
+{
+	struct device *dev;
+	int ret;
+
+	dev = device ? bus_find_device_by_name(&pci_bus_type, NULL, device) : NULL;
+	if (!dev)
+		return -ENODEV;
+	group = iommu_group_get(dev);
+	put_device(dev);
+	if (!group)
+		return -ENOENT;
+	ret = iommu_group_claim_dma_owner(group, THIS_MODULE);
+	if (ret)
+		iommu_group_put(group);
+	return ret;
+}
+
+static void __exit dma_owner_exit(void)
+{
+	iommu_group_release_dma_owner(group);
+	iommu_group_put(group);
+}
+
+#else
+
+static int __init dma_owner_init(void)
+{
+	return -EOPNOTSUPP;
+}
+
+static void __exit dma_owner_exit(void)
+{
+}
+
+#endif
+
+module_init(dma_owner_init);
+module_exit(dma_owner_exit);
+
+MODULE_DESCRIPTION("Owner of a group's DMA while loaded");
+MODULE_LICENSE("GPL");

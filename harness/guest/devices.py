@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Devices of a guest: bound and unbound, removed and found again, plugged and pulled."""
+
+import errno
+import os
+import re
+import shlex
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from harness.errors import GuestHang, HostError
+from harness.guest.guest import Guest, Step
+from harness.machine import device
+from harness.machine.device import DEVICE, NETDEV, Device
+
+_PCI_ADDRESS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
+_POLL = 0.02  # seconds between two looks at a guest that is about to change
+
+# QMP's command for each option of the command line.
+_ADD = {NETDEV: "netdev_add", device.BLOCKDEV: "blockdev-add", DEVICE: "device_add"}
+
+_ERRNO = {os.strerror(number): name for number, name in errno.errorcode.items()}
+
+
+def bus_of(name: str) -> str:
+    """The bus that a device with such a name is on."""
+    if _PCI_ADDRESS.fullmatch(name):
+        return "pci"
+    return "virtio" if re.fullmatch(r"virtio\d+", name) else "platform"
+
+
+def write(guest: Guest, path: str, text: str) -> Step:
+    """``text`` into a file of the guest, in one write."""
+    return guest.step(f"echo {shlex.quote(text)} > {shlex.quote(path)}")
+
+
+def errno_of(step: Step) -> str:
+    """What the kernel answered to a step that failed: "EBUSY"; "" where it told none."""
+    for line in reversed(step.err.splitlines()):
+        said = line.rpartition(": ")[2].strip()
+        if said in _ERRNO.values():
+            return said
+        if said in _ERRNO:
+            return _ERRNO[said]
+    return ""
+
+
+def bind(guest: Guest, name: str, driver: str) -> Step:
+    return write(guest, f"/sys/bus/{bus_of(name)}/drivers/{driver}/bind", name)
+
+
+def unbind(guest: Guest, name: str, driver: str = "") -> Step:
+    """From the driver that it has, or the one that is named."""
+    base = f"/sys/bus/{bus_of(name)}"
+    where = f"drivers/{driver}" if driver else f"devices/{name}/driver"
+    return write(guest, f"{base}/{where}/unbind", name)
+
+
+def override(guest: Guest, name: str, driver: str) -> Step:
+    """Only ``driver`` may bind it from now on; "" ends that."""
+    return write(guest, f"/sys/bus/{bus_of(name)}/devices/{name}/driver_override", driver)
+
+
+def probe(guest: Guest, name: str) -> Step:
+    """Has the bus look for a driver."""
+    return write(guest, f"/sys/bus/{bus_of(name)}/drivers_probe", name)
+
+
+def remove(guest: Guest, name: str) -> Step:
+    """Takes a PCI device away, as far as the kernel is concerned."""
+    return write(guest, f"/sys/bus/pci/devices/{name}/remove", "1")
+
+
+def rescan(guest: Guest) -> Step:
+    """Has the kernel look for PCI devices."""
+    return write(guest, "/sys/bus/pci/rescan", "1")
+
+
+def deferred(guest: Guest) -> list[str]:
+    """The devices that wait for something before they can be probed."""
+    return sorted(each.name for each in guest.state().devices.values() if each.deferred)
+
+
+GroupType = Literal["DMA", "DMA-FQ", "identity", "auto"]
+
+
+def set_group_type(guest: Guest, group: int, kind: GroupType) -> Step:
+    """Another default domain for the group."""
+    return write(guest, f"/sys/kernel/iommu_groups/{group}/type", kind)
+
+
+def group_type(guest: Guest, group: int) -> str:
+    """The type of the group's default domain."""
+    return guest.state().groups[group].type
+
+
+def plug(guest: Guest, wanted: Device, limit: float = 30.0) -> str:
+    """Plugs a device into a slot of the running machine; returns the PCI address that
+    the guest gave it. Raises HostError when QEMU refuses, GuestHang when the guest has
+    not seen it within ``limit`` seconds."""
+    before = set(guest.state().devices)
+    for each in device.definition(wanted, wanted.id or "plugged"):
+        guest.monitor.execute(_ADD[each.option], each.fields)
+    return _wait(limit, f"{wanted.model} to appear", lambda: _appeared(guest, before))
+
+
+def pull(guest: Guest, name: str, address: str, limit: float = 30.0) -> None:
+    """Asks the guest to give up the device that the machine calls ``name``, as the slot's
+    button does, and waits until it has. Raises as ``plug``."""
+    identity = device.identity(name)
+    _wait(limit, f"{address} to be free", lambda: "free" if _asked_out(guest, identity) else "")
+    gone = f"{address} to go"
+    _wait(limit, gone, lambda: "" if address in guest.state().devices else "gone")
+
+
+def _asked_out(guest: Guest, identity: str) -> bool:
+    """False while the slot's lamp still blinks from what was done before
+    (hw/pci/pcie.c, pcie_cap_slot_unplug_request_cb)."""
+    try:
+        guest.monitor.execute("device_del", {"id": identity})
+    except HostError as error:
+        if "blinking" not in error.message:
+            raise
+        return False
+    return True
+
+
+def _appeared(guest: Guest, before: set[str]) -> str:
+    found = guest.state().devices.keys() - before
+    return next((name for name in sorted(found) if _PCI_ADDRESS.fullmatch(name)), "")
+
+
+def _wait(limit: float, what: str, look: Callable[[], str]) -> str:
+    ends = time.monotonic() + limit
+    while not (found := look()):
+        if time.monotonic() > ends:
+            raise GuestHang(f"the guest has waited {limit:.0f} s for {what}")
+        time.sleep(_POLL)
+    return found

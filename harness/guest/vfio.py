@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""VFIO in a guest, by guest-scripts/vfio.c: who may own the DMA of a group."""
+
+import shlex
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.guest import devices, modules
+from harness.guest.guest import Guest, Step
+
+Way = Literal["group", "cdev"]
+
+
+def give(guest: Guest, name: str) -> Step:
+    """Hands a PCI device to vfio-pci, whoever has it; returns the step that bound it."""
+    modules.load(guest, "vfio-pci")
+    # A soft dependency of vfio, which busybox's modprobe does not know.
+    modules.load(guest, "vfio_iommu_type1")
+    devices.override(guest, name, "vfio-pci")
+    if guest.state().devices[name].driver:
+        devices.unbind(guest, name)
+    return devices.probe(guest, name)
+
+
+def take_back(guest: Guest, name: str) -> Step:
+    """Gives the device back to the driver that the kernel has for it."""
+    devices.unbind(guest, name)
+    devices.override(guest, name, "")
+    return devices.probe(guest, name)
+
+
+def viable(guest: Guest, group: int) -> Step:
+    """Prints "viable" when all devices of the group have left their kernel drivers."""
+    return guest.step(f"vfio viable {group}")
+
+
+def open_group(guest: Guest, group: int, name: str = "") -> Step:
+    """Opens and closes the group, with the device where one is named; its status is the
+    errno of what failed, which its errors name."""
+    return guest.step(shlex.join(["vfio", "open", "group", str(group), *([name] if name else [])]))
+
+
+def open_cdev(guest: Guest, name: str) -> Step:
+    """Opens and closes the device's own file with an iommufd, as ``open_group``."""
+    return guest.step(shlex.join(["vfio", "open", "cdev", name]))
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process of the guest that keeps a device open."""
+
+    guest: Guest
+    pid: int
+
+    def kill(self) -> Step:
+        """Ends it as an accident would; returns when the kernel has closed its files."""
+        wait = f"while kill -0 {self.pid} 2>/dev/null; do usleep 1000; done"
+        return self.guest.step(f"kill -9 {self.pid}; {wait}")
+
+
+def hold(guest: Guest, way: Way, *words: str | int) -> tuple[Step, Holder | None]:
+    """Opens in the background what ``open_group`` or ``open_cdev`` would; no holder when
+    that fails."""
+    step = guest.step(shlex.join(["vfio", "hold", way, *map(str, words)]))
+    return step, Holder(guest, int(step.out)) if step.status == 0 else None

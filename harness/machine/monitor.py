@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""QMP, QEMU's own channel: commands from any thread, and why the guest shut down."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from qemu.qmp import Message, QMPClient, QMPError, Runstate
+from qemu.qmp.qmp_client import ExecuteError
+
+from harness.errors import GuestHang, GuestLost, HostError
+
+_LIMIT = 30.0  # seconds for an answer, of a QEMU that is fine
+_LOOK = 0.001  # seconds between two questions about what is under way
+
+# Memory that is a file is no part of the state; both ends must say so.
+_CAPABILITIES = [{"capability": "x-ignore-shared", "state": True}]
+
+
+class Monitor:
+    """QMP of one QEMU. Its client lives in the loop of the thread that calls
+    ``follow``; ``execute`` and what is built on it are for every other."""
+
+    def __init__(self, qmp: socket.socket) -> None:
+        self._socket = qmp
+        self._client = QMPClient("guest")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._connected = threading.Event()
+        self.shutdown_reason = ""
+
+    async def follow(self) -> None:
+        """Connected until QEMU ends; only then do its events matter."""
+        self._loop = asyncio.get_running_loop()
+        with contextlib.suppress(QMPError, EOFError, OSError):
+            await self._client.connect(self._socket)
+            self._connected.set()
+            while self._client.runstate is Runstate.RUNNING:
+                await self._client.runstate_changed()
+            await self._client.disconnect()
+        self._connected.set()  # nobody waits for what will not come
+        for event in self._client.events.clear():
+            if event["event"] == "SHUTDOWN":
+                self.shutdown_reason = _reason(event)
+
+    def execute(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
+        """What QEMU answers. Raises HostError when it refuses, GuestLost when it has
+        ended, GuestHang when it says nothing."""
+        return self._call(command, arguments)
+
+    def save(self, file: Path) -> None:
+        """The guest's state into ``file``: all but memory that is in a file shared with
+        QEMU. The guest stops where it is. Raises as ``execute`` does."""
+        self._migrate("migrate", file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        self._wait(lambda: self._finished("query-migrate"))
+
+    def load(self, file: Path) -> None:
+        """The state that ``save`` wrote, into a QEMU that was started to wait for one;
+        the guest goes on. Raises as ``execute`` does."""
+        self._migrate("migrate-incoming", file, os.O_RDONLY)
+        self._wait(lambda: bool(self.execute("query-status")["running"]))
+
+    def resume(self) -> None:
+        """A guest that was saved goes on."""
+        self.execute("cont")
+
+    def human(self, line: str) -> str:
+        """What QEMU's human monitor says to a line that QMP has no command for."""
+        return str(self.execute("human-monitor-command", {"command-line": line}))
+
+    def _migrate(self, command: str, file: Path, flags: int) -> None:
+        """By a descriptor: a URI with a path in it goes through a shell."""
+        self.execute("migrate-set-capabilities", {"capabilities": _CAPABILITIES})
+        descriptor = os.open(file, flags, 0o600)
+        try:
+            self._call("getfd", {"fdname": "state"}, descriptor)
+            self.execute(command, {"uri": "fd:state"})
+        finally:
+            os.close(descriptor)
+
+    def _finished(self, question: str) -> bool:
+        answer = self.execute(question)
+        if answer.get("status") in ("failed", "cancelled"):
+            reason = answer.get("error-desc", "it does not say why")
+            raise HostError(f"QEMU cannot save the guest: {reason}")
+        return bool(answer.get("status") == "completed")
+
+    def _wait(self, done: Callable[[], bool]) -> None:
+        ends = time.monotonic() + _LIMIT
+        while not done():
+            if time.monotonic() > ends:
+                raise GuestHang(f"QEMU has not moved the guest's state within {_LIMIT:.0f} s")
+            time.sleep(_LOOK)
+
+    def _call(
+        self, command: str, arguments: dict[str, Any] | None, descriptor: int | None = None
+    ) -> Any:
+        if not self._connected.wait(_LIMIT):
+            raise GuestHang(f"QEMU has not greeted within {_LIMIT:.0f} s")
+        if not self._loop or self._loop.is_closed():
+            raise GuestLost("QEMU has ended")
+        call = self._execute(command, arguments, descriptor)
+        try:
+            return asyncio.run_coroutine_threadsafe(call, self._loop).result(_LIMIT)
+        except ExecuteError as error:
+            raise HostError(f"QEMU refuses {command}: {error}") from None
+        except TimeoutError:
+            raise GuestHang(f"QEMU has not answered {command} within {_LIMIT:.0f} s") from None
+        except (QMPError, asyncio.CancelledError, RuntimeError, OSError) as error:
+            raise GuestLost(f"QEMU ended during {command}: {error}") from None
+
+    async def _execute(
+        self, command: str, arguments: dict[str, Any] | None, descriptor: int | None
+    ) -> Any:
+        if descriptor is not None:
+            self._client.send_fd_scm(descriptor)
+        return await self._client.execute(command, arguments)
+
+
+def _reason(event: Message) -> str:
+    data = event["data"]
+    return str(data["reason"]) if isinstance(data, dict) else ""
