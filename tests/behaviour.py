@@ -32,3 +32,25 @@ UNREGISTERING_REMOVES_GROUPS = Behaviour((6, 1), "remove_iommu_group")
 
 # Reading a group's type takes its mutex.
 TYPE_TAKES_MUTEX = Behaviour((6, 12), "iommu_group_show_type")
+
+# Two devices with one stream ID: the second gets no group. 5.10 has no such check, and
+# its BUG_ON finds the stream table entry in use.
+ALIASES_ARE_REFUSED = Behaviour((6, 1), "arm_smmu_insert_master, arm_smmu_write_strtab_ent")
+
+# A stream ID that the SMMU lacks fails the registration of the SMMU.
+OUT_OF_RANGE_FAILS_SMMU = GROUPS_AT_REGISTRATION
+
+# ACS is enabled before a port's devices get their groups.
+ACS_BEFORE_GROUPS = Behaviour((7, 2), "c41e2fb67e26")
+
+# Binding a device that is bound: EBUSY, and ENODEV before.
+BIND_SAYS_BUSY = Behaviour((6, 1), "bind_store")
+
+# A group's default domain can be changed at run time, while its device is unbound.
+TYPE_CAN_BE_SET = Behaviour((6, 1), "iommu_group_store_type")
+
+# While it is bound the answer is EPERM, and EBUSY before.
+TYPE_SAYS_PERMISSION = Behaviour((6, 12), "iommu_group_store_type")
+
+# A group's DMA has an owner: the kernel's drivers, or one user of VFIO or within it.
+DMA_OWNERSHIP = Behaviour((6, 1), "iommu_group_claim_dma_owner")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import GuestError, GuestPanic, HarnessError
-from harness.guest import guest
+from harness.guest import snapshot
 from harness.guest.guest import Guest, Step
 from harness.guest.state import State, changes
 from harness.host import rundir
@@ -22,7 +22,7 @@ from harness.kernel.spec import KernelSpec
 from harness.klog import splat
 from harness.klog.record import Record, gaps
 from harness.klog.splat import Splat
-from harness.machine import qemu, topology
+from harness.machine import composed, qemu, topology
 from harness.machine.topology import Machine
 from harness.repro import report
 from harness.scenario import expectation, verdict
@@ -86,13 +86,18 @@ class Attempt:
         return self.error.exit_code
 
 
-def request(path: Path, session_number: int | None, machine_name: str | None) -> Request:
-    """What a report asks for. Raises UsageError for a report without a session, or
-    with several and none chosen, and for an unknown machine."""
+def request(
+    path: Path,
+    session_number: int | None,
+    machine_name: str | None,
+    program: str = topology.QEMU,
+) -> Request:
+    """What a report asks for, on the QEMU ``program``. Raises UsageError for a report
+    without a session, or with several and none chosen, and for an unknown machine."""
     messages = report.read(path)
     session = report.choose(messages, session_number, path.name)
     words = {word.replace("-", "_") for text in session.texts for word in _ANY_WORD.findall(text)}
-    machine = topology.named(machine_name or _machine_for(words))
+    machine = replace(composed.machine(machine_name or _machine_for(words)), qemu=program)
     kmod = any(_KMOD_SPEAKS.search(line) for each in session.commands for line in each.output)
     notes = [
         f"the report's {name} is our {ours}, loaded under that name"
@@ -145,7 +150,7 @@ def replay(
 
     with _log(directory / "kmsg.jsonl") as kmsg, _log(directory / "steps.jsonl") as steps:
         try:
-            with guest.booted(
+            with snapshot.started(
                 kernel,
                 asked.machine,
                 directory,

@@ -15,15 +15,16 @@ from harness.errors import GuestHang, GuestLost, GuestPanic
 from harness.guest.guest import Guest
 from harness.kernel.artifact import Kernel
 from harness.klog import splat
-from tests.conftest import MACHINES, Boot
+from harness.pytest_plugin import GuestFactory
+from tests.conftest import MACHINES
 from tests.processes import alive, wait_until
 
 PANIC = "echo c > /proc/sysrq-trigger"
 
 
-@pytest.mark.parametrize("machine", MACHINES)
-def test_a_panic_is_told_with_its_log(boot: Boot, machine: str) -> None:
-    guest = boot(MACHINES[machine], limit=300)
+@pytest.mark.parametrize("name", MACHINES)
+def test_a_panic_is_told_with_its_log(guest_factory: GuestFactory, name: str) -> None:
+    guest = guest_factory(MACHINES[name], limit=300)
     started = time.monotonic()
     with pytest.raises(GuestPanic, match="sysrq triggered crash") as caught:
         guest.run(PANIC)
@@ -35,16 +36,16 @@ def test_a_panic_is_told_with_its_log(boot: Boot, machine: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("machine", MACHINES)
-def test_a_panic_that_does_not_reset_is_told_too(boot: Boot, machine: str) -> None:
-    guest = boot(MACHINES[machine], arguments="panic=0", limit=300)
+@pytest.mark.parametrize("name", MACHINES)
+def test_a_panic_that_does_not_reset_is_told_too(guest_factory: GuestFactory, name: str) -> None:
+    guest = guest_factory(MACHINES[name], arguments="panic=0", limit=300)
     with pytest.raises(GuestPanic, match="sysrq triggered crash"):
         guest.run(PANIC)
 
 
-@pytest.mark.parametrize("machine", MACHINES)
-def test_a_dead_guest_stays_dead(boot: Boot, machine: str) -> None:
-    guest = boot(MACHINES[machine])
+@pytest.mark.parametrize("name", MACHINES)
+def test_a_dead_guest_stays_dead(guest_factory: GuestFactory, name: str) -> None:
+    guest = guest_factory(MACHINES[name])
     for _ in range(3):
         with pytest.raises(GuestPanic):
             guest.run(PANIC)
@@ -58,43 +59,44 @@ def test_a_guest_that_shuts_itself_down_is_lost(smmuv3: Guest, command: str, wor
         smmuv3.run(command)
 
 
-@pytest.mark.parametrize("machine", MACHINES)
-def test_a_killed_qemu_is_told_as_such(boot: Boot, machine: str) -> None:
-    guest = boot(MACHINES[machine])
+@pytest.mark.parametrize("name", MACHINES)
+def test_a_killed_qemu_is_told_as_such(guest_factory: GuestFactory, name: str) -> None:
+    guest = guest_factory(MACHINES[name])
     os.kill(guest.pid, signal.SIGKILL)
     with pytest.raises(GuestLost, match="QEMU ended by SIGKILL"):
         guest.run("true")
 
 
-@pytest.mark.parametrize("machine", MACHINES)
-def test_silence_beyond_the_limit_is_a_hang(boot: Boot, machine: str) -> None:
-    guest = boot(MACHINES[machine], limit=1)
+@pytest.mark.parametrize("name", MACHINES)
+def test_silence_beyond_the_limit_is_a_hang(guest_factory: GuestFactory, name: str) -> None:
+    guest = guest_factory(MACHINES[name], limit=1)
     with pytest.raises(GuestHang, match="silent for 1 s"):
         guest.run("sleep 1000")
 
 
-def test_a_command_that_spins_is_a_hang(boot: Boot) -> None:
-    guest = boot("smmuv3", limit=1)
+def test_a_command_that_spins_is_a_hang(guest_factory: GuestFactory) -> None:
+    guest = guest_factory("smmuv3", limit=1)
     with pytest.raises(GuestHang):
         guest.run("while :; do :; done")
 
 
-def test_a_command_that_never_ends_is_a_hang(boot: Boot) -> None:
-    guest = boot("smmuv3", limit=60)
+def test_a_command_that_never_ends_is_a_hang(guest_factory: GuestFactory) -> None:
+    guest = guest_factory("smmuv3", limit=60)
     with pytest.raises(GuestHang, match=r"has printed \d+ MB"):
         guest.run("dd if=/dev/zero bs=1M count=1000")
 
 
-@pytest.mark.parametrize("machine", MACHINES)
-def test_a_command_that_shows_life_is_no_hang(boot: Boot, machine: str) -> None:
-    guest = boot(MACHINES[machine], limit=1)
+@pytest.mark.parametrize("name", MACHINES)
+def test_a_command_that_shows_life_is_no_hang(guest_factory: GuestFactory, name: str) -> None:
+    guest = guest_factory(MACHINES[name], limit=1)
     reply = guest.run("for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 0.4; done")
     assert reply.out.split() == [b"1", b"2", b"3", b"4", b"5", b"6", b"7", b"8"]
 
 
-def test_a_kernel_that_cannot_boot_is_told_with_its_log(boot: Boot) -> None:
-    with pytest.raises(GuestPanic, match=r"[Nn]o working init|Requested init") as caught:
-        boot("smmuv3", arguments="rdinit=/nope init=/nope")
+def test_a_kernel_that_cannot_boot_is_told_with_its_log(guest_factory: GuestFactory) -> None:
+    words = r"[Nn]o working init|Requested init|mount root fs"
+    with pytest.raises(GuestPanic, match=words) as caught:
+        guest_factory("smmuv3", arguments="rdinit=/nope init=/nope")
     assert "Kernel panic" in caught.value.log
 
 

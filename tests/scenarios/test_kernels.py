@@ -3,6 +3,7 @@
 what their modules are as objects."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ import pytest
 from harness.errors import UsageError
 from harness.kernel import build, config, inspection, spec
 from harness.kernel.artifact import Kernel
+from harness.kernel.spec import KernelSpec
+from harness.pytest_plugin import GuestFactory
 from tests import command
 from tests.behaviour import Behaviour
-from tests.conftest import PATCHES, REPORTS, Boot
+from tests.conftest import PATCHES, REPORTS
 
 # Options of our fragments that kernels before a version do not have.
 NEWER_OPTIONS = {
@@ -31,8 +34,8 @@ def test_every_option_is_there_or_newer_than_the_kernel(kernel: Kernel) -> None:
     assert missing == {name for name, since in NEWER_OPTIONS.items() if not since.of(kernel)}
 
 
-def test_a_configuration_tells_where_each_option_comes_from(kernel_spec: str) -> None:
-    lines = build.configuration(spec.parse(kernel_spec))
+def test_a_configuration_tells_where_each_option_comes_from(kernel_spec: KernelSpec) -> None:
+    lines = build.configuration(kernel_spec)
     origins = {line.option.name: line.origin for line in lines}
     assert origins["ARM_SMMU_V3"].startswith("iommu.config:")
     assert "ARM_SMMU_V3" in origins["IOMMU_API"] or "VFIO" in origins["IOMMU_API"]
@@ -53,12 +56,12 @@ def test_a_configuration_tells_where_each_option_comes_from(kernel_spec: str) ->
     ],
 )
 def test_an_option_that_is_lost_says_why(
-    kernel_spec: str, tmp_path: Path, line: str, why: str
+    kernel_spec: KernelSpec, tmp_path: Path, line: str, why: str
 ) -> None:
     fragment = tmp_path / "mine.config"
     fragment.write_text(f"{line}\n")
     with pytest.raises(UsageError) as caught:
-        build.build(spec.parse(kernel_spec, fragments=[fragment]))
+        build.build(replace(kernel_spec, fragments=(fragment,)))
     assert caught.value.message.startswith(f"mine.config:1: {line} became ")
     assert why in caught.value.message
 
@@ -88,11 +91,13 @@ def test_what_a_kernel_exports_is_what_its_build_says(kernel: Kernel) -> None:
     assert world.exports == told
 
 
-def test_our_own_kernel_prebuilt_boots_and_shows_the_same(kernel: Kernel, boot: Boot) -> None:
+def test_our_own_kernel_prebuilt_boots_and_shows_the_same(
+    kernel: Kernel, guest_factory: GuestFactory
+) -> None:
     prebuilt = build.build(spec.parse(f"prebuilt:{kernel.directory}"))
     assert prebuilt.serial_ports
     assert not any("built in" in note for note in prebuilt.notes)
-    guest = boot("smmuv3", kernel=prebuilt)
+    guest = guest_factory("smmuv3", kernel=prebuilt)
     assert guest.run("modprobe e1000e; modprobe arm-smmu-v3").number == 0
     assert guest.run("uname -r").out.decode().strip() == kernel.release
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from harness.guest.guest import Guest
 from harness.guest.state import State, changes
 from harness.kernel.artifact import Kernel
+from harness.pytest_plugin import GuestFactory
 from harness.repro import replay, show
 from harness.scenario import verdict
 from harness.scenario.transcript import Command
@@ -21,7 +22,6 @@ from tests.behaviour import (
     TYPE_TAKES_MUTEX,
     UNREGISTERING_REMOVES_GROUPS,
 )
-from tests.conftest import Boot
 
 BRIDGE = "0000:00:00.0"
 NIC = "0000:00:01.0"
@@ -143,9 +143,11 @@ def test_a_nic_waits_for_its_iommu_and_binds_when_it_comes(
     assert nic.group is not None
 
 
-def test_a_client_that_waits_in_vain_binds_past_its_iommu_and_that_is_told(boot: Boot) -> None:
+def test_a_client_that_waits_in_vain_binds_past_its_iommu_and_that_is_told(
+    guest_factory: GuestFactory,
+) -> None:
     """driver_deferred_probe_check_state gives up after deferred_probe_timeout."""
-    guest = boot("smmuv3", arguments="deferred_probe_timeout=1")
+    guest = guest_factory("smmuv3", arguments="deferred_probe_timeout=1")
     guest.run("modprobe iommu_client")
     bound = "/sys/bus/platform/drivers/iommu_client/b00?000.client?"
     guest.run(f"until ls -d {bound}; do sleep 0.05; done")

@@ -23,9 +23,9 @@ UNPINNED = PATCHES / "6.12-no-module-pin.patch"
 UNPINNED_KERNEL = "debian:6.12"
 
 
-def repro(kernel_spec: str, report: Path, run: Path, *words: str | Path) -> tuple[int, Any]:
+def repro(kernel_name: str, report: Path, run: Path, *words: str | Path) -> tuple[int, Any]:
     """The exit status and the JSON object."""
-    done = command.run("repro", report, "--kernel", kernel_spec, "--run-dir", run, "--json", *words)
+    done = command.run("repro", report, "--kernel", kernel_name, "--run-dir", run, "--json", *words)
     return done.status, json.loads(done.out)
 
 
@@ -35,8 +35,8 @@ def write(tmp_path: Path, text: str) -> Path:
     return report
 
 
-def test_the_bundled_report_is_reproduced(kernel_spec: str, kernel: Kernel, tmp_path: Path) -> None:
-    status, result = repro(kernel_spec, PINS, tmp_path / "run")
+def test_the_bundled_report_is_reproduced(kernel_name: str, kernel: Kernel, tmp_path: Path) -> None:
+    status, result = repro(kernel_name, PINS, tmp_path / "run")
     assert (status, result["verdict"]) == (0, "reproduced")
     assert result["kernel"] == kernel.label
     assert result["machine"] == "smmuv3"
@@ -60,9 +60,9 @@ def test_without_the_pin_it_is_not_reproduced_and_the_last_step_differs(tmp_path
     assert last["refcounts"]["arm_smmu_v3"] == [0, None]
 
 
-def test_the_run_directory_has_all_that_was_seen(kernel_spec: str, tmp_path: Path) -> None:
+def test_the_run_directory_has_all_that_was_seen(kernel_name: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    _, result = repro(kernel_spec, PINS, run)
+    _, result = repro(kernel_name, PINS, run)
     assert json.loads((run / "result.json").read_text()) == result
     steps = [json.loads(line) for line in (run / "steps.jsonl").read_text().splitlines()]
     assert steps == result["steps"]
@@ -75,9 +75,9 @@ def test_the_run_directory_has_all_that_was_seen(kernel_spec: str, tmp_path: Pat
     assert "virt,gic-version=3" in (run / "qemu.json").read_text()
 
 
-def test_the_same_machine_boots_from_the_run_directory(kernel_spec: str, tmp_path: Path) -> None:
+def test_the_same_machine_boots_from_the_run_directory(kernel_name: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    repro(kernel_spec, PINS, run)
+    repro(kernel_name, PINS, run)
     script = run / "boot.sh"
     assert script.stat().st_mode & stat.S_IXUSR
     console = pexpect.spawn(str(script), timeout=60, encoding="utf-8")
@@ -88,19 +88,19 @@ def test_the_same_machine_boots_from_the_run_directory(kernel_spec: str, tmp_pat
     console.close()
 
 
-def test_kmods_words_get_kmods_tools(kernel_spec: str, tmp_path: Path) -> None:
+def test_kmods_words_get_kmods_tools(kernel_name: str, tmp_path: Path) -> None:
     text = PINS.read_text().replace(
         "modprobe: can't unload module 'arm-smmu-v3': Resource temporarily unavailable",
         "modprobe: FATAL: Module arm_smmu_v3 is in use.",
     )
-    status, result = repro(kernel_spec, write(tmp_path, text), tmp_path / "run")
+    status, result = repro(kernel_name, write(tmp_path, text), tmp_path / "run")
     assert (status, result["verdict"]) == (0, "reproduced")
     assert result["steps"][-1]["stderr"] == "modprobe: FATAL: Module arm_smmu_v3 is in use.\n"
     assert any("kmod" in note for note in result["notes"])
 
 
 def test_a_virtio_iommu_session_runs_behind_one(
-    kernel_spec: str, kernel: Kernel, tmp_path: Path
+    kernel_name: str, kernel: Kernel, tmp_path: Path
 ) -> None:
     report = write(
         tmp_path,
@@ -112,7 +112,7 @@ def test_a_virtio_iommu_session_runs_behind_one(
         [   34.828982] virtio_iommu virtio\\d: page mask: 0xfffffffffffff000 (re)
         """.replace("virtio0: input", "virtio\\d: input"),
     )
-    status, result = repro(kernel_spec, report, tmp_path / "run")
+    status, result = repro(kernel_name, report, tmp_path / "run")
     assert result["machine"] == "virtio-iommu"
     # Groups at registration pin it from the first modprobe on.
     differs = GROUPS_AT_REGISTRATION.of(kernel)
@@ -137,17 +137,17 @@ def test_a_virtio_iommu_session_runs_behind_one(
     ],
 )
 def test_verdicts(
-    kernel_spec: str, tmp_path: Path, session: str, status: int, verdict: str, reason: str
+    kernel_name: str, tmp_path: Path, session: str, status: int, verdict: str, reason: str
 ) -> None:
     report = write(tmp_path, session)
-    done, result = repro(kernel_spec, report, tmp_path / "run", "--limit", "1")
+    done, result = repro(kernel_name, report, tmp_path / "run", "--limit", "1")
     assert (done, result["verdict"]) == (status, verdict)
     assert reason in result["reason"]
 
 
-def test_what_was_seen_before_a_guest_was_lost_is_kept(kernel_spec: str, tmp_path: Path) -> None:
+def test_what_was_seen_before_a_guest_was_lost_is_kept(kernel_name: str, tmp_path: Path) -> None:
     report = write(tmp_path, "$ echo a\na\n$ echo c >/proc/sysrq-trigger\nx\n")
-    _, result = repro(kernel_spec, report, tmp_path / "run")
+    _, result = repro(kernel_name, report, tmp_path / "run")
     assert [step["stdout"] for step in result["steps"]] == ["a\n"]
     assert "panic" in [splat["kind"] for splat in result["splats"]]
 
@@ -161,9 +161,9 @@ OOPS = """\
 
 
 def test_a_splat_that_the_report_does_not_mention_is_shown(
-    kernel_spec: str, kernel: Kernel, tmp_path: Path
+    kernel_name: str, kernel: Kernel, tmp_path: Path
 ) -> None:
-    status, result = repro(kernel_spec, write(tmp_path, OOPS), tmp_path / "run")
+    status, result = repro(kernel_name, write(tmp_path, OOPS), tmp_path / "run")
     assert status == 1
     if not UNREGISTERING_REMOVES_GROUPS.of(kernel):
         assert result["splats"] == []
@@ -171,28 +171,28 @@ def test_a_splat_that_the_report_does_not_mention_is_shown(
     (oops,) = [found for found in result["splats"] if found["kind"] == "Oops"]
     assert oops["function"] == "sysfs_remove_link_from_group"
     assert oops["title"] in result["unmentioned_splats"]
-    words = command.run("repro", tmp_path / "report.transcript", "--kernel", kernel_spec)
+    words = command.run("repro", tmp_path / "report.transcript", "--kernel", kernel_name)
     assert "the report does not mention this Oops" in words.out
 
 
-def test_a_splat_that_the_report_mentions_is_not(kernel_spec: str, tmp_path: Path) -> None:
+def test_a_splat_that_the_report_mentions_is_not(kernel_name: str, tmp_path: Path) -> None:
     mentioned = """
 [ 1.0] Unable to handle kernel NULL pointer dereference at virtual address 0000000000000030
 [ 1.0] pc : sysfs_remove_link_from_group+0x14/0x44
 [ 1.0] ---[ end trace 0000000000000000 ]---
 """
-    _, result = repro(kernel_spec, write(tmp_path, OOPS + mentioned), tmp_path / "run")
+    _, result = repro(kernel_name, write(tmp_path, OOPS + mentioned), tmp_path / "run")
     assert not any("Unable to handle" in title for title in result["unmentioned_splats"])
 
 
-def test_a_hostile_report_stays_in_the_guest(kernel_spec: str, tmp_path: Path) -> None:
+def test_a_hostile_report_stays_in_the_guest(kernel_name: str, tmp_path: Path) -> None:
     target = tmp_path / "owned"
     report = write(
         tmp_path,
         f"$ touch {target}; mkdir -p {tmp_path}; touch {target}; printf '\\033[2J\\007'\nx\n"
         f"$ echo '$(touch {target})' `touch {target}`\nx\n",
     )
-    done = command.run("repro", report, "--kernel", kernel_spec, "--run-dir", tmp_path / "run")
+    done = command.run("repro", report, "--kernel", kernel_name, "--run-dir", tmp_path / "run")
     assert done.status == 1
     assert not target.exists()
     assert "\x1b" not in done.out
@@ -200,9 +200,9 @@ def test_a_hostile_report_stays_in_the_guest(kernel_spec: str, tmp_path: Path) -
 
 
 def test_in_words_and_in_a_pipe_everything_is_plain(
-    kernel_spec: str, kernel: Kernel, tmp_path: Path
+    kernel_name: str, kernel: Kernel, tmp_path: Path
 ) -> None:
-    done = command.run("repro", PINS, "--kernel", kernel_spec, "--run-dir", tmp_path / "run")
+    done = command.run("repro", PINS, "--kernel", kernel_name, "--run-dir", tmp_path / "run")
     assert done.status == 0
     assert "\x1b" not in done.out + done.err
     assert " 4  $ modprobe -r arm-smmu-v3" in done.out
@@ -219,22 +219,22 @@ def has_text(path: Path) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_stopped_in_boot_or_replay_nothing_is_left(
-    kernel_spec: str, tmp_path: Path, number: signal.Signals
+    kernel_name: str, tmp_path: Path, number: signal.Signals
 ) -> None:
     report = write(tmp_path, "$ echo a\na\n$ sleep 1000\n")
     for moment in ("boot", "replay"):
         run = tmp_path / moment
-        process = command.start("repro", report, "--kernel", kernel_spec, "--run-dir", run)
+        process = command.start("repro", report, "--kernel", kernel_name, "--run-dir", run)
         if moment == "replay":
             assert wait_until(partial(has_text, run / "steps.jsonl"))
         stopped = command.stop_when(process, "qemu-system-aar", number)
         assert stopped.status == (-9 if number == signal.SIGKILL else 128 + number)
         assert "Traceback" not in stopped.err
     assert json.loads((tmp_path / "replay/steps.jsonl").read_text())["stdout"] == "a\n"
-    assert repro(kernel_spec, PINS, tmp_path / "after")[0] == 0
+    assert repro(kernel_name, PINS, tmp_path / "after")[0] == 0
 
 
-def test_qemu_absent(kernel_spec: str, kernel: Kernel, tmp_path: Path) -> None:
+def test_qemu_absent(kernel_name: str, kernel: Kernel, tmp_path: Path) -> None:
     assert kernel.image.exists()
     directory = tmp_path / "bin"
     directory.mkdir()
@@ -243,7 +243,7 @@ def test_qemu_absent(kernel_spec: str, kernel: Kernel, tmp_path: Path) -> None:
             link = directory / program.name
             if not program.name.startswith("qemu-system-aarch64") and not link.is_symlink():
                 link.symlink_to(program)
-    done = command.run("repro", PINS, "--kernel", kernel_spec, PATH=str(directory))
+    done = command.run("repro", PINS, "--kernel", kernel_name, PATH=str(directory))
     assert done.status == 3
     assert "qemu-system-aarch64 is not installed" in done.err
     assert "apt-get install --no-install-recommends qemu-system-arm" in done.err
@@ -258,37 +258,37 @@ def test_a_patched_kernel_is_another_one() -> None:
 
 
 def test_an_oops_that_the_report_shows_is_reproduced(
-    kernel_spec: str, kernel: Kernel, tmp_path: Path
+    kernel_name: str, kernel: Kernel, tmp_path: Path
 ) -> None:
     told = OOPS.replace(
         "[1]",
         "[   12.3] Unable to handle kernel NULL pointer dereference at virtual address (re)\n"
         "Segmentation fault",
     ).replace("address (re)", "address .* (re)")
-    status, result = repro(kernel_spec, write(tmp_path, told), tmp_path / "run")
+    status, result = repro(kernel_name, write(tmp_path, told), tmp_path / "run")
     oopses = UNREGISTERING_REMOVES_GROUPS.of(kernel)
     assert (status, result["verdict"]) == ((0, "reproduced") if oopses else (1, "not-reproduced"))
 
 
 def test_another_panic_or_an_earlier_difference_is_not_reproduced(
-    kernel_spec: str, tmp_path: Path
+    kernel_name: str, tmp_path: Path
 ) -> None:
     panic = "$ echo c >/proc/sysrq-trigger\n[ 1.0] Kernel panic - not syncing: "
     other = write(tmp_path, panic + "Fatal exception\n")
-    assert repro(kernel_spec, other, tmp_path / "a")[1]["verdict"] == "unjudged"
+    assert repro(kernel_name, other, tmp_path / "a")[1]["verdict"] == "unjudged"
     differs = write(tmp_path, "$ echo a\nb\n" + panic + "sysrq\n")
-    assert repro(kernel_spec, differs, tmp_path / "b")[1]["verdict"] == "not-reproduced"
+    assert repro(kernel_name, differs, tmp_path / "b")[1]["verdict"] == "not-reproduced"
 
 
-def test_kernel_messages_that_were_lost_are_told(kernel_spec: str, tmp_path: Path) -> None:
+def test_kernel_messages_that_were_lost_are_told(kernel_name: str, tmp_path: Path) -> None:
     flood = "for i in $(seq 500); do sleep 1000 & done; echo t >/proc/sysrq-trigger"
-    _, result = repro(kernel_spec, write(tmp_path, f"$ {flood}\n[0]\n"), tmp_path / "run")
+    _, result = repro(kernel_name, write(tmp_path, f"$ {flood}\n[0]\n"), tmp_path / "run")
     ((first, last),) = result["lost_records"][:1]
     assert 0 < first <= last
 
 
-def test_a_reader_that_has_seen_enough_is_no_verdict(kernel_spec: str, tmp_path: Path) -> None:
-    process = command.start("repro", PINS, "--kernel", kernel_spec, "--run-dir", tmp_path / "run")
+def test_a_reader_that_has_seen_enough_is_no_verdict(kernel_name: str, tmp_path: Path) -> None:
+    process = command.start("repro", PINS, "--kernel", kernel_name, "--run-dir", tmp_path / "run")
     assert process.stdout
     process.stdout.close()
     assert process.wait(60) == 128 + signal.SIGPIPE

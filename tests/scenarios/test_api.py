@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What tests and jobs ask of a guest: drivers, groups, owners of DMA, and witnesses."""
+
+import pytest
+
+from harness.errors import UsageError
+from harness.guest import devices, modules, tracing, vfio
+from harness.guest.guest import Guest
+from harness.kernel.artifact import Kernel
+from tests.behaviour import (
+    BIND_SAYS_BUSY,
+    CLIENTS_WAIT,
+    DMA_OWNERSHIP,
+    TYPE_CAN_BE_SET,
+    TYPE_SAYS_PERMISSION,
+)
+
+both = pytest.mark.machines("smmuv3", "virtio-iommu")
+
+
+def bound(guest: Guest) -> str:
+    """Loads the IOMMU's driver and the NIC's; returns the NIC."""
+    modules.load(guest, guest.machine.iommu.driver)
+    state = modules.load(guest, "e1000e").after
+    return next(name for name, each in state.devices.items() if each.driver == "e1000e")
+
+
+def group_of(guest: Guest, name: str) -> int:
+    number = guest.state().devices[name].group
+    assert number is not None
+    return number
+
+
+def test_a_module_gets_its_parameters(guest: Guest) -> None:
+    assert modules.load(guest, "arm-smmu-v3", disable_msipolling=1).status == 0
+    value = guest.run("cat /sys/module/arm_smmu_v3/parameters/disable_msipolling").out
+    assert value == b"Y\n"
+    modules.load(guest, "iommu_client")
+    gone = modules.unload(guest, "iommu_client")
+    assert (gone.status, gone.after.refcount("iommu_client")) == (0, None)
+
+
+def test_a_driver_is_bound_and_unbound(guest: Guest, kernel: Kernel) -> None:
+    nic = bound(guest)
+    assert devices.unbind(guest, nic).after.devices[nic].driver == ""
+    assert devices.bind(guest, nic, "e1000e").after.devices[nic].driver == "e1000e"
+    refused = devices.bind(guest, nic, "e1000e")
+    errno = "EBUSY" if BIND_SAYS_BUSY.of(kernel) else "ENODEV"
+    assert (refused.status, devices.errno_of(refused)) == (1, errno)
+
+
+def test_a_device_goes_and_comes_back(guest: Guest) -> None:
+    nic = bound(guest)
+    assert nic not in devices.remove(guest, nic).after.devices
+    assert devices.rescan(guest).after.devices[nic].driver == "e1000e"
+
+
+def test_an_override_keeps_other_drivers_away(guest: Guest) -> None:
+    nic = bound(guest)
+    modules.load(guest, "pci-stub")
+    devices.override(guest, nic, "pci-stub")
+    devices.unbind(guest, nic)
+    assert devices.probe(guest, nic).after.devices[nic].driver == "pci-stub"
+    devices.override(guest, nic, "")
+    devices.unbind(guest, nic)
+    assert devices.probe(guest, nic).after.devices[nic].driver == "e1000e"
+
+
+def test_the_type_of_a_group(guest: Guest, kernel: Kernel) -> None:
+    nic = bound(guest)
+    group = group_of(guest, nic)
+    assert devices.group_type(guest, group) == "DMA"
+    if not TYPE_CAN_BE_SET.of(kernel):
+        refused = devices.set_group_type(guest, group, "identity")
+        assert (refused.status, devices.errno_of(refused)) == (1, "EACCES")
+        return
+    refused = devices.set_group_type(guest, group, "identity")
+    errno = "EPERM" if TYPE_SAYS_PERMISSION.of(kernel) else "EBUSY"
+    assert (refused.status, devices.errno_of(refused)) == (1, errno)
+    devices.unbind(guest, nic)
+    assert devices.set_group_type(guest, group, "identity").status == 0
+    assert devices.group_type(guest, group) == "identity"
+
+
+@both
+def test_vfio_takes_a_device_and_gives_it_back(guest: Guest) -> None:
+    nic = bound(guest)
+    group = group_of(guest, nic)
+    assert vfio.give(guest, nic).after.devices[nic].driver == "vfio-pci"
+    assert vfio.viable(guest, group).out == "viable\n"
+    opened = vfio.open_group(guest, group, nic)
+    assert (opened.status, opened.err, opened.out) == (0, "", "open\n")
+    step, holder = vfio.hold(guest, "group", group, nic)
+    assert holder is not None, step.err
+    busy = vfio.open_group(guest, group, nic)
+    assert (busy.status != 0, devices.errno_of(busy)) == (True, "EBUSY")
+    holder.kill()
+    assert vfio.open_group(guest, group, nic).status == 0
+    assert vfio.take_back(guest, nic).after.devices[nic].driver == "e1000e"
+
+
+def test_an_iommufd_takes_a_device(guest: Guest, kernel: Kernel) -> None:
+    nic = bound(guest)
+    vfio.give(guest, nic)
+    opened = vfio.open_cdev(guest, nic)
+    if not kernel.option("VFIO_DEVICE_CDEV"):
+        assert opened.err == "open cdev: ENOENT\n"
+        return
+    assert (opened.status, opened.err) == (0, "")
+    _, holder = vfio.hold(guest, "cdev", nic)
+    assert holder is not None
+    assert vfio.open_cdev(guest, nic).status != 0
+    holder.kill()
+    assert vfio.open_cdev(guest, nic).status == 0
+
+
+def test_the_kernel_itself_can_own_a_groups_dma(guest: Guest, kernel: Kernel) -> None:
+    """iommu_group_claim_dma_owner, by a guest module: not while a driver has it."""
+    nic = bound(guest)
+    if not DMA_OWNERSHIP.of(kernel):
+        assert modules.load(guest, "dma_owner", device=nic).status != 0
+        return
+    refused = modules.load(guest, "dma_owner", device=nic)
+    assert "Operation not permitted" in refused.err or "Device or resource busy" in refused.err
+    devices.unbind(guest, nic)
+    assert modules.load(guest, "dma_owner", device=nic).status == 0
+    owned = devices.bind(guest, nic, "e1000e")
+    assert (owned.status, devices.errno_of(owned)) == (1, "EBUSY")
+    modules.unload(guest, "dma_owner")
+    assert devices.bind(guest, nic, "e1000e").status == 0
+
+
+def test_dynamic_debug_speaks(guest: Guest) -> None:
+    nic = bound(guest)
+    group = group_of(guest, nic)
+    tracing.debug(guest, "func iommu_group_release +p")
+    gone = devices.remove(guest, nic)
+    assert any(f"Releasing group {group}" in entry.text for entry in gone.kmsg)
+    with pytest.raises(UsageError, match="takes no dynamic-debug query"):
+        tracing.debug(guest, "nonsense")
+
+
+def test_without_its_variant_a_witness_says_what_it_needs(guest: Guest) -> None:
+    with pytest.raises(UsageError, match="--variant trace"), tracing.tracing(guest, "iommu:map"):
+        pass
+    with pytest.raises(UsageError, match="--variant fault-injection"):
+        tracing.fail_nth(guest, 1, "true")
+
+
+def test_what_waits_is_told(guest: Guest, kernel: Kernel) -> None:
+    modules.load(guest, "iommu_client")
+    waiting = devices.deferred(guest)
+    expected = ["b000000.client0", "b001000.client1"]
+    assert waiting == (expected if CLIENTS_WAIT.of(kernel) else [])

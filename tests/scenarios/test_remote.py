@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""SSH into a guest: while its console is busy, and when PCI and the IOMMU are gone."""
+
+import socket
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import paramiko
+import pytest
+
+from harness.errors import HostError, UsageError
+from harness.guest import modules, remote
+from harness.guest.guest import Guest
+from harness.machine import topology
+from harness.pytest_plugin import GuestFactory
+
+WITH_SSH = replace(topology.named("smmuv3"), name="smmuv3-ssh", ssh=True)
+
+
+@pytest.fixture
+def reachable(guest_factory: GuestFactory) -> Guest:
+    return guest_factory(WITH_SSH)
+
+
+def test_commands_and_files(reachable: Guest, tmp_path: Path) -> None:
+    with remote.connected(reachable) as ssh:
+        done = ssh.run("echo out; echo err >&2; exit 3")
+        assert (done.status, done.out, done.err) == (3, b"out\n", b"err\n")
+        local, back = tmp_path / "local", tmp_path / "back"
+        local.write_bytes(bytes(range(256)) * 4000)
+        ssh.put(local, "/tmp/it's here")
+        ssh.get("/tmp/it's here", back)
+        assert back.read_bytes() == local.read_bytes()
+        with pytest.raises(HostError, match="cannot write /nowhere/x"):
+            ssh.put(local, "/nowhere/x")
+        with pytest.raises(HostError, match="cannot read /nowhere"):
+            ssh.get("/nowhere", back)
+
+
+def test_a_second_session_while_the_console_is_busy(reachable: Guest) -> None:
+    with remote.connected(reachable) as ssh:
+        busy = threading.Thread(
+            target=lambda: reachable.run("until [ -f /tmp/go ]; do usleep 1000; done")
+        )
+        busy.start()
+        assert ssh.run("cat /proc/sys/kernel/ostype").out == b"Linux\n"
+        assert busy.is_alive()
+        ssh.run("touch /tmp/go")
+        busy.join(30)
+        assert not busy.is_alive()
+
+
+def test_it_outlives_pci_and_the_iommu(reachable: Guest) -> None:
+    with remote.connected(reachable) as ssh:
+        modules.load(reachable, "arm_smmu_v3")
+        modules.load(reachable, "e1000e")
+        for name in ("0000:00:01.0", "0000:00:00.0"):
+            reachable.run(f"echo 1 > /sys/bus/pci/devices/{name}/remove")
+        modules.unload(reachable, "arm_smmu_v3", force=True)
+        assert ssh.run("ls /sys/bus/pci/devices").out == b""
+
+
+def test_each_guest_has_keys_of_its_own(guest_factory: GuestFactory) -> None:
+    one, other = guest_factory(WITH_SSH), guest_factory(WITH_SSH)
+    with remote.connected(one) as first, remote.connected(other) as second:
+        assert first.port != second.port
+        assert first.host_key != second.host_key
+        assert first.key.stat().st_mode & 0o077 == 0
+        # The other guest's port with this one's keys.
+        client = paramiko.SSHClient()
+        key = paramiko.ECDSAKey.from_private_key_file(str(first.key))
+        with pytest.raises(paramiko.SSHException, match="not found in known_hosts"):
+            client.connect("127.0.0.1", second.port, "root", pkey=key)
+        client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
+        with pytest.raises(paramiko.AuthenticationException):
+            client.connect(
+                "127.0.0.1",
+                second.port,
+                "root",
+                pkey=key,
+                allow_agent=False,
+                look_for_keys=False,
+            )
+        client.close()
+
+
+def test_only_loopback_leads_to_it(reachable: Guest) -> None:
+    with remote.connected(reachable) as ssh:
+        rules = reachable.monitor.human("info usernet")
+        assert "127.0.0.1" in rules
+        with socket.socket() as other, pytest.raises(OSError, match="refused"):
+            other.connect(("127.0.0.2", ssh.port))
+
+
+def test_a_second_connection_to_the_same_guest(reachable: Guest) -> None:
+    with remote.connected(reachable):
+        pass
+    with remote.connected(reachable) as ssh:
+        assert ssh.run("echo again").out == b"again\n"
+
+
+def test_a_machine_without_its_network_says_so(guest: Guest) -> None:
+    with pytest.raises(UsageError, match="has no network for SSH"), remote.connected(guest):
+        pass

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Guests that go on from where another was saved."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.errors import GuestError, UsageError
+from harness.guest import modules, snapshot
+from harness.guest.guest import Guest
+from harness.host import cache
+from harness.kernel.artifact import Kernel
+from harness.klog import record
+from harness.machine import topology
+from harness.pytest_plugin import GuestFactory
+
+SMMUV3 = topology.named("smmuv3")
+
+
+def test_time_log_and_shell_go_on(guest: Guest) -> None:
+    """Restored, and not booted: the log of the boot is there all the same."""
+    assert "-incoming" in guest.argv
+    first = guest.clock()
+    guest.run("sleep 0.1")
+    assert 0.1 <= guest.clock() - first < 60
+    step = guest.step("echo a word > /dev/kmsg")
+    assert [entry.text for entry in step.kmsg] == ["a word"]
+    assert guest.kmsg[0].sequence == 0
+    assert record.gaps(guest.kmsg) == []
+
+
+def test_guests_of_one_snapshot_are_apart(guest_factory: GuestFactory) -> None:
+    one, other = guest_factory("smmuv3"), guest_factory("smmuv3")
+    modules.load(one, "arm_smmu_v3")
+    one.run("X=1; echo mine > /tmp/file")
+    assert "arm_smmu_v3" not in other.state().modules
+    assert other.run("echo $X; cat /tmp/file").out == b"\n"
+    later = guest_factory("smmuv3")
+    assert "arm_smmu_v3" not in later.state().modules
+
+
+def test_a_warm_up_has_been_run(guest_factory: GuestFactory) -> None:
+    guest = guest_factory("smmuv3", "modprobe arm-smmu-v3", "KEPT=yes")
+    assert "arm_smmu_v3" in guest.state().modules
+    assert guest.run("echo $KEPT").out == b"yes\n"
+    assert any("arm-smmu-v3" in entry.text for entry in guest.kmsg)
+    assert guest.step("true").kmsg == ()
+
+
+def test_a_warm_up_that_fails_is_told(guest_factory: GuestFactory) -> None:
+    with pytest.raises(UsageError, match=r"the warm-up command 'modprobe nope' fails: .*nope"):
+        guest_factory("smmuv3", "modprobe nope")
+
+
+def test_any_state_can_be_branched_from(guest: Guest, tmp_path: Path) -> None:
+    modules.load(guest, "iommu_client")
+    guest.run("cd /sys/module; WORD=before")
+    taken = snapshot.save(guest, tmp_path / "branch")
+    modules.unload(guest, "iommu_client")
+    assert "iommu_client" not in guest.state().modules, "the saved guest goes on"
+    for number in range(2):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        with snapshot.restored(snapshot.load(taken.directory), directory) as fork:
+            assert "iommu_client" in fork.state().modules
+            assert fork.run("echo $WORD $PWD").out == b"before /sys/module\n"
+            deeper = tmp_path / f"deeper{number}"
+            fork.run("WORD=after")
+            snapshot.save(fork, deeper)
+            (directory / "fork").mkdir()
+            with snapshot.restored(snapshot.load(deeper), directory / "fork") as second:
+                assert second.run("echo $WORD").out == b"after\n"
+
+
+def test_a_changed_input_is_another_snapshot(kernel: Kernel) -> None:
+    usual = snapshot.warm(kernel, SMMUV3)
+    assert snapshot.warm(kernel, SMMUV3).directory == usual.directory
+    others = {
+        snapshot.warm(kernel, SMMUV3, ["true"]).directory,
+        snapshot.warm(kernel, SMMUV3, arguments="harmless").directory,
+        snapshot.warm(kernel, replace(SMMUV3, memory=300)).directory,
+        snapshot.warm(replace(kernel, key="another"), SMMUV3).directory,
+    }
+    assert len(others) == 4
+    assert usual.directory not in others
+
+
+@pytest.mark.parametrize("name", ["ram", "state", "snapshot.json"])
+@pytest.mark.parametrize("way", ["truncated", "changed", "missing"])
+def test_a_damaged_snapshot_is_made_again(
+    kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, way: str
+) -> None:
+    # A warm-up of its own: other tests use the plain one meanwhile.
+    warm_up = [f": {way} {name}"]
+    taken = snapshot.warm(kernel, SMMUV3, warm_up)
+    damage(taken.directory / name, way)
+    # As another process would find it.
+    monkeypatch.setattr(cache, "_held", {})
+    with snapshot.started(kernel, SMMUV3, tmp_path, warm_up) as guest:
+        assert guest.run("echo on").out == b"on\n"
+
+
+def damage(file: Path, way: str) -> None:
+    if way == "missing":
+        file.unlink()
+    elif way == "truncated":
+        os.truncate(file, file.stat().st_size // 2)
+    else:
+        with file.open("r+b") as opened:
+            opened.seek(file.stat().st_size // 3)
+            byte = opened.read(1)
+            opened.seek(-1, os.SEEK_CUR)
+            opened.write(bytes([byte[0] ^ 0xFF]))
+
+
+def test_a_state_that_is_torn_does_not_come_to_life(guest: Guest, tmp_path: Path) -> None:
+    """Of a directory that the cache does not watch."""
+    taken = snapshot.save(guest, tmp_path / "kept")
+    damage(taken.directory / "state", "truncated")
+    (tmp_path / "again").mkdir()
+    with pytest.raises(GuestError), snapshot.restored(taken, tmp_path / "again"):
+        pass
+
+
+def test_a_machine_that_cannot_migrate_is_booted_and_not_saved(
+    guest_factory: GuestFactory, tmp_path: Path
+) -> None:
+    guest = guest_factory("smmuv3+nvme", "modprobe arm-smmu-v3")
+    assert "-incoming" not in guest.argv
+    assert "arm_smmu_v3" in guest.state().modules
+    with pytest.raises(UsageError, match="cannot be saved"):
+        snapshot.save(guest, tmp_path / "kept")
+
+
+def test_a_directory_without_a_snapshot(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has no snapshot of a guest"):
+        snapshot.load(tmp_path)

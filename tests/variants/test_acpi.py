@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Machines whose firmware describes the IOMMU in ACPI tables: IORT and VIOT."""
+
+import pytest
+
+from harness.guest import modules, traffic
+from harness.guest.guest import Guest
+
+pytestmark = pytest.mark.machines("smmuv3-acpi", "virtio-iommu-acpi")
+
+
+def test_a_nic_gets_its_group_and_is_translated(guest: Guest) -> None:
+    assert guest.run("test -d /sys/firmware/acpi/tables").number == 0
+    assert modules.load(guest, guest.machine.iommu.driver).status == 0
+    state = modules.load(guest, "e1000e").after
+    (nic,) = (name for name, each in state.devices.items() if each.driver == "e1000e")
+    assert state.devices[nic].group is not None
+    ping = traffic.ping(guest, nic)
+    assert ping.answered
+    assert ping.translated > 0
+
+
+def test_the_table_is_the_one_of_this_iommu(guest: Guest) -> None:
+    table = {"arm_smmu_v3": "IORT", "virtio_iommu": "VIOT"}[guest.machine.iommu.driver]
+    assert guest.run(f"test -f /sys/firmware/acpi/tables/{table}").number == 0
+
+
+def test_the_driver_unloads_without_devices(guest: Guest) -> None:
+    driver = guest.machine.iommu.driver
+    modules.load(guest, driver)
+    pinned = modules.load(guest, "e1000e")
+    assert modules.unload(guest, driver).status != 0
+    for group in pinned.after.groups.values():
+        for name in group.devices:
+            guest.run(f"echo 1 > /sys/bus/pci/devices/{name}/remove")
+    assert guest.state().refcount(driver) == 0
+    assert modules.unload(guest, driver).status == 0
