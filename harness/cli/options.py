@@ -31,6 +31,7 @@ Variants = Annotated[
     typer.Option("--variant", help=f"{', '.join(config.variants())}; may be repeated."),
 ]
 Llvm = Annotated[bool, typer.Option("--llvm", help="Build with clang and lld (LLVM=1).")]
+Qemu = Annotated[str, typer.Option("--qemu", metavar="PATH", help="Another QEMU.")]
 Mirror = Annotated[
     str,
     typer.Option(

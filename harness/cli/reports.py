@@ -13,6 +13,7 @@ from harness.host import rundir
 from harness.kernel import build
 from harness.kernel.artifact import Kernel
 from harness.kernel.build import Outcome
+from harness.machine import topology
 from harness.repro import replay, show
 from harness.repro.replay import Attempt, Request, Result
 
@@ -29,8 +30,10 @@ def repro(
     variant: options.Variants = [],  # noqa: B006
     llvm: options.Llvm = False,
     machine: Annotated[
-        str | None, typer.Option(help="smmuv3 or virtio-iommu; else what the report speaks of.")
+        str | None,
+        typer.Option(help="MACHINE, MACHINE+PRESET or a .toml file; else what the report names."),
     ] = None,
+    qemu: options.Qemu = topology.QEMU,
     session: Annotated[
         int | None, typer.Option(help="Which session, of a report with several.")
     ] = None,
@@ -48,7 +51,7 @@ def repro(
     specs = options.kernels(
         kernel, patch, fragment, variant, llvm=llvm, debian_mirror=debian_mirror
     )
-    asked = replay.request(report, session, machine)
+    asked = replay.request(report, session, machine, qemu)
     if not as_json:
         output.say(show.opening(asked))
     if len(specs) == 1:

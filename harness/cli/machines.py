@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``iommu-harness machines``: what there is, and what each does with a kernel."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from typing import Annotated
+
+import typer
+
+from harness import survey
+from harness.cli import options, output
+from harness.host import rundir
+from harness.kernel import build
+from harness.kernel.spec import KernelSpec
+from harness.machine import composed, qemu, topology
+from harness.machine.topology import Machine
+from harness.survey import Cell
+
+
+def machines(
+    kernel: Annotated[
+        list[str],
+        typer.Option("--kernel", metavar="SPEC", help="Boot it on each machine; repeatable."),
+    ] = [],  # noqa: B006  typer copies it
+    machine: Annotated[
+        list[str], typer.Option(help="MACHINE, MACHINE+PRESET or a .toml file; repeatable.")
+    ] = [],  # noqa: B006
+    variant: options.Variants = [],  # noqa: B006
+    qemu: options.Qemu = topology.QEMU,
+    debian_mirror: options.Mirror = "",
+    as_json: options.Json = False,
+) -> None:
+    """List the machines; with kernels, boot each on each and say what works."""
+    chosen = [replace(composed.machine(name), qemu=qemu) for name in machine or topology.MACHINES]
+    if not kernel:
+        _list(chosen, qemu, as_json=as_json)
+        return
+    specs = options.kernels(kernel, [], [], variant, llvm=False, debian_mirror=debian_mirror)
+    cells = _survey(specs, chosen)
+    if as_json:
+        output.print_json({"machines": [asdict(cell) for cell in cells]})
+    else:
+        output.say(_table(specs, chosen, cells))
+    raise typer.Exit(0 if all(cell.works for cell in cells) else 1)
+
+
+def _survey(specs: Sequence[KernelSpec], chosen: Sequence[Machine]) -> list[Cell]:
+    wanted = [
+        (spec, spec.with_variants(machine.variants), machine)
+        for machine in chosen
+        for spec in specs
+    ]
+    outcomes = {each.spec: each for each in build.build_all([fitted for _, fitted, _ in wanted])}
+    directory = rundir.create("machines")
+    cells = []
+    for spec, fitted, machine in wanted:
+        outcome = outcomes[fitted]
+        if outcome.kernel is None:
+            cells.append(Cell(str(spec), machine.name, reason=str(outcome.error)))
+            continue
+        below = rundir.create("", directory / rundir.word(f"{machine.name}-{spec}"))
+        cells.append(survey.survey(spec, outcome.kernel, machine, below))
+    return cells
+
+
+def _table(
+    specs: Sequence[KernelSpec], chosen: Sequence[Machine], cells: list[Cell]
+) -> Iterator[tuple[str, str]]:
+    """A line a machine, a column a kernel; and below it why what does not work does not."""
+    found = {(cell.machine, cell.kernel): cell for cell in cells}
+    rows = [["machine", *map(str, specs)]]
+    rows += [[m.name, *(_cell(found[m.name, str(spec)]) for spec in specs)] for m in chosen]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for number, row in enumerate(rows):
+        line = "  ".join(f"{word:<{width}}" for word, width in zip(row, widths, strict=True))
+        yield "" if number else "bold", line.rstrip()
+    for cell in cells:
+        if cell.reason:
+            yield "yellow", f"{cell.machine}, {cell.kernel}: {cell.reason}"
+
+
+def _cell(cell: Cell) -> str:
+    if cell.boot is None:
+        return "does not boot"
+    if not cell.loaded:
+        return "no driver"
+    group = "no group" if cell.group is None else f"group {cell.group}"
+    return f"{cell.boot:.1f} s, {group}, {cell.translated} translated"
+
+
+def _list(chosen: Sequence[Machine], program: str, *, as_json: bool) -> None:
+    stages = qemu.has_property(program, "arm-smmuv3", "stage")
+    if as_json:
+        record = {
+            "qemu": qemu.version(program),
+            "stages": stages,
+            "machines": [each.name for each in chosen],
+            "presets": {name: each.summary for name, each in topology.PRESETS.items()},
+        }
+        output.print_json(record)
+        return
+    output.say(_lines(chosen, program, stages=stages))
+
+
+def _lines(chosen: Sequence[Machine], program: str, *, stages: bool) -> Iterator[tuple[str, str]]:
+    yield "", qemu.version(program)
+    lacking = "" if stages else ": it has none (from QEMU 10.0 on)"
+    yield "" if stages else "yellow", f"stages of an SMMUv3 (stage = ...){lacking}"
+    yield "bold", "machines, with --machine NAME or a .toml file"
+    for each in chosen:
+        needs = f"; kernels with --variant {each.variants[0]}" if each.variants else ""
+        yield "", f"  {each.name:<20} {each.iommu.driver}, {each.firmware}{needs}"
+    yield "bold", "presets, with --machine NAME+PRESET in place of the NIC and the clients"
+    for name, preset in topology.PRESETS.items():
+        yield "", f"  {name:<24} {preset.summary}"

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``iommu-harness shell``: a guest to type into, fresh or in a state that was kept."""
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli import options, output
+from harness.guest import snapshot
+from harness.guest.guest import Guest, Step
+from harness.guest.state import changes
+from harness.kernel import build
+from harness.machine import composed, topology
+
+_PROMPT = "guest# "
+
+
+def shell(
+    state: Annotated[
+        Path | None, typer.Argument(help="The directory of a guest that was kept.")
+    ] = None,
+    kernel: Annotated[str, typer.Option("--kernel", metavar="SPEC", help=options.SPEC)] = (
+        "debian:6.12"
+    ),
+    machine: Annotated[str, typer.Option(help="MACHINE, MACHINE+PRESET or a .toml file.")] = (
+        "smmuv3"
+    ),
+    variant: options.Variants = [],  # noqa: B006  typer copies it
+    qemu: options.Qemu = topology.QEMU,
+    debian_mirror: options.Mirror = "",
+) -> None:
+    """Type commands into a guest; see what they print, what the kernel says and what
+    changes. The input's end ends the guest."""
+    with tempfile.TemporaryDirectory(prefix="iommu-harness-") as scratch:
+        if state:
+            with snapshot.restored(snapshot.load(state), Path(scratch)) as running:
+                _converse(running)
+            return
+        (spec,) = options.kernels(
+            [kernel], [], [], variant, llvm=False, debian_mirror=debian_mirror
+        )
+        wanted = replace(composed.machine(machine), qemu=qemu)
+        built = build.build(spec.with_variants(wanted.variants))
+        with snapshot.started(built, wanted, Path(scratch)) as running:
+            _converse(running)
+
+
+def _converse(running: Guest) -> None:
+    for line in _typed():
+        if line.strip() in ("exit", "logout"):
+            return
+        output.say(_told(running.step(line)))
+
+
+def _typed() -> Iterator[str]:
+    """Lines until the end of the input; with a prompt and a history on a terminal."""
+    if not sys.stdin.isatty():
+        yield from (line.rstrip("\n") for line in sys.stdin)
+        return
+    import readline  # noqa: F401, PLC0415  input() edits lines with it
+
+    while True:
+        try:
+            yield input(_PROMPT)
+        except EOFError:
+            print()
+            return
+
+
+def _told(step: Step) -> Iterator[tuple[str, str]]:
+    for text in (step.out, step.err):
+        if text:
+            yield "", text.removesuffix("\n")
+    for entry in step.kmsg:
+        yield "dim", str(entry)
+    for change in changes(step.before, step.after):
+        yield "cyan", f"* {change}"
+    if step.status:
+        yield (
+            "red",
+            f"shell killed, status {step.status}" if step.killed else f"status {step.status}",
+        )

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a machine does with a kernel, from a real boot: does it come up, does the IOMMU's
+driver load, does a NIC get a group, is the NIC's traffic translated?"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.errors import GuestError, HostError
+from harness.guest import guest, modules, traffic
+from harness.guest.guest import Guest
+from harness.kernel.artifact import Kernel
+from harness.kernel.spec import KernelSpec
+from harness.klog import splat
+from harness.klog.record import Record
+from harness.machine.topology import Machine
+
+_NIC = "e1000e"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One kernel on one machine: seconds of ``boot`` to the first answer, whether the
+    driver was ``loaded``, the NIC's ``group``, how many of its accesses were
+    ``translated`` while it pinged; ``reason`` is why what is missing is missing."""
+
+    kernel: str
+    machine: str
+    boot: float | None = None
+    loaded: bool = False
+    group: int | None = None
+    translated: int = 0
+    reason: str = ""
+
+    @property
+    def works(self) -> bool:
+        return self.translated > 0 and not self.reason
+
+
+def survey(spec: KernelSpec, kernel: Kernel, machine: Machine, directory: Path) -> Cell:
+    """Boots a guest and looks; a guest that is lost on the way is a reason."""
+    known = [Cell(str(spec), machine.name)]
+    try:
+        with guest.booted(kernel, machine, directory) as running:
+            for cell in _stages(known[0], running):
+                known.append(cell)  # noqa: PERF402  those before a failure too
+    except (GuestError, HostError) as error:
+        return replace(known[-1], reason=str(error))
+    return known[-1]
+
+
+def _stages(cell: Cell, running: Guest) -> Iterator[Cell]:
+    """The cell as far as it is known, after each stage."""
+    cell = replace(cell, boot=running.clock())
+    yield cell
+    loading = modules.load(running, running.machine.iommu.driver)
+    cell = replace(cell, loaded=loading.status == 0)
+    if not cell.loaded:
+        yield replace(cell, reason=loading.err.strip())
+        return
+    binding = modules.load(running, _NIC)
+    bound = [each for each in binding.after.devices.values() if each.driver == _NIC]
+    if not bound:
+        yield replace(cell, reason=f"no {_NIC} is bound: {_last(binding.kmsg)}")
+        return
+    nic = bound[0]
+    cell = replace(cell, group=nic.group)
+    yield cell
+    ping = traffic.ping(running, nic.name)
+    cell = replace(cell, translated=ping.translated)
+    splats = [each.title for each in splat.find([entry.text for entry in running.kmsg])]
+    if nic.group is None:
+        cell = replace(cell, reason=f"{nic.name} is bound and has no group")
+    elif not ping.answered:
+        cell = replace(cell, reason=f"the gateway does not answer: {ping.text.strip()}")
+    elif splats:
+        cell = replace(cell, reason=splats[0])
+    yield cell
+
+
+def _last(records: Sequence[Record]) -> str:
+    return records[-1].text if records else "the kernel says nothing"
