@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from harness.errors import HarnessError
-from harness.guest import guest
+from harness.guest import guest, snapshot
 from harness.guest.guest import Guest
 from harness.host import paths, program, tools
 from harness.kernel import build, spec
@@ -27,7 +27,7 @@ from harness.machine import devicetree, process, qemu, topology
 from harness.machine.qemu import Boot
 from harness.repro import replay
 from harness.rootfs import cpio, initramfs
-from tests import bench_build
+from tests import bench_build, bench_guests
 from tests.conftest import REPORTS
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -182,6 +182,58 @@ def _figures(row: dict[str, Any]) -> str:
 
 
 @app.command()
+def restore(
+    kernel: KernelText = "debian:6.12",
+    rounds: int = 40,
+    sustained: int = 500,
+    workers: int = 2,
+    as_json: Json = False,
+) -> None:
+    """A guest restored by hand, by us, and booted; sixteen at once; hundreds in a row."""
+    built = build.build(spec.parse(kernel))
+    taken = snapshot.warm(built, bench_guests.SMMUV3)
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = Path(scratch)
+        works = [
+            lambda: bench_guests.by_hand(taken, directory),
+            lambda: bench_guests.ours(taken, directory),
+            lambda: bench_guests.cold(built, directory),
+        ]
+        by_hand, ours, cold = _alternating(rounds, *works)
+        crowd = bench_guests.crowd(taken, 16, directory)
+    started = time.perf_counter()
+    ends = list(bench_guests.many(taken, sustained, workers))
+    per_second = sustained / (time.perf_counter() - started)
+    bad = [end for end in ends if end != "fine"]
+    figures = {"restored by hand": by_hand, "our restore": ours, "our cold boot": cold}
+    more = {
+        "16 at once, s to all answering": crowd.seconds,
+        "PSS of the first, MB": crowd.first_megabytes,
+        "PSS of each more, MB": crowd.each_more_megabytes,
+        f"guests a second, {sustained} in a row, {workers} at a time": per_second,
+        "of them with an error": float(len(bad)),
+    }
+    _report("restore", "s", figures, as_json, more)
+    for end in bad:
+        print(end, file=sys.stderr)
+    raise typer.Exit(1 if bad else 0)
+
+
+@app.command()
+def faults(kernel: KernelText = "debian:6.12", rounds: int = 10) -> None:
+    """Everything that can happen to a guest: told for what it is, with nothing left."""
+    built = build.build(spec.parse(kernel))
+    wrong = 0
+    for name, problem, seconds in bench_guests.faults(built, rounds):
+        wrong += bool(problem)
+        print(f"  {name:<36} {seconds:6.2f} s  {problem or 'as it should'}", flush=True)
+    panics = bench_guests.panic_latency(built, 2 * rounds)
+    print(f"  a panic is told {statistics.median(panics):.3f} s after its text, at most ", end="")
+    print(f"{max(panics):.3f} s; {wrong} of {rounds * 10} faults wrong")
+    raise typer.Exit(1 if wrong else 0)
+
+
+@app.command()
 def soak(
     kernel: KernelText = "debian:6.12", count: int = 200, workers: int = 2, as_json: Json = False
 ) -> None:
@@ -221,32 +273,38 @@ def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def _alternating(
-    rounds: int, bare: Callable[[], float], ours: Callable[[], float]
-) -> tuple[list[float], list[float]]:
-    """Both by turns, so that whatever else the host does hits both alike; the first
+def _alternating(rounds: int, *works: Callable[[], float]) -> list[list[float]]:
+    """All by turns, so that whatever else the host does hits them alike; the first
     round warms the page cache and does not count."""
-    bare()
-    ours()
-    pairs = [(bare(), ours()) for _ in range(rounds)]
-    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    turns = [[work() for work in works] for _ in range(rounds + 1)]
+    return [list(figures) for figures in zip(*turns[1:], strict=True)]
 
 
-def _report(name: str, unit: str, figures: dict[str, list[float]], as_json: bool) -> None:
-    """Median, 95th percentile and the ratio of medians to the first, the baseline."""
+def _report(
+    name: str,
+    unit: str,
+    figures: dict[str, list[float]],
+    as_json: bool,
+    more: dict[str, float] | None = None,
+) -> None:
+    """Median, 95th percentile and the ratio of medians to the first, the baseline; and
+    ``more`` that has been measured once."""
     rows = {title: _summary(values) for title, values in figures.items()}
     baseline = next(iter(rows.values()))["median"]
     for row in rows.values():
         row["ratio"] = row["median"] / baseline
     if as_json:
-        json.dump({"benchmark": name, "unit": unit, "rows": rows}, sys.stdout)
+        record = {"benchmark": name, "unit": unit, "rows": rows, "more": more or {}}
+        json.dump(record, sys.stdout)
         return
-    print(f"{name}: {qemu.version()}")
+    print(f"{name}: {qemu.version('qemu-system-aarch64')}")
     for title, row in rows.items():
         print(
             f"  {title:<34} median {row['median']:7.3f} {unit}  p95 {row['p95']:7.3f} {unit}"
             f"  ratio {row['ratio']:.3f}  ({row['count']} times)"
         )
+    for title, figure in (more or {}).items():
+        print(f"  {title:<52} {figure:7.2f}")
 
 
 def _summary(values: list[float]) -> dict[str, Any]:
