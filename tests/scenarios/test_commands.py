@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The commands ``machines`` and ``shell`` as a user runs them."""
+
+import json
+import subprocess
+from pathlib import Path
+
+from tests import command
+
+
+def test_machines_are_booted_and_told(kernel_name: str, tmp_path: Path) -> None:
+    words = ["machines", "--kernel", kernel_name, "--machine", "smmuv3"]
+    done = command.run(*words, "--machine", "virtio-iommu", "--json", XDG_STATE_HOME=str(tmp_path))
+    assert done.status == 0, done.err
+    cells = json.loads(done.out)["machines"]
+    assert [cell["machine"] for cell in cells] == ["smmuv3", "virtio-iommu"]
+    for cell in cells:
+        assert (cell["kernel"], cell["loaded"], cell["reason"]) == (kernel_name, True, "")
+        assert cell["group"] is not None
+        assert cell["translated"] > 0
+
+
+def test_what_does_not_work_has_its_reason(kernel_name: str, tmp_path: Path) -> None:
+    words = ["machines", "--kernel", kernel_name, "--machine", "smmuv3+nvme"]
+    done = command.run(*words, XDG_STATE_HOME=str(tmp_path))
+    assert done.status == 1
+    assert f"smmuv3+nvme, {kernel_name}: no e1000e is bound" in done.out
+
+
+def shell(kernel_name: str, typed: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*command.PROGRAM, "shell", "--kernel", kernel_name, *words],
+        input=typed,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_shell_shows_what_the_kernel_did(kernel_name: str) -> None:
+    done = shell(kernel_name, "X=kept\nmodprobe iommu_client\necho $X; false\n")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "* module iommu_client: loaded, refcount 0" in lines
+    assert lines[-2:] == ["kept", "status 1"]
+
+
+def test_a_shell_lets_nothing_through_to_the_terminal(kernel_name: str) -> None:
+    done = shell(kernel_name, "printf '\\033[2Jgone\\n'; printf '\\033]0;title\\n' > /dev/kmsg\n")
+    assert "\\x1b[2Jgone" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+def test_a_guest_that_dies_in_a_shell_is_one_line(kernel_name: str) -> None:
+    done = shell(kernel_name, "echo c > /proc/sysrq-trigger\n")
+    assert done.returncode == 3
+    assert "the kernel panicked: sysrq triggered crash" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_directory_without_a_state_is_one_line(tmp_path: Path) -> None:
+    done = command.run("shell", tmp_path)
+    assert done.status == 2
+    assert f"{tmp_path} has no snapshot of a guest" in done.err
