@@ -32,6 +32,10 @@ class HostError(HarnessError):
     """This host could not do it: disk, network, permissions."""
 
 
+class Unmigratable(HostError):
+    """QEMU cannot save a guest with such a device; it can still be booted."""
+
+
 class ToolMissing(HostError):
     """A program is not installed; `iommu-harness doctor` names its package."""
 

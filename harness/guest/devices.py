@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Devices of a guest: bound and unbound, removed and found again, plugged and pulled."""
 
+import contextlib
 import errno
 import os
 import re
@@ -12,13 +13,16 @@ from typing import Literal
 from harness.errors import GuestHang, HostError
 from harness.guest.guest import Guest, Step
 from harness.machine import device
-from harness.machine.device import DEVICE, NETDEV, Device
+from harness.machine.device import BLOCKDEV, DEVICE, NETDEV, Definition, Device
 
 _PCI_ADDRESS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 _POLL = 0.02  # seconds between two looks at a guest that is about to change
 
 # QMP's command for each option of the command line.
-_ADD = {NETDEV: "netdev_add", device.BLOCKDEV: "blockdev-add", DEVICE: "device_add"}
+_ADD = {NETDEV: "netdev_add", BLOCKDEV: "blockdev-add", DEVICE: "device_add"}
+
+_REMOVE = {NETDEV: ("netdev_del", "id"), BLOCKDEV: ("blockdev-del", "node-name")}
+_REMOVE_KEYS = {option: key for option, (_, key) in _REMOVE.items()}
 
 _ERRNO = {os.strerror(number): name for number, name in errno.errorcode.items()}
 
@@ -100,8 +104,16 @@ def plug(guest: Guest, wanted: Device, limit: float = 30.0) -> str:
     the guest gave it. Raises HostError when QEMU refuses, GuestHang when the guest has
     not seen it within ``limit`` seconds."""
     before = set(guest.state().devices)
-    for each in device.definition(wanted, wanted.id or "plugged"):
-        guest.monitor.execute(_ADD[each.option], each.fields)
+    name = wanted.id or "plugged"
+    made: list[Definition] = []
+    try:
+        for each in device.definition(wanted, name):
+            guest.qmp(_ADD[each.option], each.fields)
+            made.append(each)
+    except HostError:
+        _drop(guest, made)
+        raise
+    guest.rewired.add(name)
     return _wait(limit, f"{wanted.model} to appear", lambda: _appeared(guest, before))
 
 
@@ -112,13 +124,38 @@ def pull(guest: Guest, name: str, address: str, limit: float = 30.0) -> None:
     _wait(limit, f"{address} to be free", lambda: "free" if _asked_out(guest, identity) else "")
     gone = f"{address} to go"
     _wait(limit, gone, lambda: "" if address in guest.state().devices else "gone")
+    _wait(limit, f"QEMU to let go of {name}", lambda: "" if _known(guest, identity) else "gone")
+    if name not in guest.rewired:
+        guest.rewired.add(name)  # QEMU was started with it
+        return
+    guest.rewired.discard(name)
+    ends = (Definition(kind, {key: f"{kind}-{name}"}) for kind, key in _REMOVE_KEYS.items())
+    _drop(guest, list(ends))
+
+
+def _known(guest: Guest, identity: str) -> bool:
+    """Whether QEMU has the device: it goes a moment after the guest has let it go."""
+    try:
+        guest.qmp("qom-get", {"path": f"/machine/peripheral/{identity}", "property": "type"})
+    except HostError:
+        return False
+    return True
+
+
+def _drop(guest: Guest, made: list[Definition]) -> None:
+    """Takes the other ends of devices away; a kind that the device had not is refused."""
+    for each in made:
+        command, key = _REMOVE.get(each.option, ("", ""))
+        if command:
+            with contextlib.suppress(HostError):
+                guest.qmp(command, {key: each.fields[key]})
 
 
 def _asked_out(guest: Guest, identity: str) -> bool:
     """False while the slot's lamp still blinks from what was done before
     (hw/pci/pcie.c, pcie_cap_slot_unplug_request_cb)."""
     try:
-        guest.monitor.execute("device_del", {"id": identity})
+        guest.qmp("device_del", {"id": identity})
     except HostError as error:
         if "blinking" not in error.message:
             raise

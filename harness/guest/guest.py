@@ -7,8 +7,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from harness.errors import GuestHang, UsageError
+from harness.errors import GuestHang, GuestLost, HostError, UsageError
 from harness.guest import state
 from harness.guest.state import State
 from harness.kernel.artifact import Kernel
@@ -72,11 +73,13 @@ def _shown(command: str, reply: Reply | None) -> str:
 @dataclass(frozen=True, slots=True)
 class Past:
     """What a restored guest had said before it was saved: on the kernel's ``console``,
-    and in the log's ``records``; ``counted`` are those of PID 1, unreadable ones too."""
+    and in the log's ``records``; ``counted`` are those of PID 1, unreadable ones too.
+    ``rest`` is half of a frame, whose other half the guest sends when it goes on."""
 
     console: bytes = b""
     records: tuple[Record, ...] = ()
     counted: int = 0
+    rest: bytes = b""
 
 
 NO_PAST = Past()
@@ -110,6 +113,8 @@ class Guest:
         self._records = records
         self._claimed = len(records)
         self._state: State | None = None
+        # Devices that were plugged in or pulled since QEMU was started.
+        self.rewired: set[str] = set()
         self._history: deque[tuple[str, Reply | None]] = deque(maxlen=_HISTORY)
 
     @property
@@ -162,11 +167,50 @@ class Guest:
         """Seconds since boot, by the guest's own clock."""
         return self._console.ping().clock
 
-    def past(self) -> Past:
-        """What it has said by now."""
-        counted = self._wait_kmsg()
+    def qmp(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
+        """What QEMU itself answers. Raises HostError when it refuses, and as ``run`` does."""
+        return self._with_monitor(lambda: self.monitor.execute(command, arguments))
+
+    def human(self, line: str) -> str:
+        """What QEMU's human monitor says to a line that QMP has no command for. Raises as
+        ``qmp`` does."""
+        return str(self.qmp("human-monitor-command", {"command-line": line}))
+
+    def save(self, file: Path) -> Past:
+        """Stops the guest, writes its state and returns what it had said by then. Raises
+        Unmigratable, and as ``qmp`` does."""
+        self.qmp("stop")
+        counted, rest = self._console.settle()
         console = (self.directory / "console-kernel.log").read_bytes()
-        return Past(console, tuple(self._records), counted)
+        past = Past(console, tuple(self._records), counted, rest)
+        try:
+            self._with_monitor(lambda: self.monitor.save(file))
+        except HostError:
+            self.resume()
+            raise
+        return past
+
+    def load(self, file: Path, past: Past) -> None:
+        """Goes on from a state, in a QEMU that was started to wait for one. Raises as
+        ``qmp`` does."""
+        self._console.go_on(past.rest)
+        self._with_monitor(lambda: self.monitor.load(file))
+        self.resume()
+
+    def resume(self) -> None:
+        """Goes on after ``save``."""
+        self.qmp("cont")
+
+    def counted(self) -> int:
+        """How many records PID 1 has sent since boot; all of them have been read."""
+        return self._wait_kmsg()
+
+    def _with_monitor(self, work: Callable[[], Any]) -> Any:
+        """A QEMU that has ended is told with the guest's last words."""
+        try:
+            return work()
+        except GuestLost:
+            raise self._console.dead() from None
 
     def step(self, command: str, limit: float | None = None) -> Step:
         """Runs a command; returns its result, the kernel's log of it and the state
@@ -288,7 +332,8 @@ def running(
         monitor = Monitor(started.sockets["qmp"])
         log = directory / "console-kernel.log"
         log.write_bytes(past.console)
-        watch = Watch(started.sockets, monitor, log, take, past.counted)
+        counted, rest = past.counted, past.rest
+        watch = Watch(started.sockets, monitor, log, take, counted=counted, rest=rest)
         watch.feed(past.console)
         console = Console(started, watch, directory / "console-command.log", _BOOT_SILENCE)
         stack.callback(console.close)

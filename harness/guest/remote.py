@@ -13,12 +13,13 @@ import secrets
 import shlex
 import socket
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import paramiko
 
-from harness.errors import GuestLost, HostError, UsageError
+from harness.errors import GuestError, GuestLost, HostError, UsageError
 from harness.guest.guest import Guest
 from harness.machine import qemu
 
@@ -55,11 +56,13 @@ class Remote:
         breaks or nothing comes for ``limit`` seconds."""
         try:
             given, out, err = self._client.exec_command(command, timeout=limit)
-            with contextlib.suppress(OSError):  # it need not read what it is given
-                given.write(stdin)
-                given.channel.shutdown_write()
-            printed, complained = out.read(), err.read()
-            return Done(out.channel.recv_exit_status(), printed, complained)
+            # All three at once: what nobody reads stops after a window of 2 MB.
+            with given, out, err, ThreadPoolExecutor(2) as pool:
+                writing = pool.submit(_give, given, stdin)
+                complaining = pool.submit(err.read)
+                printed, complained = out.read(), complaining.result()
+                writing.result()
+                return Done(out.channel.recv_exit_status(), printed, complained)
         except (paramiko.SSHException, OSError) as error:
             raise GuestLost(f"the SSH connection broke during {command!r}: {error}") from None
 
@@ -88,7 +91,9 @@ def connected(guest: Guest) -> Iterator[Remote]:
     key.write_private_key_file(str(file))
     host_key = _start(guest, f"{key.get_name()} {key.get_base64()}")
     port = forward(guest, _free_ports())
-    with paramiko.SSHClient() as client:
+    with contextlib.ExitStack() as stack:
+        stack.callback(_end_forward, guest, port)
+        client = stack.enter_context(paramiko.SSHClient())
         name = f"[127.0.0.1]:{port}"
         client.get_host_keys().add(name, host_key.get_name(), host_key)
         try:
@@ -121,6 +126,18 @@ def _start(guest: Guest, public: str) -> paramiko.PKey:
     return paramiko.Ed25519Key(data=base64.b64decode(match[1]))
 
 
+def _give(given: paramiko.ChannelFile, stdin: bytes) -> None:
+    """A program need not read what it is given, and may end before; one that stalls is
+    an error."""
+    try:
+        given.write(stdin)
+        given.channel.shutdown_write()
+    except TimeoutError:
+        raise
+    except OSError:
+        return
+
+
 def _free_ports() -> Iterator[int]:
     """Ports of the loopback that nobody has; another process may take one at once."""
     for _ in range(_TRIES):
@@ -130,13 +147,19 @@ def _free_ports() -> Iterator[int]:
         yield port
 
 
+def _end_forward(guest: Guest, port: int) -> None:
+    """Nothing where the guest has died: its port died with it."""
+    with contextlib.suppress(GuestError):
+        guest.human(f"hostfwd_remove {qemu.SSH_NETWORK} tcp:127.0.0.1:{port}")
+
+
 def forward(guest: Guest, ports: Iterable[int]) -> int:
     """The first of the ``ports`` of this host's loopback that can be made to lead to the
     guest's dropbear. Raises HostError when all are taken."""
     said = "there is none"
     for port in ports:
         rule = f"tcp:127.0.0.1:{port}-{qemu.SSH_ADDRESS}:22"
-        said = guest.monitor.human(f"hostfwd_add {qemu.SSH_NETWORK} {rule}").strip()
+        said = guest.human(f"hostfwd_add {qemu.SSH_NETWORK} {rule}").strip()
         if not said:
             return port
     raise HostError(f"QEMU can forward no port of 127.0.0.1: {said}")

@@ -13,23 +13,23 @@ with a file (QEMU, migration/ram.c, ramblock_is_ignored).
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.errors import GuestLost, UsageError
+from harness.errors import GuestLost, Unmigratable, UsageError
 from harness.guest import guest
 from harness.guest.guest import Guest, OnRecord, Past
-from harness.host import cache, progress
+from harness.host import cache, files, progress
 from harness.kernel.artifact import Kernel
 from harness.klog.record import Record
-from harness.machine import qemu
+from harness.machine import qemu, topology
 from harness.machine.device import Device
 from harness.machine.qemu import ANONYMOUS, Boot, Memory
-from harness.machine.topology import IOMMUS, Machine
+from harness.machine.topology import Machine
 
 # Part of the key: raise it when the steps below make something else.
-_RECIPE = "1"
+_RECIPE = "2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,64 +50,111 @@ class Snapshot:
         return Memory(file) if file.exists() else ANONYMOUS
 
 
+# What a kept guest was booted from, beside its state.
+_BOOT_FILES = ("image", "initrd", "dtb")
+
+
 def save(running: Guest, directory: Path) -> Snapshot:
-    """The guest as it is, into a new ``directory``; it goes on afterwards. Raises
-    HostError for a guest with a device that QEMU cannot save."""
-    directory.mkdir(parents=True)
+    """The guest as it is, into a new ``directory`` that needs nothing else to be restored
+    from; it goes on afterwards. Raises UsageError for a guest that cannot be saved and for
+    a directory that is there already."""
+    try:
+        directory.mkdir(parents=True)
+    except FileExistsError:
+        raise UsageError(f"{directory} is there already", "name a new directory") from None
+    for name in _BOOT_FILES:
+        file = getattr(running.boot, name)
+        if file:
+            files.link(file, directory / name)
     taken = _write(running, directory)
-    running.monitor.resume()
+    running.resume()
     return taken
 
 
 def _write(running: Guest, directory: Path) -> Snapshot:
-    machine = running.machine
-    if not machine.migratable:
+    """Leaves the guest stopped."""
+    if running.rewired:
+        names = ", ".join(sorted(running.rewired))
         raise UsageError(
-            f"a guest on {machine.name} cannot be saved", "QEMU cannot migrate all of its devices"
+            f"a guest with devices plugged or pulled ({names}) cannot be saved",
+            "save it before, or undo that",
         )
-    clock, past = running.clock(), running.past()
-    running.monitor.save(directory / "state")
+    if not running.machine.migratable:
+        raise Unmigratable(f"a guest on {running.machine.name} cannot be saved by QEMU")
+    clock = running.clock()
+    past = running.save(directory / "state")
     (directory / "console.log").write_bytes(past.console)
+    machine = running.machine
     record = {
-        "boot": asdict(running.boot),
+        "machine": asdict(replace(machine, qemu="")),
+        "qemu": qemu.version(machine.qemu),
+        "arguments": running.boot.arguments,
         "records": [asdict(each) for each in past.records],
         "counted": past.counted,
+        "rest": past.rest.hex(),
         "clock": clock,
         "limit": running.limit,
     }
-    (directory / "snapshot.json").write_text(json.dumps(record, default=str))
+    (directory / "snapshot.json").write_text(json.dumps(record))
     return Snapshot(directory, running.boot, past, clock, running.limit)
 
 
-def load(directory: Path) -> Snapshot:
-    """A snapshot that was saved there. Raises UsageError for a directory without one."""
+def load(directory: Path, program: str = topology.QEMU) -> Snapshot:
+    """A guest that ``save`` put there, for the QEMU ``program``. Raises UsageError for a
+    directory without one, and for another QEMU than it was saved by.
+
+    The record may be a stranger's: it names no program and no file to be used.
+    """
+    record = _record(directory)
+    try:
+        machine = replace(_machine(record["machine"]), qemu=program)
+        paths = {name: directory / name for name in _BOOT_FILES}
+        boot = Boot(
+            machine,
+            paths["image"],
+            paths["initrd"],
+            paths["dtb"] if machine.firmware == "devicetree" else None,
+            record["arguments"],
+        )
+        taken = _snapshot(directory, boot, record)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UsageError(f"{directory} has no snapshot of a guest: {error!r}") from None
+    for file in (boot.image, boot.initrd, boot.dtb):
+        if file and not file.is_file():
+            raise UsageError(f"{directory} has no whole guest: {file.name} is missing")
+    if record["qemu"] != qemu.version(program):
+        raise UsageError(
+            f"{directory} was saved by {record['qemu']}, and this is {qemu.version(program)}",
+            "name that one with --qemu",
+        )
+    return taken
+
+
+def _record(directory: Path) -> dict[str, Any]:
     try:
         record = json.loads((directory / "snapshot.json").read_text())
-        console = (directory / "console.log").read_bytes()
-        records = tuple(Record(**each) for each in record["records"])
-        past = Past(console, records, record["counted"])
-        boot = _boot(record["boot"])
-        return Snapshot(directory, boot, past, record["clock"], record["limit"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"{directory} has no snapshot of a guest: {error}") from None
+    return record if isinstance(record, dict) else {}
 
 
-def _boot(record: dict[str, Any]) -> Boot:
-    paths = {name: record[name] and Path(record[name]) for name in ("image", "initrd", "dtb")}
-    return Boot(_machine(record["machine"]), arguments=record["arguments"], **paths)
+def _snapshot(directory: Path, boot: Boot, record: dict[str, Any]) -> Snapshot:
+    console = directory / "console.log"
+    past = Past(
+        console.read_bytes() if console.is_file() else b"",
+        tuple(Record(**each) for each in record["records"]),
+        int(record["counted"]),
+        bytes.fromhex(record["rest"]),
+    )
+    return Snapshot(directory, boot, past, float(record["clock"]), float(record["limit"]))
 
 
 def _machine(record: dict[str, Any]) -> Machine:
     driver = record["iommu"]["driver"]
-    (iommu,) = (each for each in IOMMUS.values() if each.driver == driver)
-    return Machine(
-        **record
-        | {
-            "iommu": iommu,
-            "devices": tuple(_device(each) for each in record["devices"]),
-            "overlays": tuple(record["overlays"]),
-        }
-    )
+    (iommu,) = (each for each in topology.IOMMUS.values() if each.driver == driver)
+    devices = tuple(_device(each) for each in record["devices"])
+    overlays = tuple(record["overlays"])
+    return Machine(**record | {"iommu": iommu, "devices": devices, "overlays": overlays})
 
 
 def _device(record: dict[str, Any]) -> Device:
@@ -127,7 +174,7 @@ def restored(
     with guest.running(
         snapshot.boot, directory, memory=snapshot.memory, on_record=on_record, past=snapshot.past
     ) as (running, console):
-        running.monitor.load(snapshot.directory / "state")
+        running.load(snapshot.directory / "state", snapshot.past)
         console.limit = limit or snapshot.limit
         _check(running, snapshot)
         yield running
@@ -140,7 +187,7 @@ def _check(running: Guest, snapshot: Snapshot) -> None:
         raise GuestLost(
             f"the guest was saved {snapshot.clock:.6f} s after its boot, and now it is {first:.6f}"
         )
-    counted = running.past().counted
+    counted = running.counted()
     if counted < snapshot.past.counted:
         raise GuestLost(
             f"the guest had logged {snapshot.past.counted} records, and now there are {counted}"
@@ -180,7 +227,8 @@ def warm(
                 _warm_up(running, warm_up)
                 _write(running, into)
 
-    return load(cache.entry("snapshot", key, f"the warm guest of {kernel.label}", make))
+    entry = cache.entry("snapshot", key, f"the warm guest of {kernel.label}", make)
+    return _snapshot(entry, boot, _record(entry))
 
 
 def _warm_up(running: Guest, commands: Sequence[str]) -> None:
@@ -205,19 +253,25 @@ def started(
 ) -> Iterator[Guest]:
     """A guest of its own, the fastest way: restored from a warm one, or booted where
     QEMU cannot save the machine."""
-    if not machine.migratable:
-        with guest.booted(
-            kernel,
-            machine,
-            directory,
-            arguments=arguments,
-            kmod=kmod,
-            limit=limit,
-            on_record=on_record,
-        ) as running:
+    with contextlib.ExitStack() as stack:
+        try:
+            if not machine.migratable:
+                raise Unmigratable(f"a guest on {machine.name} cannot be saved by QEMU")
+            taken = warm(
+                kernel, machine, warm_up, arguments=arguments, kmod=kmod, directory=directory
+            )
+            going = restored(taken, directory, limit=limit, on_record=on_record)
+            running = stack.enter_context(going)
+        except Unmigratable:
+            cold = guest.booted(
+                kernel,
+                machine,
+                directory,
+                arguments=arguments,
+                kmod=kmod,
+                limit=limit,
+                on_record=on_record,
+            )
+            running = stack.enter_context(cold)
             _warm_up(running, warm_up)
-            yield running
-        return
-    taken = warm(kernel, machine, warm_up, arguments=arguments, kmod=kmod, directory=directory)
-    with restored(taken, directory, limit=limit, on_record=on_record) as running:
         yield running

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from harness.errors import UsageError
+from harness.errors import GuestError, UsageError
 from harness.guest.guest import Guest, Step
 
 _TRACING = "/sys/kernel/tracing"
@@ -64,8 +64,12 @@ def tracing(guest: Guest, *events: str) -> Iterator[Trace]:
         if guest.run(f"echo 1 > {shlex.quote(path)}").number != 0:
             raise UsageError(f"this kernel has no trace event {event!r}")
     guest.run(f": > {_TRACING}/trace")
-    yield Trace(guest)
-    guest.run("; ".join(f"echo 0 > {shlex.quote(path)}" for path in paths))
+    try:
+        yield Trace(guest)
+    finally:
+        # A guest that has died meanwhile is told by what killed it.
+        with contextlib.suppress(GuestError):
+            guest.run("; ".join(f"echo 0 > {shlex.quote(path)}" for path in paths))
 
 
 _FAULTS = ("failslab", "fail_page_alloc")

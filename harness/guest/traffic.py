@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from harness.errors import HostError
+from harness.errors import GuestError, HostError
 from harness.guest.guest import Guest
 
 # The gateway of QEMU's user network answers by itself, restricted or not.
@@ -95,7 +95,9 @@ def witnessed(guest: Guest) -> Iterator[Witness]:
     try:
         yield witness
     finally:
-        _trace(guest, events, on=False)
+        # A guest that has died meanwhile is told by what killed it.
+        with contextlib.suppress(GuestError):
+            _trace(guest, events, on=False)
         with guest.qemu_log.open("rb") as log:
             log.seek(begin)
             lines = log.read().decode(errors="replace").splitlines()
@@ -104,4 +106,4 @@ def witnessed(guest: Guest) -> Iterator[Witness]:
 
 def _trace(guest: Guest, events: tuple[str, ...], *, on: bool) -> None:
     for event in events:
-        guest.monitor.execute("trace-event-set-state", {"name": event, "enable": on})
+        guest.qmp("trace-event-set-state", {"name": event, "enable": on})

@@ -103,11 +103,31 @@ class Console:
         _, done = self._ask(frames.ping(), self.limit)
         return done
 
+    def settle(self) -> tuple[int, bytes]:
+        """As ``Watch.settle``, whichever channel the records come on."""
+        if not self._single:
+            return self._watch.settle()
+        heard = self._heard + cast(bytes, self._spawn.buffer)
+        self._spawn.buffer = b""  # type: ignore[assignment]  # bytes without an encoding
+        with contextlib.suppress(BlockingIOError):
+            while data := self._socket.recv(65536, socket.MSG_DONTWAIT):
+                self._log.write(data)
+                heard += data
+        found, self._heard = frames.parse(heard)
+        self._watch.feed(bytes(found.noise))
+        self._watch.add_records(found.records)
+        return self._watch.settle()[0], self._heard
+
+    def go_on(self, rest: bytes) -> None:
+        """A guest that was saved after it had sent half a frame, the ``rest``, sends the
+        other half now."""
+        self._heard = rest if self._single else b""
+
     def _ask(self, request: frames.Request, limit: float) -> tuple[frames.Frames, frames.Done]:
         try:
             self._socket.sendall(request.data)
         except OSError:
-            raise self._dead() from None
+            raise self.dead() from None
         self._log.write(request.data)
         done = self._expect(request.nonce, limit)
         return self._received(), done
@@ -135,7 +155,7 @@ class Console:
             try:
                 found = self._spawn.expect(ends, min(limit, _LOOK), searchwindowsize=_WINDOW)
             except OSError:  # reset: QEMU died with something of ours unread
-                raise self._dead() from None
+                raise self.dead() from None
             if found == _DONE:
                 done = frames.done(cast("re.Match[bytes]", self._spawn.match))
                 if done.nonce == nonce:
@@ -143,7 +163,7 @@ class Console:
                 # Output that looks like the end of a command is still output.
                 self._heard += self._before() + cast(bytes, self._spawn.after)
             if found in {_EOF, _PANIC}:
-                raise self._dead()
+                raise self.dead()
             if len(self._before()) != heard:
                 heard, since = len(self._before()), time.monotonic()
             if heard > _MAX_OUTPUT or time.monotonic() - started > _TOTAL * limit:
@@ -160,7 +180,7 @@ class Console:
                     self._watch.tail,
                 )
 
-    def _dead(self) -> GuestPanic | GuestLost:
+    def dead(self) -> GuestPanic | GuestLost:
         """The error for a guest that will not answer any more, with all it said."""
         if self._single:
             heard = self._before() + _text(self._spawn.after) + _text(self._spawn.buffer)

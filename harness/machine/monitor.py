@@ -8,13 +8,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
 from qemu.qmp import Message, QMPClient, QMPError, Runstate
 from qemu.qmp.qmp_client import ExecuteError
 
-from harness.errors import GuestHang, GuestLost, HostError
+from harness.errors import GuestHang, GuestLost, HostError, Unmigratable
 
 _LIMIT = 30.0  # seconds for an answer, of a QEMU that is fine
 _LOOK = 0.001  # seconds between two questions about what is under way
@@ -37,13 +38,18 @@ class Monitor:
     async def follow(self) -> None:
         """Connected until QEMU ends; only then do its events matter."""
         self._loop = asyncio.get_running_loop()
+        try:
+            await self._follow()
+        finally:
+            self._connected.set()  # nobody waits for what will not come
+
+    async def _follow(self) -> None:
         with contextlib.suppress(QMPError, EOFError, OSError):
             await self._client.connect(self._socket)
             self._connected.set()
             while self._client.runstate is Runstate.RUNNING:
                 await self._client.runstate_changed()
             await self._client.disconnect()
-        self._connected.set()  # nobody waits for what will not come
         for event in self._client.events.clear():
             if event["event"] == "SHUTDOWN":
                 self.shutdown_reason = _reason(event)
@@ -54,24 +60,22 @@ class Monitor:
         return self._call(command, arguments)
 
     def save(self, file: Path) -> None:
-        """The guest's state into ``file``: all but memory that is in a file shared with
-        QEMU. The guest stops where it is. Raises as ``execute`` does."""
-        self._migrate("migrate", file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        """The state of a stopped guest into ``file``: all but memory that is in a file
+        shared with QEMU. Raises Unmigratable for a guest with a device that QEMU cannot
+        save, and as ``execute`` does."""
+        try:
+            self._migrate("migrate", file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        except HostError as error:
+            if "non-migratable" not in error.message:
+                raise
+            raise Unmigratable(error.message) from None
         self._wait(lambda: self._finished("query-migrate"))
 
     def load(self, file: Path) -> None:
-        """The state that ``save`` wrote, into a QEMU that was started to wait for one;
-        the guest goes on. Raises as ``execute`` does."""
+        """The state that ``save`` wrote, into a QEMU that was started to wait for one.
+        The guest is stopped, as it was. Raises as ``execute`` does."""
         self._migrate("migrate-incoming", file, os.O_RDONLY)
-        self._wait(lambda: bool(self.execute("query-status")["running"]))
-
-    def resume(self) -> None:
-        """A guest that was saved goes on."""
-        self.execute("cont")
-
-    def human(self, line: str) -> str:
-        """What QEMU's human monitor says to a line that QMP has no command for."""
-        return str(self.execute("human-monitor-command", {"command-line": line}))
+        self._wait(lambda: self.execute("query-status")["status"] != "inmigrate")
 
     def _migrate(self, command: str, file: Path, flags: int) -> None:
         """By a descriptor: a URI with a path in it goes through a shell."""
@@ -111,7 +115,7 @@ class Monitor:
             raise HostError(f"QEMU refuses {command}: {error}") from None
         except TimeoutError:
             raise GuestHang(f"QEMU has not answered {command} within {_LIMIT:.0f} s") from None
-        except (QMPError, asyncio.CancelledError, RuntimeError, OSError) as error:
+        except (QMPError, CancelledError, RuntimeError, OSError) as error:
             raise GuestLost(f"QEMU ended during {command}: {error}") from None
 
     async def _execute(

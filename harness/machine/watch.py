@@ -4,8 +4,10 @@ kernel-log records and QMP's events, and tells at once when the guest is dead.
 """
 
 import asyncio
+import fcntl
 import re
 import socket
+import termios
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -40,7 +42,7 @@ class Death:
 class Watch:
     """Reads until the guest ends. ``on_record`` is called with each raw record, in
     order, in the watching thread; ``counted`` are those that were read before this
-    guest was restored."""
+    guest was restored, and ``rest`` the half frame that came after them."""
 
     def __init__(
         self,
@@ -48,7 +50,9 @@ class Watch:
         monitor: Monitor,
         console_log: Path,
         on_record: Callable[[bytes], None],
+        *,
         counted: int = 0,
+        rest: bytes = b"",
     ) -> None:
         self._sockets = sockets
         self._monitor = monitor
@@ -57,6 +61,8 @@ class Watch:
         self._on_death: Callable[[], None] = lambda: None
         self._changed = threading.Condition()
         self._records = counted
+        self._rest = rest
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._tail = b""
         self._dead = False
         self._error: Exception | None = None
@@ -115,6 +121,24 @@ class Watch:
         with self._changed:
             return self._changed.wait_for(lambda: self._records >= count or self._dead, limit)
 
+    def settle(self) -> tuple[int, bytes]:
+        """Until all that a stopped guest has sent is read: how many records those are
+        since boot, and the half frame after them."""
+        if self._loop and not self._dead:
+            asyncio.run_coroutine_threadsafe(self._settle(), self._loop).result()
+        with self._changed:
+            return self._records, self._rest
+
+    async def _settle(self) -> None:
+        channels = [self._sockets[name] for name in ("kmsg", "console") if name in self._sockets]
+        while True:
+            unread = any(_unread(channel) for channel in channels)
+            # What has been received is with its reader one round of the loop later.
+            await asyncio.sleep(_CONSOLE_PERIOD if unread else 0)
+            await asyncio.sleep(0)
+            if not unread and not any(_unread(channel) for channel in channels):
+                return
+
     def _run(self) -> None:
         try:
             asyncio.run(self._watch())
@@ -124,6 +148,7 @@ class Watch:
             self._die()
 
     async def _watch(self) -> None:
+        self._loop = asyncio.get_running_loop()
         readers = [self._monitor.follow()]
         if "kmsg" in self._sockets:
             readers.append(self._read_kmsg(self._sockets["kmsg"]))
@@ -144,9 +169,8 @@ class Watch:
                 await asyncio.sleep(_CONSOLE_PERIOD)
 
     async def _read_kmsg(self, kmsg: socket.socket) -> None:
-        rest = b""
         async for data in _chunks(kmsg):
-            parsed, rest = frames.parse(rest + data)
+            parsed, self._rest = frames.parse(self._rest + data)
             self.add_records(parsed.records)
 
     def _die(self) -> None:
@@ -157,6 +181,11 @@ class Watch:
             self._dead = True
             self._changed.notify_all()
         self._on_death()
+
+
+def _unread(channel: socket.socket) -> bool:
+    """Whether bytes wait in the socket."""
+    return fcntl.ioctl(channel, termios.FIONREAD, bytes(4)) != bytes(4)
 
 
 async def _chunks(channel: socket.socket) -> AsyncIterator[bytes]:

@@ -87,7 +87,7 @@ def test_each_guest_has_keys_of_its_own(guest_factory: GuestFactory) -> None:
 
 def test_only_loopback_leads_to_it(reachable: Guest) -> None:
     with remote.connected(reachable) as ssh:
-        rules = reachable.monitor.human("info usernet")
+        rules = reachable.human("info usernet")
         assert "127.0.0.1" in rules
         with socket.socket() as other, pytest.raises(OSError, match="refused"):
             other.connect(("127.0.0.2", ssh.port))

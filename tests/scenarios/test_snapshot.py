@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Guests that go on from where another was saved."""
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from harness.errors import GuestError, UsageError
+from harness.errors import GuestError, Unmigratable, UsageError
 from harness.guest import modules, snapshot
 from harness.guest.guest import Guest
 from harness.host import cache
 from harness.kernel.artifact import Kernel
 from harness.klog import record
 from harness.machine import topology
+from harness.machine.device import Device
 from harness.pytest_plugin import GuestFactory
 
 SMMUV3 = topology.named("smmuv3")
@@ -130,8 +132,61 @@ def test_a_machine_that_cannot_migrate_is_booted_and_not_saved(
     guest = guest_factory("smmuv3+nvme", "modprobe arm-smmu-v3")
     assert "-incoming" not in guest.argv
     assert "arm_smmu_v3" in guest.state().modules
-    with pytest.raises(UsageError, match="cannot be saved"):
+    with pytest.raises(Unmigratable, match="cannot be saved"):
         snapshot.save(guest, tmp_path / "kept")
+    assert guest.run("echo on").out == b"on\n"
+
+
+def test_a_device_that_only_qemu_knows_it_cannot_migrate(
+    guest_factory: GuestFactory, tmp_path: Path
+) -> None:
+    rocker = replace(SMMUV3, name="rocker", devices=(Device("rocker"),))
+    guest = guest_factory(rocker)
+    assert "-incoming" not in guest.argv
+    with pytest.raises(Unmigratable):
+        snapshot.save(guest, tmp_path / "kept")
+    assert guest.run("echo on").out == b"on\n"
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_a_guest_that_logs_all_the_time_can_be_saved(
+    guest_factory: GuestFactory, tmp_path: Path, single: bool
+) -> None:
+    """What it sends between our last question and its stop is in the snapshot's past."""
+    guest = guest_factory(replace(SMMUV3, single_console=single))
+    noise = "n=0; while [ $n -lt 3000 ]; do echo noise $n > /dev/kmsg; n=$((n + 1)); done"
+    guest.run(f"({noise}; echo over > /dev/kmsg) &")
+    for number in range(3):
+        taken = snapshot.save(guest, tmp_path / f"kept{number}")
+        directory = tmp_path / f"again{number}"
+        directory.mkdir()
+        with snapshot.restored(taken, directory, limit=30) as again:
+            again.run("wait")
+            again.take_kmsg()
+            words = [entry.text for entry in again.kmsg if entry.text.startswith("noise")]
+            assert words == [f"noise {n}" for n in range(3000)]
+
+
+def test_a_directory_that_is_there_is_not_saved_into(guest: Guest, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is there already"):
+        snapshot.save(guest, tmp_path)
+
+
+def test_a_kept_guest_needs_nothing_else_and_names_no_program(guest: Guest, tmp_path: Path) -> None:
+    taken = snapshot.save(guest, tmp_path / "kept")
+    record = json.loads((taken.directory / "snapshot.json").read_text())
+    record["machine"]["qemu"] = "/nowhere/evil"
+    (taken.directory / "snapshot.json").write_text(json.dumps(record))
+    loaded = snapshot.load(taken.directory)
+    assert loaded.boot.machine.qemu == topology.QEMU
+    assert loaded.boot.image.parent == taken.directory
+    record["qemu"] = "another QEMU"
+    (taken.directory / "snapshot.json").write_text(json.dumps(record))
+    with pytest.raises(UsageError, match="was saved by another QEMU"):
+        snapshot.load(taken.directory)
+    (taken.directory / "image").unlink()
+    with pytest.raises(UsageError, match="image is missing"):
+        snapshot.load(taken.directory)
 
 
 def test_a_directory_without_a_snapshot(tmp_path: Path) -> None:

@@ -5,9 +5,12 @@ pci_device_group (drivers/iommu/iommu.c) joins what PCI cannot keep apart: funct
 without ACS, and what is behind a bridge to conventional PCI.
 """
 
+from pathlib import Path
+
 import pytest
 
-from harness.guest import devices, modules, traffic
+from harness.errors import UsageError
+from harness.guest import devices, modules, snapshot, traffic
 from harness.guest.guest import Guest
 from harness.guest.state import State
 from harness.kernel.artifact import Kernel
@@ -200,7 +203,7 @@ def test_without_its_iommu_nothing_is_translated(guest_factory: GuestFactory) ->
 
 @pytest.mark.machines("smmuv3+hotplug", "virtio-iommu+hotplug")
 def test_a_plugged_device_gets_a_group_and_a_pulled_one_leaves_it(
-    guest: Guest, kernel: Kernel
+    guest: Guest, kernel: Kernel, tmp_path: Path
 ) -> None:
     before = loaded(guest, guest.machine.iommu.driver, "e1000e")
     if not CLIENTS_WAIT.of(kernel):
@@ -208,7 +211,10 @@ def test_a_plugged_device_gets_a_group_and_a_pulled_one_leaves_it(
         (port,) = before.untranslated
         assert before.devices[port].driver == "pcieport"
         return
-    name = devices.plug(guest, Device("e1000e", "late", bus="slot"))
+    late = Device("e1000e", "late", bus="slot")
+    name = devices.plug(guest, late)
+    with pytest.raises(UsageError, match=r"plugged or pulled \(late\) cannot be saved"):
+        snapshot.save(guest, tmp_path / "kept")
     bound = guest.state()
     assert bound.devices[name].driver == "e1000e"
     assert bound.devices[name].group is not None
@@ -218,3 +224,5 @@ def test_a_plugged_device_gets_a_group_and_a_pulled_one_leaves_it(
     after = guest.state()
     assert after.refcount(driver) == before.refcount(driver)
     assert groups(after) == groups(before)
+    snapshot.save(guest, tmp_path / "again")
+    assert devices.plug(guest, late) == name, "it can be plugged again"
