@@ -17,6 +17,9 @@ int state_main(void);
 /* The command "vfio"; see vfio.c. Returns its exit status. */
 int vfio_main(int argc, char **argv);
 
+/* The command "failnth"; see failnth.c. Returns its exit status. */
+int failnth_main(int argc, char **argv);
+
 /* The command "reseed"; see reseed.c. Returns its exit status. */
 int reseed_main(void);
 

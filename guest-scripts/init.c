@@ -490,9 +490,11 @@ int main(int argc, char **argv)
 	const char *name;
 	sigset_t child;
 
-	/* One static program under three names: each would bring its own libc. */
+	/* One static program under several names: each would bring its own libc. */
 	name = strrchr(argv[0], '/');
 	name = name ? name + 1 : argv[0];
+	if (!strcmp(name, "failnth"))
+		return failnth_main(argc, argv);
 	if (!strcmp(name, "reseed"))
 		return reseed_main();
 	if (!strcmp(name, "vfio"))

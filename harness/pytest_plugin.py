@@ -101,12 +101,19 @@ def _machines(metafunc: pytest.Metafunc) -> list[Machine]:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """``-n auto``: a worker for each core, as far as there is memory for its guest."""
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """``-n auto``: fewer workers than there are cores where there is not the memory for
+    so many guests; else what xdist thinks best."""
     names = _asked(config, "--machine", DEFAULT_MACHINE)
     memory = max(composed.machine(name).memory for name in names) + _QEMU_MEMORY
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
-    return max(1, min(os.cpu_count() or 1, free // memory))
+    workers = _available_memory() // memory
+    return max(1, workers) if workers < (os.cpu_count() or 1) else None
+
+
+def _available_memory() -> int:
+    """MiB that programs can have, caches that the kernel would drop for them included."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) >> 10
 
 
 @pytest.fixture(scope="session")
@@ -159,8 +166,10 @@ def guest_factory(
     """``guest_factory("smmuv3+nvme", "modprobe arm-smmu-v3")``: a guest of the kernel
     under test on that machine, in which the commands have been run."""
     guests = request.node.stash.setdefault(_GUESTS, _Guests())
-    under_test = request.node.callspec.params.get("machine")
-    default: Machine = under_test or topology.named(DEFAULT_MACHINE)
+    config = request.config
+    callspec = getattr(request.node, "callspec", None)
+    under_test = callspec.params.get("machine") if callspec else None
+    default = under_test or _asked(config, "--machine", DEFAULT_MACHINE)[0]
     own = kernel
     with contextlib.ExitStack() as stack:
 
@@ -173,11 +182,13 @@ def guest_factory(
         ) -> Guest:
             directory = tmp_path / f"guest{len(guests.watched) + 1}"
             directory.mkdir()
-            wanted = composed.machine(machine) if isinstance(machine, str) else machine
+            wanted = machine or default
+            if isinstance(wanted, str):
+                wanted = replace(composed.machine(wanted), qemu=config.getoption("--qemu"))
             running = stack.enter_context(
                 snapshot.started(
                     kernel or own,
-                    wanted or default,
+                    wanted,
                     directory,
                     warm_up,
                     arguments=arguments,
@@ -227,7 +238,7 @@ def _attempt(work: Callable[[], str]) -> str:
     """What it says, or why it cannot: the guest may be what has failed."""
     try:
         return work()
-    except HarnessError as error:
+    except (HarnessError, OSError) as error:
         return f"not to be had: {error}"
 
 

@@ -6,16 +6,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.errors import GuestError, HostError
+from harness.errors import HarnessError
 from harness.guest import guest, modules, traffic
 from harness.guest.guest import Guest
+from harness.guest.state import Device
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
 from harness.klog import splat
 from harness.klog.record import Record
+from harness.machine.device import NIC_DRIVERS
 from harness.machine.topology import Machine
 
-_NIC = "e1000e"
+_DEVICES = "/sys/bus/pci/devices"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ def survey(spec: KernelSpec, kernel: Kernel, machine: Machine, directory: Path) 
         with guest.booted(kernel, machine, directory) as running:
             for cell in _stages(known[0], running):
                 known.append(cell)  # noqa: PERF402  those before a failure too
-    except (GuestError, HostError) as error:
+    except HarnessError as error:
         return replace(known[-1], reason=str(error))
     return known[-1]
 
@@ -58,12 +60,16 @@ def _stages(cell: Cell, running: Guest) -> Iterator[Cell]:
     if not cell.loaded:
         yield replace(cell, reason=loading.err.strip())
         return
-    binding = modules.load(running, _NIC)
-    bound = [each for each in binding.after.devices.values() if each.driver == _NIC]
-    if not bound:
-        yield replace(cell, reason=f"no {_NIC} is bound: {_last(binding.kmsg)}")
+    models = [each.model for each in running.machine.devices if each.model in NIC_DRIVERS]
+    if not models:
+        yield replace(cell, reason="it has no NIC to test with")
         return
-    nic = bound[0]
+    driver = NIC_DRIVERS[models[0]]
+    binding = modules.load(running, driver)
+    nic = next((each for each in binding.after.devices.values() if _has_nic(running, each)), None)
+    if nic is None:
+        yield replace(cell, reason=f"no {driver} is bound: {_last(binding.kmsg)}")
+        return
     cell = replace(cell, group=nic.group)
     yield cell
     ping = traffic.ping(running, nic.name)
@@ -76,6 +82,12 @@ def _stages(cell: Cell, running: Guest) -> Iterator[Cell]:
     elif splats:
         cell = replace(cell, reason=splats[0])
     yield cell
+
+
+def _has_nic(running: Guest, each: Device) -> bool:
+    """Whether the PCI device, or the virtio device below it, has an interface."""
+    found = f"ls -d {_DEVICES}/{each.name}/net {_DEVICES}/{each.name}/virtio*/net"
+    return each.bus == "pci" and bool(each.driver) and bool(running.run(found).out)
 
 
 def _last(records: Sequence[Record]) -> str:

@@ -53,12 +53,12 @@ def _survey(specs: Sequence[KernelSpec], chosen: Sequence[Machine]) -> list[Cell
     outcomes = {each.spec: each for each in build.build_all([fitted for _, fitted, _ in wanted])}
     directory = rundir.create("machines")
     cells = []
-    for spec, fitted, machine in wanted:
+    for number, (spec, fitted, machine) in enumerate(wanted, start=1):
         outcome = outcomes[fitted]
         if outcome.kernel is None:
             cells.append(Cell(str(spec), machine.name, reason=str(outcome.error)))
             continue
-        below = rundir.create("", directory / rundir.word(f"{machine.name}-{spec}"))
+        below = rundir.create("", directory / f"{number}-{rundir.word(f'{machine.name}-{spec}')}")
         cells.append(survey.survey(spec, outcome.kernel, machine, below))
     return cells
 
@@ -67,9 +67,11 @@ def _table(
     specs: Sequence[KernelSpec], chosen: Sequence[Machine], cells: list[Cell]
 ) -> Iterator[tuple[str, str]]:
     """A line a machine, a column a kernel; and below it why what does not work does not."""
-    found = {(cell.machine, cell.kernel): cell for cell in cells}
     rows = [["machine", *map(str, specs)]]
-    rows += [[m.name, *(_cell(found[m.name, str(spec)]) for spec in specs)] for m in chosen]
+    for number, machine in enumerate(chosen):
+        # In the order in which they were looked at.
+        mine = cells[number * len(specs) : (number + 1) * len(specs)]
+        rows.append([machine.name, *map(_cell, mine)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for number, row in enumerate(rows):
         line = "  ".join(f"{word:<{width}}" for word, width in zip(row, widths, strict=True))
@@ -104,7 +106,7 @@ def _list(chosen: Sequence[Machine], program: str, *, as_json: bool) -> None:
 
 def _lines(chosen: Sequence[Machine], program: str, *, stages: bool) -> Iterator[tuple[str, str]]:
     yield "", qemu.version(program)
-    lacking = "" if stages else ": it has none (from QEMU 10.0 on)"
+    lacking = "" if stages else ": it has none"
     yield "" if stages else "yellow", f"stages of an SMMUv3 (stage = ...){lacking}"
     yield "bold", "machines, with --machine NAME or a .toml file"
     for each in chosen:

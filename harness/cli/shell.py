@@ -5,12 +5,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
 from harness.cli import options, output
+from harness.errors import UsageError
 from harness.guest import snapshot
 from harness.guest.guest import Guest, Step
 from harness.guest.state import changes
@@ -19,18 +21,22 @@ from harness.machine import composed, topology
 
 _PROMPT = "guest# "
 
+DEFAULT_KERNEL = "debian:6.12"
+DEFAULT_MACHINE = "smmuv3"
+
 
 def shell(
     state: Annotated[
         Path | None, typer.Argument(help="The directory of a guest that was kept.")
     ] = None,
-    kernel: Annotated[str, typer.Option("--kernel", metavar="SPEC", help=options.SPEC)] = (
-        "debian:6.12"
-    ),
-    machine: Annotated[str, typer.Option(help="MACHINE, MACHINE+PRESET or a .toml file.")] = (
-        "smmuv3"
-    ),
+    kernel: Annotated[
+        str | None, typer.Option("--kernel", metavar="SPEC", help=options.SPEC)
+    ] = None,
+    machine: Annotated[
+        str | None, typer.Option(help="MACHINE, MACHINE+PRESET or a .toml file.")
+    ] = None,
     variant: options.Variants = [],  # noqa: B006  typer copies it
+    limit: Annotated[float, typer.Option(help="Seconds that a command may be silent.")] = 600,
     qemu: options.Qemu = topology.QEMU,
     debian_mirror: options.Mirror = "",
 ) -> None:
@@ -38,15 +44,18 @@ def shell(
     changes. The input's end ends the guest."""
     with tempfile.TemporaryDirectory(prefix="iommu-harness-") as scratch:
         if state:
-            with snapshot.restored(snapshot.load(state), Path(scratch)) as running:
+            if kernel or machine or variant:
+                raise UsageError(f"{state} has its own kernel and machine", "leave yours out")
+            taken = snapshot.load(state, qemu)
+            with snapshot.restored(taken, Path(scratch), limit=limit) as running:
                 _converse(running)
             return
         (spec,) = options.kernels(
-            [kernel], [], [], variant, llvm=False, debian_mirror=debian_mirror
+            [kernel or DEFAULT_KERNEL], [], [], variant, llvm=False, debian_mirror=debian_mirror
         )
-        wanted = replace(composed.machine(machine), qemu=qemu)
+        wanted = replace(composed.machine(machine or DEFAULT_MACHINE), qemu=qemu)
         built = build.build(spec.with_variants(wanted.variants))
-        with snapshot.started(built, wanted, Path(scratch)) as running:
+        with snapshot.started(built, wanted, Path(scratch), limit=limit) as running:
             _converse(running)
 
 
@@ -54,12 +63,17 @@ def _converse(running: Guest) -> None:
     for line in _typed():
         if line.strip() in ("exit", "logout"):
             return
-        output.say(_told(running.step(line)))
+        try:
+            output.say(_told(running.step(line)))
+        except UsageError as error:  # a line that no shell takes
+            output.say([("red", str(error))])
 
 
 def _typed() -> Iterator[str]:
     """Lines until the end of the input; with a prompt and a history on a terminal."""
     if not sys.stdin.isatty():
+        # A pipe may hold any bytes.
+        cast(TextIOWrapper, sys.stdin).reconfigure(errors="surrogateescape")
         yield from (line.rstrip("\n") for line in sys.stdin)
         return
     import readline  # noqa: F401, PLC0415  input() edits lines with it

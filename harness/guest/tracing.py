@@ -74,17 +74,21 @@ def tracing(guest: Guest, *events: str) -> Iterator[Trace]:
 
 _FAULTS = ("failslab", "fail_page_alloc")
 
+# What the command printed, and how it went in the last line; guest-scripts/failnth.c.
+_FAIL_NTH = "/run/fail-nth"
+
 
 def fail_nth(guest: Guest, number: int, command: str) -> tuple[Step, bool]:
     """Runs a command whose ``number``th allocation fails, and says whether it made that
     many (Documentation/fault-injection). Only those of the shell's own task count: of
     what it does itself, as ``echo`` into sysfs, and of a program that it becomes with
-    ``exec``. Raises UsageError for a kernel without the variant "fault-injection"."""
+    ``exec``. The step has no standard output. Raises UsageError for a kernel without the
+    variant "fault-injection"."""
     settings = "; ".join(f"echo N > /sys/kernel/debug/{each}/ignore-gfp-wait" for each in _FAULTS)
     armed = guest.run(f"{settings}; echo 0 > /sys/kernel/debug/fail_page_alloc/min-order")
     if armed.number != 0:
         raise UsageError(
             "this kernel cannot have allocations fail", "build it with --variant fault-injection"
         )
-    step = guest.step(f"( echo {number} > /proc/self/fail-nth; {command}\n)")
-    return step, any("forcing a failure" in entry.text for entry in step.kmsg)
+    step = guest.step(f"failnth {number} {shlex.quote(command)} > {_FAIL_NTH}")
+    return step, guest.run(f"cat {_FAIL_NTH}").out.endswith(b"injected\n")

@@ -59,10 +59,17 @@ _FIXED: dict[str, dict[str, Any]] = {
 }
 
 # Models with a bus below them. A root port has one slot.
-BRIDGES = ("pcie-root-port", "pcie-pci-bridge", "pci-bridge", "pxb-pcie", "pcie-switch-upstream")
+BRIDGES = (
+    *("pcie-root-port", "ioh3420", "x3130-upstream", "xio3130-downstream"),
+    *("pcie-pci-bridge", "i82801b11-bridge", "pci-bridge", "pxb-pcie"),
+)
 
 # QEMU refuses to migrate nvme, and loses the state of edu without a word.
 UNMIGRATABLE = ("nvme", "edu")
+
+
+# What drives the NICs among the models.
+NIC_DRIVERS = {"e1000": "e1000", "e1000e": "e1000e", "virtio-net-pci": "virtio_net"}
 
 
 def definitions(devices: Sequence[Device]) -> Iterator[Definition]:

@@ -4,6 +4,8 @@
 Phandles are read from what QEMU generates and never written down here.
 """
 
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 import libfdt
@@ -12,6 +14,9 @@ from harness.errors import ProgramFailed, UsageError
 from harness.host import cache, paths, program
 from harness.machine import qemu
 from harness.machine.topology import Machine
+
+# Part of the key: raise it when the steps below make something else.
+_RECIPE = "2"
 
 _ROOM = 16384  # bytes that overlays may add
 
@@ -23,15 +28,17 @@ def blob(machine: Machine) -> Path:
     names a stream ID the IOMMU cannot have.
     """
     overlays = [_source(name) for name in machine.overlays]
-    command = qemu.board(machine)
-    texts = (path.read_bytes() for path in overlays)
-    key = cache.digest(qemu.identity(machine.qemu), *command, *texts)
+    compiled = [_compiled(path, path.stat().st_mtime_ns) for path in overlays]
+    # What overlays include is in what they compile to.
+    texts = (blob.hex() for blob in compiled)
+    command, broken = qemu.board(machine), str(machine.broken_firmware)
+    key = cache.digest(_RECIPE, qemu.identity(machine.qemu), *command, broken, *texts)
 
     def make(into: Path) -> None:
         with cache.scratch() as scratch:
             tree = _dump(machine, scratch / "qemu.dtb")
-            for overlay in overlays:
-                tree = _applied(tree, overlay, machine, scratch)
+        for overlay, blob in zip(overlays, compiled, strict=True):
+            tree = _applied(tree, overlay, blob, machine)
         if not machine.broken_firmware:
             check_stream_ids(tree, machine)
         (into / "machine.dtb").write_bytes(_packed(tree))
@@ -49,6 +56,8 @@ def _packed(tree: bytes) -> bytes:
 
 def _source(name: str) -> Path:
     if Path(name).is_absolute():
+        if not Path(name).is_file():
+            raise UsageError(f"no such device-tree overlay: {name}", "name a .dts file")
         return Path(name)
     path = paths.data("dts") / f"{name}.dts"
     if not path.is_file():
@@ -58,22 +67,36 @@ def _source(name: str) -> Path:
 
 
 def _dump(machine: Machine, file: Path) -> bytes:
-    program.run(qemu.board(machine, f",dumpdtb={file}"))
+    try:
+        program.run(qemu.board(machine, f",dumpdtb={file}"))
+    except ProgramFailed as failure:
+        lines = failure.output.strip().splitlines()
+        said = lines[-1].removeprefix(f"{machine.qemu}: ") if lines else failure.message
+        raise UsageError(
+            f"QEMU cannot make the machine {machine.name}: {said}", "see what it says"
+        ) from None
     return file.read_bytes()
 
 
-def _applied(base: bytes, overlay: Path, machine: Machine, scratch: Path) -> bytes:
-    compiled = scratch / f"{overlay.stem}.dtbo"
-    command = ["dtc", "-@", "-q", "-I", "dts", "-O", "dtb", "-o", str(compiled), str(overlay)]
-    try:
-        program.run(command)
-    except ProgramFailed as failure:
-        raise UsageError(f"{overlay} does not compile: {failure.output.strip()}") from None
+# Once for each process: a guest in a test would pay for it each time.
+@functools.cache
+def _compiled(overlay: Path, _changed: int) -> bytes:
+    with cache.scratch() as scratch:
+        target = scratch / f"{overlay.stem}.dtbo"
+        command = ["dtc", "-@", "-q", "-I", "dts", "-O", "dtb", "-o", str(target), str(overlay)]
+        try:
+            program.run(command)
+        except ProgramFailed as failure:
+            raise UsageError(f"{overlay} does not compile: {failure.output.strip()}") from None
+        return target.read_bytes()
+
+
+def _applied(base: bytes, overlay: Path, compiled: bytes, machine: Machine) -> bytes:
     tree = libfdt.Fdt(base)
     tree.resize(len(base) + _ROOM)
     _label_iommu(tree, machine)
     merged = tree.as_bytearray()
-    status = libfdt.fdt_overlay_apply(merged, bytearray(compiled.read_bytes()))
+    status = libfdt.fdt_overlay_apply(merged, bytearray(compiled))
     if status != 0:
         raise UsageError(f"{overlay.name} does not apply: {libfdt.strerror(status)}")
     return bytes(merged)
@@ -103,8 +126,8 @@ def _iommu_node(tree: libfdt.Fdt, machine: Machine) -> int:
 def stream_ids(tree: bytes, machine: Machine) -> dict[str, list[int]]:
     """The stream IDs that each node's ``iommus`` names, by the node's path.
 
-    One cell an IOMMU and one an ID: both IOMMUs here have ``#iommu-cells`` 1
-    (Documentation/devicetree/bindings/iommu/iommu.txt).
+    A phandle, and as many cells as that IOMMU's ``#iommu-cells`` says
+    (Documentation/devicetree/bindings/iommu/iommu.txt); ours have 1.
     """
     fdt = libfdt.Fdt(tree)
     iommu = fdt.get_phandle(_iommu_node(fdt, machine))
@@ -113,11 +136,23 @@ def stream_ids(tree: bytes, machine: Machine) -> dict[str, list[int]]:
     while depth >= 0:
         cells = fdt.getprop(node, "iommus", [libfdt.NOTFOUND])
         if cells != -libfdt.NOTFOUND:
-            words = cells.as_uint32_list()
-            pairs = zip(words[::2], words[1::2], strict=True)
+            pairs = _specifiers(fdt, cells.as_uint32_list())
             found[fdt.get_path(node)] = [number for handle, number in pairs if handle == iommu]
         node, depth = fdt.next_node(node, depth, [libfdt.NOTFOUND])
     return found
+
+
+def _specifiers(fdt: libfdt.Fdt, words: list[int]) -> Iterator[tuple[int, int]]:
+    """Each IOMMU's phandle, with the first cell of what follows it."""
+    while words:
+        handle = words.pop(0)
+        node = fdt.node_offset_by_phandle(handle, [libfdt.NOTFOUND])
+        cells = fdt.getprop(node, "#iommu-cells", [libfdt.NOTFOUND]) if node >= 0 else node
+        if cells == -libfdt.NOTFOUND or len(words) < cells.as_uint32():
+            raise UsageError(f"an overlay names an IOMMU {handle:#x} that has no #iommu-cells")
+        count = cells.as_uint32()
+        yield handle, words[0] if count else 0
+        del words[:count]
 
 
 def check_stream_ids(tree: bytes, machine: Machine) -> None:

@@ -39,7 +39,8 @@ def command(text: str) -> Request:
     no shell takes."""
     if "\0" in text:
         raise UsageError("a command has a NUL byte in it", "take it out of the report")
-    return _request("R", text.encode())
+    # Bytes that were no UTF-8 when they were read are what they were.
+    return _request("R", text.encode(errors="surrogateescape"))
 
 
 def state() -> Request:

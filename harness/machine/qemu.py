@@ -79,8 +79,8 @@ def check(machine: Machine) -> None:
     """Raises UsageError for a machine that this QEMU cannot make."""
     if machine.stage and not has_property(machine.qemu, "arm-smmuv3", "stage"):
         raise UsageError(
-            f"{version(machine.qemu)} has no stages of an SMMUv3, which came with 10.0",
-            "name a newer one with --qemu",
+            f"{version(machine.qemu)} has no stages of an SMMUv3",
+            "name a newer one with --qemu: nested ones came with 10.0",
         )
     # Asking takes QEMU 0.1 s, and it has had these for ever.
     for model in sorted({each.model for each in machine.devices} - _EVERYWHERE):

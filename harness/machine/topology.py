@@ -202,6 +202,9 @@ def check(machine: Machine) -> None:
 _ADDRESS = re.compile(r"(?:0x)?([0-9a-f]{1,2})(?:\.([0-7]))?", re.IGNORECASE)
 _SLOTS = 32
 
+# Devices without an id are numbered.
+_IDENTITY = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
 
 def _problems(machine: Machine) -> Iterator[str]:
     if machine.overlays and machine.firmware == "acpi":
@@ -224,14 +227,19 @@ def _problems(machine: Machine) -> Iterator[str]:
 
 
 def _bus_problems(devices: tuple[Device, ...]) -> Iterator[str]:
-    bridges = {device.id for device in devices if device.model in BRIDGES}
-    names, taken = set(), set()
+    bridges, names = set(), set()
+    # The host bridge is there already.
+    taken = {("", 0, 0)}
     for device in devices:
+        if device.id and not _IDENTITY.fullmatch(device.id):
+            yield f"{device.id!r} is no id: write a letter and letters, digits, - or _"
         if device.id and device.id in names:
             yield f"two devices are called {device.id!r}"
         names.add(device.id)
         if device.bus and device.bus not in bridges:
-            yield f"{device.model} is behind {device.bus!r}, which is no bridge of this machine"
+            yield f"{device.model} is behind {device.bus!r}, which is no bridge listed before it"
+        if device.model in BRIDGES:
+            bridges.add(device.id)
         if not device.address:
             continue
         match = _ADDRESS.fullmatch(device.address)
@@ -240,5 +248,5 @@ def _bus_problems(devices: tuple[Device, ...]) -> Iterator[str]:
             continue
         place = (device.bus, int(match[1], 16), int(match[2] or 0))
         if place in taken:
-            yield f"two devices are at {device.address} of {device.bus or 'the root bus'}"
+            yield f"{device.address} of {device.bus or 'the root bus'} is taken"
         taken.add(place)

@@ -17,7 +17,10 @@ _RECIPE = "1"
 _MOUNT_POINTS = ("proc", "sys", "dev", "run", "tmp", "root")
 
 # Compiled into one static program.
-_SOURCES = ("init.c", "state.c", "vfio.c", "reseed.c")
+_SOURCES = ("init.c", "state.c", "vfio.c", "reseed.c", "failnth.c")
+
+# Its names beside init.
+_COMMANDS = ("vfio", "reseed", "failnth")
 
 
 def image(kernel: Kernel, extras: Sequence[str] = ()) -> Path:
@@ -53,8 +56,7 @@ def _skeleton(scripts: Path) -> list[Entry]:
         # busybox's shell runs its own applets by itself; the kernel and other
         # programs call these two by path.
         cpio.symlink("bin/sh", "busybox"),
-        cpio.symlink("bin/vfio", "../init"),
-        cpio.symlink("bin/reseed", "../init"),
+        *(cpio.symlink(f"bin/{name}", "../init") for name in _COMMANDS),
         cpio.symlink("sbin/modprobe", "../bin/busybox"),
         cpio.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"),
     ]

@@ -24,7 +24,7 @@ def test_what_does_not_work_has_its_reason(kernel_name: str, tmp_path: Path) -> 
     words = ["machines", "--kernel", kernel_name, "--machine", "smmuv3+nvme"]
     done = command.run(*words, XDG_STATE_HOME=str(tmp_path))
     assert done.status == 1
-    assert f"smmuv3+nvme, {kernel_name}: no e1000e is bound" in done.out
+    assert f"smmuv3+nvme, {kernel_name}: it has no NIC to test with" in done.out
 
 
 def shell(kernel_name: str, typed: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -49,6 +49,20 @@ def test_a_shell_lets_nothing_through_to_the_terminal(kernel_name: str) -> None:
     done = shell(kernel_name, "printf '\\033[2Jgone\\n'; printf '\\033]0;title\\n' > /dev/kmsg\n")
     assert "\\x1b[2Jgone" in done.stdout
     assert "\x1b" not in done.stdout
+
+
+def test_a_shell_takes_any_bytes_and_goes_on_after_a_line_that_cannot_be(
+    kernel_name: str,
+) -> None:
+    done = subprocess.run(
+        [*command.PROGRAM, "shell", "--kernel", kernel_name],
+        input=b"printf '\xff' | wc -c\necho a\0b\necho on\n",
+        capture_output=True,
+        check=False,
+    )
+    lines = done.stdout.decode().splitlines()
+    assert (done.returncode, lines[0], lines[-1]) == (0, "1", "on")
+    assert "NUL byte" in lines[1]
 
 
 def test_a_guest_that_dies_in_a_shell_is_one_line(kernel_name: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import GuestHang, GuestLost, GuestPanic
+from harness.guest import traffic
 from harness.guest.guest import Guest
 from harness.kernel.artifact import Kernel
 from harness.klog import splat
@@ -123,3 +124,10 @@ def test_qemu_dies_with_us(kernel: Kernel, tmp_path: Path, number: int) -> None:
     ours.send_signal(number)
     ours.wait(10)
     assert wait_until(lambda: not alive(pid)), "QEMU outlived us"
+
+
+def test_a_panic_while_qemu_is_asked_is_still_a_panic(smmuv3: Guest) -> None:
+    with pytest.raises(GuestPanic, match="sysrq triggered crash"), traffic.witnessed(smmuv3):
+        smmuv3.run(PANIC)
+    with pytest.raises(GuestPanic, match="sysrq triggered crash"):
+        smmuv3.qmp("query-status")

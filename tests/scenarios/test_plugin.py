@@ -98,3 +98,15 @@ def test_a_test_runs_where_it_makes_sense(tmp_path: Path, kernel_name: str) -> N
     assert "-virtio-iommu] PASSED" in said
     status, said = run(tmp_path, text, "-rs", f"--kernel={kernel_name}", "--machine=smmuv3")
     assert "1 skipped" in said
+
+
+def test_the_factory_heeds_machine_and_qemu(tmp_path: Path, kernel_name: str) -> None:
+    text = (
+        "def test_it(guest_factory):\n    assert guest_factory().machine.name == 'virtio-iommu'\n"
+    )
+    words = (f"--kernel={kernel_name}", "--machine=virtio-iommu")
+    status, said = run(tmp_path, text, *words)
+    assert status == 0, said
+    status, said = run(tmp_path, text, *words, "--qemu=/nowhere/qemu")
+    assert status == 1
+    assert "/nowhere/qemu is not installed" in said

@@ -40,11 +40,17 @@ def test_every_machine_with_every_preset_can_be_or_says_why_not() -> None:
         ({"devices": (Device("e1000", "a"), Device("e1000", "a"))}, "two devices are called 'a'"),
         ({"devices": (Device("e1000", bus="nobody"),)}, "behind 'nobody', which is no bridge"),
         ({"devices": (Device("e1000", "a"), Device("e1000", bus="a"))}, "which is no bridge"),
+        (
+            {"devices": (Device("e1000", bus="p"), Device("pcie-root-port", "p"))},
+            "no bridge listed before it",
+        ),
+        ({"devices": (Device("e1000", "0"),)}, "is no id"),
+        ({"devices": (Device("e1000", address="0.0"),)}, "0.0 of the root bus is taken"),
         ({"devices": (Device("e1000", address="32.0"),)}, "is no PCI address"),
         ({"devices": (Device("e1000", address="5.8"),)}, "is no PCI address"),
         (
             {"devices": (Device("e1000", address="5"), Device("e1000", address="5.0"))},
-            "two devices are at 5.0 of the root bus",
+            "5.0 of the root bus is taken",
         ),
     ],
 )
