@@ -22,6 +22,8 @@ _ENDS: list[Any] = [frames.DONE, pexpect.EOF, pexpect.TIMEOUT]
 # On a shared console nobody else reads what the kernel prints.
 _ENDS_SINGLE: list[Any] = [*_ENDS, watch.PANIC]
 
+_ANYTHING = re.compile(rb"(?s).+")
+
 # The line that ends an answer is shorter than this.
 _WINDOW = 256
 
@@ -107,12 +109,11 @@ class Console:
         """As ``Watch.settle``, whichever channel the records come on."""
         if not self._single:
             return self._watch.settle()
-        heard = self._heard + cast(bytes, self._spawn.buffer)
-        self._spawn.buffer = b""  # type: ignore[assignment]  # bytes without an encoding
-        with contextlib.suppress(BlockingIOError):
-            while data := self._socket.recv(65536, socket.MSG_DONTWAIT):
-                self._log.write(data)
-                heard += data
+        heard = self._heard
+        # Through pexpect, which keeps what it has read in more than one place.
+        ends: list[Any] = [_ANYTHING, pexpect.EOF, pexpect.TIMEOUT]
+        while self._spawn.expect(ends, 0, searchwindowsize=None) == 0:
+            heard += cast(bytes, self._spawn.after)
         found, self._heard = frames.parse(heard)
         self._watch.feed(bytes(found.noise))
         self._watch.add_records(found.records)
