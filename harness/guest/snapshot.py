@@ -56,8 +56,10 @@ _BOOT_FILES = ("image", "initrd", "dtb")
 
 def save(running: Guest, directory: Path) -> Snapshot:
     """The guest as it is, into a new ``directory`` that needs nothing else to be restored
-    from; it goes on afterwards. Raises UsageError for a guest that cannot be saved and for
-    a directory that is there already."""
+    from; it goes on afterwards. On a single console only a guest that is quiet can be
+    relied on: one that logs meanwhile has been seen not to answer any more, then
+    GuestHang. Raises UsageError for a guest that cannot be saved and for a directory that
+    is there already."""
     try:
         directory.mkdir(parents=True)
     except FileExistsError:
