@@ -137,9 +137,6 @@ class Machine:
         """Whether QEMU can save the state of all its devices."""
         return not any(device.model in UNMIGRATABLE for device in self.devices)
 
-    def __str__(self) -> str:
-        return self.name
-
 
 _ACPI_MEMORY = 512  # MiB: the firmware alone takes 128
 
