@@ -18,8 +18,19 @@ from harness.machine.topology import PRESETS, Machine
 # A core without pointer authentication, which TCG emulates slowly.
 _CPU = "cortex-a57"
 
+# Freed memory of these sizes is poisoned and its bounds are checked: use after free is an
+# oops, and a write to it is told (CONFIG_SLUB_DEBUG). Groups, domains and what drivers
+# keep of a device are that small; whole pages, which sysfs takes for each read, would
+# double the time of a look at it.
+_CHECKED = ["8", "16", "32", "64", "96", "128", "192", "256", "512", "1k"]
+
 # A panic ends the guest at once, and QEMU with it (-no-reboot).
-KERNEL_ARGUMENTS = "console=ttyAMA0 panic=-1"
+KERNEL_ARGUMENTS = " ".join(
+    (
+        "console=ttyAMA0 panic=-1",
+        f"slub_debug=FZP,{','.join(f'kmalloc-{size}' for size in _CHECKED)}",
+    )
+)
 
 # The id of a machine's memory, in QEMU and in what it migrates.
 _MEMORY = "ram"
