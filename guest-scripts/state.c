@@ -5,12 +5,14 @@
  * deferred NAME
  * module NAME STATE REFCOUNT HOLDER,HOLDER
  * group ID TYPE DEVICE,DEVICE
- * device BUS NAME DRIVER GROUP FIRMWARE
+ * iommu NAME DEVICE,DEVICE
+ * device BUS NAME DRIVER GROUP IOMMU FIRMWARE
  *
  * "-" stands for nothing, and "?" for a type that the kernel does not give
- * because a task that died holds the group's lock. FIRMWARE is "iommu" where the device tree names an
- * IOMMU for the device: "iommus" in its own node or, for a PCI device,
- * "iommu-map" in the host bridge's. Names with a space in them do not occur
+ * because a task that died holds the group's lock. A line "iommu" has the devices that
+ * the IOMMU links to, and IOMMU in a device's the one that the device links to.
+ * FIRMWARE is "iommu" where the device tree names an IOMMU for the device: "iommus" in
+ * its own node or, for a PCI device, "iommu-map" in the host bridge's. Names with a space in them do not occur
  * on these buses; a blank is printed as "?" all the same.
  */
 #include <ctype.h>
@@ -23,13 +25,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "guest.h"
 
-#define MODULES	"/sys/module"
+#define MODULES	"/proc/modules"
 #define GROUPS	"/sys/kernel/iommu_groups"
+#define IOMMUS	"/sys/class/iommu"
 /* For what takes microseconds when it comes at all. */
 #define TYPE_TIMEOUT_MS 500
 /* debugfs; absent where the kernel has none. */
@@ -111,23 +113,38 @@ static void print_link(const char *path)
 	print_word(slash ? slash + 1 : target);
 }
 
-static void print_module(const char *directory, const char *name)
+/* One line of /proc/modules: NAME SIZE REFCOUNT HOLDER,HOLDER, STATE ADDRESS. */
+static void print_module(char *line)
 {
-	char path[PATH_MAX], state[64], refcount[64];
+	char *name = strtok(line, " "), *refcount, *holders, *state;
 
-	/* Built-in modules have no initstate. */
-	snprintf(path, sizeof(path), "%s/%s/initstate", directory, name);
-	if (read_line(path, state, sizeof(state)))
+	strtok(NULL, " ");
+	refcount = strtok(NULL, " ");
+	holders = strtok(NULL, " ");
+	state = strtok(NULL, " ");
+	if (!state)
 		return;
-	snprintf(path, sizeof(path), "%s/%s/refcnt", directory, name);
-	if (read_line(path, refcount, sizeof(refcount)))
-		return;
-	printf("module ");
-	print_word(name);
-	printf(" %s %s ", state, refcount);
-	snprintf(path, sizeof(path), "%s/%s/holders", directory, name);
-	print_names(path);
+	if (!strcmp(holders, "-"))
+		*holders = '\0';
+	else
+		holders[strlen(holders) - 1] = '\0';
+	/* As initstate has it: Live, Loading, Unloading. */
+	state = *state == 'L' ? state[1] == 'i' ? "live" : "coming" : "going";
+	printf("module %s %s %s ", name, state, refcount);
+	print_word(holders);
 	putchar('\n');
+}
+
+/* All in one read: sysfs takes three for each module, and a look at built-in ones. */
+static void print_modules(void)
+{
+	char line[1024];
+	FILE *file = fopen(MODULES, "re");
+
+	while (file && fgets(line, sizeof(line), file))
+		print_module(line);
+	if (file)
+		fclose(file);
 }
 
 /*
@@ -147,7 +164,10 @@ static void write_types(int fd, char **names, int count)
 	}
 }
 
-/* The descriptor that the types come on. Twice forked: nobody waits for it. */
+/*
+ * The descriptor that the types come on. Nobody waits for the process: it may stay for
+ * ever, and is init's when this one ends.
+ */
 static int start_types(char **names, int count)
 {
 	int ends[2];
@@ -156,64 +176,75 @@ static int start_types(char **names, int count)
 	if (pipe(ends) || (child = fork()) < 0)
 		return -1;
 	if (child == 0) {
-		if (fork() == 0) {
-			close(STDOUT_FILENO);
-			close(STDERR_FILENO);
-			write_types(ends[1], names, count);
-		}
+		close(STDOUT_FILENO);
+		close(STDERR_FILENO);
+		write_types(ends[1], names, count);
 		_exit(0);
 	}
 	close(ends[1]);
-	waitpid(child, NULL, 0);
 	return ends[0];
 }
 
-/* The next type, or "?" where the kernel does not give it. */
-static void read_type(int fd, char *type, size_t size)
+/* As many types as come in time, a line each. */
+static void read_types(int fd, char *types, size_t size)
 {
 	struct pollfd ready = { fd, POLLIN, 0 };
 	size_t used = 0;
+	ssize_t got;
 
-	while (used < size - 1) {
-		if (poll(&ready, 1, TYPE_TIMEOUT_MS) <= 0 ||
-		    read(fd, type + used, 1) <= 0) {
-			strcpy(type, "?");
-			return;
-		}
-		if (type[used] == '\n')
+	while (used < size - 1 && poll(&ready, 1, TYPE_TIMEOUT_MS) > 0) {
+		got = read(fd, types + used, size - 1 - used);
+		if (got <= 0)
 			break;
-		used++;
+		used += got;
 	}
-	type[used] = '\0';
+	types[used] = '\0';
 }
 
 static void print_groups(void)
 {
-	char path[PATH_MAX], type[64] = "";
+	static char types[65536];
+	char path[PATH_MAX], *type = types, *end;
 	struct dirent **entries;
 	int count = scandir(GROUPS, &entries, is_entry, alphasort);
 	char **names;
-	int fd;
 
 	if (count <= 0)
 		return;
 	names = calloc(count, sizeof(*names));
 	for (int i = 0; i < count; i++)
 		names[i] = entries[i]->d_name;
-	fd = start_types(names, count);
+	read_types(start_types(names, count), types, sizeof(types));
 	for (int i = 0; i < count; i++) {
-		/* After one that does not come there will be no other. */
-		if (strcmp(type, "?"))
-			read_type(fd, type, sizeof(type));
 		printf("group ");
 		print_word(names[i]);
 		putchar(' ');
-		print_word(type);
+		/* After one that does not come there is no other. */
+		end = strchr(type, '\n');
+		if (end) {
+			*end = '\0';
+			print_word(type);
+			type = end + 1;
+		} else {
+			putchar('?');
+		}
 		putchar(' ');
 		snprintf(path, sizeof(path), GROUPS "/%s/devices", names[i]);
 		print_names(path);
 		putchar('\n');
 	}
+}
+
+static void print_iommu(const char *directory, const char *name)
+{
+	char path[PATH_MAX];
+
+	printf("iommu ");
+	print_word(name);
+	putchar(' ');
+	snprintf(path, sizeof(path), "%s/%s/devices", directory, name);
+	print_names(path);
+	putchar('\n');
 }
 
 /*
@@ -243,20 +274,24 @@ static int maps_requester(const char *path, const char *name)
 /* The host bridge's node is that of the nearest ancestor that has one. */
 static int firmware_names_iommu(const char *directory, const char *name)
 {
-	char path[PATH_MAX], real[PATH_MAX], property[PATH_MAX + 32];
+	char path[PATH_MAX], property[2 * PATH_MAX];
 	char *slash;
+	ssize_t n;
 
-	snprintf(path, sizeof(path), "%s/%s", directory, name);
-	if (!realpath(path, real))
-		return 0;
-	snprintf(property, sizeof(property), "%s/of_node/iommus", real);
+	snprintf(property, sizeof(property), "%s/%s/of_node/iommus", directory, name);
 	if (!access(property, F_OK))
 		return 1;
 	if (!strstr(directory, "/pci/"))
 		return 0;
-	while ((slash = strrchr(real, '/')) && slash != real) {
+	snprintf(property, sizeof(property), "%s/%s", directory, name);
+	n = readlink(property, path, sizeof(path) - 1);
+	if (n < 0)
+		return 0;
+	path[n] = '\0';
+	/* Relative to the directory, and ends at the "..". */
+	while ((slash = strrchr(path, '/'))) {
 		*slash = '\0';
-		snprintf(property, sizeof(property), "%s/of_node/iommu-map", real);
+		snprintf(property, sizeof(property), "%s/%s/of_node/iommu-map", directory, path);
 		if (!access(property, F_OK))
 			return maps_requester(property, name);
 	}
@@ -274,6 +309,9 @@ static void print_device(const char *directory, const char *name)
 	print_link(path);
 	putchar(' ');
 	snprintf(path, sizeof(path), "%s/%s/iommu_group", directory, name);
+	print_link(path);
+	putchar(' ');
+	snprintf(path, sizeof(path), "%s/%s/iommu", directory, name);
 	print_link(path);
 	puts(firmware_names_iommu(directory, name) ? " iommu" : " -");
 }
@@ -298,8 +336,9 @@ static void print_deferred(void)
 int state_main(void)
 {
 	print_deferred();
-	each(MODULES, print_module);
+	print_modules();
 	print_groups();
+	each(IOMMUS, print_iommu);
 	each("/sys/bus/pci/devices", print_device);
 	each("/sys/bus/platform/devices", print_device);
 	return 0;

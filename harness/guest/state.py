@@ -34,13 +34,15 @@ class Group:
 @dataclass(frozen=True, slots=True)
 class Device:
     """A PCI or platform device: its ``driver`` ("" when unbound), its IOMMU
-    ``group`` (None without one), whether the driver core has ``deferred`` its
-    probe, and whether ``firmware_iommu``: the device tree names an IOMMU for it."""
+    ``group`` (None without one), the ``iommu`` that it links to (""), whether the
+    driver core has ``deferred`` its probe, and whether ``firmware_iommu``: the device
+    tree names an IOMMU for it."""
 
     bus: str
     name: str
     driver: str
     group: int | None
+    iommu: str
     deferred: bool
     firmware_iommu: bool
 
@@ -53,16 +55,23 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """One snapshot; keys are module and device names and group numbers."""
+    """One snapshot; keys are module and device names and group numbers. ``iommus`` are
+    the registered IOMMUs, each with the devices that it links to."""
 
     modules: dict[str, Module] = field(default_factory=dict)
     groups: dict[int, Group] = field(default_factory=dict)
+    iommus: dict[str, tuple[str, ...]] = field(default_factory=dict)
     devices: dict[str, Device] = field(default_factory=dict)
 
     @property
     def untranslated(self) -> list[str]:
         """Devices whose DMA goes past the IOMMU that firmware names for them."""
         return [name for name, device in self.devices.items() if device.untranslated]
+
+    @property
+    def grouped(self) -> list[str]:
+        """The devices that have a group, each of which pins its IOMMU's module once."""
+        return [name for name, device in self.devices.items() if device.group is not None]
 
     def refcount(self, module: str) -> int | None:
         """The module's reference count; None when it is not loaded. Dashes and
@@ -103,11 +112,16 @@ def _group(state: State, _deferred: set[str], words: list[str]) -> None:
     state.groups[int(number)] = Group(int(number), _word(kind), _names(devices))
 
 
+def _iommu(state: State, _deferred: set[str], words: list[str]) -> None:
+    name, devices = words
+    state.iommus[name] = _names(devices)
+
+
 def _device(state: State, deferred: set[str], words: list[str]) -> None:
-    bus, name, driver, group, firmware = words
+    bus, name, driver, group, iommu, firmware = words
     number = None if group == "-" else int(group)
     state.devices[name] = Device(
-        bus, name, _word(driver), number, name in deferred, firmware == "iommu"
+        bus, name, _word(driver), number, _word(iommu), name in deferred, firmware == "iommu"
     )
 
 
@@ -117,7 +131,56 @@ def _deferral(_state: State, deferred: set[str], words: list[str]) -> None:
 
 
 # Deferred devices are printed first.
-_READERS = {"deferred": _deferral, "module": _module, "group": _group, "device": _device}
+_READERS = {
+    "deferred": _deferral,
+    "module": _module,
+    "group": _group,
+    "iommu": _iommu,
+    "device": _device,
+}
+
+
+def contradictions(state: State) -> list[str]:
+    """Where sysfs contradicts itself: what iommu_device_link, iommu_group_add_device and
+    their opposites leave has to agree from both ends, and a group has a device."""
+    return [
+        *_group_contradictions(state),
+        *_iommu_contradictions(state),
+        *(
+            f"{name} has group {device.group} and links to no IOMMU"
+            for name, device in state.devices.items()
+            if device.group is not None and not device.iommu
+        ),
+    ]
+
+
+def _group_contradictions(state: State) -> Iterator[str]:
+    for number, group in state.groups.items():
+        if not group.devices:
+            yield f"group {number} has no devices left"
+        for name in group.devices:
+            device = state.devices.get(name)
+            own = device.group if device else None
+            if own != number:
+                yield f"group {number} has {name}, whose own group is {_number(own)}"
+    for name, device in state.devices.items():
+        if device.group is not None and device.group not in state.groups:
+            yield f"{name} has group {device.group}, which does not exist"
+        elif device.group is not None and name not in state.groups[device.group].devices:
+            yield f"{name} has group {device.group}, which does not have it"
+
+
+def _iommu_contradictions(state: State) -> Iterator[str]:
+    for iommu, names in state.iommus.items():
+        for name in names:
+            device = state.devices.get(name)
+            if device is None or device.iommu != iommu:
+                yield f"IOMMU {iommu} links to {name}, which does not link back"
+    for name, device in state.devices.items():
+        if device.iommu and name not in state.iommus.get(device.iommu, ()):
+            yield f"{name} links to IOMMU {device.iommu}, which does not link back"
+        if device.iommu and device.group is None:
+            yield f"{name} links to IOMMU {device.iommu} and has no group"
 
 
 def changes(before: State, after: State) -> list[str]:

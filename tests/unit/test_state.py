@@ -12,18 +12,20 @@ BEFORE = """\
 deferred b001000.client1
 module arm_smmu_v3 live 1 -
 group 0 DMA b000000.client0
-device platform b000000.client0 test_module 0 iommu
-device platform b001000.client1 - - iommu
-device pci 0000:00:01.0 e1000e - iommu"""
+iommu smmu3 b000000.client0
+device platform b000000.client0 test_module 0 smmu3 iommu
+device platform b001000.client1 - - - iommu
+device pci 0000:00:01.0 e1000e - - iommu"""
 
 AFTER = """\
 module arm_smmu_v3 live 2 vfio,x
 module e1000e live 0 -
 group 0 identity b000000.client0
 group 3 - 0000:00:01.0
-device platform b000000.client0 - 0 iommu
-device platform b001000.client1 - - iommu
-device pci 0000:00:01.0 e1000e 3 iommu"""
+iommu smmu3 0000:00:01.0,b000000.client0
+device platform b000000.client0 - 0 smmu3 iommu
+device platform b001000.client1 - - - iommu
+device pci 0000:00:01.0 e1000e 3 smmu3 iommu"""
 
 
 def test_a_snapshot_is_read() -> None:
@@ -38,6 +40,52 @@ def test_a_snapshot_is_read() -> None:
 def test_bound_without_the_iommu_that_firmware_names() -> None:
     found = state.parse(BEFORE)
     assert found.untranslated == ["0000:00:01.0"]
+
+
+def test_what_agrees_with_itself_has_no_contradictions() -> None:
+    assert state.contradictions(state.parse(BEFORE)) == []
+    assert state.contradictions(state.parse(AFTER)) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("group 3 - 0000:00:01.0", "group 3 - -", "group 3 has no devices left"),
+        ("group 3 - 0000:00:01.0\n", "", "0000:00:01.0 has group 3, which does not exist"),
+        (
+            "group 0 identity b000000.client0",
+            "group 0 identity b000000.client0,b001000.client1",
+            "group 0 has b001000.client1, whose own group is none",
+        ),
+        (
+            "group 0 identity b000000.client0",
+            "group 0 identity 0000:00:09.0",
+            "group 0 has 0000:00:09.0, whose own group is none",
+        ),
+        (
+            "iommu smmu3 0000:00:01.0,b000000.client0",
+            "iommu smmu3 b000000.client0",
+            "0000:00:01.0 links to IOMMU smmu3, which does not link back",
+        ),
+        (
+            "device pci 0000:00:01.0 e1000e 3 smmu3 iommu",
+            "device pci 0000:00:01.0 e1000e 3 - iommu",
+            "0000:00:01.0 has group 3 and links to no IOMMU",
+        ),
+        (
+            "iommu smmu3 0000:00:01.0,b000000.client0",
+            "iommu smmu3 0000:00:01.0,b000000.client0,gone",
+            "IOMMU smmu3 links to gone, which does not link back",
+        ),
+        (
+            "device platform b001000.client1 - - - iommu",
+            "device platform b001000.client1 - - smmu3 iommu",
+            "b001000.client1 links to IOMMU smmu3 and has no group",
+        ),
+    ],
+)
+def test_each_contradiction_is_told(old: str, new: str, told: str) -> None:
+    assert told in state.contradictions(state.parse(AFTER.replace(old, new).strip()))
 
 
 def test_changes_are_a_readable_line_each() -> None:
