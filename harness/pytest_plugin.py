@@ -4,19 +4,25 @@
 
 A failing test's report shows what was run in its guests, what the kernel said, what
 changed, and the command that opens a shell in that very state.
+
+A test in whose guests the kernel reports a splat fails, unless it names it
+(``@pytest.mark.splats``) or it is a known issue's (``@pytest.mark.known_issue``). A known
+issue has to appear where it applies. ``@pytest.mark.needs`` names the behaviours without
+which a kernel cannot show a scenario, which is then not applicable.
 """
 
 import contextlib
 import functools
 import os
+import re
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import pytest
 
-from harness.errors import HarnessError, UsageError
+from harness.errors import GuestError, HarnessError, UsageError
 from harness.guest import snapshot
 from harness.guest.guest import Guest
 from harness.guest.state import State, changes
@@ -25,8 +31,13 @@ from harness.host.text import printable
 from harness.kernel import build, spec
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
+from harness.klog import splat
+from harness.klog.splat import Splat
 from harness.machine import composed, topology
 from harness.machine.topology import Machine
+from harness.scenario import behaviour, known
+from harness.scenario.behaviour import Behaviour, Claims
+from harness.scenario.known import KnownIssue
 
 DEFAULT_KERNEL = "debian:6.12"
 DEFAULT_MACHINE = "smmuv3"
@@ -39,20 +50,42 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("iommu-harness", "real kernels in QEMU")
     group.addoption("--kernel", action="append", default=[], metavar="SPEC", help="repeatable")
     group.addoption("--variant", action="append", default=[], metavar="NAME", help="repeatable")
+    group.addoption("--patch", action="append", default=[], metavar="FILE", help="repeatable")
+    group.addoption("--fragment", action="append", default=[], metavar="FILE", help="repeatable")
     group.addoption("--machine", action="append", default=[], metavar="NAME", help="repeatable")
+    group.addoption(
+        "--behaviour",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="the kernel shows it, or with no-NAME does not, whatever its version; repeatable",
+    )
     group.addoption("--qemu", default=topology.QEMU, metavar="PATH", help="another QEMU")
+    group.addoption(
+        "--events", metavar="FILE", help="append a JSON line for each test that has ended"
+    )
     group.addoption(
         "--keep-failed", action="store_true", help="keep the guests of failed tests for good"
     )
 
 
+_MARKERS = (
+    "machines(*names): the machines that a test makes sense on; alone, those it runs on",
+    "needs(*behaviours): without them a kernel cannot show what the test is about",
+    "splats(*patterns): what the test makes the kernel report on purpose; each has to appear",
+    "known_issue(id): the bug that the test runs into where it applies, and has to",
+)
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers",
-        "machines(*names): the machines that a test makes sense on; alone, those it runs on",
-    )
+    for line in _MARKERS:
+        config.addinivalue_line("markers", line)
+    events: str | None = config.getoption("--events")
+    if events and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Events(Path(events)))
     try:
         _kernels(config)
+        _claims(config)
         for name in config.getoption("--machine"):
             composed.machine(name)
     except UsageError as error:
@@ -80,8 +113,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _kernels(config: pytest.Config) -> list[KernelSpec]:
     variants: list[str] = config.getoption("--variant")
+    patches = [Path(each) for each in config.getoption("--patch")]
+    fragments = [Path(each) for each in config.getoption("--fragment")]
     texts = _asked(config, "--kernel", DEFAULT_KERNEL)
-    return [spec.parse(text, variants=variants) for text in texts]
+    return [spec.parse(text, patches, fragments, variants) for text in texts]
+
+
+def _claims(config: pytest.Config) -> Claims:
+    return behaviour.claims(config.getoption("--behaviour"))
 
 
 def _asked(config: pytest.Config, option: str, default: str) -> list[str]:
@@ -98,6 +137,22 @@ def _machines(metafunc: pytest.Metafunc) -> list[Machine]:
     qemu = metafunc.config.getoption("--qemu")
     chosen = [name for name in names if not sensible or name in sensible]
     return [replace(composed.machine(name), qemu=qemu) for name in chosen]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What makes no sense on any of the machines is not there at all."""
+    senseless = [each for each in items if _senseless(each)]
+    if senseless:
+        config.hook.pytest_deselected(items=senseless)
+        items[:] = [each for each in items if each not in senseless]
+
+
+def _senseless(item: pytest.Item) -> bool:
+    """Whether it was to be run for each of no machines."""
+    callspec = getattr(item, "callspec", None)
+    if callspec is None or "machine" not in callspec.params:
+        return False
+    return not isinstance(callspec.params["machine"], Machine)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -146,6 +201,58 @@ class _Guests:
 _GUESTS = pytest.StashKey[_Guests]()
 
 
+class Shows(Protocol):
+    """Whether the kernel under test shows a behaviour."""
+
+    def __call__(self, wanted: Behaviour) -> bool: ...
+
+
+@pytest.fixture
+def shows(kernel: Kernel, request: pytest.FixtureRequest) -> Shows:
+    """``shows(GROUPS_AT_REGISTRATION)``: by the kernel's version, or what the user says."""
+    claims = _claims(request.config)
+    return lambda wanted: claims.show(wanted, kernel.release)
+
+
+class ExpectSplat(Protocol):
+    """Names what the test is about to make the kernel report, as the marker ``splats``
+    does, where that depends on the kernel."""
+
+    def __call__(self, *patterns: str) -> None: ...
+
+
+_EXPECTED = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def expect_splat(request: pytest.FixtureRequest) -> ExpectSplat:
+    """``expect_splat("WARNING: .*iommu.c")``."""
+    expected = request.node.stash.setdefault(_EXPECTED, [])
+
+    def expect(*patterns: str) -> None:
+        expected.extend(patterns)
+
+    return expect
+
+
+@pytest.fixture(autouse=True)
+def _applicable(request: pytest.FixtureRequest) -> None:
+    """A scenario that the kernel cannot show is not run, and says why."""
+    for marker in request.node.iter_markers("needs"):
+        shows: Shows = request.getfixturevalue("shows")
+        for wanted in marker.args:
+            if not shows(wanted):
+                not_applicable(f"it needs that {wanted.reason}")
+
+
+NOT_APPLICABLE = "not applicable: "
+
+
+def not_applicable(reason: str) -> NoReturn:
+    """Ends a test that this kernel or machine cannot show."""
+    pytest.skip(NOT_APPLICABLE + reason)
+
+
 class GuestFactory(Protocol):
     """Starts a guest that is ended with the test, on the machine under test or another."""
 
@@ -164,7 +271,8 @@ def guest_factory(
     request: pytest.FixtureRequest, kernel: Kernel, tmp_path: Path
 ) -> Iterator[GuestFactory]:
     """``guest_factory("smmuv3+nvme", "modprobe arm-smmu-v3")``: a guest of the kernel
-    under test on that machine, in which the commands have been run."""
+    under test on that machine, in which the commands have been run. ``"+nvme"`` puts the
+    preset's devices in place of those of the machine under test."""
     guests = request.node.stash.setdefault(_GUESTS, _Guests())
     config = request.config
     callspec = getattr(request.node, "callspec", None)
@@ -184,6 +292,8 @@ def guest_factory(
             directory.mkdir()
             wanted = machine or default
             if isinstance(wanted, str):
+                if wanted.startswith("+"):
+                    wanted = _base(default) + wanted
                 wanted = replace(composed.machine(wanted), qemu=config.getoption("--qemu"))
             running = stack.enter_context(
                 snapshot.started(
@@ -201,10 +311,82 @@ def guest_factory(
         yield start
 
 
+def _base(machine: str | Machine) -> str:
+    """The machine's name without presets."""
+    name = machine if isinstance(machine, str) else machine.name
+    return name.partition("+")[0]
+
+
 @pytest.fixture
 def guest(machine: Machine, guest_factory: GuestFactory) -> Guest:
     """A fresh guest of the kernel and on the machine under test."""
     return guest_factory(machine)
+
+
+class _Events:
+    """Writes down what became of each test, as it happens."""
+
+    def __init__(self, path: Path) -> None:
+        self._lines = rundir.JsonLines(path)
+        self._failed: set[str] = set()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or not report.passed:
+            if report.nodeid in self._failed:
+                return  # its teardown fails too
+            if report.failed:
+                self._failed.add(report.nodeid)
+            self._lines.add(_event(report))
+
+    def pytest_unconfigure(self) -> None:
+        self._lines.close()
+
+
+def _event(report: pytest.TestReport) -> dict[str, object]:
+    facts = dict(report.user_properties)
+    result, reason = _result(report)
+    name, _, parameters = report.nodeid.rpartition("/")[2].partition("[")
+    own = parameters.removesuffix("]").removeprefix(str(facts.get("under_test", ""))).strip("-")
+    return {
+        "scenario": f"{name}[{own}]" if own else name,
+        "kernel": facts.get("kernel", ""),
+        "machine": facts.get("machine", ""),
+        "result": result,
+        "reason": printable(reason),
+        "seconds": round(report.duration, 3),
+        "story": printable(report.longreprtext) if report.failed else "",
+    }
+
+
+def _result(report: pytest.TestReport) -> tuple[str, str]:
+    """What became of a test, in the words of the matrix, and why."""
+    if hasattr(report, "wasxfail"):
+        return "known", report.wasxfail
+    if report.passed:
+        return "passed", ""
+    if report.failed:
+        return "failed", _gist(report)
+    # ("file", line, "Skipped: reason")
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
+    reason = reason.removeprefix("Skipped: ")
+    if reason.startswith(NOT_APPLICABLE):
+        return "not-applicable", reason.removeprefix(NOT_APPLICABLE)
+    return "skipped", reason
+
+
+def _gist(report: pytest.TestReport) -> str:
+    """The lines of a failure that say what was wrong."""
+    lines = report.longreprtext.splitlines()
+    errors = [line[1:].strip() for line in lines if line.startswith("E  ")]
+    # What the kernel reported stands above the test's own failure.
+    first = [line for line in lines[:4] if not line.startswith(("self", "item", " "))]
+    return "\n".join([*(first if not lines[:1] or "kernel" in lines[0] else []), *errors])
+
+
+def guests_of(item: pytest.Item) -> list[Guest]:
+    """The guests that a test has started and that are not yet ended."""
+    guests = item.stash.get(_GUESTS, None)
+    return [each.guest for each in guests.watched] if guests else []
 
 
 @pytest.hookimpl(wrapper=True)
@@ -212,12 +394,95 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
+    report.user_properties += _facts(item)
     guests = item.stash.get(_GUESTS, None)
-    if guests and report.failed and call.when == "call":
-        for number, watched in enumerate(guests.watched, start=1):
-            title = f"guest {number}, {watched.guest.machine.name}"
-            report.sections.append((title, _story(item, number, watched)))
+    if guests and call.when == "call":
+        _judge(item, report, guests)
+        if report.failed:
+            for number, watched in enumerate(guests.watched, start=1):
+                title = f"guest {number}, {watched.guest.machine.name}"
+                report.sections.append((title, _story(item, number, watched)))
     return report
+
+
+def _facts(item: pytest.Item) -> list[tuple[str, object]]:
+    """Where a test runs, for what is written of it."""
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    spec = params.get("kernel_spec")
+    if not isinstance(spec, KernelSpec):
+        return []
+    machine = params.get("machine")
+    name = machine.name if machine else ""
+    under_test = f"{spec.where}-{name}" if name else spec.where
+    kernel = " + ".join([f"{spec.kind}:{spec.where}", *spec.changes])
+    return [("kernel", kernel), ("machine", name), ("under_test", under_test)]
+
+
+def _judge(item: pytest.Item, report: pytest.TestReport, guests: _Guests) -> None:
+    """Beside what the test itself asserts: what the kernel reported meanwhile, and
+    whether a known issue explains all that."""
+    said = [each for watched in guests.watched for each in _said(watched.guest)]
+    splats = splat.find(said)
+    patterns = [each for marker in item.iter_markers("splats") for each in marker.args]
+    expected = item.stash.setdefault(_EXPECTED, [])
+    patterns += expected
+    issue = _issue(item)
+    unknown = known.unexplained(splats, patterns, issue)
+    if unknown:
+        told = "\n".join(_told(each) for each in unknown)
+        _fail(report, f"the kernel reports what nobody expects:\n{told}")
+        return
+    missing = [each for each in patterns if not any(known.matches(each, s) for s in splats)]
+    if missing and report.passed:
+        _fail(report, f"the kernel does not report what the test provokes: {', '.join(missing)}")
+        return
+    if issue is None:
+        return
+    if _appears(issue, splats, report, said):
+        report.outcome = "skipped"
+        report.wasxfail = f"known issue {issue.id}: {issue.title}"
+    elif report.passed:
+        _fail(report, f"known issue {issue.id} does not appear: {issue.title}")
+
+
+def _said(guest: Guest) -> list[str]:
+    """What the kernel has logged until now; of a guest that is dead, until it died."""
+    with contextlib.suppress(GuestError):
+        guest.counted()
+    return [each.text for each in guest.kmsg]
+
+
+def _issue(item: pytest.Item) -> KnownIssue | None:
+    """The known issue that the test names, where it applies."""
+    marker = item.get_closest_marker("known_issue")
+    callspec = getattr(item, "callspec", None)
+    if marker is None or callspec is None:
+        return None
+    kernel: Kernel = item.funcargs["kernel"]  # type: ignore[attr-defined]
+    machine = callspec.params.get("machine")
+    issue = known.issues()[marker.args[0]]
+    return issue if issue.applies(kernel.release, machine.name if machine else "") else None
+
+
+def _appears(
+    issue: KnownIssue, splats: list[Splat], report: pytest.TestReport, said: list[str]
+) -> bool:
+    if issue.symptom:
+        text = "\n".join([report.longreprtext if report.failed else "", *said])
+        return re.search(issue.symptom, text) is not None
+    return any(issue.explains(each) for each in splats)
+
+
+def _told(each: Splat) -> str:
+    text = "\n".join(f"    {line}" for line in each.text[:40])
+    return f"{known.described(each)}\n{text}"
+
+
+def _fail(report: pytest.TestReport, text: str) -> None:
+    """The test fails with the text, above what it failed with itself."""
+    own = report.longreprtext if report.failed else ""
+    report.outcome = "failed"
+    report.longrepr = f"{printable(text)}\n\n{own}".rstrip()
 
 
 def _story(item: pytest.Item, number: int, watched: _Watched) -> str:

@@ -1,29 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Claims the DMA ownership of a PCI device's group while it is loaded, as a user of
- * VFIO does but from within the kernel (iommu_group_claim_dma_owner, since 5.19).
+ * Claims the DMA ownership of a device's group while it is loaded, as a user of VFIO
+ * does but from within the kernel (iommu_group_claim_dma_owner, since 5.19).
  *
  * modprobe dma_owner device=0000:00:01.0: fails with the errno of the claim.
  */
 #include <linux/iommu.h>
 #include <linux/module.h>
 #include <linux/pci.h>
+#include <linux/platform_device.h>
 #include <linux/version.h>
 
 static char *device;
 module_param(device, charp, 0444);
-MODULE_PARM_DESC(device, "PCI device, by its address");
+MODULE_PARM_DESC(device, "PCI or platform device, by its name");
 
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 19, 0)
 
 static struct iommu_group *group;
+
+static struct device *find_device(const char *name)
+{
+	struct device *dev = bus_find_device_by_name(&pci_bus_type, NULL, name);
+
+	return dev ? dev : bus_find_device_by_name(&platform_bus_type, NULL, name);
+}
 
 static int __init dma_owner_init(void)
 {
 	struct device *dev;
 	int ret;
 
-	dev = device ? bus_find_device_by_name(&pci_bus_type, NULL, device) : NULL;
+	dev = device ? find_device(device) : NULL;
 	if (!dev)
 		return -ENODEV;
 	group = iommu_group_get(dev);

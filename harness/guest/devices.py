@@ -12,11 +12,14 @@ from typing import Literal
 
 from harness.errors import GuestHang, HostError
 from harness.guest.guest import Guest, Step
+from harness.guest.state import State
 from harness.machine import device
 from harness.machine.device import BLOCKDEV, DEVICE, NETDEV, Definition, Device
 
 _PCI_ADDRESS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
-_POLL = 0.02  # seconds between two looks at a guest that is about to change
+_POLL = 0.01  # seconds between two looks at a guest that is about to change
+
+HOST_BRIDGE = "0000:00:00.0"
 
 # QMP's command for each option of the command line.
 _ADD = {NETDEV: "netdev_add", BLOCKDEV: "blockdev-add", DEVICE: "device_add"}
@@ -79,6 +82,18 @@ def remove(guest: Guest, name: str) -> Step:
 def rescan(guest: Guest) -> Step:
     """Has the kernel look for PCI devices."""
     return write(guest, "/sys/bus/pci/rescan", "1")
+
+
+def wait_for(guest: Guest, what: str, holds: Callable[[State], bool]) -> State:
+    """What the guest shows once ``what`` holds. Raises GuestHang when that does not come
+    within the guest's limit."""
+    ends = time.monotonic() + guest.limit
+    while not holds(guest.state()):
+        if time.monotonic() > ends:
+            raise GuestHang(f"the guest has waited {guest.limit:.0f} s for {what}")
+        time.sleep(_POLL)
+    # A state is looked up piece by piece: groups before the devices that held.
+    return guest.state()
 
 
 def deferred(guest: Guest) -> list[str]:

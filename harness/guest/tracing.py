@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from harness.errors import GuestError, UsageError
-from harness.guest.guest import Guest, Step
+from harness.guest.guest import Guest
 
 _TRACING = "/sys/kernel/tracing"
 # "  sh-33  [000] .....  1.234567: module_get: e1000e call_site=load_module refcnt=2"
@@ -73,22 +73,61 @@ def tracing(guest: Guest, *events: str) -> Iterator[Trace]:
 
 
 _FAULTS = ("failslab", "fail_page_alloc")
+_DEBUGFS = "/sys/kernel/debug"
 
 # What the command printed, and how it went in the last line; guest-scripts/failnth.c.
 _FAIL_NTH = "/run/fail-nth"
 
+# More than any command makes.
+_ENDLESS = 3000
 
-def fail_nth(guest: Guest, number: int, command: str) -> tuple[Step, bool]:
-    """Runs a command whose ``number``th allocation fails, and says whether it made that
-    many (Documentation/fault-injection). Only those of the shell's own task count: of
-    what it does itself, as ``echo`` into sysfs, and of a program that it becomes with
-    ``exec``. The step has no standard output. Raises UsageError for a kernel without the
-    variant "fault-injection"."""
-    settings = "; ".join(f"echo N > /sys/kernel/debug/{each}/ignore-gfp-wait" for each in _FAULTS)
-    armed = guest.run(f"{settings}; echo 0 > /sys/kernel/debug/fail_page_alloc/min-order")
-    if armed.number != 0:
-        raise UsageError(
-            "this kernel cannot have allocations fail", "build it with --variant fault-injection"
-        )
-    step = guest.step(f"failnth {number} {shlex.quote(command)} > {_FAIL_NTH}")
-    return step, guest.run(f"cat {_FAIL_NTH}").out.endswith(b"injected\n")
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A command whose ``number``th allocation failed, and its exit ``status``: it may well
+    have got on without."""
+
+    number: int
+    status: int
+
+
+def failures(guest: Guest, command: str, *, but_for: str = "") -> Iterator[Failure]:
+    """Runs a command once for each allocation that it makes, with that one failing
+    (Documentation/fault-injection), and ends with one that makes them all and has to
+    succeed. Whoever asks undoes what the command did.
+
+    Only allocations of the shell's own task count: of what it does itself, as ``echo`` into
+    sysfs, and of a program that it becomes with ``exec``; and not those below the kernel
+    function ``but_for``. Raises UsageError for a kernel without fault injection, as a
+    prebuilt one may be, and GuestError where the end is no success or does not come."""
+    _arm(guest, but_for)
+    for number in range(1, _ENDLESS):
+        step = guest.run(f"failnth {number} {shlex.quote(command)} > {_FAIL_NTH}")
+        if not guest.run(f"cat {_FAIL_NTH}").out.endswith(b"injected\n"):
+            if step.number != 0:
+                said = step.err.decode(errors="replace").strip()
+                raise GuestError(f"with no allocation failing {command!r} fails: {said}")
+            return
+        yield Failure(number, step.number)
+    raise GuestError(f"{command!r} makes more than {_ENDLESS} allocations")
+
+
+def _arm(guest: Guest, but_for: str) -> None:
+    lines = [f"echo N > {_DEBUGFS}/{each}/ignore-gfp-wait" for each in _FAULTS]
+    lines.append(f"echo 0 > {_DEBUGFS}/fail_page_alloc/min-order")
+    if guest.run(" && ".join(lines)).number != 0:
+        raise UsageError("this kernel cannot have allocations fail", "build it with FAILSLAB")
+    first, end = _extent(guest, but_for) if but_for else (0, 0)
+    for each in _FAULTS:
+        directory = f"{_DEBUGFS}/{each}"
+        guest.run(f"echo {first} > {directory}/reject-start; echo {end} > {directory}/reject-end")
+
+
+def _extent(guest: Guest, function: str) -> tuple[int, int]:
+    """Where a function of the kernel begins, and where the next one does."""
+    lines = guest.run("cat /proc/kallsyms").out.decode(errors="replace").splitlines()
+    symbols = sorted((int(address, 16), name) for address, _, name, *_ in map(str.split, lines))
+    starts = [address for address, name in symbols if name == function]
+    if not starts:
+        raise UsageError(f"this kernel has no function {function!r}")
+    return starts[0], next(address for address, _ in symbols if address > starts[0])

@@ -75,7 +75,7 @@ _VIRTIO = "/sys/bus/pci/devices/{}/virtio*/net/* 2>/dev/null"
 
 @dataclass(slots=True)
 class Witness:
-    """The ``lines`` that QEMU has traced of translations while it was asked to."""
+    """The ``lines`` that QEMU has traced while it was asked to."""
 
     lines: list[str] = field(default_factory=list)
 
@@ -84,11 +84,21 @@ class Witness:
         found = (_STREAM_ID.search(line) for line in self.lines)
         return sum(match is not None and int(match[1], 0) in stream_ids for match in found)
 
+    def values(self, name: str) -> list[int]:
+        """What each line says of ``name``, as in "asid=3"."""
+        pattern = re.compile(rf"\b{re.escape(name)} ?= ?(0x[0-9a-f]+|\d+)")
+        found = (pattern.search(line) for line in self.lines)
+        return [int(match[1], 0) for match in found if match]
+
+
+def witnessed(guest: Guest) -> contextlib.AbstractContextManager[Witness]:
+    """QEMU traces each translation meanwhile; the witness speaks afterwards."""
+    return traced(guest, *guest.machine.iommu.translates)
+
 
 @contextlib.contextmanager
-def witnessed(guest: Guest) -> Iterator[Witness]:
-    """QEMU traces each translation meanwhile; the witness speaks afterwards."""
-    events = guest.machine.iommu.translates
+def traced(guest: Guest, *events: str) -> Iterator[Witness]:
+    """QEMU traces the events, by its own names for them, meanwhile."""
     begin = guest.qemu_log.stat().st_size
     witness = Witness()
     _trace(guest, events, on=True)

@@ -54,10 +54,14 @@ _KINDS = (
     _kind("UBSAN", rf"UBSAN: .* in {_FILE}"),
     _kind("Oops", r"Unable to handle kernel .*"),
     _kind("Oops", r"Internal error: .*"),
+    # slab_bug, mm/slub.c: poison overwritten, objects left in a cache.
+    _kind("SLUB", r"BUG [\w-]+(?: \(.*\))?: .*"),
     _kind("BUG", r"BUG: .*"),
     _kind("hung task", r"INFO: task .* blocked for more than \d+ seconds"),
     _kind("RCU stall", r"rcu: INFO: .*detected .*stall.*"),
     _kind("kmemleak", r"kmemleak: \d+ new suspected memory leaks"),
+    # sysfs_warn_dup, fs/sysfs/dir.c, which only dumps the stack.
+    _kind("sysfs", r"sysfs: cannot create duplicate filename .*"),
     _kind("panic", r"Kernel panic - not syncing: .*"),
 )
 

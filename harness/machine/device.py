@@ -71,6 +71,9 @@ UNMIGRATABLE = ("nvme", "edu")
 # What drives the NICs among the models.
 NIC_DRIVERS = {"e1000": "e1000", "e1000e": "e1000e", "virtio-net-pci": "virtio_net"}
 
+# And the others that are behind an IOMMU; ports' drivers are built in.
+DRIVERS = {**NIC_DRIVERS, "virtio-blk-pci": "virtio_blk", "nvme": "nvme"}
+
 
 def definitions(devices: Sequence[Device]) -> Iterator[Definition]:
     """All that makes ``devices``, each after what it needs."""

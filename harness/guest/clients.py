@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The devices of a guest that are behind its IOMMU, all of them together, and what drives
+them."""
+
+from collections.abc import Callable, Sequence
+
+from harness.guest import devices, modules
+from harness.guest.guest import Guest
+from harness.guest.state import State
+from harness.machine.device import DRIVERS
+from harness.machine.topology import Machine
+
+# Binds platform clients; makes and destroys them. guest-scripts/modules.
+PLATFORM_DRIVER, PLATFORM_DEVICES = "iommu_client", "iommu_client_device"
+
+
+def drivers(machine: Machine) -> list[str]:
+    """The modules that drive the machine's devices, one mention each."""
+    found = [DRIVERS[each.model] for each in machine.devices if each.model in DRIVERS]
+    found += [PLATFORM_DRIVER] if machine.overlays else []
+    return list(dict.fromkeys(found))
+
+
+def warm_up(machine: Machine) -> tuple[str, ...]:
+    """The commands that do what ``bound`` does, where no device had been waiting."""
+    return tuple(f"modprobe {name}" for name in (machine.iommu.driver, *drivers(machine)))
+
+
+def bound(guest: Guest) -> State:
+    """Loads the IOMMU's driver, then those of all the devices; what the guest shows when
+    those that had been waiting since the boot, as ports do, are bound too."""
+    waiting = devices.deferred(guest)
+    modules.load(guest, guest.machine.iommu.driver)
+    for name in drivers(guest.machine):
+        modules.load(guest, name)
+    return devices.wait_for(guest, f"{', '.join(waiting)} to be bound", are_bound(waiting))
+
+
+def are_bound(names: Sequence[str]) -> Callable[[State], bool]:
+    """For ``devices.wait_for``: each of them has a driver."""
+    return lambda state: all(state.devices[name].driver for name in names)
+
+
+def nics(state: State) -> list[str]:
+    """The PCI devices that a NIC's driver has."""
+    return [name for name, each in state.devices.items() if each.driver in NIC_DRIVERS]
+
+
+NIC_DRIVERS = ("e1000", "e1000e")
+
+
+def platform(state: State) -> list[str]:
+    """The platform devices that are behind an IOMMU, bound or not."""
+    return [
+        name
+        for name, each in state.devices.items()
+        if each.bus == "platform" and each.firmware_iommu
+    ]
+
+
+def behind(state: State) -> list[str]:
+    """All devices for which firmware names an IOMMU, PCI's host bridge aside."""
+    return [
+        name
+        for name, each in state.devices.items()
+        if each.firmware_iommu and name != devices.HOST_BRIDGE
+    ]
+
+
+def remove_all(guest: Guest) -> None:
+    """Takes away every device that has a group: PCI devices through sysfs, platform
+    devices with the module that makes them."""
+    state = guest.state()
+    for name in state.grouped:
+        if state.devices[name].bus == "pci":
+            # One below a bridge goes with the bridge.
+            path = f"/sys/bus/pci/devices/{name}/remove"
+            guest.run(f"[ ! -e {path} ] || echo 1 > {path}")
+    if platform(state):
+        guest.run(f"modprobe {PLATFORM_DEVICES} && rmmod {PLATFORM_DEVICES}")
+
+
+def bring_back(guest: Guest) -> None:
+    """Has all devices appear again; drivers that are loaded bind them."""
+    guest.run("echo 1 > /sys/bus/pci/rescan")
+    if guest.machine.overlays:
+        guest.run(f"modprobe {PLATFORM_DEVICES}")

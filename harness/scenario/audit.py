@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What has to hold of any guest at any time, and when everything is given back.
+
+A scenario asserts its own rule; these are everybody's, so that a reference that leaks
+on a path nobody thought of is seen by whichever scenario goes that way.
+"""
+
+from collections.abc import Iterator
+
+from harness.guest import clients, modules
+from harness.guest.guest import Guest
+from harness.guest.state import State, contradictions
+from harness.machine.topology import Machine
+
+
+def findings(machine: Machine, state: State) -> list[str]:
+    """What is wrong with the state of a guest on that machine: sysfs that contradicts
+    itself, and a reference count that is not one for each device with a group
+    (iommu_init_device takes it, iommu_deinit_device puts it)."""
+    return [*contradictions(state), *_refcount(machine, state)]
+
+
+def _refcount(machine: Machine, state: State) -> Iterator[str]:
+    driver = machine.iommu.driver
+    count, grouped = state.refcount(driver), state.grouped
+    if count is None and grouped:
+        yield f"{driver} is not loaded, and {_list(grouped)} still in a group"
+    elif count is not None and count != len(grouped):
+        yield f"{driver} has refcount {count}, with {len(grouped)} in a group: {_list(grouped)}"
+
+
+def give_back(guest: Guest) -> list[str]:
+    """Takes all devices away, their drivers still loaded, and unloads the IOMMU's; what is
+    wrong on the way."""
+    driver = guest.machine.iommu.driver
+    if driver not in guest.state().modules:
+        return []
+    clients.remove_all(guest)
+    bare = guest.state()
+    left = [
+        f"with no device left there is group {number} of {_list(list(group.devices))}"
+        for number, group in bare.groups.items()
+    ]
+    if bare.refcount(driver) != 0:
+        return [*left, f"with no device left {driver} has refcount {bare.refcount(driver)}"]
+    unloaded = modules.unload(guest, driver)
+    if unloaded.status != 0:
+        said = unloaded.err.strip()
+        return [*left, f"with no device left {driver} does not unload: {said}"]
+    if unloaded.after.iommus:
+        left.append(f"without {driver} there is IOMMU {_list(list(unloaded.after.iommus))}")
+    return left
+
+
+def _list(names: list[str]) -> str:
+    return ", ".join(names) or "nothing"
