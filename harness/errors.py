@@ -41,11 +41,13 @@ class ToolMissing(HostError):
 
 
 class ProgramFailed(HostError):
-    """A program ended with an error. ``output`` is the tail of what it printed."""
+    """A program ended with an error. ``output`` is the tail of what it printed, ``status``
+    its exit status."""
 
-    def __init__(self, message: str, mend: str = "", output: str = "") -> None:
+    def __init__(self, message: str, mend: str = "", output: str = "", status: int = 1) -> None:
         super().__init__(message, mend)
         self.output = output
+        self.status = status
 
 
 class BuildError(HostError):

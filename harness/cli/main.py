@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from harness.cli import cached, kernels, machines, options, output, reports, shell
+from harness.cli import cached, kernels, machines, options, output, reports, shell, suites
 from harness.errors import HarnessError, HostError, UsageError
 from harness.host import paths, tools
 from harness.host.text import printable
@@ -24,6 +24,8 @@ app = typer.Typer(
 app.add_typer(kernels.app, name="kernel")
 app.add_typer(cached.app, name="cache")
 app.command()(reports.repro)
+app.command("run")(suites.run_)
+app.command("mutants")(suites.mutants_)
 app.command()(machines.machines)
 app.command()(shell.shell)
 

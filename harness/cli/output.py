@@ -29,7 +29,12 @@ def say(lines: Iterable[tuple[str, str]]) -> None:
 
 def print_json(record: Mapping[str, Any]) -> None:
     """One object, and nothing else."""
-    print(json.dumps(record, indent=1))
+    print(text_of(record))
+
+
+def text_of(record: Mapping[str, Any]) -> str:
+    """The object as text."""
+    return json.dumps(record, indent=1)
 
 
 def jsonable(record: Mapping[str, Any]) -> dict[str, Any]:

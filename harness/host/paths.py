@@ -29,8 +29,8 @@ def runs() -> Path:
 
 
 def data(name: str) -> Path:
-    """A top-level data directory (``kconfigs``, ``dts``, ``guest-scripts``):
-    inside the package when installed, beside it in a checkout."""
+    """A directory of data (``kconfigs``, ``dts``, ``guest-scripts``, ``tests/scenarios``,
+    ``tests/mutants``): inside the package when installed, beside it in a checkout."""
     package = Path(__file__).parents[1]
     installed = package / "data" / name
     return installed if installed.is_dir() else package.parent / name

@@ -133,5 +133,6 @@ def run(
         raise ProgramFailed(
             f"{' '.join(argv[:2])} ended with status {status}: {last}",
             output="\n".join(kept[-_TAIL:]),
+            status=status,
         )
     return "\n".join(kept)

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``iommu-harness run`` and ``mutants``: the scenarios, and what they are worth."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from harness.cli import options, output
+from harness.errors import UsageError
+from harness.host import rundir
+from harness.kernel import build
+from harness.kernel.spec import KernelSpec
+from harness.machine import composed, topology
+from harness.scenario import behaviour
+from harness.suite import matrix, mutants, run
+from harness.suite.mutants import Score
+from harness.suite.run import Outcome, Request
+
+_DEFAULT_MACHINES = ["smmuv3", "virtio-iommu"]
+
+Kernels = Annotated[
+    list[str], typer.Option("--kernel", metavar="SPEC", help=f"{options.SPEC}; repeatable.")
+]
+Machines = Annotated[
+    list[str], typer.Option("--machine", help="A machine that the scenarios run on; repeatable.")
+]
+Behaviours = Annotated[
+    list[str],
+    typer.Option(
+        "--behaviour",
+        metavar="NAME",
+        help="The kernel shows it, or with no-NAME does not, whatever its version; repeatable.",
+    ),
+]
+Workers = Annotated[int, typer.Option("-n", "--workers", help="Guests at once; else the cores.")]
+RunDir = Annotated[Path | None, typer.Option(help="Where what is observed goes.")]
+
+
+def run_(
+    scenario: Annotated[
+        list[str], typer.Argument(metavar="[SCENARIO]...", help="pinning, groups::test_x, ...")
+    ] = [],  # noqa: B006  typer copies it
+    kernel: Kernels = ["debian:6.12"],  # noqa: B006
+    machine: Machines = _DEFAULT_MACHINES,
+    patch: options.Patches = [],  # noqa: B006
+    fragment: options.Fragments = [],  # noqa: B006
+    variant: options.Variants = [],  # noqa: B006
+    qemu: options.Qemu = topology.QEMU,
+    behaviours: Behaviours = [],  # noqa: B006
+    workers: Workers = 0,
+    repeat: Annotated[int, typer.Option(min=1, help="Run all of it so many times.")] = 1,
+    first_failure: Annotated[bool, typer.Option(help="End at the first failure.")] = False,
+    listing: Annotated[
+        bool, typer.Option("--list", help="List the scenarios' subjects and the behaviours.")
+    ] = False,
+    run_dir: RunDir = None,
+    debian_mirror: options.Mirror = "",
+    as_json: options.Json = False,
+) -> None:
+    """Run the scenarios: everything that is argued about, asserted on every kernel."""
+    if listing:
+        output.say(_listing())
+        return
+    rundir.check(run_dir)
+    specs = options.kernels(
+        kernel, patch, fragment, variant, llvm=False, debian_mirror=debian_mirror
+    )
+    _check(machine, behaviours)
+    request = Request(
+        tuple(specs),
+        tuple(machine),
+        tuple(scenario),
+        tuple(behaviours),
+        qemu,
+        workers,
+        first_failure,
+    )
+    _build(specs, machine)
+    directory = rundir.create("scenarios", run_dir)
+    rounds = [
+        run.run(request, directory, number=number, title=_title(number, repeat))
+        for number in range(1, repeat + 1)
+    ]
+    every = [each for outcomes in rounds for each in outcomes]
+    record = _record(every, directory)
+    (directory / "result.json").write_text(output.text_of(record))
+    if as_json:
+        output.print_json(record)
+    else:
+        output.say(matrix.lines(matrix.worst(every)))
+        output.say(_closing(every, repeat, directory))
+    raise typer.Exit(1 if record["counts"]["failed"] or record["counts"]["skipped"] else 0)
+
+
+def _title(number: int, repeat: int) -> str:
+    return "scenarios" if repeat == 1 else f"scenarios, round {number} of {repeat}"
+
+
+def _check(machines: Sequence[str], behaviours: list[str]) -> None:
+    """Before anything is built."""
+    behaviour.claims(behaviours)
+    for name in machines:
+        composed.machine(name)
+
+
+def _build(specs: Sequence[KernelSpec], machines: Sequence[str]) -> None:
+    """All kernels, with the variants that the machines need. Raises the first error."""
+    wanted = [
+        spec.with_variants(composed.machine(name).variants) for spec in specs for name in machines
+    ]
+    for outcome in build.build_all(list(dict.fromkeys(wanted))):
+        if outcome.error:
+            raise outcome.error
+
+
+def _record(every: list[Outcome], directory: Path) -> dict[str, Any]:
+    outcomes = matrix.worst(every)
+    return {
+        "run_dir": str(directory),
+        "counts": matrix.counts(outcomes),
+        "flaky": matrix.flaky(every),
+        "scenarios": [asdict(each) for each in outcomes],
+    }
+
+
+def _closing(every: list[Outcome], repeat: int, directory: Path) -> Iterator[tuple[str, str]]:
+    counts = matrix.counts(matrix.worst(every))
+    yield "", ""
+    for name in matrix.flaky(every):
+        yield "red", f"not the same in all rounds: {name}"
+    told = ", ".join(f"{count} {result.replace('-', ' ')}" for result, count in counts.items())
+    rounds = f" in each of {repeat} rounds" if repeat > 1 else ""
+    yield "bold", f"{told}{rounds}; all of it is in {directory}"
+
+
+def _listing() -> Iterator[tuple[str, str]]:
+    yield "bold", "scenarios"
+    for file in sorted(run.directory().glob("test_*.py")):
+        text = file.read_text().split('"""')[1]
+        yield (
+            "",
+            f"  {file.stem.removeprefix('test_'):<16} {text.partition(chr(10) * 2)[0].strip()}",
+        )
+    yield "bold", "behaviours, with --behaviour NAME or no-NAME"
+    for each in behaviour.TABLE.values():
+        yield "", f"  {each.name:<32} {each.reason}"
+
+
+def mutants_(
+    directory: Annotated[
+        Path | None, typer.Option("--dir", help="Patches that plant a bug each; else ours.")
+    ] = None,
+    kernel: Annotated[str, typer.Option("--kernel", metavar="SPEC", help=options.SPEC)] = (
+        "debian:6.12"
+    ),
+    machine: Machines = _DEFAULT_MACHINES,
+    only: Annotated[list[str], typer.Option(help="Only this mutant; repeatable.")] = [],  # noqa: B006
+    variant: options.Variants = [],  # noqa: B006
+    behaviours: Behaviours = [],  # noqa: B006
+    every_catcher: Annotated[
+        bool, typer.Option(help="Run all scenarios, not only up to the first that fails.")
+    ] = False,
+    workers: Workers = 0,
+    run_dir: RunDir = None,
+    debian_mirror: options.Mirror = "",
+    as_json: options.Json = False,
+) -> None:
+    """Plant bugs in a kernel, one at a time, and see which scenarios find them."""
+    rundir.check(run_dir)
+    (spec,) = options.kernels([kernel], [], [], variant, llvm=False, debian_mirror=debian_mirror)
+    _check(machine, behaviours)
+    chosen = _chosen(mutants.read(directory), only)
+    _build([spec], machine)
+    into = rundir.create("mutants", run_dir)
+    request = Request(
+        (spec,), tuple(machine), behaviours=tuple(behaviours), workers=workers, first_failure=True
+    )
+    mutants.healthy(request, into / "as-it-is")
+    lines = rundir.JsonLines(into / "mutants.jsonl")
+    found = []
+    judging = replace(request, first_failure=not every_catcher)
+    for score in mutants.scores(chosen, judging, into):
+        lines.add(asdict(score))
+        found.append(score)
+        if not as_json:
+            output.say(_score(score))
+    lines.close()
+    record = {"run_dir": str(into), "mutants": [asdict(each) for each in found]}
+    (into / "result.json").write_text(output.text_of(record))
+    if as_json:
+        output.print_json(record)
+    else:
+        output.say(_summary(found, into))
+    raise typer.Exit(_status(found))
+
+
+def _chosen(found: list[mutants.Mutant], only: Sequence[str]) -> list[mutants.Mutant]:
+    names = {each.name for each in found}
+    for name in only:
+        if name not in names:
+            raise UsageError(f"no such mutant: {name!r}", f"there are {', '.join(sorted(names))}")
+    return [each for each in found if not only or each.name in only]
+
+
+def _score(score: Score) -> Iterator[tuple[str, str]]:
+    if score.foreign:
+        yield "", f"for another kernel  {score.name}: {score.problem}"
+    elif score.problem:
+        yield "yellow", f"not judged          {score.name}: {score.problem}"
+    elif score.caught:
+        yield "green", f"caught              {score.name}, by {', '.join(score.by)}"
+        yield from (("", f"    {line}") for line in score.message.splitlines()[:4])
+    else:
+        yield "red", f"NOT CAUGHT          {score.name}: {score.summary}"
+
+
+def _summary(found: Sequence[Score], into: Path) -> Iterator[tuple[str, str]]:
+    judged = [each for each in found if each.judged]
+    caught = sum(each.caught for each in judged)
+    foreign = sum(each.foreign for each in found)
+    more = f", {foreign} are for other kernels" if foreign else ""
+    yield "bold", f"{caught} of {len(judged)} mutants caught{more}; all of it is in {into}"
+
+
+def _status(found: Sequence[Score]) -> int:
+    if any(each.problem and not each.foreign for each in found):
+        return 3
+    return 0 if all(each.caught for each in found if each.judged) else 1

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Kernels with one bug planted in each, to see whether the scenarios find it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.errors import BuildError, HarnessError, UsageError
+from harness.host import inventory, paths
+from harness.kernel import build
+from harness.suite import run
+from harness.suite.run import Outcome, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A patch that plants a bug; ``summary`` is what it says of itself."""
+
+    name: str
+    patch: Path
+
+    @property
+    def summary(self) -> str:
+        head = self.patch.read_text(errors="replace").partition("\n---\n")[0]
+        return " ".join(head.partition("\n\n")[0].split())
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Of one mutant on one kernel: whether it was ``caught``, ``by`` which scenarios, and
+    what the first of them says. ``problem`` is why it could not be judged: its patch is
+    for another kernel (``foreign``), or does not build."""
+
+    name: str
+    kernel: str
+    caught: bool
+    by: tuple[str, ...] = ()
+    message: str = ""
+    summary: str = ""
+    problem: str = ""
+    foreign: bool = False
+
+    @property
+    def judged(self) -> bool:
+        return not self.problem
+
+
+def read(directory: Path | None) -> list[Mutant]:
+    """The mutants of a directory, or ours. Raises UsageError for one without any."""
+    where = directory or paths.data("tests/mutants")
+    patches = sorted([*where.glob("*.patch"), *where.glob("*.diff")])
+    if not patches:
+        raise UsageError(f"{where} has no mutants", "name a directory with .patch files")
+    return [Mutant(each.name.removesuffix(each.suffix), each) for each in patches]
+
+
+def healthy(request: Request, into: Path) -> None:
+    """Raises UsageError when scenarios fail on the kernel as it is: then a failure with a
+    mutant says nothing."""
+    into.mkdir()
+    failed = [
+        each.scenario
+        for each in run.run(request, into, title=f"scenarios on {request.kernels[0]}")
+        if each.result == "failed"
+    ]
+    if failed:
+        raise UsageError(
+            f"{len(failed)} scenarios fail on {request.kernels[0]} as it is, {failed[0]} first",
+            f"mend that before planting bugs; the log is in {into}",
+        )
+
+
+def scores(mutants: Sequence[Mutant], request: Request, into: Path) -> Iterator[Score]:
+    """Each mutant in turn, on the request's only kernel. What its kernel and guests take
+    in the cache is given back."""
+    (base,) = request.kernels
+    for number, mutant in enumerate(mutants, start=1):
+        directory = into / mutant.name
+        directory.mkdir()
+        spec = replace(base, patches=(*base.patches, mutant.patch))
+        title = f"mutant {number} of {len(mutants)}, {mutant.name}"
+        yield _score(mutant, replace(request, kernels=(spec,)), directory, title)
+
+
+def _score(mutant: Mutant, request: Request, directory: Path, title: str) -> Score:
+    (spec,) = request.kernels
+    blank = Score(mutant.name, f"{spec.kind}:{spec.where}", caught=False, summary=mutant.summary)
+    try:
+        kernel = build.build(spec)
+    except UsageError as error:
+        return replace(blank, problem=error.message, foreign="apply" in error.message)
+    except BuildError as error:
+        return replace(blank, problem=error.message)
+    try:
+        failed = _failed(run.run(request, directory, title=title))
+    except HarnessError as error:
+        return replace(blank, problem=str(error))
+    finally:
+        inventory.discard(f"the warm guest of {kernel.label}", f"kernel {kernel.label}")
+    if not failed:
+        return blank
+    by = tuple(each.scenario for each in failed)
+    return replace(blank, caught=True, by=by, message=failed[0].reason)
+
+
+def _failed(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    return [each for each in outcomes if each.result == "failed"]

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Runs the scenarios (tests/scenarios) with pytest, in processes of its own, and collects
+what became of each.
+"""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from harness.errors import HostError, ProgramFailed, UsageError
+from harness.host import paths, program, progress
+from harness.kernel.spec import KernelSpec
+
+# pytest's exit statuses: tests have failed; nothing was collected.
+_TESTS_FAILED, _NOTHING = 1, 5
+
+# "[gw0] [ 12%] PASSED test_pinning.py::...", and "2 workers [150 items]".
+_ENDED = re.compile(r"(?:\[gw\d+\] )?.*\b(?:PASSED|FAILED|SKIPPED|XFAIL|XPASS|ERROR)\b")
+_COUNT = re.compile(r"\[(\d+) items?\]|collected (\d+) items?")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to run: ``scenarios`` are names of files or pytest's ids within them (none:
+    all); ``behaviours`` what a user says of the kernels; ``first_failure`` ends there."""
+
+    kernels: tuple[KernelSpec, ...]
+    machines: tuple[str, ...]
+    scenarios: tuple[str, ...] = ()
+    behaviours: tuple[str, ...] = ()
+    qemu: str = ""
+    workers: int = 0
+    first_failure: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Of one scenario on one kernel and machine: ``result`` is passed, failed, known (a
+    known issue), not-applicable or skipped; ``reason`` says why, in a line, and ``story``
+    all that pytest has to say of a failure."""
+
+    scenario: str
+    kernel: str
+    machine: str
+    result: str
+    reason: str
+    seconds: float
+    story: str
+    round: int = 1
+
+    @property
+    def subject(self) -> str:
+        """What its file is about."""
+        return self.scenario.partition("::")[0].removeprefix("test_").removesuffix(".py")
+
+
+def directory() -> Path:
+    """Where the scenarios are."""
+    return paths.data("tests/scenarios")
+
+
+def run(
+    request: Request, into: Path, *, number: int = 1, title: str = "scenarios"
+) -> list[Outcome]:
+    """What became of each scenario; the kernels have been built. All that pytest says goes
+    into the directory as it comes. Raises UsageError for scenarios that do not exist and
+    HostError when pytest itself fails."""
+    events = into / f"scenarios-{number}.jsonl"
+    log = into / f"pytest-{number}.log"
+    argv = _arguments(request, events)
+    with (
+        log.open("wb") as written,
+        progress.phase(f"scenarios:{len(request.kernels)}", title) as phase,
+    ):
+
+        def on_line(line: str) -> None:
+            counted = _COUNT.search(line)
+            if counted:
+                phase.expect(int(counted[1] or counted[2]))
+            elif _ENDED.match(line):
+                phase.step()
+
+        status = _status(argv, written, on_line)
+    outcomes = list(_outcomes(events, number))
+    if status == _NOTHING or (not outcomes and status == 0):
+        raise UsageError(
+            f"no scenario is called {' '.join(request.scenarios)}", "see iommu-harness run --list"
+        )
+    if status not in (0, _TESTS_FAILED) and not (request.first_failure and outcomes):
+        raise HostError(f"pytest ended with status {status}", f"its words are in {log}")
+    return outcomes
+
+
+def _status(argv: Sequence[str], log: BinaryIO, on_line: Callable[[str], None]) -> int:
+    try:
+        program.run(argv, env=dict(os.environ), log=log, on_line=on_line)
+    except ProgramFailed as failure:
+        return failure.status
+    return 0
+
+
+def _arguments(request: Request, events: Path) -> list[str]:
+    root = directory()
+    argv = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider"]
+    # Nothing of the directory that we happen to be in, and none of this project's own tests.
+    argv += ["-c", os.devnull, f"--rootdir={root}", f"--confcutdir={root}"]
+    workers = request.workers or os.cpu_count() or 1
+    argv += [f"--events={events}", f"--numprocesses={workers}", "--dist=worksteal"]
+    argv += ["--maxfail=1"] if request.first_failure else []
+    for spec in request.kernels:
+        argv.append(f"--kernel={spec.kind}:{spec.where}")
+    first = request.kernels[0]
+    argv += [f"--patch={path.absolute()}" for path in first.patches]
+    argv += [f"--fragment={path.absolute()}" for path in first.fragments]
+    argv += [f"--variant={name}" for name in first.variants]
+    argv += [f"--machine={name}" for name in request.machines]
+    argv += [f"--behaviour={name}" for name in request.behaviours]
+    argv += [f"--qemu={request.qemu}"] if request.qemu else []
+    return [*argv, *map(str, _chosen(request, root))]
+
+
+def _chosen(request: Request, root: Path) -> Iterator[Path | str]:
+    if not request.scenarios:
+        yield root
+    for text in request.scenarios:
+        name, colons, rest = text.partition("::")
+        file = root / (name if name.endswith(".py") else f"test_{name}.py")
+        if not file.is_file():
+            subjects = sorted(each.stem.removeprefix("test_") for each in root.glob("test_*.py"))
+            raise UsageError(f"no scenarios about {name!r}", f"there are {', '.join(subjects)}")
+        yield f"{file}{colons}{rest}"
+
+
+def _outcomes(events: Path, number: int) -> Iterator[Outcome]:
+    lines = events.read_text().splitlines() if events.exists() else []
+    for line in lines:
+        yield Outcome(**json.loads(line), round=number)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-only
+from pathlib import Path
+
+import pytest
+
+from harness.errors import UsageError
+from harness.suite import matrix, mutants
+from harness.suite.run import Outcome
+
+
+def outcome(name: str, result: str, kernel: str = "debian:6.12", number: int = 1) -> Outcome:
+    return Outcome(
+        f"test_{name}",
+        kernel,
+        "smmuv3",
+        result,
+        "" if result == "passed" else "why",
+        0.1,
+        "",
+        number,
+    )
+
+
+PIN = "pinning.py::test_it"
+
+
+def text(outcomes: list[Outcome]) -> str:
+    return "\n".join(line for _, line in matrix.lines(outcomes))
+
+
+def test_a_row_for_each_subject_and_a_column_for_each_kernel() -> None:
+    shown = text(
+        [
+            outcome(PIN, "passed"),
+            outcome("pinning.py::test_other", "known"),
+            outcome("groups.py::test_it", "not-applicable"),
+            outcome(PIN, "passed", "debian:7.2"),
+        ]
+    )
+    rows = [" ".join(line.split()) for line in shown.splitlines()]
+    assert rows[0] == "debian:6.12 debian:7.2"
+    assert "pinning 1, 1 known 1" in rows
+    assert "groups 0, 1 n/a -" in rows
+    assert "all 1, 1 known, 1 n/a 1" in rows
+
+
+def test_a_failure_is_told_with_its_reason() -> None:
+    shown = text([outcome(PIN, "failed")])
+    assert "test_pinning.py::test_it [debian:6.12 smmuv3]" in shown
+    assert "    why" in shown
+
+
+def test_of_several_rounds_the_worst_counts_and_differences_are_told() -> None:
+    rounds = [outcome(PIN, "passed"), outcome(PIN, "failed", number=2)]
+    assert [each.result for each in matrix.worst(rounds)] == ["failed"]
+    assert matrix.counts(matrix.worst(rounds))["failed"] == 1
+    assert matrix.flaky(rounds) == ["test_pinning.py::test_it [debian:6.12 smmuv3]"]
+    assert matrix.flaky([outcome(PIN, "passed"), outcome(PIN, "passed", number=2)]) == []
+
+
+def test_mutants_are_read_with_what_they_say_of_themselves(tmp_path: Path) -> None:
+    (tmp_path / "lost-put.patch").write_text("The put is lost:\nnobody unloads.\n\n---\ndiff")
+    (found,) = mutants.read(tmp_path)
+    assert (found.name, found.summary) == ("lost-put", "The put is lost: nobody unloads.")
+
+
+def test_a_directory_without_mutants(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has no mutants"):
+        mutants.read(tmp_path)
+
+
+def test_every_mutant_of_ours_says_what_it_breaks() -> None:
+    found = mutants.read(None)
+    assert len(found) >= 20
+    assert all(len(each.summary) > 20 for each in found)
