@@ -7,7 +7,7 @@ from harness.errors import UsageError
 from harness.guest import devices, modules, tracing, vfio
 from harness.guest.guest import Guest
 from harness.kernel.artifact import Kernel
-from tests.behaviour import (
+from harness.scenario.behaviour import (
     BIND_SAYS_BUSY,
     CLIENTS_WAIT,
     DMA_OWNERSHIP,
@@ -45,7 +45,7 @@ def test_a_driver_is_bound_and_unbound(guest: Guest, kernel: Kernel) -> None:
     assert devices.unbind(guest, nic).after.devices[nic].driver == ""
     assert devices.bind(guest, nic, "e1000e").after.devices[nic].driver == "e1000e"
     refused = devices.bind(guest, nic, "e1000e")
-    errno = "EBUSY" if BIND_SAYS_BUSY.of(kernel) else "ENODEV"
+    errno = "EBUSY" if BIND_SAYS_BUSY.since.include(kernel.release) else "ENODEV"
     assert (refused.status, devices.errno_of(refused)) == (1, errno)
 
 
@@ -70,12 +70,12 @@ def test_the_type_of_a_group(guest: Guest, kernel: Kernel) -> None:
     nic = bound(guest)
     group = group_of(guest, nic)
     assert devices.group_type(guest, group) == "DMA"
-    if not TYPE_CAN_BE_SET.of(kernel):
+    if not TYPE_CAN_BE_SET.since.include(kernel.release):
         refused = devices.set_group_type(guest, group, "identity")
         assert (refused.status, devices.errno_of(refused)) == (1, "EACCES")
         return
     refused = devices.set_group_type(guest, group, "identity")
-    errno = "EPERM" if TYPE_SAYS_PERMISSION.of(kernel) else "EBUSY"
+    errno = "EPERM" if TYPE_SAYS_PERMISSION.since.include(kernel.release) else "EBUSY"
     assert (refused.status, devices.errno_of(refused)) == (1, errno)
     devices.unbind(guest, nic)
     assert devices.set_group_type(guest, group, "identity").status == 0
@@ -117,7 +117,7 @@ def test_an_iommufd_takes_a_device(guest: Guest, kernel: Kernel) -> None:
 def test_the_kernel_itself_can_own_a_groups_dma(guest: Guest, kernel: Kernel) -> None:
     """iommu_group_claim_dma_owner, by a guest module: not while a driver has it."""
     nic = bound(guest)
-    if not DMA_OWNERSHIP.of(kernel):
+    if not DMA_OWNERSHIP.since.include(kernel.release):
         assert modules.load(guest, "dma_owner", device=nic).status != 0
         return
     refused = modules.load(guest, "dma_owner", device=nic)
@@ -143,12 +143,10 @@ def test_dynamic_debug_speaks(guest: Guest) -> None:
 def test_without_its_variant_a_witness_says_what_it_needs(guest: Guest) -> None:
     with pytest.raises(UsageError, match="--variant trace"), tracing.tracing(guest, "iommu:map"):
         pass
-    with pytest.raises(UsageError, match="--variant fault-injection"):
-        tracing.fail_nth(guest, 1, "true")
 
 
 def test_what_waits_is_told(guest: Guest, kernel: Kernel) -> None:
     modules.load(guest, "iommu_client")
     waiting = devices.deferred(guest)
     expected = ["b000000.client0", "b001000.client1"]
-    assert waiting == (expected if CLIENTS_WAIT.of(kernel) else [])
+    assert waiting == (expected if CLIENTS_WAIT.since.include(kernel.release) else [])

@@ -4,6 +4,7 @@
 import json
 import signal
 import stat
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,16 @@ from typing import Any
 import pexpect
 import pytest
 
+from harness.guest.guest import Guest
+from harness.guest.state import State
 from harness.kernel import build, spec
 from harness.kernel.artifact import Kernel
+from harness.pytest_plugin import GuestFactory
+from harness.repro import replay, show
+from harness.scenario import verdict
+from harness.scenario.behaviour import GROUPS_AT_REGISTRATION, UNREGISTERING_REMOVES_GROUPS
+from harness.scenario.transcript import Command
 from tests import command
-from tests.behaviour import GROUPS_AT_REGISTRATION, UNREGISTERING_REMOVES_GROUPS
 from tests.conftest import PATCHES, REPORTS
 from tests.processes import wait_until
 
@@ -42,7 +49,7 @@ def test_the_bundled_report_is_reproduced(kernel_name: str, kernel: Kernel, tmp_
     assert result["machine"] == "smmuv3"
     assert result["splats"] == []
     third, fourth = result["steps"][2:]
-    pinned = 4 if GROUPS_AT_REGISTRATION.of(kernel) else 2
+    pinned = 4 if GROUPS_AT_REGISTRATION.since.include(kernel.release) else 2
     assert third["refcounts"]["arm_smmu_v3"] == [pinned, pinned]
     assert len(third["groups"][1]) == pinned
     assert (fourth["exit_status"], fourth["matched"]) == (1, True)
@@ -115,7 +122,7 @@ def test_a_virtio_iommu_session_runs_behind_one(
     status, result = repro(kernel_name, report, tmp_path / "run")
     assert result["machine"] == "virtio-iommu"
     # Groups at registration pin it from the first modprobe on.
-    differs = GROUPS_AT_REGISTRATION.of(kernel)
+    differs = GROUPS_AT_REGISTRATION.since.include(kernel.release)
     assert [step["matched"] for step in result["steps"]] == [True, not differs, not differs]
     assert status == differs
 
@@ -165,7 +172,7 @@ def test_a_splat_that_the_report_does_not_mention_is_shown(
 ) -> None:
     status, result = repro(kernel_name, write(tmp_path, OOPS), tmp_path / "run")
     assert status == 1
-    if not UNREGISTERING_REMOVES_GROUPS.of(kernel):
+    if not UNREGISTERING_REMOVES_GROUPS.since.include(kernel.release):
         assert result["splats"] == []
         return
     (oops,) = [found for found in result["splats"] if found["kind"] == "Oops"]
@@ -207,7 +214,7 @@ def test_in_words_and_in_a_pipe_everything_is_plain(
     assert "\x1b" not in done.out + done.err
     assert " 4  $ modprobe -r arm-smmu-v3" in done.out
     # Long lines are not broken, whatever the width of a terminal.
-    pinned = 4 if GROUPS_AT_REGISTRATION.of(kernel) else 2
+    pinned = 4 if GROUPS_AT_REGISTRATION.since.include(kernel.release) else 2
     told = f"refcounts: arm_smmu_v3 {pinned} -> {pinned}; groups {pinned} -> {pinned}"
     assert f"    as told: status 1; {told}" in done.out
     assert f"run:     {tmp_path / 'run'}" in done.out
@@ -266,7 +273,7 @@ def test_an_oops_that_the_report_shows_is_reproduced(
         "Segmentation fault",
     ).replace("address (re)", "address .* (re)")
     status, result = repro(kernel_name, write(tmp_path, told), tmp_path / "run")
-    oopses = UNREGISTERING_REMOVES_GROUPS.of(kernel)
+    oopses = UNREGISTERING_REMOVES_GROUPS.since.include(kernel.release)
     assert (status, result["verdict"]) == ((0, "reproduced") if oopses else (1, "not-reproduced"))
 
 
@@ -292,3 +299,25 @@ def test_a_reader_that_has_seen_enough_is_no_verdict(kernel_name: str, tmp_path:
     assert process.stdout
     process.stdout.close()
     assert process.wait(60) == 128 + signal.SIGPIPE
+
+
+def test_a_stand_in_has_the_name_of_the_report(smmuv3: Guest) -> None:
+    step = smmuv3.step("modprobe arm-smmu-v3; modprobe test_module")
+    assert "test_module" in step.after.modules
+    assert step.after.devices["b000000.client0"].driver == "test_module"
+
+
+def test_a_client_that_waits_in_vain_binds_past_its_iommu_and_that_is_told(
+    guest_factory: GuestFactory,
+) -> None:
+    """driver_deferred_probe_check_state gives up after deferred_probe_timeout."""
+    guest = guest_factory("smmuv3", arguments="deferred_probe_timeout=1")
+    guest.run("modprobe iommu_client")
+    bound = "/sys/bus/platform/drivers/iommu_client/b00?000.client?"
+    guest.run(f"until ls -d {bound}; do sleep 0.05; done")
+    step = guest.step("true")
+    assert step.after.untranslated == ["b000000.client0", "b001000.client1"]
+    outcome = verdict.outcome(Command("true", (), None, 1), replace(step, before=State()))
+    assert replay.step_record(outcome)["untranslated"] == step.after.untranslated
+    shown = [line for _, line in show.step(outcome, "arm_smmu_v3")]
+    assert any("! b000000.client0 is bound, firmware names an IOMMU" in line for line in shown)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Trace events and allocations that fail, on a kernel that has both."""
+"""Trace events and allocations that fail."""
 
 import pytest
 
-from harness.errors import UsageError
-from harness.guest import devices, modules, tracing
+from harness.errors import GuestError, UsageError
+from harness.guest import modules, tracing
 from harness.guest.guest import Guest
 
 # What __iommu_probe_device's try_module_get looks like; a module's own reference is 1.
@@ -33,37 +33,31 @@ def test_an_event_that_does_not_exist(guest: Guest) -> None:
 def test_failures_that_nobody_prints_are_counted_too(guest: Guest) -> None:
     """Of a module's load some allocations are __GFP_NOWARN: the log has no word of them,
     and a loop that trusts it ends long before the last."""
-    silent, injected, number = 0, True, 0
-    while injected:
-        number += 1
-        step, injected = tracing.fail_nth(guest, number, "exec modprobe iommu_client")
-        told = any("forcing a failure" in entry.text for entry in step.kmsg)
-        silent += injected and not told
-        if "iommu_client" in step.after.modules:
-            modules.unload(guest, "iommu_client")
-    assert step.status == 0
+    silent = number = 0
+    for failure in tracing.failures(guest, "exec modprobe iommu_client"):
+        told = any("forcing a failure" in entry.text for entry in guest.take_kmsg())
+        silent += not told
+        number = failure.number
+        guest.run("rmmod iommu_client")
+    assert "iommu_client" in guest.state().modules
     assert silent > 0
     assert number > 50
 
 
-def test_each_allocation_of_a_bind_can_fail(guest: Guest) -> None:
-    """fail-nth until it passes: each failure leaves the device unbound, and the SMMU
-    pinned by nothing that has no group."""
-    client = "b000000.client0"
-    modules.load(guest, "arm_smmu_v3")
-    guest.run("echo 0 > /sys/bus/platform/drivers_autoprobe")
-    modules.load(guest, "iommu_client")
-    bind = f"echo {client} > /sys/bus/platform/drivers/iommu_client/bind"
-    failures = 0
-    for number in range(1, 1000):
-        step, injected = tracing.fail_nth(guest, number, bind)
-        if step.status == 0:
-            devices.unbind(guest, client)
-        if not injected:
-            break
-        failures += step.status != 0
-        assert step.after.refcount("arm_smmu_v3") == len(step.after.groups)
-    assert step.status == 0
-    assert failures > 5
-    assert number > 20, "a bind makes more allocations than that"
-    assert step.after.devices[client].driver == "iommu_client"
+def test_allocations_of_a_function_can_be_spared(guest: Guest) -> None:
+    """Fewer fail when those below one function do not."""
+    counts = [
+        len(
+            [guest.run("rmmod iommu_client") for _ in tracing.failures(guest, load, but_for=spared)]
+        )
+        for load in ["exec modprobe iommu_client"]
+        for spared in ("", "load_module")
+    ]
+    assert counts[0] > counts[1] > 5
+    with pytest.raises(UsageError, match="no function 'nope'"):
+        list(tracing.failures(guest, "true", but_for="nope"))
+
+
+def test_a_command_that_fails_anyway_is_told(guest: Guest) -> None:
+    with pytest.raises(GuestError, match="with no allocation failing 'false' fails"):
+        list(tracing.failures(guest, "false"))

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What all scenarios share: the audit after each.
+
+A scenario runs on every ``--kernel`` and ``--machine`` where it makes sense. After it the
+guest is audited (harness/scenario/audit.py): sysfs agrees with itself, a module is pinned
+once for each device with a group, no device is bound past its IOMMU; then all devices are
+taken away, and the IOMMU's driver has to unload.
+"""
+
+from collections.abc import Generator
+
+import pytest
+
+from harness import pytest_plugin
+from harness.guest import clients
+from harness.guest.guest import Guest
+from harness.machine.topology import Machine
+from harness.pytest_plugin import GuestFactory
+from harness.scenario import audit
+
+# What a scenario can be excused from, each with a reason: @pytest.mark.excused(state="...").
+_EXCUSES = {"state", "untranslated", "give_back"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "excused(state=, untranslated=, give_back=): parts of the audit that cannot hold"
+        " after this scenario, each with the reason",
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """A scenario that fails is not audited: what it left is a consequence."""
+    yield
+    excuses = _excuses(item)
+    for guest in pytest_plugin.guests_of(item):
+        wrong = _audit(guest, excuses)
+        assert not wrong, "after the scenario: " + "; ".join(wrong)
+
+
+def _excuses(item: pytest.Item) -> dict[str, str]:
+    excuses: dict[str, str] = {}
+    for marker in item.iter_markers("excused"):
+        excuses |= marker.kwargs
+    assert excuses.keys() <= _EXCUSES, f"no such part of the audit: {excuses.keys() - _EXCUSES}"
+    return excuses
+
+
+def _audit(guest: Guest, excuses: dict[str, str]) -> list[str]:
+    wrong: list[str] = []
+    if "state" not in excuses:
+        state = guest.state()
+        wrong += audit.findings(guest.machine, state)
+        if "untranslated" not in excuses:
+            wrong += [f"{name} is bound past its IOMMU" for name in state.untranslated]
+    if not wrong and not excuses.keys() & {"state", "give_back"}:
+        wrong += audit.give_back(guest)
+    return wrong
+
+
+@pytest.fixture
+def bound_guest(machine: Machine, guest_factory: GuestFactory) -> Guest:
+    """A fresh guest in which the IOMMU's driver was loaded, and then those of its devices."""
+    return guest_factory(machine, *clients.warm_up(machine))
+
+
+@pytest.fixture(autouse=True)
+def _on_each_machine(machine: Machine) -> None:
+    """A scenario that starts its guests itself is about the machine under test too."""

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A group's default domain: which it is, how it changes, and that everything comes back
+to it.
+
+From the thread on "iommu: Remove detach_dev callbacks" (1b932ceddd19): a group that is
+let go returns to its default domain, and a driver without one is a WARN or worse.
+"""
+
+import pytest
+
+from harness.guest import clients, devices, modules, tracing, vfio
+from harness.guest.devices import GroupType
+from harness.guest.guest import Guest
+from harness.guest.state import State
+from harness.pytest_plugin import GuestFactory, Shows
+from harness.scenario.behaviour import (
+    CLIENTS_WAIT,
+    DMA_OWNERSHIP,
+    TYPE_CAN_BE_SET,
+    TYPE_OF_ANY_GROUP,
+    TYPE_SAYS_PERMISSION,
+)
+
+# Its error path oopses until 7.2; see test_groups.py.
+CACHES = "iova_domain_init_rcaches"
+
+
+def nic_of(state: State) -> str:
+    return clients.nics(state)[0]
+
+
+def group_of(guest: Guest, name: str) -> int:
+    number = guest.state().devices[name].group
+    assert number is not None
+    return number
+
+
+def test_every_group_translates_unless_told(bound_guest: Guest) -> None:
+    """iommu_def_domain_type, CONFIG_IOMMU_DEFAULT_DMA_STRICT."""
+    groups = bound_guest.state().groups
+    assert groups
+    assert {group.type for group in groups.values()} == {"DMA"}
+
+
+@pytest.mark.parametrize(
+    ("argument", "kind"),
+    [
+        ("iommu.passthrough=1", "identity"),
+        ("iommu.passthrough=0", "DMA"),
+        ("iommu.strict=0", "DMA-FQ"),
+        ("iommu.strict=1", "DMA"),
+    ],
+)
+def test_the_command_line_chooses_the_type(
+    guest_factory: GuestFactory, shows: Shows, argument: str, kind: str
+) -> None:
+    guest = guest_factory(arguments=argument)
+    state = clients.bound(guest)
+    if kind == "DMA-FQ" and not shows(TYPE_CAN_BE_SET):
+        kind = "DMA"  # 5.10 has the flush queue, and no name for it
+    assert {group.type for group in state.groups.values()} == {kind}
+
+
+@pytest.mark.needs(TYPE_CAN_BE_SET)
+@pytest.mark.parametrize("kind", ["identity", "DMA-FQ", "DMA"])
+def test_an_idle_group_takes_another_type(bound_guest: Guest, kind: GroupType) -> None:
+    """iommu_group_store_type; the driver that comes next finds it."""
+    nic = nic_of(bound_guest.state())
+    group = group_of(bound_guest, nic)
+    devices.unbind(bound_guest, nic)
+    before = bound_guest.state()
+    step = devices.set_group_type(bound_guest, group, kind)
+    assert step.status == 0, step.err
+    assert step.after.groups[group].type == kind
+    assert {n: g for n, g in step.after.groups.items() if n != group} == {
+        n: g for n, g in before.groups.items() if n != group
+    }
+    assert step.after.refcount(bound_guest.machine.iommu.driver) == len(before.grouped)
+    assert devices.bind(bound_guest, nic, "e1000e").status == 0
+    assert devices.group_type(bound_guest, group) == kind
+
+
+@pytest.mark.needs(TYPE_CAN_BE_SET)
+def test_there_and_back_again(bound_guest: Guest) -> None:
+    """Each change frees the domain before it."""
+    nic = nic_of(bound_guest.state())
+    group = group_of(bound_guest, nic)
+    devices.unbind(bound_guest, nic)
+    kinds: tuple[GroupType, ...] = ("identity", "DMA", "DMA-FQ", "identity", "auto")
+    for kind in kinds * 3:
+        assert devices.set_group_type(bound_guest, group, kind).status == 0
+    assert devices.group_type(bound_guest, group) == "DMA"
+    assert devices.bind(bound_guest, nic, "e1000e").status == 0
+
+
+@pytest.mark.needs(TYPE_CAN_BE_SET)
+def test_a_group_in_use_keeps_its_type(bound_guest: Guest, shows: Shows) -> None:
+    nic = nic_of(bound_guest.state())
+    group = group_of(bound_guest, nic)
+    step = devices.set_group_type(bound_guest, group, "identity")
+    errno = "EPERM" if shows(TYPE_SAYS_PERMISSION) else "EBUSY"
+    assert (step.status, devices.errno_of(step)) == (1, errno)
+    assert step.after == step.before
+
+
+@pytest.mark.needs(TYPE_CAN_BE_SET)
+@pytest.mark.parametrize("owner", ["vfio", "kernel"])
+def test_a_group_that_a_user_owns_keeps_its_type(bound_guest: Guest, owner: str) -> None:
+    nic = nic_of(bound_guest.state())
+    group = group_of(bound_guest, nic)
+    if owner == "vfio":
+        vfio.give(bound_guest, nic)
+        _, holder = vfio.hold(bound_guest, "group", group, nic)
+        assert holder
+        step = devices.set_group_type(bound_guest, group, "identity")
+        holder.kill()
+    else:
+        devices.unbind(bound_guest, nic)
+        assert modules.load(bound_guest, "dma_owner", device=nic).status == 0
+        step = devices.set_group_type(bound_guest, group, "identity")
+        modules.unload(bound_guest, "dma_owner")
+    assert step.status == 1
+    assert devices.group_type(bound_guest, group) == "DMA"
+
+
+def test_before_it_could_be_set_the_type_was_read_only(bound_guest: Guest, shows: Shows) -> None:
+    group = group_of(bound_guest, nic_of(bound_guest.state()))
+    mode = bound_guest.run(f"stat -c %a /sys/kernel/iommu_groups/{group}/type").out.decode().strip()
+    assert mode == ("644" if shows(TYPE_CAN_BE_SET) else "444")
+
+
+@pytest.mark.needs(TYPE_CAN_BE_SET)
+@pytest.mark.parametrize("word", ["nonsense", "", "blocked", "dma"])
+def test_a_type_that_does_not_exist_is_refused(bound_guest: Guest, word: str) -> None:
+    nic = nic_of(bound_guest.state())
+    group = group_of(bound_guest, nic)
+    devices.unbind(bound_guest, nic)
+    step = devices.write(bound_guest, f"/sys/kernel/iommu_groups/{group}/type", word)
+    assert (step.status, devices.errno_of(step)) == (1, "EINVAL")
+    assert step.after == step.before
+
+
+@pytest.mark.needs(TYPE_CAN_BE_SET)
+def test_the_type_of_a_group_of_several(guest_factory: GuestFactory, shows: Shows) -> None:
+    """All of them have to be idle."""
+    guest = guest_factory("+multifunction")
+    one, two = clients.nics(clients.bound(guest))
+    group = group_of(guest, one)
+    devices.unbind(guest, one)
+    assert devices.set_group_type(guest, group, "identity").status == 1
+    assert devices.group_type(guest, group) == "DMA"
+    devices.unbind(guest, two)
+    idle = devices.set_group_type(guest, group, "identity")
+    assert (idle.status == 0) == shows(TYPE_OF_ANY_GROUP)
+    kind = "identity" if shows(TYPE_OF_ANY_GROUP) else "DMA"
+    assert devices.group_type(guest, group) == kind
+    for name in (one, two):
+        assert devices.bind(guest, name, "e1000").status == 0
+
+
+@pytest.mark.needs(TYPE_CAN_BE_SET)
+def test_a_type_is_forgotten_with_its_group(bound_guest: Guest) -> None:
+    """A group that comes anew has the default again."""
+    nic = nic_of(bound_guest.state())
+    group = group_of(bound_guest, nic)
+    devices.unbind(bound_guest, nic)
+    devices.set_group_type(bound_guest, group, "identity")
+    devices.remove(bound_guest, nic)
+    assert devices.rescan(bound_guest).after.devices[nic].driver == "e1000e"
+    assert devices.group_type(bound_guest, group_of(bound_guest, nic)) == "DMA"
+
+
+@pytest.mark.needs(TYPE_OF_ANY_GROUP)
+def test_a_change_of_type_that_fails_changes_nothing(bound_guest: Guest) -> None:
+    """Each allocation of iommu_setup_default_domain fails once: the old domain stays, and
+    the device goes on with it."""
+    nic = nic_of(bound_guest.state())
+    group = group_of(bound_guest, nic)
+    devices.unbind(bound_guest, nic)
+    devices.set_group_type(bound_guest, group, "identity")
+    path = f"/sys/kernel/iommu_groups/{group}/type"
+    before = bound_guest.state()
+    failed = 0
+    for failure in tracing.failures(bound_guest, f"echo DMA > {path}", but_for=CACHES):
+        if failure.status == 0:
+            devices.set_group_type(bound_guest, group, "identity")
+            continue
+        failed += 1
+        assert bound_guest.state() == before, f"with allocation {failure.number} failing"
+    assert failed > 2
+    assert devices.group_type(bound_guest, group) == "DMA"
+    assert devices.bind(bound_guest, nic, "e1000e").status == 0
+
+
+@pytest.mark.parametrize("kind", ["DMA", "identity"])
+@pytest.mark.needs(DMA_OWNERSHIP)
+def test_who_owned_the_dma_leaves_the_default_domain_behind(
+    bound_guest: Guest, kind: GroupType
+) -> None:
+    """__iommu_release_dma_ownership sets group->default_domain: whoever binds next, and
+    whoever sets a type, finds group->domain to be it."""
+    nic = nic_of(bound_guest.state())
+    group = group_of(bound_guest, nic)
+    devices.unbind(bound_guest, nic)
+    if kind != "DMA":
+        devices.set_group_type(bound_guest, group, kind)
+    for _ in range(3):
+        assert modules.load(bound_guest, "dma_owner", device=nic).status == 0
+        assert modules.unload(bound_guest, "dma_owner").status == 0
+    assert devices.group_type(bound_guest, group) == kind
+    assert devices.bind(bound_guest, nic, "e1000e").status == 0
+
+
+@pytest.mark.needs(CLIENTS_WAIT)
+@pytest.mark.parametrize("way", ["group", "cdev"])
+def test_a_user_of_vfio_leaves_the_default_domain_behind(bound_guest: Guest, way: str) -> None:
+    nic = nic_of(bound_guest.state())
+    group = group_of(bound_guest, nic)
+    vfio.give(bound_guest, nic)
+    for _ in range(3):
+        opened = (
+            vfio.open_group(bound_guest, group, nic)
+            if way == "group"
+            else vfio.open_cdev(bound_guest, nic)
+        )
+        if devices.errno_of(opened) == "ENOENT" and way == "cdev":
+            pytest.skip("not applicable: this kernel has no device files of VFIO")
+        assert opened.status == 0, opened.err
+    assert vfio.take_back(bound_guest, nic).after.devices[nic].driver == "e1000e"
+    assert devices.group_type(bound_guest, group) == "DMA"

@@ -1,0 +1,382 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Whose DMA it is: kernel drivers share a group among themselves, or one user has it
+alone, and never both.
+
+From "Fix BUG_ON in vfio_iommu_group_notifier()" (512881eacfa7): binding a driver claims
+the DMA API of the whole group, a user of VFIO or iommufd claims it for himself, and
+whoever comes second is refused, with an errno and without a trace.
+"""
+
+import pytest
+
+from harness.guest import clients, devices, modules, tracing, vfio
+from harness.guest.guest import Guest, Step
+from harness.guest.vfio import Holder
+from harness.kernel.artifact import Kernel
+from harness.pytest_plugin import GuestFactory, not_applicable
+from harness.scenario.behaviour import DMA_OWNERSHIP
+
+owned = pytest.mark.needs(DMA_OWNERSHIP)
+USERS = ["group", "cdev", "kernel"]
+
+
+def nic_of(guest: Guest) -> str:
+    return clients.nics(guest.state())[0]
+
+
+def group_of(guest: Guest, name: str) -> int:
+    number = guest.state().devices[name].group
+    assert number is not None
+    return number
+
+
+def claim(guest: Guest, name: str) -> Step:
+    """By a module of the guest, from within the kernel."""
+    return modules.load(guest, "dma_owner", device=name)
+
+
+def assert_free(guest: Guest, name: str) -> None:
+    """Nobody owns the group's DMA: a user can have it, and give it back."""
+    step = claim(guest, name)
+    assert step.status == 0, f"somebody still owns the group of {name}: {step.err.strip()}"
+    assert modules.unload(guest, "dma_owner").status == 0
+
+
+def assert_refused(step: Step, *errnos: str) -> None:
+    said = step.err.strip()
+    told = {"EPERM": "Operation not permitted", "EBUSY": "Device or resource busy"}
+    assert step.status != 0
+    assert any(errno in said or told.get(errno, errno) in said for errno in errnos), said
+
+
+class User:
+    """Who takes a device's DMA: through a VFIO group, a VFIO device file and iommufd, or
+    within the kernel."""
+
+    def __init__(self, guest: Guest, way: str, name: str, kernel: Kernel) -> None:
+        self.guest, self.way, self.name = guest, way, name
+        self.holder: Holder | None = None
+        if way == "cdev" and not kernel.option("VFIO_DEVICE_CDEV"):
+            not_applicable("this kernel has no device files of VFIO")
+
+    def ready(self) -> None:
+        """The device leaves its driver."""
+        if self.way == "kernel":
+            if self.guest.state().devices[self.name].driver:
+                devices.unbind(self.guest, self.name)
+        else:
+            vfio.give(self.guest, self.name)
+
+    def take(self) -> Step:
+        if self.way == "kernel":
+            return claim(self.guest, self.name)
+        if self.way == "group":
+            words = (group_of(self.guest, self.name), self.name)
+            step, self.holder = vfio.hold(self.guest, "group", *words)
+        else:
+            step, self.holder = vfio.hold(self.guest, "cdev", self.name)
+        return step
+
+    def leave(self) -> None:
+        if self.holder:
+            self.holder.kill()
+        elif self.way == "kernel":
+            assert modules.unload(self.guest, "dma_owner").status == 0
+
+
+@owned
+@pytest.mark.parametrize("way", USERS)
+def test_a_user_has_a_device_that_no_driver_has(
+    bound_guest: Guest, kernel: Kernel, way: str
+) -> None:
+    nic = nic_of(bound_guest)
+    user = User(bound_guest, way, nic, kernel)
+    user.ready()
+    step = user.take()
+    assert step.status == 0, step.err
+    user.leave()
+    assert_free(bound_guest, nic)
+
+
+@owned
+def test_a_kernel_driver_keeps_others_out(bound_guest: Guest) -> None:
+    """iommu_group_claim_dma_owner: owner_cnt counts bound drivers."""
+    nic = nic_of(bound_guest)
+    assert_refused(claim(bound_guest, nic), "EPERM")
+    assert bound_guest.state().devices[nic].driver == "e1000e"
+    devices.unbind(bound_guest, nic)
+    assert_free(bound_guest, nic)
+
+
+@owned
+@pytest.mark.parametrize("bound", [0, 1], ids=["first", "second"])
+def test_a_sibling_with_a_driver_keeps_users_out(
+    guest_factory: GuestFactory, kernel: Kernel, bound: int
+) -> None:
+    """The group is not viable while any of its devices has a driver that does DMA."""
+    guest = guest_factory("+multifunction")
+    nics = clients.nics(clients.bound(guest))
+    given = nics[1 - bound]
+    group = group_of(guest, given)
+    vfio.give(guest, given)
+    assert vfio.viable(guest, group).out == "not viable\n"
+    assert_refused(vfio.open_group(guest, group, given), "EPERM")
+    if kernel.option("VFIO_DEVICE_CDEV"):
+        assert_refused(vfio.open_cdev(guest, given), "EPERM")
+    assert_refused(claim(guest, given), "EPERM")
+    assert guest.state().devices[nics[bound]].driver == "e1000"
+    devices.unbind(guest, nics[bound])
+    assert vfio.viable(guest, group).out == "viable\n"
+    assert vfio.open_group(guest, group, given).status == 0
+
+
+@owned
+@pytest.mark.parametrize("way", USERS)
+def test_a_user_keeps_drivers_from_siblings(
+    guest_factory: GuestFactory, kernel: Kernel, way: str
+) -> None:
+    """iommu_device_use_default_domain gives EBUSY, and the driver core says nothing."""
+    guest = guest_factory("+multifunction")
+    one, two = clients.nics(clients.bound(guest))
+    devices.unbind(guest, two)
+    user = User(guest, way, one, kernel)
+    user.ready()
+    assert user.take().status == 0
+    for _ in range(2):
+        refused = devices.bind(guest, two, "e1000")
+        assert (refused.status, devices.errno_of(refused)) == (1, "EBUSY")
+        assert refused.after.devices[two].driver == ""
+        assert not [entry for entry in refused.kmsg if entry.level < 4]
+    user.leave()
+    assert devices.bind(guest, two, "e1000").after.devices[two].driver == "e1000"
+
+
+@pytest.mark.machines("smmuv3", "virtio-iommu")
+@pytest.mark.known_issue("vfio-group-viable-bug-on")
+@pytest.mark.excused(give_back="after the BUG the group's notifier chain stays locked")
+def test_a_driver_for_a_sibling_of_a_device_in_use_is_refused(guest_factory: GuestFactory) -> None:
+    """What the series was for: vfio_iommu_group_notifier had only BUG_ON to stop it."""
+    guest = guest_factory("+multifunction")
+    one, two = clients.nics(clients.bound(guest))
+    devices.unbind(guest, two)
+    vfio.give(guest, one)
+    _, holder = vfio.hold(guest, "group", group_of(guest, one), one)
+    assert holder
+    step = devices.bind(guest, two, "e1000")
+    assert not step.killed, "the shell was killed"
+    assert (step.status, devices.errno_of(step)) == (1, "EBUSY")
+    holder.kill()
+
+
+@owned
+@pytest.mark.parametrize("way", USERS)
+def test_a_user_keeps_the_same_devices_driver_out(
+    bound_guest: Guest, kernel: Kernel, way: str
+) -> None:
+    nic = nic_of(bound_guest)
+    user = User(bound_guest, way, nic, kernel)
+    user.ready()
+    assert user.take().status == 0
+    if way == "kernel":
+        refused = devices.bind(bound_guest, nic, "e1000e")
+        assert (refused.status, devices.errno_of(refused)) == (1, "EBUSY")
+    user.leave()
+    if way != "kernel":
+        assert vfio.take_back(bound_guest, nic).after.devices[nic].driver == "e1000e"
+    else:
+        assert devices.bind(bound_guest, nic, "e1000e").status == 0
+
+
+@owned
+@pytest.mark.parametrize("second", USERS)
+@pytest.mark.parametrize("first", USERS)
+def test_one_user_keeps_another_out(
+    bound_guest: Guest, kernel: Kernel, first: str, second: str
+) -> None:
+    """A second owner is EPERM; a group or a device that is open already is EBUSY."""
+    nic = nic_of(bound_guest)
+    if first == second == "kernel":
+        not_applicable("the module that claims is loaded once")
+    vfio.give(bound_guest, nic)
+    one, two = (User(bound_guest, way, nic, kernel) for way in (first, second))
+    assert one.take().status == 0
+    assert_refused(two.take(), "EPERM", "EBUSY", "EINVAL")
+    one.leave()
+    again = two.take()
+    assert again.status == 0, again.err
+    two.leave()
+    assert_free(bound_guest, nic)
+
+
+@owned
+def test_an_owner_that_is_killed_owns_nothing(bound_guest: Guest) -> None:
+    """vfio_group_fops_release and iommufd's release run when the process dies."""
+    nic = nic_of(bound_guest)
+    vfio.give(bound_guest, nic)
+    _, holder = vfio.hold(bound_guest, "group", group_of(bound_guest, nic), nic)
+    assert holder
+    holder.kill()
+    assert_free(bound_guest, nic)
+    assert vfio.take_back(bound_guest, nic).after.devices[nic].driver == "e1000e"
+
+
+@owned
+def test_a_group_that_is_open_is_owned_without_a_device(bound_guest: Guest) -> None:
+    """VFIO_GROUP_SET_CONTAINER claims; no device has to be opened."""
+    nic = nic_of(bound_guest)
+    vfio.give(bound_guest, nic)
+    _, holder = vfio.hold(bound_guest, "group", group_of(bound_guest, nic))
+    assert holder
+    assert_refused(claim(bound_guest, nic), "EPERM")
+    holder.kill()
+    assert_free(bound_guest, nic)
+
+
+@owned
+@pytest.mark.parametrize("stub", ["pci-stub", "vfio-pci"])
+def test_a_driver_that_does_no_dma_is_exempt(guest_factory: GuestFactory, stub: str) -> None:
+    """driver_managed_dma: pci-stub and vfio-pci claim nothing when they bind."""
+    guest = guest_factory("+multifunction")
+    one, two = clients.nics(clients.bound(guest))
+    group = group_of(guest, one)
+    vfio.give(guest, one)
+    modules.load(guest, stub)
+    devices.override(guest, two, stub)
+    devices.unbind(guest, two)
+    assert devices.probe(guest, two).after.devices[two].driver == stub
+    assert vfio.viable(guest, group).out == "viable\n"
+    _, holder = vfio.hold(guest, "group", group, one)
+    assert holder
+    # And it may come and go while a user has the group.
+    devices.unbind(guest, two)
+    assert devices.probe(guest, two).after.devices[two].driver == stub
+    holder.kill()
+
+
+@owned
+def test_drivers_of_one_group_are_counted(guest_factory: GuestFactory) -> None:
+    """Each that leaves takes its own claim along, and the last frees the group."""
+    guest = guest_factory("+multifunction")
+    one, two = clients.nics(clients.bound(guest))
+    for first, last in ((one, two), (two, one)):
+        devices.unbind(guest, first)
+        assert_refused(claim(guest, first), "EPERM")
+        devices.unbind(guest, last)
+        assert_free(guest, last)
+        devices.bind(guest, one, "e1000")
+        devices.bind(guest, two, "e1000")
+
+
+@owned
+def test_a_hundred_bindings_leave_nobody_as_owner(bound_guest: Guest) -> None:
+    nic = nic_of(bound_guest)
+    devices.unbind(bound_guest, nic)
+    modules.load(bound_guest, "pci-stub")
+    drivers = "/sys/bus/pci/drivers"
+    cycle = f"echo {nic} > {drivers}/e1000e/bind; echo {nic} > {drivers}/e1000e/unbind"
+    assert bound_guest.run(f"for n in $(seq 20); do {cycle}; done").number == 0
+    assert_free(bound_guest, nic)
+
+
+@owned
+@pytest.mark.machines("smmuv3")
+def test_a_platform_device_is_owned_like_any_other(bound_guest: Guest) -> None:
+    """platform_dma_configure does as pci_dma_configure."""
+    for name in clients.platform(bound_guest.state()):
+        assert_refused(claim(bound_guest, name), "EPERM")
+        devices.unbind(bound_guest, name)
+        assert_free(bound_guest, name)
+        assert claim(bound_guest, name).status == 0
+        refused = devices.bind(bound_guest, name, "iommu_client")
+        assert (refused.status, devices.errno_of(refused)) == (1, "EBUSY")
+        modules.unload(bound_guest, "dma_owner")
+        assert devices.bind(bound_guest, name, "iommu_client").status == 0
+
+
+@owned
+@pytest.mark.machines("smmuv3")
+def test_a_driver_whose_probe_fails_owns_nothing(guest: Guest) -> None:
+    """really_probe -> dma_cleanup on its error path."""
+    modules.load(guest, "arm_smmu_v3")
+    state = modules.load(guest, "iommu_client", probe_error=5).after
+    for name in clients.platform(state):
+        for _ in range(3):
+            assert devices.bind(guest, name, "iommu_client").status == 1
+        assert_free(guest, name)
+
+
+@owned
+@pytest.mark.machines("smmuv3")
+def test_a_binding_that_fails_anywhere_owns_nothing(bound_guest: Guest) -> None:
+    """Each allocation of a bind fails once."""
+    name = clients.platform(bound_guest.state())[0]
+    devices.unbind(bound_guest, name)
+    bind = f"echo {name} > /sys/bus/platform/drivers/iommu_client/bind"
+    failed = 0
+    for failure in tracing.failures(bound_guest, bind):
+        if failure.status == 0:
+            devices.unbind(bound_guest, name)
+        failed += failure.status != 0
+    assert failed > 2
+    devices.unbind(bound_guest, name)
+    assert_free(bound_guest, name)
+    devices.bind(bound_guest, name, "iommu_client")
+    assert bound_guest.state().devices[name].driver == "iommu_client"
+
+
+@owned
+@pytest.mark.parametrize("way", ["group", "cdev"])
+def test_a_user_that_fails_anywhere_owns_nothing(
+    bound_guest: Guest, kernel: Kernel, way: str
+) -> None:
+    """Each allocation of opening, claiming and attaching fails once; the process ends, and
+    with it all that it had."""
+    nic = nic_of(bound_guest)
+    user = User(bound_guest, way, nic, kernel)
+    user.ready()
+    what = f"group {group_of(bound_guest, nic)} {nic}" if way == "group" else f"cdev {nic}"
+    failures = list(tracing.failures(bound_guest, f"exec vfio open {what}"))
+    assert sum(each.status != 0 for each in failures) > 5
+    assert_free(bound_guest, nic)
+    assert vfio.take_back(bound_guest, nic).after.devices[nic].driver == "e1000e"
+
+
+@owned
+def test_a_refused_user_leaves_no_claim_behind(bound_guest: Guest) -> None:
+    nic = nic_of(bound_guest)
+    for _ in range(3):
+        assert_refused(claim(bound_guest, nic), "EPERM")
+    devices.unbind(bound_guest, nic)
+    assert_free(bound_guest, nic)
+    assert devices.bind(bound_guest, nic, "e1000e").status == 0
+
+
+def test_an_override_hands_a_device_over_and_back(bound_guest: Guest) -> None:
+    nic = nic_of(bound_guest)
+    for _ in range(4):
+        assert vfio.give(bound_guest, nic).after.devices[nic].driver == "vfio-pci"
+        opened = vfio.open_group(bound_guest, group_of(bound_guest, nic), nic)
+        assert opened.status == 0, opened.err
+        assert vfio.take_back(bound_guest, nic).after.devices[nic].driver == "e1000e"
+
+
+def test_vfio_needs_a_group(guest: Guest) -> None:
+    """Without the IOMMU's driver there is none, and vfio-pci does not bind."""
+    (nic,) = [name for name in clients.behind(guest.state()) if ":" in name]
+    modules.load(guest, "vfio-pci")
+    devices.override(guest, nic, "vfio-pci")
+    assert devices.probe(guest, nic).after.devices[nic].driver == ""
+
+
+@owned
+def test_ownership_ends_with_the_device(bound_guest: Guest) -> None:
+    """One that comes anew belongs to nobody."""
+    nic = nic_of(bound_guest)
+    vfio.give(bound_guest, nic)
+    _, holder = vfio.hold(bound_guest, "group", group_of(bound_guest, nic), nic)
+    assert holder
+    holder.kill()
+    devices.remove(bound_guest, nic)
+    assert devices.rescan(bound_guest).after.devices[nic].driver == "e1000e"
+    devices.unbind(bound_guest, nic)
+    assert_free(bound_guest, nic)

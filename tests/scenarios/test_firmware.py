@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Firmware that is wrong about the IOMMU, or says more than one thing of a device.
+
+Whatever it says, a driver that is bound past an IOMMU that firmware names is told: its DMA
+goes untranslated, and nothing in the log says so.
+"""
+
+import pytest
+
+from harness.guest import clients, modules
+from harness.guest.state import State
+from harness.pytest_plugin import GuestFactory, Shows
+from harness.scenario.behaviour import ALIASES_ARE_REFUSED, GROUPS_AT_REGISTRATION
+
+pytestmark = pytest.mark.machines("smmuv3")
+
+CLIENT0, CLIENT1 = "b000000.client0", "b001000.client1"
+
+
+def groups(state: State) -> list[set[str]]:
+    """Of the clients."""
+    found = (set(group.devices) & {CLIENT0, CLIENT1} for group in state.groups.values())
+    return sorted((each for each in found if each), key=sorted)
+
+
+def drivers(state: State) -> list[str]:
+    return [state.devices[name].driver for name in (CLIENT0, CLIENT1) if name in state.devices]
+
+
+@pytest.mark.parametrize("preset", ["repeated-stream-id", "two-stream-ids"])
+def test_one_device_may_have_several_stream_ids(guest_factory: GuestFactory, preset: str) -> None:
+    """One more than once, too (b00d24997a11)."""
+    state = clients.bound(guest_factory(f"+{preset}"))
+    assert groups(state) == [{CLIENT0}]
+    assert drivers(state) == ["iommu_client"]
+
+
+@pytest.mark.parametrize("preset", ["repeated-stream-id", "two-stream-ids"])
+def test_all_its_stream_ids_go_with_it(guest_factory: GuestFactory, preset: str) -> None:
+    """arm_smmu_remove_master takes each out of the tree, or the next one finds it there."""
+    guest = guest_factory(f"+{preset}")
+    before = clients.bound(guest)
+    for _ in range(3):
+        modules.load(guest, "iommu_client_device")
+        gone = modules.unload(guest, "iommu_client_device").after
+        assert CLIENT0 not in gone.devices
+        back = modules.load(guest, "iommu_client_device").after
+        assert groups(back) == groups(before)
+
+
+@pytest.mark.known_issue("stream-alias-bug-on")
+@pytest.mark.excused(untranslated="the second client is what is left without a group")
+def test_a_stream_id_is_one_clients(guest_factory: GuestFactory) -> None:
+    """arm_smmu_insert_master refuses the second; whichever that is goes untranslated."""
+    guest = guest_factory("+shared-stream-id")
+    modules.load(guest, "arm_smmu_v3")
+    step = modules.load(guest, "iommu_client")
+    assert step.status == 0, "modprobe was killed"
+    assert drivers(step.after) == ["iommu_client", "iommu_client"]
+    (group,) = groups(step.after)
+    assert len(group) == 1
+    assert group | set(step.after.untranslated) == {CLIENT0, CLIENT1}
+    said = [entry.text for entry in guest.kmsg]
+    assert any(CLIENT0 in line and CLIENT1 in line for line in said), "nobody is told of it"
+
+
+@pytest.mark.needs(ALIASES_ARE_REFUSED)
+@pytest.mark.excused(untranslated="the second client is what is left without a group")
+def test_a_refused_client_leaves_the_stream_to_the_first(guest_factory: GuestFactory) -> None:
+    """Both go and come back: who is first has it, and nothing of the refusal is left."""
+    guest = guest_factory("+shared-stream-id")
+    modules.load(guest, "arm_smmu_v3")
+    modules.load(guest, "iommu_client")
+    for _ in range(3):
+        modules.load(guest, "iommu_client_device")
+        gone = modules.unload(guest, "iommu_client_device").after
+        assert groups(gone) == []
+        back = modules.load(guest, "iommu_client_device").after
+        assert [len(group) for group in groups(back)] == [1]
+
+
+@pytest.mark.excused(untranslated="its client goes without, or all do")
+def test_a_stream_id_out_of_range(guest_factory: GuestFactory, shows: Shows) -> None:
+    """arm_smmu_insert_master gives -ERANGE: to its own device, or since groups come at
+    registration to the whole SMMU."""
+    guest = guest_factory("+stream-id-out-of-range")
+    modules.load(guest, "arm_smmu_v3")
+    state = modules.load(guest, "iommu_client").after
+    if shows(GROUPS_AT_REGISTRATION):
+        assert (state.groups, state.iommus) == ({}, {})
+        assert any("failed with error -34" in entry.text for entry in guest.kmsg)
+        assert state.refcount("arm_smmu_v3") == 0
+    else:
+        assert groups(state) == [{CLIENT0}]
+        assert state.untranslated == [CLIENT1]
+
+
+@pytest.mark.excused(untranslated="that is what firmware has asked for")
+def test_behind_a_disabled_iommu_a_client_is_untranslated(guest_factory: GuestFactory) -> None:
+    """of_iommu_configure takes a disabled IOMMU for none."""
+    state = clients.bound(guest_factory("+disabled-iommu"))
+    assert drivers(state) == ["iommu_client", "iommu_client"]
+    assert state.untranslated == [CLIENT1]
+    assert groups(state) == [{CLIENT0}]

@@ -1,0 +1,346 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The life of devices and their IOMMU groups: from device_add to device_del, and every
+error on the way.
+
+From "iommu: Add iommu_init/deinit_device() paired functions" (aa0958570f24): whatever
+iommu_init_device has done, iommu_deinit_device undoes, in the order release_device,
+domains of the last device, module_put; error paths share that code.
+"""
+
+import re
+
+import pytest
+
+from harness.guest import clients, devices, modules, tracing
+from harness.guest.guest import Guest, Step
+from harness.guest.state import State
+from harness.pytest_plugin import ExpectSplat, GuestFactory, Shows
+from harness.scenario import audit
+from harness.scenario.behaviour import FIRST_ATTACH_WARNS, GROUPS_AT_REGISTRATION
+
+RELEASING = re.compile(r"Releasing group (\d+)")
+
+
+def group_of(state: State, name: str) -> int:
+    number = state.devices[name].group
+    assert number is not None, f"{name} has no group"
+    return number
+
+
+def nic_of(state: State) -> str:
+    return clients.nics(state)[0]
+
+
+def test_a_group_comes_and_goes_with_its_only_device(bound_guest: Guest) -> None:
+    before = bound_guest.state()
+    nic = nic_of(before)
+    number = group_of(before, nic)
+    assert before.groups[number].devices == (nic,)
+    gone = devices.remove(bound_guest, nic).after
+    assert number not in gone.groups
+    assert gone.groups == {n: g for n, g in before.groups.items() if n != number}
+    assert nic in devices.rescan(bound_guest).after.groups[number].devices
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_group_lives_until_its_last_device_goes(guest_factory: GuestFactory, first: int) -> None:
+    guest = guest_factory("+multifunction")
+    before = clients.bound(guest)
+    nics = clients.nics(before)
+    number = group_of(before, nics[0])
+    assert set(before.groups[number].devices) == set(nics)
+    left = devices.remove(guest, nics[first]).after
+    assert left.groups[number].devices == (nics[1 - first],)
+    assert left.devices[nics[1 - first]].driver == "e1000"
+    gone = devices.remove(guest, nics[1 - first]).after
+    assert number not in gone.groups
+    back = devices.rescan(guest).after
+    assert set(back.groups[group_of(back, nics[0])].devices) == set(nics)
+
+
+def test_a_device_that_returns_to_its_group_is_a_full_member(guest_factory: GuestFactory) -> None:
+    """It joins a group that is in use, with a domain of its own choice long made."""
+    guest = guest_factory("+multifunction")
+    before = clients.bound(guest)
+    one, two = clients.nics(before)
+    for name in (one, two):
+        devices.remove(guest, name)
+        after = devices.rescan(guest).after
+        assert after.devices[name].driver == "e1000"
+        assert after.groups == before.groups
+
+
+def test_group_numbers_are_used_again(bound_guest: Guest) -> None:
+    """ida_free in iommu_group_release: ten devices later the numbers are the same."""
+    before = bound_guest.state()
+    nic = nic_of(before)
+    for _ in range(10):
+        devices.remove(bound_guest, nic)
+        devices.rescan(bound_guest)
+    after = bound_guest.state()
+    assert set(after.groups) == set(before.groups)
+    assert group_of(after, nic) == group_of(before, nic)
+
+
+def test_the_lowest_free_number_is_taken(guest: Guest, guest_factory: GuestFactory) -> None:
+    guest = guest_factory("+isolated-functions")
+    before = clients.bound(guest)
+    one, two = clients.nics(before)
+    low, high = sorted((group_of(before, one), group_of(before, two)))
+    for name in (one, two):
+        devices.remove(guest, name)
+    after = devices.rescan(guest).after
+    assert {group_of(after, one), group_of(after, two)} == {low, high}
+
+
+def released(step: Step) -> list[int]:
+    return [int(found[1]) for each in step.kmsg if (found := RELEASING.search(each.text))]
+
+
+def test_a_group_is_released_once(bound_guest: Guest) -> None:
+    """By the last of kobject references: the device's, sysfs's, a holder's."""
+    before = bound_guest.state()
+    tracing.debug(bound_guest, "func iommu_group_release +p")
+    nic = nic_of(before)
+    assert released(devices.unbind(bound_guest, nic)) == []
+    assert released(devices.remove(bound_guest, nic)) == [group_of(before, nic)]
+    assert released(devices.rescan(bound_guest)) == []
+
+
+def test_a_shared_group_is_released_with_its_last_device(guest_factory: GuestFactory) -> None:
+    guest = guest_factory("+multifunction")
+    before = clients.bound(guest)
+    tracing.debug(guest, "func iommu_group_release +p")
+    one, two = clients.nics(before)
+    assert released(devices.remove(guest, one)) == []
+    assert released(devices.remove(guest, two)) == [group_of(before, two)]
+
+
+@pytest.mark.machines("smmuv3")
+def test_each_destroyed_client_releases_its_group_once(guest: Guest) -> None:
+    modules.load(guest, "iommu_client_device")
+    before = clients.bound(guest)
+    tracing.debug(guest, "func iommu_group_release +p")
+    numbers = [group_of(before, name) for name in clients.platform(before)]
+    assert sorted(released(modules.unload(guest, "iommu_client_device"))) == sorted(numbers)
+
+
+def test_links_go_both_ways(bound_guest: Guest) -> None:
+    """iommu_device_link and iommu_group_add_device: device -> iommu, iommu -> device,
+    device -> group, group -> device; none of them outlives the device."""
+    before = bound_guest.state()
+    (iommu,) = before.iommus
+    assert set(before.iommus[iommu]) == set(before.grouped)
+    for name in before.grouped:
+        assert before.devices[name].iommu == iommu
+        assert name in before.groups[group_of(before, name)].devices
+    nic = nic_of(before)
+    gone = devices.remove(bound_guest, nic).after
+    assert nic not in gone.iommus[iommu]
+    assert all(nic not in group.devices for group in gone.groups.values())
+    assert devices.rescan(bound_guest).after.iommus == before.iommus
+
+
+def reserved(guest: Guest, number: int) -> list[str]:
+    text = guest.run(f"cat /sys/kernel/iommu_groups/{number}/reserved_regions").out.decode()
+    return text.splitlines()
+
+
+def test_a_group_reserves_the_window_of_its_interrupts(bound_guest: Guest) -> None:
+    """MSI_IOVA_BASE of both drivers, a software-managed window; told anew at each read."""
+    state = bound_guest.state()
+    for number in state.groups:
+        first = reserved(bound_guest, number)
+        assert "0x0000000008000000 0x00000000080fffff msi" in first
+        assert reserved(bound_guest, number) == first
+
+
+def test_functions_of_a_group_reserve_a_window_once(guest_factory: GuestFactory) -> None:
+    guest = guest_factory("+multifunction")
+    state = clients.bound(guest)
+    number = group_of(state, nic_of(state))
+    assert len(reserved(guest, number)) == len(set(reserved(guest, number)))
+    assert sum("msi" in line for line in reserved(guest, number)) == 1
+
+
+def test_a_device_without_a_driver_has_a_group_only_since_registration_gives_it(
+    guest: Guest, shows: Shows
+) -> None:
+    """After a rescan as after boot."""
+    modules.load(guest, guest.machine.iommu.driver)
+    nic = next(name for name in clients.behind(guest.state()) if ":" in name)
+    devices.remove(guest, nic)
+    found = devices.rescan(guest).after.devices[nic]
+    assert found.driver == ""
+    assert (found.group is not None) == shows(GROUPS_AT_REGISTRATION)
+
+
+def test_removal_under_the_driver_and_without_are_the_same(bound_guest: Guest) -> None:
+    before = bound_guest.state()
+    nic = nic_of(before)
+    bound = devices.remove(bound_guest, nic).after
+    devices.rescan(bound_guest)
+    devices.unbind(bound_guest, nic)
+    assert devices.remove(bound_guest, nic).after == bound
+
+
+# Slabs whose objects say nothing: caches of what was looked at, and the console's.
+_NOISE = re.compile(
+    r"dentry|inode|buffer_head|radix|maple|anon_vma|vm_area|filp|files|pid|task|"
+    r"cred|signal|sighand|mm_struct|names|skbuff|lsm|seq_file|kernfs|pool|sock|"
+    r"vmap|page->|fs_cache|fsnotify|key|uid|shmem|proc|sgpool|rcu|numa|debug|trace"
+)
+_CYCLES = 40
+
+
+def footprint(guest: Guest) -> dict[str, int]:
+    """What the kernel holds that a leak would add to: objects of each kmalloc size after
+    shrinking, and pages of IOMMUs' tables where they are counted (since 6.11)."""
+    guest.run(
+        "echo 3 > /proc/sys/vm/drop_caches; for c in /sys/kernel/slab/kmalloc-*; do"
+        " echo 1 > $c/shrink; done"
+    )
+    lines = guest.run("cat /proc/slabinfo").out.decode().splitlines()[2:]
+    counts = {words[0]: int(words[1]) for words in map(str.split, lines)}
+    found = {name: count for name, count in counts.items() if name.startswith("kmalloc-")}
+    vmstat = guest.run("grep nr_iommu_pages /proc/vmstat").out.decode().split()
+    return found | ({"nr_iommu_pages": int(vmstat[1])} if vmstat else {})
+
+
+def assert_nothing_grows(guest: Guest, cycle: str) -> None:
+    """A cycle leaves what it found: after ``_CYCLES`` more of them there is less than one
+    object for every second cycle."""
+    rounds = f"for n in $(seq {_CYCLES}); do {cycle}; done"
+    # What is allocated once, and what per-processor caches keep.
+    assert guest.run(rounds).number == 0
+    before = footprint(guest)
+    assert guest.run(rounds).number == 0
+    after = footprint(guest)
+    grown = {name: after[name] - count for name, count in before.items()}
+    leaks = {name: more for name, more in grown.items() if more > _CYCLES // 2}
+    assert not leaks, f"{_CYCLES} times {cycle!r} left {leaks}"
+
+
+def test_devices_that_come_and_go_leave_no_memory(bound_guest: Guest) -> None:
+    """Group, default domain and its tables, the driver's own record, fwspec."""
+    nic = nic_of(bound_guest.state())
+    modules.unload(bound_guest, "e1000e")
+    stub = "8086 10d3"  # e1000e
+    modules.load(bound_guest, "pci-stub")
+    bound_guest.run(f"echo {stub} > /sys/bus/pci/drivers/pci-stub/new_id")
+    cycle = f"echo 1 > /sys/bus/pci/devices/{nic}/remove; echo 1 > /sys/bus/pci/rescan"
+    assert_nothing_grows(bound_guest, cycle)
+    assert bound_guest.state().devices[nic].driver == "pci-stub"
+
+
+@pytest.mark.machines("smmuv3")
+def test_clients_that_come_and_go_leave_no_memory(bound_guest: Guest) -> None:
+    cycle = "modprobe iommu_client_device; rmmod iommu_client_device"
+    assert_nothing_grows(bound_guest, cycle)
+
+
+def test_drivers_that_come_and_go_leave_no_memory(bound_guest: Guest) -> None:
+    nic = nic_of(bound_guest.state())
+    cycle = (
+        f"echo {nic} > /sys/bus/pci/drivers/pci-stub/unbind;"
+        f" echo {nic} > /sys/bus/pci/drivers/pci-stub/bind"
+    )
+    modules.load(bound_guest, "pci-stub")
+    devices.override(bound_guest, nic, "pci-stub")
+    devices.unbind(bound_guest, nic)
+    devices.probe(bound_guest, nic)
+    assert_nothing_grows(bound_guest, cycle)
+
+
+def test_an_iommu_that_comes_and_goes_leaves_no_memory(bound_guest: Guest) -> None:
+    driver = bound_guest.machine.iommu.driver
+    clients.remove_all(bound_guest)
+    assert_nothing_grows(bound_guest, f"rmmod {driver}; modprobe {driver}")
+
+
+# Its error path frees what it could not get until 7.2 (iova_magazine_free): an oops that
+# holds the group's mutex for ever, and shows of the paths around it nothing.
+CACHES = "iova_domain_init_rcaches"
+
+
+def assert_unwound(guest: Guest, command: str, undo: str) -> int:
+    """Each allocation of a command fails once: a command that fails has changed nothing,
+    and one that gets on is whole. How often it failed."""
+    base = guest.state()
+    failed = 0
+    for failure in tracing.failures(guest, command, but_for=CACHES):
+        after = guest.state()
+        wrong = audit.findings(guest.machine, after)
+        assert not wrong, f"with allocation {failure.number} failing: {'; '.join(wrong)}"
+        if failure.status == 0:
+            guest.run(undo)
+            continue
+        failed += 1
+        assert (after.groups, after.iommus, after.modules) == (
+            base.groups,
+            base.iommus,
+            base.modules,
+        ), f"with allocation {failure.number} failing"
+    return failed
+
+
+@pytest.mark.machines("smmuv3")
+def test_a_platform_device_that_fails_to_bind_is_as_before(
+    guest: Guest, shows: Shows, expect_splat: ExpectSplat
+) -> None:
+    """of_iommu_configure -> iommu_probe_device, then the driver core's own."""
+    client = "b000000.client0"
+    if shows(FIRST_ATTACH_WARNS) and not shows(GROUPS_AT_REGISTRATION):
+        expect_splat("WARNING: .*in iommu_setup_default_domain")
+    modules.load(guest, "iommu_client_device")
+    modules.load(guest, "arm_smmu_v3")
+    guest.run("echo 0 > /sys/bus/platform/drivers_autoprobe")
+    modules.load(guest, "iommu_client")
+    driver = "/sys/bus/platform/drivers/iommu_client"
+    anew = "rmmod iommu_client_device; modprobe iommu_client_device"
+    assert assert_unwound(guest, f"echo {client} > {driver}/bind", anew) > 5
+    assert guest.state().devices[client].driver == "iommu_client"
+
+
+def test_a_pci_device_that_fails_to_bind_is_as_before(
+    guest: Guest, shows: Shows, expect_splat: ExpectSplat
+) -> None:
+    """pci_dma_configure, with a driver that does no more than bind."""
+    if shows(FIRST_ATTACH_WARNS) and not shows(GROUPS_AT_REGISTRATION):
+        expect_splat("WARNING: .*in iommu_setup_default_domain")
+    nic = next(name for name in clients.behind(guest.state()) if ":" in name)
+    modules.load(guest, guest.machine.iommu.driver)
+    modules.load(guest, "pci-stub")
+    devices.override(guest, nic, "pci-stub")
+    again = (
+        f"echo 1 > /sys/bus/pci/devices/{nic}/remove; echo 1 > /sys/bus/pci/rescan;"
+        f" echo pci-stub > /sys/bus/pci/devices/{nic}/driver_override"
+    )
+    failed = assert_unwound(guest, f"echo {nic} > /sys/bus/pci/drivers/pci-stub/bind", again)
+    assert failed > 2
+    assert guest.state().devices[nic].driver == "pci-stub"
+
+
+@pytest.mark.machines("smmuv3", "smmuv3-acpi")
+def test_an_smmu_that_fails_to_probe_leaves_nothing(guest: Guest) -> None:
+    """arm_smmu_device_probe -> iommu_device_register -> bus_iommu_probe: what one device
+    of the bus could not get undoes all the others."""
+    smmu = next(name for name in guest.state().devices if "smmu" in name)
+    guest.run("echo 0 > /sys/bus/platform/drivers_autoprobe")
+    modules.load(guest, "arm_smmu_v3")
+    failed = 0
+    probe = f"echo {smmu} > /sys/bus/platform/drivers_probe"
+    for failure in tracing.failures(guest, probe, but_for=CACHES):
+        state = guest.state()
+        wrong = audit.findings(guest.machine, state)
+        if not state.devices[smmu].driver:
+            failed += 1
+            wrong += [f"group {number} is left" for number in state.groups]
+            wrong += [f"IOMMU {name} is left" for name in state.iommus]
+        else:
+            clients.remove_all(guest)
+            guest.run("rmmod arm_smmu_v3; modprobe arm_smmu_v3")
+            clients.bring_back(guest)
+        assert not wrong, f"with allocation {failure.number} failing: {'; '.join(wrong)}"
+    assert failed > 10
+    assert guest.state().devices[smmu].driver == "arm-smmu-v3"

@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""IOMMU drivers as modules: loaded, unloaded and loaded again, before their clients and
+after, by force, and without hardware.
+
+From the series "iommu: Permit modular builds of ARM SMMU[v3] drivers": device links and
+deferred probing order what used to be ordered by initcalls.
+"""
+
+import re
+
+import pytest
+
+from harness.guest import clients, devices, modules
+from harness.guest.guest import Guest
+from harness.guest.state import State
+from harness.pytest_plugin import ExpectSplat, GuestFactory, Shows
+from harness.scenario.behaviour import (
+    CLIENTS_WAIT,
+    FORCE_WARNS,
+    GROUPS_AT_REGISTRATION,
+    LATE_BIND_WARNS,
+    TYPE_TAKES_MUTEX,
+    UNREGISTERING_REMOVES_GROUPS,
+)
+
+# What each driver says when it takes hold of its IOMMU.
+GREETINGS = {
+    "arm_smmu_v3": (r"arm-smmu-v3 \S+: ias \d+-bit, oas \d+-bit",),
+    "virtio_iommu": (r"virtio_iommu virtio\d+: input address: 64 bits", r"page mask: 0x"),
+}
+EAGAIN = "Resource temporarily unavailable"
+
+
+def greeted(guest: Guest, texts: list[str]) -> bool:
+    return all(
+        any(re.search(pattern, text) for text in texts)
+        for pattern in GREETINGS[guest.machine.iommu.driver]
+    )
+
+
+def pci_clients(state: State) -> list[str]:
+    return [name for name in clients.behind(state) if ":" in name]
+
+
+def bare(guest: Guest) -> None:
+    """No device is left that could be behind the IOMMU."""
+    modules.load(guest, guest.machine.iommu.driver)
+    clients.bound(guest)
+    clients.remove_all(guest)
+    modules.unload(guest, guest.machine.iommu.driver)
+
+
+def test_a_driver_loads_unloads_and_loads_again(guest: Guest) -> None:
+    driver = guest.machine.iommu.driver
+    bare(guest)
+    for _ in range(5):
+        loaded = modules.load(guest, driver)
+        assert (loaded.status, loaded.after.refcount(driver)) == (0, 0)
+        assert len(loaded.after.iommus) == 1
+        assert greeted(guest, [entry.text for entry in loaded.kmsg])
+        unloaded = modules.unload(guest, driver)
+        assert (unloaded.status, unloaded.after.refcount(driver)) == (0, None)
+        assert unloaded.after.iommus == {}
+
+
+@pytest.mark.machines("virtio-iommu", "virtio-iommu-acpi")
+def test_a_virtio_iommu_says_that_it_has_gone(guest: Guest) -> None:
+    bare(guest)
+    modules.load(guest, "virtio_iommu")
+    said = [entry.text for entry in modules.unload(guest, "virtio_iommu").kmsg]
+    assert any(re.search(r"virtio\d+: device removed", text) for text in said)
+
+
+def test_clients_come_back_to_a_driver_that_was_away(bound_guest: Guest) -> None:
+    before = bound_guest.state()
+    driver = bound_guest.machine.iommu.driver
+    clients.remove_all(bound_guest)
+    assert modules.unload(bound_guest, driver).status == 0
+    modules.load(bound_guest, driver)
+    clients.bring_back(bound_guest)
+    after = bound_guest.state()
+    names = clients.behind(before)
+    assert [after.devices[name].driver for name in names] == [
+        before.devices[name].driver for name in names
+    ]
+    assert all(after.devices[name].group is not None for name in names)
+
+
+def grouping(state: State) -> list[tuple[str, ...]]:
+    """The groups without their numbers."""
+    return sorted(group.devices for group in state.groups.values())
+
+
+@pytest.mark.needs(CLIENTS_WAIT)
+def test_the_order_of_loading_makes_no_difference(
+    bound_guest: Guest, guest_factory: GuestFactory
+) -> None:
+    """of_iommu_configure defers until the IOMMU's driver has registered."""
+    first = bound_guest.state()
+    other = guest_factory()
+    for name in clients.drivers(other.machine):
+        modules.load(other, name)
+    names = clients.behind(first)
+    waiting = other.state()
+    assert devices.deferred(other) == sorted(names)
+    assert [waiting.devices[name].driver for name in names] == [""] * len(names)
+    modules.load(other, other.machine.iommu.driver)
+    late = devices.wait_for(other, "clients to be bound", clients.are_bound(names))
+    assert devices.deferred(other) == []
+    # The clients' modules are loaded in another order, and the IOMMU's counts the same.
+    assert grouping(late) == grouping(first)
+    assert late.refcount(other.machine.iommu.driver) == len(first.grouped)
+
+
+@pytest.mark.excused(untranslated="5.10 binds clients before their IOMMU's driver is there")
+def test_before_its_iommu_a_client_waits_or_goes_without(guest: Guest, shows: Shows) -> None:
+    state = modules.load(guest, "e1000e").after
+    (nic,) = pci_clients(state)
+    waits = shows(CLIENTS_WAIT)
+    device = state.devices[nic]
+    assert (device.driver, device.deferred) == (("", True) if waits else ("e1000e", False))
+    assert state.untranslated == ([] if waits else [nic])
+    assert device.group is None
+
+
+@pytest.mark.needs(CLIENTS_WAIT)
+@pytest.mark.excused(untranslated="that is what happens when the wait is over")
+def test_who_waits_too_long_goes_without_and_comes_in_when_bound_again(
+    guest_factory: GuestFactory, shows: Shows, expect_splat: ExpectSplat
+) -> None:
+    """driver_deferred_probe_check_state gives up after deferred_probe_timeout: the driver
+    binds, and the IOMMU that comes later finds a device in use. Bound again it gets its
+    group; where groups come at registration that is "something fishy"."""
+    guest = guest_factory(arguments="deferred_probe_timeout=1")
+    modules.load(guest, "e1000e")
+    (nic,) = pci_clients(guest.state())
+    late = devices.wait_for(guest, "the NIC to be bound", clients.are_bound([nic]))
+    assert late.untranslated == [nic]
+    assert any(nic in entry.text and "ignoring dependency" in entry.text for entry in guest.kmsg)
+    after = modules.load(guest, guest.machine.iommu.driver).after
+    assert after.devices[nic].group is None
+    assert after.untranslated == [nic]
+    devices.unbind(guest, nic)
+    if shows(LATE_BIND_WARNS):
+        expect_splat("WARNING: .*iommu.c.*in __iommu_probe_device|iommu_probe_device")
+    again = devices.bind(guest, nic, "e1000e")
+    assert again.after.devices[nic].group is not None
+    assert again.after.untranslated == []
+    fishy = any("something fishy" in entry.text for entry in again.kmsg)
+    assert fishy == shows(LATE_BIND_WARNS)
+
+
+@pytest.mark.needs(CLIENTS_WAIT)
+@pytest.mark.excused(untranslated="there is no wait at all")
+def test_without_a_wait_it_goes_without_at_once(guest_factory: GuestFactory) -> None:
+    guest = guest_factory(arguments="deferred_probe_timeout=0")
+    state = modules.load(guest, "e1000e").after
+    (nic,) = pci_clients(state)
+    assert state.devices[nic].driver == "e1000e"
+    assert state.untranslated == [nic]
+
+
+@pytest.mark.machines("smmuv3")
+@pytest.mark.needs(CLIENTS_WAIT)
+def test_strict_device_links_hold_the_whole_bus_back(guest_factory: GuestFactory) -> None:
+    """fw_devlink.strict=1: "iommu-map" of the host bridge is a supplier to wait for."""
+    guest = guest_factory(arguments="fw_devlink.strict=1 deferred_probe_timeout=-1")
+    assert [name for name in guest.state().devices if name.startswith("0000:")] == []
+    modules.load(guest, "arm_smmu_v3")
+    devices.wait_for(guest, "the bus", lambda state: "0000:00:01.0" in state.devices)
+    state = clients.bound(guest)
+    assert state.devices["0000:00:01.0"].group is not None
+    assert state.untranslated == []
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_bus_is_scanned_before_its_iommu_or_after(guest: Guest, when: str) -> None:
+    """The same groups either way: by the driver's registration, or by device_add."""
+    (nic,) = pci_clients(guest.state())
+    if when == "after":
+        devices.remove(guest, nic)
+    modules.load(guest, guest.machine.iommu.driver)
+    modules.load(guest, "e1000e")
+    state = devices.rescan(guest).after
+    assert state.devices[nic].driver == "e1000e"
+    group = state.devices[nic].group
+    assert group is not None
+    assert state.groups[group].devices == (nic,)
+
+
+@pytest.mark.machines("smmuv3")
+def test_an_smmu_cannot_be_unbound(guest: Guest) -> None:
+    """.suppress_bind_attrs of arm_smmu_driver: what is behind it would lose it at once."""
+    modules.load(guest, "arm_smmu_v3")
+    names = guest.run("ls /sys/bus/platform/drivers/arm-smmu-v3").out.decode().split()
+    assert "9050000.smmuv3" in names
+    assert not {"bind", "unbind"} & set(names)
+
+
+def unbind_virtio_iommu(guest: Guest) -> tuple[bool, State]:
+    """Whether the shell lived, and what is left."""
+    step = guest.step(
+        "cd /sys/bus/virtio/drivers/virtio_iommu; for d in virtio[0-9]*; do echo $d > unbind; done"
+    )
+    assert not step.killed, "the shell was killed by an oops"
+    assert step.status == 0, step.err
+    return step.killed, step.after
+
+
+@pytest.mark.machines("virtio-iommu")
+@pytest.mark.known_issue("virtio-iommu-unbind")
+@pytest.mark.excused(state="5.10 leaves the group behind", give_back="the driver is unbound")
+def test_unbinding_a_virtio_iommu_takes_its_clients_out(bound_guest: Guest, shows: Shows) -> None:
+    """viommu_remove -> iommu_device_unregister -> remove_iommu_group for each device."""
+    before = bound_guest.state()
+    _, after = unbind_virtio_iommu(bound_guest)
+    if shows(UNREGISTERING_REMOVES_GROUPS):
+        assert after.groups == {}
+        assert after.refcount("virtio_iommu") == 0
+    else:
+        assert after.groups == before.groups
+
+
+@pytest.mark.machines("virtio-iommu")
+def test_an_oops_costs_its_task_and_its_locks_and_not_the_guest(
+    bound_guest: Guest, shows: Shows, expect_splat: ExpectSplat
+) -> None:
+    """What the oops above leaves: the group's mutex held for ever."""
+    if not shows(UNREGISTERING_REMOVES_GROUPS):
+        return
+    expect_splat("Unable to handle kernel")
+    step = bound_guest.step(
+        "cd /sys/bus/virtio/drivers/virtio_iommu; for d in virtio[0-9]*; do echo $d > unbind; done"
+    )
+    assert (step.killed, step.status) == (True, 139)
+    if shows(TYPE_TAKES_MUTEX):
+        assert "?" in [group.type for group in step.after.groups.values()]
+    assert bound_guest.run("echo alive").out == b"alive\n"
+
+
+@pytest.mark.machines("virtio-iommu")
+def test_unbinding_a_virtio_iommu_without_clients(guest: Guest) -> None:
+    modules.load(guest, "virtio_iommu")
+    clients.remove_all(guest)
+    for name in pci_clients(guest.state()):
+        devices.remove(guest, name)
+    _, after = unbind_virtio_iommu(guest)
+    assert after.iommus == {}
+    assert modules.unload(guest, "virtio_iommu").status == 0
+
+
+@pytest.mark.parametrize("bound", [True, False], ids=["bound", "unbound"])
+@pytest.mark.needs(UNREGISTERING_REMOVES_GROUPS)
+@pytest.mark.machines("smmuv3")
+@pytest.mark.excused(untranslated="bound drivers lose their IOMMU", give_back="the count is forced")
+def test_an_smmu_unloaded_by_force_takes_its_groups_along(
+    bound_guest: Guest, shows: Shows, expect_splat: ExpectSplat, bound: bool
+) -> None:
+    """CONFIG_MODULE_FORCE_UNLOAD: iommu_device_unregister removes every group, and where a
+    driver owns one's DMA __iommu_group_free_device warns of it."""
+    if not bound:
+        for name in ("e1000e", "iommu_client"):
+            modules.unload(bound_guest, name)
+    elif shows(FORCE_WARNS):
+        expect_splat("WARNING: .*iommu.c.*__iommu_group_free_device")
+    step = modules.unload(bound_guest, "arm_smmu_v3", force=True)
+    assert (step.status, step.after.refcount("arm_smmu_v3")) == (0, None)
+    assert (step.after.groups, step.after.iommus) == ({}, {})
+    assert set(pci_clients(step.before)) <= set(step.after.devices)
+
+
+@pytest.mark.machines("smmuv3")
+@pytest.mark.needs(UNREGISTERING_REMOVES_GROUPS)
+def test_after_force_a_client_that_is_bound_anew_comes_in_again(bound_guest: Guest) -> None:
+    for name in ("e1000e", "iommu_client"):
+        modules.unload(bound_guest, name)
+    modules.unload(bound_guest, "arm_smmu_v3", force=True)
+    state = clients.bound(bound_guest)
+    assert all(state.devices[name].group is not None for name in clients.behind(state))
+
+
+@pytest.mark.machines("smmuv3", "smmuv3-acpi")
+def test_a_parameter_is_taken_and_told(guest: Guest) -> None:
+    path = "/sys/module/arm_smmu_v3/parameters/disable_msipolling"
+    modules.load(guest, "arm_smmu_v3")
+    assert guest.run(f"cat {path}").out == b"N\n"
+    modules.unload(guest, "arm_smmu_v3")
+    clients.remove_all(guest)
+    modules.unload(guest, "arm_smmu_v3")
+    assert modules.load(guest, "arm_smmu_v3", disable_msipolling=1).status == 0
+    assert guest.run(f"cat {path}").out == b"Y\n"
+
+
+@pytest.mark.parametrize("driver", ["arm_smmu", "arm_smmu_v3", "virtio_iommu"])
+def test_a_driver_without_hardware_loads_and_unloads(bound_guest: Guest, driver: str) -> None:
+    """Each beside the one that the machine has; QEMU has no SMMUv2 at all."""
+    before = bound_guest.state()
+    if driver == bound_guest.machine.iommu.driver:
+        clients.remove_all(bound_guest)
+        assert modules.unload(bound_guest, driver).status == 0
+        assert modules.load(bound_guest, driver).after.refcount(driver) == 0
+        return
+    loaded = modules.load(bound_guest, driver)
+    assert (loaded.status, loaded.after.refcount(driver)) == (0, 0)
+    assert loaded.after.groups == before.groups
+    unloaded = modules.unload(bound_guest, driver)
+    assert (unloaded.status, unloaded.after.refcount(driver)) == (0, None)
+    assert unloaded.after.groups == before.groups
+
+
+@pytest.mark.needs(GROUPS_AT_REGISTRATION)
+def test_registration_finds_devices_that_nobody_drives(guest: Guest) -> None:
+    """No client's driver is loaded at all."""
+    state = modules.load(guest, guest.machine.iommu.driver).after
+    assert set(clients.behind(state)) <= set(state.grouped)
+    assert not any(state.devices[name].driver for name in clients.behind(state))
+
+
+def test_modules_of_clients_do_not_hold_the_iommu(bound_guest: Guest) -> None:
+    """No module depends on another here: they meet in the driver core."""
+    state = bound_guest.state()
+    for name in (*clients.drivers(bound_guest.machine), bound_guest.machine.iommu.driver):
+        assert state.modules[name.replace("-", "_")].holders == ()
+    refused = modules.unload(bound_guest, bound_guest.machine.iommu.driver)
+    assert EAGAIN in refused.err

@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Who pins the IOMMU driver's module, when, and what lets it go.
+
+One try_module_get(ops->owner) for each device that gets a group (iommu_init_device in
+drivers/iommu/iommu.c; __iommu_probe_device before 6.5), put back when the device goes or
+the IOMMU unregisters (iommu_deinit_device). A client's driver has no part in it: groups
+live as long as devices do. From the thread "driver core: platform: Call
+iommu_release_device in dma_cleanup" and the series that made the drivers modular.
+"""
+
+import random
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from harness.guest import clients, devices, modules, vfio
+from harness.guest.guest import Guest, Step
+from harness.guest.state import State
+from harness.pytest_plugin import GuestFactory, Shows
+from harness.scenario import audit
+from harness.scenario.behaviour import GROUPS_AT_REGISTRATION, UNBIND_UNPINS
+
+IN_USE = "Resource temporarily unavailable"  # EAGAIN of delete_module(2)
+
+with_clients = pytest.mark.machines("smmuv3")
+
+
+def pins(guest: Guest) -> int | None:
+    return guest.state().refcount(guest.machine.iommu.driver)
+
+
+def refused(guest: Guest, *how: str) -> None:
+    """The driver does not unload, and nothing has changed by trying."""
+    driver = guest.machine.iommu.driver
+    step = guest.step(" ".join([*(how or ("rmmod",)), driver]))
+    assert (step.status, IN_USE in step.err) == (1, True), step.err
+    assert step.after == step.before
+
+
+def test_loading_pins_for_each_device_that_gets_a_group(guest: Guest, shows: Shows) -> None:
+    """bus_iommu_probe at registration; before bcb81ac6ae3c it finds nobody, because
+    firmware is looked at only when a driver binds."""
+    state = modules.load(guest, guest.machine.iommu.driver).after
+    early = {*clients.behind(state), devices.HOST_BRIDGE}
+    expected = early if shows(GROUPS_AT_REGISTRATION) else set()
+    assert set(state.grouped) == expected
+    assert state.refcount(guest.machine.iommu.driver) == len(expected)
+
+
+@with_clients
+def test_each_platform_client_that_binds_pins_once(guest: Guest, shows: Shows) -> None:
+    step = load_client(guest)
+    driver = guest.machine.iommu.driver
+    before, after = step.before.refcount(driver), step.after.refcount(driver)
+    new = 0 if shows(GROUPS_AT_REGISTRATION) else 2
+    assert (before, after) == (before, (before or 0) + new)
+    assert {"b000000.client0", "b001000.client1"} <= set(step.after.grouped)
+
+
+def load_client(guest: Guest, **parameters: int) -> Step:
+    modules.load(guest, guest.machine.iommu.driver)
+    return modules.load(guest, clients.PLATFORM_DRIVER, **parameters)
+
+
+def test_a_nic_that_binds_pins_once(guest: Guest, shows: Shows) -> None:
+    driver = guest.machine.iommu.driver
+    before = modules.load(guest, driver).after
+    after = modules.load(guest, "e1000e").after
+    new = 0 if shows(GROUPS_AT_REGISTRATION) else 1
+    assert after.refcount(driver) == (before.refcount(driver) or 0) + new
+    (nic,) = clients.nics(after)
+    assert after.devices[nic].group is not None
+
+
+@with_clients
+def test_unregistering_a_platform_driver_does_not_unpin(guest: Guest, shows: Shows) -> None:
+    """The question of the thread: platform_dma_cleanup ends the use of the default
+    domain, and the device stays in its group. The RFC would have it leave."""
+    pinned = pins(guest) if load_client(guest) else None
+    step = modules.unload(guest, clients.PLATFORM_DRIVER)
+    assert step.status == 0
+    expected = (pinned or 0) - 2 if shows(UNBIND_UNPINS) else pinned
+    assert pins(guest) == expected
+    if expected:
+        refused(guest, "modprobe", "-r")
+
+
+@with_clients
+def test_a_report_of_the_thread_step_by_step(guest: Guest, shows: Shows) -> None:
+    """modprobe arm-smmu-v3, test_module; modprobe -r test_module, arm-smmu-v3."""
+    for name in (devices.HOST_BRIDGE, *(n for n in clients.behind(guest.state()) if ":" in n)):
+        devices.remove(guest, name)
+    assert modules.load(guest, "arm-smmu-v3").status == 0
+    assert modules.load(guest, "test_module").after.refcount("arm_smmu_v3") == 2
+    assert guest.step("modprobe -r test_module").status == 0
+    last = guest.step("modprobe -r arm-smmu-v3")
+    if shows(UNBIND_UNPINS):
+        assert (last.status, last.after.refcount("arm_smmu_v3")) == (0, None)
+    else:
+        assert (last.status, last.after.refcount("arm_smmu_v3")) == (1, 2)
+        assert IN_USE in last.err
+
+
+def test_unbinding_a_nic_does_not_unpin(bound_guest: Guest) -> None:
+    before = bound_guest.state()
+    (nic,) = clients.nics(before)
+    after = devices.unbind(bound_guest, nic).after
+    assert after.devices[nic].driver == ""
+    assert after.groups == before.groups
+    assert after.refcount(bound_guest.machine.iommu.driver) == len(before.grouped)
+
+
+def test_unloading_a_nics_driver_does_not_unpin(bound_guest: Guest) -> None:
+    before = bound_guest.state()
+    after = modules.unload(bound_guest, "e1000e").after
+    assert "e1000e" not in after.modules
+    assert after.groups == before.groups
+    refused(bound_guest)
+
+
+@pytest.mark.parametrize("way", ["driver", "module"])
+def test_binding_again_and_again_pins_once(bound_guest: Guest, way: str) -> None:
+    before = bound_guest.state()
+    (nic,) = clients.nics(before)
+    for _ in range(10):
+        if way == "driver":
+            devices.unbind(bound_guest, nic)
+            devices.bind(bound_guest, nic, "e1000e")
+        else:
+            modules.unload(bound_guest, "e1000e")
+            modules.load(bound_guest, "e1000e")
+    after = bound_guest.state()
+    assert after.groups == before.groups
+    assert after.refcount(bound_guest.machine.iommu.driver) == len(before.grouped)
+
+
+def test_nobody_is_shown_as_the_holder(bound_guest: Guest) -> None:
+    """What makes the refusal hard to understand: devices are no modules, so neither
+    lsmod nor /sys/module/*/holders names anybody."""
+    state = bound_guest.state()
+    module = state.modules[bound_guest.machine.iommu.driver]
+    assert module.refcount == len(state.grouped) > 0
+    assert module.holders == ()
+    lsmod = bound_guest.run(f"lsmod | grep ^{module.name}").out.decode().split()
+    assert lsmod[0] == module.name
+    assert lsmod[2] == str(module.refcount)
+
+
+@pytest.mark.parametrize("how", ["rmmod", "modprobe -r"])
+def test_a_pinned_driver_is_not_unloaded_and_goes_on(bound_guest: Guest, how: str) -> None:
+    before = bound_guest.state()
+    refused(bound_guest, how)
+    (nic,) = clients.nics(before)
+    devices.unbind(bound_guest, nic)
+    refused(bound_guest, how)
+    assert devices.bind(bound_guest, nic, "e1000e").after == before
+
+
+def test_removing_a_pci_device_unpins_it(bound_guest: Guest) -> None:
+    """device_del -> BUS_NOTIFY_REMOVED_DEVICE -> iommu_release_device."""
+    before = bound_guest.state()
+    driver = bound_guest.machine.iommu.driver
+    (nic,) = clients.nics(before)
+    gone = devices.remove(bound_guest, nic).after
+    assert gone.refcount(driver) == len(before.grouped) - 1
+    assert before.devices[nic].group not in gone.groups
+    back = devices.rescan(bound_guest).after
+    assert back.devices[nic].driver == "e1000e"
+    assert back.refcount(driver) == len(before.grouped)
+
+
+@pytest.mark.parametrize("bound", [True, False], ids=["bound", "unbound"])
+@with_clients
+def test_destroying_a_platform_device_unpins_it(guest: Guest, bound: bool) -> None:
+    """Of the device tree's devices none can be removed through sysfs: a module has to."""
+    modules.load(guest, "iommu_client_device")
+    load_client(guest)
+    if not bound:
+        modules.unload(guest, clients.PLATFORM_DRIVER)
+    before = guest.state()
+    gone = modules.unload(guest, "iommu_client_device").after
+    assert clients.platform(gone) == []
+    assert len(gone.grouped) == len(before.grouped) - 2
+    assert gone.refcount("arm_smmu_v3") == len(gone.grouped)
+
+
+def test_the_last_device_to_go_lets_the_driver_unload(bound_guest: Guest) -> None:
+    driver = bound_guest.machine.iommu.driver
+    names = bound_guest.state().grouped
+    refused(bound_guest)
+    clients.remove_all(bound_guest)
+    bare = bound_guest.state()
+    assert (bare.refcount(driver), bare.groups, bare.grouped) == (0, {}, [])
+    assert not set(names) & set(bare.devices)
+    step = modules.unload(bound_guest, driver)
+    assert (step.status, step.after.refcount(driver), step.after.iommus) == (0, None, {})
+
+
+def test_any_device_left_keeps_the_driver(bound_guest: Guest) -> None:
+    """Whichever is the last: each alone is enough."""
+    grouped = [name for name in bound_guest.state().grouped if ":" in name]
+    if clients.platform(bound_guest.state()):
+        modules.load(bound_guest, "iommu_client_device")
+        modules.unload(bound_guest, "iommu_client_device")
+    for name in grouped[:-1]:
+        devices.remove(bound_guest, name)
+    assert bound_guest.state().grouped == grouped[-1:]
+    assert pins(bound_guest) == 1
+    refused(bound_guest)
+
+
+@pytest.mark.parametrize(
+    ("preset", "count"),
+    [("multifunction", 2), ("isolated-functions", 2), ("nic", 1)],
+)
+def test_it_is_devices_that_count_and_not_groups(
+    guest_factory: GuestFactory, preset: str, count: int
+) -> None:
+    state = clients.bound(guest_factory(f"+{preset}"))
+    nics = clients.nics(state)
+    assert len(nics) == count
+    assert set(nics) <= set(state.grouped)
+
+
+@with_clients
+def test_stream_ids_do_not_count(guest_factory: GuestFactory) -> None:
+    guest = guest_factory("+two-stream-ids")
+    state = clients.bound(guest)
+    (client,) = clients.platform(state)
+    assert state.grouped.count(client) == 1
+    assert state.refcount("arm_smmu_v3") == len(state.grouped)
+
+
+@with_clients
+def test_a_driver_that_fails_to_probe_leaves_the_device_pinned(guest: Guest, shows: Shows) -> None:
+    """dma_configure comes before the driver's probe and is not undone for the group."""
+    state = load_client(guest, probe_error=5).after
+    names = clients.platform(state)
+    assert [state.devices[name].driver for name in names] == ["", ""]
+    grouped = [] if shows(UNBIND_UNPINS) else names
+    assert [name for name in names if state.devices[name].group is not None] == grouped
+    guest.run("echo 0 > /sys/module/iommu_client/parameters/probe_error")
+    for name in names:
+        assert devices.bind(guest, name, "iommu_client").after.devices[name].driver
+
+
+def test_a_user_of_vfio_pins_nothing_more(bound_guest: Guest) -> None:
+    before = bound_guest.state()
+    (nic,) = clients.nics(before)
+    group = before.devices[nic].group
+    assert group is not None
+    vfio.give(bound_guest, nic)
+    held, holder = vfio.hold(bound_guest, "group", group, nic)
+    assert holder is not None, held.err
+    assert pins(bound_guest) == len(before.grouped)
+    refused(bound_guest)
+    holder.kill()
+    assert pins(bound_guest) == len(before.grouped)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_fifty_random_rounds_stay_balanced(bound_guest: Guest, seed: int) -> None:
+    """After each step: a pin for each device with a group, and sysfs agrees with itself."""
+    rng = random.Random(seed)
+    for number in range(50):
+        name, act = rng.choice(_moves(bound_guest.state()))
+        act(bound_guest)
+        wrong = audit.findings(bound_guest.machine, bound_guest.state())
+        assert not wrong, f"round {number}, {name}: {'; '.join(wrong)}"
+    devices.rescan(bound_guest)
+
+
+Move = Callable[[Guest], object]
+
+
+def _moves(state: State) -> list[tuple[str, Move]]:
+    """What can be done now: each with its name."""
+    moves: list[tuple[str, Move]] = [("rescan", devices.rescan)]
+    for name in clients.behind(state):
+        pci = state.devices[name].bus == "pci"
+        driver = "e1000e" if pci else clients.PLATFORM_DRIVER
+        if state.devices[name].driver:
+            moves.append((f"unbind {name}", partial(devices.unbind, name=name)))
+        elif driver in state.modules:
+            moves.append((f"bind {name}", partial(devices.bind, name=name, driver=driver)))
+        if pci:
+            moves.append((f"remove {name}", partial(devices.remove, name=name)))
+    if not clients.platform(state):
+        return moves
+    if clients.PLATFORM_DRIVER in state.modules:
+        moves.append(("rmmod iommu_client", partial(modules.unload, name="iommu_client")))
+        moves.append(("destroy the platform devices", _destroy))
+    else:
+        moves.append(("modprobe iommu_client", partial(modules.load, name="iommu_client")))
+    return moves
+
+
+def _destroy(guest: Guest) -> None:
+    """The platform devices go and come back."""
+    modules.load(guest, "iommu_client_device")
+    modules.unload(guest, "iommu_client_device")
+    modules.load(guest, "iommu_client_device")

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Two things at once, on two processors: each has to come out as if one had come first.
+
+Bounded, seeded and repeated; what is raced comes from different commits, named below.
+"""
+
+import dataclasses
+import random
+
+import pytest
+
+from harness.guest import clients, devices, modules
+from harness.guest.guest import Guest
+from harness.machine.topology import Machine
+from harness.pytest_plugin import GuestFactory
+from harness.scenario import audit
+from harness.scenario.behaviour import CLIENTS_WAIT, DMA_OWNERSHIP
+
+
+@pytest.fixture
+def pair(machine: Machine, guest_factory: GuestFactory) -> Guest:
+    """A guest with two processors."""
+    return guest_factory(dataclasses.replace(machine, name=f"{machine.name}-pair", cpus=2))
+
+
+def both(guest: Guest, one: str, other: str) -> None:
+    """Two commands at once, to the end of both."""
+    step = guest.step(f"{{ {one}; }} 2>/dev/null & {{ {other}; }} 2>/dev/null; wait")
+    assert not step.killed
+
+
+def assert_sound(guest: Guest) -> None:
+    wrong = audit.findings(guest.machine, guest.state())
+    assert not wrong, "; ".join(wrong)
+
+
+def nic_of(guest: Guest) -> str:
+    return next(name for name in clients.behind(guest.state()) if ":" in name)
+
+
+@pytest.mark.needs(CLIENTS_WAIT)
+@pytest.mark.parametrize("client", ["e1000e", "iommu_client"])
+@pytest.mark.parametrize("seed", range(3))
+def test_an_iommu_and_its_client_are_loaded_together(pair: Guest, client: str, seed: int) -> None:
+    """b46064a18810, 95deee37a123: iommu_device_register against a driver's dma_configure.
+    The client ends up behind its IOMMU, whoever was first."""
+    driver = pair.machine.iommu.driver
+    if client == "iommu_client" and not pair.machine.overlays:
+        client = "e1000e async_probe"
+    rng = random.Random(seed)
+    waits = [rng.randrange(0, 30000) for _ in range(2)]
+    both(
+        pair,
+        f"usleep {waits[0]}; modprobe {driver}",
+        f"usleep {waits[1]}; modprobe {client}",
+    )
+    names = [
+        name
+        for name in clients.behind(pair.state())
+        if (":" in name) == client.startswith("e1000e")
+    ]
+    state = devices.wait_for(pair, "clients to be bound", clients.are_bound(names))
+    assert all(state.devices[name].group is not None for name in names)
+    assert_sound(pair)
+
+
+@pytest.mark.machines("smmuv3")
+@pytest.mark.needs(CLIENTS_WAIT)
+def test_clients_that_probe_in_tasks_of_their_own(pair: Guest) -> None:
+    """async_probe: two clients configure their DMA at once."""
+    modules.load(pair, "arm_smmu_v3")
+    for _ in range(5):
+        assert pair.run("modprobe iommu_client async_probe").number == 0
+        names = clients.platform(pair.state())
+        state = devices.wait_for(pair, "clients to be bound", clients.are_bound(names))
+        assert all(state.devices[name].group is not None for name in names)
+        assert_sound(pair)
+        modules.unload(pair, "iommu_client")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_device_is_removed_while_its_driver_goes(pair: Guest, seed: int) -> None:
+    """device_del against unbind_store: one waits for the other's device lock."""
+    clients.bound(pair)
+    rng = random.Random(seed)
+    nic = nic_of(pair)
+    for _ in range(4):
+        both(
+            pair,
+            f"usleep {rng.randrange(3000)}; echo {nic} > /sys/bus/pci/drivers/e1000e/unbind",
+            f"usleep {rng.randrange(3000)}; echo 1 > /sys/bus/pci/devices/{nic}/remove",
+        )
+        assert nic not in pair.state().devices
+        assert_sound(pair)
+        assert devices.rescan(pair).after.devices[nic].driver == "e1000e"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_device_appears_while_the_iommu_goes(pair: Guest, seed: int) -> None:
+    """rescan against rmmod: the driver is refused, or the device finds none."""
+    clients.bound(pair)
+    nic, driver = nic_of(pair), pair.machine.iommu.driver
+    rng = random.Random(seed)
+    clients.remove_all(pair)
+    for _ in range(3):
+        both(
+            pair,
+            f"usleep {rng.randrange(4000)}; rmmod {driver}",
+            f"usleep {rng.randrange(4000)}; echo 1 > /sys/bus/pci/rescan",
+        )
+        state = pair.state()
+        assert nic in state.devices
+        loaded = state.refcount(driver) is not None
+        assert loaded or not state.groups
+        assert_sound(pair)
+        modules.load(pair, driver)
+        for name in (nic, devices.HOST_BRIDGE):
+            if name in pair.state().devices:
+                devices.remove(pair, name)
+        assert pair.state().refcount(driver) == 0
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_devices_come_and_go_from_two_sides(pair: Guest, seed: int) -> None:
+    clients.bound(pair)
+    nic = nic_of(pair)
+    rng = random.Random(seed)
+    remove = f"echo 1 > /sys/bus/pci/devices/{nic}/remove"
+    rescan = "echo 1 > /sys/bus/pci/rescan"
+    loop = "for n in 1 2 3 4 5; do usleep {}; {}; {}; done"
+    both(
+        pair,
+        loop.format(rng.randrange(2000), remove, rescan),
+        loop.format(rng.randrange(2000), rescan, remove),
+    )
+    assert_sound(pair)
+    assert devices.rescan(pair).after.devices[nic].driver == "e1000e"
+    assert_sound(pair)
+
+
+@pytest.mark.needs(DMA_OWNERSHIP)
+def test_two_who_want_a_group_do_not_both_get_it(pair: Guest) -> None:
+    """A driver binds while a user claims: owner_cnt is looked at under the group's mutex."""
+    clients.bound(pair)
+    nic = nic_of(pair)
+    devices.unbind(pair, nic)
+    for _ in range(6):
+        both(
+            pair,
+            f"echo {nic} > /sys/bus/pci/drivers/e1000e/bind",
+            f"modprobe dma_owner device={nic}",
+        )
+        state = pair.state()
+        bound, claimed = bool(state.devices[nic].driver), "dma_owner" in state.modules
+        assert bound != claimed, f"bound: {bound}, claimed: {claimed}"
+        if claimed:
+            modules.unload(pair, "dma_owner")
+        else:
+            devices.unbind(pair, nic)

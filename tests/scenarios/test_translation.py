@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Whether DMA is really translated, with QEMU as the witness from outside.
+
+Refcounts and groups are what the kernel believes. Here a device pings or reads a disk, and
+QEMU's trace tells whether its accesses went through the IOMMU.
+"""
+
+import pytest
+
+from harness.guest import clients, devices, modules, traffic, vfio
+from harness.guest.devices import GroupType
+from harness.guest.guest import Guest
+from harness.guest.state import State
+from harness.pytest_plugin import GuestFactory
+from harness.scenario.behaviour import CLIENTS_WAIT, DMA_OWNERSHIP, TYPE_CAN_BE_SET
+
+NIC, DISK, DRIVER = "virtio-net-pci", "virtio-blk-pci", "virtio-pci"
+
+# A virtio NIC has a carrier at once, an e1000e after seconds; but before there was a wait
+# for IOMMUs, virtio-pci, which is built in, bound at boot and past its own.
+pytestmark = pytest.mark.needs(CLIENTS_WAIT)
+
+
+@pytest.fixture
+def talker(guest_factory: GuestFactory) -> Guest:
+    """A guest with a virtio NIC and a virtio disk behind the IOMMU."""
+    guest = guest_factory("+virtio")
+    clients.bound(guest)
+    return guest
+
+
+def nic_of(state: State) -> str:
+    """The first of the machine's two devices."""
+    return sorted(name for name in clients.behind(state) if ":" in name)[0]
+
+
+def disk_of(state: State) -> str:
+    return sorted(name for name in clients.behind(state) if ":" in name)[1]
+
+
+def assert_translated(guest: Guest, nic: str) -> None:
+    ping = traffic.ping(guest, nic)
+    assert ping.answered, ping.text
+    assert ping.translated > 0
+
+
+def assert_direct(guest: Guest, nic: str) -> None:
+    ping = traffic.ping(guest, nic)
+    assert ping.answered, ping.text
+    assert ping.translated == 0
+
+
+def test_a_nic_is_translated(talker: Guest) -> None:
+    assert_translated(talker, nic_of(talker.state()))
+
+
+def test_a_disk_is_translated(talker: Guest) -> None:
+    disk = disk_of(talker.state())
+    with traffic.witnessed(talker) as witness:
+        assert talker.run("dd if=/dev/vda of=/dev/null bs=64k count=4").number == 0
+    assert witness.count(traffic.requesters(disk)) > 0
+
+
+@pytest.mark.excused(untranslated="there is no IOMMU driver at all")
+def test_without_the_driver_nothing_is_translated(guest_factory: GuestFactory) -> None:
+    """The witness can also say no."""
+    guest = guest_factory("+virtio", arguments="deferred_probe_timeout=0")
+    state = modules.load(guest, "virtio_net").after
+    assert_direct(guest, nic_of(state))
+
+
+@pytest.mark.parametrize("argument", ["iommu.passthrough=1", "iommu.strict=0"])
+def test_passthrough_is_direct_and_lazy_is_not(guest_factory: GuestFactory, argument: str) -> None:
+    guest = guest_factory("+virtio", arguments=argument)
+    nic = nic_of(clients.bound(guest))
+    if "passthrough" in argument:
+        assert_direct(guest, nic)
+    else:
+        assert_translated(guest, nic)
+
+
+@pytest.mark.needs(TYPE_CAN_BE_SET)
+def test_the_type_of_the_group_decides(talker: Guest) -> None:
+    nic = nic_of(talker.state())
+    group = talker.state().devices[nic].group
+    assert group is not None
+    kinds: tuple[GroupType, ...] = ("identity", "DMA", "DMA-FQ", "identity", "DMA")
+    for kind in kinds:
+        devices.unbind(talker, nic)
+        assert devices.set_group_type(talker, group, kind).status == 0
+        devices.bind(talker, nic, DRIVER)
+        (assert_direct if kind == "identity" else assert_translated)(talker, nic)
+
+
+def test_a_driver_that_binds_again_is_translated_again(talker: Guest) -> None:
+    nic = nic_of(talker.state())
+    for _ in range(3):
+        devices.unbind(talker, nic)
+        devices.bind(talker, nic, DRIVER)
+        assert_translated(talker, nic)
+
+
+def test_a_device_that_comes_back_is_translated(talker: Guest) -> None:
+    """Its domain is another, and the IOMMU has forgotten the one before."""
+    nic = nic_of(talker.state())
+    for _ in range(3):
+        devices.remove(talker, nic)
+        devices.rescan(talker)
+        assert_translated(talker, nic)
+
+
+def test_a_driver_that_was_away_translates_again(talker: Guest) -> None:
+    nic = nic_of(talker.state())
+    driver = talker.machine.iommu.driver
+    assert_translated(talker, nic)
+    clients.remove_all(talker)
+    assert modules.unload(talker, driver).status == 0
+    modules.load(talker, driver)
+    devices.rescan(talker)
+    assert_translated(talker, nic)
+
+
+@pytest.mark.needs(DMA_OWNERSHIP)
+@pytest.mark.parametrize("way", ["vfio", "kernel"])
+def test_after_an_owner_a_driver_is_translated(talker: Guest, way: str) -> None:
+    """From a blocked domain back to the default one."""
+    nic = nic_of(talker.state())
+    group = talker.state().devices[nic].group
+    assert group is not None
+    if way == "vfio":
+        vfio.give(talker, nic)
+        opened = vfio.open_group(talker, group, nic)
+        assert opened.status == 0, opened.err
+        vfio.take_back(talker, nic)
+    else:
+        devices.unbind(talker, nic)
+        assert modules.load(talker, "dma_owner", device=nic).status == 0
+        modules.unload(talker, "dma_owner")
+        devices.bind(talker, nic, DRIVER)
+    assert_translated(talker, nic)
+
+
+def test_a_refused_unload_disturbs_nobody(talker: Guest) -> None:
+    nic = nic_of(talker.state())
+    assert_translated(talker, nic)
+    assert modules.unload(talker, talker.machine.iommu.driver).status == 1
+    assert_translated(talker, nic)
+
+
+def test_a_sibling_that_goes_disturbs_nobody(talker: Guest) -> None:
+    state = talker.state()
+    devices.remove(talker, disk_of(state))
+    assert_translated(talker, nic_of(state))
+    devices.rescan(talker)
+    assert_translated(talker, nic_of(state))
+
+
+@pytest.mark.machines("smmuv3", "smmuv3-acpi")
+@pytest.mark.excused(untranslated="the SMMU's driver is gone, and was let go by force")
+def test_an_smmu_without_driver_lets_everything_through(guest_factory: GuestFactory) -> None:
+    """arm_smmu_device_remove -> arm_smmu_device_disable: with SMMUEN off and no abort in
+    GBPA, DMA of a device that nobody has told otherwise goes straight."""
+    guest = guest_factory("+virtio", arguments="deferred_probe_timeout=0")
+    modules.load(guest, "arm_smmu_v3")
+    clients.remove_all(guest)
+    for name in clients.behind(guest.state()):
+        devices.remove(guest, name)
+    assert modules.unload(guest, "arm_smmu_v3").status == 0
+    modules.load(guest, "virtio_net")
+    nic = nic_of(devices.rescan(guest).after)
+    assert guest.state().untranslated
+    assert_direct(guest, nic)
+
+
+@pytest.mark.machines("smmuv3", "smmuv3-acpi")
+@pytest.mark.excused(untranslated="that is what the SMMU has to stop")
+def test_a_stream_that_nobody_has_claimed_is_blocked(guest_factory: GuestFactory) -> None:
+    """Bound before the SMMU's driver, and known to it only as an unknown stream: its DMA
+    is stopped, and the SMMU tells which it was (event 0x02, C_BAD_STREAMID, or 0x06)."""
+    guest = guest_factory("+virtio", arguments="deferred_probe_timeout=0")
+    modules.load(guest, "virtio_net")
+    nic = nic_of(guest.state())
+    assert_direct(guest, nic)
+    modules.load(guest, "arm_smmu_v3")
+    assert guest.state().devices[nic].group is None
+    with traffic.witnessed(guest) as witness:
+        lost = guest.run("ping -c 1 -W 1 10.0.2.2")
+    assert lost.number != 0
+    assert witness.count(traffic.requesters(nic)) == 0
+    said = [entry.text for entry in guest.kmsg if "event 0x" in entry.text]
+    assert said, "the SMMU says nothing of what it stopped"
+
+
+@pytest.mark.machines("smmuv3", "smmuv3-acpi")
+def test_address_space_ids_are_used_again(talker: Guest) -> None:
+    """arm_smmu_domain_free gives the ASID back: QEMU is told to invalidate the same ones
+    again and again."""
+    nic = nic_of(talker.state())
+    with traffic.traced(talker, "smmuv3_cmdq_tlbi_nh_asid") as witness:
+        for _ in range(10):
+            devices.remove(talker, nic)
+            devices.rescan(talker)
+    asids = witness.values("asid")
+    assert len(asids) >= 10, "a domain that is freed has its ASID invalidated"
+    assert len(set(asids)) <= 3, f"ten domains had the ASIDs {asids}"
+
+
+@pytest.mark.machines("virtio-iommu", "virtio-iommu-acpi")
+def test_domain_ids_are_used_again(talker: Guest) -> None:
+    """viommu_domain_free gives the ID back (ida_free)."""
+    nic = nic_of(talker.state())
+    with traffic.traced(talker, "virtio_iommu_attach") as witness:
+        for _ in range(10):
+            devices.remove(talker, nic)
+            devices.rescan(talker)
+    ids = witness.values("domain")
+    assert len(ids) >= 10
+    assert len(set(ids)) <= 3, f"ten domains had the IDs {ids}"
