@@ -141,6 +141,10 @@ def _machines(metafunc: pytest.Metafunc) -> list[Machine]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What makes no sense on any of the machines is not there at all."""
+    for item in items:
+        for marker in item.iter_markers("known_issue"):
+            if marker.args[0] not in known.issues():
+                raise pytest.UsageError(f"{item.nodeid}: no known issue {marker.args[0]!r}")
     senseless = [each for each in items if _senseless(each)]
     if senseless:
         config.hook.pytest_deselected(items=senseless)
@@ -323,6 +327,10 @@ def guest(machine: Machine, guest_factory: GuestFactory) -> Guest:
     return guest_factory(machine)
 
 
+# What is wrong with a test beside what it asserts itself.
+_TOLD = "told"
+
+
 class _Events:
     """Writes down what became of each test, as it happens."""
 
@@ -375,12 +383,10 @@ def _result(report: pytest.TestReport) -> tuple[str, str]:
 
 
 def _gist(report: pytest.TestReport) -> str:
-    """The lines of a failure that say what was wrong."""
+    """The lines of a failure that say what was wrong: the kernel's, then the test's."""
+    told = [str(text) for name, text in report.user_properties if name == _TOLD]
     lines = report.longreprtext.splitlines()
-    errors = [line[1:].strip() for line in lines if line.startswith("E  ")]
-    # What the kernel reported stands above the test's own failure.
-    first = [line for line in lines[:4] if not line.startswith(("self", "item", " "))]
-    return "\n".join([*(first if not lines[:1] or "kernel" in lines[0] else []), *errors])
+    return "\n".join([*told, *(line[1:].strip() for line in lines if line.startswith("E  "))])
 
 
 def guests_of(item: pytest.Item) -> list[Guest]:
@@ -481,6 +487,7 @@ def _told(each: Splat) -> str:
 def _fail(report: pytest.TestReport, text: str) -> None:
     """The test fails with the text, above what it failed with itself."""
     own = report.longreprtext if report.failed else ""
+    report.user_properties.append((_TOLD, text))
     report.outcome = "failed"
     report.longrepr = f"{printable(text)}\n\n{own}".rstrip()
 

@@ -54,16 +54,30 @@ def test_a_group_lives_until_its_last_device_goes(guest_factory: GuestFactory, f
     assert left.devices[nics[1 - first]].driver == "e1000"
     gone = devices.remove(guest, nics[1 - first]).after
     assert number not in gone.groups
+
+
+@pytest.mark.known_issue("rescan-splits-functions")
+def test_functions_that_come_back_share_a_group_again(guest_factory: GuestFactory) -> None:
+    guest = guest_factory("+multifunction")
+    before = clients.bound(guest)
+    nics = clients.nics(before)
+    for name in nics:
+        devices.remove(guest, name)
     back = devices.rescan(guest).after
     assert set(back.groups[group_of(back, nics[0])].devices) == set(nics)
 
 
-def test_a_device_that_returns_to_its_group_is_a_full_member(guest_factory: GuestFactory) -> None:
+@pytest.mark.parametrize(
+    "which", [0, pytest.param(1, marks=pytest.mark.known_issue("rescan-splits-functions"))]
+)
+def test_a_device_that_returns_to_its_group_is_a_full_member(
+    guest_factory: GuestFactory, which: int
+) -> None:
     """It joins a group that is in use, with a domain of its own choice long made."""
     guest = guest_factory("+multifunction")
     before = clients.bound(guest)
-    one, two = clients.nics(before)
-    for name in (one, two):
+    name = clients.nics(before)[which]
+    for _ in range(2):
         devices.remove(guest, name)
         after = devices.rescan(guest).after
         assert after.devices[name].driver == "e1000"
@@ -141,17 +155,25 @@ def test_links_go_both_ways(bound_guest: Guest) -> None:
     assert devices.rescan(bound_guest).after.iommus == before.iommus
 
 
+# Of software's choice, where the IOMMU's driver has no other (MSI_IOVA_BASE); the doorbell
+# of the machine's ITS, which QEMU's virtio-iommu tells its driver.
+MSI_WINDOWS = {
+    "arm_smmu_v3": "0x0000000008000000 0x00000000080fffff msi",
+    "virtio_iommu": "0x0000000008090000 0x000000000809ffff msi",
+}
+
+
 def reserved(guest: Guest, number: int) -> list[str]:
     text = guest.run(f"cat /sys/kernel/iommu_groups/{number}/reserved_regions").out.decode()
     return text.splitlines()
 
 
 def test_a_group_reserves_the_window_of_its_interrupts(bound_guest: Guest) -> None:
-    """MSI_IOVA_BASE of both drivers, a software-managed window; told anew at each read."""
+    """arm_smmu_get_resv_regions, viommu_get_resv_regions; told anew at each read."""
     state = bound_guest.state()
     for number in state.groups:
         first = reserved(bound_guest, number)
-        assert "0x0000000008000000 0x00000000080fffff msi" in first
+        assert first == [MSI_WINDOWS[bound_guest.machine.iommu.driver]]
         assert reserved(bound_guest, number) == first
 
 
@@ -159,8 +181,7 @@ def test_functions_of_a_group_reserve_a_window_once(guest_factory: GuestFactory)
     guest = guest_factory("+multifunction")
     state = clients.bound(guest)
     number = group_of(state, nic_of(state))
-    assert len(reserved(guest, number)) == len(set(reserved(guest, number)))
-    assert sum("msi" in line for line in reserved(guest, number)) == 1
+    assert reserved(guest, number) == [MSI_WINDOWS[guest.machine.iommu.driver]]
 
 
 def test_a_device_without_a_driver_has_a_group_only_since_registration_gives_it(
@@ -263,24 +284,23 @@ def test_an_iommu_that_comes_and_goes_leaves_no_memory(bound_guest: Guest) -> No
 CACHES = "iova_domain_init_rcaches"
 
 
-def assert_unwound(guest: Guest, command: str, undo: str) -> int:
-    """Each allocation of a command fails once: a command that fails has changed nothing,
-    and one that gets on is whole. How often it failed."""
+def assert_unwound(guest: Guest, name: str, command: str, undo: str) -> int:
+    """Each allocation of binding a device fails once. Where that is before it has a group,
+    nothing has changed; one that has its group keeps it, whole, whatever comes after. How
+    often it failed."""
     base = guest.state()
     failed = 0
     for failure in tracing.failures(guest, command, but_for=CACHES):
         after = guest.state()
         wrong = audit.findings(guest.machine, after)
+        if after.devices[name].group is None and after.groups != base.groups:
+            wrong.append(f"groups are {after.groups} and were {base.groups}")
+        if after.modules.keys() != base.modules.keys():
+            wrong.append(f"modules are {list(after.modules)} and were {list(base.modules)}")
         assert not wrong, f"with allocation {failure.number} failing: {'; '.join(wrong)}"
-        if failure.status == 0:
+        failed += failure.status != 0
+        if after != base:
             guest.run(undo)
-            continue
-        failed += 1
-        assert (after.groups, after.iommus, after.modules) == (
-            base.groups,
-            base.iommus,
-            base.modules,
-        ), f"with allocation {failure.number} failing"
     return failed
 
 
@@ -298,7 +318,7 @@ def test_a_platform_device_that_fails_to_bind_is_as_before(
     modules.load(guest, "iommu_client")
     driver = "/sys/bus/platform/drivers/iommu_client"
     anew = "rmmod iommu_client_device; modprobe iommu_client_device"
-    assert assert_unwound(guest, f"echo {client} > {driver}/bind", anew) > 5
+    assert assert_unwound(guest, client, f"echo {client} > {driver}/bind", anew) > 5
     assert guest.state().devices[client].driver == "iommu_client"
 
 
@@ -316,7 +336,7 @@ def test_a_pci_device_that_fails_to_bind_is_as_before(
         f"echo 1 > /sys/bus/pci/devices/{nic}/remove; echo 1 > /sys/bus/pci/rescan;"
         f" echo pci-stub > /sys/bus/pci/devices/{nic}/driver_override"
     )
-    failed = assert_unwound(guest, f"echo {nic} > /sys/bus/pci/drivers/pci-stub/bind", again)
+    failed = assert_unwound(guest, nic, f"echo {nic} > /sys/bus/pci/drivers/pci-stub/bind", again)
     assert failed > 2
     assert guest.state().devices[nic].driver == "pci-stub"
 

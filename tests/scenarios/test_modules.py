@@ -222,6 +222,7 @@ def test_unbinding_a_virtio_iommu_takes_its_clients_out(bound_guest: Guest, show
 
 
 @pytest.mark.machines("virtio-iommu")
+@pytest.mark.excused(state="it died half-way through")
 def test_an_oops_costs_its_task_and_its_locks_and_not_the_guest(
     bound_guest: Guest, shows: Shows, expect_splat: ExpectSplat
 ) -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from harness.klog import splat
 from harness.scenario import known
+from harness.scenario.behaviour import Versions
 
 WARNING = [
     "WARNING: CPU: 0 PID: 9 at drivers/iommu/iommu.c:940 iommu_group_release+0x10/0x20",
@@ -29,8 +30,8 @@ def test_every_issue_has_its_evidence_and_a_symptom() -> None:
 def test_an_issue_applies_between_its_versions_and_on_its_machines() -> None:
     issue = replace(
         known.issues()["virtio-iommu-unbind"],
-        introduced=known.Versions(("6.1",)),
-        fixed=known.Versions(("6.12.200", "7.4")),
+        introduced=Versions(("6.1",)),
+        fixed=Versions(("6.12.200", "7.4")),
         machines=("virtio-iommu*",),
     )
     for release, machine, applies in (
