@@ -11,6 +11,8 @@ from harness.machine.device import DRIVERS
 from harness.machine.topology import Machine
 
 # Binds platform clients; makes and destroys them. guest-scripts/modules.
+_PCI = "/sys/bus/pci/devices"
+
 PLATFORM_DRIVER, PLATFORM_DEVICES = "iommu_client", "iommu_client_device"
 
 
@@ -67,17 +69,17 @@ def behind(state: State) -> list[str]:
     ]
 
 
-def remove_all(guest: Guest) -> None:
+def remove_all(guest: Guest, state: State | None = None) -> None:
     """Takes away every device that has a group: PCI devices through sysfs, platform
-    devices with the module that makes them."""
-    state = guest.state()
-    for name in state.grouped:
-        if state.devices[name].bus == "pci":
-            # One below a bridge goes with the bridge.
-            path = f"/sys/bus/pci/devices/{name}/remove"
-            guest.run(f"[ ! -e {path} ] || echo 1 > {path}")
+    devices with the module that makes them. ``state`` is what the guest shows, where that
+    has just been looked at."""
+    state = state or guest.state()
+    # One below a bridge goes with the bridge.
+    paths = " ".join(f"{_PCI}/{name}/remove" for name in state.grouped if ":" in name)
+    lines = [f"for r in {paths}; do [ ! -e $r ] || echo 1 > $r; done"] if paths else []
     if platform(state):
-        guest.run(f"modprobe {PLATFORM_DEVICES} && rmmod {PLATFORM_DEVICES}")
+        lines.append(f"modprobe {PLATFORM_DEVICES} && rmmod {PLATFORM_DEVICES}")
+    guest.run("; ".join(lines) or ":")
 
 
 def bring_back(guest: Guest) -> None:

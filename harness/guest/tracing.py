@@ -98,9 +98,10 @@ def failures(guest: Guest, command: str, *, but_for: str = "") -> Iterator[Failu
 
     Only allocations of the shell's own task count: of what it does itself, as ``echo`` into
     sysfs, and of a program that it becomes with ``exec``; and not those below the kernel
-    function ``but_for``. Raises UsageError for a kernel without fault injection, as a
-    prebuilt one may be, and GuestError where the end is no success or does not come."""
-    _arm(guest, but_for)
+    function ``but_for``, where it exists. Raises UsageError for a kernel without fault
+    injection, as a prebuilt one may be, and GuestError where the end is no success or does
+    not come."""
+    arm(guest, but_for)
     for number in range(1, _ENDLESS):
         step = guest.run(f"failnth {number} {shlex.quote(command)} > {_FAIL_NTH}")
         if not guest.run(f"cat {_FAIL_NTH}").out.endswith(b"injected\n"):
@@ -112,7 +113,9 @@ def failures(guest: Guest, command: str, *, but_for: str = "") -> Iterator[Failu
     raise GuestError(f"{command!r} makes more than {_ENDLESS} allocations")
 
 
-def _arm(guest: Guest, but_for: str) -> None:
+def arm(guest: Guest, but_for: str = "") -> None:
+    """Has all allocations that ``failnth`` of the guest counts be able to fail; see
+    ``failures``."""
     lines = [f"echo N > {_DEBUGFS}/{each}/ignore-gfp-wait" for each in _FAULTS]
     lines.append(f"echo 0 > {_DEBUGFS}/fail_page_alloc/min-order")
     if guest.run(" && ".join(lines)).number != 0:
@@ -127,7 +130,5 @@ def _extent(guest: Guest, function: str) -> tuple[int, int]:
     """Where a function of the kernel begins, and where the next one does."""
     lines = guest.run("cat /proc/kallsyms").out.decode(errors="replace").splitlines()
     symbols = sorted((int(address, 16), name) for address, _, name, *_ in map(str.split, lines))
-    starts = [address for address, name in symbols if name == function]
-    if not starts:
-        raise UsageError(f"this kernel has no function {function!r}")
-    return starts[0], next(address for address, _ in symbols if address > starts[0])
+    start = next((address for address, name in symbols if name == function), 0)
+    return start, next((address for address, _ in symbols if address > start > 0), 0)

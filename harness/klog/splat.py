@@ -68,7 +68,7 @@ _KINDS = (
 # Printed between a splat's opening and its end, by what opens it.
 _END = re.compile(r"---\[ end (trace|Kernel panic)")
 _CUT = re.compile(r"-+\[ cut here \]-+")
-_FRAME = re.compile(r"^\s*\[?<?[0-9a-f]*>?\]?\s*(?P<function>[\w.]+)\+0x[0-9a-f]+/0x[0-9a-f]+")
+_FRAME = re.compile(r"^\s*(?:\[?<[0-9a-f]+>\]?\s*)?(?P<function>[\w.]+)\+0x[0-9a-f]+/0x[0-9a-f]+")
 _AT = re.compile(r"(pc|PC is at|RIP: \w+:) ?:?\s*(?P<function>[\w.]+)\+0x")
 _RELEASE = re.compile(
     r"(?:Not tainted|Tainted: [A-Z ]+(?:\[.*\] )?|Tainted: .*?)\s*(\d+\.\d+\.\S+)"

@@ -7,7 +7,7 @@ on a path nobody thought of is seen by whichever scenario goes that way.
 
 from collections.abc import Iterator
 
-from harness.guest import clients, modules
+from harness.guest import clients
 from harness.guest.guest import Guest
 from harness.guest.state import State, contradictions
 from harness.machine.topology import Machine
@@ -29,26 +29,25 @@ def _refcount(machine: Machine, state: State) -> Iterator[str]:
         yield f"{driver} has refcount {count}, with {len(grouped)} in a group: {_list(grouped)}"
 
 
-def give_back(guest: Guest) -> list[str]:
-    """Takes all devices away, their drivers still loaded, and unloads the IOMMU's; what is
-    wrong on the way."""
+def give_back(guest: Guest, state: State) -> list[str]:
+    """Takes away all devices of the guest, which shows ``state``, their drivers still
+    loaded, and unloads the IOMMU's; what is wrong then."""
     driver = guest.machine.iommu.driver
-    if driver not in guest.state().modules:
+    if driver not in state.modules:
         return []
-    clients.remove_all(guest)
+    clients.remove_all(guest, state)
+    unloaded = guest.run(f"rmmod {driver}")
     bare = guest.state()
     left = [
         f"with no device left there is group {number} of {_list(list(group.devices))}"
         for number, group in bare.groups.items()
     ]
-    if bare.refcount(driver) != 0:
-        return [*left, f"with no device left {driver} has refcount {bare.refcount(driver)}"]
-    unloaded = modules.unload(guest, driver)
-    if unloaded.status != 0:
-        said = unloaded.err.strip()
-        return [*left, f"with no device left {driver} does not unload: {said}"]
-    if unloaded.after.iommus:
-        left.append(f"without {driver} there is IOMMU {_list(list(unloaded.after.iommus))}")
+    count = bare.refcount(driver)
+    if count is not None:
+        said = unloaded.err.decode(errors="replace").strip()
+        left.append(f"with no device left {driver} has refcount {count}: {said}")
+    elif bare.iommus:
+        left.append(f"without {driver} there is IOMMU {_list(list(bare.iommus))}")
     return left
 
 

@@ -99,12 +99,6 @@ FIRST_ATTACH_WARNS = _behaviour(
     "a driver that fails the first attach of a group, if only for memory, is warned of",
     "iommu_setup_default_domain",
 )
-TYPE_TAKES_MUTEX = _behaviour(
-    "type-takes-the-mutex",
-    "6.12",
-    "reading a group's type takes the group's mutex",
-    "iommu_group_show_type",
-)
 ALIASES_ARE_REFUSED = _behaviour(
     "stream-aliases-are-refused",
     "6.1",
@@ -140,6 +134,18 @@ TYPE_SAYS_PERMISSION = _behaviour(
     "6.12",
     "setting the type of a group in use gives EPERM, and EBUSY before",
     "iommu_group_store_type",
+)
+VIRTIO_IDENTITY = _behaviour(
+    "virtio-identity",
+    "5.17",
+    "a virtio-iommu has identity domains, where the device can bypass",
+    "viommu_domain_finalise, VIRTIO_IOMMU_F_BYPASS_CONFIG",
+)
+VIRTIO_FLUSH_QUEUE = _behaviour(
+    "virtio-flush-queue",
+    "6.9",
+    "a virtio-iommu's mappings can be flushed lazily",
+    "viommu_capable, IOMMU_CAP_DEFERRED_FLUSH",
 )
 DMA_OWNERSHIP = _behaviour(
     "dma-ownership",

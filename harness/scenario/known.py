@@ -19,7 +19,7 @@ from harness.scenario.behaviour import Versions
 @dataclass(frozen=True, slots=True)
 class KnownIssue:
     """``introduced`` and ``fixed`` say which kernels have it; ``machines`` are patterns
-    of names. ``splats`` are patterns of what it makes the kernel report, ``symptom`` one
+    of names; a race appears only ``sometimes``. ``splats`` are patterns of what it makes the kernel report, ``symptom`` one
     of how a scenario fails ("" where splats are all). ``evidence`` is where it was seen
     or follows from, ``upstream`` what has become of it there."""
 
@@ -32,6 +32,7 @@ class KnownIssue:
     symptom: str
     evidence: str
     upstream: str
+    sometimes: bool = False
 
     def applies(self, release: str, machine: str) -> bool:
         """Whether a kernel of that release has it on the machine of that name."""
@@ -94,4 +95,5 @@ def _issue(record: dict[str, object]) -> KnownIssue:
         text("symptom"),
         text("evidence"),
         text("upstream"),
+        record.get("sometimes") is True,
     )

@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The pytest plugin as users have it: in a directory of theirs, with their own tests."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from harness.kernel.artifact import Kernel
+from harness.scenario import known
 from tests import command
 
 PASSES = """
@@ -96,8 +101,8 @@ def test_a_test_runs_where_it_makes_sense(tmp_path: Path, kernel_name: str) -> N
     status, said = run(tmp_path, text, "-v", f"--kernel={kernel_name}")
     assert status == 0
     assert "-virtio-iommu] PASSED" in said
-    status, said = run(tmp_path, text, "-rs", f"--kernel={kernel_name}", "--machine=smmuv3")
-    assert "1 skipped" in said
+    status, said = run(tmp_path, text, f"--kernel={kernel_name}", "--machine=smmuv3")
+    assert "1 deselected" in said
 
 
 def test_the_factory_heeds_machine_and_qemu(tmp_path: Path, kernel_name: str) -> None:
@@ -110,3 +115,78 @@ def test_the_factory_heeds_machine_and_qemu(tmp_path: Path, kernel_name: str) ->
     status, said = run(tmp_path, text, *words, "--qemu=/nowhere/qemu")
     assert status == 1
     assert "/nowhere/qemu is not installed" in said
+
+
+SPLAT = "guest.run('echo \"WARNING: drivers/x.c:7 at thing_release+0x8/0x10\" > /dev/kmsg')"
+
+
+@pytest.mark.parametrize(
+    ("marker", "body", "told"),
+    [
+        ("", SPLAT, "the kernel reports what nobody expects:"),
+        ("@pytest.mark.splats('thing_release')", SPLAT, "1 passed"),
+        ("@pytest.mark.splats('other_release')", SPLAT, "nobody expects"),
+        ("@pytest.mark.splats('thing_release')", "pass", "does not report what the test provokes"),
+        ("", f"expect_splat('x.c'); {SPLAT}", "1 passed"),
+    ],
+)
+def test_a_splat_that_nobody_expects_fails_a_test_that_passes(
+    tmp_path: Path, kernel_name: str, marker: str, body: str, told: str
+) -> None:
+    text = f"import pytest\n{marker}\ndef test_it(guest, expect_splat):\n    {body}\n"
+    status, said = run(tmp_path, text, f"--kernel={kernel_name}")
+    assert told in said
+    assert status == (0 if "passed" in told else 1)
+
+
+KNOWN = """
+import pytest
+@pytest.mark.machines("virtio-iommu")
+@pytest.mark.known_issue("virtio-iommu-unbind")
+def test_it(guest):
+    guest.run("modprobe virtio-iommu; modprobe e1000e")
+    step = guest.step("cd /sys/bus/virtio/drivers/virtio_iommu; {}")
+    assert not step.killed
+"""
+
+
+def test_a_known_issue_has_to_appear_where_it_applies(tmp_path: Path, kernel: Kernel) -> None:
+    name = f"prebuilt:{kernel.directory}"
+    applies = known.issues()["virtio-iommu-unbind"].applies(kernel.release, "virtio-iommu")
+    oops = KNOWN.format("for d in virtio[0-9]*; do echo \\$d > unbind; done")
+    status, said = run(tmp_path, oops, f"--kernel={name}", "-rx")
+    assert status == 0, said
+    assert ("known issue virtio-iommu-unbind: " in said) == applies
+    status, said = run(tmp_path, KNOWN.format("true"), f"--kernel={name}")
+    assert status == (1 if applies else 0)
+    assert ("known issue virtio-iommu-unbind does not appear" in said) == applies
+
+
+def test_a_known_issue_that_does_not_exist(tmp_path: Path, kernel_name: str) -> None:
+    text = KNOWN.replace("virtio-iommu-unbind", "nope").format("true")
+    status, said = run(tmp_path, text, f"--kernel={kernel_name}")
+    assert status == 4
+    assert "no known issue 'nope'" in said
+
+
+NEEDS = """
+import pytest
+from harness.scenario.behaviour import UNBIND_UNPINS
+@pytest.mark.needs(UNBIND_UNPINS)
+def test_it(guest, shows):
+    assert shows(UNBIND_UNPINS)
+"""
+
+
+def test_what_a_kernel_cannot_show_is_not_applicable(tmp_path: Path, kernel_name: str) -> None:
+    events = tmp_path / "events"
+    words = (f"--kernel={kernel_name}", "-rs", f"--events={events}")
+    _, said = run(tmp_path, NEEDS, *words)
+    assert "not applicable: it needs that a platform device leaves its group" in said
+    status, said = run(tmp_path, NEEDS, *words, "--behaviour=unbind-unpins")
+    assert (status, "1 passed" in said) == (0, True)
+    told = [json.loads(line) for line in events.read_text().splitlines()]
+    assert [each["result"] for each in told] == ["not-applicable", "passed"]
+    assert {(each["scenario"], each["kernel"], each["machine"]) for each in told} == {
+        ("test_mine.py::test_it", kernel_name, "smmuv3")
+    }

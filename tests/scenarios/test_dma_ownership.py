@@ -17,7 +17,7 @@ from harness.pytest_plugin import GuestFactory, not_applicable
 from harness.scenario.behaviour import DMA_OWNERSHIP
 
 owned = pytest.mark.needs(DMA_OWNERSHIP)
-LETTING_GO = "__iommu_release_dma_ownership"
+LETTING_GO = "do_exit"
 USERS = ["group", "cdev", "kernel"]
 
 

@@ -19,7 +19,6 @@ from harness.scenario.behaviour import (
     FORCE_WARNS,
     GROUPS_AT_REGISTRATION,
     LATE_BIND_WARNS,
-    TYPE_TAKES_MUTEX,
     UNREGISTERING_REMOVES_GROUPS,
 )
 
@@ -219,24 +218,6 @@ def test_unbinding_a_virtio_iommu_takes_its_clients_out(bound_guest: Guest, show
         assert after.refcount("virtio_iommu") == 0
     else:
         assert after.groups == before.groups
-
-
-@pytest.mark.machines("virtio-iommu")
-@pytest.mark.excused(state="it died half-way through")
-def test_an_oops_costs_its_task_and_its_locks_and_not_the_guest(
-    bound_guest: Guest, shows: Shows, expect_splat: ExpectSplat
-) -> None:
-    """What the oops above leaves: the group's mutex held for ever."""
-    if not shows(UNREGISTERING_REMOVES_GROUPS):
-        return
-    expect_splat("Unable to handle kernel")
-    step = bound_guest.step(
-        "cd /sys/bus/virtio/drivers/virtio_iommu; for d in virtio[0-9]*; do echo $d > unbind; done"
-    )
-    assert (step.killed, step.status) == (True, 139)
-    if shows(TYPE_TAKES_MUTEX):
-        assert "?" in [group.type for group in step.after.groups.values()]
-    assert bound_guest.run("echo alive").out == b"alive\n"
 
 
 @pytest.mark.machines("virtio-iommu")

@@ -11,6 +11,7 @@ import pytest
 
 from harness.guest import clients, devices, modules
 from harness.guest.guest import Guest
+from harness.guest.state import State
 from harness.machine.topology import Machine
 from harness.pytest_plugin import GuestFactory
 from harness.scenario import audit
@@ -34,11 +35,17 @@ def assert_sound(guest: Guest) -> None:
     assert not wrong, "; ".join(wrong)
 
 
+def assert_behind(state: State, names: list[str]) -> None:
+    past = [name for name in names if state.devices[name].group is None]
+    assert not past, f"bound past their IOMMU: {', '.join(past)}"
+
+
 def nic_of(guest: Guest) -> str:
     return next(name for name in clients.behind(guest.state()) if ":" in name)
 
 
 @pytest.mark.needs(CLIENTS_WAIT)
+@pytest.mark.known_issue("client-binds-while-iommu-probes")
 @pytest.mark.parametrize("client", ["e1000e", "iommu_client"])
 @pytest.mark.parametrize("seed", range(3))
 def test_an_iommu_and_its_client_are_loaded_together(pair: Guest, client: str, seed: int) -> None:
@@ -60,7 +67,7 @@ def test_an_iommu_and_its_client_are_loaded_together(pair: Guest, client: str, s
         if (":" in name) == client.startswith("e1000e")
     ]
     state = devices.wait_for(pair, "clients to be bound", clients.are_bound(names))
-    assert all(state.devices[name].group is not None for name in names)
+    assert_behind(state, names)
     assert_sound(pair)
 
 
@@ -73,7 +80,7 @@ def test_clients_that_probe_in_tasks_of_their_own(pair: Guest) -> None:
         assert pair.run("modprobe iommu_client async_probe").number == 0
         names = clients.platform(pair.state())
         state = devices.wait_for(pair, "clients to be bound", clients.are_bound(names))
-        assert all(state.devices[name].group is not None for name in names)
+        assert_behind(state, names)
         assert_sound(pair)
         modules.unload(pair, "iommu_client")
 
@@ -95,6 +102,7 @@ def test_a_device_is_removed_while_its_driver_goes(pair: Guest, seed: int) -> No
         assert devices.rescan(pair).after.devices[nic].driver == "e1000e"
 
 
+@pytest.mark.known_issue("device-outlives-driver")
 @pytest.mark.parametrize("seed", range(3))
 def test_a_device_appears_while_the_iommu_goes(pair: Guest, seed: int) -> None:
     """rescan against rmmod: the driver is refused, or the device finds none."""

@@ -50,6 +50,28 @@ Call trace:
 something else""".splitlines()
 
 
+@pytest.mark.parametrize("function", ["arm_smmu_remove", "bus_for_each_dev", "feed_0", "a"])
+def test_a_frame_keeps_its_whole_name(function: str) -> None:
+    text = f"WARNING: x\nCall trace:\n {function}+0x1/0x2\n [<c03c42ac>] {function}+0x1/0x2"
+    (found,) = splat.find(text.splitlines())
+    assert found.frames == (function, function)
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("BUG kmalloc-64 (Not tainted): Poison overwritten", "SLUB"),
+        ("BUG iommu_iova (Tainted: G  W): Objects remaining in iommu_iova", "SLUB"),
+        ("sysfs: cannot create duplicate filename '/class/iommu/smmu3'", "sysfs"),
+        ("BUG: scheduling while atomic: sh/31/0x2", "BUG"),
+        ("INFO: task rmmod:33 blocked for more than 15 seconds.", "hung task"),
+    ],
+)
+def test_what_checks_of_memory_and_sysfs_say_is_a_splat(line: str, kind: str) -> None:
+    (found,) = splat.find([line, "Call trace:", " sysfs_warn_dup+0x60/0x80"])
+    assert (found.kind, found.frames) == (kind, ("sysfs_warn_dup",))
+
+
 def test_a_warning() -> None:
     (found,) = splat.find(WARNING)
     assert (found.kind, found.file, found.line) == ("WARNING", "drivers/iommu/iommu.c", 940)
