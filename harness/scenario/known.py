@@ -19,7 +19,8 @@ from harness.scenario.behaviour import Versions
 @dataclass(frozen=True, slots=True)
 class KnownIssue:
     """``introduced`` and ``fixed`` say which kernels have it; ``machines`` are patterns
-    of names; a race appears only ``sometimes``. ``splats`` are patterns of what it makes the kernel report, ``symptom`` one
+    of names; a race appears only ``sometimes``. ``splats`` are patterns of what it makes
+    the kernel report, ``symptom`` one
     of how a scenario fails ("" where splats are all). ``evidence`` is where it was seen
     or follows from, ``upstream`` what has become of it there."""
 
