@@ -5,7 +5,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.guest import devices, modules
+from harness.guest import devices
 from harness.guest.guest import Guest, Step
 
 Way = Literal["group", "cdev"]
@@ -13,12 +13,12 @@ Way = Literal["group", "cdev"]
 
 def give(guest: Guest, name: str) -> Step:
     """Hands a PCI device to vfio-pci, whoever has it; returns the step that bound it."""
-    modules.load(guest, "vfio-pci")
-    # A soft dependency of vfio, which busybox's modprobe does not know.
-    modules.load(guest, "vfio_iommu_type1")
-    devices.override(guest, name, "vfio-pci")
-    if guest.state().devices[name].driver:
-        devices.unbind(guest, name)
+    device = f"/sys/bus/pci/devices/{shlex.quote(name)}"
+    # vfio_iommu_type1 is a soft dependency of vfio, which busybox's modprobe does not know.
+    guest.run(
+        f"modprobe vfio-pci; modprobe vfio_iommu_type1; echo vfio-pci > {device}/driver_override;"
+        f" [ ! -e {device}/driver ] || echo {shlex.quote(name)} > {device}/driver/unbind"
+    )
     return devices.probe(guest, name)
 
 

@@ -65,14 +65,14 @@ def test_an_smmu_that_fails_and_tries_again_leaks_nothing(guest: Guest) -> None:
     smmu = next(name for name in guest.state().devices if "smmu" in name)
     guest.run("echo 0 > /sys/bus/platform/drivers_autoprobe")
     modules.load(guest, "arm_smmu_v3")
-    probe = f"echo {smmu} > /sys/bus/platform/drivers_probe"
+    probe = "/sys/bus/platform/drivers_probe"
     tracing.arm(guest)
     for number in (1, 2, 5, 9, 14, 20):
         for _ in range(3):
-            guest.run(f"failnth {number} {probe!r} > /dev/null")
+            guest.run(f"failnth {number} write {probe} {smmu}")
             if guest.state().devices[smmu].driver:
                 break
-    guest.run(probe)
+    guest.run(f"echo {smmu} > {probe}")
     state = clients.bound(guest)
     assert state.devices[smmu].driver == "arm-smmu-v3"
     assert audit.findings(guest.machine, state) == []
@@ -89,7 +89,8 @@ def test_a_virtio_iommu_that_fails_to_probe_leaves_nothing(guest: Guest) -> None
     ours = [n for n in names if read(guest, f"/sys/bus/virtio/devices/{n}/device") == "0x0017"]
     (iommu,) = ours
     bound = f"/sys/bus/virtio/devices/{iommu}/driver"
-    for failure in tracing.failures(guest, f"echo {iommu} > /sys/bus/virtio/drivers_probe"):
+    probe = "/sys/bus/virtio/drivers_probe"
+    for failure in tracing.failures(guest, "write", probe, iommu):
         state = guest.state()
         wrong = audit.findings(guest.machine, state)
         if guest.run(f"test -e {bound}").number == 0:

@@ -189,7 +189,7 @@ def test_a_change_of_type_that_fails_changes_nothing(bound_guest: Guest) -> None
     path = f"/sys/kernel/iommu_groups/{group}/type"
     before = bound_guest.state()
     failed = 0
-    for failure in tracing.failures(bound_guest, f"echo DMA > {path}", but_for=CACHES):
+    for failure in tracing.failures(bound_guest, "write", path, "DMA", but_for=CACHES):
         if failure.status == 0:
             devices.set_group_type(bound_guest, group, "identity")
             continue

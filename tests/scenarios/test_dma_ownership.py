@@ -312,9 +312,9 @@ def test_a_binding_that_fails_anywhere_owns_nothing(bound_guest: Guest) -> None:
     """Each allocation of a bind fails once."""
     name = clients.platform(bound_guest.state())[0]
     devices.unbind(bound_guest, name)
-    bind = f"echo {name} > /sys/bus/platform/drivers/iommu_client/bind"
+    bind = "/sys/bus/platform/drivers/iommu_client/bind"
     failed = 0
-    for failure in tracing.failures(bound_guest, bind):
+    for failure in tracing.failures(bound_guest, "write", bind, name):
         if failure.status == 0:
             devices.unbind(bound_guest, name)
         failed += failure.status != 0
@@ -336,9 +336,8 @@ def test_a_user_that_fails_anywhere_owns_nothing(
     nic = nic_of(bound_guest)
     user = User(bound_guest, way, nic, kernel)
     user.ready()
-    what = f"group {group_of(bound_guest, nic)} {nic}" if way == "group" else f"cdev {nic}"
-    opening = tracing.failures(bound_guest, f"exec vfio open {what}", but_for=LETTING_GO)
-    failures = list(opening)
+    what = ("group", str(group_of(bound_guest, nic)), nic) if way == "group" else ("cdev", nic)
+    failures = tracing.all_failures(bound_guest, "vfio", "open", *what, but_for=LETTING_GO)
     assert sum(each.status != 0 for each in failures) > 5
     assert_free(bound_guest, nic)
     assert vfio.take_back(bound_guest, nic).after.devices[nic].driver == "e1000e"
