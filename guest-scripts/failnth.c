@@ -6,28 +6,46 @@
  * failnth all ...		each N from 1 to the last, one after the other
  *
  * Runs it in a process of its own whose Nth allocation fails, counted from the moment
- * when all is ready. Prints "injected STATUS" when it made that many, and "passed STATUS"
- * when not: the kernel's own counter, read before the process is reaped, because some
- * failures leave no message (__GFP_NOWARN). STATUS is the process's, 128 and the signal
- * when one killed it. What it prints itself is thrown away.
+ * when all is ready until it has done what it was asked for: what it holds is let go
+ * without failures. Prints "injected STATUS" when it made that many, and "passed STATUS"
+ * when not: the kernel's own counter, because some failures leave no message
+ * (__GFP_NOWARN). STATUS is the process's, 128 and the signal when one killed it. What it
+ * prints itself is thrown away.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "guest.h"
 
+/* The process's own fail-nth, and what was left of it when it ended; -1 before that. */
+static int counter = -1;
+static volatile int *left;
+
 static void arm(int number)
 {
 	char text[16];
 	int length = snprintf(text, sizeof(text), "%d", number);
-	int fd = open("/proc/self/fail-nth", O_WRONLY | O_CLOEXEC);
 
-	if (fd < 0 || write(fd, text, length) != length)
+	counter = open("/proc/self/fail-nth", O_RDWR | O_CLOEXEC);
+	if (counter < 0 || write(counter, text, length) != length)
+		_exit(127);
+}
+
+static void disarm(void)
+{
+	char text[16] = "";
+
+	if (counter < 0)
+		return;
+	/* Neither allocates. */
+	*left = pread(counter, text, sizeof(text) - 1, 0) > 0 ? atoi(text) : 0;
+	if (pwrite(counter, "0", 1, 0) != 1)
 		_exit(127);
 }
 
@@ -65,34 +83,47 @@ static int run(int number, int argc, char **argv)
 	return 127;
 }
 
+/* What is left of the count of a process that has not told: a shell, or one that died. */
+static int left_of(pid_t pid)
+{
+	char path[64], text[32] = "";
+
+	snprintf(path, sizeof(path), "/proc/%d/fail-nth", pid);
+	return read_line(path, text, sizeof(text)) ? -1 : atoi(text);
+}
+
 /* Whether the process made so many allocations; -1 when it could not be seen. */
 static int fail(int number, int argc, char **argv)
 {
-	char path[64], left[32] = "";
 	siginfo_t info;
+	int how, status;
 	pid_t pid;
-	int how;
 
 	fflush(NULL);
+	*left = -1;
 	pid = fork();
-	if (pid == 0)
-		_exit(run(number, argc, argv));
+	if (pid == 0) {
+		status = run(number, argc, argv);
+		disarm();
+		_exit(status);
+	}
 	if (pid < 0 || waitid(P_PID, pid, &info, WEXITED | WNOWAIT))
 		return -1;
-	snprintf(path, sizeof(path), "/proc/%d/fail-nth", pid);
-	if (read_line(path, left, sizeof(left)))
-		return -1;
+	if (*left < 0)
+		*left = left_of(pid);
 	waitpid(pid, &how, 0);
-	printf("%s %d\n", atoi(left) ? "passed" : "injected",
+	printf("%s %d\n", *left ? "passed" : "injected",
 	       WIFSIGNALED(how) ? 128 + WTERMSIG(how) : WEXITSTATUS(how));
-	return !atoi(left);
+	return *left < 0 ? -1 : !*left;
 }
 
 int failnth_main(int argc, char **argv)
 {
 	int injected, number = 0;
 
-	if (argc < 4)
+	left = mmap(NULL, sizeof(*left), PROT_READ | PROT_WRITE,
+		    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (argc < 4 || left == MAP_FAILED)
 		return 2;
 	if (strcmp(argv[1], "all"))
 		return fail(atoi(argv[1]), argc - 2, argv + 2) < 0 ? 2 : 0;

@@ -73,7 +73,7 @@ _MARKERS = (
     "machines(*names): the machines that a test makes sense on; alone, those it runs on",
     "needs(*behaviours): without them a kernel cannot show what the test is about",
     "splats(*patterns): what the test makes the kernel report on purpose; each has to appear",
-    "known_issue(id): the bug that the test runs into where it applies, and has to",
+    "known_issue(*ids): the bugs that the test runs into where they apply, and has to",
 )
 
 
@@ -142,9 +142,9 @@ def _machines(metafunc: pytest.Metafunc) -> list[Machine]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What makes no sense on any of the machines is not there at all."""
     for item in items:
-        for marker in item.iter_markers("known_issue"):
-            if marker.args[0] not in known.issues():
-                raise pytest.UsageError(f"{item.nodeid}: no known issue {marker.args[0]!r}")
+        for name in _named_issues(item):
+            if name not in known.issues():
+                raise pytest.UsageError(f"{item.nodeid}: no known issue {name!r}")
     senseless = [each for each in items if _senseless(each)]
     if senseless:
         config.hook.pytest_deselected(items=senseless)
@@ -432,8 +432,8 @@ def _judge(item: pytest.Item, report: pytest.TestReport, guests: _Guests) -> Non
     patterns = [each for marker in item.iter_markers("splats") for each in marker.args]
     expected = item.stash.setdefault(_EXPECTED, [])
     patterns += expected
-    issue = _issue(item)
-    unknown = known.unexplained(splats, patterns, issue)
+    issues = _issues(item)
+    unknown = known.unexplained(splats, patterns, issues)
     if unknown:
         told = "\n".join(_told(each) for each in unknown)
         _fail(report, f"the kernel reports what nobody expects:\n{told}")
@@ -442,13 +442,14 @@ def _judge(item: pytest.Item, report: pytest.TestReport, guests: _Guests) -> Non
     if missing and report.passed:
         _fail(report, f"the kernel does not report what the test provokes: {', '.join(missing)}")
         return
-    if issue is None:
-        return
-    if _appears(issue, splats, report, said):
-        report.outcome = "skipped"
-        report.wasxfail = f"known issue {issue.id}: {issue.title}"
-    elif report.passed and not issue.sometimes:
-        _fail(report, f"known issue {issue.id} does not appear: {issue.title}")
+    for issue in issues:
+        if _appears(issue, splats, report, said):
+            report.outcome = "skipped"
+            report.wasxfail = f"known issue {issue.id}: {issue.title}"
+            return
+    absent = [issue for issue in issues if not issue.sometimes]
+    if absent and report.passed:
+        _fail(report, f"known issue {absent[0].id} does not appear: {absent[0].title}")
 
 
 # A console's line of the kernel's log.
@@ -467,16 +468,20 @@ def _said(guest: Guest) -> list[str]:
     return [each.text for each in guest.kmsg]
 
 
-def _issue(item: pytest.Item) -> KnownIssue | None:
-    """The known issue that the test names, where it applies."""
-    marker = item.get_closest_marker("known_issue")
+def _named_issues(item: pytest.Item) -> list[str]:
+    return [name for marker in item.iter_markers("known_issue") for name in marker.args]
+
+
+def _issues(item: pytest.Item) -> list[KnownIssue]:
+    """The known issues that the test names, where they apply."""
+    named = [known.issues()[name] for name in _named_issues(item)]
     callspec = getattr(item, "callspec", None)
-    if marker is None or callspec is None:
-        return None
+    if not named or callspec is None:
+        return []
     kernel: Kernel = item.funcargs["kernel"]  # type: ignore[attr-defined]
     machine = callspec.params.get("machine")
-    issue = known.issues()[marker.args[0]]
-    return issue if issue.applies(kernel.release, machine.name if machine else "") else None
+    name = machine.name if machine else ""
+    return [issue for issue in named if issue.applies(kernel.release, name)]
 
 
 def _appears(

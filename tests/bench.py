@@ -27,6 +27,7 @@ from harness.machine import devicetree, process, qemu, topology
 from harness.machine.qemu import Boot
 from harness.repro import replay
 from harness.rootfs import cpio, initramfs
+from harness.suite import matrix, run
 from tests import bench_build, bench_guests
 from tests.conftest import REPORTS
 
@@ -217,6 +218,33 @@ def restore(
     for end in bad:
         print(end, file=sys.stderr)
     raise typer.Exit(1 if bad else 0)
+
+
+@app.command("suite")
+def suite_(
+    kernel: KernelText = "debian:6.12",
+    machine: str = "smmuv3",
+    workers: int = 2,
+    rounds: int = 2,
+    as_json: Json = False,
+) -> None:
+    """The scenarios on one kernel and machine, warm, beside as many guests that are only
+    restored, by hand: the least that a guest for each costs."""
+    chosen = spec.parse(kernel)
+    taken = snapshot.warm(build.build(chosen), bench_guests.SMMUV3)
+    request = run.Request((chosen,), (machine,), workers=workers)
+    with tempfile.TemporaryDirectory() as scratch, multiprocessing.Pool(workers) as pool:
+        directory = Path(scratch)
+        outcomes = run.run(request, directory, title="warming up")
+        restore = partial(bench_guests.by_hand_anywhere, taken)
+        by_hand, ours = _alternating(
+            rounds,
+            lambda: _timed(lambda: pool.map(restore, range(len(outcomes)))),
+            lambda: _timed(lambda: run.run(request, directory, number=2)),
+        )
+    more = {"scenarios": float(len(outcomes))}
+    more |= {name: float(count) for name, count in matrix.counts(outcomes).items()}
+    _report("suite", "s", {"guests restored by hand": by_hand, "scenarios": ours}, as_json, more)
 
 
 @app.command()

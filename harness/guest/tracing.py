@@ -91,13 +91,15 @@ class Failure:
 def failures(guest: Guest, *what: str, but_for: str = "") -> Iterator[Failure]:
     """Does something once for each allocation that it makes, with that one failing
     (Documentation/fault-injection), and ends with one time when all are made, which has to
-    succeed. Whoever asks undoes what was done.
+    succeed. Whoever asks undoes what was done; what a process holds when it ends is let go
+    without failures.
 
     ``what`` is ("write", PATH, TEXT), ("vfio", ...) as of the guest's command, or ("sh",
     COMMAND), of which only allocations of the shell's own task count and those of a program
     that it becomes with ``exec``. Those below the kernel function ``but_for`` do not fail,
-    where it exists. Raises UsageError for a kernel without fault injection, as a prebuilt
-    one may be, and GuestError where the end is no success or does not come."""
+    where it exists and the kernel heeds that (6.12 does, 6.1 does not). Raises UsageError
+    for a kernel without fault injection, as a prebuilt one may be,
+    and GuestError where the end is no success or does not come."""
     arm(guest, but_for)
     for number in range(1, _ENDLESS):
         (line,) = _told(guest, str(number), *what)

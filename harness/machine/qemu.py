@@ -21,7 +21,7 @@ _CPU = "cortex-a57"
 # Freed memory of these sizes is poisoned and its bounds are checked: use after free is an
 # oops, and a write to it is told (CONFIG_SLUB_DEBUG). Groups, domains and what drivers
 # keep of a device are that small; whole pages, which sysfs takes for each read, would
-# double the time of a look at it.
+# double the time of a look at it. Caches are not merged: each counts its own objects.
 _CHECKED = ["8", "16", "32", "64", "96", "128", "192", "256", "512", "1k"]
 
 # A panic ends the guest at once, and QEMU with it (-no-reboot).
@@ -29,6 +29,7 @@ KERNEL_ARGUMENTS = " ".join(
     (
         "console=ttyAMA0 panic=-1",
         f"slub_debug=FZP,{','.join(f'kmalloc-{size}' for size in _CHECKED)}",
+        "slab_nomerge",
     )
 )
 

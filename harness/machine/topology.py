@@ -100,6 +100,11 @@ PRESETS = {
         overlays=("stream-id-out-of-range",),
         broken_firmware=True,
     ),
+    "half-out-of-range": Preset(
+        "a platform device with a stream ID that the IOMMU has and one that it lacks",
+        overlays=("half-out-of-range",),
+        broken_firmware=True,
+    ),
     "disabled-iommu": Preset(
         "a platform device whose IOMMU firmware has disabled", overlays=("disabled-iommu",)
     ),

@@ -58,14 +58,14 @@ def described(splat: Splat) -> str:
 
 
 def unexplained(
-    splats: Sequence[Splat], patterns: Sequence[str], issue: KnownIssue | None
+    splats: Sequence[Splat], patterns: Sequence[str], issues: Sequence[KnownIssue]
 ) -> list[Splat]:
-    """Those that neither a pattern nor the issue accounts for."""
+    """Those that neither a pattern nor an issue accounts for."""
     return [
         each
         for each in splats
         if not any(matches(pattern, each) for pattern in patterns)
-        and not (issue and issue.explains(each))
+        and not any(issue.explains(each) for issue in issues)
     ]
 
 

@@ -205,27 +205,38 @@ def test_removal_under_the_driver_and_without_are_the_same(bound_guest: Guest) -
     assert devices.remove(bound_guest, nic).after == bound
 
 
-# Slabs whose objects say nothing: caches of what was looked at, and the console's.
-_NOISE = re.compile(
-    r"dentry|inode|buffer_head|radix|maple|anon_vma|vm_area|filp|files|pid|task|"
-    r"cred|signal|sighand|mm_struct|names|skbuff|lsm|seq_file|kernfs|pool|sock|"
-    r"vmap|page->|fs_cache|fsnotify|key|uid|shmem|proc|sgpool|rcu|numa|debug|trace"
-)
 _CYCLES = 40
+
+# Of /proc/meminfo: what memory is used for that the kernel keeps account of.
+_ACCOUNTED = (
+    *("MemFree", "Buffers", "Cached", "AnonPages", "Slab", "KernelStack"),
+    *("PageTables", "SecPageTables", "VmallocUsed", "Percpu"),
+)
 
 
 def footprint(guest: Guest) -> dict[str, int]:
-    """What the kernel holds that a leak would add to: objects of each kmalloc size after
-    shrinking, and pages of IOMMUs' tables where they are counted (since 6.11)."""
+    """What the kernel holds that a leak would add to: objects of the slabs that drivers and
+    the IOMMU's core use, pages of IOMMUs' tables where those are counted (since 6.11), and
+    pages that nobody keeps account of, as those of a driver's own tables."""
     guest.run(
-        "echo 3 > /proc/sys/vm/drop_caches; for c in /sys/kernel/slab/kmalloc-*; do"
-        " echo 1 > $c/shrink; done"
+        "echo 3 > /proc/sys/vm/drop_caches;"
+        " for c in /sys/kernel/slab/kmalloc-* /sys/kernel/slab/iommu_*; do echo 1 > $c/shrink; done"
     )
-    lines = guest.run("cat /proc/slabinfo").out.decode().splitlines()[2:]
-    counts = {words[0]: int(words[1]) for words in map(str.split, lines)}
-    found = {name: count for name, count in counts.items() if name.startswith("kmalloc-")}
-    vmstat = guest.run("grep nr_iommu_pages /proc/vmstat").out.decode().split()
-    return found | ({"nr_iommu_pages": int(vmstat[1])} if vmstat else {})
+    texts = [guest.run(f"cat /proc/{name}").out.decode() for name in ("slabinfo", "vmstat")]
+    slabs, vmstat = ([line.split() for line in text.splitlines()] for text in texts)
+    found = {row[0]: int(row[1]) for row in slabs if row[0].startswith(("kmalloc-", "iommu_"))}
+    found |= {row[0]: int(row[1]) for row in vmstat if row[0] == "nr_iommu_pages"}
+    return found | {"unaccounted pages": unaccounted(guest)}
+
+
+def unaccounted(guest: Guest) -> int:
+    """Pages in use by whoever took them, less those that wait on processors' lists."""
+    rows = guest.run("cat /proc/meminfo").out.decode().splitlines()
+    memory = {row.partition(":")[0]: int(row.split()[1]) for row in rows}
+    zones = guest.run("cat /proc/zoneinfo").out.decode()
+    waiting = sum(int(count) for count in re.findall(r"^ +count: +(\d+)$", zones, re.MULTILINE))
+    used = memory["MemTotal"] - sum(memory.get(name, 0) for name in _ACCOUNTED)
+    return used // 4 - waiting
 
 
 def assert_nothing_grows(guest: Guest, cycle: str) -> None:
@@ -306,6 +317,7 @@ def assert_unwound(guest: Guest, name: str, bind: str, undo: str) -> int:
 
 
 @pytest.mark.machines("smmuv3")
+@pytest.mark.known_issue("failed-probe-oopses-on-removal")
 def test_a_platform_device_that_fails_to_bind_is_as_before(
     guest: Guest, shows: Shows, expect_splat: ExpectSplat
 ) -> None:
@@ -323,6 +335,7 @@ def test_a_platform_device_that_fails_to_bind_is_as_before(
     assert guest.state().devices[client].driver == "iommu_client"
 
 
+@pytest.mark.known_issue("failed-probe-oopses-on-removal")
 def test_a_pci_device_that_fails_to_bind_is_as_before(
     guest: Guest, shows: Shows, expect_splat: ExpectSplat
 ) -> None:

@@ -57,6 +57,8 @@ def test_a_driver_loads_unloads_and_loads_again(guest: Guest) -> None:
         assert (loaded.status, loaded.after.refcount(driver)) == (0, 0)
         assert len(loaded.after.iommus) == 1
         assert greeted(guest, [entry.text for entry in loaded.kmsg])
+        # As one that was left enabled would be.
+        assert [entry.text for entry in loaded.kmsg if entry.level < 5] == []
         unloaded = modules.unload(guest, driver)
         assert (unloaded.status, unloaded.after.refcount(driver)) == (0, None)
         assert unloaded.after.iommus == {}

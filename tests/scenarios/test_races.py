@@ -45,7 +45,9 @@ def nic_of(guest: Guest) -> str:
 
 
 @pytest.mark.needs(CLIENTS_WAIT)
-@pytest.mark.known_issue("client-binds-while-iommu-probes")
+@pytest.mark.known_issue(
+    "client-binds-while-iommu-probes", "client-probes-before-registration-does"
+)
 @pytest.mark.parametrize("client", ["e1000e", "iommu_client"])
 @pytest.mark.parametrize("seed", range(3))
 def test_an_iommu_and_its_client_are_loaded_together(pair: Guest, client: str, seed: int) -> None:

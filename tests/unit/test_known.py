@@ -58,7 +58,7 @@ def test_an_issue_applies_between_its_versions_and_on_its_machines() -> None:
 )
 def test_a_splat_is_known_by_kind_place_and_callers(pattern: str, explained: bool) -> None:
     (found,) = splat.find(WARNING)
-    left = known.unexplained([found], [pattern], None)
+    left = known.unexplained([found], [pattern], [])
     assert (left == []) == explained
     issue = replace(known.issues()["virtio-iommu-unbind"], splats=(pattern,))
-    assert (known.unexplained([found], [], issue) == []) == explained
+    assert (known.unexplained([found], [], [issue]) == []) == explained
