@@ -23,7 +23,7 @@ from typing import NoReturn, Protocol
 import pytest
 
 from harness.errors import GuestError, HarnessError, UsageError
-from harness.guest import snapshot
+from harness.guest import clients, snapshot
 from harness.guest.guest import Guest
 from harness.guest.state import State, changes
 from harness.host import rundir
@@ -264,6 +264,7 @@ class GuestFactory(Protocol):
         self,
         machine: str | Machine | None = None,
         *warm_up: str,
+        bound: bool = False,
         kernel: Kernel | None = None,
         arguments: str = "",
         limit: float | None = None,
@@ -276,7 +277,8 @@ def guest_factory(
 ) -> Iterator[GuestFactory]:
     """``guest_factory("smmuv3+nvme", "modprobe arm-smmu-v3")``: a guest of the kernel
     under test on that machine, in which the commands have been run. ``"+nvme"`` puts the
-    preset's devices in place of those of the machine under test."""
+    preset's devices in place of those of the machine under test; ``bound`` loads the drivers
+    of the IOMMU and its devices first."""
     guests = request.node.stash.setdefault(_GUESTS, _Guests())
     config = request.config
     callspec = getattr(request.node, "callspec", None)
@@ -288,6 +290,7 @@ def guest_factory(
         def start(
             machine: str | Machine | None = None,
             *warm_up: str,
+            bound: bool = False,
             kernel: Kernel | None = None,
             arguments: str = "",
             limit: float | None = None,
@@ -304,7 +307,7 @@ def guest_factory(
                     kernel or own,
                     wanted,
                     directory,
-                    warm_up,
+                    (*(clients.warm_up(wanted) if bound else ()), *warm_up),
                     arguments=arguments,
                     limit=limit,
                 )

@@ -4,7 +4,7 @@ them."""
 
 from collections.abc import Callable, Sequence
 
-from harness.guest import devices, modules
+from harness.guest import devices
 from harness.guest.guest import Guest
 from harness.guest.state import State
 from harness.machine.device import DRIVERS
@@ -24,18 +24,18 @@ def drivers(machine: Machine) -> list[str]:
 
 
 def warm_up(machine: Machine) -> tuple[str, ...]:
-    """The commands that do what ``bound`` does, where no device had been waiting."""
+    """The commands that load what ``bound`` does."""
     return tuple(f"modprobe {name}" for name in (machine.iommu.driver, *drivers(machine)))
 
 
 def bound(guest: Guest) -> State:
-    """Loads the IOMMU's driver, then those of all the devices; what the guest shows when
-    those that had been waiting since the boot, as ports do, are bound too."""
-    waiting = devices.deferred(guest)
-    modules.load(guest, guest.machine.iommu.driver)
-    for name in drivers(guest.machine):
-        modules.load(guest, name)
-    return devices.wait_for(guest, f"{', '.join(waiting)} to be bound", are_bound(waiting))
+    """Loads the IOMMU's driver, then those of all the devices, where a warm-up has not done
+    that; what the guest shows when all devices behind the IOMMU are bound, those too that
+    had been waiting since the boot, as ports do."""
+    if guest.machine.iommu.driver not in guest.state().modules:
+        for command in warm_up(guest.machine):
+            guest.run(command)
+    return devices.wait_for(guest, "clients to be bound", are_bound(behind(guest.state())))
 
 
 def are_bound(names: Sequence[str]) -> Callable[[State], bool]:

@@ -12,7 +12,6 @@ from collections.abc import Generator
 import pytest
 
 from harness import pytest_plugin
-from harness.guest import clients
 from harness.guest.guest import Guest
 from harness.machine.topology import Machine
 from harness.pytest_plugin import GuestFactory
@@ -61,7 +60,7 @@ def _audit(guest: Guest, excuses: dict[str, str]) -> list[str]:
 @pytest.fixture
 def bound_guest(machine: Machine, guest_factory: GuestFactory) -> Guest:
     """A fresh guest in which the IOMMU's driver was loaded, and then those of its devices."""
-    return guest_factory(machine, *clients.warm_up(machine))
+    return guest_factory(machine, bound=True)
 
 
 @pytest.fixture(autouse=True)

@@ -31,7 +31,7 @@ def test_after_force_dma_goes_past_what_is_gone(
 ) -> None:
     """280e5a301005: iommu-dma's operations are cleared when a device leaves its IOMMU; a
     device that goes on with those of a domain that was freed maps into freed memory."""
-    guest = guest_factory("+virtio")
+    guest = guest_factory("+virtio", bound=True)
     clients.bound(guest)
     if shows(FORCE_WARNS):
         expect_splat("WARNING: .*__iommu_group_free_device")
@@ -79,7 +79,6 @@ def test_an_smmu_that_fails_and_tries_again_leaks_nothing(guest: Guest) -> None:
 
 
 @pytest.mark.machines("virtio-iommu")
-@pytest.mark.known_issue("virtio-iommu-probe-failure")
 def test_a_virtio_iommu_that_fails_to_probe_leaves_nothing(guest: Guest) -> None:
     """viommu_probe's result is iommu_device_register's, or its clients wait for an IOMMU
     that is bound and does not exist."""

@@ -56,7 +56,7 @@ def test_every_group_translates_unless_told(bound_guest: Guest) -> None:
 def test_the_command_line_chooses_the_type(
     guest_factory: GuestFactory, shows: Shows, argument: str, kind: str
 ) -> None:
-    guest = guest_factory(arguments=argument)
+    guest = guest_factory(arguments=argument, bound=True)
     state = clients.bound(guest)
     virtio = guest.machine.iommu.driver == "virtio_iommu"
     # 5.10 has the flush queue of an SMMU, and no name for it.
@@ -151,7 +151,7 @@ def test_a_type_that_does_not_exist_is_refused(bound_guest: Guest, word: str) ->
 @pytest.mark.needs(TYPE_CAN_BE_SET)
 def test_the_type_of_a_group_of_several(guest_factory: GuestFactory, shows: Shows) -> None:
     """All of them have to be idle."""
-    guest = guest_factory("+multifunction")
+    guest = guest_factory("+multifunction", bound=True)
     one, two = clients.nics(clients.bound(guest))
     group = group_of(guest, one)
     devices.unbind(guest, one)

@@ -13,11 +13,28 @@ from harness.guest import clients, devices, modules, tracing, vfio
 from harness.guest.guest import Guest, Step
 from harness.guest.vfio import Holder
 from harness.kernel.artifact import Kernel
+from harness.machine.topology import Machine
 from harness.pytest_plugin import GuestFactory, not_applicable
 from harness.scenario.behaviour import DMA_OWNERSHIP
 
 owned = pytest.mark.needs(DMA_OWNERSHIP)
 USERS = ["group", "cdev", "kernel"]
+
+
+# Loaded beforehand, because that takes longer than most of what is asked here.
+USERS_MODULES = ("modprobe vfio-pci", "modprobe vfio_iommu_type1", "modprobe pci-stub")
+
+
+@pytest.fixture
+def bound_guest(machine: Machine, guest_factory: GuestFactory) -> Guest:
+    """As elsewhere, with what users of DMA need."""
+    return guest_factory(machine, *USERS_MODULES, bound=True)
+
+
+@pytest.fixture
+def siblings(guest_factory: GuestFactory) -> Guest:
+    """The same, with two NICs that share a group."""
+    return guest_factory("+multifunction", *USERS_MODULES, bound=True)
 
 
 def nic_of(guest: Guest) -> str:
@@ -111,10 +128,10 @@ def test_a_kernel_driver_keeps_others_out(bound_guest: Guest) -> None:
 @owned
 @pytest.mark.parametrize("bound", [0, 1], ids=["first", "second"])
 def test_a_sibling_with_a_driver_keeps_users_out(
-    guest_factory: GuestFactory, kernel: Kernel, bound: int
+    siblings: Guest, kernel: Kernel, bound: int
 ) -> None:
     """The group is not viable while any of its devices has a driver that does DMA."""
-    guest = guest_factory("+multifunction")
+    guest = siblings
     nics = clients.nics(clients.bound(guest))
     given = nics[1 - bound]
     group = group_of(guest, given)
@@ -132,11 +149,9 @@ def test_a_sibling_with_a_driver_keeps_users_out(
 
 @owned
 @pytest.mark.parametrize("way", USERS)
-def test_a_user_keeps_drivers_from_siblings(
-    guest_factory: GuestFactory, kernel: Kernel, way: str
-) -> None:
+def test_a_user_keeps_drivers_from_siblings(siblings: Guest, kernel: Kernel, way: str) -> None:
     """iommu_device_use_default_domain gives EBUSY, and the driver core says nothing."""
-    guest = guest_factory("+multifunction")
+    guest = siblings
     one, two = clients.nics(clients.bound(guest))
     devices.unbind(guest, two)
     user = User(guest, way, one, kernel)
@@ -154,9 +169,9 @@ def test_a_user_keeps_drivers_from_siblings(
 @pytest.mark.machines("smmuv3", "virtio-iommu")
 @pytest.mark.known_issue("vfio-group-viable-bug-on")
 @pytest.mark.excused(give_back="after the BUG the group's notifier chain stays locked")
-def test_a_driver_for_a_sibling_of_a_device_in_use_is_refused(guest_factory: GuestFactory) -> None:
+def test_a_driver_for_a_sibling_of_a_device_in_use_is_refused(siblings: Guest) -> None:
     """What the series was for: vfio_iommu_group_notifier had only BUG_ON to stop it."""
-    guest = guest_factory("+multifunction")
+    guest = siblings
     one, two = clients.nics(clients.bound(guest))
     devices.unbind(guest, two)
     vfio.give(guest, one)
@@ -234,9 +249,9 @@ def test_a_group_that_is_open_is_owned_without_a_device(bound_guest: Guest) -> N
 
 @owned
 @pytest.mark.parametrize("stub", ["pci-stub", "vfio-pci"])
-def test_a_driver_that_does_no_dma_is_exempt(guest_factory: GuestFactory, stub: str) -> None:
+def test_a_driver_that_does_no_dma_is_exempt(siblings: Guest, stub: str) -> None:
     """driver_managed_dma: pci-stub and vfio-pci claim nothing when they bind."""
-    guest = guest_factory("+multifunction")
+    guest = siblings
     one, two = clients.nics(clients.bound(guest))
     group = group_of(guest, one)
     vfio.give(guest, one)
@@ -254,9 +269,9 @@ def test_a_driver_that_does_no_dma_is_exempt(guest_factory: GuestFactory, stub: 
 
 
 @owned
-def test_drivers_of_one_group_are_counted(guest_factory: GuestFactory) -> None:
+def test_drivers_of_one_group_are_counted(siblings: Guest) -> None:
     """Each that leaves takes its own claim along, and the last frees the group."""
-    guest = guest_factory("+multifunction")
+    guest = siblings
     one, two = clients.nics(clients.bound(guest))
     for first, last in ((one, two), (two, one)):
         devices.unbind(guest, first)

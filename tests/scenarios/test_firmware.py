@@ -30,7 +30,7 @@ def drivers(state: State) -> list[str]:
 @pytest.mark.parametrize("preset", ["repeated-stream-id", "two-stream-ids"])
 def test_one_device_may_have_several_stream_ids(guest_factory: GuestFactory, preset: str) -> None:
     """One more than once, too (b00d24997a11)."""
-    state = clients.bound(guest_factory(f"+{preset}"))
+    state = clients.bound(guest_factory(f"+{preset}", bound=True))
     assert groups(state) == [{CLIENT0}]
     assert drivers(state) == ["iommu_client"]
 
@@ -38,7 +38,7 @@ def test_one_device_may_have_several_stream_ids(guest_factory: GuestFactory, pre
 @pytest.mark.parametrize("preset", ["repeated-stream-id", "two-stream-ids"])
 def test_all_its_stream_ids_go_with_it(guest_factory: GuestFactory, preset: str) -> None:
     """arm_smmu_remove_master takes each out of the tree, or the next one finds it there."""
-    guest = guest_factory(f"+{preset}")
+    guest = guest_factory(f"+{preset}", bound=True)
     before = clients.bound(guest)
     for _ in range(3):
         modules.load(guest, "iommu_client_device")
@@ -114,7 +114,7 @@ def test_a_stream_id_that_is_good_goes_with_the_bad_one(
 @pytest.mark.excused(untranslated="that is what firmware has asked for")
 def test_behind_a_disabled_iommu_a_client_is_untranslated(guest_factory: GuestFactory) -> None:
     """of_iommu_configure takes a disabled IOMMU for none."""
-    state = clients.bound(guest_factory("+disabled-iommu"))
+    state = clients.bound(guest_factory("+disabled-iommu", bound=True))
     assert drivers(state) == ["iommu_client", "iommu_client"]
     assert state.untranslated == [CLIENT1]
     assert groups(state) == [{CLIENT0}]

@@ -215,7 +215,7 @@ def test_any_device_left_keeps_the_driver(bound_guest: Guest) -> None:
 def test_it_is_devices_that_count_and_not_groups(
     guest_factory: GuestFactory, preset: str, count: int
 ) -> None:
-    state = clients.bound(guest_factory(f"+{preset}"))
+    state = clients.bound(guest_factory(f"+{preset}", bound=True))
     nics = clients.nics(state)
     assert len(nics) == count
     assert set(nics) <= set(state.grouped)
@@ -223,7 +223,7 @@ def test_it_is_devices_that_count_and_not_groups(
 
 @with_clients
 def test_stream_ids_do_not_count(guest_factory: GuestFactory) -> None:
-    guest = guest_factory("+two-stream-ids")
+    guest = guest_factory("+two-stream-ids", bound=True)
     state = clients.bound(guest)
     (client,) = clients.platform(state)
     assert state.grouped.count(client) == 1

@@ -38,7 +38,7 @@ def groups(state: State) -> list[set[str]]:
 @pytest.mark.parametrize("preset", PCI)
 def test_groups_of_pci_devices(guest_factory: GuestFactory, preset: str) -> None:
     """Both IOMMUs ask pci_device_group, and so agree."""
-    state = clients.bound(guest_factory(f"+{preset}"))
+    state = clients.bound(guest_factory(f"+{preset}", bound=True))
     (nic, *_) = clients.nics(state)
     expected = [
         {nic if each == "nic" else f"0000:00:{each}" for each in group} for group in PCI[preset]
@@ -48,7 +48,7 @@ def test_groups_of_pci_devices(guest_factory: GuestFactory, preset: str) -> None
 
 @pytest.mark.machines("smmuv3", "smmuv3-acpi")
 def test_the_group_of_an_nvme_disk(guest_factory: GuestFactory) -> None:
-    assert groups(clients.bound(guest_factory("+nvme"))) == [{"0000:00:01.0"}]
+    assert groups(clients.bound(guest_factory("+nvme", bound=True))) == [{"0000:00:01.0"}]
 
 
 def test_a_root_port_shares_its_group_until_acs_is_in_time(
@@ -58,7 +58,7 @@ def test_a_root_port_shares_its_group_until_acs_is_in_time(
     was set up, until c41e2fb67e26. 5.10's port does not wait for its IOMMU at all."""
     if not shows(CLIENTS_WAIT):
         not_applicable("the port binds at boot, and past its IOMMU")
-    state = clients.bound(guest_factory("+root-port"))
+    state = clients.bound(guest_factory("+root-port", bound=True))
     port = next(name for name, each in state.devices.items() if each.driver == "pcieport")
     below = {"0000:01:00.0", "0000:01:00.1"}
     apart = sorted([{port}, below], key=sorted)
@@ -125,19 +125,18 @@ def test_a_plugged_device_gets_a_group_and_a_pulled_one_leaves_it(
 ) -> None:
     if not shows(CLIENTS_WAIT):
         not_applicable("the port is bound past its IOMMU, and so its interrupts are lost")
-    guest = guest_factory("+hotplug")
+    guest = guest_factory("+hotplug", bound=True)
     before = clients.bound(guest)
     modules.load(guest, "e1000e")
     driver = guest.machine.iommu.driver
-    for _ in range(2):
-        name = devices.plug(guest, Device("e1000e", "late", bus="slot"))
-        bound = devices.wait_for(guest, "the NIC", clients.are_bound([name]))
-        assert bound.devices[name].group is not None
-        assert bound.refcount(driver) == (before.refcount(driver) or 0) + 1
-        devices.pull(guest, "late", name)
-        after = guest.state()
-        assert after.refcount(driver) == before.refcount(driver)
-        assert groups(after) == groups(before)
+    name = devices.plug(guest, Device("e1000e", "late", bus="slot"))
+    bound = devices.wait_for(guest, "the NIC", clients.are_bound([name]))
+    assert bound.devices[name].group is not None
+    assert bound.refcount(driver) == (before.refcount(driver) or 0) + 1
+    devices.pull(guest, "late", name)
+    after = guest.state()
+    assert after.refcount(driver) == before.refcount(driver)
+    assert groups(after) == groups(before)
 
 
 def test_every_device_of_the_machine_has_one_group(bound_guest: Guest, shows: Shows) -> None:

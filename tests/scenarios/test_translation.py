@@ -24,7 +24,7 @@ pytestmark = pytest.mark.needs(CLIENTS_WAIT)
 @pytest.fixture
 def talker(guest_factory: GuestFactory) -> Guest:
     """A guest with a virtio NIC and a virtio disk behind the IOMMU."""
-    guest = guest_factory("+virtio")
+    guest = guest_factory("+virtio", bound=True)
     clients.bound(guest)
     return guest
 
@@ -71,7 +71,7 @@ def test_without_the_driver_nothing_is_translated(guest_factory: GuestFactory) -
 
 @pytest.mark.parametrize("argument", ["iommu.passthrough=1", "iommu.strict=0"])
 def test_passthrough_is_direct_and_lazy_is_not(guest_factory: GuestFactory, argument: str) -> None:
-    guest = guest_factory("+virtio", arguments=argument)
+    guest = guest_factory("+virtio", arguments=argument, bound=True)
     nic = nic_of(clients.bound(guest))
     if "passthrough" in argument:
         assert_direct(guest, nic)
@@ -81,15 +81,27 @@ def test_passthrough_is_direct_and_lazy_is_not(guest_factory: GuestFactory, argu
 
 @pytest.mark.needs(TYPE_CAN_BE_SET)
 def test_the_type_of_the_group_decides(talker: Guest) -> None:
-    nic = nic_of(talker.state())
-    group = talker.state().devices[nic].group
+    assert_follows_type(talker, "identity", "DMA", "identity", "DMA")
+
+
+@pytest.mark.needs(TYPE_CAN_BE_SET)
+@pytest.mark.known_issue("virtio-iommu-lazy-oops")
+def test_a_lazy_domain_translates(talker: Guest) -> None:
+    assert_follows_type(talker, "DMA-FQ", "identity", "DMA-FQ")
+
+
+def assert_follows_type(guest: Guest, *kinds: GroupType) -> None:
+    """The NIC's DMA is translated unless its group's type is identity."""
+    nic = nic_of(guest.state())
+    group = guest.state().devices[nic].group
     assert group is not None
-    kinds: tuple[GroupType, ...] = ("identity", "DMA", "DMA-FQ", "identity", "DMA")
     for kind in kinds:
-        devices.unbind(talker, nic)
-        assert devices.set_group_type(talker, group, kind).status == 0
-        devices.bind(talker, nic, DRIVER)
-        (assert_direct if kind == "identity" else assert_translated)(talker, nic)
+        devices.unbind(guest, nic)
+        assert devices.set_group_type(guest, group, kind).status == 0
+        devices.bind(guest, nic, DRIVER)
+        (assert_direct if kind == "identity" else assert_translated)(guest, nic)
+    # A flush queue is emptied by a timer of 10 ms.
+    assert guest.run("usleep 30000").number == 0
 
 
 def test_a_driver_that_binds_again_is_translated_again(talker: Guest) -> None:
@@ -156,7 +168,8 @@ def test_a_sibling_that_goes_disturbs_nobody(talker: Guest) -> None:
 
 
 @pytest.mark.machines("smmuv3", "smmuv3-acpi")
-@pytest.mark.excused(untranslated="the SMMU's driver is gone, and was let go by force")
+@pytest.mark.known_issue("unloaded-operations-stay")
+@pytest.mark.excused(untranslated="the SMMU's driver is gone")
 def test_an_smmu_without_driver_lets_everything_through(guest_factory: GuestFactory) -> None:
     """arm_smmu_device_remove -> arm_smmu_device_disable: with SMMUEN off and no abort in
     GBPA, DMA of a device that nobody has told otherwise goes straight."""
