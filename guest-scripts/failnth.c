@@ -41,10 +41,15 @@ static void disarm(void)
 {
 	char text[16] = "";
 
-	if (counter < 0)
+	/* It came to an end before it was ready: nothing was injected. */
+	if (counter < 0) {
+		*left = 1;
 		return;
+	}
 	/* Neither allocates. */
-	*left = pread(counter, text, sizeof(text) - 1, 0) > 0 ? atoi(text) : 0;
+	if (pread(counter, text, sizeof(text) - 1, 0) <= 0)
+		_exit(127);
+	*left = atoi(text);
 	if (pwrite(counter, "0", 1, 0) != 1)
 		_exit(127);
 }
@@ -63,6 +68,7 @@ static int run_shell(int number, const char *command)
 {
 	char script[65536];
 
+	/* The shell tells by its own count. */
 	snprintf(script, sizeof(script), "echo %d > /proc/self/fail-nth\n%s",
 		 number, command);
 	execl("/bin/busybox", "sh", "-c", script, NULL);

@@ -113,20 +113,27 @@ static void print_link(const char *path)
 	print_word(slash ? slash + 1 : target);
 }
 
-/* One line of /proc/modules: NAME SIZE REFCOUNT HOLDER,HOLDER, STATE ADDRESS. */
+/*
+ * One line of /proc/modules: NAME SIZE REFCOUNT HOLDER,HOLDER, STATE ADDRESS. Without
+ * CONFIG_MODULE_UNLOAD there is no count: such modules are nobody's subject. One that
+ * cannot be unloaded has "[permanent]," for its last holder.
+ */
 static void print_module(char *line)
 {
-	char *name = strtok(line, " "), *refcount, *holders, *state;
+	char *name = strtok(line, " "), *refcount, *holders, *state, *mark;
 
 	strtok(NULL, " ");
 	refcount = strtok(NULL, " ");
 	holders = strtok(NULL, " ");
 	state = strtok(NULL, " ");
-	if (!state)
+	if (!state || !strcmp(refcount, "-"))
 		return;
+	mark = strstr(holders, "[permanent]");
+	if (mark)
+		*mark = '\0';
 	if (!strcmp(holders, "-"))
 		*holders = '\0';
-	else
+	else if (*holders)
 		holders[strlen(holders) - 1] = '\0';
 	/* As initstate has it: Live, Loading, Unloading. */
 	state = *state == 'L' ? state[1] == 'i' ? "live" : "coming" : "going";

@@ -28,6 +28,10 @@ class UsageError(HarnessError):
     exit_code = 2
 
 
+class PatchMismatch(UsageError):
+    """A patch that was made for another kernel: name one that fits, or another kernel."""
+
+
 class HostError(HarnessError):
     """This host could not do it: disk, network, permissions."""
 

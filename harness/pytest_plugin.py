@@ -22,7 +22,8 @@ from typing import NoReturn, Protocol
 
 import pytest
 
-from harness.errors import GuestError, HarnessError, UsageError
+from harness import pytest_events
+from harness.errors import GuestError, HarnessError, HostError, UsageError
 from harness.guest import clients, snapshot
 from harness.guest.guest import Guest
 from harness.guest.state import State, changes
@@ -35,6 +36,7 @@ from harness.klog import splat
 from harness.klog.splat import Splat
 from harness.machine import composed, topology
 from harness.machine.topology import Machine
+from harness.pytest_events import NOT_APPLICABLE, Events
 from harness.scenario import behaviour, known
 from harness.scenario.behaviour import Behaviour, Claims
 from harness.scenario.known import KnownIssue
@@ -82,7 +84,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", line)
     events: str | None = config.getoption("--events")
     if events and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(_Events(Path(events)))
+        config.pluginmanager.register(Events(Path(events)))
     try:
         _kernels(config)
         _claims(config)
@@ -249,9 +251,6 @@ def _applicable(request: pytest.FixtureRequest) -> None:
                 not_applicable(f"it needs that {wanted.reason}")
 
 
-NOT_APPLICABLE = "not applicable: "
-
-
 def not_applicable(reason: str) -> NoReturn:
     """Ends a test that this kernel or machine cannot show."""
     pytest.skip(NOT_APPLICABLE + reason)
@@ -330,68 +329,6 @@ def guest(machine: Machine, guest_factory: GuestFactory) -> Guest:
     return guest_factory(machine)
 
 
-# What is wrong with a test beside what it asserts itself.
-_TOLD = "told"
-
-
-class _Events:
-    """Writes down what became of each test, as it happens."""
-
-    def __init__(self, path: Path) -> None:
-        self._lines = rundir.JsonLines(path)
-        self._failed: set[str] = set()
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "call" or not report.passed:
-            if report.nodeid in self._failed:
-                return  # its teardown fails too
-            if report.failed:
-                self._failed.add(report.nodeid)
-            self._lines.add(_event(report))
-
-    def pytest_unconfigure(self) -> None:
-        self._lines.close()
-
-
-def _event(report: pytest.TestReport) -> dict[str, object]:
-    facts = dict(report.user_properties)
-    result, reason = _result(report)
-    name, _, parameters = report.nodeid.rpartition("/")[2].partition("[")
-    own = parameters.removesuffix("]").removeprefix(str(facts.get("under_test", ""))).strip("-")
-    return {
-        "scenario": f"{name}[{own}]" if own else name,
-        "kernel": facts.get("kernel", ""),
-        "machine": facts.get("machine", ""),
-        "result": result,
-        "reason": printable(reason),
-        "seconds": round(report.duration, 3),
-        "story": printable(report.longreprtext) if report.failed else "",
-    }
-
-
-def _result(report: pytest.TestReport) -> tuple[str, str]:
-    """What became of a test, in the words of the matrix, and why."""
-    if hasattr(report, "wasxfail"):
-        return "known", report.wasxfail
-    if report.passed:
-        return "passed", ""
-    if report.failed:
-        return "failed", _gist(report)
-    # ("file", line, "Skipped: reason")
-    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
-    reason = reason.removeprefix("Skipped: ")
-    if reason.startswith(NOT_APPLICABLE):
-        return "not-applicable", reason.removeprefix(NOT_APPLICABLE)
-    return "skipped", reason
-
-
-def _gist(report: pytest.TestReport) -> str:
-    """The lines of a failure that say what was wrong: the kernel's, then the test's."""
-    told = [str(text) for name, text in report.user_properties if name == _TOLD]
-    lines = report.longreprtext.splitlines()
-    return "\n".join([*told, *(line[1:].strip() for line in lines if line.startswith("E  "))])
-
-
 def guests_of(item: pytest.Item) -> list[Guest]:
     """The guests that a test has started and that are not yet ended."""
     guests = item.stash.get(_GUESTS, None)
@@ -403,7 +340,10 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    report.user_properties += _facts(item)
+    if facts := _facts(item):
+        report.user_properties.append((pytest_events.FACTS, facts))
+    if call.excinfo and isinstance(call.excinfo.value, HostError):
+        report.user_properties.append((pytest_events.UNJUDGED, True))
     guests = item.stash.get(_GUESTS, None)
     if guests and call.when == "call":
         _judge(item, report, guests)
@@ -414,17 +354,21 @@ def pytest_runtest_makereport(
     return report
 
 
-def _facts(item: pytest.Item) -> list[tuple[str, object]]:
-    """Where a test runs, for what is written of it."""
-    params = getattr(getattr(item, "callspec", None), "params", {})
-    spec = params.get("kernel_spec")
-    if not isinstance(spec, KernelSpec):
-        return []
-    machine = params.get("machine")
-    name = machine.name if machine else ""
-    under_test = f"{spec.where}-{name}" if name else spec.where
-    kernel = " + ".join([f"{spec.kind}:{spec.where}", *spec.changes])
-    return [("kernel", kernel), ("machine", name), ("under_test", under_test)]
+def _facts(item: pytest.Item) -> dict[str, str]:
+    """Which scenario it is, with its own parameters, and where it runs."""
+    callspec = getattr(item, "callspec", None)
+    spec = callspec.params.get("kernel_spec") if callspec else None
+    if callspec is None or not isinstance(spec, KernelSpec):
+        return {}
+    machine = callspec.params.get("machine")
+    where = f"{spec.where}-{machine.name}" if machine else spec.where
+    own = str(callspec.id).removeprefix(where).strip("-")
+    name = f"{item.path.name}::{getattr(item, 'originalname', item.name)}"
+    return {
+        "scenario": f"{name}[{own}]" if own else name,
+        "kernel": " + ".join([f"{spec.kind}:{spec.where}", *spec.changes]),
+        "machine": machine.name if machine else "",
+    }
 
 
 def _judge(item: pytest.Item, report: pytest.TestReport, guests: _Guests) -> None:
@@ -446,7 +390,7 @@ def _judge(item: pytest.Item, report: pytest.TestReport, guests: _Guests) -> Non
         _fail(report, f"the kernel does not report what the test provokes: {', '.join(missing)}")
         return
     for issue in issues:
-        if _appears(issue, splats, report, said):
+        if _appears(issue, splats, report):
             report.outcome = "skipped"
             report.wasxfail = f"known issue {issue.id}: {issue.title}"
             return
@@ -487,13 +431,15 @@ def _issues(item: pytest.Item) -> list[KnownIssue]:
     return [issue for issue in named if issue.applies(kernel.release, name)]
 
 
-def _appears(
-    issue: KnownIssue, splats: list[Splat], report: pytest.TestReport, said: list[str]
-) -> bool:
+def _appears(issue: KnownIssue, splats: list[Splat], report: pytest.TestReport) -> bool:
+    """An issue with a symptom is how a test fails; one with splats only is those. A warning
+    is no reason for a test to fail: what it asserts has to hold all the same."""
     if issue.symptom:
-        text = "\n".join([report.longreprtext if report.failed else "", *said])
-        return re.search(issue.symptom, text) is not None
-    return any(issue.explains(each) for each in splats)
+        return report.failed and bool(re.search(issue.symptom, pytest_events.gist(report)))
+    explained = [each for each in splats if issue.explains(each)]
+    if report.failed:
+        return any(each.kind != "WARNING" for each in explained)
+    return bool(explained)
 
 
 def _told(each: Splat) -> str:
@@ -504,7 +450,7 @@ def _told(each: Splat) -> str:
 def _fail(report: pytest.TestReport, text: str) -> None:
     """The test fails with the text, above what it failed with itself."""
     own = report.longreprtext if report.failed else ""
-    report.user_properties.append((_TOLD, text))
+    report.user_properties.append((pytest_events.TOLD, text))
     report.outcome = "failed"
     report.longrepr = f"{printable(text)}\n\n{own}".rstrip()
 

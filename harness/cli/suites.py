@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from harness.cli import options, output
-from harness.errors import UsageError
+from harness.errors import HarnessError, UsageError
 from harness.host import rundir
 from harness.kernel import build
 from harness.kernel.spec import KernelSpec
@@ -35,7 +35,9 @@ Behaviours = Annotated[
         help="The kernel shows it, or with no-NAME does not, whatever its version; repeatable.",
     ),
 ]
-Workers = Annotated[int, typer.Option("-n", "--workers", help="Guests at once; else the cores.")]
+Workers = Annotated[
+    int, typer.Option("-n", "--workers", min=0, help="Guests at once; else as many as cores.")
+]
 RunDir = Annotated[Path | None, typer.Option(help="Where what is observed goes.")]
 
 
@@ -62,13 +64,14 @@ def run_(
 ) -> None:
     """Run the scenarios: everything that is argued about, asserted on every kernel."""
     if listing:
-        output.say(_listing())
+        _list(as_json=as_json)
         return
     rundir.check(run_dir)
     specs = options.kernels(
         kernel, patch, fragment, variant, llvm=False, debian_mirror=debian_mirror
     )
-    _check(machine, behaviours)
+    _check(machine, behaviours, scenario)
+    specs, errors = _build(specs, machine)
     request = Request(
         tuple(specs),
         tuple(machine),
@@ -78,7 +81,6 @@ def run_(
         workers,
         first_failure,
     )
-    _build(specs, machine)
     directory = rundir.create("scenarios", run_dir)
     rounds = [
         run.run(request, directory, number=number, title=_title(number, repeat))
@@ -92,28 +94,46 @@ def run_(
     else:
         output.say(matrix.lines(matrix.worst(every)))
         output.say(_closing(every, repeat, directory))
-    raise typer.Exit(1 if record["counts"]["failed"] or record["counts"]["skipped"] else 0)
+    for error in errors:
+        output.say([("red", str(error))])
+    raise typer.Exit(_exit_code(record["counts"], errors))
+
+
+def _exit_code(counts: dict[str, int], errors: Sequence[HarnessError]) -> int:
+    """1 where a scenario failed, else what kept one from being judged."""
+    if counts["failed"]:
+        return 1
+    unjudged = 3 if counts["unjudged"] or counts["skipped"] else 0
+    return max([unjudged, *(error.exit_code for error in errors)])
 
 
 def _title(number: int, repeat: int) -> str:
     return "scenarios" if repeat == 1 else f"scenarios, round {number} of {repeat}"
 
 
-def _check(machines: Sequence[str], behaviours: list[str]) -> None:
+def _check(machines: Sequence[str], behaviours: list[str], scenarios: Sequence[str] = ()) -> None:
     """Before anything is built."""
     behaviour.claims(behaviours)
+    list(run.chosen(scenarios))
     for name in machines:
         composed.machine(name)
 
 
-def _build(specs: Sequence[KernelSpec], machines: Sequence[str]) -> None:
-    """All kernels, with the variants that the machines need. Raises the first error."""
-    wanted = [
-        spec.with_variants(composed.machine(name).variants) for spec in specs for name in machines
-    ]
-    for outcome in build.build_all(list(dict.fromkeys(wanted))):
-        if outcome.error:
-            raise outcome.error
+def _build(
+    specs: Sequence[KernelSpec], machines: Sequence[str]
+) -> tuple[list[KernelSpec], list[HarnessError]]:
+    """Those that can be built, with the variants that the machines need, and why others
+    cannot; one that fails does not stop the others. Raises the error where none can."""
+    errors: dict[KernelSpec, HarnessError] = {}
+    for name in machines:
+        wanted = [spec.with_variants(composed.machine(name).variants) for spec in specs]
+        for spec, outcome in zip(specs, build.build_all(wanted), strict=True):
+            if outcome.error:
+                errors[spec] = outcome.error
+    good = [spec for spec in specs if spec not in errors]
+    if not good:
+        raise next(iter(errors.values()))
+    return good, list(errors.values())
 
 
 def _record(every: list[Outcome], directory: Path) -> dict[str, Any]:
@@ -136,17 +156,20 @@ def _closing(every: list[Outcome], repeat: int, directory: Path) -> Iterator[tup
     yield "bold", f"{told}{rounds}; all of it is in {directory}"
 
 
-def _listing() -> Iterator[tuple[str, str]]:
-    yield "bold", "scenarios"
-    for file in sorted(run.directory().glob("test_*.py")):
-        text = file.read_text().split('"""')[1]
-        yield (
-            "",
-            f"  {file.stem.removeprefix('test_'):<16} {text.partition(chr(10) * 2)[0].strip()}",
-        )
-    yield "bold", "behaviours, with --behaviour NAME or no-NAME"
-    for each in behaviour.TABLE.values():
-        yield "", f"  {each.name:<32} {each.reason}"
+def _list(*, as_json: bool) -> None:
+    subjects = {
+        file.stem.removeprefix("test_"): file.read_text().split('"""')[1].partition("\n\n")[0]
+        for file in sorted(run.directory().glob("test_*.py"))
+    }
+    behaviours = {each.name: each.reason for each in behaviour.TABLE.values()}
+    if as_json:
+        output.print_json({"scenarios": subjects, "behaviours": behaviours})
+        return
+    lines = [("bold", "scenarios")]
+    lines += [("", f"  {name:<16} {' '.join(text.split())}") for name, text in subjects.items()]
+    lines.append(("bold", "behaviours, with --behaviour NAME or no-NAME"))
+    lines += [("", f"  {name:<32} {reason}") for name, reason in behaviours.items()]
+    output.say(lines)
 
 
 def mutants_(
@@ -171,6 +194,8 @@ def mutants_(
     """Plant bugs in a kernel, one at a time, and see which scenarios find them."""
     rundir.check(run_dir)
     (spec,) = options.kernels([kernel], [], [], variant, llvm=False, debian_mirror=debian_mirror)
+    if spec.kind == "prebuilt":
+        raise UsageError("a prebuilt kernel cannot be patched", "name one with its source")
     _check(machine, behaviours)
     chosen = _chosen(mutants.read(directory), only)
     _build([spec], machine)
@@ -226,6 +251,7 @@ def _summary(found: Sequence[Score], into: Path) -> Iterator[tuple[str, str]]:
 
 
 def _status(found: Sequence[Score]) -> int:
-    if any(each.problem and not each.foreign for each in found):
+    judged = [each for each in found if each.judged]
+    if not judged or any(each.problem and not each.foreign for each in found):
         return 3
-    return 0 if all(each.caught for each in found if each.judged) else 1
+    return 0 if all(each.caught for each in judged) else 1

@@ -32,9 +32,10 @@ def bound(guest: Guest) -> State:
     """Loads the IOMMU's driver, then those of all the devices, where a warm-up has not done
     that; what the guest shows when all devices behind the IOMMU are bound, those too that
     had been waiting since the boot, as ports do."""
-    if guest.machine.iommu.driver not in guest.state().modules:
-        for command in warm_up(guest.machine):
-            guest.run(command)
+    loaded = guest.state().modules
+    for name in (guest.machine.iommu.driver, *drivers(guest.machine)):
+        if name not in loaded:
+            guest.run(f"modprobe {name}")
     return devices.wait_for(guest, "clients to be bound", are_bound(behind(guest.state())))
 
 

@@ -229,8 +229,18 @@ def warm(
                 _warm_up(running, warm_up)
                 _write(running, into)
 
-    entry = cache.entry("snapshot", key, f"the warm guest of {kernel.label}", make)
+    entry = cache.entry("snapshot", key, _title(kernel), make)
     return _snapshot(entry, boot, _record(entry))
+
+
+def _title(kernel: Kernel) -> str:
+    return f"the warm guest of {kernel.label}, kernel {kernel.key}"
+
+
+def forget(kernel: Kernel) -> None:
+    """Removes the warm guests of a kernel that nobody will use again."""
+    for path in cache.titled("snapshot", _title(kernel)):
+        cache.discard(path)
 
 
 def _warm_up(running: Guest, commands: Sequence[str]) -> None:

@@ -138,6 +138,16 @@ def damage(final: Path) -> str:
     return ""
 
 
+def titled(kind: str, title: str) -> list[Path]:
+    """The entries of a kind with that title."""
+    found = []
+    for seal in directory(kind).glob(f"*/{SEAL}"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            if json.loads(seal.read_text())["title"] == title:
+                found.append(seal.parent)
+    return found
+
+
 def discard(final: Path) -> None:
     """Removes an entry, at once for whoever looks it up."""
     descriptor = _held.pop(final, None)

@@ -76,14 +76,6 @@ def collect(days: float) -> Iterator[Item]:
             yield item
 
 
-def discard(*titles: str) -> None:
-    """Removes the entries of these titles, whoever uses them: what was made to be thrown
-    away."""
-    for item in items():
-        if item.title in titles:
-            cache.discard(item.path)
-
-
 def _below(kind: str) -> list[Path]:
     with contextlib.suppress(FileNotFoundError):
         return sorted(path for path in (paths.cache() / kind).iterdir() if path.is_dir())

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import ProgramFailed, UsageError
+from harness.errors import PatchMismatch, ProgramFailed, UsageError
 from harness.host import program
 from harness.kernel.series import Patch
 
@@ -103,18 +103,20 @@ def _notes(output: str) -> Iterator[str]:
             )
 
 
-def _diagnosed(tree: Path, patch: Patch, output: str) -> UsageError:
+def _diagnosed(tree: Path, patch: Patch, output: str) -> PatchMismatch:
     if _is_applied(tree, patch):
-        return UsageError(f"{patch.name} is in this kernel already", "leave it out")
+        return PatchMismatch(f"{patch.name} is in this kernel already", "leave it out")
     failed = next((match for line in output.splitlines() if (match := _FAILED.match(line))), None)
     if failed is None or not (tree / failed[1]).is_file():
         reason = (_errors(output) or ["git refuses it"])[0]
-        return UsageError(f"{patch.name} does not apply: {reason}", "name a patch for this kernel")
+        return PatchMismatch(
+            f"{patch.name} does not apply: {reason}", "name a patch for this kernel"
+        )
     name, line = failed[1], int(failed[2])
     wanted = _preimage(patch, name, line)
     present = (tree / name).read_text(errors="replace").splitlines()
     at = _nearest(wanted, present, line - 1)
-    return UsageError(
+    return PatchMismatch(
         f"{patch.name} does not apply to {name}:{line}: {_first_difference(wanted, present, at)}",
         "name a patch made for this kernel",
         detail=_compared(name, wanted, present, at),

@@ -9,8 +9,8 @@ from harness.suite.run import Outcome
 Line = tuple[str, str]
 
 # In the order in which they are told; of several rounds of one scenario the worst counts.
-_RESULTS = ("failed", "skipped", "known", "not-applicable", "passed")
-_SHORT = {"failed": "failed", "skipped": "skipped", "known": "known", "not-applicable": "n/a"}
+_RESULTS = ("failed", "unjudged", "skipped", "known", "not-applicable", "passed")
+_SHORT = {result: result for result in _RESULTS[:-1]} | {"not-applicable": "n/a"}
 
 _STORY_LINES = 12
 
@@ -27,12 +27,15 @@ def worst(outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 
 def flaky(outcomes: Sequence[Outcome]) -> list[str]:
-    """The scenarios that did not end alike in all rounds."""
+    """The scenarios that did not end alike in all rounds; a race that is a known issue
+    may appear or not."""
     seen: dict[str, set[str]] = {}
-    for each in outcomes:
-        name = f"{each.scenario} [{each.kernel} {each.machine}]"
-        seen.setdefault(name, set()).add(each.result)
-    return sorted(name for name, results in seen.items() if len(results) > 1)
+    for number in sorted({each.round for each in outcomes}):
+        for each in worst([each for each in outcomes if each.round == number]):
+            name = f"{each.scenario} [{each.kernel} {each.machine}]"
+            seen.setdefault(name, set()).add(each.result)
+    fine = {"known", "passed"}
+    return sorted(name for name, found in seen.items() if len(found) > 1 and not found <= fine)
 
 
 def counts(outcomes: Sequence[Outcome]) -> dict[str, int]:
@@ -60,6 +63,7 @@ def lines(outcomes: Sequence[Outcome]) -> Iterator[Line]:
     yield from _grouped(outcomes, "known", "cyan")
     yield from _grouped(outcomes, "not-applicable", "")
     yield from _grouped(outcomes, "skipped", "yellow")
+    yield from _grouped(outcomes, "unjudged", "yellow")
     yield from _failures(outcomes)
 
 

@@ -5,9 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.errors import BuildError, HarnessError, UsageError
-from harness.host import inventory, paths
+from harness.errors import HarnessError, HostError, PatchMismatch, UsageError
+from harness.guest import snapshot
+from harness.host import cache, paths, rundir
 from harness.kernel import build
+from harness.kernel.artifact import Kernel
+from harness.machine import composed
 from harness.suite import run
 from harness.suite.run import Outcome, Request
 
@@ -51,20 +54,25 @@ def read(directory: Path | None) -> list[Mutant]:
     patches = sorted([*where.glob("*.patch"), *where.glob("*.diff")])
     if not patches:
         raise UsageError(f"{where} has no mutants", "name a directory with .patch files")
+    twice = {each.stem for each in patches if each.with_suffix(".diff") in patches} & {
+        each.stem for each in patches if each.suffix == ".patch"
+    }
+    if twice:
+        raise UsageError(f"{where} has two mutants called {min(twice)!r}", "rename one")
     return [Mutant(each.name.removesuffix(each.suffix), each) for each in patches]
 
 
 def healthy(request: Request, into: Path) -> None:
-    """Raises UsageError when scenarios fail on the kernel as it is: then a failure with a
+    """Raises HostError when scenarios fail on the kernel as it is: then a failure with a
     mutant says nothing."""
     into.mkdir()
     failed = [
         each.scenario
         for each in run.run(request, into, title=f"scenarios on {request.kernels[0]}")
-        if each.result == "failed"
+        if each.result in ("failed", "unjudged")
     ]
     if failed:
-        raise UsageError(
+        raise HostError(
             f"{len(failed)} scenarios fail on {request.kernels[0]} as it is, {failed[0]} first",
             f"mend that before planting bugs; the log is in {into}",
         )
@@ -75,7 +83,7 @@ def scores(mutants: Sequence[Mutant], request: Request, into: Path) -> Iterator[
     in the cache is given back."""
     (base,) = request.kernels
     for number, mutant in enumerate(mutants, start=1):
-        directory = into / mutant.name
+        directory = into / f"{number:03}-{rundir.word(mutant.name)}"
         directory.mkdir()
         spec = replace(base, patches=(*base.patches, mutant.patch))
         title = f"mutant {number} of {len(mutants)}, {mutant.name}"
@@ -85,23 +93,26 @@ def scores(mutants: Sequence[Mutant], request: Request, into: Path) -> Iterator[
 def _score(mutant: Mutant, request: Request, directory: Path, title: str) -> Score:
     (spec,) = request.kernels
     blank = Score(mutant.name, f"{spec.kind}:{spec.where}", caught=False, summary=mutant.summary)
+    built: list[Kernel] = []
     try:
-        kernel = build.build(spec)
-    except UsageError as error:
-        return replace(blank, problem=error.message, foreign="apply" in error.message)
-    except BuildError as error:
-        return replace(blank, problem=error.message)
-    try:
-        failed = _failed(run.run(request, directory, title=title))
+        variants = [composed.machine(name).variants for name in request.machines]
+        built.extend(build.build(spec.with_variants(each)) for each in variants)
+        outcomes = run.run(request, directory, title=title)
+    except PatchMismatch as error:
+        return replace(blank, problem=error.message, foreign=True)
     except HarnessError as error:
         return replace(blank, problem=str(error))
     finally:
-        inventory.discard(f"the warm guest of {kernel.label}", f"kernel {kernel.label}")
-    if not failed:
-        return blank
-    by = tuple(each.scenario for each in failed)
-    return replace(blank, caught=True, by=by, message=failed[0].reason)
+        for kernel in {each.key: each for each in built}.values():
+            snapshot.forget(kernel)
+            cache.discard(kernel.directory)
+    return _judged(blank, outcomes)
 
 
-def _failed(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    return [each for each in outcomes if each.result == "failed"]
+def _judged(blank: Score, outcomes: Sequence[Outcome]) -> Score:
+    failed = [each for each in outcomes if each.result == "failed"]
+    if failed:
+        by = tuple(each.scenario for each in failed)
+        return replace(blank, caught=True, by=by, message=failed[0].reason)
+    unjudged = [each for each in outcomes if each.result == "unjudged"]
+    return replace(blank, problem=unjudged[0].reason if unjudged else "")

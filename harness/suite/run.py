@@ -41,8 +41,8 @@ class Request:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """Of one scenario on one kernel and machine: ``result`` is passed, failed, known (a
-    known issue), not-applicable or skipped; ``reason`` says why, in a line, and ``story``
-    all that pytest has to say of a failure."""
+    known issue), not-applicable, skipped, or unjudged where this host is to blame;
+    ``reason`` says why, in a line, and ``story`` all that pytest has to say of a failure."""
 
     scenario: str
     kernel: str
@@ -89,27 +89,35 @@ def run(
     outcomes = list(_outcomes(events, number))
     if status == _NOTHING or (not outcomes and status == 0):
         raise UsageError(
-            f"no scenario is called {' '.join(request.scenarios)}", "see iommu-harness run --list"
+            f"{' '.join(request.scenarios)} is about none of {', '.join(request.machines)}",
+            "see iommu-harness run --list",
         )
-    if status not in (0, _TESTS_FAILED) and not (request.first_failure and outcomes):
+    bad = any(each.result in ("failed", "unjudged") for each in outcomes)
+    if status not in (0, _TESTS_FAILED) or (status == _TESTS_FAILED and not bad):
         raise HostError(f"pytest ended with status {status}", f"its words are in {log}")
     return outcomes
 
 
 def _status(argv: Sequence[str], log: BinaryIO, on_line: Callable[[str], None]) -> int:
     try:
-        program.run(argv, env=dict(os.environ), log=log, on_line=on_line)
+        program.run(argv, env=_environment(), log=log, on_line=on_line)
     except ProgramFailed as failure:
         return failure.status
     return 0
 
 
+def _environment() -> dict[str, str]:
+    """Ours, without what would change what pytest does."""
+    return {name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")}
+
+
 def _arguments(request: Request, events: Path) -> list[str]:
     root = directory()
-    argv = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider"]
+    # -P: Python does not look for modules in the directory that we happen to be in.
+    argv = [sys.executable, "-P", "-m", "pytest", "-v", "-p", "no:cacheprovider"]
     # Nothing of the directory that we happen to be in, and none of this project's own tests.
     argv += ["-c", os.devnull, f"--rootdir={root}", f"--confcutdir={root}"]
-    workers = request.workers or os.cpu_count() or 1
+    workers = request.workers or "auto"
     argv += [f"--events={events}", f"--numprocesses={workers}", "--dist=worksteal"]
     argv += ["--maxfail=1"] if request.first_failure else []
     for spec in request.kernels:
@@ -121,14 +129,18 @@ def _arguments(request: Request, events: Path) -> list[str]:
     argv += [f"--machine={name}" for name in request.machines]
     argv += [f"--behaviour={name}" for name in request.behaviours]
     argv += [f"--qemu={request.qemu}"] if request.qemu else []
-    return [*argv, *map(str, _chosen(request, root))]
+    return [*argv, *map(str, chosen(request.scenarios))]
 
 
-def _chosen(request: Request, root: Path) -> Iterator[Path | str]:
-    if not request.scenarios:
+def chosen(scenarios: Sequence[str]) -> Iterator[Path | str]:
+    """What pytest is told for the names that a user gives, or that an outcome has. Raises
+    UsageError for a subject that does not exist."""
+    root = directory()
+    if not scenarios:
         yield root
-    for text in request.scenarios:
-        name, colons, rest = text.partition("::")
+    for text in scenarios:
+        # With which parameters is not pytest's to know before it has looked.
+        name, colons, rest = text.partition("[")[0].partition("::")
         file = root / (name if name.endswith(".py") else f"test_{name}.py")
         if not file.is_file():
             subjects = sorted(each.stem.removeprefix("test_") for each in root.glob("test_*.py"))

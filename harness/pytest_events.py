@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What became of each test, as JSON lines: for jobs that run pytest underneath."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.host import rundir
+from harness.host.text import printable
+
+NOT_APPLICABLE = "not applicable: "
+
+# Properties of a report: where the test ran, what is wrong with it beside what it asserts
+# itself, and whether this host and not the kernel is to blame.
+FACTS, TOLD, UNJUDGED = "facts", "told", "unjudged"
+
+
+class Events:
+    """Writes down what became of each test, as it happens."""
+
+    def __init__(self, path: Path) -> None:
+        self._lines = rundir.JsonLines(path)
+        self._failed: set[str] = set()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or not report.passed:
+            if report.nodeid in self._failed:
+                return  # its teardown fails too
+            if report.failed:
+                self._failed.add(report.nodeid)
+            self._lines.add(_event(report))
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            facts = {"scenario": report.nodeid, "kernel": "", "machine": "", "seconds": 0.0}
+            text = printable(report.longreprtext)
+            reason = text.splitlines()[-1] if text else "cannot be collected"
+            self._lines.add(facts | {"result": "failed", "reason": reason, "story": text})
+
+    def pytest_unconfigure(self) -> None:
+        self._lines.close()
+
+
+def _event(report: pytest.TestReport) -> dict[str, object]:
+    facts = next((value for name, value in report.user_properties if name == FACTS), None)
+    result, reason = _result(report)
+    return {
+        **(facts if isinstance(facts, dict) else _unknown(report)),
+        "result": result,
+        "reason": printable(reason),
+        "seconds": round(report.duration, 3),
+        "story": printable(report.longreprtext) if report.failed else "",
+    }
+
+
+def _unknown(report: pytest.TestReport) -> dict[str, str]:
+    """Of a test that has no kernel."""
+    return {"scenario": report.nodeid, "kernel": "", "machine": ""}
+
+
+def _result(report: pytest.TestReport) -> tuple[str, str]:
+    """What became of a test, in the words of the matrix, and why."""
+    if hasattr(report, "wasxfail"):
+        return "known", report.wasxfail
+    if report.passed:
+        return "passed", ""
+    if report.failed:
+        blame = any(name == UNJUDGED for name, _ in report.user_properties)
+        return "unjudged" if blame else "failed", gist(report)
+    # ("file", line, "Skipped: reason")
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
+    reason = reason.removeprefix("Skipped: ")
+    if reason.startswith(NOT_APPLICABLE):
+        return "not-applicable", reason.removeprefix(NOT_APPLICABLE)
+    return "skipped", reason
+
+
+def gist(report: pytest.TestReport) -> str:
+    """The lines of a failure that say what was wrong: the kernel's, then the test's."""
+    told = [str(text) for name, text in report.user_properties if name == TOLD]
+    lines = report.longreprtext.splitlines()
+    return "\n".join([*told, *(line[1:].strip() for line in lines if line.startswith("E  "))])
