@@ -246,17 +246,23 @@ def unaccounted(guest: Guest) -> int:
 
 
 def assert_nothing_grows(guest: Guest, cycle: str) -> None:
-    """A cycle leaves what it found: after ``_CYCLES`` more of them there is less than one
-    object for every second cycle."""
+    """A cycle leaves what it found. A leak is one object or page for each, again and again;
+    what is freed late, or kept once for later, is not."""
     rounds = f"for n in $(seq {_CYCLES}); do {cycle.replace(';', ' &&')} || break; done"
-    # What is allocated once, and what per-processor caches keep.
     assert guest.run(rounds).number == 0
+    leaks = grown(guest, rounds)
+    if leaks:
+        again = grown(guest, rounds)
+        leaks = {name: count for name, count in again.items() if name in leaks}
+    assert not leaks, f"{_CYCLES} times {cycle!r} left {leaks}"
+
+
+def grown(guest: Guest, rounds: str) -> dict[str, int]:
     before = footprint(guest)
     assert guest.run(rounds).number == 0
     after = footprint(guest)
-    grown = {name: after[name] - count for name, count in before.items()}
-    leaks = {name: more for name, more in grown.items() if more > _CYCLES // 2}
-    assert not leaks, f"{_CYCLES} times {cycle!r} left {leaks}"
+    more = {name: after[name] - count for name, count in before.items()}
+    return {name: count for name, count in more.items() if count > _CYCLES // 2}
 
 
 def test_devices_that_come_and_go_leave_no_memory(bound_guest: Guest) -> None:
