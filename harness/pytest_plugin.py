@@ -14,7 +14,6 @@ which a kernel cannot show a scenario, which is then not applicable.
 import contextlib
 import functools
 import os
-import re
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,8 +21,8 @@ from typing import NoReturn, Protocol
 
 import pytest
 
-from harness import pytest_events
-from harness.errors import GuestError, HarnessError, HostError, UsageError
+from harness import pytest_events, pytest_verdict
+from harness.errors import HarnessError, HostError, UsageError
 from harness.guest import clients, snapshot
 from harness.guest.guest import Guest
 from harness.guest.state import State, changes
@@ -32,14 +31,11 @@ from harness.host.text import printable
 from harness.kernel import build, spec
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
-from harness.klog import splat
-from harness.klog.splat import Splat
 from harness.machine import composed, topology
 from harness.machine.topology import Machine
 from harness.pytest_events import NOT_APPLICABLE, Events
 from harness.scenario import behaviour, known
 from harness.scenario.behaviour import Behaviour, Claims
-from harness.scenario.known import KnownIssue
 
 DEFAULT_KERNEL = "debian:6.12"
 DEFAULT_MACHINE = "smmuv3"
@@ -144,7 +140,7 @@ def _machines(metafunc: pytest.Metafunc) -> list[Machine]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What makes no sense on any of the machines is not there at all."""
     for item in items:
-        for name in _named_issues(item):
+        for name in pytest_verdict.named_issues(item):
             if name not in known.issues():
                 raise pytest.UsageError(f"{item.nodeid}: no known issue {name!r}")
     senseless = [each for each in items if _senseless(each)]
@@ -346,7 +342,8 @@ def pytest_runtest_makereport(
         report.user_properties.append((pytest_events.UNJUDGED, True))
     guests = item.stash.get(_GUESTS, None)
     if guests and call.when == "call":
-        _judge(item, report, guests)
+        patterns = item.stash.setdefault(_EXPECTED, [])
+        pytest_verdict.judge(item, report, [each.guest for each in guests.watched], patterns)
         if report.failed:
             for number, watched in enumerate(guests.watched, start=1):
                 title = f"guest {number}, {watched.guest.machine.name}"
@@ -369,90 +366,6 @@ def _facts(item: pytest.Item) -> dict[str, str]:
         "kernel": " + ".join([f"{spec.kind}:{spec.where}", *spec.changes]),
         "machine": machine.name if machine else "",
     }
-
-
-def _judge(item: pytest.Item, report: pytest.TestReport, guests: _Guests) -> None:
-    """Beside what the test itself asserts: what the kernel reported meanwhile, and
-    whether a known issue explains all that."""
-    said = [each for watched in guests.watched for each in _said(watched.guest)]
-    splats = splat.find(said)
-    patterns = [each for marker in item.iter_markers("splats") for each in marker.args]
-    expected = item.stash.setdefault(_EXPECTED, [])
-    patterns += expected
-    issues = _issues(item)
-    unknown = known.unexplained(splats, patterns, issues)
-    if unknown:
-        told = "\n".join(_told(each) for each in unknown)
-        _fail(report, f"the kernel reports what nobody expects:\n{told}")
-        return
-    missing = [each for each in patterns if not any(known.matches(each, s) for s in splats)]
-    if missing and report.passed:
-        _fail(report, f"the kernel does not report what the test provokes: {', '.join(missing)}")
-        return
-    for issue in issues:
-        if _appears(issue, splats, report):
-            report.outcome = "skipped"
-            report.wasxfail = f"known issue {issue.id}: {issue.title}"
-            return
-    absent = [issue for issue in issues if not issue.sometimes]
-    if absent and report.passed:
-        _fail(report, f"known issue {absent[0].id} does not appear: {absent[0].title}")
-
-
-# A console's line of the kernel's log.
-_STAMP = re.compile(r"\[ *\d+\.\d+\] (.*)")
-
-
-def _said(guest: Guest) -> list[str]:
-    """What the kernel has logged until now. Of a guest that is dead the console has the
-    last words, which never came as records."""
-    try:
-        guest.counted()
-    except GuestError:
-        log = guest.directory / "console-kernel.log"
-        lines = log.read_text(errors="replace").splitlines()
-        return [match[1] for line in lines if (match := _STAMP.match(line))]
-    return [each.text for each in guest.kmsg]
-
-
-def _named_issues(item: pytest.Item) -> list[str]:
-    return [name for marker in item.iter_markers("known_issue") for name in marker.args]
-
-
-def _issues(item: pytest.Item) -> list[KnownIssue]:
-    """The known issues that the test names, where they apply."""
-    named = [known.issues()[name] for name in _named_issues(item)]
-    callspec = getattr(item, "callspec", None)
-    if not named or callspec is None:
-        return []
-    kernel: Kernel = item.funcargs["kernel"]  # type: ignore[attr-defined]
-    machine = callspec.params.get("machine")
-    name = machine.name if machine else ""
-    return [issue for issue in named if issue.applies(kernel.release, name)]
-
-
-def _appears(issue: KnownIssue, splats: list[Splat], report: pytest.TestReport) -> bool:
-    """An issue with a symptom is how a test fails; one with splats only is those. A warning
-    is no reason for a test to fail: what it asserts has to hold all the same."""
-    if issue.symptom:
-        return report.failed and bool(re.search(issue.symptom, pytest_events.gist(report)))
-    explained = [each for each in splats if issue.explains(each)]
-    if report.failed:
-        return any(each.kind != "WARNING" for each in explained)
-    return bool(explained)
-
-
-def _told(each: Splat) -> str:
-    text = "\n".join(f"    {line}" for line in each.text[:40])
-    return f"{known.described(each)}\n{text}"
-
-
-def _fail(report: pytest.TestReport, text: str) -> None:
-    """The test fails with the text, above what it failed with itself."""
-    own = report.longreprtext if report.failed else ""
-    report.user_properties.append((pytest_events.TOLD, text))
-    report.outcome = "failed"
-    report.longrepr = f"{printable(text)}\n\n{own}".rstrip()
 
 
 def _story(item: pytest.Item, number: int, watched: _Watched) -> str:

@@ -181,6 +181,9 @@ def mutants_(
     ),
     machine: Machines = _DEFAULT_MACHINES,
     only: Annotated[list[str], typer.Option(help="Only this mutant; repeatable.")] = [],  # noqa: B006
+    scenario: Annotated[
+        list[str], typer.Option(help="Only these scenarios, named as for run; repeatable.")
+    ] = [],  # noqa: B006
     variant: options.Variants = [],  # noqa: B006
     behaviours: Behaviours = [],  # noqa: B006
     every_catcher: Annotated[
@@ -196,12 +199,17 @@ def mutants_(
     (spec,) = options.kernels([kernel], [], [], variant, llvm=False, debian_mirror=debian_mirror)
     if spec.kind == "prebuilt":
         raise UsageError("a prebuilt kernel cannot be patched", "name one with its source")
-    _check(machine, behaviours)
+    _check(machine, behaviours, scenario)
     chosen = _chosen(mutants.read(directory), only)
     _build([spec], machine)
     into = rundir.create("mutants", run_dir)
     request = Request(
-        (spec,), tuple(machine), behaviours=tuple(behaviours), workers=workers, first_failure=True
+        (spec,),
+        tuple(machine),
+        tuple(scenario),
+        tuple(behaviours),
+        workers=workers,
+        first_failure=True,
     )
     mutants.healthy(request, into / "as-it-is")
     lines = rundir.JsonLines(into / "mutants.jsonl")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Kernels with one bug planted in each, to see whether the scenarios find it."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from harness.host import cache, paths, rundir
 from harness.kernel import build
 from harness.kernel.artifact import Kernel
 from harness.machine import composed
+from harness.scenario.behaviour import Versions
 from harness.suite import run
 from harness.suite.run import Outcome, Request
 
@@ -24,8 +26,18 @@ class Mutant:
 
     @property
     def summary(self) -> str:
-        head = self.patch.read_text(errors="replace").partition("\n---\n")[0]
-        return " ".join(head.partition("\n\n")[0].split())
+        return " ".join(self._head.partition("\n\n")[0].split())
+
+    @property
+    def since(self) -> Versions:
+        """The kernels in which it is a bug: a line "Since: 6.15" says so, where the patch
+        applies to others too."""
+        match = re.search(r"^Since: ([\d.]+)$", self._head, re.MULTILINE)
+        return Versions((match[1] if match else "0.0",))
+
+    @property
+    def _head(self) -> str:
+        return self.patch.read_text(errors="replace").partition("\n---\n")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +109,9 @@ def _score(mutant: Mutant, request: Request, directory: Path, title: str) -> Sco
     try:
         variants = [composed.machine(name).variants for name in request.machines]
         built.extend(build.build(spec.with_variants(each)) for each in variants)
+        if not mutant.since.include(built[0].release):
+            told = f"it is a bug since {mutant.since.marks[0]}"
+            return replace(blank, problem=told, foreign=True)
         outcomes = run.run(request, directory, title=title)
     except PatchMismatch as error:
         return replace(blank, problem=error.message, foreign=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UsageError
-from harness.suite import matrix, mutants
+from harness.suite import matrix, mutants, run
 from harness.suite.run import Outcome
 
 
@@ -62,6 +62,47 @@ def test_mutants_are_read_with_what_they_say_of_themselves(tmp_path: Path) -> No
     (tmp_path / "lost-put.patch").write_text("The put is lost:\nnobody unloads.\n\n---\ndiff")
     (found,) = mutants.read(tmp_path)
     assert (found.name, found.summary) == ("lost-put", "The put is lost: nobody unloads.")
+
+
+def test_a_mutant_may_be_a_bug_of_newer_kernels_only(tmp_path: Path) -> None:
+    (tmp_path / "new.patch").write_text("New.\n\nSince: 6.15\n\n---\ndiff")
+    (tmp_path / "old.patch").write_text("Old.\n\n---\ndiff\nSince: 6.15\n")
+    new, old = mutants.read(tmp_path)
+    assert [each.since.include("6.12.3") for each in (new, old)] == [False, True]
+    assert new.since.include("7.2.13")
+
+
+def test_two_mutants_of_one_name(tmp_path: Path) -> None:
+    for suffix in ("patch", "diff"):
+        (tmp_path / f"same.{suffix}").write_text("Same.")
+    with pytest.raises(UsageError, match="two mutants called 'same'"):
+        mutants.read(tmp_path)
+
+
+def test_a_race_that_is_known_is_not_flaky_and_a_teardown_is_no_round() -> None:
+    race = [outcome(PIN, "passed"), outcome(PIN, "known", number=2)]
+    assert matrix.flaky(race) == []
+    assert matrix.flaky([outcome(PIN, "passed"), outcome(PIN, "failed")]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("pinning", "test_pinning.py"),
+        ("test_pinning.py", "test_pinning.py"),
+        ("groups::test_x", "test_groups.py::test_x"),
+        ("test_groups.py::test_x[driver]", "test_groups.py::test_x"),
+    ],
+)
+def test_scenarios_are_named_as_users_and_outcomes_do(name: str, told: str) -> None:
+    (chosen,) = run.chosen([name])
+    assert str(chosen) == f"{run.directory()}/{told}"
+
+
+@pytest.mark.parametrize("name", ["nope", "../unit/test_x", "pinning; true", ""])
+def test_scenarios_that_do_not_exist(name: str) -> None:
+    with pytest.raises(UsageError, match="no scenarios about"):
+        list(run.chosen([name]))
 
 
 def test_a_directory_without_mutants(tmp_path: Path) -> None:

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a test's guests have to say of it: splats that nobody expects, and known issues."""
+
+import re
+from collections.abc import Sequence
+
+import pytest
+
+from harness import pytest_events
+from harness.errors import GuestError
+from harness.guest.guest import Guest
+from harness.host.text import printable
+from harness.kernel.artifact import Kernel
+from harness.klog import splat
+from harness.klog.splat import Splat
+from harness.scenario import known
+from harness.scenario.known import KnownIssue
+
+
+def judge(
+    item: pytest.Item, report: pytest.TestReport, guests: Sequence[Guest], expected: Sequence[str]
+) -> None:
+    """Beside what the test itself asserts: what the kernel reported meanwhile, and
+    whether a known issue explains all that."""
+    said = [line for guest in guests for line in _said(guest)]
+    splats = splat.find(said)
+    patterns = [each for marker in item.iter_markers("splats") for each in marker.args]
+    patterns += expected
+    issues = _issues(item)
+    unknown = known.unexplained(splats, patterns, issues)
+    if unknown:
+        told = "\n".join(_told(each) for each in unknown)
+        _fail(report, f"the kernel reports what nobody expects:\n{told}")
+        return
+    missing = [each for each in patterns if not any(known.matches(each, s) for s in splats)]
+    if missing and report.passed:
+        _fail(report, f"the kernel does not report what the test provokes: {', '.join(missing)}")
+        return
+    for issue in issues:
+        if _appears(issue, splats, report):
+            report.outcome = "skipped"
+            report.wasxfail = f"known issue {issue.id}: {issue.title}"
+            return
+    absent = [issue for issue in issues if not issue.sometimes]
+    if absent and report.passed:
+        _fail(report, f"known issue {absent[0].id} does not appear: {absent[0].title}")
+
+
+# A console's line of the kernel's log.
+_STAMP = re.compile(r"\[ *\d+\.\d+\] (.*)")
+
+
+def _said(guest: Guest) -> list[str]:
+    """What the kernel has logged until now. Of a guest that is dead the console has the
+    last words, which never came as records."""
+    try:
+        guest.counted()
+    except GuestError:
+        log = guest.directory / "console-kernel.log"
+        lines = log.read_text(errors="replace").splitlines()
+        return [match[1] for line in lines if (match := _STAMP.match(line))]
+    return [each.text for each in guest.kmsg]
+
+
+def named_issues(item: pytest.Item) -> list[str]:
+    """The known issues that the test says it runs into, where they apply."""
+    return [name for marker in item.iter_markers("known_issue") for name in marker.args]
+
+
+def _issues(item: pytest.Item) -> list[KnownIssue]:
+    """The known issues that the test names, where they apply."""
+    named = [known.issues()[name] for name in named_issues(item)]
+    callspec = getattr(item, "callspec", None)
+    if not named or callspec is None:
+        return []
+    kernel: Kernel = item.funcargs["kernel"]  # type: ignore[attr-defined]
+    machine = callspec.params.get("machine")
+    name = machine.name if machine else ""
+    return [issue for issue in named if issue.applies(kernel.release, name)]
+
+
+def _appears(issue: KnownIssue, splats: list[Splat], report: pytest.TestReport) -> bool:
+    """An issue with a symptom is how a test fails; one with splats only is those. A warning
+    is no reason for a test to fail: what it asserts has to hold all the same."""
+    if issue.symptom:
+        return report.failed and bool(re.search(issue.symptom, pytest_events.gist(report)))
+    explained = [each for each in splats if issue.explains(each)]
+    if report.failed:
+        return any(each.kind != "WARNING" for each in explained)
+    return bool(explained)
+
+
+def _told(each: Splat) -> str:
+    text = "\n".join(f"    {line}" for line in each.text[:40])
+    return f"{known.described(each)}\n{text}"
+
+
+def _fail(report: pytest.TestReport, text: str) -> None:
+    """The test fails with the text, above what it failed with itself."""
+    own = report.longreprtext if report.failed else ""
+    report.user_properties.append((pytest_events.TOLD, text))
+    report.outcome = "failed"
+    report.longrepr = f"{printable(text)}\n\n{own}".rstrip()

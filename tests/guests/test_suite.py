@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The commands run and mutants, as users call them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.host import paths
+from harness.kernel.artifact import Kernel
+from tests import command
+
+FEW = "pinning::test_nobody_is_shown_as_the_holder"
+
+
+def test_scenarios_are_run_and_told(kernel_name: str, tmp_path: Path) -> None:
+    words = ("run", FEW, "--kernel", kernel_name, "--run-dir", tmp_path / "run")
+    done = command.run(*words, "--repeat", "2", "--json")
+    assert done.status == 0, done.err
+    result = json.loads(done.out)
+    assert result["counts"]["passed"] == 2
+    assert result["flaky"] == []
+    told = {(each["scenario"], each["machine"]) for each in result["scenarios"]}
+    name = "test_pinning.py::test_nobody_is_shown_as_the_holder"
+    assert told == {(name, "smmuv3"), (name, "virtio-iommu")}
+    assert json.loads((tmp_path / "run/result.json").read_text()) == result
+
+
+def test_a_kernel_that_is_named_by_a_path_has_its_scenarios_too(
+    kernel: Kernel, tmp_path: Path
+) -> None:
+    spec = f"prebuilt:{kernel.directory}"
+    words = ("run", "pinning::test_binding_again_and_again_pins_once", "--kernel", spec)
+    done = command.run(*words, "--machine", "smmuv3", "--json", "--run-dir", tmp_path / "run")
+    assert done.status == 0, done.err
+    told = [(each["scenario"], each["kernel"]) for each in json.loads(done.out)["scenarios"]]
+    name = "test_pinning.py::test_binding_again_and_again_pins_once"
+    assert sorted(told) == [(f"{name}[driver]", spec), (f"{name}[module]", spec)]
+
+
+def test_what_the_user_says_of_the_kernel_is_believed(kernel_name: str, tmp_path: Path) -> None:
+    """And it is wrong: the kernel does not do that."""
+    words = ("run", "pinning::test_unregistering_a_platform_driver_does_not_unpin")
+    options = ("--kernel", kernel_name, "--machine", "smmuv3", "--run-dir", tmp_path / "run")
+    done = command.run(*words, *options, "--behaviour", "unbind-unpins")
+    assert done.status == 1
+    assert "1 failed" in done.out
+    assert "AssertionError: assert" in done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("run", "nope"), "no scenarios about 'nope'"),
+        (("run", "--behaviour", "nope"), "no such behaviour: 'nope'"),
+        (("run", "--machine", "nope"), "no such machine: 'nope'"),
+        (("run", "firmware", "--machine", "virtio-iommu"), "is about none of virtio-iommu"),
+        (("mutants", "--only", "nope"), "no such mutant: 'nope'"),
+        (("mutants", "--dir", "/nowhere"), "/nowhere has no mutants"),
+        (("mutants", "--kernel", "prebuilt:/"), "a prebuilt kernel cannot be patched"),
+    ],
+)
+def test_wrong_requests_are_one_line(
+    kernel_name: str, words: tuple[str, ...], told: str, tmp_path: Path
+) -> None:
+    kernel = () if "--kernel" in words else ("--kernel", kernel_name)
+    done = command.run(*words, *kernel, "--run-dir", tmp_path / "run")
+    assert done.status == 2
+    assert told in done.err.splitlines()[-1]
+
+
+EQUIVALENT = """\
+Nothing is planted.
+
+---
+--- a/drivers/iommu/iommu.c
++++ b/drivers/iommu/iommu.c
+@@ -1,2 +1,3 @@
+ // SPDX-License-Identifier: GPL-2.0-only
++/* no bug */
+ /*
+"""
+
+
+def test_a_planted_bug_is_caught_and_what_plants_none_is_not(tmp_path: Path) -> None:
+    mutants = tmp_path / "mutants"
+    mutants.mkdir()
+    ours = paths.data("tests/mutants") / "lost-module-put-on-release.patch"
+    (mutants / "lost-put.patch").write_text(ours.read_text())
+    (mutants / "nothing.patch").write_text(EQUIVALENT)
+    (mutants / "other.patch").write_text(EQUIVALENT.replace(" /*\n", " elsewhere\n"))
+    words = ("mutants", "--dir", mutants, "--kernel", "debian:6.12", "--machine", "smmuv3")
+    scenario = "pinning::test_removing_a_pci_device_unpins_it"
+    done = command.run(*words, "--scenario", scenario, "--json", "--run-dir", tmp_path / "run")
+    assert done.status == 1, done.err
+    lost, nothing, other = json.loads(done.out)["mutants"]
+    assert (lost["name"], lost["caught"]) == ("lost-put", True)
+    assert lost["by"] == ["test_pinning.py::test_removing_a_pci_device_unpins_it"]
+    assert "AssertionError" in lost["message"]
+    assert (nothing["caught"], nothing["problem"]) == (False, "")
+    assert (other["foreign"], "does not apply" in other["problem"]) == (True, True)
+
+
+def test_scenarios_and_behaviours_are_listed() -> None:
+    listed = json.loads(command.run("run", "--list", "--json").out)
+    assert "pinning" in listed["scenarios"]
+    assert "unbind-unpins" in listed["behaviours"]
+    assert "unbind-unpins" in command.run("run", "--list").out
