@@ -329,7 +329,7 @@ def assert_unwound(guest: Guest, name: str, bind: str, undo: str) -> int:
 
 
 @pytest.mark.machines("smmuv3")
-@pytest.mark.known_issue("failed-probe-oopses-on-removal")
+@pytest.mark.known_issue("failed-probe-oopses-on-removal", "failed-probe-puts-twice")
 def test_a_platform_device_that_fails_to_bind_is_as_before(
     guest: Guest, shows: Shows, expect_splat: ExpectSplat
 ) -> None:
@@ -347,7 +347,7 @@ def test_a_platform_device_that_fails_to_bind_is_as_before(
     assert guest.state().devices[client].driver == "iommu_client"
 
 
-@pytest.mark.known_issue("failed-probe-oopses-on-removal")
+@pytest.mark.known_issue("failed-probe-oopses-on-removal", "failed-probe-puts-twice")
 def test_a_pci_device_that_fails_to_bind_is_as_before(
     guest: Guest, shows: Shows, expect_splat: ExpectSplat
 ) -> None:
@@ -368,6 +368,7 @@ def test_a_pci_device_that_fails_to_bind_is_as_before(
 
 
 @pytest.mark.machines("smmuv3", "smmuv3-acpi")
+@pytest.mark.known_issue("failed-smmu-probe-leaves-sysfs")
 def test_an_smmu_that_fails_to_probe_leaves_nothing(
     guest: Guest, shows: Shows, expect_splat: ExpectSplat
 ) -> None:
