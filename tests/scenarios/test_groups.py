@@ -368,7 +368,7 @@ def test_a_pci_device_that_fails_to_bind_is_as_before(
 
 
 @pytest.mark.machines("smmuv3", "smmuv3-acpi")
-@pytest.mark.known_issue("failed-smmu-probe-leaves-sysfs")
+@pytest.mark.known_issue("failed-smmu-probe-leaves-sysfs", "failed-attach-is-detached")
 def test_an_smmu_that_fails_to_probe_leaves_nothing(
     guest: Guest, shows: Shows, expect_splat: ExpectSplat
 ) -> None:
