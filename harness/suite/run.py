@@ -16,8 +16,9 @@ from harness.errors import HostError, ProgramFailed, UsageError
 from harness.host import paths, program, progress
 from harness.kernel.spec import KernelSpec
 
-# pytest's exit statuses: tests have failed; nothing was collected.
-_TESTS_FAILED, _NOTHING = 1, 5
+# pytest's exit statuses: tests have failed; it was stopped, as at the first failure when
+# xdist runs it; nothing was collected.
+_TESTS_FAILED, _STOPPED, _NOTHING = 1, 2, 5
 
 # "[gw0] [ 12%] PASSED test_pinning.py::...", and "2 workers [150 items]".
 _ENDED = re.compile(r"(?:\[gw\d+\] )?.*\b(?:PASSED|FAILED|SKIPPED|XFAIL|XPASS|ERROR)\b")
@@ -93,7 +94,8 @@ def run(
             "see iommu-harness run --list",
         )
     bad = any(each.result in ("failed", "unjudged") for each in outcomes)
-    if status not in (0, _TESTS_FAILED) or (status == _TESTS_FAILED and not bad):
+    told = (_TESTS_FAILED, _STOPPED) if request.first_failure else (_TESTS_FAILED,)
+    if status != 0 and not (bad and status in told):
         raise HostError(f"pytest ended with status {status}", f"its words are in {log}")
     return outcomes
 

@@ -21,8 +21,10 @@ from tests.conftest import MACHINES
 from tests.processes import alive, wait_until
 
 PANIC = "echo c > /proc/sysrq-trigger"
+panics = pytest.mark.splats("panic: Kernel panic - not syncing: sysrq triggered crash")
 
 
+@panics
 @pytest.mark.parametrize("name", MACHINES)
 def test_a_panic_is_told_with_its_log(guest_factory: GuestFactory, name: str) -> None:
     guest = guest_factory(MACHINES[name], limit=300)
@@ -37,6 +39,7 @@ def test_a_panic_is_told_with_its_log(guest_factory: GuestFactory, name: str) ->
     ]
 
 
+@panics
 @pytest.mark.parametrize("name", MACHINES)
 def test_a_panic_that_does_not_reset_is_told_too(guest_factory: GuestFactory, name: str) -> None:
     guest = guest_factory(MACHINES[name], arguments="panic=0", limit=300)
@@ -44,6 +47,7 @@ def test_a_panic_that_does_not_reset_is_told_too(guest_factory: GuestFactory, na
         guest.run(PANIC)
 
 
+@panics
 @pytest.mark.parametrize("name", MACHINES)
 def test_a_dead_guest_stays_dead(guest_factory: GuestFactory, name: str) -> None:
     guest = guest_factory(MACHINES[name])
@@ -126,6 +130,7 @@ def test_qemu_dies_with_us(kernel: Kernel, tmp_path: Path, number: int) -> None:
     assert wait_until(lambda: not alive(pid)), "QEMU outlived us"
 
 
+@panics
 def test_a_panic_while_qemu_is_asked_is_still_a_panic(smmuv3: Guest) -> None:
     with pytest.raises(GuestPanic, match="sysrq triggered crash"), traffic.witnessed(smmuv3):
         smmuv3.run(PANIC)
