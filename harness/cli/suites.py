@@ -71,6 +71,7 @@ def run_(
         kernel, patch, fragment, variant, llvm=False, debian_mirror=debian_mirror
     )
     _check(machine, behaviours, scenario)
+    _check_clients(specs, machine)
     specs, errors = _build(specs, machine)
     request = Request(
         tuple(specs),
@@ -117,6 +118,15 @@ def _check(machines: Sequence[str], behaviours: list[str], scenarios: Sequence[s
     list(run.chosen(scenarios))
     for name in machines:
         composed.machine(name)
+
+
+def _check_clients(specs: Sequence[KernelSpec], machines: Sequence[str]) -> None:
+    for name in machines:
+        if composed.machine(name).overlays and any(spec.kind == "prebuilt" for spec in specs):
+            raise UsageError(
+                f"a prebuilt kernel has none of the guest modules that {name}'s clients need",
+                f"name {name}+nic, or a kernel with its source",
+            )
 
 
 def _build(

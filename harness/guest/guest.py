@@ -130,6 +130,11 @@ class Guest:
         return self.boot.machine
 
     @property
+    def dead(self) -> bool:
+        """Whether it has been seen to end: it may have had more to say."""
+        return self._watch.dead
+
+    @property
     def limit(self) -> float:
         return self._console.limit
 

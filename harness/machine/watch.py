@@ -103,6 +103,11 @@ class Watch:
         self._tail = (self._tail + data)[-_TAIL:]
 
     @property
+    def dead(self) -> bool:
+        """Whether the guest has been seen to end."""
+        return self._dead
+
+    @property
     def over(self) -> bool:
         """Whether the kernel has said the last word of a panic."""
         return _PANIC_END in self._tail

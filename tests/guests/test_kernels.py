@@ -50,7 +50,7 @@ def test_a_configuration_tells_where_each_option_comes_from(kernel_spec: KernelS
     [
         ("CONFIG_INTEL_IOMMU=y", "it depends on"),
         ("CONFIG_X86_64=y", "it is an option of other architectures"),
-        ("CONFIG_FAILSLAB=y", "it depends on FAULT_INJECTION [=n]"),
+        ("CONFIG_FAIL_FUNCTION=y", "FUNCTION_ERROR_INJECTION [=n]"),
         ("# CONFIG_IOMMU_API is not set", "it is selected by "),
         ("CONFIG_IOMMU_API=m", "it is selected by "),
         ("CONFIG_PCI_ATS=y", "it cannot be asked for"),

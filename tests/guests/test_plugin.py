@@ -153,7 +153,7 @@ def test_it(guest):
 def test_a_known_issue_has_to_appear_where_it_applies(tmp_path: Path, kernel: Kernel) -> None:
     name = f"prebuilt:{kernel.directory}"
     applies = known.issues()["virtio-iommu-unbind"].applies(kernel.release, "virtio-iommu")
-    oops = KNOWN.format("for d in virtio[0-9]*; do echo \\$d > unbind; done")
+    oops = KNOWN.format("for d in virtio[0-9]*; do echo $d > unbind; done")
     status, said = run(tmp_path, oops, f"--kernel={name}", "-rx")
     assert status == 0, said
     assert ("known issue virtio-iommu-unbind: " in said) == applies
