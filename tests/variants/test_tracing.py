@@ -51,7 +51,8 @@ def test_allocations_below_a_function_can_be_spared(guest: Guest) -> None:
         failing = tracing.failures(guest, *load, but_for=spared)
         counts.append(sum(1 for _ in failing if guest.run("rmmod iommu_client").out == b""))
         guest.run("rmmod iommu_client")
-    assert counts[0] == counts[2] > counts[1] > 5
+    # One that the kernel has not spares none; caches make the counts differ a little.
+    assert min(counts[0], counts[2]) > counts[1] > 5, counts
 
 
 def test_all_at_once_is_the_same_as_one_by_one(guest: Guest) -> None:
