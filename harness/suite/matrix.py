@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What a run of the scenarios came to: by subject, kernel and machine."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -46,8 +47,9 @@ def counts(outcomes: Sequence[Outcome]) -> dict[str, int]:
 def lines(outcomes: Sequence[Outcome]) -> Iterator[Line]:
     """A row for each subject, a column for each kernel and machine; then what did not
     simply pass, and why."""
-    columns = list(dict.fromkeys((each.kernel, each.machine) for each in outcomes))
-    subjects = list(dict.fromkeys(each.subject for each in outcomes))
+    # Not in the order in which workers happened to end them.
+    columns = sorted({(each.kernel, each.machine) for each in outcomes}, key=_natural)
+    subjects = sorted({each.subject for each in outcomes})
     rows = [
         ["", *(kernel for kernel, _ in columns)],
         ["passed", *(machine for _, machine in columns)],
@@ -65,6 +67,13 @@ def lines(outcomes: Sequence[Outcome]) -> Iterator[Line]:
     yield from _grouped(outcomes, "skipped", "yellow")
     yield from _grouped(outcomes, "unjudged", "yellow")
     yield from _failures(outcomes)
+
+
+def _natural(column: tuple[str, str]) -> list[tuple[int, str]]:
+    """By machine, and then kernels by their version: 6.1 before 6.12."""
+    kernel, machine = column
+    parts = re.findall(r"\d+|\D+", f"{machine} {kernel}")
+    return [(int(part) if part.isdigit() else 0, part) for part in parts]
 
 
 def _cell(outcomes: Sequence[Outcome], column: tuple[str, str]) -> str:
