@@ -118,8 +118,8 @@ def read(guest: Guest, path: str) -> str:
 
 @pytest.mark.machines("virtio-iommu")
 def test_an_endpoint_that_goes_leaves_its_domain(bound_guest: Guest) -> None:
-    """809d0810e352: the domain of an endpoint that is released is detached; the next one
-    that gets its ID finds no leftovers."""
+    """809d0810e352: the domain of an endpoint that is released is detached. What is seen
+    here is that the next one with its ID binds and is counted as the first was."""
     (nic,) = clients.nics(bound_guest.state())
     for _ in range(5):
         devices.remove(bound_guest, nic)

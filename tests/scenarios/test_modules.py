@@ -43,7 +43,6 @@ def pci_clients(state: State) -> list[str]:
 
 def bare(guest: Guest) -> None:
     """No device is left that could be behind the IOMMU."""
-    modules.load(guest, guest.machine.iommu.driver)
     clients.bound(guest)
     clients.remove_all(guest)
     modules.unload(guest, guest.machine.iommu.driver)
