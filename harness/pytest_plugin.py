@@ -71,7 +71,8 @@ _MARKERS = (
     "machines(*names): the machines that a test makes sense on; alone, those it runs on",
     "needs(*behaviours): without them a kernel cannot show what the test is about",
     "splats(*patterns): what the test makes the kernel report on purpose; each has to appear",
-    "known_issue(*ids): the bugs that the test runs into where they apply, and has to",
+    "known_issue(*ids, sometimes=False): the bugs that the test runs into where they apply, and "
+    "has to, unless it races something",
 )
 
 

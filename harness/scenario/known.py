@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Known issues: bugs of kernels that scenarios run into, from known-issues.toml.
 
-Strict both ways: where an issue applies, the scenario that names it has to show it.
+Strict both ways: where an issue applies, the scenario that names it has to show it,
+unless it is a race that may go well.
 """
 
 import fnmatch
@@ -19,8 +20,7 @@ from harness.scenario.behaviour import Versions
 @dataclass(frozen=True, slots=True)
 class KnownIssue:
     """``introduced`` and ``fixed`` say which kernels have it; ``machines`` are patterns
-    of names; a race appears only ``sometimes``. ``splats`` are patterns of what it makes
-    the kernel report, ``symptom`` one
+    of names. ``splats`` are patterns of what it makes the kernel report, ``symptom`` one
     of how a scenario fails ("" where splats are all). ``evidence`` is where it was seen
     or follows from, ``upstream`` what has become of it there."""
 
@@ -33,7 +33,6 @@ class KnownIssue:
     symptom: str
     evidence: str
     upstream: str
-    sometimes: bool = False
 
     def applies(self, release: str, machine: str) -> bool:
         """Whether a kernel of that release has it on the machine of that name."""
@@ -96,5 +95,4 @@ def _issue(record: dict[str, object]) -> KnownIssue:
         text("symptom"),
         text("evidence"),
         text("upstream"),
-        record.get("sometimes") is True,
     )
