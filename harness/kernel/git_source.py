@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import HostError, ProgramFailed, UsageError
-from harness.host import cache, paths, program
+from harness.host import cache, git, paths
 from harness.host.contents import Manifest
 from harness.kernel import source
 from harness.kernel.source import Source
@@ -22,15 +22,15 @@ def source_of(where: str) -> Source:
     """Raises UsageError for what is no repository or no Linux revision in one, and
     for a shallow or partial clone that lacks it."""
     repository, revision = _split(where)
-    commit = _commit(repository, revision)
-    tree = _git(repository, "rev-parse", "--verify", f"{commit}^{{tree}}")
+    commit = commit_of(repository, revision)
+    tree = git.run(repository, "rev-parse", "--verify", f"{commit}^{{tree}}")
     _check(repository, revision, tree)
-    common = _git(repository, "rev-parse", "--path-format=absolute", "--git-common-dir")
+    common = git.run(repository, "rev-parse", "--path-format=absolute", "--git-common-dir")
     return Source(
         label=f"git:{repository}@{revision} ({commit[:12]})",
         identity=tree,
         work=f"git-{cache.digest(common)}",
-        version=source.version(_git(repository, "cat-file", "blob", f"{tree}:Makefile")),
+        version=source.version(git.run(repository, "cat-file", "blob", f"{tree}:Makefile")),
         manifest=lambda: _manifest(repository, revision, tree),
         put=lambda names, into: _put(repository, revision, tree, names, into),
         now=lambda: tree,
@@ -54,22 +54,24 @@ def _is_bare(directory: Path) -> bool:
     return (directory / "HEAD").is_file() and (directory / "objects").is_dir()
 
 
-def _commit(repository: Path, revision: str) -> str:
+def commit_of(repository: Path, revision: str) -> str:
+    """The hash of a commit that the repository has. Raises UsageError for another name,
+    with the mend for a clone that is not whole."""
     try:
-        _git(repository, "rev-parse", "--git-dir")
+        git.run(repository, "rev-parse", "--git-dir")
     except ProgramFailed:
         raise UsageError(f"{repository} is no git repository", "name one, or use tree:") from None
     try:
         wanted = ["--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"]
         # --end-of-options is echoed by older versions of git.
-        return _git(repository, "rev-parse", *wanted).splitlines()[-1]
+        return git.run(repository, "rev-parse", *wanted).splitlines()[-1]
     except ProgramFailed:
-        raise _missing(repository, f"{repository} has no revision {revision!r}") from None
+        raise missing(repository, f"{repository} has no revision {revision!r}") from None
 
 
-def _missing(repository: Path, what: str) -> UsageError:
+def missing(repository: Path, what: str) -> UsageError:
     """The error for something that the repository lacks, with how to get it."""
-    if _git(repository, "rev-parse", "--is-shallow-repository") == "true":
+    if git.run(repository, "rev-parse", "--is-shallow-repository") == "true":
         mend = f"it is a shallow clone: git -C {repository} fetch --unshallow"
         return UsageError(what, mend)
     if _is_partial(repository):
@@ -81,7 +83,7 @@ def _missing(repository: Path, what: str) -> UsageError:
 
 def _is_partial(repository: Path) -> bool:
     try:
-        return bool(_git(repository, "config", "--get-regexp", r"remote\..*\.promisor"))
+        return bool(git.run(repository, "config", "--get-regexp", r"remote\..*\.promisor"))
     except ProgramFailed:
         return False
 
@@ -90,17 +92,17 @@ def _check(repository: Path, revision: str, tree: str) -> None:
     names = [f"{tree}:{name}" for name in source.NEEDED]
     for name in names:
         try:
-            _git(repository, "cat-file", "-e", name)
+            git.run(repository, "cat-file", "-e", name)
         except ProgramFailed:
             what = f"{repository} at {revision} has no {name.partition(':')[2]}"
             if _is_partial(repository):
-                raise _missing(repository, what) from None
+                raise missing(repository, what) from None
             raise UsageError(f"{what}: not Linux source", "name a revision of Linux") from None
 
 
 def _manifest(repository: Path, revision: str, tree: str) -> Manifest:
     try:
-        listing = _git(repository, "ls-tree", "-r", "-z", "--full-tree", tree)
+        listing = git.run(repository, "ls-tree", "-r", "-z", "--full-tree", tree)
     except ProgramFailed as failure:
         raise _unreadable(repository, revision, failure) from failure
     entries = (line.partition("\t") for line in listing.split("\0") if line)
@@ -117,40 +119,22 @@ def _put(repository: Path, revision: str, tree: str, names: Sequence[str], into:
         wanted.write_bytes(
             b"".join(name.encode(errors="surrogateescape") + b"\0" for name in names)
         )
-        objects = _git(repository, "rev-parse", "--path-format=absolute", "--git-path", "objects")
-        form = _git(repository, "rev-parse", "--show-object-format")
-        program.run(["git", "init", "-q", "--bare", f"--object-format={form}", str(ours)])
-        (ours / "objects/info/alternates").write_text(f"{objects}\n")
+        git.borrowing(repository, ours)
         (ours / "info/attributes").write_text(
             "* -text -eol -filter -ident !working-tree-encoding\n"
         )
         try:
-            _git(ours, "read-tree", tree)
+            git.run(ours, "read-tree", tree)
             out = [f"--work-tree={into}", "checkout-index", "--force", "-z", "--stdin"]
-            _git(ours, *out, stdin=wanted)
+            git.run(ours, *out, stdin=wanted)
         except ProgramFailed as failure:
             raise _unreadable(repository, revision, failure) from failure
 
 
 def _unreadable(repository: Path, revision: str, failure: ProgramFailed) -> HostError | UsageError:
     if _is_partial(repository):
-        return _missing(repository, f"{repository} lacks files of {revision}")
+        return missing(repository, f"{repository} lacks files of {revision}")
     return HostError(
         f"git cannot read {revision} of {repository}: {failure.message}",
         f"see what git -C {repository} fsck says",
     )
-
-
-def _git(repository: Path, *words: str, stdin: Path | None = None) -> str:
-    env = program.environment(
-        GIT_OPTIONAL_LOCKS="0",
-        GIT_NO_REPLACE_OBJECTS="1",
-        # A partial clone would fetch what it lacks, from anywhere.
-        GIT_NO_LAZY_FETCH="1",
-        GIT_ALLOW_PROTOCOL="none",
-    )
-    settings = [f"safe.directory={repository}", "core.fsmonitor=false", "core.hooksPath=/dev/null"]
-    options = [word for setting in settings for word in ("-c", setting)]
-    command = ["git", *options, "-C", str(repository), *words]
-    output = program.run(command, env=env, stdin=stdin, apart=True, errors="surrogateescape")
-    return output.strip("\n")

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""git, run on a repository that is somebody else's: nothing of its configuration runs a
+program, and nothing is fetched.
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.host import program
+
+# Names and dates of commits that we make ourselves: the same history has the same hashes.
+_WHO = "iommu-harness <iommu-harness>"
+
+
+def run(repository: Path, *words: str, stdin: Path | None = None) -> str:
+    """What git prints on standard output, without the newlines at its ends. Raises
+    ProgramFailed with its complaint."""
+    env = program.environment(
+        GIT_OPTIONAL_LOCKS="0",
+        GIT_NO_REPLACE_OBJECTS="1",
+        # A partial clone would fetch what it lacks, from anywhere.
+        GIT_NO_LAZY_FETCH="1",
+        GIT_ALLOW_PROTOCOL="none",
+        # What a user has set for all repositories is not meant for ours.
+        GIT_CONFIG_NOSYSTEM="1",
+        GIT_CONFIG_GLOBAL="/dev/null",
+    )
+    settings = [f"safe.directory={repository}", "core.fsmonitor=false", "core.hooksPath=/dev/null"]
+    options = [word for setting in settings for word in ("-c", setting)]
+    command = ["git", *options, "-C", str(repository), *words]
+    output = program.run(command, env=env, stdin=stdin, apart=True, errors="surrogateescape")
+    return output.strip("\n")
+
+
+def borrowing(repository: Path, into: Path) -> None:
+    """Makes ``into``, whole or not at all, a bare repository that has all objects of the
+    other, and none of its references, hooks and settings."""
+    objects = run(repository, "rev-parse", "--path-format=absolute", "--git-path", "objects")
+    shallow = run(repository, "rev-parse", "--path-format=absolute", "--git-path", "shallow")
+    form = run(repository, "rev-parse", "--show-object-format")
+    part = _init(into, form)
+    (part / "objects/info/alternates").write_text(f"{objects}\n")
+    if Path(shallow).is_file():
+        (part / "shallow").write_bytes(Path(shallow).read_bytes())
+    part.rename(into)
+
+
+def line_of_commits(messages: Sequence[str], into: Path) -> list[str]:
+    """Makes ``into``, whole or not at all, a bare repository with a commit for each
+    message, each the parent of the next, all without files; returns their hashes."""
+    part = _init(into, "sha1")
+    stream = part / "import"
+    with stream.open("w") as file:
+        for number, message in enumerate(messages, start=1):
+            data = message.encode()
+            file.write(f"commit refs/heads/line\nmark :{number}\ncommitter {_WHO} 0 +0000\n")
+            file.write(f"data {len(data)}\n{message}\n")
+    run(part, "fast-import", "--quiet", stdin=stream)
+    stream.unlink()
+    part.rename(into)
+    return run(into, "rev-list", "--reverse", "refs/heads/line").splitlines()
+
+
+def _init(into: Path, form: str) -> Path:
+    part = into.with_name(f"{into.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    program.run(["git", "init", "-q", "--bare", f"--object-format={form}", str(part)])
+    return part
