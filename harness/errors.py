@@ -80,3 +80,8 @@ class GuestHang(GuestError):
 
 class GuestLost(GuestError):
     """QEMU ended without the guest asking for it; its own words are in the message."""
+
+
+class GuestReset(GuestLost):
+    """The guest shut itself down or reset itself, without a panic on its console: one that
+    panics before it has a console does that."""

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pexpect
 from pexpect import fdpexpect
 
-from harness.errors import GuestHang, GuestLost, GuestPanic
+from harness.errors import GuestHang, GuestLost, GuestPanic, GuestReset
 from harness.machine import frames, watch
 from harness.machine.process import Process
 from harness.machine.watch import Watch
@@ -193,6 +193,8 @@ class Console:
         death = self._watch.cause()
         if death.kind == "panic":
             return GuestPanic(death.text, self._watch.tail)
+        if death.kind == "reset":
+            return GuestReset(death.text, log=self._watch.tail)
         return GuestLost(death.text or self._process.last_words(), log=self._watch.tail)
 
     def _hear_out(self) -> None:

@@ -33,7 +33,7 @@ _TAIL = 16384
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """``kind`` is "panic" or "lost"; ``text`` the kernel's or QEMU's word for it."""
+    """``kind`` is "panic", "reset" or "lost"; ``text`` the kernel's or QEMU's word for it."""
 
     kind: str
     text: str
@@ -89,7 +89,7 @@ class Watch:
         if panic:
             return Death("panic", panic[1].decode(errors="replace"))
         if self._monitor.shutdown_reason:
-            return Death("lost", f"the guest shut itself down ({self._monitor.shutdown_reason})")
+            return Death("reset", f"the guest shut itself down ({self._monitor.shutdown_reason})")
         return Death("lost", "")
 
     @property
