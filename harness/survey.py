@@ -44,14 +44,14 @@ def survey(spec: KernelSpec, kernel: Kernel, machine: Machine, directory: Path) 
     known = [Cell(str(spec), machine.name)]
     try:
         with guest.booted(kernel, machine, directory) as running:
-            for cell in _stages(known[0], running):
+            for cell in _stages(known[0], kernel, running):
                 known.append(cell)  # noqa: PERF402  those before a failure too
     except HarnessError as error:
         return replace(known[-1], reason=str(error))
     return known[-1]
 
 
-def _stages(cell: Cell, running: Guest) -> Iterator[Cell]:
+def _stages(cell: Cell, kernel: Kernel, running: Guest) -> Iterator[Cell]:
     """The cell as far as it is known, after each stage."""
     cell = replace(cell, boot=running.clock())
     yield cell
@@ -76,12 +76,18 @@ def _stages(cell: Cell, running: Guest) -> Iterator[Cell]:
     cell = replace(cell, translated=ping.translated)
     splats = [each.title for each in splat.find([entry.text for entry in running.kmsg])]
     if nic.group is None:
-        cell = replace(cell, reason=f"{nic.name} is bound and has no group")
+        cell = replace(cell, reason=_no_group(kernel, running.machine, nic))
     elif not ping.answered:
         cell = replace(cell, reason=f"the gateway does not answer: {ping.text.strip()}")
     elif splats:
         cell = replace(cell, reason=splats[0])
     yield cell
+
+
+def _no_group(kernel: Kernel, machine: Machine, nic: Device) -> str:
+    if machine.firmware == "acpi" and kernel.option("ACPI_VIOT") == "":
+        return f"{nic.name} has no group: without CONFIG_ACPI_VIOT (5.14) nobody reads the VIOT"
+    return f"{nic.name} is bound and has no group"
 
 
 def _has_nic(running: Guest, each: Device) -> bool:
