@@ -46,6 +46,9 @@ def by_hand(taken: Snapshot, directory: Path) -> float:
         _tell(qmp, "migrate-set-capabilities", capabilities=[capability])
         _tell(qmp, "getfd", state.fileno(), fdname="state")
         _tell(qmp, "migrate-incoming", uri="fd:state")
+        while b"inmigrate" in _tell(qmp, "query-status"):
+            pass
+        _tell(qmp, "cont")
         ping = frames.ping()
         command = running.sockets["command"]
         command.sendall(ping.data)
@@ -61,7 +64,7 @@ def by_hand_anywhere(taken: Snapshot, _number: int) -> float:
         return by_hand(taken, Path(scratch))
 
 
-def _tell(qmp: socket.socket, command: str, *descriptors: int, **arguments: object) -> None:
+def _tell(qmp: socket.socket, command: str, *descriptors: int, **arguments: object) -> bytes:
     text = json.dumps({"execute": command, "arguments": arguments}).encode()
     socket.send_fds(qmp, [text], list(descriptors))
     heard = b""
@@ -69,6 +72,7 @@ def _tell(qmp: socket.socket, command: str, *descriptors: int, **arguments: obje
         heard += qmp.recv(65536)
         if b'"error"' in heard:
             raise RuntimeError(heard)
+    return heard
 
 
 def ours(taken: Snapshot, directory: Path) -> float:
