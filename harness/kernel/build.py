@@ -41,7 +41,7 @@ _SOURCES = {
     "git": git_source.source_of,
 }
 
-# In the order in which they name the cause best.
+# In the order in which they name the cause best; the first is no fault of the kernel.
 _CAUSES = (
     re.compile(r".*No space left on device.*"),
     re.compile(r"\S+:\d+(:\d+)?: (fatal )?error: .*"),
@@ -79,7 +79,7 @@ class _Job:
 
     @property
     def key(self) -> str:
-        options = (f"{option.line} {option.optional}" for option in self.options)
+        options = (option.request for option in self.options)
         modules = cache.digest_files(self.guest_modules)
         toolchain = "\n".join((self.compiler, *self.spec.toolchain.variables))
         patches = (patch.text for patch in self.patches)
@@ -280,7 +280,7 @@ def _configure(job: _Job, kbuild: Kbuild) -> None:
 
 def _config_key(job: _Job, tree: Worktree) -> str:
     """Of Kconfig's inputs: the options, the compiler and what it reads of the source."""
-    parts = [job.compiler, *(f"{option.line} {option.optional}" for option in job.options)]
+    parts = [job.compiler, *(option.request for option in job.options)]
     for name, key in sorted(tree.manifest.items()):
         if _shapes_configuration(name):
             parts += [name, key if key != worktree.PATCHED else _patched(tree.source / name)]
@@ -335,6 +335,8 @@ def _first_error(job: _Job, log: Path, source_tree: Path, failure: ProgramFailed
     lines = text.splitlines()
     for cause in _CAUSES:
         found = next((line.strip() for line in lines if cause.fullmatch(line.strip())), None)
+        if found and cause is _CAUSES[0]:
+            return HostError(f"the kernel cannot be built: {found}", "free some space")
         if found:
             return BuildError(f"the kernel does not build: {found}", f"the whole log is {kept}")
     return BuildError(f"the kernel does not build: {failure.message}", f"the log is {kept}")

@@ -20,6 +20,9 @@ _UNSET = re.compile(r"# CONFIG_(\w+) is not set")
 # knows the option, or from a version on where an option is known before it can be
 # had: that is how fragments differ between kernels.
 _WHERE_IT_EXISTS = "#: where it exists"
+# The same for what Kconfig may drop, as dependencies have it: of somebody else's
+# configuration as much as there is.
+WHERE_IT_CAN_BE_HAD = "#: where it can be had"
 _SINCE = re.compile(r"#: since (\d+)\.(\d+)")
 
 # Merged into every kernel, in this order; the other files are variants.
@@ -31,19 +34,25 @@ class Option:
     """One requested option: ``name`` without CONFIG_, ``value`` as in .config, "n" for
     "is not set"; ``where`` is the fragment and line that asks for it; ``optional``
     that a kernel without the option is fine too, ``since`` the version before which
-    it is not asked for."""
+    it is not asked for; one that is not ``insisted`` on Kconfig may have otherwise."""
 
     name: str
     value: str
     where: str
     optional: bool = False
     since: tuple[int, int] = (0, 0)
+    insisted: bool = True
 
     @property
     def line(self) -> str:
         if self.value == "n":
             return f"# CONFIG_{self.name} is not set"
         return f"CONFIG_{self.name}={self.value}"
+
+    @property
+    def request(self) -> str:
+        """The line, and how much it is insisted on: what shapes a configuration."""
+        return f"{self.line} {self.optional}" + ("" if self.insisted else " if it can be had")
 
 
 def fragments(variants: Iterable[str] = ()) -> list[Path]:
@@ -61,15 +70,18 @@ def variants() -> list[str]:
 def read(fragment: Path) -> list[Option]:
     """The options of a fragment. Raises UsageError for a line that is none."""
     options = []
-    optional, since = False, (0, 0)
+    optional, since, insisted = False, (0, 0), True
     for number, raw in enumerate(fragment.read_text(errors="replace").splitlines(), start=1):
         line, where = raw.strip(), f"{fragment.name}:{number}"
         if not line:
-            optional, since = False, (0, 0)
+            optional, since, insisted = False, (0, 0), True
         elif option := _option(line, where):
-            options.append(replace(option, optional=optional, since=since))
+            asked = replace(option, optional=optional, since=since, insisted=insisted)
+            options.append(asked)
         elif line == _WHERE_IT_EXISTS:
             optional = True
+        elif line == WHERE_IT_CAN_BE_HAD:
+            optional, insisted = True, False
         elif match := _SINCE.fullmatch(line):
             since = int(match[1]), int(match[2])
         elif line.startswith("#:"):
@@ -100,6 +112,7 @@ def values(dotconfig: str) -> dict[str, str]:
 
 
 def lost(options: Sequence[Option], dotconfig: str) -> list[Option]:
-    """The options that the result has otherwise."""
+    """The options that the result has otherwise, and must not."""
     result = values(dotconfig)
-    return [option for option in options if result.get(option.name, "n") != option.value]
+    insisted = [option for option in options if option.insisted]
+    return [option for option in insisted if result.get(option.name, "n") != option.value]

@@ -16,7 +16,7 @@ NEWEST = "newest"
 
 def source_of(where: str) -> Source:
     """Raises UsageError for a version that no suite has."""
-    version = _newest() if where == NEWEST else where
+    version = versions()[-1] if where == NEWEST else where
     numbers = _VERSION.fullmatch(version)
     if not numbers:
         raise UsageError(
@@ -35,16 +35,16 @@ def source_of(where: str) -> Source:
     )
 
 
-def _newest() -> str:
-    """The highest version that any suite has."""
-    found = [
+def versions() -> list[str]:
+    """Those that Debian's suites have, the oldest first."""
+    found = {
         (int(match[1]), int(match[2]))
         for name in debian.names("linux-source-", "arm64")
         if (match := _PACKAGE.fullmatch(name))
-    ]
+    }
     if not found:
         raise HostError("Debian's package lists name no kernel source", "see that they are whole")
-    return "{}.{}".format(*max(found))
+    return ["{}.{}".format(*each) for each in sorted(found)]
 
 
 def _manifest(package: debian.Package) -> contents.Manifest:

@@ -27,10 +27,12 @@ _NUMBER = re.compile(r"\b(\d+)/(\d+)\b")
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """``name`` says which, to people; ``text`` is a diff that git can apply."""
+    """``name`` says which, to people, and ``title`` what it is called by its author;
+    ``text`` is a diff that git can apply."""
 
     name: str
     text: bytes
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +65,11 @@ def read(path: Path) -> list[Patch]:
     if len([each for each in posted if each.is_patch]) > 1:
         _check_complete(chosen, path.name)
     if len(chosen) == 1:
-        return [Patch(path.name, chosen[0].diff)]
+        return [Patch(path.name, chosen[0].diff, chosen[0].name)]
     return [
-        Patch(f"{path.name} ({number}{f': {each.name}' if each.name else ''})", each.diff)
+        Patch(
+            f"{path.name} ({number}{f': {each.name}' if each.name else ''})", each.diff, each.name
+        )
         for number, each in enumerate(chosen, start=1)
     ]
 
@@ -79,7 +83,7 @@ def _directory(path: Path) -> list[Patch]:
     if len(versions) > 1:
         listed = " and ".join(f"v{version}" for version in versions)
         raise UsageError(f"{path} has patches of {listed}", "keep those of one version there")
-    return [Patch(file.name, each.diff) for file, each in found]
+    return [Patch(file.name, each.diff, each.name) for file, each in found]
 
 
 def _posted(path: Path) -> list[_Posted]:
