@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from harness.cli import cached, kernels, machines, options, output, reports, shell, suites
+from harness.cli import bisects, cached, kernels, machines, options, output, reports, shell, suites
 from harness.errors import HarnessError, HostError, UsageError
 from harness.host import paths, tools
 from harness.host.text import printable
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 app.add_typer(kernels.app, name="kernel")
 app.add_typer(cached.app, name="cache")
+app.add_typer(bisects.app, name="bisect")
 app.command()(reports.repro)
 app.command("run")(suites.run_)
 app.command("mutants")(suites.mutants_)

@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a search looks for, and how a fresh guest shows it."""
+
+import operator
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, Protocol
+
+from harness.errors import GuestError, GuestHang, GuestLost, GuestPanic, GuestReset, UsageError
+from harness.guest import guest, snapshot
+from harness.kernel.artifact import Kernel
+from harness.kernel.spec import KernelSpec
+from harness.klog import splat
+from harness.klog.splat import Splat
+from harness.machine import composed
+from harness.machine.topology import Machine
+from harness.repro import replay
+from harness.scenario import expectation
+from harness.suite import run
+
+Word = Literal["shown", "clean", "no-boot", "unjudged"]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one guest did: whether it has ``shown`` it, or stayed ``clean``, and ``reason``
+    in a line; ``splats`` name what its kernel reported."""
+
+    word: Word
+    reason: str
+    splats: tuple[str, ...] = ()
+
+
+class Condition(Protocol):
+    """``label`` says what is looked for; ``exact`` that nothing else can look the same;
+    ``variants`` are what its kernels need."""
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def exact(self) -> bool: ...
+    @property
+    def variants(self) -> tuple[str, ...]: ...
+
+    def look(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Seen:
+        """In a fresh guest, with all that is observed in the directory. Raises HarnessError
+        where this host is in trouble."""
+
+
+def titles(splats: Sequence[Splat]) -> tuple[str, ...]:
+    """Names for splats that stay the same from one revision to the next."""
+    named = (f"{each.kind} in {each.function}" if each.function else each.title for each in splats)
+    return tuple(dict.fromkeys(named))
+
+
+def _unbootable(
+    kernel: Kernel, machine: Machine, directory: Path, *, kmod: bool = False
+) -> Seen | None:
+    """None for a kernel that comes up; the warm guest is made on the way."""
+    if not machine.migratable:
+        return None
+    try:
+        snapshot.warm(kernel, machine, kmod=kmod, directory=directory)
+    except GuestReset:
+        return _seen_early(kernel, machine, directory)
+    except GuestLost:
+        raise
+    except GuestError as error:
+        return _dead_on_arrival(error)
+    return None
+
+
+def _seen_early(kernel: Kernel, machine: Machine, directory: Path) -> Seen:
+    """Why a kernel dies before it has a console: it is booted with an early one."""
+    try:
+        with guest.booted(kernel, machine, directory, arguments="earlycon"):
+            return Seen("unjudged", "it died when it booted, and with an early console it did not")
+    except GuestError as error:
+        return _dead_on_arrival(error)
+
+
+def _dead_on_arrival(error: GuestError) -> Seen:
+    return Seen("no-boot", error.message, titles(splat.find(_messages(error.log))))
+
+
+_STAMP = re.compile(r"^\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ")
+
+
+def _messages(console: str) -> list[str]:
+    return [_STAMP.sub("", line) for line in console.splitlines()]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A bug report that reproduces: every step of its session, in order."""
+
+    asked: replay.Request
+    limit: float | None = None
+    exact: bool = True
+
+    @property
+    def label(self) -> str:
+        return f"{self.asked.name} reproduces"
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        return tuple(self.asked.machine.variants)
+
+    def look(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Seen:  # noqa: ARG002
+        machine = self.asked.machine
+        unbootable = _unbootable(kernel, machine, directory, kmod=self.asked.kmod)
+        if unbootable:
+            return unbootable
+        result = replay.replay(self.asked, kernel, directory, limit=self.limit)
+        words: dict[str, Word] = {"reproduced": "shown", "not-reproduced": "clean"}
+        word = words.get(result.verdict.word, "unjudged")
+        return Seen(word, _first_difference(result), titles(result.unmentioned))
+
+
+def _first_difference(result: replay.Result) -> str:
+    """The verdict's reason, with what the first step that differs did instead."""
+    for number, each in enumerate(result.outcomes, start=1):
+        if each.difference:
+            instead = each.difference.observed.partition("\n")[0]
+            return f"step {number}, {each.command.text!r}: {instead}"
+    return result.verdict.reason
+
+
+def report(path: Path, session: int | None, machine: str | None, qemu: str) -> Report:
+    """Raises UsageError as ``replay.request`` does, and for a report that says nothing of
+    what came of its commands."""
+    asked = replay.request(path, session, machine, qemu)
+    if not expectation.expects_anything(asked.session.commands):
+        raise UsageError(
+            f"{path.name} shows no output or status that could be compared",
+            "add what the commands print, or search with --command",
+        )
+    return Report(asked)
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A scenario of the suite that fails, or runs into a known issue."""
+
+    request: run.Request
+    exact: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"{' '.join(self.request.scenarios)} fails"
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        found = (each for name in self.request.machines for each in composed.machine(name).variants)
+        return tuple(dict.fromkeys(found))
+
+    def look(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Seen:
+        for name in self.request.machines:
+            machine = replace(composed.machine(name), qemu=self.request.qemu)
+            unbootable = _unbootable(kernel, machine, directory)
+            if unbootable:
+                return unbootable
+        request = replace(self.request, kernels=(spec,))
+        outcomes = run.run(request, directory, title=self.label)
+        failed = [each for each in outcomes if each.result in ("failed", "known")]
+        if failed:
+            said = _told_splats(failed)
+            return Seen("shown", f"{failed[0].scenario}: {_line(failed[0].reason)}", titles(said))
+        passed = [each for each in outcomes if each.result == "passed"]
+        if passed:
+            return Seen("clean", f"{len(passed)} scenarios pass")
+        return Seen("unjudged", _line(outcomes[0].reason))
+
+
+def _told_splats(failed: Sequence[run.Outcome]) -> list[Splat]:
+    """Those that a scenario fails for."""
+    lines = [line.strip() for each in failed for line in each.story.splitlines()]
+    return splat.find(_messages("\n".join(lines)))
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:200]
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """A kernel that does not come up."""
+
+    machine: Machine
+    exact: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"it does not boot on {self.machine.name}"
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        return tuple(self.machine.variants)
+
+    def look(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Seen:  # noqa: ARG002
+        try:
+            with guest.booted(kernel, self.machine, directory) as running:
+                return Seen("clean", f"it answers after {running.clock():.1f} s")
+        except GuestReset:
+            return replace(_seen_early(kernel, self.machine, directory), word="shown")
+        except GuestLost:
+            raise
+        except GuestError as error:
+            return replace(_dead_on_arrival(error), word="shown")
+
+
+# What the last command ended with and printed, and the splats of the guest's whole life,
+# to why that is what is looked for, "" when it is not; None when it does not tell.
+Tells = Callable[[int, str, Sequence[Splat]], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """Commands of a user's, whose end, output or splats tell."""
+
+    commands: tuple[str, ...]
+    machine: Machine
+    label: str
+    exact: bool
+    tells: Tells
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        return tuple(self.machine.variants)
+
+    def look(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Seen:  # noqa: ARG002
+        unbootable = _unbootable(kernel, self.machine, directory)
+        if unbootable:
+            return unbootable
+        status, output = 0, ""
+        try:
+            with snapshot.started(kernel, self.machine, directory) as running:
+                for each in self.commands:
+                    step = running.step(each)
+                    status, output = step.status, step.out + step.err
+                    _note(directory, each, status, output)
+                running.counted()
+                splats = splat.find([record.text for record in running.kmsg])
+        except GuestPanic as error:
+            status, output = _KILLED, error.message
+            splats = splat.find(_messages(error.log))
+        except (GuestHang, GuestReset) as error:
+            return Seen("unjudged", error.message)
+        told = self.tells(status, output, splats)
+        if told is None:
+            return Seen("unjudged", f"it prints no such figure: {_line(output)}", titles(splats))
+        reason = told or f"status {status}, {_line(output) or 'no output'}"
+        return Seen("shown" if told else "clean", reason, titles(splats))
+
+
+# The status of a command that its guest did not survive.
+_KILLED = 128
+
+
+def _note(directory: Path, command: str, status: int, output: str) -> None:
+    with (directory / "steps.txt").open("a") as file:
+        file.write(f"$ {command}\n{output}[{status}]\n")
+
+
+def fails(status: int, output: str, _splats: Sequence[Splat]) -> str:
+    """The last command ends with another status than 0."""
+    return f"status {status}: {_line(output)}" if status else ""
+
+
+def prints(pattern: re.Pattern[str]) -> Tells:
+    """The last command's output has the pattern in it."""
+
+    def tells(_status: int, output: str, _splats: Sequence[Splat]) -> str:
+        found = pattern.search(output)
+        return f"it prints {_line(found[0])!r}" if found else ""
+
+    return tells
+
+
+def reports(pattern: re.Pattern[str]) -> Tells:
+    """The kernel reports a splat with the pattern in its kind, title or place."""
+
+    def tells(_status: int, _output: str, splats: Sequence[Splat]) -> str:
+        told = (f"{each.kind}: {each.title} in {each.function}" for each in splats)
+        return next((each for each in told if pattern.search(each)), "")
+
+    return tells
+
+
+_COMPARISONS = {"above": operator.gt, "below": operator.lt}
+
+
+def figure(pattern: re.Pattern[str], side: str, threshold: float) -> Tells:
+    """The number that the pattern's group finds in the output passes a threshold."""
+
+    def tells(_status: int, output: str, _splats: Sequence[Splat]) -> str | None:
+        found = pattern.search(output)
+        if not found:
+            return None
+        number = float(found[1])
+        passes = _COMPARISONS[side](number, threshold)
+        return f"{number:g} is {side} {threshold:g}" if passes else ""
+
+    return tells

@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A search from its request to its result, in a directory from which it can go on after
+whatever stopped it.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from harness.bisect import condition, history
+from harness.bisect.condition import Condition
+from harness.bisect.gitbisect import Ends, Terms
+from harness.bisect.history import WITHOUT, History
+from harness.bisect.kernels import KernelJudge
+from harness.bisect.ledger import Ledger
+from harness.bisect.search import Finding, Question, Search, Step
+from harness.errors import HostError, UsageError
+from harness.host import git, paths
+from harness.kernel import git_source, spec
+from harness.kernel.spec import KernelSpec
+from harness.machine import composed
+from harness.scenario import behaviour
+from harness.suite import run
+
+_REQUEST, _LEDGER, _GIVEN = "request.json", "ledger.jsonl", "given.log"
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """What is searched: the revisions of ``tree``, or the patches of ``series`` on
+    ``kernel``, or Debian's kernels, or the options between two ``configs``. ``patches``,
+    ``fragments``, ``variants`` are of all its kernels, ``fixups`` as a user writes them."""
+
+    tree: str = ""
+    new: str = ""
+    old: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+    first_parent: bool = False
+    series: str = ""
+    releases: tuple[str, ...] = ()
+    configs: tuple[str, ...] = ()
+    kernel: str = "debian:6.12"
+    patches: tuple[str, ...] = ()
+    fragments: tuple[str, ...] = ()
+    variants: tuple[str, ...] = ()
+    fixups: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class What:
+    """What is looked for: a ``report`` that reproduces, ``scenarios`` that fail, a kernel
+    that does not ``boot``, or ``commands`` whose status, ``splat``, ``output`` or
+    ``figure`` (a pattern, above or below a threshold) tells."""
+
+    report: str = ""
+    session: int | None = None
+    scenarios: tuple[str, ...] = ()
+    behaviours: tuple[str, ...] = ()
+    boot: bool = False
+    commands: tuple[str, ...] = ()
+    splat: str = ""
+    output: str = ""
+    figure: str = ""
+    side: str = ""
+    threshold: float = 0.0
+    machine: str = ""
+    qemu: str = ""
+    limit: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A whole request."""
+
+    where: Where
+    what: What
+    terms: Terms = field(default_factory=Terms)
+    confidence: float = 0.99
+    most_runs: int = 200
+    either_way: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A request made concrete."""
+
+    asked: Asked
+    history: History
+    condition: Condition
+    directory: Path
+
+
+def start(asked: Asked, directory: Path) -> Job:
+    """A new search in the directory. Revisions are pinned and files copied: what becomes
+    of branches and files later does not matter. Raises UsageError for a request that
+    makes no sense."""
+    inputs = directory / "inputs"
+    inputs.mkdir()
+    where = asked.where
+    if where.tree:
+        tree = paths.given(where.tree)
+        ends = [git_source.commit_of(tree, each) for each in (where.new, *where.old)]
+        where = replace(where, tree=str(tree), new=ends[0], old=tuple(ends[1:]))
+        where = replace(where, fixups=tuple(_pinned(each, tree) for each in where.fixups))
+    keep = _Keeper(inputs)
+    where = replace(
+        where,
+        series=keep.one(where.series),
+        configs=keep.all(where.configs),
+        patches=keep.all(where.patches),
+        fragments=keep.all(where.fragments),
+        fixups=tuple(keep.last(each) for each in where.fixups),
+    )
+    what = replace(asked.what, report=keep.one(asked.what.report))
+    if what.machine.endswith(".toml"):
+        # A composed machine names overlays beside its file.
+        what = replace(what, machine=str(Path(what.machine).absolute()))
+    pinned = replace(asked, where=where, what=what)
+    job = _job(pinned, directory)
+    (directory / _REQUEST).write_text(json.dumps(asdict(pinned), indent=1) + "\n")
+    return job
+
+
+def _pinned(text: str, tree: Path) -> str:
+    each = history.fixup(text, tree)
+    return f"{each.since}..{each.until}:{each.patch}"
+
+
+@dataclass(slots=True)
+class _Keeper:
+    """Copies files into a directory."""
+
+    into: Path
+    count: int = 0
+
+    def one(self, text: str) -> str:
+        if not text:
+            return ""
+        source = Path(text)
+        if not source.exists():
+            raise UsageError(f"no such file: {source}", "name one that is there")
+        self.count += 1
+        target = self.into / f"{self.count}" / source.name
+        target.parent.mkdir()
+        copy: Callable[[Path, Path], object] = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, target)
+        return str(target)
+
+    def all(self, texts: Sequence[str]) -> tuple[str, ...]:
+        return tuple(self.one(each) for each in texts)
+
+    def last(self, text: str) -> str:
+        """The file of a fixup."""
+        bounds, colon, file = text.rpartition(":")
+        return f"{bounds}{colon}{self.one(file)}"
+
+
+def load(directory: Path) -> Job:
+    """The search that was begun in the directory. Raises UsageError without one."""
+    try:
+        record = json.loads((directory / _REQUEST).read_text())
+        asked = Asked(
+            Where(**_tuples(record["where"])),
+            What(**_tuples(record["what"])),
+            Terms(**record["terms"]),
+            float(record["confidence"]),
+            int(record["most_runs"]),
+            bool(record["either_way"]),
+        )
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UsageError(
+            f"{directory} has no search in it: {error}", "name its directory"
+        ) from None
+    return _job(asked, directory)
+
+
+def _tuples(record: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in record.items()
+    }
+
+
+def _job(asked: Asked, directory: Path) -> Job:
+    looked_for = _condition(asked.what)
+    return Job(asked, _history(asked, directory), looked_for, directory)
+
+
+def _history(asked: Asked, directory: Path) -> History:
+    where = asked.where
+    if where.releases:
+        kernels = [_kernel(each, where) for each in where.releases]
+        return history.releases(kernels, directory)
+    if where.series:
+        return history.patches(Path(where.series), _kernel(where.kernel, where), directory)
+    if where.configs:
+        old, new = (Path(each) for each in where.configs)
+        return history.options(old, new, _kernel(where.kernel, where), directory)
+    tree = Path(where.tree)
+    ends = Ends(where.new, where.old, where.paths, where.first_parent)
+    fixups = [history.fixup(each, tree) for each in where.fixups]
+    base = _kernel(f"git:{tree}@{where.new}", where)
+    return history.revisions(tree, ends, base, fixups, directory)
+
+
+def _kernel(text: str, where: Where) -> KernelSpec:
+    patches = [Path(each) for each in where.patches]
+    if not where.tree:
+        patches += [history.fixup(each, None).patch for each in where.fixups]
+    return spec.parse(text, patches, [Path(each) for each in where.fragments], where.variants)
+
+
+def _condition(what: What) -> Condition:
+    if what.report:
+        report = condition.report(Path(what.report), what.session, what.machine or None, what.qemu)
+        return replace(report, limit=what.limit)
+    name = what.machine or "smmuv3"
+    machine = replace(composed.machine(name), qemu=what.qemu)
+    if what.scenarios:
+        list(run.chosen(what.scenarios))
+        behaviour.claims(list(what.behaviours))
+        request = run.Request((), (name,), what.scenarios, what.behaviours, what.qemu, workers=1)
+        return condition.Scenario(request)
+    if what.boot:
+        return condition.Boot(machine)
+    label, exact, tells = _telling(what)
+    return condition.Commands(what.commands, machine, label, exact, tells)
+
+
+def _telling(what: What) -> tuple[str, bool, condition.Tells]:
+    """Of commands: what is looked for, whether nothing else looks the same, and how it is
+    told."""
+    if what.splat:
+        return f"the kernel reports {what.splat}", True, condition.reports(_pattern(what.splat))
+    if what.output:
+        return f"the output has {what.output}", True, condition.prints(_pattern(what.output))
+    if what.figure:
+        pattern = _pattern(what.figure)
+        if pattern.groups != 1:
+            raise UsageError(f"{what.figure!r} has no group for the figure", "as in 'took (\\d+)'")
+        label = f"the figure is {what.side} {what.threshold:g}"
+        return label, True, condition.figure(pattern, what.side, what.threshold)
+    return f"{what.commands[-1]!r} fails", False, condition.fails
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise UsageError(
+            f"{text!r} is no regular expression: {error}", "escape what is meant"
+        ) from None
+
+
+def search(job: Job, tell: Callable[[Step], None]) -> Finding:
+    """Searches, or goes on where the directory's ledger ends. Raises HostError where
+    another process is at it."""
+    with _alone(job.directory):
+        judge = KernelJudge(job.history, job.condition, job.directory / "runs")
+        ledger = Ledger(job.directory / _LEDGER, judge)
+        asked = job.asked
+        question = Question(
+            job.history.ends,
+            asked.terms,
+            asked.confidence,
+            job.condition.exact,
+            asked.either_way,
+            asked.most_runs,
+        )
+        given = _given(job.directory / _GIVEN, asked.terms)
+        try:
+            searching = Search(job.history.repository, question, ledger, tell, given)
+            return searching.find(lambda culprit: _without(job.history, culprit))
+        finally:
+            ledger.close()
+            judge.forget()
+
+
+def _without(found: History, culprit: str) -> str:
+    return f"{WITHOUT}{culprit}" if found.without(culprit) else ""
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    holder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise HostError(f"another search is going on in {directory}", "wait for it") from None
+    else:
+        yield
+    finally:
+        os.close(holder)
+
+
+def give(job: Job, log: Path) -> None:
+    """From now on the verdicts of a ``git bisect log`` count, whatever was recorded."""
+    text = log.read_text(errors="replace")
+    if not _verdicts(text, job.asked.terms):
+        raise UsageError(f"{log} has no verdict in it", "name what bisect log prints")
+    for revision in _verdicts(text, job.asked.terms):
+        git_source.commit_of(job.history.repository, revision)
+    (job.directory / _GIVEN).write_text(text)
+
+
+def _given(path: Path, terms: Terms) -> dict[str, str]:
+    return _verdicts(path.read_text(), terms) if path.exists() else {}
+
+
+_VERDICT = re.compile(r"^git bisect (\S+) '?([0-9a-f]{40,64})'?$", re.MULTILINE)
+
+
+def _verdicts(text: str, terms: Terms) -> dict[str, str]:
+    words = {terms.old: "old", terms.new: "new", "skip": "skip"}
+    return {rev: words[word] for word, rev in _VERDICT.findall(text) if word in words}
+
+
+def log(directory: Path) -> str:
+    """What git has noted until now. Raises UsageError for a directory without a search."""
+    load(directory)
+    return git.run(directory / "git", "bisect", "log")
+
+
+def progress(job: Job) -> dict[str, Any]:
+    """How far a search has got: what was built and run, and its result once there is one."""
+    path = job.directory / _LEDGER
+    lines = path.read_text().splitlines() if path.exists() else []
+    entries = [json.loads(line) for line in lines if line.endswith("}")]
+    builds = [each["build"] for each in entries if "build" in each]
+    runs = [each["run"] for each in entries if "run" in each]
+    result = job.directory / "result.json"
+    return {
+        "builds": len(builds),
+        "runs": len(runs),
+        "last": runs[-1] if runs else None,
+        "result": json.loads(result.read_text()) if result.exists() else None,
+    }

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Revisions judged by real kernels: built, and run in fresh guests."""
+
+import contextlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.bisect.condition import Condition
+from harness.bisect.history import History
+from harness.bisect.ledger import Built, Run
+from harness.errors import BuildError, HarnessError, UsageError
+from harness.guest import snapshot
+from harness.host import cache
+from harness.kernel import build
+from harness.kernel.artifact import Kernel
+
+# Of a kernel, what a guest gets to see.
+_SEEN = ("Image", "modules/", "guest-modules/")
+
+
+@dataclass(slots=True)
+class KernelJudge:
+    """``directory`` gets one directory for each run."""
+
+    history: History
+    condition: Condition
+    directory: Path
+    _kernels: dict[str, Kernel] = field(default_factory=dict)
+
+    def build(self, revision: str) -> Built:
+        """A patch that does not apply and an option that is not there are the revision's
+        fault, as what the compiler says is."""
+        try:
+            kernel = self._kernel(revision)
+        except (BuildError, UsageError) as error:
+            return Built(revision, "", error.message, 0)
+        return Built(revision, _artifact(kernel), "", 0)
+
+    def run(self, revision: str, number: int) -> Run:
+        directory = self.directory / f"{revision[:20]}-{number}"
+        directory.mkdir(parents=True, exist_ok=True)
+        spec = self.history.kernel(revision).with_variants(self.condition.variants)
+        seen = self.condition.look(spec, self._kernel(revision), directory)
+        return Run(revision, seen.word, seen.reason, 0, seen.splats, str(directory))
+
+    def _kernel(self, revision: str) -> Kernel:
+        if revision not in self._kernels:
+            spec = self.history.kernel(revision).with_variants(self.condition.variants)
+            self._kernels[revision] = build.build(spec)
+        return self._kernels[revision]
+
+    def forget(self) -> None:
+        """The warm guests of all its kernels: nobody will start from them again."""
+        for kernel in self._kernels.values():
+            with contextlib.suppress(HarnessError, OSError):
+                snapshot.forget(kernel)
+
+
+def _artifact(kernel: Kernel) -> str:
+    """A key of all that a guest sees of the kernel: revisions that differ in comments or
+    in what is not built have the same."""
+    files = cache.sealed(kernel.directory)
+    seen = {name: key for name, key in files.items() if name.startswith(_SEEN)}
+    return cache.digest_manifest(seen)

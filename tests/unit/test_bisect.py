@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The search, with verdicts that are drawn: real git, no kernel."""
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.bisect import gitbisect, odds
+from harness.bisect.gitbisect import Ends, GitBisect, Terms
+from harness.bisect.ledger import Built, Ledger, Run
+from harness.bisect.odds import Rates, Tally
+from harness.bisect.search import Finding, Question, Search
+from harness.errors import HostError, UsageError
+from harness.host import git
+
+NONE = Tally()
+
+
+@dataclass
+class Drawn:
+    """A judge of a line of commits: those from ``culprit`` on show it in ``rate`` of their
+    runs, the others in ``noise``. ``odd`` says what else becomes of some."""
+
+    commits: list[str]
+    culprit: int
+    rate: float = 1.0
+    noise: float = 0.0
+    seed: int = 0
+    odd: dict[int, str] = field(default_factory=dict)
+    same: dict[int, int] = field(default_factory=dict)
+    done: list[str] = field(default_factory=list)
+    limit: int = 10**9
+
+    def build(self, revision: str) -> Built:
+        self._count()
+        number = self.commits.index(revision)
+        self.done.append(f"build {number}")
+        if self.odd.get(number) == "build":
+            return Built(revision, "", "iommu.c:1:1: error: no", 0)
+        return Built(revision, f"artifact {self.same.get(number, number)}", "", 0)
+
+    def run(self, revision: str, number: int) -> Run:
+        self._count()
+        place = self.commits.index(revision)
+        self.done.append(f"run {place} {number}")
+        odd = self.odd.get(place)
+        if odd == "boot":
+            return Run(revision, "no-boot", "panic", 0)
+        if odd == "lost":
+            raise HostError("QEMU is gone")
+        draw = random.Random(f"{self.seed} {place} {number}").random()
+        shown = draw < (self.rate if place >= self.culprit else self.noise)
+        splats = ("WARNING in other",) if odd == "splat" else ()
+        return Run(revision, "shown" if shown else "clean", "", 0, splats)
+
+    def _count(self) -> None:
+        self.limit -= 1
+        if self.limit < 0:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A repository with 33 commits in a row."""
+    repository = tmp_path_factory.mktemp("line") / "git"
+    return repository, git.line_of_commits([f"change {n}" for n in range(33)], repository)
+
+
+Search_ = Callable[..., Finding]
+
+
+@pytest.fixture
+def find(line: tuple[Path, list[str]], tmp_path: Path) -> Search_:
+    repository, commits = line
+
+    def search(judge: Drawn, name: str = "ledger", **facts: object) -> Finding:
+        ledger = Ledger(tmp_path / f"{name}.jsonl", judge)
+        facts.setdefault("ends", Ends(commits[-1], (commits[0],)))
+        facts.setdefault("terms", Terms())
+        return Search(repository, Question(**facts), ledger).find()  # type: ignore[arg-type]
+
+    return search
+
+
+@pytest.fixture
+def commits(line: tuple[Path, list[str]]) -> list[str]:
+    return line[1]
+
+
+@pytest.mark.parametrize("culprit", [1, 2, 17, 31, 32])
+def test_the_culprit_is_found(find: Search_, commits: list[str], culprit: int) -> None:
+    found = find(Drawn(commits, culprit))
+    assert found.culprit == commits[culprit]
+    assert found.parents == (commits[culprit - 1],)
+    assert found.confidence >= 0.99
+    assert "is the first bad commit" in found.log or "first bad commit" in found.log
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_bug_that_shows_in_a_third_of_runs(find: Search_, commits: list[str], seed: int) -> None:
+    culprit = random.Random(seed).randrange(1, 33)
+    found = find(Drawn(commits, culprit, rate=0.3, seed=seed))
+    assert found.culprit == commits[culprit]
+    assert found.confidence >= 0.99
+
+
+def test_a_step_that_was_mistaken_is_put_right(find: Search_, commits: list[str]) -> None:
+    """Most runs of a step stay clean; the check of the parent finds that out."""
+    judge = Drawn(commits, 3, rate=0.15)
+    found = find(judge, most_runs=500)
+    assert found.culprit == commits[3]
+    verdicts: dict[str, set[str]] = {}
+    for step in found.steps:
+        verdicts.setdefault(step.revision, set()).add(step.verdict)
+    assert any({"old", "new"} <= each for each in verdicts.values())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_shows_by_chance_without_the_bug_too(
+    find: Search_, commits: list[str], seed: int
+) -> None:
+    culprit = random.Random(seed).randrange(1, 33)
+    found = find(Drawn(commits, culprit, rate=0.9, noise=0.1, seed=seed))
+    assert found.culprit == commits[culprit]
+
+
+def test_what_cannot_be_judged_is_skipped(find: Search_, commits: list[str]) -> None:
+    odd = {16: "build", 24: "boot", 20: "splat", 8: "build"}
+    found = find(Drawn(commits, 22, odd=odd))
+    assert found.culprit == commits[22]
+    reasons = {step.reason.partition(":")[0] for step in found.steps if step.verdict == "skip"}
+    assert reasons <= {"does not build", "does not boot", "another splat"}
+    assert "does not build" in reasons
+
+
+def test_a_splat_of_an_end_is_nothing_strange(find: Search_, commits: list[str]) -> None:
+    found = find(Drawn(commits, 22, odd=dict.fromkeys(range(33), "splat")))
+    assert found.culprit == commits[22]
+
+
+def test_skipped_neighbours_of_the_culprit_stay_candidates(
+    find: Search_, commits: list[str]
+) -> None:
+    found = find(Drawn(commits, 17, odd={17: "build", 16: "boot"}))
+    assert not found.culprit
+    assert set(found.candidates) == {commits[16], commits[17], commits[18]}
+
+
+def test_a_kernel_that_is_the_same_is_not_run_again(find: Search_, commits: list[str]) -> None:
+    judge = Drawn(commits, 9, same=dict.fromkeys(range(9), 0) | dict.fromkeys(range(9, 33), 32))
+    assert find(judge).culprit == commits[9]
+    run = {each.split()[1] for each in judge.done if each.startswith("run")}
+    assert run == {"0", "32", "8"}  # the last for the confidence in the parent
+
+
+def test_an_old_and_a_new_end_tell_which_way(find: Search_, commits: list[str]) -> None:
+    @dataclass
+    class Fixed(Drawn):
+        def run(self, revision: str, number: int) -> Run:
+            run = super().run(revision, number)
+            other = "clean" if run.word == "shown" else "shown"
+            return Run(revision, other, "", 0)  # type: ignore[arg-type]
+
+    found = find(Fixed(commits, 12), terms=Terms("old", "new"), either_way=True)
+    assert found.culprit == commits[12]
+    assert not found.appears
+    with pytest.raises(UsageError, match=r"good end.* does; exchange the two"):
+        find(Fixed(commits, 12), "other")
+
+
+@pytest.mark.parametrize(
+    ("judge", "told"),
+    [
+        ({"culprit": 0}, "both ends show it"),
+        ({"culprit": 33}, "shows it in 0 of 20 runs"),
+        ({"culprit": 5, "odd": {0: "build"}}, "the good end, .* does not build"),
+        ({"culprit": 5, "odd": {32: "boot"}}, "the bad end, .* does not boot"),
+        ({"culprit": 5, "odd": {16: "lost"}}, "QEMU is gone"),
+    ],
+)
+def test_ends_that_are_no_ends(
+    find: Search_, commits: list[str], judge: dict[str, object], told: str
+) -> None:
+    with pytest.raises((UsageError, HostError), match=told):
+        find(Drawn(commits, **judge))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_search_that_is_killed_goes_on_where_it_was(
+    find: Search_, commits: list[str], tmp_path: Path, seed: int
+) -> None:
+    """And does nothing twice that it had written down, half lines left out."""
+    whole = Drawn(commits, 13, rate=0.5)
+    expected = find(whole, "whole")
+    draw = random.Random(seed)
+    done: list[str] = []
+    for _ in range(4):
+        judge = Drawn(commits, 13, rate=0.5, limit=draw.randrange(1, len(whole.done) // 5))
+        with pytest.raises(KeyboardInterrupt):
+            find(judge, "killed")
+        done += judge.done
+        with (tmp_path / "killed.jsonl").open("a") as file:
+            file.write('{"run": {"revi')
+    rest = Drawn(commits, 13, rate=0.5)
+    assert find(rest, "killed").culprit == expected.culprit
+    assert done + rest.done == whole.done
+
+
+def test_paths_and_first_parents_go_to_git(line: tuple[Path, list[str]]) -> None:
+    repository, commits = line
+    ends = Ends(commits[-1], (commits[0],), first_parent=True)
+    bisect = GitBisect(repository, ends, Terms("fast", "slow"))
+    assert bisect.left == 32
+    bisect.mark("new", bisect.position.next)
+    assert "git bisect slow" in bisect.log
+    assert "--first-parent" in bisect.log
+    assert bisect.left == 16
+
+
+def test_an_old_end_on_another_branch(tmp_path: Path) -> None:
+    """git asks first where the branches part; what was there already was mended since."""
+    repository = tmp_path / "git"
+    commits = git.line_of_commits([f"change {n}" for n in range(9)], repository)
+    tree = git.run(repository, "rev-parse", f"{commits[0]}^{{tree}}")
+    words = ["-c", "user.name=a", "-c", "user.email=b"]
+    side = git.run(repository, *words, "commit-tree", tree, "-p", commits[4], "-m", "side")
+    bisect = GitBisect(repository, Ends(commits[8], (side,)), Terms())
+    assert bisect.position.next == commits[4]
+    with pytest.raises(UsageError, match="where they part it is bad already"):
+        bisect.mark("new", commits[4])
+    bisect = GitBisect(repository, Ends(commits[8], (side,)), Terms())
+    assert commits.index(bisect.mark("old", commits[4]).next) == 6
+
+
+def test_a_ledger_counts_each_kernel_once(line: tuple[Path, list[str]], tmp_path: Path) -> None:
+    commits = line[1]
+    ledger = Ledger(tmp_path / "ledger", Drawn(commits, 0, same={1: 2}))
+    for number in (1, 2, 3):
+        ledger.build(commits[number])
+        ledger.run(commits[number])
+    assert ledger.tally(commits[1]) == Tally(2, 0)
+    assert ledger.total(commits[1:4]) == Tally(3, 0)
+    lines = (tmp_path / "ledger").read_text().splitlines()
+    assert [next(iter(json.loads(line))) for line in lines] == ["build", "run"] * 3
+
+
+tallies = st.builds(Tally, st.integers(0, 40), st.integers(0, 40))
+
+
+@given(tallies, tallies, st.integers(0, 40))
+def test_what_is_shown_speaks_for_it_and_clean_runs_against(
+    known: Tally, other: Tally, clean: int
+) -> None:
+    rates = Rates(Tally(known.shown + 1, known.clean), Tally(0, other.clean))
+    without = rates.showing_given(Tally(0, clean))
+    assert 0 <= rates.showing_given(Tally(0, clean + 1)) <= without <= 0.5
+    assert without < rates.showing_given(Tally(1, clean)) <= 1
+
+
+def test_clean_runs_convince_as_fast_as_the_rate_lets_them() -> None:
+    often, seldom = Rates(Tally(5, 0), Tally(0, 5)), Rates(Tally(5, 20), Tally(0, 10))
+    assert often.showing_given(Tally(0, 4)) < 0.01
+    assert seldom.showing_given(Tally(0, 4)) > 0.2
+    assert seldom.showing_given(Tally(1, 4)) > 0.99
+    assert seldom.showing_given(Tally(2, 8)) > 0.995
+
+
+@given(tallies)
+def test_rates_that_are_the_same_are_not_distinct(tally: Tally) -> None:
+    assert not odds.are_distinct(tally, tally, 20)
+    assert odds.are_distinct(Tally(18, 2), Tally(2, 18), 20)
+
+
+@given(st.floats(0, 1), st.integers(1, 10000))
+def test_a_step_near_the_end_needs_less(sure: float, left: int) -> None:
+    if odds.enough_for_a_step(sure, left * 2):
+        assert odds.enough_for_a_step(sure, left)
+
+
+def test_contains_and_parents(line: tuple[Path, list[str]]) -> None:
+    repository, commits = line
+    assert gitbisect.contains(repository, commits[5], commits[3])
+    assert not gitbisect.contains(repository, commits[3], commits[5])
+    assert gitbisect.parents(repository, commits[5]) == [commits[4]]
+    assert gitbisect.subject(repository, commits[5]) == "change 5"

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What can be searched, on kernels of ten lines: real git and builds, no guest."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from harness.bisect import history
+from harness.bisect.condition import Seen
+from harness.bisect.gitbisect import Ends, Terms
+from harness.bisect.history import History
+from harness.bisect.kernels import KernelJudge
+from harness.bisect.ledger import Ledger
+from harness.bisect.search import Finding, Question, Search
+from harness.errors import UsageError
+from harness.kernel import config, spec
+from harness.kernel.artifact import Kernel
+from harness.kernel.spec import KernelSpec
+from tests import command, fake_linux
+from tests.unit.test_git_source import everything, git
+
+BASE = spec.parse("tree:/nowhere")
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IOMMU_HARNESS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(config, "fragments", lambda _variants: [])
+
+
+@dataclass(frozen=True)
+class Contains:
+    """The image, or the configuration, has a text in it."""
+
+    text: str
+    label: str = "it is there"
+    exact: bool = True
+    variants: tuple[str, ...] = ()
+
+    def look(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Seen:  # noqa: ARG002
+        found = self.text in kernel.image.read_text() + kernel.config.read_text()
+        return Seen("shown" if found else "clean", "")
+
+
+def find(found: History, text: str, tmp_path: Path, terms: Terms | None = None) -> Finding:
+    judge = KernelJudge(found, Contains(text), tmp_path / "runs")
+    ledger = Ledger(tmp_path / "ledger", judge)
+    question = Question(found.ends, terms or Terms())
+    searching = Search(found.repository, question, ledger)
+    return searching.find(lambda rev: history.WITHOUT + rev if found.without(rev) else "")
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A repository, its commits from the first one, and a directory for a search."""
+
+    path: Path
+    commits: list[str]
+    into: Path
+
+    @property
+    def ends(self) -> Ends:
+        return Ends(self.commits[-1], (self.commits[0],))
+
+    def number(self, revision: str) -> int:
+        return self.commits.index(revision)
+
+
+TEXTS = ("one", "two", "thr ee", "three", "bug", "bug and more", "bug!", "bug and seven")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    """Number 2 does not build without a fix, 6 not at all; 4 brings the bug."""
+    path = fake_linux.write(tmp_path / "linux")
+    git(path, "init", "-q")
+    for number, text in enumerate(TEXTS):
+        line = f"int {text.replace(' and ', '; int ')};\n" + "\n" * 9 + f"/* {number} */\n"
+        (path / "drivers/iommu/iommu.c").write_text(line)
+        git(path, "add", "-A")
+        git(path, "commit", "-qm", f"change {number}")
+    into = tmp_path / "search"
+    into.mkdir()
+    return Tree(path, git(path, "log", "--reverse", "--format=%H").split(), into)
+
+
+def test_a_git_history_is_searched_and_left_as_it_is(tree: Tree, tmp_path: Path) -> None:
+    (tree.path / "Makefile").write_text("changed, and not committed")
+    before = everything(tree.path)
+    found = history.revisions(tree.path, tree.ends, BASE, (), tree.into)
+    assert ["not committed" in note for note in found.notes] == [True]
+    finding = find(found, "bug", tmp_path)
+    assert tree.number(finding.culprit) == 4
+    assert finding.reverted.startswith("does not build: ")  # a patch in its way
+    assert everything(tree.path) == before
+
+
+def test_revisions_that_do_not_build_are_skipped_and_fixups_mend_them(
+    tree: Tree, tmp_path: Path
+) -> None:
+    fix = tmp_path / "fix.patch"
+    fix.write_text(
+        "--- a/drivers/iommu/iommu.c\n+++ b/drivers/iommu/iommu.c\n@@ -1,4 +1,4 @@\n"
+        "-int thr ee;\n+int three;\n \n \n \n"
+    )
+    since, until = tree.commits[2], tree.commits[3]
+    text = f"{since}..{until}:{fix}"
+    fixups = [history.fixup(text, tree.path)]
+    found = history.revisions(tree.path, tree.ends, BASE, fixups, tree.into)
+    judge = KernelJudge(found, Contains("bug"), tmp_path / "runs")
+    failures = [judge.build(rev).failure for rev in tree.commits]
+    assert [bool(each) for each in failures] == [False] * 6 + [True, False]
+    assert "error" in failures[6]
+    assert judge.build(tree.commits[2]).artifact != judge.build(tree.commits[3]).artifact
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("/nope", "no such patch: /nope"), ("nope..:{}", "has no revision 'nope'")],
+)
+def test_fixups_that_are_none(tree: Tree, tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "fix").write_text("")
+    with pytest.raises(UsageError, match=told):
+        history.fixup(text.format(tmp_path / "fix"), tree.path)
+
+
+def test_two_histories_have_nothing_to_do_with_each_other(tree: Tree) -> None:
+    git(tree.path, "checkout", "-q", "--orphan", "other")
+    git(tree.path, "commit", "-qm", "other")
+    other = git(tree.path, "rev-parse", "HEAD")
+    with pytest.raises(UsageError, match="have no commit in common"):
+        history.revisions(tree.path, Ends(tree.commits[-1], (other,)), BASE, (), tree.into)
+
+
+def test_a_shallow_clone_is_told_how_to_get_the_rest(tree: Tree, tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "-q", "--depth=2", f"file://{tree.path}", str(clone))
+    words = ("bisect", "pinning", "--tree", clone, "--bad", "HEAD", "--good", tree.commits[0])
+    done = command.run(*words)
+    assert done.status == 2
+    assert "fetch --unshallow" in done.err
+    assert not list((tmp_path / "state").rglob("*bisect*"))
+    ends = Ends(tree.commits[-1], (tree.commits[-2],))
+    assert history.revisions(clone, ends, BASE, (), tree.into).ends == ends
+
+
+def series(tmp_path: Path) -> Path:
+    """Five patches, the third of which brings the bug."""
+    path = fake_linux.write(tmp_path / "series-tree")
+    git(path, "init", "-q")
+    git(path, "add", "-A")
+    git(path, "commit", "-qm", "base")
+    for number in range(1, 6):
+        file = path / f"drivers/iommu/{number}.c"
+        file.write_text(f"int patch_{number};\n")
+        if number == 3:
+            (path / "drivers/iommu/iommu.c").write_text("int one; int bug;\n")
+        git(path, "add", "-A")
+        git(path, "commit", "-qm", f"change {number}")
+    mbox = tmp_path / "series.mbox"
+    mbox.write_text(git(path, "format-patch", "--stdout", "HEAD~5") + "\n")
+    return mbox
+
+
+def test_the_third_patch_of_a_series(tmp_path: Path) -> None:
+    base = spec.parse(f"tree:{fake_linux.write(tmp_path / 'base')}")
+    into = tmp_path / "search"
+    into.mkdir()
+    found = history.patches(series(tmp_path), base, into)
+    finding = find(found, "bug", tmp_path)
+    assert found.name(finding.culprit) == "3/5: change 3"
+    assert finding.reverted == "good, 0 of 6 runs show it"
+
+
+def test_one_option_of_many(tmp_path: Path) -> None:
+    names = [f"OPTION_{number}" for number in range(40)]
+    old, new = tmp_path / "old.config", tmp_path / "new.config"
+    shared = "CONFIG_SHARED=y\n"
+    old.write_text(shared + "".join(f"# CONFIG_{name} is not set\n" for name in names))
+    new.write_text(shared + "".join(f"CONFIG_{name}=y\n" for name in names))
+    root = fake_linux.write(tmp_path / "base")
+    compiled = "cat drivers/iommu/iommu.c"
+    shaped = fake_linux.MAKEFILE.replace(compiled, f"{compiled} $(O)/.config")
+    (root / "Makefile").write_text(shaped)
+    (root / "Kconfig").write_text("".join(f"config {name}\n" for name in (*names, "SHARED")))
+    into = tmp_path / "search"
+    into.mkdir()
+    found = history.options(old, new, spec.parse(f"tree:{root}"), into)
+    finding = find(found, "CONFIG_OPTION_23=y", tmp_path)
+    assert found.name(finding.culprit) == "CONFIG_OPTION_23: n -> y"
+    assert finding.reverted.startswith("good")
+
+
+def test_the_same_configuration_twice(tmp_path: Path) -> None:
+    file = tmp_path / "config"
+    file.write_text("CONFIG_A=y\n")
+    with pytest.raises(UsageError, match="say the same"):
+        history.options(file, file, BASE, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("pinning",), "nothing to search: one thing at a time; give one of --tree,"),
+        (("pinning", "--tree", "."), "a search needs both ends"),
+        (("pinning", "--tree", "{}", "--good", "nope", "--bad", "HEAD"), "no revision 'nope'"),
+        (("pinning", "--tree", "/", "--good", "a", "--bad", "b"), "/ is no git repository"),
+        (("pinning", "--tree", "{}", "--good", "HEAD", "--bad", "HEAD"), "no revision between"),
+        (("nope", "--tree", "{}", "--good", "HEAD~3", "--bad", "HEAD"), "no scenarios about"),
+        (("--tree", "{}", "--good", "HEAD~3", "--bad", "HEAD"), "nothing to look for"),
+        (("pinning", "--releases", "--good", "debian:6.1", "--old", "debian:6.1"), "leave out one"),
+        (("pinning", "--boot", "--releases"), "scenarios and --boot: one condition"),
+        (("pinning", "--releases", "--confidence", "2"), "--confidence 2.0 is no such thing"),
+        (
+            ("--command", "a", "--matches", "(", "--tree", "{}", "--good", "HEAD~3", "--bad=HEAD"),
+            "'(' is no regular expression",
+        ),
+        (("--command", "a", "--figure", "x", "--releases"), "goes with --above or --below"),
+        (("--matches", "a", "--splat", "b", "--releases"), "are three conditions"),
+        (("pinning", "--releases", "--frobnicate"), "No such option"),
+        (("resume", "/nope"), "/nope has no search in it"),
+        (("status", "/"), "/ has no search in it"),
+        (("log", "/"), "/ has no search in it"),
+    ],
+)
+def test_a_wrong_request_is_one_line_with_the_mend(
+    words: tuple[str, ...], told: str, tree: Tree, tmp_path: Path
+) -> None:
+    done = command.run("bisect", *(word.format(tree.path) for word in words))
+    assert done.status == 2, done.err
+    assert told in done.err
+    (line,) = done.err.splitlines()
+    assert line.startswith("iommu-harness: ")
+    assert "; " in line
+    assert not list((tmp_path / "state").rglob("*bisect*"))
