@@ -28,7 +28,7 @@ from harness.machine.qemu import Boot
 from harness.repro import replay
 from harness.rootfs import cpio, initramfs
 from harness.suite import matrix, run
-from tests import bench_build, bench_guests
+from tests import bench_bisect, bench_build, bench_guests
 from tests.conftest import REPORTS
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -245,6 +245,26 @@ def suite_(
     more = {"scenarios": float(len(outcomes))}
     more |= {name: float(count) for name, count in matrix.counts(outcomes).items()}
     _report("suite", "s", {"guests restored by hand": by_hand, "scenarios": ours}, as_json, more)
+
+
+@app.command("bisect")
+def bisect_(
+    count: int = 50,
+    rate: float = 0.3,
+    length: int = 64,
+    confidence: float = 0.99,
+    as_json: Json = False,
+) -> None:
+    """Searches for a bug that shows in some runs only, verdicts drawn, beside the rule that
+    runs each revision equally often."""
+    found = list(bench_bisect.searches(count, rate, length, confidence))
+    right = sum(each.right for each in found)
+    ours = [float(each.runs) for each in found]
+    fixed = [float(each.fixed_runs) for each in found]
+    more = {"right": float(right), "right, equally often": sum(each.fixed_right for each in found)}
+    more["of"] = float(count)
+    _report("bisect", "runs", {"equally often": fixed, "ours": ours}, as_json, more)
+    raise typer.Exit(0 if right >= confidence * count else 1)
 
 
 @app.command()

@@ -26,6 +26,7 @@ class KernelJudge:
     condition: Condition
     directory: Path
     _kernels: dict[str, Kernel] = field(default_factory=dict)
+    _ours: list[Kernel] = field(default_factory=list)
 
     def build(self, revision: str) -> Built:
         """A patch that does not apply and an option that is not there are the revision's
@@ -46,12 +47,16 @@ class KernelJudge:
     def _kernel(self, revision: str) -> Kernel:
         if revision not in self._kernels:
             spec = self.history.kernel(revision).with_variants(self.condition.variants)
-            self._kernels[revision] = build.build(spec)
+            kernel = build.build(spec)
+            self._kernels[revision] = kernel
+            if not snapshot.is_kept(kernel):
+                self._ours.append(kernel)
         return self._kernels[revision]
 
     def forget(self) -> None:
-        """The warm guests of all its kernels: nobody will start from them again."""
-        for kernel in self._kernels.values():
+        """The warm guests of its kernels that had none before: nobody will start from them
+        again."""
+        for kernel in self._ours:
             with contextlib.suppress(HarnessError, OSError):
                 snapshot.forget(kernel)
 

@@ -110,7 +110,7 @@ def find(
     if not 0.5 <= confidence < 1:
         raise UsageError(f"--confidence {confidence} is no such thing", "as in 0.99")
     options.kernels([], patch, fragment, variant, llvm=False, debian_mirror=debian_mirror)
-    is_either = bool(old or new or releases)
+    is_either = bool(old or new or (releases and not (good or bad)))
     if is_either and (good or bad):
         raise UsageError("--good and --bad, or --old and --new", "leave out one pair")
     spaces = {"--tree": tree, "--series": series, "--releases": releases, "--kconfig": kconfig}

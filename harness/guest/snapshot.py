@@ -238,9 +238,15 @@ def _title(kernel: Kernel) -> str:
 
 
 def forget(kernel: Kernel) -> None:
-    """Removes the warm guests of a kernel that nobody will use again."""
+    """Removes the warm guests of a kernel that nobody will use again; those that another
+    process has in use stay."""
     for path in cache.titled("snapshot", _title(kernel)):
-        cache.discard(path)
+        cache.release(path)
+
+
+def is_kept(kernel: Kernel) -> bool:
+    """Whether there is any warm guest of the kernel."""
+    return bool(cache.titled("snapshot", _title(kernel)))
 
 
 def _warm_up(running: Guest, commands: Sequence[str]) -> None:

@@ -157,6 +157,24 @@ def discard(final: Path) -> None:
         final.rename(parent / "discarded")
 
 
+def release(final: Path) -> None:
+    """Removes an entry that this process will not use any more, unless another does."""
+    mine = _held.pop(final, None)
+    if mine is not None:
+        os.close(mine)
+    try:
+        descriptor = os.open(final, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        discard(final)
+    except (BlockingIOError, FileNotFoundError):
+        return
+    finally:
+        os.close(descriptor)
+
+
 def _seal(whole: Path, title: str) -> None:
     files = contents.manifest(whole)
     record = {"title": title, "digest": digest_manifest(files), "files": files}

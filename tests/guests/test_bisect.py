@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Searches over real kernels. The cheap histories: releases, and a series of five."""
+
+import json
+import random
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.errors import HostError
+from harness.host import paths
+from harness.kernel.artifact import Kernel
+from harness.kernel.spec import KernelSpec
+from tests import command
+from tests.conftest import PATCHES, REPORTS
+
+REFCOUNT = REPORTS / "refcount-at-modprobe.transcript"
+RELEASES = ("--releases", "--old", "debian:6.12")
+
+
+@pytest.fixture(autouse=True)
+def only_once(kernel_spec: KernelSpec) -> None:
+    """These name their kernels themselves."""
+    if kernel_spec.where != "6.12":
+        pytest.skip("runs once, with debian:6.12")
+
+
+def test_releases_tell_when_groups_came_to_be_made_at_registration(tmp_path: Path) -> None:
+    """bcb81ac6ae3c, 6.15: the driver is pinned as soon as it is loaded."""
+    words = ("bisect", REFCOUNT, *RELEASES, "--run-dir", tmp_path / "run", "--json")
+    done = command.run(*words)
+    assert done.status == 0, done.err
+    found = json.loads(done.out)
+    assert found["name"] == "debian:7.2"
+    assert not found["appears"]
+    assert found["confidence"] >= 0.99
+    report = (tmp_path / "run/report.txt").read_text()
+    assert "Confidence 0.99" in report
+    assert "Fixes:" not in report  # no commit
+    assert "<h1>debian:7.2</h1>" in (tmp_path / "run/report.html").read_text()
+    logged = command.run("bisect", "log", tmp_path / "run")
+    assert "# first new commit" in logged.out
+    status = command.run("bisect", "status", tmp_path / "run")
+    assert "found: debian:7.2" in status.out
+
+
+def test_a_command_and_a_pattern(tmp_path: Path) -> None:
+    looked_for: tuple[str, ...] = ("--command", "modprobe arm-smmu-v3")
+    looked_for += ("--command", "cat /sys/module/arm_smmu_v3/refcnt", "--figure", r"(\d+)")
+    words = ("bisect", *looked_for, "--above", "0", *RELEASES)
+    done = command.run(*words, "--run-dir", tmp_path / "run", "--json")
+    assert done.status == 0, done.err
+    found = json.loads(done.out)
+    assert (found["name"], found["appears"]) == ("debian:7.2", True)
+
+
+def test_a_scenario_that_fails(tmp_path: Path) -> None:
+    """On 7.2 it runs into a known issue."""
+    name = "groups::test_functions_that_come_back_share_a_group_again"
+    words = ("bisect", name, *RELEASES, "--confidence", "0.9", "--run-dir", tmp_path / "run")
+    done = command.run(*words, "--json")
+    assert done.status == 0, done.err
+    found = json.loads(done.out)
+    assert (found["name"], found["appears"]) == ("debian:7.2", True)
+
+
+def test_a_condition_that_is_true_at_both_ends(tmp_path: Path) -> None:
+    words = ("bisect", "--command", "echo yes", "--matches", "yes", *RELEASES)
+    done = command.run(*words, "--run-dir", tmp_path / "run")
+    assert done.status == 2
+    assert "both ends show it" in done.err
+
+
+def test_ends_that_are_exchanged(tmp_path: Path) -> None:
+    words = ("bisect", REFCOUNT, "--releases", "--good", "debian:6.12", "--bad", "debian:7.2")
+    done = command.run(*words, "--run-dir", tmp_path / "run")
+    assert done.status == 2
+    assert re.search(r"bad end, .* shows it in 0 of \d+ runs, and the good end, .* does", done.err)
+
+
+def series(into: Path, kernel: Kernel) -> Path:
+    """Five patches; the third is a bug."""
+    mutant = (paths.data("tests/mutants") / "lost-module-put-on-release.patch").read_text()
+    bug = mutant.partition("\n---\n")[2]
+    fine = (
+        f"--- /dev/null\n+++ b/Documentation/{number}\n@@ -0,0 +1 @@\n+{number}\n"
+        for number in range(1, 5)
+    )
+    diffs = [next(fine), next(fine), bug, next(fine), next(fine)]
+    into.mkdir()
+    for number, diff in enumerate(diffs, start=1):
+        head = f"From: a@example.org\nSubject: [PATCH {number}/5] change {number}\n\n---\n"
+        (into / f"{number:04}.patch").write_text(f"{head}{diff}")
+    assert kernel.release.startswith("6.12")
+    return into
+
+
+def test_the_patch_of_a_series(kernel: Kernel, tmp_path: Path) -> None:
+    """The others change nothing that a guest sees: they are judged without a run."""
+    patches = series(tmp_path / "series", kernel)
+    report = REPORTS / "nic-removal-keeps-smmu.transcript"
+    words = ("bisect", report, "--series", patches, "--kernel", "debian:6.12", "--json")
+    done = command.run(*words, "--run-dir", tmp_path / "run")
+    assert done.status == 0, done.err
+    found = json.loads(done.out)
+    assert found["name"] == "3/5: change 3"
+    assert found["reverted"].startswith("good")
+    judged = {each["name"][:3] for each in found["steps"] if not each["runs"]}
+    assert judged
+
+
+def test_a_search_that_is_killed_and_resumed(tmp_path: Path) -> None:
+    """At random moments, with kill -9 and ^C in turn; nothing that was recorded is done
+    again, and the answer is the same."""
+    draw = random.Random(1)
+    directory = tmp_path / "run"
+    words: tuple[str | Path, ...] = ("bisect", REFCOUNT, *RELEASES, "--run-dir", directory)
+    recorded: list[str] = []
+    for number in range(6):
+        process = command.start(*words)
+        _wait_for_more(process, directory / "ledger.jsonl", len(recorded))
+        time.sleep(draw.random())
+        process.send_signal([signal.SIGKILL, signal.SIGINT][number % 2])
+        process.communicate(timeout=60)
+        text = (directory / "ledger.jsonl").read_text()
+        lines = text.split("\n")[:-1]
+        assert lines[: len(recorded)] == recorded
+        recorded = lines
+        words = ("bisect", "resume", directory)
+        if process.returncode == 0:
+            break
+    done = command.run("bisect", "resume", directory, "--json")
+    assert done.status == 0, done.err
+    assert json.loads(done.out)["name"] == "debian:7.2"
+    lines = (directory / "ledger.jsonl").read_text().splitlines()
+    assert lines[: len(recorded)] == recorded
+    builds = [json.loads(line)["build"]["revision"] for line in lines if '"build"' in line]
+    assert len(builds) == len(set(builds))
+
+
+def _wait_for_more(process: subprocess.Popen[str], ledger: Path, known: int) -> None:
+    """Until one more run is recorded, or the search has ended."""
+    while process.poll() is None:
+        if ledger.exists() and ledger.read_text().count("\n") > known:
+            return
+        time.sleep(0.02)
+
+
+def test_two_do_not_search_in_one_directory(tmp_path: Path) -> None:
+    process = command.start("bisect", REFCOUNT, *RELEASES, "--run-dir", tmp_path / "run")
+    _wait_for_more(process, tmp_path / "run/ledger.jsonl", 0)
+    done = command.run("bisect", "resume", tmp_path / "run")
+    assert done.status == HostError.exit_code
+    assert "another search is going on" in done.err
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+
+
+def test_a_kernel_that_dies_before_it_has_a_console(kernel: Kernel, tmp_path: Path) -> None:
+    """The reason comes from an early console."""
+    patch = tmp_path / "panic.patch"
+    patch.write_text((PATCHES / "6.12-early-panic.patch").read_text())
+    words = ("bisect", "--boot", "--series", patch, "--kernel", "debian:6.12", "--json")
+    done = command.run(*words, "--run-dir", tmp_path / "run")
+    assert done.status == 0, done.err
+    found = json.loads(done.out)
+    assert kernel.release.startswith("6.12")
+    assert any("the kernel panicked: no IOMMU" in each["reason"] for each in found["steps"])
