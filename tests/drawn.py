@@ -2,6 +2,7 @@
 """Verdicts that are drawn: searches without kernels."""
 
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from harness.bisect.ledger import Built, Run
@@ -44,6 +45,9 @@ class Drawn:
         shown = draw < (self.rate if place >= self.culprit else self.noise)
         splats = ("WARNING in other",) if odd == "splat" else ()
         return Run(revision, "shown" if shown else "clean", "", 0, splats)
+
+    def expect(self, revisions: Callable[[], Sequence[str]]) -> None:
+        pass
 
     def _count(self) -> None:
         self.limit -= 1

@@ -72,10 +72,32 @@ class GitBisect:
     @property
     def left(self) -> int:
         """How many revisions may still be the one."""
-        refs = git.run(self._repository, "for-each-ref", "--format=%(refname)", "refs/bisect")
-        olds = [f"^{ref}" for ref in refs.splitlines() if f"/{self._terms.old}-" in ref]
-        new = f"refs/bisect/{self._terms.new}"
-        return int(git.run(self._repository, "rev-list", "--count", new, *olds))
+        new, olds = self._known()
+        words = ["rev-list", "--count", new, *(f"^{each}" for each in olds)]
+        return int(git.run(self._repository, *words))
+
+    def ahead(self) -> list[str]:
+        """The revisions that git would want next: where this one is new, and where it is
+        old. Skipped ones are not thought of."""
+        new, olds = self._known()
+        now = self.position.next
+        either = (self._middle(now, olds), self._middle(new, [*olds, now]))
+        return [each for each in either if each]
+
+    def _middle(self, new: str, olds: Sequence[str]) -> str:
+        # rev-list --bisect takes the references of a search under way too.
+        aside = self._repository.with_name(f"{self._repository.name}-ahead")
+        if not aside.exists():
+            git.borrowing(self._repository, aside)
+        return git.run(aside, "rev-list", "--bisect", new, *(f"^{each}" for each in olds))
+
+    def _known(self) -> tuple[str, list[str]]:
+        """The hashes of the new end and the old ones, as far as git has moved them."""
+        form = "--format=%(objectname) %(refname)"
+        listed = git.run(self._repository, "for-each-ref", form, "refs/bisect")
+        refs = {name: key for key, name in (line.split() for line in listed.splitlines())}
+        olds = [key for name, key in refs.items() if f"/{self._terms.old}-" in name]
+        return refs[f"refs/bisect/{self._terms.new}"], olds
 
     @property
     def log(self) -> str:

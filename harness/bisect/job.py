@@ -279,7 +279,7 @@ def search(job: Job, tell: Callable[[Step], None]) -> Finding:
             return searching.find(lambda culprit: _without(job.history, culprit))
         finally:
             ledger.close()
-            judge.forget()
+            judge.close()
 
 
 def _without(found: History, culprit: str) -> str:

@@ -2,9 +2,12 @@
 """Revisions judged by real kernels: built, and run in fresh guests."""
 
 import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.bisect import ahead
+from harness.bisect.ahead import Ahead
 from harness.bisect.condition import Condition
 from harness.bisect.history import History
 from harness.bisect.ledger import Built, Run
@@ -13,6 +16,7 @@ from harness.guest import snapshot
 from harness.host import cache
 from harness.kernel import build
 from harness.kernel.artifact import Kernel
+from harness.kernel.spec import KernelSpec
 
 # Of a kernel, what a guest gets to see.
 _SEEN = ("Image", "modules/", "guest-modules/")
@@ -20,11 +24,14 @@ _SEEN = ("Image", "modules/", "guest-modules/")
 
 @dataclass(slots=True)
 class KernelJudge:
-    """``directory`` gets one directory for each run."""
+    """``directory`` gets one directory for each run. ``builds_ahead`` where this host has
+    cores for it."""
 
     history: History
     condition: Condition
     directory: Path
+    builds_ahead: bool = field(default_factory=ahead.worth_while)
+    _builds: Ahead = field(default_factory=Ahead)
     _kernels: dict[str, Kernel] = field(default_factory=dict)
     _ours: list[Kernel] = field(default_factory=list)
 
@@ -40,22 +47,31 @@ class KernelJudge:
     def run(self, revision: str, number: int) -> Run:
         directory = self.directory / f"{revision[:20]}-{number}"
         directory.mkdir(parents=True, exist_ok=True)
-        spec = self.history.kernel(revision).with_variants(self.condition.variants)
-        seen = self.condition.look(spec, self._kernel(revision), directory)
+        seen = self.condition.look(self._spec(revision), self._kernel(revision), directory)
         return Run(revision, seen.word, seen.reason, 0, seen.splats, str(directory))
+
+    def expect(self, revisions: Callable[[], Sequence[str]]) -> None:
+        """Begins to build them."""
+        if self.builds_ahead:
+            self._builds.start([self._spec(each) for each in revisions()])
+
+    def _spec(self, revision: str) -> KernelSpec:
+        return self.history.kernel(revision).with_variants(self.condition.variants)
 
     def _kernel(self, revision: str) -> Kernel:
         if revision not in self._kernels:
-            spec = self.history.kernel(revision).with_variants(self.condition.variants)
+            spec = self._spec(revision)
+            self._builds.wanted(spec)
             kernel = build.build(spec)
             self._kernels[revision] = kernel
             if not snapshot.is_kept(kernel):
                 self._ours.append(kernel)
         return self._kernels[revision]
 
-    def forget(self) -> None:
-        """The warm guests of its kernels that had none before: nobody will start from them
-        again."""
+    def close(self) -> None:
+        """Ends what is being built, and removes the warm guests of kernels that had none
+        before: nobody will start from them again."""
+        self._builds.stop()
         for kernel in self._ours:
             with contextlib.suppress(HarnessError, OSError):
                 snapshot.forget(kernel)

@@ -5,7 +5,7 @@ again what it did, from the ledger, up to where it was.
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
@@ -47,6 +47,8 @@ class Judge(Protocol):
 
     def build(self, revision: str) -> Built: ...
     def run(self, revision: str, number: int) -> Run: ...
+    def expect(self, revisions: Callable[[], Sequence[str]]) -> None:
+        """These may be wanted next, in case anybody asks."""
 
 
 class Ledger:
@@ -87,6 +89,12 @@ class Ledger:
         self._recorded.setdefault(revision, []).append(run)
         taken.append(run)
         return run
+
+    def expect(self, revisions: Callable[[], Sequence[str]], after: str) -> None:
+        """These may be wanted next, after runs that are not recorded yet: those that are
+        not built can be, meanwhile."""
+        if not self._recorded.get(after):
+            self._judge.expect(lambda: [rev for rev in revisions() if rev not in self._builds])
 
     def runs(self, revision: str) -> list[Run]:
         """Those that the search has asked for until now: of the revision, and of others

@@ -232,6 +232,8 @@ class Search:
             bisect.mark(verdict, revision)
         while bisect.position.next:
             revision, left = bisect.position.next, bisect.left
+            self.ledger.build(revision)
+            self.ledger.expect(bisect.ahead, revision)
             verdict, reason = self._judged(revision, left)
             self.verdicts[revision] = verdict
             self._record(revision, verdict, reason, left, "step")

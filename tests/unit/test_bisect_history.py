@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What can be searched, on kernels of ten lines: real git and builds, no guest."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,16 +9,18 @@ import pytest
 
 from harness.bisect import history
 from harness.bisect.condition import Seen
-from harness.bisect.gitbisect import Ends, Terms
+from harness.bisect.gitbisect import Ends, GitBisect, Terms
 from harness.bisect.history import History
 from harness.bisect.kernels import KernelJudge
 from harness.bisect.ledger import Ledger
 from harness.bisect.search import Finding, Question, Search
 from harness.errors import UsageError
+from harness.host import paths
 from harness.kernel import config, spec
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
 from tests import command, fake_linux
+from tests.processes import descendants, wait_until
 from tests.unit.test_git_source import everything, git
 
 BASE = spec.parse("tree:/nowhere")
@@ -114,6 +117,37 @@ def test_revisions_that_do_not_build_are_skipped_and_fixups_mend_them(
     assert [bool(each) for each in failures] == [False] * 6 + [True, False]
     assert "error" in failures[6]
     assert judge.build(tree.commits[2]).artifact != judge.build(tree.commits[3]).artifact
+
+
+def test_what_may_be_wanted_next_is_built_meanwhile(tree: Tree, tmp_path: Path) -> None:
+    """And ended when it is not."""
+    (tree.path / "drivers/slow").write_text("60\n")
+    git(tree.path, "add", "-A")
+    git(tree.path, "commit", "-qm", "slow")
+    slow = git(tree.path, "rev-parse", "HEAD")
+    found = history.revisions(tree.path, tree.ends, BASE, (), tree.into)
+    judge = KernelJudge(found, Contains("bug"), tmp_path / "runs", builds_ahead=True)
+    judge.expect(lambda: [tree.commits[1]])
+    assert wait_until(lambda: any(kernels()), 60)
+    judge.expect(lambda: [slow])
+    assert wait_until(lambda: "sleep" in descendants(os.getpid()).values(), 60)
+    assert not judge.build(tree.commits[1]).failure
+    assert not descendants(os.getpid())
+    judge.expect(lambda: [slow])
+    judge.close()
+    assert not descendants(os.getpid())
+
+
+def kernels() -> list[Path]:
+    return list((paths.cache() / "kernel").glob("*/kernel.json"))
+
+
+def test_git_says_what_it_would_want_next(tree: Tree) -> None:
+    found = history.revisions(tree.path, tree.ends, BASE, (), tree.into)
+    for side in (0, 1):
+        bisect = GitBisect(found.repository, found.ends, Terms())
+        expected = bisect.ahead()[side]
+        assert bisect.mark(("new", "old")[side], bisect.position.next).next == expected
 
 
 @pytest.mark.parametrize(
