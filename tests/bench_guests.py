@@ -136,7 +136,9 @@ def _one(taken: Snapshot, number: int) -> str:
         except GuestError as error:
             return f"{type(error).__name__}: {error}"
     said = [entry.text for entry in step.kmsg]
-    return "fine" if step.status == 0 and said[0] == str(number) else f"wrong: {step}"
+    # A host that is too busy makes the guest complain first (hrtimer: interrupt took ...).
+    told = step.status == 0 and str(number) in said
+    return "fine" if told else f"wrong: {step.status}, {said}"
 
 
 @dataclass(frozen=True)
