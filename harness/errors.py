@@ -32,6 +32,10 @@ class PatchMismatch(UsageError):
     """A patch that was made for another kernel: name one that fits, or another kernel."""
 
 
+class OptionLost(UsageError):
+    """A kernel cannot have an option that a fragment asks for."""
+
+
 class HostError(HarnessError):
     """This host could not do it: disk, network, permissions."""
 

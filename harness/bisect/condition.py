@@ -8,7 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
-from harness.errors import GuestError, GuestHang, GuestLost, GuestPanic, GuestReset, UsageError
+from harness.errors import (
+    GuestError,
+    GuestHang,
+    GuestLost,
+    GuestPanic,
+    GuestReset,
+    HostError,
+    UsageError,
+)
 from harness.guest import guest, snapshot
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
@@ -58,11 +66,14 @@ def titles(splats: Sequence[Splat]) -> tuple[str, ...]:
 def _unbootable(
     kernel: Kernel, machine: Machine, directory: Path, *, kmod: bool = False
 ) -> Seen | None:
-    """None for a kernel that comes up; the warm guest is made on the way."""
-    if not machine.migratable:
-        return None
+    """None for a kernel that comes up; the warm guest is made on the way, where the
+    machine can be saved. One that hangs may be this host's fault."""
     try:
-        snapshot.warm(kernel, machine, kmod=kmod, directory=directory)
+        if machine.migratable:
+            snapshot.warm(kernel, machine, kmod=kmod, directory=directory)
+        else:
+            with guest.booted(kernel, machine, directory, kmod=kmod):
+                pass
     except GuestReset:
         return _seen_early(kernel, machine, directory)
     except GuestLost:
@@ -82,6 +93,8 @@ def _seen_early(kernel: Kernel, machine: Machine, directory: Path) -> Seen:
 
 
 def _dead_on_arrival(error: GuestError) -> Seen:
+    if isinstance(error, GuestHang):
+        return Seen("unjudged", f"does not come up: {error.message}")
     return Seen("no-boot", error.message, titles(splat.find(_messages(error.log))))
 
 
@@ -114,6 +127,8 @@ class Report:
         if unbootable:
             return unbootable
         result = replay.replay(self.asked, kernel, directory, limit=self.limit)
+        if isinstance(result.error, GuestLost) and not isinstance(result.error, GuestReset):
+            raise result.error
         words: dict[str, Word] = {"reproduced": "shown", "not-reproduced": "clean"}
         word = words.get(result.verdict.word, "unjudged")
         return Seen(word, _first_difference(result), titles(result.unmentioned))
@@ -168,6 +183,9 @@ class Scenario:
         if failed:
             said = _told_splats(failed)
             return Seen("shown", f"{failed[0].scenario}: {_line(failed[0].reason)}", titles(said))
+        unjudged = [each for each in outcomes if each.result == "unjudged"]
+        if unjudged:
+            raise HostError(f"{unjudged[0].scenario}: {_line(unjudged[0].reason)}")
         passed = [each for each in outcomes if each.result == "passed"]
         if passed:
             return Seen("clean", f"{len(passed)} scenarios pass")
@@ -299,7 +317,10 @@ def figure(pattern: re.Pattern[str], side: str, threshold: float) -> Tells:
         found = pattern.search(output)
         if not found:
             return None
-        number = float(found[1])
+        try:
+            number = float(found[1])
+        except (TypeError, ValueError):
+            return None
         passes = _COMPARISONS[side](number, threshold)
         return f"{number:g} is {side} {threshold:g}" if passes else ""
 

@@ -5,7 +5,7 @@ revision, its log, its terms, its skipping.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import HostError, ProgramFailed, UsageError
@@ -55,12 +55,13 @@ class GitBisect:
 
     def __init__(self, repository: Path, ends: Ends, terms: Terms) -> None:
         self._repository = repository
+        self._ends = ends
         self._terms = terms
         # git wants a HEAD to go back to.
         git.run(repository, "update-ref", "--no-deref", "HEAD", ends.new)
         self._run("reset")
         options = [f"--term-old={terms.old}", f"--term-new={terms.new}", "--no-checkout"]
-        options += ["--first-parent"] if ends.first_parent else []
+        options += _options(ends)
         self.position = self._told("start", *options, ends.new, *ends.old, "--", *ends.paths)
 
     def mark(self, term: str, revision: str) -> Position:
@@ -73,8 +74,8 @@ class GitBisect:
     def left(self) -> int:
         """How many revisions may still be the one."""
         new, olds = self._known()
-        words = ["rev-list", "--count", new, *(f"^{each}" for each in olds)]
-        return int(git.run(self._repository, *words))
+        ends = replace(self._ends, new=new, old=tuple(olds))
+        return count(self._repository, ends)
 
     def ahead(self) -> list[str]:
         """The revisions that git would want next: where this one is new, and where it is
@@ -89,7 +90,9 @@ class GitBisect:
         aside = self._repository.with_name(f"{self._repository.name}-ahead")
         if not aside.exists():
             git.borrowing(self._repository, aside)
-        return git.run(aside, "rev-list", "--bisect", new, *(f"^{each}" for each in olds))
+        words = ["rev-list", "--bisect", *_options(self._ends), new]
+        words += [f"^{each}" for each in olds]
+        return git.run(aside, *words, "--", *self._ends.paths)
 
     def _known(self) -> tuple[str, list[str]]:
         """The hashes of the new end and the old ones, as far as git has moved them."""
@@ -149,17 +152,16 @@ def parents(repository: Path, revision: str) -> list[str]:
 
 
 def subject(repository: Path, revision: str) -> str:
-    return git.run(repository, "log", "-1", "--format=%s", revision)
+    found = git.run(repository, "log", "-1", "--format=%s", revision)
+    return found.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def count(repository: Path, ends: Ends) -> int:
     """How many revisions may be the one."""
-    options = ["--first-parent"] if ends.first_parent else []
     olds = [f"^{each}" for each in ends.old]
-    words = ["rev-list", "--count", *options, ends.new, *olds, "--", *ends.paths]
+    words = ["rev-list", "--count", *_options(ends), ends.new, *olds, "--", *ends.paths]
     return int(git.run(repository, *words))
 
 
-def range_of(repository: Path, revisions: Sequence[str]) -> str:
-    """Names for people: short hashes and subjects."""
-    return ", ".join(f"{each[:12]} ({subject(repository, each)})" for each in revisions)
+def _options(ends: Ends) -> list[str]:
+    return ["--first-parent"] if ends.first_parent else []

@@ -82,7 +82,8 @@ def revisions(
     for old in ends.old:
         _check_related(tree, ours, ends.new, old)
     if not gitbisect.count(ours, ends):
-        raise UsageError("there is no revision between the ends", "exchange them, or name others")
+        where = f" that changes {', '.join(ends.paths)}" if ends.paths else ""
+        raise UsageError(f"there is no revision{where} between the ends", "name others")
     top = into / "reverts"
     top.mkdir(exist_ok=True)
 
@@ -96,12 +97,10 @@ def revisions(
         if len(gitbisect.parents(ours, revision)) != 1:
             return None
         patch = top / f"revert-{revision[:12]}.patch"
-        difference = git.run(
-            ours, "diff", "--no-ext-diff", "--no-textconv", "--binary", revision, f"{revision}^"
-        )
-        patch.write_bytes(difference.encode(errors="surrogateescape") + b"\n")
+        words = ["diff", "--no-ext-diff", "--no-textconv", "--binary", f"--output={patch}"]
+        git.run(ours, *words, revision, f"{revision}^")
         end = kernel(ends.new)
-        return replace(end, patches=(*end.patches, patch)) if difference else None
+        return replace(end, patches=(*end.patches, patch)) if patch.stat().st_size else None
 
     return History(
         ours, ends, kernel, without, lambda rev: _named(ours, rev), tuple(_notes(tree, ours, ends))
@@ -143,30 +142,48 @@ def _named(repository: Path, revision: str) -> str:
 
 def patches(file: Path, base: KernelSpec, into: Path) -> History:
     """Those of a series on top of a kernel: the old end has none, the new one all."""
+    _check_source(base)
     found = series.read(file)
-    top = into / "series"
-    top.mkdir(exist_ok=True)
     files = []
     for number, patch in enumerate(found, start=1):
-        path = top / f"{number:04}.patch"
-        path.write_bytes(patch.text)
+        path = into / "series" / f"{number:04}.patch"
+        _written(path, patch.text)
         files.append(path)
     titles = [each.title or each.name for each in found]
     names = [f"{number}/{len(found)}: {title}" for number, title in enumerate(titles, start=1)]
 
-    def with_patches(chosen: Sequence[Path]) -> KernelSpec:
-        return replace(base, patches=(*base.patches, *chosen))
+    def kernel(number: int) -> KernelSpec:
+        return replace(base, patches=(*base.patches, *files[:number]))
 
-    kernels = [with_patches(files[:number]) for number in range(len(files) + 1)]
-    lacking = [with_patches([each for each in files if each != file]) for file in files]
-    return _line([f"{base} without the series", *names], kernels, [None, *lacking], into)
+    def without(number: int) -> KernelSpec | None:
+        others = [each for each in files if each != files[number - 1]]
+        return replace(base, patches=(*base.patches, *others))
+
+    return _line([f"{base} without the series", *names], kernel, without, into)
+
+
+def _check_source(base: KernelSpec) -> None:
+    if base.kind == "prebuilt":
+        raise UsageError(
+            "a prebuilt kernel cannot be patched or configured", "name one with its source"
+        )
+
+
+def _written(path: Path, data: bytes) -> None:
+    """Once, and whole: a search that goes on finds it there."""
+    if path.exists():
+        return
+    path.parent.mkdir(exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_bytes(data)
+    part.rename(path)
 
 
 def releases(kernels: Sequence[KernelSpec], into: Path) -> History:
     """One Debian kernel after the other."""
     if len(kernels) < 2:
         raise UsageError("a search needs two releases at least", "name two of different versions")
-    return _line([str(each) for each in kernels], kernels, [None] * len(kernels), into)
+    return _line([str(each) for each in kernels], lambda at: kernels[at], lambda _at: None, into)
 
 
 def debian_between(old: str, new: str) -> list[str]:
@@ -184,32 +201,31 @@ def debian_between(old: str, new: str) -> list[str]:
 def options(old: Path, new: Path, base: KernelSpec, into: Path) -> History:
     """The options in which two configurations differ, in the order in which Kconfig has
     them in the new one: an option comes after what it depends on."""
+    _check_source(base)
     before, after = (_configuration(each) for each in (old, new))
-    names = [name for name in (*after, *before) if before.get(name) != after.get(name)]
-    names = list(dict.fromkeys(names))
+    either = list(dict.fromkeys((*after, *before)))
+    names = [name for name in either if _value(before, name) != _value(after, name)]
     if not names:
         raise UsageError(f"{old.name} and {new.name} say the same", "name two that differ")
-    same = [each for name, each in after.items() if name not in names]
-    top = into / "configs"
-    top.mkdir(exist_ok=True)
+    differing = set(names)
+    shared = [each.line for name, each in after.items() if name not in differing]
 
-    def kernel(changed: Sequence[str], name: str) -> KernelSpec:
-        chosen = [(after if each in changed else before).get(each) for each in names]
-        lines = [each.line for each in same]
-        lines += [
-            value.line if value else Option(each, "n", "").line
-            for each, value in zip(names, chosen, strict=True)
-        ]
-        path = top / f"{name}.config"
-        path.write_text("\n".join([config.WHERE_IT_CAN_BE_HAD, *lines]) + "\n")
+    def configured(changed: set[str], name: str) -> KernelSpec:
+        lines = [config.WHERE_IT_CAN_BE_HAD, *shared]
+        lines += [_option(after if each in changed else before, each).line for each in names]
+        path = into / "configs" / f"{name}.config"
+        _written(path, ("\n".join(lines) + "\n").encode())
         return replace(base, fragments=(*base.fragments, path))
 
-    kernels = [kernel(names[:number], f"{number:04}") for number in range(len(names) + 1)]
-    lacking: list[KernelSpec | None] = [
-        kernel([each for each in names if each != name], f"without-{name}") for name in names
-    ]
-    titles = [_titled(name, before.get(name), after.get(name)) for name in names]
-    return _line([f"as {old.name}", *titles], kernels, [None, *lacking], into)
+    def kernel(number: int) -> KernelSpec:
+        return configured(set(names[:number]), f"{number:04}")
+
+    def without(number: int) -> KernelSpec | None:
+        left_out = names[number - 1]
+        return configured(differing - {left_out}, f"without-{left_out}")
+
+    titles = [f"CONFIG_{each}: {_value(before, each)} -> {_value(after, each)}" for each in names]
+    return _line([f"as {old.name}", *titles], kernel, without, into)
 
 
 def _configuration(path: Path) -> dict[str, Option]:
@@ -219,19 +235,23 @@ def _configuration(path: Path) -> dict[str, Option]:
         raise UsageError(f"cannot read {path}: {error.strerror}", "name a .config") from None
 
 
-def _titled(name: str, before: Option | None, after: Option | None) -> str:
-    values = [each.value if each else "n" for each in (before, after)]
-    return f"CONFIG_{name}: {values[0]} -> {values[1]}"
+def _option(options: dict[str, Option], name: str) -> Option:
+    return options.get(name) or Option(name, "n", "")
+
+
+def _value(options: dict[str, Option], name: str) -> str:
+    return _option(options, name).value
 
 
 def _line(
     names: Sequence[str],
-    kernels: Sequence[KernelSpec],
-    lacking: Sequence[KernelSpec | None],
+    kernel: Callable[[int], KernelSpec],
+    without: Callable[[int], KernelSpec | None],
     into: Path,
 ) -> History:
-    """A history of our own making, with a commit for each kernel; the first is the old
-    end, the last the new one."""
+    """A history of our own making, with a commit for each name; the first is the old end,
+    the last the new one. What each is, and what the new end is without it, is asked by
+    number."""
     ours = into / "git"
     if ours.exists():
         commits = git.run(ours, "rev-list", "--reverse", "refs/heads/line").splitlines()
@@ -241,7 +261,7 @@ def _line(
     return History(
         ours,
         Ends(commits[-1], (commits[0],)),
-        lambda revision: kernels[number[revision]],
-        lambda revision: lacking[number[revision]],
+        lambda revision: kernel(number[revision]),
+        lambda revision: without(number[revision]),
         lambda revision: names[number[revision]],
     )

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness.bisect import condition, history
+from harness.bisect import condition, history, ledger
 from harness.bisect.condition import Condition
 from harness.bisect.gitbisect import Ends, Terms
 from harness.bisect.history import WITHOUT, History
@@ -108,19 +108,20 @@ def start(asked: Asked, directory: Path) -> Job:
         tree = paths.given(where.tree)
         ends = [git_source.commit_of(tree, each) for each in (where.new, *where.old)]
         where = replace(where, tree=str(tree), new=ends[0], old=tuple(ends[1:]))
-        where = replace(where, fixups=tuple(_pinned(each, tree) for each in where.fixups))
     keep = _Keeper(inputs)
+    tree_of_fixups = Path(where.tree) if where.tree else None
     where = replace(
         where,
         series=keep.one(where.series),
         configs=keep.all(where.configs),
         patches=keep.all(where.patches),
         fragments=keep.all(where.fragments),
-        fixups=tuple(keep.last(each) for each in where.fixups),
+        fixups=tuple(_kept(each, tree_of_fixups, keep) for each in where.fixups),
+        kernel=_pinned_kernel(where.kernel),
     )
     what = replace(asked.what, report=keep.one(asked.what.report))
     if what.machine.endswith(".toml"):
-        # A composed machine names overlays beside its file.
+        # A machine names overlays beside its file.
         what = replace(what, machine=str(Path(what.machine).absolute()))
     pinned = replace(asked, where=where, what=what)
     job = _job(pinned, directory)
@@ -128,9 +129,17 @@ def start(asked: Asked, directory: Path) -> Job:
     return job
 
 
-def _pinned(text: str, tree: Path) -> str:
+def _kept(text: str, tree: Path | None, keep: "_Keeper") -> str:
     each = history.fixup(text, tree)
-    return f"{each.since}..{each.until}:{each.patch}"
+    return f"{each.since}..{each.until}:{keep.one(str(each.patch))}"
+
+
+def _pinned_kernel(text: str) -> str:
+    """The kernel by a path that does not depend on where we are, and by a hash."""
+    kind, _, where = text.partition(":")
+    if kind in ("tree", "prebuilt"):
+        return f"{kind}:{paths.given(where)}"
+    return git_source.pinned(where) if kind == "git" else text
 
 
 @dataclass(slots=True)
@@ -143,7 +152,7 @@ class _Keeper:
     def one(self, text: str) -> str:
         if not text:
             return ""
-        source = Path(text)
+        source = Path(text).absolute()
         if not source.exists():
             raise UsageError(f"no such file: {source}", "name one that is there")
         self.count += 1
@@ -155,11 +164,6 @@ class _Keeper:
 
     def all(self, texts: Sequence[str]) -> tuple[str, ...]:
         return tuple(self.one(each) for each in texts)
-
-    def last(self, text: str) -> str:
-        """The file of a fixup."""
-        bounds, colon, file = text.rpartition(":")
-        return f"{bounds}{colon}{self.one(file)}"
 
 
 def load(directory: Path) -> Job:
@@ -258,12 +262,16 @@ def _pattern(text: str) -> re.Pattern[str]:
         ) from None
 
 
-def search(job: Job, tell: Callable[[Step], None]) -> Finding:
-    """Searches, or goes on where the directory's ledger ends. Raises HostError where
-    another process is at it."""
+def search(job: Job, tell: Callable[[Step], None], given: Path | None = None) -> Finding:
+    """Searches, or goes on where the directory's ledger ends; from now on with the
+    verdicts of the ``given`` log, whatever was recorded. Raises HostError where another
+    process is at it."""
     with _alone(job.directory):
+        (job.directory / "result.json").unlink(missing_ok=True)
+        if given:
+            _give(job, given)
         judge = KernelJudge(job.history, job.condition, job.directory / "runs")
-        ledger = Ledger(job.directory / _LEDGER, judge)
+        book = Ledger(job.directory / _LEDGER, judge)
         asked = job.asked
         question = Question(
             job.history.ends,
@@ -273,12 +281,12 @@ def search(job: Job, tell: Callable[[Step], None]) -> Finding:
             asked.either_way,
             asked.most_runs,
         )
-        given = _given(job.directory / _GIVEN, asked.terms)
+        verdicts = _given(job.directory / _GIVEN, asked.terms)
         try:
-            searching = Search(job.history.repository, question, ledger, tell, given)
+            searching = Search(job.history.repository, question, book, tell, verdicts)
             return searching.find(lambda culprit: _without(job.history, culprit))
         finally:
-            ledger.close()
+            book.close()
             judge.close()
 
 
@@ -299,14 +307,19 @@ def _alone(directory: Path) -> Iterator[None]:
         os.close(holder)
 
 
-def give(job: Job, log: Path) -> None:
-    """From now on the verdicts of a ``git bisect log`` count, whatever was recorded."""
-    text = log.read_text(errors="replace")
+def _give(job: Job, log: Path) -> None:
+    """Raises UsageError for what is no ``git bisect log``."""
+    try:
+        text = log.read_text(errors="replace")
+    except OSError as error:
+        raise UsageError(f"cannot read {log}: {error.strerror}", "name a log") from None
     if not _verdicts(text, job.asked.terms):
         raise UsageError(f"{log} has no verdict in it", "name what bisect log prints")
     for revision in _verdicts(text, job.asked.terms):
         git_source.commit_of(job.history.repository, revision)
-    (job.directory / _GIVEN).write_text(text)
+    part = job.directory / f"{_GIVEN}.part"
+    part.write_text(text)
+    part.rename(job.directory / _GIVEN)
 
 
 def _given(path: Path, terms: Terms) -> dict[str, str]:
@@ -324,14 +337,14 @@ def _verdicts(text: str, terms: Terms) -> dict[str, str]:
 def log(directory: Path) -> str:
     """What git has noted until now. Raises UsageError for a directory without a search."""
     load(directory)
+    if not (directory / "git/BISECT_LOG").exists():
+        raise UsageError(f"the search in {directory} has not judged anything yet", "resume it")
     return git.run(directory / "git", "bisect", "log")
 
 
 def progress(job: Job) -> dict[str, Any]:
     """How far a search has got: what was built and run, and its result once there is one."""
-    path = job.directory / _LEDGER
-    lines = path.read_text().splitlines() if path.exists() else []
-    entries = [json.loads(line) for line in lines if line.endswith("}")]
+    entries = ledger.entries(job.directory / _LEDGER)
     builds = [each["build"] for each in entries if "build" in each]
     runs = [each["run"] for each in entries if "run" in each]
     result = job.directory / "result.json"

@@ -2,6 +2,7 @@
 """Revisions judged by real kernels: built, and run in fresh guests."""
 
 import contextlib
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from harness.bisect.ahead import Ahead
 from harness.bisect.condition import Condition
 from harness.bisect.history import History
 from harness.bisect.ledger import Built, Run
-from harness.errors import BuildError, HarnessError, UsageError
+from harness.errors import BuildError, HarnessError, OptionLost, PatchMismatch
 from harness.guest import snapshot
 from harness.host import cache
 from harness.kernel import build
@@ -40,13 +41,15 @@ class KernelJudge:
         fault, as what the compiler says is."""
         try:
             kernel = self._kernel(revision)
-        except (BuildError, UsageError) as error:
+        except (BuildError, PatchMismatch, OptionLost) as error:
             return Built(revision, "", error.message, 0)
         return Built(revision, _artifact(kernel), "", 0)
 
     def run(self, revision: str, number: int) -> Run:
         directory = self.directory / f"{revision[:20]}-{number}"
-        directory.mkdir(parents=True, exist_ok=True)
+        # Of a run that was killed nothing may be taken for this one's.
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
         seen = self.condition.look(self._spec(revision), self._kernel(revision), directory)
         return Run(revision, seen.word, seen.reason, 0, seen.splats, str(directory))
 
@@ -64,9 +67,21 @@ class KernelJudge:
             self._builds.wanted(spec)
             kernel = build.build(spec)
             self._kernels[revision] = kernel
-            if not snapshot.is_kept(kernel):
+            if self._is_ours(kernel):
                 self._ours.append(kernel)
         return self._kernels[revision]
+
+    def _is_ours(self, kernel: Kernel) -> bool:
+        """Whether its warm guests are made by this search, now or before it was killed."""
+        noted = self.directory.with_name("warm-guests")
+        ours = noted.read_text().split() if noted.exists() else []
+        if kernel.key in ours:
+            return True
+        if snapshot.is_kept(kernel):
+            return False
+        noted.parent.mkdir(parents=True, exist_ok=True)
+        noted.write_text("\n".join([*ours, kernel.key]))
+        return True
 
     def close(self) -> None:
         """Ends what is being built, and removes the warm guests of kernels that had none

@@ -61,8 +61,8 @@ class Ledger:
         self._builds: dict[str, Built] = {}
         self._recorded: dict[str, list[Run]] = {}
         self._taken: dict[str, list[Run]] = {}
-        for line in path.read_text().splitlines() if path.exists() else []:
-            self._read(json.loads(line))
+        for record in entries(path):
+            self._read(record)
         self._file = JsonLines(path)
 
     def close(self) -> None:
@@ -105,8 +105,12 @@ class Ledger:
 
     def same(self, revision: str, other: str) -> bool:
         """Whether the kernels of both are the same."""
-        artifact = self._builds[revision].artifact
-        return revision == other or bool(artifact and self._builds[other].artifact == artifact)
+        if revision == other:
+            return True
+        artifacts = [
+            self._builds[each].artifact for each in (revision, other) if each in self._builds
+        ]
+        return len(artifacts) == 2 and artifacts[0] == artifacts[1] != ""
 
     def own_runs(self, revision: str) -> list[Run]:
         return self._taken.get(revision, [])
@@ -116,9 +120,9 @@ class Ledger:
         return Tally(words.count("shown"), words.count("clean"))
 
     def total(self, revisions: list[str]) -> Tally:
-        """Over revisions, each kernel counted once."""
+        """Over those of the revisions that have been built, each kernel counted once."""
         total, seen = Tally(), set()
-        for revision in revisions:
+        for revision in (each for each in revisions if each in self._builds):
             artifact = self._builds[revision].artifact or revision
             if artifact not in seen:
                 seen.add(artifact)
@@ -131,6 +135,8 @@ class Ledger:
             self._builds[built.revision] = built
             return
         run = Run(**record["run"] | {"splats": tuple(record["run"]["splats"])})
+        if run.word == "unjudged":
+            return  # nothing is known from it, so a search that goes on tries again
         self._recorded.setdefault(run.revision, []).append(run)
 
 
@@ -142,6 +148,12 @@ def _timed(work: Callable[[], T]) -> T:
     started = time.monotonic()
     done = work()
     return replace(done, seconds=round(time.monotonic() - started, 3))
+
+
+def entries(path: Path) -> list[dict[str, Any]]:
+    """What a ledger's file has, but for a line that is being written."""
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text.split("\n")[:-1]]
 
 
 def _mend(path: Path) -> None:

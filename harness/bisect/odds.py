@@ -32,6 +32,9 @@ class Tally:
     def __add__(self, other: "Tally") -> "Tally":
         return Tally(self.shown + other.shown, self.clean + other.clean)
 
+    def __sub__(self, other: "Tally") -> "Tally":
+        return Tally(self.shown - other.shown, self.clean - other.clean)
+
     def __str__(self) -> str:
         return f"{self.shown} of {self.runs}"
 
@@ -58,7 +61,13 @@ class Rates:
         noisy = _NOISE * math.exp(_evidence(self.lacking, Tally()))
         noisy /= noisy + 1 - _NOISE
         never = 0.0 if seen.shown else 1 - noisy
-        return math.log(never + noisy * math.exp(_evidence(seen, self.lacking)))
+        seldom = math.log(noisy) + _evidence(seen, self.lacking)
+        return seldom if not never else math.log(never + math.exp(seldom))
+
+
+def is_less(one: Tally, other: Tally) -> bool:
+    """Whether the one has shown it less often, of as many runs."""
+    return one.shown * other.runs < other.shown * one.runs
 
 
 def are_distinct(one: Tally, other: Tally, factor: float) -> bool:
@@ -66,8 +75,7 @@ def are_distinct(one: Tally, other: Tally, factor: float) -> bool:
     their runs by that ``factor`` better than one rate for both (Bayes factor)."""
     apart = _evidence(one, Tally()) + _evidence(other, Tally())
     same = _evidence(one + other, Tally())
-    more = one.shown * other.runs > other.shown * one.runs
-    return more and apart - same > math.log(factor)
+    return is_less(other, one) and apart - same > math.log(factor)
 
 
 def _evidence(seen: Tally, known: Tally) -> float:

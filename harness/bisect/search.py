@@ -26,6 +26,9 @@ Side = Literal["old", "new"]
 # culprit's parent is held to more.
 _END_DOUBT = 0.05
 
+# Runs of a revision that could not be judged, after which it is given up.
+_LOST = 2
+
 # How an old end that shows it too is told from a new one that shows it more often.
 _CLEARLY = 10.0
 
@@ -63,8 +66,9 @@ class Step:
 @dataclass(frozen=True, slots=True)
 class Finding:
     """``culprit`` with ``confidence`` that it is the one; or none, and the ``candidates``
-    are all that could not be judged. ``reverted`` says what the new end does without it.
-    ``appears``: with the culprit comes what is looked for; else it goes."""
+    are all that could not be judged. ``reverted`` says what the new end does without it,
+    in words; ``verified`` that nothing of that speaks against it. ``appears``: with the
+    culprit comes what is looked for; else it goes."""
 
     culprit: str
     parents: tuple[str, ...]
@@ -72,9 +76,9 @@ class Finding:
     candidates: tuple[str, ...]
     appears: bool
     reverted: str
+    verified: bool
     steps: tuple[Step, ...]
     log: str
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -87,9 +91,14 @@ class Search:
     ledger: Ledger
     tell: Callable[[Step], None] = lambda _step: None
     verdicts: dict[str, str] = field(default_factory=dict)
+    _given: frozenset[str] = field(init=False)
+    _before: dict[str, Tally] = field(default_factory=dict)
     _appears: bool = True
     _steps: list[Step] = field(default_factory=list)
     _log: str = ""
+
+    def __post_init__(self) -> None:
+        self._given = frozenset(self.verdicts)
 
     def find(self, without: Callable[[str], str] = lambda _culprit: "") -> Finding:
         """``without`` names the new end without a culprit, as the ledger's judge builds
@@ -99,15 +108,14 @@ class Search:
         while True:
             position = self._narrowed()
             if not position.found:
-                return self._finding("", (), 0.0, position.candidates, "")
+                return self._finding("", (), 0.0, position.candidates)
             parents = self._parents(position.found)
             mistaken = self._mistaken(position.found, parents)
             if not mistaken:
                 break
             self._overturn(mistaken)
         sure = self._sure(position.found, parents)
-        reverted = self._reverted(without(position.found))
-        return self._finding(position.found, parents, sure, (), reverted)
+        return self._finding(position.found, parents, sure, (), without(position.found))
 
     def _finding(
         self,
@@ -115,11 +123,19 @@ class Search:
         parents: tuple[str, ...],
         sure: float,
         candidates: tuple[str, ...],
-        reverted: str,
+        without: str = "",
     ) -> Finding:
-        steps = tuple(self._steps)
+        side, reverted = self._reverted(without) if without else ("", "")
         return Finding(
-            culprit, parents, sure, candidates, self._appears, reverted, steps, self._log
+            culprit=culprit,
+            parents=parents,
+            confidence=sure,
+            candidates=candidates,
+            appears=self._appears,
+            reverted=reverted,
+            verified=bool(culprit) and side != "new",
+            steps=tuple(self._steps),
+            log=self._log,
         )
 
     # The ends.
@@ -138,19 +154,20 @@ class Search:
             self._measure_lacking(end)
 
     def _direction(self) -> bool:
-        """Whether it is the new end that shows it; the ends are run in turn until one does,
-        or it has shown nothing for long enough."""
+        """Whether it is the new end that shows it; the ends are run in turn until one leads."""
         ends = self.question.ends
+        lead = 0
         for _ in range(self._patience):
-            for end in (ends.new, ends.old[0]):
-                if self._run_end(end).word == "shown":
-                    return end == ends.new
-        return True
+            lead += self._run_end(ends.new).word == "shown"
+            lead -= self._run_end(ends.old[0]).word == "shown"
+            if abs(lead) > 1:
+                break
+        return lead >= 0
 
     @property
     def _patience(self) -> int:
         """Runs of an end that may all be clean before it is given up."""
-        return min(20, self.question.most_runs)
+        return min(30, self.question.most_runs)
 
     def _measure_showing(self, end: str, other: str) -> None:
         while not odds.is_measured(self.ledger.tally(end)):
@@ -175,16 +192,24 @@ class Search:
         return UsageError(told, "see what repro or run says of that kernel")
 
     def _measure_lacking(self, end: str) -> None:
+        """As often as the other end at least: that it shows it seldom has to be seen."""
+        (other, *_) = self._showing_ends()
         while True:
             tally = self.ledger.tally(end)
-            showing = self._showing_given(end)
-            if odds.is_measured(tally) or (tally.shown and tally.runs >= self._patience):
-                self._check_distinct(end, tally)
+            if tally.runs >= self.question.most_runs:
                 break
-            enough = not tally.shown and showing <= _END_DOUBT
-            if tally.runs and (enough or tally.runs >= self.question.most_runs):
+            often = tally.runs >= self.ledger.tally(other).runs
+            if often and not tally.shown and self._showing_given(end) <= _END_DOUBT:
+                break
+            if tally.shown and odds.are_distinct(self.ledger.tally(other), tally, _CLEARLY):
+                break
+            if odds.is_measured(tally) and not odds.is_less(tally, self.ledger.tally(other)):
                 break
             self._run_end(end)
+            if tally.shown and often:
+                self._run_end(other)
+        if tally.shown:
+            self._check_distinct(end, tally)
         self._end_step(end)
 
     def _check_distinct(self, end: str, tally: Tally) -> None:
@@ -245,18 +270,22 @@ class Search:
         """old, new or skip, and why."""
         return self._settled(revision, lambda sure: odds.enough_for_a_step(sure, left))
 
+    def _tally(self, revision: str) -> Tally:
+        """The runs that count: of a revision that is checked those of the check, because
+        it was chosen for what the others have shown."""
+        return self.ledger.tally(revision) - self._before.get(revision, Tally())
+
     def _settled(self, revision: str, enough: Callable[[float], bool]) -> tuple[str, str]:
         """The revision is run until it is clear enough on which side it is."""
         failure = self.ledger.build(revision).failure
         if failure:
             return "skip", f"does not build: {failure}"
         while True:
-            unfit = next(
-                (why for run in self.ledger.runs(revision) if (why := self._unfit(run))), ""
-            )
-            if unfit:
-                return "skip", unfit
-            tally = self.ledger.tally(revision)
+            unfit = [why for run in self.ledger.runs(revision) if (why := self._unfit(run))]
+            lost = sum(run.word == "unjudged" for run in self.ledger.runs(revision))
+            if len(unfit) > lost or lost >= _LOST:
+                return "skip", unfit[-1]
+            tally = self._tally(revision)
             showing = self._showing_given(revision)
             if tally.runs and enough(showing):
                 side = self._side(shows=showing > 0.5)
@@ -264,7 +293,7 @@ class Search:
                 told = [run.reason for run in runs if (run.word == "shown") == (showing > 0.5)]
                 return side, told[-1] if told else ""
             if tally.runs >= self.question.most_runs:
-                return "skip", f"undecided after {tally.runs} runs, {tally.shown} of which show it"
+                return "skip", f"is undecided after {tally.runs} runs: {tally.shown} show it"
             end = self._unclear_end(tally)
             if end:
                 self._run_end(end)
@@ -290,7 +319,7 @@ class Search:
         if run.word == "shown" and self.question.exact:
             return ""
         strange = [each for each in run.splats if each not in self._usual()]
-        return f"another splat: {strange[0]}" if strange else ""
+        return f"reports another splat: {strange[0]}" if strange else ""
 
     def _usual(self) -> set[str]:
         """The splats of the ends."""
@@ -307,6 +336,10 @@ class Search:
         """The revision that is on the other side than the answer has it; "" for none."""
         doubt = (1 - self.question.confidence) / (1 + len(parents)) / self._rests
         for revision, side in ((culprit, "new"), *((each, "old") for each in parents)):
+            if revision in self._given:
+                continue
+            if not self.ledger.build(revision).failure:
+                self._before.setdefault(revision, self.ledger.tally(revision))
             settled, reason = self._settled(revision, lambda p: min(p, 1 - p) <= doubt)
             self._record(revision, settled, reason, 0, "check")
             if settled not in (side, "skip"):
@@ -343,13 +376,12 @@ class Search:
         return verdict == "new" and gitbisect.contains(self.repository, revision, other)
 
     def _sure(self, culprit: str, parents: tuple[str, ...]) -> float:
-        """How probable it is that the culprit has the change and its parents have not."""
-        sure = self._new_given(culprit)
+        """How probable it is that the culprit has the change and its parents have not; of
+        one that cannot be run nothing is known, and a user's own verdict is taken."""
+        sure = 1.0 if culprit in self._given else self._new_given(culprit)
         for parent in parents:
-            fit = not any(self._unfit(run) for run in self.ledger.runs(parent))
-            built = not self.ledger.build(parent).failure
-            sure *= 1 - self._new_given(parent) if fit and built else 1
-        return 1 - self._rests * (1 - sure)
+            sure *= 1.0 if parent in self._given else 1 - self._new_given(parent)
+        return max(0.0, 1 - self._rests * (1 - sure))
 
     @property
     def _rests(self) -> int:
@@ -360,29 +392,30 @@ class Search:
         showing = self._showing_given(revision)
         return showing if self._appears else 1 - showing
 
-    def _reverted(self, name: str) -> str:
-        """What the new end does without the culprit, in words."""
-        if not name:
-            return ""
+    def _reverted(self, name: str) -> tuple[str, str]:
+        """On which side the new end is without the culprit, and that in words."""
         doubt = (1 - self.question.confidence) / 2
         side, reason = self._settled(name, lambda p: min(p, 1 - p) <= doubt)
         self._record(name, side, reason, 0, "revert")
         if side == "skip":
-            return reason
+            return side, reason
         told = f"{self._term(side)}, {self.ledger.tally(name)} runs show it"
-        return told if side == "old" else f"still {told}: it is not the only cause"
+        if side == "old":
+            return side, f"is {told}"
+        return side, f"is still {told}: it is not the only cause"
 
     # Odds.
 
     def _showing_given(self, revision: str) -> float:
         """How probable it is that the revision can show it, by its runs and what those of
         others say of the rates."""
-        side = self._side(shows=True)
-        showing = [rev for rev, verdict in self.verdicts.items() if verdict == side]
+        shows, lacks = self._side(shows=True), self._side(shows=False)
+        showing = [rev for rev, verdict in self.verdicts.items() if verdict == shows]
+        lacking = [rev for rev, verdict in self.verdicts.items() if verdict == lacks]
         return Rates(
             self._known(revision, [*self._showing_ends(), *showing]),
-            self._known(revision, self._lacking_ends()),
-        ).showing_given(self.ledger.tally(revision))
+            self._known(revision, [*self._lacking_ends(), *lacking]),
+        ).showing_given(self._tally(revision))
 
     def _known(self, revision: str, others: list[str]) -> Tally:
         """The others' runs; one's own are no evidence of the rate that they are held to."""

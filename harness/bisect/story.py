@@ -14,6 +14,7 @@ from harness.bisect.history import WITHOUT
 from harness.bisect.job import Job
 from harness.bisect.search import Finding, Step
 from harness.host import git
+from harness.host.text import printable
 
 Line = tuple[str, str]
 
@@ -48,7 +49,7 @@ def _verdict(job: Job, each: Step) -> str:
     terms = job.asked.terms
     word = {"old": terms.old, "new": terms.new}.get(each.verdict, each.verdict)
     if each.verdict == "skip":
-        return f"skipped, it {each.reason}" if each.reason else "skipped"
+        return f"skipped, it {each.reason}"
     reason = f": {each.reason}" if each.reason else ""
     return f"{word}, shown in {each.tally} runs{reason}"
 
@@ -71,6 +72,7 @@ def record(job: Job, finding: Finding) -> dict[str, Any]:
         "condition": job.condition.label,
         "candidates": list(finding.candidates),
         "reverted": finding.reverted,
+        "verified": finding.verified,
         "run_dir": str(job.directory),
         "steps": [
             asdict(each) | {"name": _name(job, each.revision), "tally": str(each.tally)}
@@ -82,7 +84,7 @@ def record(job: Job, finding: Finding) -> dict[str, Any]:
 
 def is_sure(job: Job, finding: Finding) -> bool:
     """Whether there is an answer, as sure as was asked."""
-    return bool(finding.culprit) and finding.confidence >= job.asked.confidence
+    return finding.verified and finding.confidence >= job.asked.confidence
 
 
 def closing(job: Job, finding: Finding) -> Iterator[Line]:
@@ -99,7 +101,7 @@ def closing(job: Job, finding: Finding) -> Iterator[Line]:
         asked = "" if is_sure(job, finding) else f", not the {job.asked.confidence:g} asked for"
         yield "" if not asked else "yellow", f"  confidence {finding.confidence:.4f}{asked}"
         if finding.reverted:
-            yield "", f"  the {job.asked.terms.new} end without it is {finding.reverted}"
+            yield "", f"  the {job.asked.terms.new} end without it {finding.reverted}"
     yield "", f"  a text for a report, a page and all runs: {job.directory}"
 
 
@@ -134,7 +136,8 @@ def _rendered(name: str, job: Job, finding: Finding) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(name).render(_facts(job, finding)).strip() + "\n"
+    told = environment.get_template(name).render(_facts(job, finding)).strip() + "\n"
+    return printable(told)
 
 
 def _facts(job: Job, finding: Finding) -> dict[str, Any]:
@@ -156,7 +159,8 @@ def _facts(job: Job, finding: Finding) -> dict[str, Any]:
         "checks": [row for row in rows if row["step"].why in ("check", "revert")],
         "runs": sum(each.tally.runs for each in _last_of_each(finding.steps)),
         "author": _author(job, finding) if asked.where.tree else "",
-        "in_git": bool(asked.where.tree),
+        "introduced": bool(asked.where.tree) and finding.appears and is_sure(job, finding),
+        "comes": "came" if finding.appears else "went",
         "hash": finding.culprit[:12],
         "subject": gitbisect.subject(found.repository, finding.culprit) if finding.culprit else "",
     }
@@ -169,4 +173,6 @@ def _last_of_each(steps: Sequence[Step]) -> list[Step]:
 def _author(job: Job, finding: Finding) -> str:
     if not finding.culprit:
         return ""
-    return git.run(job.history.repository, "log", "-1", "--format=%an <%ae>, %ad", finding.culprit)
+    form = "--format=%an <%ae>, %ad"
+    found = git.run(job.history.repository, "log", "-1", form, finding.culprit)
+    return found.encode(errors="surrogateescape").decode(errors="replace")

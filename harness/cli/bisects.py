@@ -13,7 +13,7 @@ from harness.bisect.gitbisect import Terms
 from harness.bisect.job import Asked, Job, What, Where
 from harness.bisect.search import Step
 from harness.cli import options, output
-from harness.errors import HarnessError, UsageError
+from harness.errors import UsageError
 from harness.host import rundir
 from harness.machine import topology
 
@@ -119,8 +119,13 @@ def find(
         told = " and ".join(given) or "nothing to search"
         raise UsageError(f"{told}: one thing at a time", f"give one of {', '.join(spaces)}")
     ends = ([*good, *old], bad or new)
+    _check_tree_only(tree, {"--path": path, "--first-parent": first_parent})
+    if not (tree or releases):
+        _check_tree_only(tree, {"--good, --bad, --old and --new": any(ends)})
     if tree and not all(ends):
         raise UsageError("a search needs both ends", "give --good and --bad, or --old and --new")
+    if above is not None and below is not None:
+        raise UsageError("--above and --below are two conditions", "give one")
     report, scenarios = _named(what)
     side = "above" if above is not None else "below"
     threshold = above if above is not None else below
@@ -161,10 +166,16 @@ def find(
     directory = rundir.create("bisect", run_dir)
     try:
         found = job.start(asked, directory)
-    except HarnessError:
+    except BaseException:
         shutil.rmtree(directory)
         raise
     _search(found, as_json=as_json)
+
+
+def _check_tree_only(tree: Path | None, given: dict[str, object]) -> None:
+    for name, value in given.items():
+        if value and not tree:
+            raise UsageError(f"{name}: only a git history has those", "give --tree, or leave it")
 
 
 def _releases(ends: tuple[list[str], str]) -> list[str]:
@@ -200,18 +211,19 @@ def _check(what: What, threshold: float | None) -> None:
         raise UsageError("--figure goes with --above or --below", "give both")
 
 
-def _search(found: Job, *, as_json: bool) -> None:
+def _search(found: Job, *, as_json: bool, given: Path | None = None) -> None:
     def tell(step: Step) -> None:
         if not as_json:
             output.say(story.step(found, step))
 
     if not as_json:
         output.say(story.opening(found))
-    finding = job.search(found, tell)
+    finding = job.search(found, tell, given)
     record = story.record(found, finding)
-    (found.directory / "result.json").write_text(output.text_of(record))
     (found.directory / "report.txt").write_text(story.text(found, finding))
     (found.directory / "report.html").write_text(story.page(found, finding))
+    (found.directory / "result.part").write_text(output.text_of(record))
+    (found.directory / "result.part").rename(found.directory / "result.json")
     if as_json:
         output.print_json(record)
     else:
@@ -232,9 +244,7 @@ def replay(
     as_json: options.Json = False,
 ) -> None:
     """Go on with a search, its verdicts replaced by those of a log."""
-    found = job.load(directory)
-    job.give(found, log)
-    _search(found, as_json=as_json)
+    _search(job.load(directory), as_json=as_json, given=log)
 
 
 @app.command("log")

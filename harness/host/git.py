@@ -16,7 +16,16 @@ _WHO = "iommu-harness <iommu-harness>"
 def run(repository: Path, *words: str, stdin: Path | None = None) -> str:
     """What git prints on standard output, without the newlines at its ends. Raises
     ProgramFailed with its complaint."""
-    env = program.environment(
+    env = _environment()
+    settings = [f"safe.directory={repository}", "core.fsmonitor=false", "core.hooksPath=/dev/null"]
+    options = [word for setting in settings for word in ("-c", setting)]
+    command = ["git", *options, "-C", str(repository), *words]
+    output = program.run(command, env=env, stdin=stdin, apart=True, errors="surrogateescape")
+    return output.strip("\n")
+
+
+def _environment() -> dict[str, str]:
+    return program.environment(
         GIT_OPTIONAL_LOCKS="0",
         GIT_NO_REPLACE_OBJECTS="1",
         # A partial clone would fetch what it lacks, from anywhere.
@@ -26,11 +35,6 @@ def run(repository: Path, *words: str, stdin: Path | None = None) -> str:
         GIT_CONFIG_NOSYSTEM="1",
         GIT_CONFIG_GLOBAL="/dev/null",
     )
-    settings = [f"safe.directory={repository}", "core.fsmonitor=false", "core.hooksPath=/dev/null"]
-    options = [word for setting in settings for word in ("-c", setting)]
-    command = ["git", *options, "-C", str(repository), *words]
-    output = program.run(command, env=env, stdin=stdin, apart=True, errors="surrogateescape")
-    return output.strip("\n")
 
 
 def borrowing(repository: Path, into: Path) -> None:
@@ -65,5 +69,7 @@ def line_of_commits(messages: Sequence[str], into: Path) -> list[str]:
 def _init(into: Path, form: str) -> Path:
     part = into.with_name(f"{into.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    program.run(["git", "init", "-q", "--bare", f"--object-format={form}", str(part)])
+    options = ["--bare", "--template=", f"--object-format={form}"]
+    program.run(["git", "init", "-q", *options, str(part)], env=_environment())
+    (part / "info").mkdir(exist_ok=True)
     return part

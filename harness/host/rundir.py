@@ -54,7 +54,7 @@ class JsonLines:
         self._file = path.open("a", buffering=1)
 
     def add(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        self._file.write(json.dumps(record) + "\n")
 
     def close(self) -> None:
         self._file.close()

@@ -41,9 +41,14 @@ _SOURCES = {
     "git": git_source.source_of,
 }
 
-# In the order in which they name the cause best; the first is no fault of the kernel.
-_CAUSES = (
+# What is no fault of the kernel: a full disk, and a host that is short of memory.
+_HOST_CAUSES = (
     re.compile(r".*No space left on device.*"),
+    re.compile(r".*(?:Killed signal terminated program|\*\*\*.* Killed\b).*"),
+)
+
+# In the order in which they name the cause best.
+_CAUSES = (
     re.compile(r"\S+:\d+(:\d+)?: (fatal )?error: .*"),
     re.compile(r"ERROR: modpost: .*"),
     re.compile(r".*undefined reference to .*"),
@@ -333,10 +338,10 @@ def _first_error(job: _Job, log: Path, source_tree: Path, failure: ProgramFailed
     shutil.copy(log, kept)
     text = log.read_text(errors="replace").replace(f"{source_tree}/", "")
     lines = text.splitlines()
-    for cause in _CAUSES:
+    for cause in (*_HOST_CAUSES, *_CAUSES):
         found = next((line.strip() for line in lines if cause.fullmatch(line.strip())), None)
-        if found and cause is _CAUSES[0]:
-            return HostError(f"the kernel cannot be built: {found}", "free some space")
+        if found and cause in _HOST_CAUSES:
+            return HostError(f"the kernel cannot be built here: {found}", f"see {kept}")
         if found:
             return BuildError(f"the kernel does not build: {found}", f"the whole log is {kept}")
     return BuildError(f"the kernel does not build: {failure.message}", f"the log is {kept}")

@@ -37,6 +37,12 @@ def source_of(where: str) -> Source:
     )
 
 
+def pinned(where: str) -> str:
+    """The kernel spec of a revision by its hash. Raises UsageError as ``source_of``."""
+    repository, revision = _split(where)
+    return f"git:{repository}@{commit_of(repository, revision)}"
+
+
 def _split(where: str) -> tuple[Path, str]:
     """Both a directory and a revision may have "@" in them: the first one that has a
     repository before it parts them, else the first with a directory."""

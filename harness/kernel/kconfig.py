@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UsageError
+from harness.errors import OptionLost
 from harness.host import paths, program
 from harness.kernel import config
 from harness.kernel.config import Option
@@ -54,7 +54,7 @@ class Symbol:
 def configure(kbuild: Kbuild, options: Sequence[Option]) -> None:
     """Leaves a .config with the options and nothing else that can be off.
 
-    Raises UsageError naming the first option that did not survive, who asked for
+    Raises OptionLost naming the first option that did not survive, who asked for
     it, and why Kconfig dropped it.
     """
     known = _known(kbuild.tree.source)
@@ -75,7 +75,7 @@ def configure(kbuild: Kbuild, options: Sequence[Option]) -> None:
         for option in missing
     ]
     more = f" (and {len(others)} more)" if others else ""
-    raise UsageError(f"{first}{more}", "change the fragment or the kernel", "\n".join(others))
+    raise OptionLost(f"{first}{more}", "change the fragment or the kernel", "\n".join(others))
 
 
 def _known(source: Path) -> set[str]:

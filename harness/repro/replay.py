@@ -56,7 +56,8 @@ class Request:
 class Result:
     """A replay and its verdict. ``splats`` are those of the guest; ``unmentioned``
     are the ones among them that the report does not show; ``lost_records`` the
-    first and last numbers of kernel messages that were overwritten unread."""
+    first and last numbers of kernel messages that were overwritten unread; ``error`` is
+    what the guest was lost to."""
 
     request: Request
     kernel: Kernel
@@ -66,6 +67,7 @@ class Result:
     unmentioned: list[Splat] = field(default_factory=list)
     lost_records: list[tuple[int, int]] = field(default_factory=list)
     verdict: Verdict = field(default_factory=lambda: Verdict("unjudged", "not replayed yet"))
+    error: GuestError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,7 @@ def replay(
             result.verdict = verdict.judge(asked.session.commands, result.outcomes)
         except GuestError as error:
             result.verdict = _lost(asked, result, error)
+            result.error = error
             # The console has what did not get into the log's records any more.
             result.splats = splat.find(_unseen(error.log, log))
     _collect_splats(result, log)
