@@ -120,6 +120,8 @@ def start(asked: Asked, directory: Path) -> Job:
         kernel=_pinned_kernel(where.kernel),
     )
     what = replace(asked.what, report=keep.one(asked.what.report))
+    if "/" in what.qemu:
+        what = replace(what, qemu=str(Path(what.qemu).absolute()))
     if what.machine.endswith(".toml"):
         # A machine names overlays beside its file.
         what = replace(what, machine=str(Path(what.machine).absolute()))
