@@ -12,7 +12,8 @@ from pathlib import Path
 
 from harness.bisect.gitbisect import Ends, GitBisect, Terms
 from harness.bisect.ledger import Ledger
-from harness.bisect.search import Question, Search
+from harness.bisect.search import Search
+from harness.bisect.sides import Question
 from harness.host import git
 from tests.drawn import Drawn
 

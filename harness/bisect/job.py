@@ -20,7 +20,8 @@ from harness.bisect.gitbisect import Ends, Terms
 from harness.bisect.history import WITHOUT, History
 from harness.bisect.kernels import KernelJudge
 from harness.bisect.ledger import Ledger
-from harness.bisect.search import Finding, Question, Search, Step
+from harness.bisect.search import Finding, Search, Step
+from harness.bisect.sides import Question
 from harness.errors import HostError, UsageError
 from harness.host import git, paths
 from harness.kernel import git_source, spec

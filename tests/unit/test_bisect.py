@@ -15,7 +15,8 @@ from harness.bisect import gitbisect, odds
 from harness.bisect.gitbisect import Ends, GitBisect, Terms
 from harness.bisect.ledger import Ledger, Run
 from harness.bisect.odds import Rates, Tally
-from harness.bisect.search import Finding, Question, Search
+from harness.bisect.search import Finding, Search
+from harness.bisect.sides import Question
 from harness.errors import HostError, UsageError
 from harness.host import git
 from tests.drawn import Drawn
@@ -131,7 +132,7 @@ def test_a_log_that_was_corrected_counts(
     ledger = Ledger(tmp_path / "ledger", Drawn(commits, 17))
     given = {commits[20]: "new", commits[19]: "old"}
     question = Question(Ends(commits[-1], (commits[0],)), Terms())
-    found = Search(line[0], question, ledger, verdicts=given).find()
+    found = Search(line[0], question, ledger, given=given).find()
     assert found.culprit == commits[20]
 
 
