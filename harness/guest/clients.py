@@ -32,11 +32,11 @@ def bound(guest: Guest) -> State:
     """Loads the IOMMU's driver, then those of all the devices, where a warm-up has not done
     that; what the guest shows when all devices behind the IOMMU are bound, those too that
     had been waiting since the boot, as ports do."""
-    loaded = guest.state().modules
+    state = guest.state()
     for name in (guest.machine.iommu.driver, *drivers(guest.machine)):
-        if name not in loaded:
+        if name not in state.modules:
             guest.run(f"modprobe {name}")
-    return devices.wait_for(guest, "clients to be bound", are_bound(behind(guest.state())))
+    return devices.wait_for(guest, "clients to be bound", are_bound(behind(state)))
 
 
 def are_bound(names: Sequence[str]) -> Callable[[State], bool]:

@@ -88,14 +88,12 @@ def wait_for(guest: Guest, what: str, holds: Callable[[State], bool]) -> State:
     """What the guest shows once ``what`` holds. Raises GuestHang when that does not come
     within the guest's limit."""
     ends = time.monotonic() + guest.limit
-    state, waited = guest.state(), False
-    while not holds(state):
+    while not holds(guest.state()):
         if time.monotonic() > ends:
             raise GuestHang(f"the guest has waited {guest.limit:.0f} s for {what}")
         time.sleep(_POLL)
-        state, waited = guest.state(), True
     # A state is looked up piece by piece: groups before the devices that held.
-    return guest.state() if waited else state
+    return guest.state()
 
 
 def deferred(guest: Guest) -> list[str]:
