@@ -129,14 +129,18 @@ def test_what_may_be_wanted_next_is_built_meanwhile(tree: Tree, tmp_path: Path) 
     found = history.revisions(tree.path, tree.ends, BASE, (), tree.into)
     judge = KernelJudge(found, Contains("bug"), tmp_path / "runs", builds_ahead=True)
     judge.expect(lambda: [tree.commits[1]])
-    assert wait_until(lambda: any(kernels()), 60)
+    assert wait_until(lambda: any(kernels()), 120)
     judge.expect(lambda: [slow])
-    assert wait_until(lambda: "sleep" in descendants(os.getpid()).values(), 60)
+    assert wait_until(lambda: "sleep" in descendants(os.getpid()).values(), 120)
     assert not judge.build(tree.commits[1]).failure
-    assert not descendants(os.getpid())
+    assert wait_until(nothing_runs), descendants(os.getpid())
     judge.expect(lambda: [slow])
     judge.close()
-    assert not descendants(os.getpid())
+    assert wait_until(nothing_runs), descendants(os.getpid())
+
+
+def nothing_runs() -> bool:
+    return not descendants(os.getpid())
 
 
 def kernels() -> list[Path]:
