@@ -85,13 +85,13 @@ class Search:
         self._measure()
         while True:
             position = self._narrowed()
-            if not position.found:
-                return self._finding("", (), 0.0, position.candidates)
-            parents = self._parents(position.found)
+            parents = self._outside((position.found,) if position.found else position.candidates)
             mistaken = self._mistaken(position.found, parents)
             if not mistaken:
                 break
             self._overturn(mistaken)
+        if not position.found:
+            return self._finding("", parents, 0.0, position.candidates)
         sure = self._sure(position.found, parents)
         return self._finding(position.found, parents, sure, (), without(position.found))
 
@@ -231,6 +231,11 @@ class Search:
 
     # The last word.
 
+    def _outside(self, candidates: tuple[str, ...]) -> tuple[str, ...]:
+        """The parents of those of which one is the culprit: they have to be old."""
+        every = (each for candidate in candidates for each in self._parents(candidate))
+        return tuple(dict.fromkeys(each for each in every if each not in candidates))
+
     def _parents(self, culprit: str) -> tuple[str, ...]:
         found = gitbisect.parents(self.repository, culprit)
         return tuple(found[:1] if self.question.ends.first_parent else found)
@@ -239,7 +244,7 @@ class Search:
         """The revision that is on the other side than the answer has it; "" for none."""
         doubt = (1 - self.question.confidence) / (1 + len(parents)) / self._rests
         for revision, side in ((culprit, "new"), *((each, "old") for each in parents)):
-            if revision in self.given:
+            if revision in self.given or not revision:
                 continue
             if not self.ledger.build(revision).failure:
                 self._sides.before.setdefault(revision, self.ledger.tally(revision))

@@ -165,6 +165,23 @@ def test_skipped_neighbours_of_the_culprit_stay_candidates(
     assert set(found.candidates) == {commits[16], commits[17], commits[18]}
 
 
+def test_candidates_are_not_named_before_what_is_below_them_is_sure(
+    find: Search_, commits: list[str]
+) -> None:
+    """The revision below the one that does not build stayed clean when it was a step."""
+
+    class Sly(Drawn):
+        def run(self, revision: str, number: int) -> Run:
+            if revision == commits[16] and number <= 12:
+                return Run(revision, "clean", "", 0)
+            return super().run(revision, number)
+
+    judge = Sly(commits, 10, rate=0.3, odd={17: "build"})
+    found = find(judge, most_runs=500)
+    assert found.culprit == commits[10]
+    assert "run 16 13" in judge.done
+
+
 def test_a_kernel_that_is_the_same_is_not_run_again(find: Search_, commits: list[str]) -> None:
     judge = Drawn(commits, 9, same=dict.fromkeys(range(9), 0) | dict.fromkeys(range(9, 33), 32))
     assert find(judge).culprit == commits[9]
