@@ -11,7 +11,7 @@ from harness.errors import GuestError
 from harness.guest.guest import Guest
 from harness.host.text import printable
 from harness.kernel.artifact import Kernel
-from harness.klog import splat
+from harness.klog import record, splat
 from harness.klog.splat import Splat
 from harness.scenario import known
 from harness.scenario.known import KnownIssue
@@ -47,18 +47,13 @@ def judge(
         _fail(report, f"known issue {absent[0].id} does not appear: {absent[0].title}")
 
 
-# A console's line of the kernel's log.
-_STAMP = re.compile(r"\[ *\d+\.\d+\] (.*)")
-
-
 def _said(guest: Guest) -> list[str]:
     """What the kernel has logged until now. Of a guest that is dead the console has the
     last words, which never came as records."""
     try:
         guest.counted()
     except GuestError as error:
-        found = (_STAMP.search(line) for line in error.log.splitlines())
-        return [match[1] for match in found if match]
+        return record.messages(error.log)
     return [each.text for each in guest.kmsg]
 
 

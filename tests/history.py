@@ -46,7 +46,6 @@ _WHO = "A Developer <developer@example.org>"
 class _Writer:
     """Commits for git fast-import, on branches with their files' texts."""
 
-    stream: Iterator[bytes] | None = None
     lines: list[bytes] = field(default_factory=list)
     count: int = 0
     marks: dict[str, int] = field(default_factory=dict)
@@ -83,11 +82,13 @@ class _Line:
     texts: dict[str, str]
     todo: list[tuple[str, str]]
 
-    def small(self, start: str = "") -> None:
-        """One function says that it was called."""
-        path, name = self.todo.pop(0)
-        self.insert(path, name, '\tpr_debug("%s\\n", __func__);\n')
-        self.commit(path, f"{Path(path).stem}: Say when {name} is called", start)
+    def small(self, count: int, start: str = "") -> None:
+        """One function after the other says that it was called."""
+        for _ in range(count):
+            path, name = self.todo.pop(0)
+            self.insert(path, name, '\tpr_debug("%s\\n", __func__);\n')
+            self.commit(path, f"{Path(path).stem}: Say when {name} is called", start)
+            start = ""
 
     def insert(self, path: str, name: str, line: str) -> None:
         pattern = re.compile(rf"^(?:[\w *]+ \*?){name}\([^;{{}}]*\)\n\{{\n", re.MULTILINE)
@@ -118,33 +119,24 @@ def make(into: Path, *, sometimes: bool = False) -> list[str]:
     writer = _Writer()
     main = _Line(writer, "main", texts, _functions(texts, _FILES))
     writer.commit("main", "Linux 6.12", {})
-    for _ in range(12):
-        main.small()
+    main.small(12)
     side = _Line(writer, "side", dict(texts), _functions(texts, _BASE))
-    side.small(start="main")
-    for _ in range(5):
-        side.small()
-    for _ in range(6):
-        main.small()
-    for name in _BASE:
-        main.texts[name] = side.texts[name]
+    side.small(6, start="main")
+    main.small(6)
     merged = {name: side.texts[name] for name in _BASE}
+    main.texts |= merged
     writer.commit("main", "Merge branch 'driver-core'", merged, merges="side")
     main.plant("does not build")
-    for _ in range(8):
-        main.small()
+    main.small(8)
     main.plant("warns")
-    for _ in range(2):
-        main.small()
+    main.small(2)
     main.texts[_CORE] = main.texts[_CORE].replace(_PUT, _SOMETIMES if sometimes else _LEAK, 1)
     main.commit(_CORE, CULPRIT)
-    main.small()
+    main.small(1)
     main.plant("does not boot")
-    for _ in range(4):
-        main.small()
+    main.small(4)
     main.plant("does not build")
-    for _ in range(20):
-        main.small()
+    main.small(20)
     _import(writer, tree, into)
     log = subprocess.run(
         ["git", "-C", into, "log", "--reverse", "--format=%H", "main"],
@@ -169,28 +161,28 @@ def _functions(texts: dict[str, str], names: list[str]) -> list[tuple[str, str]]
     return order
 
 
+def _files(tree: Path) -> Iterator[bytes]:
+    """All files of the source, one after the other."""
+    for name in sorted(cache.sealed(tree.parent)):
+        file = tree.parent / name
+        inside = name.removeprefix("tree/")
+        if file.is_symlink():
+            yield _file(inside, str(file.readlink()).encode(), "120000")
+        else:
+            mode = "100755" if file.stat().st_mode & 0o100 else "100644"
+            yield _file(inside, file.read_bytes(), mode)
+
+
 def _import(writer: _Writer, tree: Path, into: Path) -> None:
     subprocess.run(["git", "init", "-q", "-b", "main", str(into)], check=True)
     settings = ["-c", "core.compression=0", "-c", "pack.compression=0"]
     command = ["git", *settings, "-C", str(into), "fast-import", "--quiet"]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         assert process.stdin
-        first, *rest = writer.lines[:2], *writer.lines[2:]
-        for line in first:
-            process.stdin.write(line)
-        for name, key in sorted(cache.sealed(tree.parent).items()):
-            if not name.startswith("tree/"):
-                continue
-            file = tree.parent / name
-            inside = name.removeprefix("tree/")
-            if file.is_symlink():
-                process.stdin.write(_file(inside, str(file.readlink()).encode(), "120000"))
-            else:
-                mode = "100755" if file.stat().st_mode & 0o100 else "100644"
-                process.stdin.write(_file(inside, file.read_bytes(), mode))
-            assert key
-        for line in rest:
-            process.stdin.write(line)
+        # The files of the first commit, which names none of its own.
+        process.stdin.writelines(writer.lines[:2])
+        process.stdin.writelines(_files(tree))
+        process.stdin.writelines(writer.lines[2:])
     assert process.returncode == 0
 
 

@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
+from harness.bisect.ledger import Word
 from harness.errors import (
     GuestError,
     GuestHang,
@@ -20,15 +21,13 @@ from harness.errors import (
 from harness.guest import guest, snapshot
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
-from harness.klog import splat
+from harness.klog import record, splat
 from harness.klog.splat import Splat
 from harness.machine import composed
 from harness.machine.topology import Machine
 from harness.repro import replay
 from harness.scenario import expectation
 from harness.suite import run
-
-Word = Literal["shown", "clean", "no-boot", "unjudged"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +63,13 @@ def titles(splats: Sequence[Splat]) -> tuple[str, ...]:
 
 
 def _unbootable(
-    kernel: Kernel, machine: Machine, directory: Path, *, kmod: bool = False
+    kernel: Kernel, machine: Machine, directory: Path, *, kmod: bool = False, anew: bool = False
 ) -> Seen | None:
-    """None for a kernel that comes up; the warm guest is made on the way, where the
-    machine can be saved. One that hangs may be this host's fault."""
+    """None for a kernel that comes up; ``anew``, or where the machine cannot be saved, in a
+    boot for that, else the warm guest is made on the way. One that hangs may be this
+    host's fault."""
     try:
-        if machine.migratable:
+        if machine.migratable and not anew:
             snapshot.warm(kernel, machine, kmod=kmod, directory=directory)
         else:
             with guest.booted(kernel, machine, directory, kmod=kmod):
@@ -95,14 +95,7 @@ def _seen_early(kernel: Kernel, machine: Machine, directory: Path) -> Seen:
 def _dead_on_arrival(error: GuestError) -> Seen:
     if isinstance(error, GuestHang):
         return Seen("unjudged", f"does not come up: {error.message}")
-    return Seen("no-boot", error.message, titles(splat.find(_messages(error.log))))
-
-
-_STAMP = re.compile(r"^\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ")
-
-
-def _messages(console: str) -> list[str]:
-    return [_STAMP.sub("", line) for line in console.splitlines()]
+    return Seen("no-boot", error.message, titles(splat.find(record.messages(error.log))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +136,9 @@ def _first_difference(result: replay.Result) -> str:
     return result.verdict.reason
 
 
-def report(path: Path, session: int | None, machine: str | None, qemu: str) -> Report:
+def report(
+    path: Path, session: int | None, machine: str | None, qemu: str, limit: float | None
+) -> Report:
     """Raises UsageError as ``replay.request`` does, and for a report that says nothing of
     what came of its commands."""
     asked = replay.request(path, session, machine, qemu)
@@ -152,7 +147,7 @@ def report(path: Path, session: int | None, machine: str | None, qemu: str) -> R
             f"{path.name} shows no output or status that could be compared",
             "add what the commands print, or search with --command",
         )
-    return Report(asked)
+    return Report(asked, limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +190,7 @@ class Scenario:
 def _told_splats(failed: Sequence[run.Outcome]) -> list[Splat]:
     """Those that a scenario fails for."""
     lines = [line.strip() for each in failed for line in each.story.splitlines()]
-    return splat.find(_messages("\n".join(lines)))
+    return splat.find(lines)
 
 
 def _line(text: str) -> str:
@@ -218,15 +213,8 @@ class Boot:
         return tuple(self.machine.variants)
 
     def look(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Seen:  # noqa: ARG002
-        try:
-            with guest.booted(kernel, self.machine, directory) as running:
-                return Seen("clean", f"it answers after {running.clock():.1f} s")
-        except GuestReset:
-            return replace(_seen_early(kernel, self.machine, directory), word="shown")
-        except GuestLost:
-            raise
-        except GuestError as error:
-            return replace(_dead_on_arrival(error), word="shown")
+        dead = _unbootable(kernel, self.machine, directory, anew=True)
+        return replace(dead, word="shown") if dead else Seen("clean", "it boots")
 
 
 # What the last command ended with and printed, and the splats of the guest's whole life,
@@ -263,7 +251,7 @@ class Commands:
                 splats = splat.find([record.text for record in running.kmsg])
         except GuestPanic as error:
             status, output = _KILLED, error.message
-            splats = splat.find(_messages(error.log))
+            splats = splat.find(record.messages(error.log))
         except (GuestHang, GuestReset) as error:
             return Seen("unjudged", error.message)
         told = self.tells(status, output, splats)

@@ -225,8 +225,8 @@ def _kernel(text: str, where: Where) -> KernelSpec:
 
 def _condition(what: What) -> Condition:
     if what.report:
-        report = condition.report(Path(what.report), what.session, what.machine or None, what.qemu)
-        return replace(report, limit=what.limit)
+        file, machine_name = Path(what.report), what.machine or None
+        return condition.report(file, what.session, machine_name, what.qemu, what.limit)
     name = what.machine or "smmuv3"
     machine = replace(composed.machine(name), qemu=what.qemu)
     if what.scenarios:

@@ -160,13 +160,12 @@ class Search:
     def _no_show(self, end: str, other: str) -> UsageError:
         tally = self.ledger.tally(end)
         told = f"the {self._sides.end_name(end)} shows it in {tally} runs"
-        if not self.ledger.build(other).failure:
-            for _ in range(3):
-                if self._sides.run_end(other).word == "shown":
-                    return UsageError(
-                        f"{told}, and the {self._sides.end_name(other)} does",
-                        "exchange the two, or call them --old and --new",
-                    )
+        for _ in range(3):
+            if self._sides.run_end(other).word == "shown":
+                return UsageError(
+                    f"{told}, and the {self._sides.end_name(other)} does",
+                    "exchange the two, or call them --old and --new",
+                )
         return UsageError(told, "see what repro or run says of that kernel")
 
     def _measure_lacking(self, end: str) -> None:

@@ -19,7 +19,6 @@ from harness.host.text import printable
 Line = tuple[str, str]
 
 _STYLES = {"old": "green", "new": "red", "skip": "yellow"}
-_WHY = {"end": "end", "step": "step", "check": "check", "revert": "revert"}
 
 
 def opening(job: Job) -> Iterator[Line]:
@@ -39,7 +38,7 @@ def opening(job: Job) -> Iterator[Line]:
 
 def step(job: Job, each: Step) -> Iterator[Line]:
     """One revision judged."""
-    left = f"{each.left} left" if each.why == "step" else _WHY[each.why]
+    left = f"{each.left} left" if each.why == "step" else each.why
     told = _verdict(job, each)
     took = f"build {each.builds:.0f} s, runs {each.runs:.1f} s"
     yield _STYLES[each.verdict], f"{left:>9}  {_name(job, each.revision)}: {told} ({took})"

@@ -109,7 +109,7 @@ def find(
     rundir.check(run_dir)
     if not 0.5 <= confidence < 1:
         raise UsageError(f"--confidence {confidence} is no such thing", "as in 0.99")
-    options.kernels([], patch, fragment, variant, llvm=False, debian_mirror=debian_mirror)
+    options.use_mirror(debian_mirror)
     is_either = bool(old or new or (releases and not (good or bad)))
     if is_either and (good or bad):
         raise UsageError("--good and --bad, or --old and --new", "leave out one pair")
@@ -232,8 +232,11 @@ def _search(found: Job, *, as_json: bool, given: Path | None = None) -> None:
 
 
 @app.command()
-def resume(directory: Directory, as_json: options.Json = False) -> None:
+def resume(
+    directory: Directory, debian_mirror: options.Mirror = "", as_json: options.Json = False
+) -> None:
     """Go on with a search that was stopped; what is recorded is not done again."""
+    options.use_mirror(debian_mirror)
     _search(job.load(directory), as_json=as_json)
 
 

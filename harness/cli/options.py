@@ -42,6 +42,12 @@ Mirror = Annotated[
 ]
 
 
+def use_mirror(debian_mirror: str) -> None:
+    """From now on, here and in what is started from here; "" leaves it to the host's apt."""
+    if debian_mirror:
+        os.environ[debian.MIRROR_VARIABLE] = debian_mirror
+
+
 def kernels(
     texts: list[str],
     patches: list[Path],
@@ -52,8 +58,7 @@ def kernels(
     debian_mirror: str,
 ) -> list[KernelSpec]:
     """The kernels that the options name, each with all of patches and variants."""
-    if debian_mirror:
-        os.environ[debian.MIRROR_VARIABLE] = debian_mirror
+    use_mirror(debian_mirror)
     compiler = toolchain.LLVM if llvm else toolchain.GCC
     specs = [spec.parse(text, patches, fragments, variants, compiler) for text in texts]
     return list(dict.fromkeys(specs))

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _HEADER = re.compile(rb"(\d+),(\d+),(\d+),([^;]*);")
+# A console's line of the log, with the task or processor where CONFIG_PRINTK_CALLER is on.
+_STAMPED = re.compile(r"\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? (.*)")
 _ESCAPE = re.compile(r"\\x([0-9a-f]{2})")
 
 
@@ -46,6 +48,12 @@ def _unescaped(text: str) -> str:
         return raw.encode("latin-1").decode()
     except UnicodeError:
         return raw
+
+
+def messages(console: str) -> list[str]:
+    """The texts of what a console shows of the log, without their times."""
+    found = (_STAMPED.search(line) for line in console.splitlines())
+    return [match[1] for match in found if match]
 
 
 def gaps(records: Sequence[Record]) -> list[tuple[int, int]]:

@@ -14,6 +14,7 @@ from harness.errors import HostError
 from harness.host import paths
 from tests import command
 from tests.conftest import PATCHES, REPORTS
+from tests.processes import wait_until
 
 REFCOUNT = REPORTS / "refcount-at-modprobe.transcript"
 RELEASES = ("--releases", "--old", "debian:6.12")
@@ -134,10 +135,11 @@ def test_a_search_that_is_killed_and_resumed(tmp_path: Path) -> None:
 
 def _wait_for_more(process: subprocess.Popen[str], ledger: Path, known: int) -> None:
     """Until one more run is recorded, or the search has ended."""
-    while process.poll() is None:
-        if ledger.exists() and ledger.read_text().count("\n") > known:
-            return
-        time.sleep(0.02)
+
+    def is_more() -> bool:
+        return ledger.exists() and ledger.read_text().count("\n") > known
+
+    assert wait_until(lambda: process.poll() is not None or is_more(), 600)
 
 
 def test_two_do_not_search_in_one_directory(tmp_path: Path) -> None:
