@@ -308,7 +308,7 @@ def guest_factory(
                     limit=limit,
                 )
             )
-            guests.watched.append(_Watched(running, running.state(), len(running.kmsg)))
+            guests.watched.append(_Watched(running, running.state(), len(running.kmsg())))
             return running
 
         yield start
@@ -372,7 +372,7 @@ def _facts(item: pytest.Item) -> dict[str, str]:
 def _story(item: pytest.Item, number: int, watched: _Watched) -> str:
     guest = watched.guest
     parts = [_paragraph("what was run", guest.transcript())]
-    said = [f"{each.time:12.6f} {each.text}" for each in guest.kmsg[watched.records :]]
+    said = [f"{each.time:12.6f} {each.text}" for each in guest.kmsg_so_far[watched.records :]]
     parts.append(_paragraph("what the kernel said", "\n".join(said)))
     parts.append(_paragraph("what changed", _attempt(lambda: _changes(watched))))
     parts.append(_paragraph("a shell in this state", _attempt(lambda: _keep(item, number, guest))))

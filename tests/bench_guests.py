@@ -229,7 +229,7 @@ def _flood(kernel: Kernel, scratch: Path) -> str:
 def _overrun(kernel: Kernel, scratch: Path) -> str:
     with _guest(kernel, scratch) as running:
         running.step("for i in $(seq 500); do sleep 1000 & done; echo t > /proc/sysrq-trigger")
-        return "a gap" if record.gaps(running.kmsg) else "no gap"
+        return "a gap" if record.gaps(running.kmsg()) else "no gap"
 
 
 def _memory(kernel: Kernel, scratch: Path) -> str:

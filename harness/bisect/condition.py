@@ -247,8 +247,7 @@ class Commands:
                     step = running.step(each)
                     status, output = step.status, step.out + step.err
                     _note(directory, each, status, output)
-                running.counted()
-                splats = splat.find([record.text for record in running.kmsg])
+                splats = splat.find([record.text for record in running.kmsg()])
         except GuestPanic as error:
             status, output = _KILLED, error.message
             splats = splat.find(record.messages(error.log))

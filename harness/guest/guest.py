@@ -139,8 +139,9 @@ class Guest:
         return self._console.limit
 
     @property
-    def kmsg(self) -> tuple[Record, ...]:
-        """All kernel-log records since boot that have been read so far."""
+    def kmsg_so_far(self) -> tuple[Record, ...]:
+        """The kernel-log records since boot that have been read: those of the last moment
+        may be on their way. For a guest that no longer answers."""
         return tuple(self._records)
 
     @property
@@ -241,6 +242,11 @@ class Guest:
             after,
             seconds,
         )
+
+    def kmsg(self) -> tuple[Record, ...]:
+        """All kernel-log records since boot, up to this very moment. Raises as ``run``."""
+        self._wait_kmsg()
+        return tuple(self._records)
 
     def take_kmsg(self) -> tuple[Record, ...]:
         """The records that no step has taken yet, up to this very moment."""

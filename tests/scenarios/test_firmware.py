@@ -60,7 +60,7 @@ def test_a_stream_id_is_one_clients(guest_factory: GuestFactory) -> None:
     (group,) = groups(step.after)
     assert len(group) == 1
     assert group | set(step.after.untranslated) == {CLIENT0, CLIENT1}
-    said = [entry.text for entry in guest.kmsg]
+    said = [entry.text for entry in guest.kmsg()]
     assert any(CLIENT0 in line and CLIENT1 in line for line in said), "nobody is told of it"
 
 
@@ -88,7 +88,7 @@ def test_a_stream_id_out_of_range(guest_factory: GuestFactory, shows: Shows) -> 
     state = modules.load(guest, "iommu_client").after
     if shows(GROUPS_AT_REGISTRATION):
         assert (state.groups, state.iommus) == ({}, {})
-        assert any("failed with error -34" in entry.text for entry in guest.kmsg)
+        assert any("failed with error -34" in entry.text for entry in guest.kmsg())
         assert state.refcount("arm_smmu_v3") == 0
     else:
         assert groups(state) == [{CLIENT0}]

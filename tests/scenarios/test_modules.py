@@ -153,7 +153,7 @@ def test_who_waits_too_long_goes_without_and_comes_in_when_bound_again(
     (nic,) = pci_clients(guest.state())
     late = devices.wait_for(guest, "the NIC to be bound", clients.are_bound([nic]))
     assert late.untranslated == [nic]
-    assert any(nic in entry.text and "ignoring dependency" in entry.text for entry in guest.kmsg)
+    assert any(nic in entry.text and "ignoring dependency" in entry.text for entry in guest.kmsg())
     after = modules.load(guest, guest.machine.iommu.driver).after
     assert after.devices[nic].group is None
     assert after.untranslated == [nic]

@@ -87,7 +87,7 @@ def test_the_second_nic_behind_a_pci_bridge_has_no_group(guest_factory: GuestFac
     modules.load(guest, "arm_smmu_v3")
     step = modules.load(guest, "e1000")
     assert step.status == 0, "modprobe was killed"
-    said = [entry.text for entry in guest.kmsg]
+    said = [entry.text for entry in guest.kmsg()]
     assert groups(step.after) == [{"0000:00:01.0", "0000:01:01.0"}]
     assert step.after.untranslated == ["0000:01:02.0"]
     assert any("0000:01:02.0" in line and "0000:01:01.0" in line for line in said)

@@ -208,7 +208,7 @@ def test_a_stream_that_nobody_has_claimed_is_blocked(
         lost = guest.run("ping -c 1 -W 1 10.0.2.2")
     assert lost.number != 0
     assert witness.count(traffic.requesters(nic)) == 0
-    said = [entry.text for entry in guest.kmsg if "event 0x02 received" in entry.text]
+    said = [entry.text for entry in guest.kmsg() if "event 0x02 received" in entry.text]
     assert bool(said) != shows(GROUPS_AT_REGISTRATION)
 
 
