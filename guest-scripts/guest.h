@@ -11,8 +11,16 @@
 /* The first line of a file without its newline; 0, or -1 where there is none. */
 int read_line(const char *path, char *line, size_t size);
 
-/* Prints modules, IOMMU groups and devices, a line each; see state.c. */
-int state_main(void);
+/* What the process that looks at the kernel is at. */
+enum { STATE_LOOKING, STATE_TYPES };
+/* Follows the last line of a state. */
+#define STATE_END '\0'
+
+/*
+ * For each byte that is requested prints modules, IOMMU groups and devices, a line each;
+ * see state.c. Returns when nobody requests any more.
+ */
+void state_main(int requests, volatile int *phase);
 
 /* The command "vfio"; see vfio.c. Returns its exit status. */
 int vfio_main(int argc, char **argv);

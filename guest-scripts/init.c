@@ -40,6 +40,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/klog.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
@@ -54,6 +55,8 @@
 #define CHUNK		65536
 /* Of what one read of /dev/kmsg gives: PRINTK_MESSAGE_MAX and its dictionary. */
 #define RECORD_MAX	16384
+/* For what takes microseconds when it comes at all. */
+#define TYPES_MS	500
 /* klogctl(2): set the level below which a message reaches the console. */
 #define SYSLOG_ACTION_CONSOLE_LEVEL 8
 
@@ -61,6 +64,18 @@ struct agent {
 	pid_t pid;
 	int commands;	/* the script that the shell runs, written as we go */
 	int status;	/* the shell writes $? here, a line a command */
+};
+
+/*
+ * The state is printed by a process of its own: the shell may have its output redirected
+ * or shared with the background, and a read of sysfs may block or oops. It stays, because
+ * a fork costs more than the look.
+ */
+struct looker {
+	pid_t pid;	/* 0 when there is none */
+	int requests;
+	int out;	/* -1 when there is none */
+	volatile int *phase;
 };
 
 struct relay {
@@ -72,8 +87,8 @@ struct relay {
 	int signals;
 	int out[2], err[2];
 	struct agent agent;
-	pid_t state_pid;	/* prints the state, into ... */
-	int state_out;		/* ... this; -1 when there is none */
+	struct looker looker;
+	bool looking;	/* it has been asked and is not done */
 	char nonce[64];	/* of the command under way, "" when idle */
 };
 
@@ -336,37 +351,76 @@ static void run_command(struct relay *relay, const char *data, size_t got,
 	write_all(fd, after, sizeof(after) - 1);
 }
 
-/*
- * The state is printed by a process of its own: a session's shell may have its
- * output redirected or shared with the background, and a read of sysfs may block.
- */
-static void start_state(struct relay *relay)
+static void start_looker(struct looker *looker)
 {
-	int ends[2];
+	int requests[2], out[2];
 
-	if (pipe2(ends, O_CLOEXEC))
+	if (pipe2(requests, O_CLOEXEC) || pipe2(out, O_CLOEXEC))
 		die("pipe");
-	relay->state_pid = fork();
-	if (relay->state_pid < 0)
+	looker->phase = mmap(NULL, sizeof(*looker->phase), PROT_READ | PROT_WRITE,
+			     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (looker->phase == MAP_FAILED)
+		die("mmap");
+	looker->pid = fork();
+	if (looker->pid < 0)
 		die("fork");
-	if (relay->state_pid == 0) {
-		dup2(ends[1], STDOUT_FILENO);
-		state_main();
-		fflush(stdout);
+	if (looker->pid == 0) {
+		dup2(out[1], STDOUT_FILENO);
+		close(requests[1]);
+		state_main(requests[0], looker->phase);
 		_exit(0);
 	}
-	close(ends[1]);
-	fcntl(ends[0], F_SETFL, O_NONBLOCK);
-	relay->state_out = ends[0];
+	close(requests[0]);
+	close(out[1]);
+	fcntl(out[0], F_SETFL, O_NONBLOCK);
+	looker->requests = requests[1];
+	looker->out = out[0];
 }
 
-static void on_state_end(struct relay *relay)
+/* One that is stuck stays behind. */
+static void forget_looker(struct looker *looker)
 {
-	drain(relay, relay->state_out, 'S');
-	close(relay->state_out);
-	relay->state_out = -1;
-	relay->state_pid = 0;
+	close(looker->requests);
+	close(looker->out);
+	munmap((void *)looker->phase, sizeof(*looker->phase));
+	*looker = (struct looker){ .out = -1 };
+}
+
+static void ask_looker(struct relay *relay)
+{
+	if (!relay->looker.pid)
+		start_looker(&relay->looker);
+	*relay->looker.phase = STATE_LOOKING;
+	relay->looking = true;
+	write_all(relay->looker.requests, "S", 1);
+}
+
+static void on_state(struct relay *relay)
+{
+	bool over = false;
+	ssize_t n;
+
+	while ((n = read(relay->looker.out, buffer, sizeof(buffer))) > 0) {
+		over = buffer[n - 1] == STATE_END;
+		send_frame(relay, relay->command, 'S', buffer, n - over);
+	}
+	if (!over)
+		return;
+	relay->looking = false;
 	done(relay, "status", 0);
+}
+
+/* It died, or the types do not come. Without those a state is one all the same. */
+static void on_looker_end(struct relay *relay, int signal)
+{
+	bool whole = *relay->looker.phase == STATE_TYPES;
+
+	on_state(relay);
+	forget_looker(&relay->looker);
+	if (!relay->looking)
+		return;
+	relay->looking = false;
+	done(relay, whole ? "status" : "killed", whole ? 0 : signal);
 }
 
 /* The host has one request under way at a time, so nothing follows it. */
@@ -390,7 +444,7 @@ static void on_request(struct relay *relay)
 	if (kind == 'R')
 		run_command(relay, end, used < length ? used : length, length);
 	else if (kind == 'S')
-		start_state(relay);
+		ask_looker(relay);
 	else
 		done(relay, "status", 0);
 }
@@ -428,8 +482,8 @@ static void on_signal(struct relay *relay)
 	while ((pid = waitpid(-1, &how, WNOHANG)) > 0)
 		if (pid == relay->agent.pid)
 			on_agent_end(relay, how);
-		else if (pid == relay->state_pid)
-			on_state_end(relay);
+		else if (pid == relay->looker.pid)
+			on_looker_end(relay, WTERMSIG(how));
 }
 
 static void serve(struct relay *relay)
@@ -442,11 +496,15 @@ static void serve(struct relay *relay)
 			{ relay->agent.status, POLLIN, 0 },
 			{ relay->kmsg, POLLIN, 0 },
 			{ relay->signals, POLLIN, 0 },
-			{ relay->state_out, POLLIN, 0 },
+			{ relay->looker.out, POLLIN, 0 },
 		};
+		bool types = relay->looking && *relay->looker.phase == STATE_TYPES;
+		int ready = poll(fds, sizeof(fds) / sizeof(fds[0]), types ? TYPES_MS : -1);
 
-		if (poll(fds, sizeof(fds) / sizeof(fds[0]), -1) < 0)
+		if (ready < 0)
 			continue;
+		if (ready == 0)
+			on_looker_end(relay, 0);
 		if (fds[1].revents)
 			drain(relay, relay->out[0], 'O');
 		if (fds[2].revents)
@@ -454,7 +512,7 @@ static void serve(struct relay *relay)
 		if (fds[4].revents)
 			drain_kmsg(relay);
 		if (fds[6].revents & POLLIN)
-			drain(relay, relay->state_out, 'S');
+			on_state(relay);
 		if (fds[3].revents & POLLIN)
 			on_status(relay);
 		if (fds[5].revents)
@@ -486,7 +544,7 @@ static void mount_all(void)
 
 int main(int argc, char **argv)
 {
-	struct relay relay = { .state_out = -1 };
+	struct relay relay = { .looker.out = -1 };
 	const char *name;
 	sigset_t child;
 
@@ -520,5 +578,6 @@ int main(int argc, char **argv)
 
 	snprintf(relay.nonce, sizeof(relay.nonce), "ready");
 	done(&relay, "status", 0);
+	start_looker(&relay.looker);
 	serve(&relay);
 }

@@ -4,22 +4,26 @@
  *
  * deferred NAME
  * module NAME STATE REFCOUNT HOLDER,HOLDER
- * group ID TYPE DEVICE,DEVICE
+ * group ID DEVICE,DEVICE
  * iommu NAME DEVICE,DEVICE
  * device BUS NAME DRIVER GROUP IOMMU FIRMWARE
+ * type GROUP TYPE
  *
- * "-" stands for nothing, and "?" for a type that the kernel does not give
- * because a task that died holds the group's lock. A line "iommu" has the devices that
+ * "-" stands for nothing. The types come last: reading one takes the group's mutex
+ * (iommu_group_show_type), which a task that oopsed may hold for ever; see init.c for who
+ * waits how long for them. A line "iommu" has the devices that
  * the IOMMU links to, and IOMMU in a device's the one that the device links to.
  * FIRMWARE is "iommu" where the device tree names an IOMMU for the device: "iommus" in
  * its own node or, for a PCI device, "iommu-map" in the host bridge's. Names with a space in them do not occur
  * on these buses; a blank is printed as "?" all the same.
  */
+#define _GNU_SOURCE
 #include <ctype.h>
 #include <dirent.h>
 #include <endian.h>
 #include <limits.h>
-#include <poll.h>
+#include <fcntl.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,8 +36,6 @@
 #define MODULES	"/proc/modules"
 #define GROUPS	"/sys/kernel/iommu_groups"
 #define IOMMUS	"/sys/class/iommu"
-/* For what takes microseconds when it comes at all. */
-#define TYPE_TIMEOUT_MS 500
 /* debugfs; absent where the kernel has none. */
 #define DEFERRED "/sys/kernel/debug/devices_deferred"
 
@@ -97,11 +99,11 @@ static void print_names(const char *directory)
 		putchar('-');
 }
 
-/* The last part of where a link points to, or "-". */
-static void print_link(const char *path)
+/* The last part of where a link of the directory points to, or "-". */
+static void print_link(int directory, const char *name)
 {
 	char target[PATH_MAX];
-	ssize_t n = readlink(path, target, sizeof(target) - 1);
+	ssize_t n = readlinkat(directory, name, target, sizeof(target) - 1);
 	char *slash;
 
 	if (n < 0) {
@@ -154,92 +156,32 @@ static void print_modules(void)
 		fclose(file);
 }
 
-/*
- * Writes "TYPE\n" of each group, in order. Reading a type takes the group's
- * mutex (iommu_group_show_type), which a task that oopsed may hold for ever:
- * this runs in a process of its own, which then stays behind.
- */
-static void write_types(int fd, char **names, int count)
+static void print_group(const char *directory, const char *name)
+{
+	char path[PATH_MAX];
+
+	printf("group ");
+	print_word(name);
+	putchar(' ');
+	snprintf(path, sizeof(path), "%s/%s/devices", directory, name);
+	print_names(path);
+	putchar('\n');
+}
+
+static void print_type(const char *directory, const char *name)
 {
 	char path[PATH_MAX], type[64];
 
-	for (int i = 0; i < count; i++) {
-		snprintf(path, sizeof(path), GROUPS "/%s/type", names[i]);
-		if (read_line(path, type, sizeof(type)))
-			strcpy(type, "-");
-		dprintf(fd, "%s\n", type);
-	}
-}
-
-/*
- * The descriptor that the types come on. Nobody waits for the process: it may stay for
- * ever, and is init's when this one ends.
- */
-static int start_types(char **names, int count)
-{
-	int ends[2];
-	pid_t child;
-
-	if (pipe(ends) || (child = fork()) < 0)
-		return -1;
-	if (child == 0) {
-		close(STDOUT_FILENO);
-		close(STDERR_FILENO);
-		write_types(ends[1], names, count);
-		_exit(0);
-	}
-	close(ends[1]);
-	return ends[0];
-}
-
-/* As many types as come in time, a line each. */
-static void read_types(int fd, char *types, size_t size)
-{
-	struct pollfd ready = { fd, POLLIN, 0 };
-	size_t used = 0;
-	ssize_t got;
-
-	while (used < size - 1 && poll(&ready, 1, TYPE_TIMEOUT_MS) > 0) {
-		got = read(fd, types + used, size - 1 - used);
-		if (got <= 0)
-			break;
-		used += got;
-	}
-	types[used] = '\0';
-}
-
-static void print_groups(void)
-{
-	static char types[65536];
-	char path[PATH_MAX], *type = types, *end;
-	struct dirent **entries;
-	int count = scandir(GROUPS, &entries, is_entry, alphasort);
-	char **names;
-
-	if (count <= 0)
-		return;
-	names = calloc(count, sizeof(*names));
-	for (int i = 0; i < count; i++)
-		names[i] = entries[i]->d_name;
-	read_types(start_types(names, count), types, sizeof(types));
-	for (int i = 0; i < count; i++) {
-		printf("group ");
-		print_word(names[i]);
-		putchar(' ');
-		/* After one that does not come there is no other. */
-		end = strchr(type, '\n');
-		if (end) {
-			*end = '\0';
-			print_word(type);
-			type = end + 1;
-		} else {
-			putchar('?');
-		}
-		putchar(' ');
-		snprintf(path, sizeof(path), GROUPS "/%s/devices", names[i]);
-		print_names(path);
-		putchar('\n');
-	}
+	snprintf(path, sizeof(path), "%s/%s/type", directory, name);
+	if (read_line(path, type, sizeof(type)))
+		*type = '\0';
+	printf("type ");
+	print_word(name);
+	putchar(' ');
+	print_word(type);
+	putchar('\n');
+	/* The next one may not come. */
+	fflush(stdout);
 }
 
 static void print_iommu(const char *directory, const char *name)
@@ -279,18 +221,13 @@ static int maps_requester(const char *path, const char *name)
 }
 
 /* The host bridge's node is that of the nearest ancestor that has one. */
-static int firmware_names_iommu(const char *directory, const char *name)
+static int bridge_maps(const char *bus, const char *name)
 {
 	char path[PATH_MAX], property[2 * PATH_MAX];
 	char *slash;
 	ssize_t n;
 
-	snprintf(property, sizeof(property), "%s/%s/of_node/iommus", directory, name);
-	if (!access(property, F_OK))
-		return 1;
-	if (!strstr(directory, "/pci/"))
-		return 0;
-	snprintf(property, sizeof(property), "%s/%s", directory, name);
+	snprintf(property, sizeof(property), "%s/%s", bus, name);
 	n = readlink(property, path, sizeof(path) - 1);
 	if (n < 0)
 		return 0;
@@ -298,29 +235,33 @@ static int firmware_names_iommu(const char *directory, const char *name)
 	/* Relative to the directory, and ends at the "..". */
 	while ((slash = strrchr(path, '/'))) {
 		*slash = '\0';
-		snprintf(property, sizeof(property), "%s/%s/of_node/iommu-map", directory, path);
+		snprintf(property, sizeof(property), "%s/%s/of_node/iommu-map", bus, path);
 		if (!access(property, F_OK))
 			return maps_requester(property, name);
 	}
 	return 0;
 }
 
-static void print_device(const char *directory, const char *name)
+/* One walk to the device's directory, and short ones from there. */
+static void print_device(const char *bus, const char *name)
 {
+	bool pci = strstr(bus, "/pci/");
 	char path[PATH_MAX];
+	int device;
 
-	printf("device %s ", strstr(directory, "/pci/") ? "pci" : "platform");
+	snprintf(path, sizeof(path), "%s/%s", bus, name);
+	device = open(path, O_PATH | O_CLOEXEC);
+	printf("device %s ", pci ? "pci" : "platform");
 	print_word(name);
 	putchar(' ');
-	snprintf(path, sizeof(path), "%s/%s/driver", directory, name);
-	print_link(path);
+	print_link(device, "driver");
 	putchar(' ');
-	snprintf(path, sizeof(path), "%s/%s/iommu_group", directory, name);
-	print_link(path);
+	print_link(device, "iommu_group");
 	putchar(' ');
-	snprintf(path, sizeof(path), "%s/%s/iommu", directory, name);
-	print_link(path);
-	puts(firmware_names_iommu(directory, name) ? " iommu" : " -");
+	print_link(device, "iommu");
+	puts(!faccessat(device, "of_node/iommus", F_OK, 0) || (pci && bridge_maps(bus, name)) ?
+	     " iommu" : " -");
+	close(device);
 }
 
 /* "NAME\treason", a line each. */
@@ -340,13 +281,28 @@ static void print_deferred(void)
 	fclose(file);
 }
 
-int state_main(void)
+/* All but the types. */
+static void print_all(void)
 {
 	print_deferred();
 	print_modules();
-	print_groups();
+	each(GROUPS, print_group);
 	each(IOMMUS, print_iommu);
 	each("/sys/bus/pci/devices", print_device);
 	each("/sys/bus/platform/devices", print_device);
-	return 0;
+}
+
+void state_main(int requests, volatile int *phase)
+{
+	char request;
+
+	while (read(requests, &request, 1) == 1) {
+		*phase = STATE_LOOKING;
+		print_all();
+		*phase = STATE_TYPES;
+		fflush(stdout);
+		each(GROUPS, print_type);
+		putchar(STATE_END);
+		fflush(stdout);
+	}
 }

@@ -4,7 +4,7 @@ what changed between two of them. guest-scripts/state.c prints what is read here
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harness.errors import GuestLost
 
@@ -94,6 +94,10 @@ def parse(text: str) -> State:
     return state
 
 
+# Until the type comes, which is last.
+_NOT_TOLD = "?"
+
+
 def _word(word: str) -> str:
     return "" if word == "-" else word
 
@@ -108,8 +112,15 @@ def _module(state: State, _deferred: set[str], words: list[str]) -> None:
 
 
 def _group(state: State, _deferred: set[str], words: list[str]) -> None:
-    number, kind, devices = words
-    state.groups[int(number)] = Group(int(number), _word(kind), _names(devices))
+    number, devices = words
+    state.groups[int(number)] = Group(int(number), _NOT_TOLD, _names(devices))
+
+
+def _type(state: State, _deferred: set[str], words: list[str]) -> None:
+    number, kind = words
+    group = state.groups.get(int(number))
+    if group:  # else it has come between the two looks
+        state.groups[group.id] = replace(group, type=_word(kind))
 
 
 def _iommu(state: State, _deferred: set[str], words: list[str]) -> None:
@@ -137,6 +148,7 @@ _READERS = {
     "group": _group,
     "iommu": _iommu,
     "device": _device,
+    "type": _type,
 }
 
 

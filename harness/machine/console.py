@@ -95,8 +95,13 @@ class Console:
 
     def state(self) -> str:
         """What the kernel shows, in the lines of guest-scripts/state.c. It is PID 1
-        that answers, whatever the shell has come to. Raises as ``run`` does."""
-        found, _ = self._ask(frames.state(), self.limit)
+        that answers, whatever the shell has come to. Raises as ``run`` does, and GuestLost
+        when looking killed the process that looks: what it had printed is no state."""
+        found, done = self._ask(frames.state(), self.limit)
+        if done.how == "killed":
+            raise GuestLost(
+                f"looking at sysfs was killed by signal {done.number}", log=self._watch.tail
+            )
         return found.state.decode(errors="replace")
 
     def ping(self) -> frames.Done:

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from harness.errors import UsageError
+from harness.errors import GuestLost, UsageError
+from harness.guest import clients
 from harness.guest.guest import Guest
 from harness.klog import record
 
@@ -49,6 +50,37 @@ def test_the_state_does_not_depend_on_the_shell(any_guest: Guest) -> None:
     step = any_guest.step("modprobe arm-smmu-v3")
     assert step.before == before
     assert "arm_smmu_v3" in step.after.modules
+
+
+def blocked(guest: Guest, path: str) -> None:
+    """Whoever reads the file waits, as for a lock whose holder has died."""
+    guest.run(f"mkfifo /tmp/fifo; mount -o bind /tmp/fifo {path}")
+
+
+def test_a_type_that_cannot_be_read_is_left_out(any_guest: Guest) -> None:
+    whole = clients.bound(any_guest)
+    types = {number: group.type for number, group in whole.groups.items()}
+    blocked(any_guest, "/sys/kernel/iommu_groups/0/type")
+    for _ in range(2):
+        found = any_guest.state()
+        assert found.devices == whole.devices
+        # The others are asked after it.
+        assert {group.type for group in found.groups.values()} == {"?"}
+    any_guest.run("umount -l /sys/kernel/iommu_groups/0/type")
+    assert {number: group.type for number, group in any_guest.state().groups.items()} == types
+
+
+def test_a_look_that_is_killed_is_no_state(any_guest: Guest) -> None:
+    """An oops would: its signal is SIGSEGV."""
+    blocked(any_guest, "/proc/modules")
+    # A child of PID 1, which no signal kills itself.
+    found = "grep -l '^Name:.init' /proc/[0-9]*/status"
+    look = f"for f in $({found}); do p=${{f#/proc/}}; kill -SEGV ${{p%/status}}; done"
+    any_guest.run(f"(sleep 0.5; {look}) &")
+    with pytest.raises(GuestLost, match="killed by signal 11"):
+        any_guest.state()
+    any_guest.run("umount -l /proc/modules")
+    assert any_guest.state().modules == {}
 
 
 def test_a_command_sees_the_status_of_the_one_before(any_guest: Guest) -> None:

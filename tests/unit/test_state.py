@@ -11,21 +11,24 @@ from harness.guest import state
 BEFORE = """\
 deferred b001000.client1
 module arm_smmu_v3 live 1 -
-group 0 DMA b000000.client0
+group 0 b000000.client0
 iommu smmu3 b000000.client0
 device platform b000000.client0 test_module 0 smmu3 iommu
 device platform b001000.client1 - - - iommu
-device pci 0000:00:01.0 e1000e - - iommu"""
+device pci 0000:00:01.0 e1000e - - iommu
+type 0 DMA"""
 
 AFTER = """\
 module arm_smmu_v3 live 2 vfio,x
 module e1000e live 0 -
-group 0 identity b000000.client0
-group 3 - 0000:00:01.0
+group 0 b000000.client0
+group 3 0000:00:01.0
 iommu smmu3 0000:00:01.0,b000000.client0
 device platform b000000.client0 - 0 smmu3 iommu
 device platform b001000.client1 - - - iommu
-device pci 0000:00:01.0 e1000e 3 smmu3 iommu"""
+device pci 0000:00:01.0 e1000e 3 smmu3 iommu
+type 0 identity
+type 3 -"""
 
 
 def test_a_snapshot_is_read() -> None:
@@ -35,6 +38,17 @@ def test_a_snapshot_is_read() -> None:
     assert found.groups[0] == state.Group(0, "DMA", ("b000000.client0",))
     assert found.devices["b001000.client1"].deferred
     assert found.devices["b000000.client0"].group == 0
+
+
+def test_a_type_that_does_not_come_is_not_known() -> None:
+    """A task that died holds the group's lock: nothing comes after."""
+    found = state.parse(AFTER.removesuffix("type 0 identity\ntype 3 -"))
+    assert [group.type for group in found.groups.values()] == ["?", "?"]
+    assert state.parse(AFTER).groups[3].type == ""
+
+
+def test_a_group_may_come_while_the_kernel_is_looked_at() -> None:
+    assert list(state.parse(f"{BEFORE}\ntype 1 DMA").groups) == [0]
 
 
 def test_bound_without_the_iommu_that_firmware_names() -> None:
@@ -50,16 +64,16 @@ def test_what_agrees_with_itself_has_no_contradictions() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ("group 3 - 0000:00:01.0", "group 3 - -", "group 3 has no devices left"),
-        ("group 3 - 0000:00:01.0\n", "", "0000:00:01.0 has group 3, which does not exist"),
+        ("group 3 0000:00:01.0", "group 3 -", "group 3 has no devices left"),
+        ("group 3 0000:00:01.0\n", "", "0000:00:01.0 has group 3, which does not exist"),
         (
-            "group 0 identity b000000.client0",
-            "group 0 identity b000000.client0,b001000.client1",
+            "group 0 b000000.client0",
+            "group 0 b000000.client0,b001000.client1",
             "group 0 has b001000.client1, whose own group is none",
         ),
         (
-            "group 0 identity b000000.client0",
-            "group 0 identity 0000:00:09.0",
+            "group 0 b000000.client0",
+            "group 0 0000:00:09.0",
             "group 0 has 0000:00:09.0, whose own group is none",
         ),
         (
