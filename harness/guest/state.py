@@ -20,6 +20,10 @@ class Module:
     holders: tuple[str, ...]
 
 
+# What iommu_group_show_type calls the type of a group that has none.
+NO_DEFAULT_DOMAIN = "unknown"
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """An IOMMU group: ``type`` of its default domain (DMA, identity, ...; "" where

@@ -9,15 +9,16 @@ from collections.abc import Iterator
 
 from harness.guest import clients
 from harness.guest.guest import Guest
-from harness.guest.state import State, contradictions
+from harness.guest.state import NO_DEFAULT_DOMAIN, State, contradictions
 from harness.machine.topology import Machine
 
 
 def findings(machine: Machine, state: State) -> list[str]:
     """What is wrong with the state of a guest on that machine: sysfs that contradicts
-    itself, and a reference count that is not one for each device with a group
-    (iommu_init_device takes it, iommu_deinit_device puts it)."""
-    return [*contradictions(state), *_refcount(machine, state)]
+    itself, a reference count that is not one for each device with a group
+    (iommu_init_device takes it, iommu_deinit_device puts it), and a group without a default
+    domain, which nobody who owns its DMA could give it back to."""
+    return [*contradictions(state), *_refcount(machine, state), *_default_domains(state)]
 
 
 def _refcount(machine: Machine, state: State) -> Iterator[str]:
@@ -27,6 +28,12 @@ def _refcount(machine: Machine, state: State) -> Iterator[str]:
         yield f"{driver} is not loaded, and {_list(grouped)} still in a group"
     elif count is not None and count != len(grouped):
         yield f"{driver} has refcount {count}, with {len(grouped)} in a group: {_list(grouped)}"
+
+
+def _default_domains(state: State) -> Iterator[str]:
+    for number, group in state.groups.items():
+        if group.type == NO_DEFAULT_DOMAIN:
+            yield f"group {number} of {_list(list(group.devices))} has no default domain"
 
 
 def give_back(guest: Guest, state: State) -> list[str]:

@@ -11,12 +11,14 @@ import pytest
 from harness.guest import clients, devices, modules, tracing, vfio
 from harness.guest.devices import GroupType
 from harness.guest.guest import Guest
-from harness.guest.state import State
+from harness.guest.state import NO_DEFAULT_DOMAIN, State
 from harness.kernel.artifact import Kernel
-from harness.pytest_plugin import GuestFactory, Shows, not_applicable
+from harness.pytest_plugin import ExpectSplat, GuestFactory, Shows, not_applicable
 from harness.scenario.behaviour import (
     CLIENTS_WAIT,
     DMA_OWNERSHIP,
+    FIRST_ATTACH_WARNS,
+    GROUPS_AT_REGISTRATION,
     TYPE_CAN_BE_SET,
     TYPE_OF_ANY_GROUP,
     TYPE_SAYS_PERMISSION,
@@ -199,6 +201,39 @@ def test_a_change_of_type_that_fails_changes_nothing(bound_guest: Guest) -> None
     assert failed > 2
     assert devices.group_type(bound_guest, group) == "DMA"
     assert devices.bind(bound_guest, nic, "e1000e").status == 0
+
+
+@pytest.mark.needs(DMA_OWNERSHIP)
+@pytest.mark.known_issue("no-default-domain-to-return-to")
+def test_nobody_owns_a_group_that_has_nothing_to_return_to(
+    guest: Guest, shows: Shows, expect_splat: ExpectSplat
+) -> None:
+    """Each allocation of a device's first binding fails once. Where that is its default
+    domain's there is no group; or the group can be owned and let go all the same, which in
+    6.1 is the WARN_ON(!detach_dev) of the thread."""
+    if shows(GROUPS_AT_REGISTRATION):
+        not_applicable("devices have their groups before they are bound")
+    # A virtio-iommu's first attach allocates nothing that it cannot do without.
+    if shows(FIRST_ATTACH_WARNS) and guest.machine.iommu.driver == "arm_smmu_v3":
+        expect_splat("WARNING: .*in iommu_setup_default_domain")
+    nic = next(name for name in clients.behind(guest.state()) if ":" in name)
+    modules.load(guest, guest.machine.iommu.driver)
+    modules.load(guest, "pci-stub")
+    devices.override(guest, nic, "pci-stub")
+    device = f"/sys/bus/pci/devices/{nic}"
+    anew = f"echo 1 > {device}/remove; echo 1 > /sys/bus/pci/rescan"
+    bind = ("write", "/sys/bus/pci/drivers/pci-stub/bind", nic)
+    for _ in tracing.failures(guest, *bind, but_for=CACHES):
+        state = guest.state()
+        group = state.devices[nic].group
+        if group is None:
+            # To remove it is another bug of 6.1: see test_groups.py.
+            devices.unbind(guest, nic)
+            continue
+        if state.groups[group].type == NO_DEFAULT_DOMAIN:
+            assert modules.load(guest, "dma_owner", device=nic).status == 0
+            assert modules.unload(guest, "dma_owner").status == 0
+        guest.run(f"{anew}; echo pci-stub > {device}/driver_override")
 
 
 @pytest.mark.parametrize("kind", ["DMA", "identity"])
