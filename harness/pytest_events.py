@@ -7,6 +7,7 @@ import pytest
 
 from harness.host import rundir
 from harness.host.text import printable
+from harness.kernel.spec import KernelSpec
 
 NOT_APPLICABLE = "not applicable: "
 
@@ -39,6 +40,32 @@ class Events:
 
     def pytest_unconfigure(self) -> None:
         self._lines.close()
+
+
+def facts(item: pytest.Item) -> dict[str, str]:
+    """Which scenario it is, and where it runs; nothing of a test that has no kernel."""
+    callspec = getattr(item, "callspec", None)
+    spec = callspec.params.get("kernel_spec") if callspec else None
+    if callspec is None or not isinstance(spec, KernelSpec):
+        return {}
+    machine = callspec.params.get("machine")
+    return {
+        "scenario": scenario(item),
+        "kernel": " + ".join([f"{spec.kind}:{spec.where}", *spec.changes]),
+        "machine": machine.name if machine else "",
+    }
+
+
+def scenario(item: pytest.Item) -> str:
+    """Its file and name, with its own parameters and not where it runs."""
+    name = f"{item.path.name}::{getattr(item, 'originalname', item.name)}"
+    callspec = getattr(item, "callspec", None)
+    if callspec is None:
+        return name
+    spec, machine = callspec.params.get("kernel_spec"), callspec.params.get("machine")
+    where = "-".join(each for each in (spec and spec.where, machine and machine.name) if each)
+    own = str(callspec.id).removeprefix(where).strip("-")
+    return f"{name}[{own}]" if own else name
 
 
 def _event(report: pytest.TestReport) -> dict[str, object]:

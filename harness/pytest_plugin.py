@@ -60,6 +60,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--qemu", default=topology.QEMU, metavar="PATH", help="another QEMU")
     group.addoption(
+        "--likely", action="append", default=[], metavar="NAME", help="run this scenario first"
+    )
+    group.addoption(
         "--events", metavar="FILE", help="append a JSON line for each test that has ended"
     )
     group.addoption(
@@ -139,7 +142,8 @@ def _machines(metafunc: pytest.Metafunc) -> list[Machine]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What makes no sense on any of the machines is not there at all."""
+    """What makes no sense on any of the machines is not there at all; what is likely to
+    fail goes first."""
     for item in items:
         for name in pytest_verdict.named_issues(item):
             if name not in known.issues():
@@ -148,6 +152,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if senseless:
         config.hook.pytest_deselected(items=senseless)
         items[:] = [each for each in items if each not in senseless]
+    likely: list[str] = config.getoption("--likely")
+    ranks = {name: rank for rank, name in enumerate(likely)}
+    items.sort(key=lambda item: ranks.get(pytest_events.scenario(item), len(likely)))
 
 
 def _senseless(item: pytest.Item) -> bool:
@@ -337,7 +344,7 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if facts := _facts(item):
+    if facts := pytest_events.facts(item):
         report.user_properties.append((pytest_events.FACTS, facts))
     if call.excinfo and isinstance(call.excinfo.value, HostError):
         report.user_properties.append((pytest_events.UNJUDGED, True))
@@ -350,23 +357,6 @@ def pytest_runtest_makereport(
                 title = f"guest {number}, {watched.guest.machine.name}"
                 report.sections.append((title, _story(item, number, watched)))
     return report
-
-
-def _facts(item: pytest.Item) -> dict[str, str]:
-    """Which scenario it is, with its own parameters, and where it runs."""
-    callspec = getattr(item, "callspec", None)
-    spec = callspec.params.get("kernel_spec") if callspec else None
-    if callspec is None or not isinstance(spec, KernelSpec):
-        return {}
-    machine = callspec.params.get("machine")
-    where = f"{spec.where}-{machine.name}" if machine else spec.where
-    own = str(callspec.id).removeprefix(where).strip("-")
-    name = f"{item.path.name}::{getattr(item, 'originalname', item.name)}"
-    return {
-        "scenario": f"{name}[{own}]" if own else name,
-        "kernel": " + ".join([f"{spec.kind}:{spec.where}", *spec.changes]),
-        "machine": machine.name if machine else "",
-    }
 
 
 def _story(item: pytest.Item, number: int, watched: _Watched) -> str:

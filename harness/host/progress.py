@@ -7,17 +7,15 @@ share a board, with a row for each.
 """
 
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from threading import Event, Thread
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from harness.host import paths
+from harness.host import history
 from harness.host.text import printable
 
 _PLAIN_FIRST, _PLAIN_EVERY = 1.0, 10.0  # seconds to the first line in a pipe, and between
@@ -257,20 +255,12 @@ def _board_rows(current: Board, stop: Event) -> None:
                 return
 
 
-def _history() -> Path:
-    return paths.cache() / "durations.json"
-
-
-def _read_history() -> dict[str, list[float]]:
-    try:
-        history = json.loads(_history().read_text())
-    except (OSError, ValueError):
-        return {}
-    return history if isinstance(history, dict) else {}
+# Of each kind of work, the seconds and the parts of the last time.
+_DURATIONS = "durations"
 
 
 def _remembered(kind: str) -> tuple[float, int]:
-    last = _read_history().get(kind)
+    last = history.read(_DURATIONS).get(kind)
     if isinstance(last, list) and len(last) == 2:
         return float(last[0]), int(last[1])
     return _FIRST_TIME.get(kind.partition(":")[0], (0.0, 0))
@@ -281,7 +271,4 @@ def _remember(kind: str, current: Phase) -> None:
     seconds, total = _remembered(kind)
     if current.elapsed < seconds / 4 or current.done < total / 2:
         return
-    history = _read_history() | {kind: [round(current.elapsed, 1), current.done]}
-    with contextlib.suppress(OSError):
-        _history().parent.mkdir(parents=True, exist_ok=True)
-        _history().write_text(json.dumps(history))
+    history.add(_DURATIONS, kind, [round(current.elapsed, 1), current.done])

@@ -2,13 +2,14 @@
 """Kernels with one bug planted in each, to see whether the scenarios find it."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import HarnessError, HostError, PatchMismatch, UsageError
 from harness.guest import snapshot
-from harness.host import cache, paths, rundir
+from harness.host import cache, history, paths, rundir
 from harness.kernel import build
 from harness.kernel.artifact import Kernel
 from harness.machine import composed
@@ -99,7 +100,28 @@ def scores(mutants: Sequence[Mutant], request: Request, into: Path) -> Iterator[
         directory.mkdir()
         spec = replace(base, patches=(*base.patches, mutant.patch))
         title = f"mutant {number} of {len(mutants)}, {mutant.name}"
-        yield _score(mutant, replace(request, kernels=(spec,)), directory, title)
+        mutated = replace(request, kernels=(spec,), likely=_likely(mutant.name))
+        score = _score(mutant, mutated, directory, title)
+        _remember(score)
+        yield score
+
+
+def _likely(name: str) -> tuple[str, ...]:
+    """The scenarios that have caught a mutant on this host: those of this one, then those of
+    most others."""
+    caught = history.read(_CATCHERS)
+    times = Counter(scenario for names in caught.values() for scenario in names)
+    often = [scenario for scenario, _ in times.most_common()]
+    return tuple(dict.fromkeys([*caught.get(name, []), *often]))
+
+
+def _remember(score: Score) -> None:
+    if score.caught:
+        history.add(_CATCHERS, score.name, score.by)
+
+
+# By the mutant's name, the scenarios that have caught it.
+_CATCHERS = "catchers"
 
 
 def _score(mutant: Mutant, request: Request, directory: Path, title: str) -> Score:

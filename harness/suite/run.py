@@ -28,7 +28,8 @@ _COUNT = re.compile(r"\[(\d+) items?\]|collected (\d+) items?")
 @dataclass(frozen=True, slots=True)
 class Request:
     """What to run: ``scenarios`` are names of files or pytest's ids within them (none:
-    all); ``behaviours`` what a user says of the kernels; ``first_failure`` ends there."""
+    all); ``behaviours`` what a user says of the kernels; ``first_failure`` ends there, and
+    ``likely`` are scenarios, as outcomes name them, that are run before all others."""
 
     kernels: tuple[KernelSpec, ...]
     machines: tuple[str, ...]
@@ -37,6 +38,7 @@ class Request:
     qemu: str = ""
     workers: int = 0
     first_failure: bool = False
+    likely: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,7 @@ def _arguments(request: Request, events: Path) -> list[str]:
     workers = request.workers or "auto"
     argv += [f"--events={events}", f"--numprocesses={workers}", "--dist=worksteal"]
     argv += ["--maxfail=1"] if request.first_failure else []
+    argv += [f"--likely={name}" for name in request.likely]
     for spec in request.kernels:
         argv.append(f"--kernel={spec.kind}:{spec.where}")
     first = request.kernels[0]

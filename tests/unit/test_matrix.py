@@ -5,6 +5,7 @@ import pytest
 
 from harness.errors import UsageError
 from harness.suite import matrix, mutants, run
+from harness.suite.mutants import Score
 from harness.suite.run import Outcome
 
 
@@ -114,3 +115,15 @@ def test_every_mutant_of_ours_says_what_it_breaks() -> None:
     found = mutants.read(None)
     assert len(found) >= 20
     assert all(len(each.summary) > 20 for each in found)
+
+
+def test_what_caught_a_mutant_goes_first_next_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The catchers of this mutant, then those of most others."""
+    monkeypatch.setenv("IOMMU_HARNESS_CACHE", str(tmp_path))
+    for name, by in {"one": ("a",), "two": ("a", "b"), "three": ("c",)}.items():
+        mutants._remember(Score(name, "debian:6.12", caught=True, by=by))
+    mutants._remember(Score("four", "debian:6.12", caught=False))
+    assert mutants._likely("three") == ("c", "a", "b")
+    assert mutants._likely("unseen")[0] == "a"

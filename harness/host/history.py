@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What is remembered of earlier times on this host, to say or to choose better next time:
+small tables of JSON beside the cache. Nothing depends on them, so one that is lost or
+broken is an empty one."""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+from harness.host import paths
+
+
+def read(name: str) -> dict[str, Any]:
+    """The table of that name."""
+    try:
+        table = json.loads(_file(name).read_text())
+    except (OSError, ValueError):
+        return {}
+    return table if isinstance(table, dict) else {}
+
+
+def add(name: str, key: str, entry: Any) -> None:
+    """Remembers one entry more; a host that has no room for it goes on without."""
+    text = json.dumps(read(name) | {key: entry})
+    with contextlib.suppress(OSError):
+        _file(name).parent.mkdir(parents=True, exist_ok=True)
+        _file(name).write_text(text)
+
+
+def _file(name: str) -> Path:
+    return paths.cache() / f"{name}.json"
