@@ -11,12 +11,16 @@ import re
 
 import pytest
 
-from harness.guest import clients, devices, modules, tracing
+from harness.guest import clients, devices, modules, tracing, vfio
 from harness.guest.guest import Guest, Step
 from harness.guest.state import State
 from harness.pytest_plugin import ExpectSplat, GuestFactory, Shows
 from harness.scenario import audit
-from harness.scenario.behaviour import FIRST_ATTACH_WARNS, GROUPS_AT_REGISTRATION
+from harness.scenario.behaviour import (
+    DMA_OWNERSHIP,
+    FIRST_ATTACH_WARNS,
+    GROUPS_AT_REGISTRATION,
+)
 
 RELEASING = re.compile(r"Releasing group (\d+)")
 
@@ -365,6 +369,26 @@ def test_a_pci_device_that_fails_to_bind_is_as_before(
     failed = assert_unwound(guest, nic, "/sys/bus/pci/drivers/pci-stub/bind", again)
     assert failed > 2
     assert guest.state().devices[nic].driver == "pci-stub"
+
+
+@pytest.mark.needs(DMA_OWNERSHIP)  # 5.10's VFIO follows groups by a notifier instead
+@pytest.mark.known_issue("vfio-keeps-group-it-failed-to-open")
+def test_a_group_that_vfio_failed_to_take_goes_with_its_device(guest: Guest) -> None:
+    """Each allocation of vfio-pci's probe fails once: the group's last reference goes with
+    the device all the same."""
+    nic = next(name for name in clients.behind(guest.state()) if ":" in name)
+    modules.load(guest, guest.machine.iommu.driver)
+    vfio.give(guest, nic)
+    devices.unbind(guest, nic)
+    failed = 0
+    for failure in tracing.failures(guest, "write", "/sys/bus/pci/drivers/vfio-pci/bind", nic):
+        failed += failure.status != 0
+        if failure.status == 0:
+            guest.run(f"echo {nic} > /sys/bus/pci/drivers/vfio-pci/unbind")
+    assert failed > 2
+    devices.unbind(guest, nic)
+    left = devices.remove(guest, nic).after.groups
+    assert left == {}, f"without its device there is group {list(left)}"
 
 
 @pytest.mark.machines("smmuv3", "smmuv3-acpi")
