@@ -115,6 +115,10 @@ def _environment() -> dict[str, str]:
     return {name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")}
 
 
+# A worker that is told to stop goes through what it has been handed: one at a time.
+_FIRST_FAILURE = ["--maxfail=1", "--dist=load", "--maxschedchunk=1"]
+
+
 def _arguments(request: Request, events: Path) -> list[str]:
     root = directory()
     # -P: Python does not look for modules in the directory that we happen to be in.
@@ -122,8 +126,8 @@ def _arguments(request: Request, events: Path) -> list[str]:
     # Nothing of the directory that we happen to be in, and none of this project's own tests.
     argv += ["-c", os.devnull, f"--rootdir={root}", f"--confcutdir={root}"]
     workers = request.workers or "auto"
-    argv += [f"--events={events}", f"--numprocesses={workers}", "--dist=worksteal"]
-    argv += ["--maxfail=1"] if request.first_failure else []
+    argv += [f"--events={events}", f"--numprocesses={workers}"]
+    argv += _FIRST_FAILURE if request.first_failure else ["--dist=worksteal"]
     argv += [f"--likely={name}" for name in request.likely]
     for spec in request.kernels:
         argv.append(f"--kernel={spec.kind}:{spec.where}")
