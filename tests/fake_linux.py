@@ -35,6 +35,16 @@ NAMES = sorted(_FILES)
 MAKEFILE = _MAKEFILE
 
 
+# For a tree that was just written.
+PATCH = """\
+--- a/drivers/iommu/iommu.c
++++ b/drivers/iommu/iommu.c
+@@ -1 +1,2 @@
+ int one;
++int two;
+"""
+
+
 def write(root: Path, slow: float = 0) -> Path:
     """The tree at ``root``; with ``slow`` its build takes that many seconds."""
     files = dict(_FILES)

@@ -17,21 +17,16 @@ from harness.bisect.search import Finding, Search
 from harness.bisect.sides import Question
 from harness.errors import UsageError
 from harness.host import paths
-from harness.kernel import config, spec
+from harness.kernel import spec
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
 from tests import command, fake_linux
 from tests.processes import descendants, wait_until
 from tests.unit.test_git_source import everything, git
 
+pytestmark = pytest.mark.usefixtures("no_fragments")
+
 BASE = spec.parse("tree:/nowhere")
-
-
-@pytest.fixture(autouse=True)
-def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("IOMMU_HARNESS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setattr(config, "fragments", lambda _variants: [])
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,6 @@ from harness.kernel import debian_source
 from tests import command, fake_linux
 
 
-@pytest.fixture(autouse=True)
-def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("IOMMU_HARNESS_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 def make(into: Path) -> None:
     (into / "below").mkdir()
     (into / "below/file").write_text("whole")

@@ -15,13 +15,6 @@ from tests.conftest import REPORTS
 REPORT = REPORTS / "platform-client-pins-smmu.transcript"
 
 
-@pytest.fixture(autouse=True)
-def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("IOMMU_HARNESS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    return tmp_path / "cache"
-
-
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [

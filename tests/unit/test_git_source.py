@@ -7,15 +7,10 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UsageError
-from harness.kernel import build, config, git_source, spec
+from harness.kernel import build, git_source, spec
 from tests import fake_linux
 
-
-@pytest.fixture(autouse=True)
-def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("IOMMU_HARNESS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(config, "fragments", lambda _variants: [])
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("no_fragments")
 
 
 def git(directory: Path, *words: str) -> str:

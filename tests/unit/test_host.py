@@ -15,12 +15,6 @@ from harness.host.text import printable
 from tests.processes import alive, descendants, wait_until
 
 
-@pytest.fixture(autouse=True)
-def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("IOMMU_HARNESS_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 def test_output_comes_back_and_is_streamed() -> None:
     lines: list[str] = []
     text = program.run(["sh", "-c", "echo a; echo b >&2"], on_line=lines.append)

@@ -117,11 +117,8 @@ def test_every_mutant_of_ours_says_what_it_breaks() -> None:
     assert all(len(each.summary) > 20 for each in found)
 
 
-def test_what_caught_a_mutant_goes_first_next_time(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_what_caught_a_mutant_goes_first_next_time() -> None:
     """The catchers of this mutant, then those of most others."""
-    monkeypatch.setenv("IOMMU_HARNESS_CACHE", str(tmp_path))
     for name, by in {"one": ("a",), "two": ("a", "b"), "three": ("c",)}.items():
         mutants._remember(Score(name, "debian:6.12", caught=True, by=by))
     mutants._remember(Score("four", "debian:6.12", caught=False))

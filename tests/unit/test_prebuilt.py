@@ -15,11 +15,6 @@ MODULE = b"\x7fELF\0license=GPL\0depends=\0vermagic=6.0.0\0"
 LIBRARY = MODULE.replace(b"depends=\0", b"depends=\0name=lib\0")
 
 
-@pytest.fixture(autouse=True)
-def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("IOMMU_HARNESS_CACHE", str(tmp_path / "cache"))
-
-
 def write(path: Path, data: bytes | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data.encode() if isinstance(data, str) else data)

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Source trees, and the work trees that kernels are built in, on a kernel of ten lines."""
+
+import contextlib
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness.errors import HostError, UsageError
+from harness.kernel import (
+    build,
+    series,
+    spec,
+    tree_source,
+    worktree,
+)
+from harness.kernel.source import Source
+from harness.kernel.worktree import Worktree
+from tests import fake_linux
+
+
+def opened(
+    source: Source, *patches: Path, variant: str = "gcc"
+) -> contextlib.AbstractContextManager[Worktree]:
+    return worktree.opened(
+        source, [each for path in patches for each in series.read(path)], variant
+    )
+
+
+def built(tree: Path, *patches: Path) -> str:
+    return build.build(spec.parse(f"tree:{tree}", patches)).image.read_text()
+
+
+def test_a_tree_that_is_not_linux(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not a Linux source tree"):
+        tree_source.source_of(str(tmp_path))
+
+
+@pytest.mark.usefixtures("no_fragments")
+def test_the_tree_itself_is_not_touched(tree: Path, patch: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in tree.rglob("*")}
+    built(tree, patch)
+    assert {path: path.stat().st_mtime_ns for path in tree.rglob("*")} == before
+
+
+@pytest.mark.usefixtures("no_fragments")
+def test_an_unchanged_file_keeps_its_time_in_the_work_tree(tree: Path, patch: Path) -> None:
+    built(tree)
+    resolved = tree_source.source_of(str(tree))
+    with opened(resolved) as work:
+        old = {name: (work.source / name).stat().st_mtime_ns for name in work.manifest}
+    with opened(resolved, patch) as work:
+        new = {name: (work.source / name).stat().st_mtime_ns for name in work.manifest}
+    assert {name for name in old if old[name] != new[name]} == {"drivers/iommu/iommu.c"}
+
+
+@pytest.mark.usefixtures("no_fragments")
+def test_a_work_tree_left_half_way_is_made_afresh(tree: Path) -> None:
+    resolved = tree_source.source_of(str(tree))
+    with opened(resolved) as work:
+        (work.root / "manifest.json").unlink()
+        (work.source / "stray.c").write_text("left by a killed run")
+        (work.source / "Makefile").write_text("torn")
+    with opened(resolved) as work:
+        assert not (work.source / "stray.c").exists()
+        assert (work.source / "Makefile").read_text() == fake_linux.MAKEFILE
+
+
+@pytest.mark.usefixtures("no_fragments")
+def test_objects_of_a_killed_build_are_not_trusted(tree: Path) -> None:
+    resolved = tree_source.source_of(str(tree))
+    with opened(resolved) as work:
+        (work.objects / "whole.o").touch()
+    with opened(resolved) as work:
+        assert (work.objects / "whole.o").exists()
+    work.objects.with_suffix(".in-use").touch()  # what a killed run leaves
+    with opened(resolved) as work:
+        assert not (work.objects / "whole.o").exists()
+
+
+@pytest.mark.usefixtures("no_fragments")
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("nothing of a patch", "no diff in it"),
+        (fake_linux.PATCH.replace("int one", "int nine"), "does not apply"),
+        (
+            fake_linux.PATCH.replace("drivers/iommu/iommu.c", "../../outside.c"),
+            "does not apply|reaches out",
+        ),
+        (
+            fake_linux.PATCH.replace("a/drivers", "/etc").replace("b/drivers", "/etc"),
+            "does not apply|reaches",
+        ),
+    ],
+)
+def test_a_patch_that_does_not_fit(tree: Path, tmp_path: Path, text: str, word: str) -> None:
+    file = tmp_path / "bad.patch"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=word):
+        built(tree, file)
+    assert built(tree) == "int one;\n"
+
+
+def test_a_git_tree_is_what_git_sees(tree: Path) -> None:
+    subprocess.run(["git", "init", "-q", str(tree)], check=True)
+    (tree / ".gitignore").write_text("*.o\n")
+    (tree / "built.o").write_text("")
+    (tree / "untracked.c").write_text("")
+    manifest = tree_source.source_of(str(tree)).manifest()
+    assert "untracked.c" in manifest
+    assert "built.o" not in manifest
+
+
+def test_without_git_what_a_build_leaves_is_no_source(tree: Path) -> None:
+    for name in ("a.o", ".a.o.cmd", ".config", "drivers/x.ko", "include/generated/y.h"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text("")
+    manifest = tree_source.source_of(str(tree)).manifest()
+    assert sorted(manifest) == fake_linux.NAMES
+
+
+RENAME = """\
+diff --git a/drivers/iommu/iommu.c b/drivers/iommu/other.c
+similarity index 100%
+rename from drivers/iommu/iommu.c
+rename to drivers/iommu/other.c
+"""
+
+
+@pytest.mark.usefixtures("no_fragments")
+def test_what_a_patch_renames_is_back_without_it(tree: Path, tmp_path: Path) -> None:
+    patch = tmp_path / "rename.patch"
+    patch.write_text(RENAME)
+    resolved = tree_source.source_of(str(tree))
+    with opened(resolved, patch) as work:
+        assert not (work.source / "drivers/iommu/iommu.c").exists()
+    with opened(resolved) as work:
+        names = {str(path.relative_to(work.source)) for path in work.source.rglob("*.c")}
+    assert names == {"drivers/iommu/iommu.c"}
+
+
+@pytest.mark.usefixtures("no_fragments")
+def test_a_tree_that_changes_while_it_is_read_is_no_kernel(tree: Path, private_cache: Path) -> None:
+    resolved = tree_source.source_of(str(tree))
+    (tree / "drivers/iommu/iommu.c").write_text("int nine;\n")
+    with pytest.raises(HostError, match="was changed while it was read"):
+        opened(resolved).__enter__()
+    assert built(tree) == "int nine;\n"
+    assert len(list((private_cache / "kernel").iterdir())) == 1
+
+
+@pytest.mark.usefixtures("no_fragments")
+def test_objects_do_not_outlive_an_interrupted_copy(tree: Path) -> None:
+    resolved = tree_source.source_of(str(tree))
+    with opened(resolved) as work:
+        (work.objects / "old.o").touch()
+        record = work.root / "manifest.json"
+    record.write_text("{}")
+    with opened(resolved) as work:
+        assert not (work.objects / "old.o").exists()
+
+
+LINK = """\
+diff --git a/drivers/iommu/iommu.c b/drivers/iommu/iommu.c
+deleted file mode 100644
+--- a/drivers/iommu/iommu.c
++++ /dev/null
+@@ -1 +0,0 @@
+-int one;
+diff --git a/drivers/iommu/more.c b/drivers/iommu/more.c
+deleted file mode 100644
+--- a/drivers/iommu/more.c
++++ /dev/null
+@@ -1 +0,0 @@
+-more
+diff --git a/drivers/iommu b/drivers/iommu
+new file mode 120000
+--- /dev/null
++++ b/drivers/iommu
+@@ -0,0 +1 @@
++{}
+\\ No newline at end of file
+"""
+
+
+@pytest.mark.usefixtures("no_fragments")
+def test_a_link_that_a_patch_makes_leads_nowhere(tree: Path, tmp_path: Path) -> None:
+    """A directory that a patch replaces by a link is put back without following it."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (tree / "drivers/iommu/more.c").write_text("more\n")
+    (victim / "iommu.c").write_text("mine")
+    (victim / "more.c").write_text("mine")
+    patch = tmp_path / "link.patch"
+    patch.write_text(LINK.format(victim))
+    resolved = tree_source.source_of(str(tree))
+    for _ in range(3):
+        with opened(resolved, patch) as work:
+            assert (work.source / "drivers/iommu").is_symlink()
+        with opened(resolved) as work:
+            assert (work.source / "drivers/iommu/more.c").read_text() == "more\n"
+        assert sorted(path.read_text() for path in victim.iterdir()) == ["mine", "mine"]
+
+
+@pytest.mark.usefixtures("no_fragments")
+def test_a_link_out_of_the_tree_is_what_it_names(tree: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.c"
+    outside.write_text("int out;\n")
+    (tree / "drivers/iommu/iommu.c").unlink()
+    (tree / "drivers/iommu/iommu.c").symlink_to(outside)
+    (tree / "nowhere").symlink_to("/nowhere")
+    (tree / "within").symlink_to("Makefile")
+    assert built(tree) == "int out;\n"
+    outside.write_text("int our;\n")
+    assert built(tree) == "int our;\n"
+    assert {"within"} == tree_source.source_of(str(tree)).manifest().keys() & {"within", "nowhere"}
+
+
+@pytest.mark.usefixtures("no_fragments")
+def test_what_is_no_file_is_no_source(tree: Path) -> None:
+    os.mkfifo(tree / "pipe")
+    (tree / os.fsdecode(b"caf\xe9.c")).write_text("")
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as listening:
+        with contextlib.chdir(tree):
+            listening.bind("monitor")
+        assert built(tree) == "int one;\n"
+    manifest = tree_source.source_of(str(tree)).manifest()
+    assert manifest.keys() - set(fake_linux.NAMES) == {os.fsdecode(b"caf\xe9.c")}
+
+
+@pytest.mark.usefixtures("no_fragments")
+def test_a_time_put_back_hides_no_change(tree: Path) -> None:
+    assert built(tree) == "int one;\n"
+    file = tree / "drivers/iommu/iommu.c"
+    before = file.stat()
+    file.write_text("int two;\n")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert built(tree) == "int two;\n"
+
+
+def test_a_repository_within_is_part_of_a_tree(tree: Path) -> None:
+    for place in (tree, tree / "drivers/mine"):
+        place.mkdir(exist_ok=True)
+        subprocess.run(["git", "init", "-q", str(place)], check=True)
+    (tree / "drivers/mine/mine.c").write_text("")
+    names = tree_source.source_of(str(tree)).manifest().keys()
+    assert "drivers/mine/mine.c" in names
+    assert not any("/.git/" in name for name in names)
+
+
+@pytest.mark.usefixtures("no_fragments")
+def test_a_directory_may_become_a_file(tree: Path) -> None:
+    (tree / "lib").mkdir()
+    (tree / "lib/a.c").write_text("")
+    built(tree)
+    (tree / "lib/a.c").unlink()
+    (tree / "lib").rmdir()
+    (tree / "lib").write_text("")
+    assert built(tree) == "int one;\n"
