@@ -101,11 +101,15 @@ def request(
     words = {word.replace("-", "_") for text in session.texts for word in _ANY_WORD.findall(text)}
     machine = replace(composed.machine(machine_name or _machine_for(words)), qemu=program)
     kmod = any(_KMOD_SPEAKS.search(line) for each in session.commands for line in each.output)
+    stand_ins = {name: ours for name, ours in _STAND_INS.items() if name in words}
     notes = [
         f"the report's {name} is our {ours}, loaded under that name"
-        for name, ours in _STAND_INS.items()
-        if name in words
+        for name, ours in stand_ins.items()
     ]
+    if not machine.overlays:
+        notes += [
+            f"{name} has no device on {machine.name}: see --machine smmuv3" for name in stand_ins
+        ]
     if kmod:
         notes.append("modprobe and rmmod are kmod's, whose words the report uses")
     notes += [

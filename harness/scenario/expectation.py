@@ -55,6 +55,7 @@ _WORDINGS = (
     ),
     _wording("not found", rf"modprobe: module {_NAME} not found in modules\.dep"),
     _wording("not found", rf"modprobe: FATAL: Module {_NAME} not found(?: in directory \S+)?\.?"),
+    _wording("not found", rf"insmod: can't insert '(?:.*/)?{_NAME}': No such file or directory"),
     _wording("not loaded", rf"rmmod: (?:can't unload|remove) (?:module )?{_NAME}: No such file.*"),
     _wording("not loaded", rf"rmmod: ERROR: Module {_NAME} is not currently loaded"),
     _wording("write failed: busy", r".*write error: Device or resource busy"),
@@ -178,12 +179,15 @@ def tells_panic(command: Command, text: str) -> bool:
     return any(text.startswith(match[1].strip()) for match in panics if match)
 
 
-def missing_program(step: Step) -> str:
-    """The program that the step needed and the guest does not have, or ""."""
-    if step.status != _NOT_FOUND:
-        return ""
-    said = (fact(_normal(line)) for line in step.err.splitlines())
-    return next((each.module for each in said if each and each.kind == "not a command"), "")
+def missing(step: Step) -> str:
+    """The program or module that the step needed and the guest does not have, or ""."""
+    for line in step.err.splitlines():
+        said = fact(_normal(line))
+        if said and said.kind == "not a command" and step.status == _NOT_FOUND:
+            return said.module
+        if said and said.kind == "not found":
+            return f"module {said.module}"
+    return ""
 
 
 def expects_anything(commands: Sequence[Command]) -> bool:

@@ -46,7 +46,7 @@ def judge(commands: Sequence[Command], outcomes: Sequence[Outcome]) -> Verdict:
     """Over all steps of a session that was replayed to its end."""
     differing = [(number, each) for number, each in enumerate(outcomes, start=1) if each.difference]
     for number, each in differing:
-        missing = expectation.missing_program(each.step)
+        missing = expectation.missing(each.step)
         if missing:
             return Verdict("unjudged", f"step {number}: the guest has no {missing}")
     if differing:

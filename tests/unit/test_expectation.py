@@ -183,6 +183,32 @@ def test_verdicts() -> None:
     assert verdict.judge([command()], silent).word == "unjudged"
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "modprobe: FATAL: Module my_driver not found in directory /lib/modules/6.12.117",
+        "modprobe: module my_driver not found in modules.dep",
+        "insmod: can't insert './my-driver.ko': No such file or directory",
+    ],
+)
+def test_a_module_that_the_guest_lacks_leaves_nothing_to_judge(said: str) -> None:
+    """What follows differs because of that, whatever the kernel does."""
+    first, second = command(status=0), command("in use")
+    outcomes = [verdict.outcome(first, step(1, err=said)), verdict.outcome(second, step(0))]
+    found = verdict.judge([first, second], outcomes)
+    assert (found.word, found.reason) == (
+        "unjudged",
+        "step 1: the guest has no module my_driver",
+    )
+
+
+def test_a_report_of_a_missing_module_is_judged() -> None:
+    said = "modprobe: FATAL: Module my_driver not found in directory /lib/modules/6.12.117"
+    told = command(said)
+    lacking = step(1, err="modprobe: module my_driver not found in modules.dep")
+    assert verdict.judge([told], [verdict.outcome(told, lacking)]).word == "reproduced"
+
+
 OOPS = ("[ 1.0] Unable to handle kernel NULL pointer dereference at virtual address 08",)
 
 
