@@ -11,6 +11,7 @@
  * Host to guest:   R <a> <b> <length>\n<length bytes of shell>
  *                  S <a> <b> 0\n             print the state (state.c)
  *                  P <a> <b> 0\n             only answer
+ *                  I 0 0 0\n                 SIGINT to the command under way, no answer
  * Guest to host:   O<length>\n<bytes>        standard output
  *                  E<length>\n<bytes>        standard error
  *                  S<length>\n<bytes>        the state
@@ -436,8 +437,13 @@ static void on_request(struct relay *relay)
 		end = strchr(request, '\n');
 	} while (!end && used < sizeof(request) - 1);
 	if (!end || sscanf(request, "%c %31s %31s %zu", &kind, a, b, &length) != 4 ||
-	    !strchr("RSP", kind))
+	    !strchr("RSPI", kind))
 		return;	/* noise on a shared console */
+	if (kind == 'I') {
+		if (relay->agent.pid)
+			kill(-relay->agent.pid, SIGINT);
+		return;
+	}
 	end++;
 	used -= end - request;
 	snprintf(relay->nonce, sizeof(relay->nonce), "%s%s", b, a);

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """``iommu-harness shell``: a guest to type into, fresh or in a state that was kept."""
 
+import contextlib
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from harness.errors import UsageError
 from harness.guest import snapshot
 from harness.guest.guest import Guest, Step
 from harness.guest.state import changes
+from harness.host import progress
 from harness.kernel import build
 from harness.machine import composed, topology
 
@@ -60,13 +63,33 @@ def shell(
 
 
 def _converse(running: Guest) -> None:
+    progress.say(
+        f"a shell on {running.machine.name}, whose ^C is the guest's; ^D or exit ends the guest"
+    )
     for line in _typed():
         if line.strip() in ("exit", "logout"):
             return
         try:
-            output.say(_told(running.step(line)))
+            with _interruptible(running):
+                step = running.step(line)
+            output.say(_told(step))
         except UsageError as error:  # a line that no shell takes
             output.say([("red", str(error))])
+
+
+@contextlib.contextmanager
+def _interruptible(running: Guest) -> Iterator[None]:
+    """The first ^C is for the guest's command, and a second one ends us."""
+
+    def hand_on(_number: int, _frame: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        running.break_off()
+
+    before = signal.signal(signal.SIGINT, hand_on)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _typed() -> Iterator[str]:

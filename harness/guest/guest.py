@@ -161,6 +161,10 @@ class Guest:
         self._state = None
         return reply
 
+    def break_off(self) -> None:
+        """Has the command under way get SIGINT, as ^C would; for a signal handler."""
+        self._console.break_off()
+
     def transcript(self) -> str:
         """The last commands and what they printed, as a person would have seen it."""
         return "\n".join(_shown(command, reply) for command, reply in self._history)

@@ -110,6 +110,12 @@ class Console:
         _, done = self._ask(frames.ping(), self.limit)
         return done
 
+    def break_off(self) -> None:
+        """Has the command under way get SIGINT. For a signal handler: whoever waits for the
+        command goes on waiting for its end."""
+        with contextlib.suppress(OSError):
+            self._socket.sendall(frames.INTERRUPT)
+
     def settle(self) -> tuple[int, bytes]:
         """As ``Watch.settle``, whichever channel the records come on."""
         if not self._single:

@@ -53,6 +53,10 @@ def ping() -> Request:
     return _request("P")
 
 
+# Has the command under way get SIGINT; nothing answers to it but the command's own end.
+INTERRUPT = b"I 0 0 0\n"
+
+
 def _request(kind: str, payload: bytes = b"") -> Request:
     first, second = secrets.token_hex(6), secrets.token_hex(6)
     return Request(f"{kind} {first} {second} {len(payload)}\n".encode() + payload, second + first)

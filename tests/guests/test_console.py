@@ -3,6 +3,7 @@
 
 import hashlib
 import random
+import signal
 
 import pytest
 
@@ -88,6 +89,21 @@ def test_a_command_sees_the_status_of_the_one_before(any_guest: Guest) -> None:
     assert any_guest.step("echo $?; (exit 3)").out == "7\n"
     any_guest.state()
     assert any_guest.run("echo $?").out == b"3\n"
+
+
+def test_a_command_can_be_interrupted_and_the_shell_goes_on(any_guest: Guest) -> None:
+    """As ^C does in ``iommu-harness shell``, whose handler runs while it waits."""
+    any_guest.run("X=kept; mkfifo /tmp/forever")
+    before = signal.signal(signal.SIGALRM, lambda *_: any_guest.break_off())
+    # One that comes before the command has begun interrupts nothing.
+    signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
+    try:
+        reply = any_guest.run("cat /tmp/forever")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert (reply.how, reply.number) == ("status", 130)
+    assert any_guest.run("echo $X").out == b"kept\n"
 
 
 @pytest.mark.parametrize("command", ["if; then", "echo 'open", "done", "(", "eval ')'"])
