@@ -10,7 +10,7 @@ import typer
 
 from harness.cli import options, output
 from harness.errors import HarnessError, UsageError
-from harness.host import rundir
+from harness.host import progress, rundir
 from harness.kernel import build
 from harness.kernel.spec import KernelSpec
 from harness.machine import composed, topology
@@ -83,11 +83,16 @@ def run_(
         first_failure,
     )
     directory = rundir.create("scenarios", run_dir)
-    rounds = [
-        run.run(request, directory, number=number, title=_title(number, repeat))
-        for number in range(1, repeat + 1)
-    ]
-    every = [each for outcomes in rounds for each in outcomes]
+    progress.say(f"run: {directory}")
+    numbers = range(1, repeat + 1)
+    try:
+        for number in numbers:
+            run.run(request, directory, number=number, title=_title(number, repeat))
+    except KeyboardInterrupt:
+        if not as_json:
+            output.say(matrix.lines(matrix.worst(run.outcomes(directory, numbers))))
+        raise
+    every = run.outcomes(directory, numbers)
     record = _record(every, directory)
     (directory / "result.json").write_text(output.text_of(record))
     if as_json:

@@ -47,10 +47,14 @@ class Phase:
         self.started = time.monotonic()
         self._seconds = seconds
         self._total = total
+        # What a part took the last time.
+        self._each = seconds / total if total else 0.0
 
     def expect(self, total: int) -> None:
-        """Of how many parts the work is, once that is known."""
+        """Of how many parts the work is, once that is known; 0 until it is, where the last
+        time says nothing of this one."""
         self._total = total
+        self._seconds = self._each * total
 
     def step(self) -> None:
         self.done += 1
@@ -69,10 +73,12 @@ class Phase:
     @property
     def left(self) -> str:
         """Time still to go, in words."""
-        if self._total and self.done >= 20:
+        if self._total and self.done >= (20 if self._each else 3):
             seconds = self.elapsed / self.done * (self._total - self.done)
-        else:
+        elif self._seconds:
             seconds = self._seconds - self.elapsed
+        else:
+            return "no telling yet how long"
         if seconds <= 0:
             return "any moment"
         return f"about {_words(seconds)} left"

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -73,13 +73,11 @@ def run(
     """What became of each scenario; the kernels have been built. All that pytest says goes
     into the directory as it comes. Raises UsageError for scenarios that do not exist and
     HostError when pytest itself fails."""
-    events = into / f"scenarios-{number}.jsonl"
+    events = _events(into, number)
     log = into / f"pytest-{number}.log"
     argv = _arguments(request, events)
-    with (
-        log.open("wb") as written,
-        progress.phase(f"scenarios:{len(request.kernels)}", title) as phase,
-    ):
+    with log.open("wb") as written, progress.phase("scenarios", title) as phase:
+        phase.expect(0)  # any number of them: pytest tells
 
         def on_line(line: str) -> None:
             counted = _COUNT.search(line)
@@ -89,17 +87,17 @@ def run(
                 phase.step()
 
         status = _status(argv, written, on_line)
-    outcomes = list(_outcomes(events, number))
-    if status == _NOTHING or (not outcomes and status == 0):
+    found = list(_outcomes(events, number))
+    if status == _NOTHING or (not found and status == 0):
         raise UsageError(
             f"{' '.join(request.scenarios)} is about none of {', '.join(request.machines)}",
             "see iommu-harness run --list",
         )
-    bad = any(each.result in ("failed", "unjudged") for each in outcomes)
+    bad = any(each.result in ("failed", "unjudged") for each in found)
     told = (_TESTS_FAILED, _STOPPED) if request.first_failure else (_TESTS_FAILED,)
     if status != 0 and not (bad and status in told):
         raise HostError(f"pytest ended with status {status}", f"its words are in {log}")
-    return outcomes
+    return found
 
 
 def _status(argv: Sequence[str], log: BinaryIO, on_line: Callable[[str], None]) -> int:
@@ -155,6 +153,15 @@ def chosen(scenarios: Sequence[str]) -> Iterator[Path | str]:
             subjects = sorted(each.stem.removeprefix("test_") for each in root.glob("test_*.py"))
             raise UsageError(f"no scenarios about {name!r}", f"there are {', '.join(subjects)}")
         yield f"{file}{colons}{rest}"
+
+
+def outcomes(into: Path, numbers: Iterable[int]) -> list[Outcome]:
+    """What became of the scenarios of the rounds of these numbers, as far as they have come."""
+    return [each for number in numbers for each in _outcomes(_events(into, number), number)]
+
+
+def _events(into: Path, number: int) -> Path:
+    return into / f"scenarios-{number}.jsonl"
 
 
 def _outcomes(events: Path, number: int) -> Iterator[Outcome]:

@@ -306,6 +306,16 @@ def test_progress_in_a_pipe_is_plain_lines(
     assert "\x1b" not in said
 
 
+def test_what_is_left_follows_how_much_there_is() -> None:
+    """As long for each part as the last time, whatever the number was then."""
+    current = progress.Phase("x", 600.0, 300)
+    assert current.left.startswith(("about 9 min 59", "about 10 min"))
+    current.expect(0)
+    assert (current.left, current.fraction) == ("no telling yet how long", 0.0)
+    current.expect(30)
+    assert current.left in ("about 1 min 00 s left", "about 59 s left")
+
+
 def test_durations_are_remembered_but_not_a_warm_caches() -> None:
     with progress.phase("thing", "x"):
         time.sleep(0.05)
