@@ -67,7 +67,7 @@ def read(path: Path) -> list[Message]:
 def _bytes(path: Path) -> bytes:
     if str(path).startswith(("http:", "https:")):
         raise UsageError(f"{path} is an address", "download the mbox and name the file")
-    if not path.is_file():
+    if path.is_dir() or not path.exists():
         what = "a directory" if path.is_dir() else "not there"
         raise UsageError(f"no such file: {path} is {what}", "name a file")
     data = _read_limited(path)

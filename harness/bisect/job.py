@@ -181,10 +181,11 @@ def load(directory: Path) -> Job:
             int(record["most_runs"]),
             bool(record["either_way"]),
         )
+    except FileNotFoundError:
+        raise UsageError(f"{directory} has no search in it", "name its directory") from None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UsageError(
-            f"{directory} has no search in it: {error}", "name its directory"
-        ) from None
+        told = f"{directory} has a search that cannot be read: {error}"
+        raise UsageError(told, "name another directory") from None
     return _job(asked, directory)
 
 

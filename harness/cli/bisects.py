@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """``iommu-harness bisect``: which change made the difference."""
 
+import difflib
 import shutil
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,13 +25,17 @@ class _Group(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         known = {*self.commands, "-h", "--help"}
         first = args[0] if args else "--help"
+        near = difflib.get_close_matches(first, self.commands, 1, 0.8)
+        if near and first not in known:
+            raise UsageError(f"no such command: {first!r}", f"did you mean {near[0]}?")
         return super().parse_args(ctx, args if first in known else ["find", *args])
 
 
 app = typer.Typer(
     cls=_Group,
     no_args_is_help=True,
-    help="Find the change that made the difference: bisect REPORT|SCENARIO, or --command.",
+    help="Find the change that made the difference: bisect REPORT|SCENARIO, or --command. "
+    "Its options are those of find: see bisect find --help.",
 )
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The directory of a search.")]
@@ -116,8 +121,8 @@ def find(
     spaces = {"--tree": tree, "--series": series, "--releases": releases, "--kconfig": kconfig}
     given = [name for name, value in spaces.items() if value]
     if len(given) != 1:
-        told = " and ".join(given) or "nothing to search"
-        raise UsageError(f"{told}: one thing at a time", f"give one of {', '.join(spaces)}")
+        told = f"{' and '.join(given)} are several things" if given else "nothing"
+        raise UsageError(f"{told} to search", f"give one of {', '.join(spaces)}")
     ends = ([*good, *old], bad or new)
     _check_tree_only(tree, {"--path": path, "--first-parent": first_parent})
     if not (tree or releases):
@@ -186,6 +191,9 @@ def _releases(ends: tuple[list[str], str]) -> list[str]:
 def _named(words: list[str]) -> tuple[str, tuple[str, ...]]:
     """A file is a report; anything else names scenarios."""
     files = [word for word in words if Path(word).is_file()]
+    for word in words:
+        if word not in files and "::" not in word and {"/", "."} & set(word):
+            raise UsageError(f"no such file: {word}", "name a report, or scenarios")
     if files and len(words) > 1:
         raise UsageError(f"{files[0]} is a report, and there is more", "name one report")
     return (files[0], ()) if files else ("", tuple(words))
@@ -200,8 +208,8 @@ def _check(what: What, threshold: float | None) -> None:
     }
     given = [name for name, value in ways.items() if value]
     if len(given) != 1:
-        told = " and ".join(given) or "nothing to look for"
-        raise UsageError(f"{told}: one condition", f"name one of {', '.join(ways)}")
+        told = f"{' and '.join(given)} are several things" if given else "nothing"
+        raise UsageError(f"{told} to look for", f"name one of {', '.join(ways)}")
     looks = [each for each in (what.splat, what.output, what.figure) if each]
     if len(looks) > 1:
         raise UsageError("--splat, --matches and --figure are three conditions", "give one")

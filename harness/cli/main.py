@@ -2,10 +2,11 @@
 """The command itself: its subcommands, and how it ends."""
 
 import errno
+import importlib.metadata
 import os
 import signal
 import sys
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -29,6 +30,21 @@ app.command("run")(suites.run_)
 app.command("mutants")(suites.mutants_)
 app.command()(machines.machines)
 app.command()(shell.shell)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"iommu-harness {importlib.metadata.version('iommu-harness')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which it is.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -77,10 +93,17 @@ _DISK = {
 def _disk_error(error: OSError) -> HostError:
     what = _DISK.get(error.errno or 0, error.strerror or str(error))
     where = f": {error.filename}" if error.filename else ""
-    mend = "choose another place"
-    if str(error.filename or "").startswith(str(paths.cache())) or not error.filename:
+    mend = "choose another place" if error.errno in _DISK else ""
+    ours = not error.filename or str(error.filename).startswith(str(paths.cache()))
+    if error.errno in _DISK and ours:
         mend = "free some, or set IOMMU_HARNESS_CACHE to another place"
     return HostError(what + where, mend)
+
+
+def _command(error: Any) -> str:
+    """Whose option or argument it is."""
+    context = getattr(error, "ctx", None)
+    return str(context.command_path) if context else "iommu-harness"
 
 
 def _end_in_order(number: int, _frame: object) -> NoReturn:
@@ -108,7 +131,7 @@ def main() -> None:
     except _BAD_OPTION as error:
         if not error.format_message():
             sys.exit(2)  # no arguments: the help has been shown
-        _fail(UsageError(error.format_message().rstrip("."), "see iommu-harness --help"))
+        _fail(UsageError(error.format_message().rstrip("."), f"see {_command(error)} --help"))
     except (KeyboardInterrupt, typer.Abort):
         print("iommu-harness: interrupted", file=sys.stderr)
         sys.exit(_INTERRUPTED)

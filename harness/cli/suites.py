@@ -64,7 +64,7 @@ def run_(
 ) -> None:
     """Run the scenarios: everything that is argued about, asserted on every kernel."""
     if listing:
-        _list(as_json=as_json)
+        _list(scenario, as_json=as_json)
         return
     rundir.check(run_dir)
     specs = options.kernels(
@@ -171,7 +171,20 @@ def _closing(every: list[Outcome], repeat: int, directory: Path) -> Iterator[tup
     yield "bold", f"{told}{rounds}; all of it is in {directory}"
 
 
-def _list(*, as_json: bool) -> None:
+def _list(subjects: Sequence[str], *, as_json: bool) -> None:
+    """The subjects, or the scenarios of some."""
+    if subjects:
+        files = [Path(each) for each in run.chosen(subjects)]
+        tests = [test for file in files for test in run.tests_of(file)]
+        if as_json:
+            output.print_json({"scenarios": {each.name: each.summary for each in tests}})
+        for each in () if as_json else tests:
+            output.say([("bold", each.name), ("", f"  {each.summary}")])
+        return
+    _list_subjects(as_json=as_json)
+
+
+def _list_subjects(*, as_json: bool) -> None:
     subjects = {
         file.stem.removeprefix("test_"): file.read_text().split('"""')[1].partition("\n\n")[0]
         for file in sorted(run.directory().glob("test_*.py"))

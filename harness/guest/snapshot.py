@@ -135,6 +135,8 @@ def load(directory: Path, program: str = topology.QEMU) -> Snapshot:
 def _record(directory: Path) -> dict[str, Any]:
     try:
         record = json.loads((directory / "snapshot.json").read_text())
+    except FileNotFoundError:
+        raise UsageError(f"{directory} has no guest that was kept", "name its directory") from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{directory} has no snapshot of a guest: {error}") from None
     return record if isinstance(record, dict) else {}

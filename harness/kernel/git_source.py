@@ -66,7 +66,9 @@ def commit_of(repository: Path, revision: str) -> str:
     try:
         git.run(repository, "rev-parse", "--git-dir")
     except ProgramFailed:
-        raise UsageError(f"{repository} is no git repository", "name one, or use tree:") from None
+        raise UsageError(
+            f"{repository} is no git repository", "name one; sources without git are tree:DIR"
+        ) from None
     try:
         wanted = ["--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"]
         # --end-of-options is echoed by older versions of git.

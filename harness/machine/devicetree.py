@@ -79,6 +79,8 @@ def _dump(machine: Machine, file: Path) -> bytes:
         raise UsageError(
             f"QEMU cannot make the machine {machine.name}: {said}", "see what it says"
         ) from None
+    if not file.is_file():
+        raise UsageError(f"{machine.qemu} has made no device tree: it is no QEMU for arm64")
     return file.read_bytes()
 
 

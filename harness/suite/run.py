@@ -3,6 +3,8 @@
 what became of each.
 """
 
+import ast
+import difflib
 import json
 import os
 import re
@@ -10,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeGuard
 
 from harness.errors import HostError, ProgramFailed, UsageError
 from harness.host import paths, program, progress
@@ -152,7 +154,34 @@ def chosen(scenarios: Sequence[str]) -> Iterator[Path | str]:
         if not file.is_file():
             subjects = sorted(each.stem.removeprefix("test_") for each in root.glob("test_*.py"))
             raise UsageError(f"no scenarios about {name!r}", f"there are {', '.join(subjects)}")
+        tests = [each.name for each in tests_of(file)]
+        if rest and rest not in tests:
+            near = difflib.get_close_matches(rest, tests, 1)
+            mend = f"did you mean {near[0]}?" if near else f"see iommu-harness run --list {name}"
+            raise UsageError(f"no scenario {rest!r} about {name}", mend)
         yield f"{file}{colons}{rest}"
+
+
+@dataclass(frozen=True, slots=True)
+class Test:
+    """A scenario's ``name``, and what its docstring says in the first place."""
+
+    name: str
+    summary: str
+
+
+def tests_of(file: Path) -> list[Test]:
+    """The scenarios of a file."""
+    functions = (each for each in ast.parse(file.read_text()).body if _is_test(each))
+    return [Test(each.name, _summary(each)) for each in functions]
+
+
+def _is_test(node: ast.stmt) -> TypeGuard[ast.FunctionDef]:
+    return isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+
+
+def _summary(function: ast.FunctionDef) -> str:
+    return " ".join((ast.get_docstring(function) or "").partition("\n\n")[0].split())
 
 
 def outcomes(into: Path, numbers: Iterable[int]) -> list[Outcome]:

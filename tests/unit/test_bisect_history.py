@@ -245,7 +245,9 @@ def test_a_prebuilt_kernel_has_no_patches_and_options(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("pinning",), "nothing to search: one thing at a time; give one of --tree,"),
+        (("resmue", "/tmp"), "did you mean resume?"),
+        (("report.mbox", "--releases"), "no such file: report.mbox"),
+        (("pinning",), "nothing to search; give one of --tree,"),
         (("pinning", "--tree", "."), "a search needs both ends"),
         (("pinning", "--tree", "{}", "--good", "nope", "--bad", "HEAD"), "no revision 'nope'"),
         (("pinning", "--tree", "/", "--good", "a", "--bad", "b"), "/ is no git repository"),
@@ -253,7 +255,10 @@ def test_a_prebuilt_kernel_has_no_patches_and_options(tmp_path: Path) -> None:
         (("nope", "--tree", "{}", "--good", "HEAD~3", "--bad", "HEAD"), "no scenarios about"),
         (("--tree", "{}", "--good", "HEAD~3", "--bad", "HEAD"), "nothing to look for"),
         (("pinning", "--releases", "--good", "debian:6.1", "--old", "debian:6.1"), "leave out one"),
-        (("pinning", "--boot", "--releases"), "scenarios and --boot: one condition"),
+        (
+            ("pinning", "--boot", "--releases"),
+            "scenarios and --boot are several things",
+        ),
         (("pinning", "--releases", "--confidence", "2"), "--confidence 2.0 is no such thing"),
         (
             ("--command", "a", "--matches", "(", "--tree", "{}", "--good", "HEAD~3", "--bad=HEAD"),

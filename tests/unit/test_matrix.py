@@ -86,13 +86,16 @@ def test_a_race_that_is_known_is_not_flaky_and_a_teardown_is_no_round() -> None:
     assert matrix.flaky([outcome(PIN, "passed"), outcome(PIN, "failed")]) == []
 
 
+RACE = "test_devices_come_and_go_from_two_sides"
+
+
 @pytest.mark.parametrize(
     ("name", "told"),
     [
         ("pinning", "test_pinning.py"),
         ("test_pinning.py", "test_pinning.py"),
-        ("groups::test_x", "test_groups.py::test_x"),
-        ("test_groups.py::test_x[driver]", "test_groups.py::test_x"),
+        (f"races::{RACE}", f"test_races.py::{RACE}"),
+        (f"test_races.py::{RACE}[1]", f"test_races.py::{RACE}"),
     ],
 )
 def test_scenarios_are_named_as_users_and_outcomes_do(name: str, told: str) -> None:
@@ -104,6 +107,13 @@ def test_scenarios_are_named_as_users_and_outcomes_do(name: str, told: str) -> N
 def test_scenarios_that_do_not_exist(name: str) -> None:
     with pytest.raises(UsageError, match="no scenarios about"):
         list(run.chosen([name]))
+
+
+def test_a_scenario_that_does_not_exist_has_one_that_is_near() -> None:
+    with pytest.raises(UsageError, match=f"did you mean {RACE}"):
+        list(run.chosen([f"races::{RACE[:-2]}"]))
+    with pytest.raises(UsageError, match="see iommu-harness run --list races"):
+        list(run.chosen(["races::nothing"]))
 
 
 def test_a_directory_without_mutants(tmp_path: Path) -> None:
