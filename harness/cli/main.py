@@ -118,7 +118,7 @@ def main() -> None:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
             signal.signal(number, _end_in_order)
     try:
-        status = app(standalone_mode=False)
+        status = app(standalone_mode=False, prog_name="iommu-harness")
         if status == _INTERRUPTED:
             raise KeyboardInterrupt
         sys.exit(status if isinstance(status, int) else 0)
