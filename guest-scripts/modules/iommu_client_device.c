@@ -5,7 +5,8 @@
  * the device tree made, and what its IOMMU group pins goes away only with it.
  *
  * Loading creates those that are missing and takes over those that the kernel
- * made at boot; unloading destroys them all.
+ * made at boot; unloading destroys them all. So does writing 1 and 0 to the
+ * parameter "present", in the context of whoever writes.
  */
 #include <linux/module.h>
 #include <linux/of.h>
@@ -43,7 +44,7 @@ static int create_device(struct device_node *node)
 	return of_platform_device_create(node, NULL, NULL) ? 0 : -ENODEV;
 }
 
-static int __init iommu_client_device_init(void)
+static int create_devices(void)
 {
 	struct device_node *node;
 	int ret;
@@ -57,6 +58,28 @@ static int __init iommu_client_device_init(void)
 		}
 	}
 	return 0;
+}
+
+static int set_present(const char *text, const struct kernel_param *param)
+{
+	bool present;
+	int ret = kstrtobool(text, &present);
+
+	if (ret)
+		return ret;
+	if (present)
+		return create_devices();
+	destroy_devices();
+	return 0;
+}
+
+static const struct kernel_param_ops present_ops = { .set = set_present };
+module_param_cb(present, &present_ops, NULL, 0200);
+MODULE_PARM_DESC(present, "make the devices (1) or destroy them (0)");
+
+static int __init iommu_client_device_init(void)
+{
+	return create_devices();
 }
 module_init(iommu_client_device_init);
 

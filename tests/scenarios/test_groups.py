@@ -371,6 +371,33 @@ def test_a_pci_device_that_fails_to_bind_is_as_before(
     assert guest.state().devices[nic].driver == "pci-stub"
 
 
+PRESENT = "/sys/module/iommu_client_device/parameters/present"
+
+
+@pytest.mark.machines("smmuv3")
+@pytest.mark.needs(GROUPS_AT_REGISTRATION)
+@pytest.mark.known_issue("failed-attach-is-detached")
+@pytest.mark.splats("WARNING: .*in iommu_setup_default_domain")
+def test_a_device_that_fails_to_be_added_leaves_nothing(guest: Guest) -> None:
+    """iommu_bus_notifier: each allocation of adding two devices fails once. One that is
+    added without a group goes without a trace, and gets a group when it is added again."""
+    modules.load(guest, "arm_smmu_v3")
+    modules.load(guest, "iommu_client_device")
+    names = clients.platform(guest.state())
+    guest.run(f"echo 0 > {PRESENT}")
+    base = guest.state()
+    without = 0
+    for failure in tracing.failures(guest, "write", PRESENT, "1", but_for=CACHES):
+        state = guest.state()
+        wrong = audit.findings(guest.machine, state)
+        assert not wrong, f"with allocation {failure.number} failing: {'; '.join(wrong)}"
+        without += any(name in state.devices and name not in state.grouped for name in names)
+        guest.run(f"echo 0 > {PRESENT}")
+        assert guest.state() == base, f"with allocation {failure.number} failing"
+    assert without > 2
+    assert set(guest.state().grouped) >= set(names)
+
+
 @pytest.mark.needs(DMA_OWNERSHIP)  # 5.10's VFIO follows groups by a notifier instead
 @pytest.mark.known_issue("vfio-keeps-group-it-failed-to-open")
 def test_a_group_that_vfio_failed_to_take_goes_with_its_device(guest: Guest) -> None:
