@@ -268,7 +268,7 @@ def _chosen(found: list[mutants.Mutant], only: Sequence[str]) -> list[mutants.Mu
 
 def _score(score: Score) -> Iterator[tuple[str, str]]:
     if score.foreign:
-        yield "", f"for another kernel  {score.name}: {score.problem}"
+        yield "", f"no bug of this one  {score.name}: {score.problem}"
     elif score.problem:
         yield "yellow", f"not judged          {score.name}: {score.problem}"
     elif score.caught:
@@ -282,7 +282,7 @@ def _summary(found: Sequence[Score], into: Path) -> Iterator[tuple[str, str]]:
     judged = [each for each in found if each.judged]
     caught = sum(each.caught for each in judged)
     foreign = sum(each.foreign for each in found)
-    more = f", {foreign} are for other kernels" if foreign else ""
+    more = f", {foreign} are bugs of others" if foreign else ""
     yield "bold", f"{caught} of {len(judged)} mutants caught{more}; all of it is in {into}"
 
 

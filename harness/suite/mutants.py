@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Kernels with one bug planted in each, to see whether the scenarios find it."""
 
+import fnmatch
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,13 @@ class Mutant:
         applies to others too."""
         match = re.search(r"^Since: ([\d.]+)$", self._head, re.MULTILINE)
         return Versions((match[1] if match else "0.0",))
+
+    def machines(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Those of the machines on which it is a bug: a line "Machines: virtio-iommu*" says
+        so, where the code is common to others."""
+        match = re.search(r"^Machines: (\S+)$", self._head, re.MULTILINE)
+        pattern = match[1] if match else "*"
+        return tuple(name for name in names if fnmatch.fnmatchcase(name, pattern))
 
     @property
     def _head(self) -> str:
@@ -100,7 +108,9 @@ def scores(mutants: Sequence[Mutant], request: Request, into: Path) -> Iterator[
         directory.mkdir()
         spec = replace(base, patches=(*base.patches, mutant.patch))
         title = f"mutant {number} of {len(mutants)}, {mutant.name}"
-        mutated = replace(request, kernels=(spec,), likely=_likely(mutant.name))
+        machines = mutant.machines(request.machines)
+        likely = _likely(mutant.name)
+        mutated = replace(request, kernels=(spec,), machines=machines, likely=likely)
         score = _score(mutant, mutated, directory, title)
         _remember(score)
         yield score
@@ -127,6 +137,8 @@ _CATCHERS = "catchers"
 def _score(mutant: Mutant, request: Request, directory: Path, title: str) -> Score:
     (spec,) = request.kernels
     blank = Score(mutant.name, f"{spec.kind}:{spec.where}", caught=False, summary=mutant.summary)
+    if not request.machines:
+        return replace(blank, problem="it is a bug of other machines", foreign=True)
     built: list[Kernel] = []
     try:
         variants = [composed.machine(name).variants for name in request.machines]

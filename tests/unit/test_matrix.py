@@ -134,3 +134,13 @@ def test_what_caught_a_mutant_goes_first_next_time() -> None:
     mutants._remember(Score("four", "debian:6.12", caught=False))
     assert mutants._likely("three") == ("c", "a", "b")
     assert mutants._likely("unseen")[0] == "a"
+
+
+def test_a_mutant_is_of_the_machines_that_it_names(tmp_path: Path) -> None:
+    for name, head in {"all": "It is bad.", "some": "It is bad.\nMachines: virtio-iommu*"}.items():
+        (tmp_path / f"{name}.patch").write_text(f"{head}\n\n---\ndiff --git a/a b/a\n")
+    every, some = mutants.read(tmp_path)
+    names = ("smmuv3", "virtio-iommu-acpi")
+    assert every.machines(names) == names
+    assert some.machines(names) == ("virtio-iommu-acpi",)
+    assert some.machines(["smmuv3"]) == ()
