@@ -11,7 +11,7 @@
  * Host to guest:   R <a> <b> <length>\n<length bytes of shell>
  *                  S <a> <b> 0\n             print the state (state.c)
  *                  P <a> <b> 0\n             only answer
- *                  I 0 0 0\n                 SIGINT to the command under way, no answer
+ *                  I <signal> 0 0\n          to the command under way, no answer
  * Guest to host:   O<length>\n<bytes>        standard output
  *                  E<length>\n<bytes>        standard error
  *                  S<length>\n<bytes>        the state
@@ -61,6 +61,9 @@
 /* klogctl(2): set the level below which a message reaches the console. */
 #define SYSLOG_ACTION_CONSOLE_LEVEL 8
 
+/* Two halves of an answer's nonce. */
+#define NONCE_MAX	64
+
 struct agent {
 	pid_t pid;
 	int commands;	/* the script that the shell runs, written as we go */
@@ -77,6 +80,8 @@ struct looker {
 	int requests;
 	int out;	/* -1 when there is none */
 	volatile int *phase;
+	char nonce[NONCE_MAX];	/* of the look under way, "" when idle */
+	long long deadline;	/* of the types, in ms; 0 until it is at them */
 };
 
 struct relay {
@@ -89,8 +94,7 @@ struct relay {
 	int out[2], err[2];
 	struct agent agent;
 	struct looker looker;
-	bool looking;	/* it has been asked and is not done */
-	char nonce[64];	/* of the command under way, "" when idle */
+	char nonce[NONCE_MAX];	/* of the command under way, "" when idle */
 };
 
 static char buffer[CHUNK];
@@ -277,7 +281,7 @@ static void drain_kmsg(struct relay *relay)
 	}
 }
 
-static void done(struct relay *relay, const char *how, int number)
+static void done(struct relay *relay, char *nonce, const char *how, int number)
 {
 	struct timespec now;
 	char line[128];
@@ -289,10 +293,10 @@ static void done(struct relay *relay, const char *how, int number)
 	quieten(relay);
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	length = snprintf(line, sizeof(line), "D %s %s %d %lu %lld\n",
-			  relay->nonce, how, number, relay->records,
+			  nonce, how, number, relay->records,
 			  now.tv_sec * 1000000LL + now.tv_nsec / 1000);
 	write_all(relay->command, line, length);
-	relay->nonce[0] = '\0';
+	*nonce = '\0';
 }
 
 /* More of the request; a port gives what the host sent in one piece. */
@@ -367,7 +371,10 @@ static void start_looker(struct looker *looker)
 		die("fork");
 	if (looker->pid == 0) {
 		dup2(out[1], STDOUT_FILENO);
-		close(requests[1]);
+		/* What PID 1 has open is its own. */
+		for (int fd = STDERR_FILENO + 1; fd < 64; fd++)
+			if (fd != requests[0])
+				close(fd);
 		state_main(requests[0], looker->phase);
 		_exit(0);
 	}
@@ -387,13 +394,19 @@ static void forget_looker(struct looker *looker)
 	*looker = (struct looker){ .out = -1 };
 }
 
-static void ask_looker(struct relay *relay)
+/* The host asks again only when it has given the last look up. */
+static void ask_looker(struct relay *relay, const char *nonce)
 {
-	if (!relay->looker.pid)
-		start_looker(&relay->looker);
-	*relay->looker.phase = STATE_LOOKING;
-	relay->looking = true;
-	write_all(relay->looker.requests, "S", 1);
+	struct looker *looker = &relay->looker;
+
+	if (looker->nonce[0])
+		forget_looker(looker);
+	if (!looker->pid)
+		start_looker(looker);
+	*looker->phase = STATE_LOOKING;
+	looker->deadline = 0;
+	strcpy(looker->nonce, nonce);
+	write_all(looker->requests, "S", 1);
 }
 
 static void on_state(struct relay *relay)
@@ -407,8 +420,7 @@ static void on_state(struct relay *relay)
 	}
 	if (!over)
 		return;
-	relay->looking = false;
-	done(relay, "status", 0);
+	done(relay, relay->looker.nonce, "status", 0);
 }
 
 /* It died, or the types do not come. Without those a state is one all the same. */
@@ -417,18 +429,34 @@ static void on_looker_end(struct relay *relay, int signal)
 	bool whole = *relay->looker.phase == STATE_TYPES;
 
 	on_state(relay);
+	if (relay->looker.nonce[0])
+		done(relay, relay->looker.nonce, whole ? "status" : "killed", whole ? 0 : signal);
 	forget_looker(&relay->looker);
-	if (!relay->looking)
-		return;
-	relay->looking = false;
-	done(relay, whole ? "status" : "killed", whole ? 0 : signal);
+}
+
+static long long now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
+}
+
+/* How long poll may wait: for the types no longer than is left, whatever else happens. */
+static int patience(struct looker *looker)
+{
+	if (!looker->nonce[0] || *looker->phase != STATE_TYPES)
+		return -1;
+	if (!looker->deadline)
+		looker->deadline = now_ms() + TYPES_MS;
+	return looker->deadline > now_ms() ? looker->deadline - now_ms() : 0;
 }
 
 /* The host has one request under way at a time, so nothing follows it. */
 static void on_request(struct relay *relay)
 {
 	static char request[4096];
-	char kind, a[32], b[32], *end;
+	char kind, a[32], b[32], nonce[NONCE_MAX], *end;
 	size_t length, used = 0;
 
 	do {
@@ -440,19 +468,21 @@ static void on_request(struct relay *relay)
 	    !strchr("RSPI", kind))
 		return;	/* noise on a shared console */
 	if (kind == 'I') {
-		if (relay->agent.pid)
-			kill(-relay->agent.pid, SIGINT);
+		if (relay->nonce[0] && relay->agent.pid)
+			kill(-relay->agent.pid, atoi(a));
 		return;
 	}
 	end++;
 	used -= end - request;
-	snprintf(relay->nonce, sizeof(relay->nonce), "%s%s", b, a);
-	if (kind == 'R')
+	snprintf(nonce, sizeof(nonce), "%s%s", b, a);
+	if (kind == 'R') {
+		strcpy(relay->nonce, nonce);
 		run_command(relay, end, used < length ? used : length, length);
-	else if (kind == 'S')
-		ask_looker(relay);
-	else
-		done(relay, "status", 0);
+	} else if (kind == 'S') {
+		ask_looker(relay, nonce);
+	} else {
+		done(relay, nonce, "status", 0);
+	}
 }
 
 static void on_status(struct relay *relay)
@@ -463,7 +493,7 @@ static void on_status(struct relay *relay)
 	if (n <= 0 || !relay->nonce[0])
 		return;
 	line[n] = '\0';
-	done(relay, "status", atoi(line));
+	done(relay, relay->nonce, "status", atoi(line));
 }
 
 static void on_agent_end(struct relay *relay, int how)
@@ -472,7 +502,7 @@ static void on_agent_end(struct relay *relay, int how)
 	close(relay->agent.status);
 	relay->agent.pid = 0;
 	if (relay->nonce[0])
-		done(relay, WIFSIGNALED(how) ? "killed" : "exited",
+		done(relay, relay->nonce, WIFSIGNALED(how) ? "killed" : "exited",
 		     WIFSIGNALED(how) ? WTERMSIG(how) : WEXITSTATUS(how));
 	start_agent(relay);
 }
@@ -504,13 +534,10 @@ static void serve(struct relay *relay)
 			{ relay->signals, POLLIN, 0 },
 			{ relay->looker.out, POLLIN, 0 },
 		};
-		bool types = relay->looking && *relay->looker.phase == STATE_TYPES;
-		int ready = poll(fds, sizeof(fds) / sizeof(fds[0]), types ? TYPES_MS : -1);
+		int left = patience(&relay->looker);
 
-		if (ready < 0)
+		if (poll(fds, sizeof(fds) / sizeof(fds[0]), left) < 0)
 			continue;
-		if (ready == 0)
-			on_looker_end(relay, 0);
 		if (fds[1].revents)
 			drain(relay, relay->out[0], 'O');
 		if (fds[2].revents)
@@ -519,6 +546,8 @@ static void serve(struct relay *relay)
 			drain_kmsg(relay);
 		if (fds[6].revents & POLLIN)
 			on_state(relay);
+		else if (left == 0)
+			on_looker_end(relay, 0);
 		if (fds[3].revents & POLLIN)
 			on_status(relay);
 		if (fds[5].revents)
@@ -583,7 +612,7 @@ int main(int argc, char **argv)
 	open_channels(&relay);
 
 	snprintf(relay.nonce, sizeof(relay.nonce), "ready");
-	done(&relay, "status", 0);
+	done(&relay, relay.nonce, "status", 0);
 	start_looker(&relay.looker);
 	serve(&relay);
 }

@@ -86,6 +86,10 @@ class GuestLost(GuestError):
     """QEMU ended without the guest asking for it; its own words are in the message."""
 
 
+class GuestUnseen(GuestError):
+    """The guest runs, and the kernel does not let its state be looked at."""
+
+
 class GuestReset(GuestLost):
     """The guest shut itself down or reset itself, without a panic on its console: one that
     panics before it has a console does that."""

@@ -63,7 +63,9 @@ def scenario(item: pytest.Item) -> str:
     if callspec is None:
         return name
     spec, machine = callspec.params.get("kernel_spec"), callspec.params.get("machine")
-    where = "-".join(each for each in (spec and spec.where, machine and machine.name) if each)
+    if not isinstance(spec, KernelSpec):
+        return name
+    where = f"{spec.where}-{machine.name}" if machine else spec.where
     own = str(callspec.id).removeprefix(where).strip("-")
     return f"{name}[{own}]" if own else name
 

@@ -153,8 +153,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=senseless)
         items[:] = [each for each in items if each not in senseless]
     likely: list[str] = config.getoption("--likely")
-    ranks = {name: rank for rank, name in enumerate(likely)}
-    items.sort(key=lambda item: ranks.get(pytest_events.scenario(item), len(likely)))
+    if likely:
+        ranks = {name: rank for rank, name in enumerate(likely)}
+        items.sort(key=lambda item: ranks.get(pytest_events.scenario(item), len(likely)))
 
 
 def _senseless(item: pytest.Item) -> bool:

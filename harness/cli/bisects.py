@@ -26,7 +26,7 @@ class _Group(TyperGroup):
         known = {*self.commands, "-h", "--help"}
         first = args[0] if args else "--help"
         near = difflib.get_close_matches(first, self.commands, 1, 0.8)
-        if near and first not in known:
+        if near and first not in known and not Path(first).exists():
             raise UsageError(f"no such command: {first!r}", f"did you mean {near[0]}?")
         return super().parse_args(ctx, args if first in known else ["find", *args])
 
@@ -190,9 +190,10 @@ def _releases(ends: tuple[list[str], str]) -> list[str]:
 
 def _named(words: list[str]) -> tuple[str, tuple[str, ...]]:
     """A file is a report; anything else names scenarios."""
-    files = [word for word in words if Path(word).is_file()]
+    files = [word for word in words if Path(word).exists() and not Path(word).is_dir()]
     for word in words:
-        if word not in files and "::" not in word and {"/", "."} & set(word):
+        named = "::" in word or word.endswith(".py")
+        if word not in files and not named and {"/", "."} & set(word):
             raise UsageError(f"no such file: {word}", "name a report, or scenarios")
     if files and len(words) > 1:
         raise UsageError(f"{files[0]} is a report, and there is more", "name one report")

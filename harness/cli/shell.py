@@ -64,7 +64,8 @@ def shell(
 
 def _converse(running: Guest) -> None:
     progress.say(
-        f"a shell on {running.machine.name}, whose ^C is the guest's; ^D or exit ends the guest"
+        f"a shell on {running.machine.name}; ^C ends a program, twice the guest's shell, three"
+        " times the guest, as ^D and exit do"
     )
     for line in _typed():
         if line.strip() in ("exit", "logout"):
@@ -79,11 +80,14 @@ def _converse(running: Guest) -> None:
 
 @contextlib.contextmanager
 def _interruptible(running: Guest) -> Iterator[None]:
-    """The first ^C is for the guest's command, and a second one ends us."""
+    """The first ^C is for the program that the guest runs, the second for its shell, which
+    is replaced, and the third for us."""
+    signals = [signal.SIGINT, signal.SIGKILL]
 
     def hand_on(_number: int, _frame: object) -> None:
-        signal.signal(signal.SIGINT, before)
-        running.break_off()
+        running.break_off(signals.pop(0))
+        if not signals:
+            signal.signal(signal.SIGINT, before)
 
     before = signal.signal(signal.SIGINT, hand_on)
     try:

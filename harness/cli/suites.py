@@ -89,8 +89,9 @@ def run_(
         for number in numbers:
             run.run(request, directory, number=number, title=_title(number, repeat))
     except KeyboardInterrupt:
-        if not as_json:
-            output.say(matrix.lines(matrix.worst(run.outcomes(directory, numbers))))
+        found = run.outcomes(directory, numbers)
+        if found and not as_json:
+            output.say(matrix.lines(matrix.worst(found)))
         raise
     every = run.outcomes(directory, numbers)
     record = _record(every, directory)
@@ -174,8 +175,13 @@ def _closing(every: list[Outcome], repeat: int, directory: Path) -> Iterator[tup
 def _list(subjects: Sequence[str], *, as_json: bool) -> None:
     """The subjects, or the scenarios of some."""
     if subjects:
-        files = [Path(each) for each in run.chosen(subjects)]
-        tests = [test for file in files for test in run.tests_of(file)]
+        named = [str(each).partition("::") for each in run.chosen(subjects)]
+        tests = [
+            test
+            for file, _, name in named
+            for test in run.tests_of(Path(file))
+            if name in ("", test.name)
+        ]
         if as_json:
             output.print_json({"scenarios": {each.name: each.summary for each in tests}})
         for each in () if as_json else tests:

@@ -2,6 +2,7 @@
 """A running guest: boot it, run commands in it, see what the kernel did."""
 
 import contextlib
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -161,9 +162,10 @@ class Guest:
         self._state = None
         return reply
 
-    def break_off(self) -> None:
-        """Has the command under way get SIGINT, as ^C would; for a signal handler."""
-        self._console.break_off()
+    def break_off(self, number: int = signal.SIGINT) -> None:
+        """Has the command under way, and the shell that runs it, get the signal, as ^C
+        does; for a signal handler."""
+        self._console.break_off(number)
 
     def transcript(self) -> str:
         """The last commands and what they printed, as a person would have seen it."""

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What is remembered of earlier times on this host, to say or to choose better next time:
 small tables of JSON beside the cache. Nothing depends on them, so one that is lost or
-broken is an empty one."""
+no table is an empty one."""
 
 import contextlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ def add(name: str, key: str, entry: Any) -> None:
     text = json.dumps(read(name) | {key: entry})
     with contextlib.suppress(OSError):
         _file(name).parent.mkdir(parents=True, exist_ok=True)
-        _file(name).write_text(text)
+        part = _file(f"{name}.{os.getpid()}")
+        part.write_text(text)
+        part.replace(_file(name))
 
 
 def _file(name: str) -> Path:

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pexpect
 from pexpect import fdpexpect
 
-from harness.errors import GuestHang, GuestLost, GuestPanic, GuestReset
+from harness.errors import GuestHang, GuestLost, GuestPanic, GuestReset, GuestUnseen
 from harness.machine import frames, watch
 from harness.machine.process import Process
 from harness.machine.watch import Watch
@@ -95,11 +95,11 @@ class Console:
 
     def state(self) -> str:
         """What the kernel shows, in the lines of guest-scripts/state.c. It is PID 1
-        that answers, whatever the shell has come to. Raises as ``run`` does, and GuestLost
+        that answers, whatever the shell has come to. Raises as ``run`` does, and GuestUnseen
         when looking killed the process that looks: what it had printed is no state."""
         found, done = self._ask(frames.state(), self.limit)
         if done.how == "killed":
-            raise GuestLost(
+            raise GuestUnseen(
                 f"looking at sysfs was killed by signal {done.number}", log=self._watch.tail
             )
         return found.state.decode(errors="replace")
@@ -110,11 +110,11 @@ class Console:
         _, done = self._ask(frames.ping(), self.limit)
         return done
 
-    def break_off(self) -> None:
-        """Has the command under way get SIGINT. For a signal handler: whoever waits for the
-        command goes on waiting for its end."""
+    def break_off(self, number: int) -> None:
+        """Has the command under way get the signal. For a signal handler: whoever waits for
+        the command goes on waiting for its end."""
         with contextlib.suppress(OSError):
-            self._socket.sendall(frames.INTERRUPT)
+            self._socket.sendall(frames.interruption(number))
 
     def settle(self) -> tuple[int, bytes]:
         """As ``Watch.settle``, whichever channel the records come on."""

@@ -53,8 +53,10 @@ def ping() -> Request:
     return _request("P")
 
 
-# Has the command under way get SIGINT; nothing answers to it but the command's own end.
-INTERRUPT = b"I 0 0 0\n"
+def interruption(number: int) -> bytes:
+    """Has the command under way, shell and all, get the signal; nothing answers to it but
+    the command's own end."""
+    return f"I {number} 0 0\n".encode()
 
 
 def _request(kind: str, payload: bytes = b"") -> Request:

@@ -179,10 +179,14 @@ def tells_panic(command: Command, text: str) -> bool:
     return any(text.startswith(match[1].strip()) for match in panics if match)
 
 
-def missing(step: Step) -> str:
-    """The program or module that the step needed and the guest does not have, or ""."""
+def missing(wanted: Command, step: Step) -> str:
+    """The program or module that the step needed and the guest does not have, or "": one
+    that the report's machine did not have either is none."""
+    told = {fact(_normal(line)) for line in wanted.output}
     for line in step.err.splitlines():
         said = fact(_normal(line))
+        if said in told:
+            continue
         if said and said.kind == "not a command" and step.status == _NOT_FOUND:
             return said.module
         if said and said.kind == "not found":

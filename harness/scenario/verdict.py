@@ -45,11 +45,12 @@ def outcome(command: Command, step: Step) -> Outcome:
 def judge(commands: Sequence[Command], outcomes: Sequence[Outcome]) -> Verdict:
     """Over all steps of a session that was replayed to its end."""
     differing = [(number, each) for number, each in enumerate(outcomes, start=1) if each.difference]
-    for number, each in differing:
-        missing = expectation.missing(each.step)
+    if differing:
+        # What comes later may differ because of it, and what came before does not.
+        number, first = differing[0]
+        missing = expectation.missing(first.command, first.step)
         if missing:
             return Verdict("unjudged", f"step {number}: the guest has no {missing}")
-    if differing:
         numbers = ", ".join(str(number) for number, _ in differing)
         word = "step" if len(differing) == 1 else "steps"
         return Verdict("not-reproduced", f"{word} {numbers} of {len(outcomes)} did not do as told")

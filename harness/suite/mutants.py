@@ -119,7 +119,8 @@ def scores(mutants: Sequence[Mutant], request: Request, into: Path) -> Iterator[
 def _likely(name: str) -> tuple[str, ...]:
     """The scenarios that have caught a mutant on this host: those of this one, then those of
     most others."""
-    caught = history.read(_CATCHERS)
+    table = history.read(_CATCHERS)
+    caught = {each: names for each, names in table.items() if isinstance(names, list)}
     times = Counter(scenario for names in caught.values() for scenario in names)
     often = [scenario for scenario, _ in times.most_common()]
     return tuple(dict.fromkeys([*caught.get(name, []), *often]))

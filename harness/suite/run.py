@@ -115,7 +115,7 @@ def _environment() -> dict[str, str]:
     return {name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")}
 
 
-# A worker that is told to stop goes through what it has been handed: one at a time.
+# A worker that is told to stop goes through what it has been handed: two at a time.
 _FIRST_FAILURE = ["--maxfail=1", "--dist=load", "--maxschedchunk=1"]
 
 
@@ -194,6 +194,7 @@ def _events(into: Path, number: int) -> Path:
 
 
 def _outcomes(events: Path, number: int) -> Iterator[Outcome]:
-    lines = events.read_text().splitlines() if events.exists() else []
-    for line in lines:
+    text = events.read_text() if events.exists() else ""
+    # Of a run that was ended the last line may be half of one.
+    for line in text[: text.rfind("\n") + 1].splitlines():
         yield Outcome(**json.loads(line), round=number)

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from harness.errors import GuestLost, UsageError
+from harness.errors import GuestUnseen, UsageError
 from harness.guest import clients
 from harness.guest.guest import Guest
 from harness.klog import record
@@ -62,6 +62,8 @@ def test_a_type_that_cannot_be_read_is_left_out(any_guest: Guest) -> None:
     whole = clients.bound(any_guest)
     types = {number: group.type for number, group in whole.groups.items()}
     blocked(any_guest, "/sys/kernel/iommu_groups/0/type")
+    # Whatever else goes on meanwhile.
+    any_guest.run("while :; do echo noise; usleep 50000; done > /dev/kmsg &")
     for _ in range(2):
         found = any_guest.state()
         assert found.devices == whole.devices
@@ -78,7 +80,7 @@ def test_a_look_that_is_killed_is_no_state(any_guest: Guest) -> None:
     found = "grep -l '^Name:.init' /proc/[0-9]*/status"
     look = f"for f in $({found}); do p=${{f#/proc/}}; kill -SEGV ${{p%/status}}; done"
     any_guest.run(f"(sleep 0.5; {look}) &")
-    with pytest.raises(GuestLost, match="killed by signal 11"):
+    with pytest.raises(GuestUnseen, match="killed by signal 11"):
         any_guest.state()
     any_guest.run("umount -l /proc/modules")
     assert any_guest.state().modules == {}
@@ -104,6 +106,18 @@ def test_a_command_can_be_interrupted_and_the_shell_goes_on(any_guest: Guest) ->
         signal.signal(signal.SIGALRM, before)
     assert (reply.how, reply.number) == ("status", 130)
     assert any_guest.run("echo $X").out == b"kept\n"
+
+
+def test_a_loop_is_ended_with_its_shell(any_guest: Guest) -> None:
+    """SIGINT ends one round of it."""
+    before = signal.signal(signal.SIGALRM, lambda *_: any_guest.break_off(signal.SIGKILL))
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        reply = any_guest.run("while :; do sleep 1; done")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert (reply.how, reply.number) == ("killed", 9)
+    assert any_guest.run("echo on").out == b"on\n"
 
 
 @pytest.mark.parametrize("command", ["if; then", "echo 'open", "done", "(", "eval ')'"])

@@ -10,6 +10,8 @@ from harness.errors import UsageError
 from harness.host import paths
 from harness.kernel.artifact import Kernel
 from harness.machine import devicetree, topology
+from harness.machine.device import Device
+from harness.pytest_plugin import GuestFactory
 from harness.rootfs import initramfs
 
 
@@ -37,3 +39,12 @@ def test_a_stream_id_too_wide_for_the_smmu_is_refused(
         devicetree.blob(replace(machine, overlays=("broken",)))
     with pytest.raises(UsageError, match="no device-tree overlay 'nope'"):
         devicetree.blob(replace(machine, overlays=("nope",)))
+
+
+def test_there_are_slots_for_what_uses_them_and_no_more(guest_factory: GuestFactory) -> None:
+    """QEMU's virt has 32 of virtio-mmio: the channels take one, and SSH would."""
+    plain = topology.named("smmuv3")
+    more = tuple(Device("virtio-rng-device", f"rng{number}") for number in range(3))
+    for machine, count in ((plain, 2), (replace(plain, devices=(*plain.devices, *more)), 5)):
+        state = guest_factory(machine).state()
+        assert sum(name.endswith(".virtio_mmio") for name in state.devices) == count

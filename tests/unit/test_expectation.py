@@ -202,6 +202,19 @@ def test_a_module_that_the_guest_lacks_leaves_nothing_to_judge(said: str) -> Non
     )
 
 
+def test_what_differs_before_a_module_is_missing_is_judged() -> None:
+    lacking = step(1, err="modprobe: module my_driver not found in modules.dep")
+    first, second = command("in use"), command(status=0)
+    outcomes = [verdict.outcome(first, step(0)), verdict.outcome(second, lacking)]
+    assert verdict.judge([first, second], outcomes).word == "not-reproduced"
+
+
+def test_a_module_that_the_report_lacks_too_is_no_reason() -> None:
+    lacking = step(1, err="modprobe: module my_driver not found in modules.dep")
+    told = command("modprobe: FATAL: Module my_driver not found.", "and more", status=1)
+    assert verdict.judge([told], [verdict.outcome(told, lacking)]).word == "not-reproduced"
+
+
 def test_a_report_of_a_missing_module_is_judged() -> None:
     said = "modprobe: FATAL: Module my_driver not found in directory /lib/modules/6.12.117"
     told = command(said)
