@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Splats: the reports that the kernel writes into its log when something is wrong."""
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -79,6 +80,17 @@ _UNSTABLE = re.compile(r"\b(CPU|PID|cpu|pid): ?\d+|\b(0x)?[0-9a-f]{8,16}\b|#\d+|
 # Kinds that the kernel follows up with "Internal error" and registers.
 _WITH_OOPS = {"Oops", "BUG", "KASAN"}
 
+# What makes and prints a report, above what the report is about: of lockdep's a trace has
+# nothing else that says where (dump_stack, kernel/locking/lockdep.c).
+_REPORTING = frozenset(
+    (
+        *("dump_backtrace", "show_stack", "dump_stack_lvl", "dump_stack"),
+        *("print_circular_bug", "print_deadlock_bug", "print_usage_bug", "print_irq_inversion_bug"),
+        *("check_noncircular", "check_prev_add", "check_irq_usage", "mark_lock", "mark_lock_irq"),
+        *("__lock_acquire", "lock_acquire"),
+    )
+)
+
 # A splat without an end mark is closed by this many lines that are none of its.
 _PATIENCE = 60
 
@@ -124,7 +136,7 @@ def _splat(kind: _Kind, block: list[str]) -> Splat:
     opening = kind.opening.match(block[0])
     assert opening is not None
     place = opening.groupdict()
-    frames = tuple(_frames(block))
+    frames = tuple(itertools.dropwhile(_REPORTING.__contains__, _frames(block)))
     return Splat(
         kind.name,
         _UNSTABLE.sub("", block[0]).strip(),

@@ -120,6 +120,7 @@ def test_virtio_devices_wait_for_their_iommu(guest_factory: GuestFactory, shows:
 
 
 @pytest.mark.machines("smmuv3", "virtio-iommu")
+@pytest.mark.known_issue("pciehp-lock-order", sometimes=True)  # lockdep tells
 def test_a_plugged_device_gets_a_group_and_a_pulled_one_leaves_it(
     guest_factory: GuestFactory, shows: Shows
 ) -> None:

@@ -111,6 +111,36 @@ Call trace:
 ---[ end trace 0000000000000000 ]---""".splitlines()
 
 
+CIRCLE = """\
+WARNING: possible circular locking dependency detected
+6.12.117 #1 Not tainted
+------------------------------------------------------
+irq/19-pciehp/34 is trying to acquire lock:
+ffff000003321300 (&ctrl->reset_lock){.+.+}-{3:3}, at: pciehp_configure_device+0xc4/0x174
+stack backtrace:
+CPU: 0 UID: 0 PID: 34 Comm: irq/19-pciehp Not tainted 6.12.117 #1
+Call trace:
+ dump_backtrace+0xa0/0x128
+ show_stack+0x20/0x38
+ dump_stack_lvl+0x90/0xd0
+ dump_stack+0x18/0x28
+ print_circular_bug+0x288/0x370
+ check_noncircular+0x16c/0x188
+ __lock_acquire+0x1354/0x1f4c
+ lock_acquire+0x104/0x2c0
+ down_read_nested+0x54/0x1c0
+ pciehp_configure_device+0xc4/0x174
+ pciehp_ist+0x178/0x17c
+"""
+
+
+def test_a_report_of_lockdep_is_about_who_takes_the_lock() -> None:
+    """And not about who prints it: that is the same for all of them."""
+    (found,) = splat.find(CIRCLE.splitlines())
+    assert found.function == "down_read_nested"
+    assert found.frames == ("down_read_nested", "pciehp_configure_device", "pciehp_ist")
+
+
 def test_an_oops_is_one_splat() -> None:
     (found,) = splat.find(OOPS)
     assert (found.kind, found.function) == ("Oops", "sysfs_remove_link_from_group")
