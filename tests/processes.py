@@ -11,11 +11,19 @@ def descendants(pid: int) -> dict[int, str]:
     found: dict[int, str] = {}
     waiting = [pid]
     while waiting:
-        for task in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
+        for task in _tasks(waiting.pop()):
             for child in (int(word) for word in _read(task).split()):
                 found[child] = _read(Path(f"/proc/{child}/comm")).strip()
                 waiting.append(child)
     return found
+
+
+def _tasks(pid: int) -> list[Path]:
+    """Of none that has ended meanwhile."""
+    try:
+        return list(Path(f"/proc/{pid}/task").glob("*/children"))
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def _read(path: Path) -> str:

@@ -75,4 +75,4 @@ def test_a_guest_that_dies_in_a_shell_is_one_line(kernel_name: str) -> None:
 def test_a_directory_without_a_state_is_one_line(tmp_path: Path) -> None:
     done = command.run("shell", tmp_path)
     assert done.status == 2
-    assert f"{tmp_path} has no snapshot of a guest" in done.err
+    assert f"{tmp_path} has no guest that was kept" in done.err

@@ -185,5 +185,5 @@ def test_a_kept_guest_needs_nothing_else_and_names_no_program(guest: Guest, tmp_
 
 
 def test_a_directory_without_a_snapshot(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="has no snapshot of a guest"):
+    with pytest.raises(UsageError, match="has no guest that was kept"):
         snapshot.load(tmp_path)
