@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The way to a guest's shell and back, on every machine and in both console modes."""
 
+import contextlib
 import hashlib
 import random
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -79,10 +81,11 @@ def test_a_look_that_is_killed_is_no_state(any_guest: Guest) -> None:
     # A child of PID 1, which no signal kills itself.
     found = "grep -l '^Name:.init' /proc/[0-9]*/status"
     look = f"for f in $({found}); do p=${{f#/proc/}}; kill -SEGV ${{p%/status}}; done"
-    any_guest.run(f"(sleep 0.5; {look}) &")
+    # One that is killed before it has been asked is replaced, and then the next is.
+    any_guest.run(f"while :; do {look}; usleep 100000; done & killer=$!")
     with pytest.raises(GuestUnseen, match="killed by signal 11"):
         any_guest.state()
-    any_guest.run("umount -l /proc/modules")
+    any_guest.run("kill $killer; umount -l /proc/modules")
     assert any_guest.state().modules == {}
 
 
@@ -93,29 +96,31 @@ def test_a_command_sees_the_status_of_the_one_before(any_guest: Guest) -> None:
     assert any_guest.run("echo $?").out == b"3\n"
 
 
-def test_a_command_can_be_interrupted_and_the_shell_goes_on(any_guest: Guest) -> None:
-    """As ^C does in ``iommu-harness shell``, whose handler runs while it waits."""
-    any_guest.run("X=kept; mkfifo /tmp/forever")
-    before = signal.signal(signal.SIGALRM, lambda *_: any_guest.break_off())
-    # One that comes before the command has begun interrupts nothing.
+@contextlib.contextmanager
+def interrupted(guest: Guest, number: int) -> Iterator[None]:
+    """As by ^C in ``iommu-harness shell``, whose handler runs while it waits; again and
+    again, because one that comes before the command has begun interrupts nothing."""
+    before = signal.signal(signal.SIGALRM, lambda *_: guest.break_off(number))
     signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
     try:
-        reply = any_guest.run("cat /tmp/forever")
+        yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def test_a_command_can_be_interrupted_and_the_shell_goes_on(any_guest: Guest) -> None:
+    any_guest.run("X=kept; mkfifo /tmp/forever")
+    with interrupted(any_guest, signal.SIGINT):
+        reply = any_guest.run("cat /tmp/forever")
     assert (reply.how, reply.number) == ("status", 130)
     assert any_guest.run("echo $X").out == b"kept\n"
 
 
 def test_a_loop_is_ended_with_its_shell(any_guest: Guest) -> None:
     """SIGINT ends one round of it."""
-    before = signal.signal(signal.SIGALRM, lambda *_: any_guest.break_off(signal.SIGKILL))
-    signal.setitimer(signal.ITIMER_REAL, 0.5)
-    try:
+    with interrupted(any_guest, signal.SIGKILL):
         reply = any_guest.run("while :; do sleep 1; done")
-    finally:
-        signal.signal(signal.SIGALRM, before)
     assert (reply.how, reply.number) == ("killed", 9)
     assert any_guest.run("echo on").out == b"on\n"
 
