@@ -9,13 +9,13 @@
  * device BUS NAME DRIVER GROUP IOMMU FIRMWARE
  * type GROUP TYPE
  *
- * "-" stands for nothing. The types come last: reading one takes the group's mutex
+ * "-" stands for nothing; a blank in a name, which does not occur on these buses, is
+ * printed as "?". The types come last: reading one takes the group's mutex
  * (iommu_group_show_type), which a task that oopsed may hold for ever; see init.c for who
- * waits how long for them. A line "iommu" has the devices that
- * the IOMMU links to, and IOMMU in a device's the one that the device links to.
- * FIRMWARE is "iommu" where the device tree names an IOMMU for the device: "iommus" in
- * its own node or, for a PCI device, "iommu-map" in the host bridge's. Names with a space in them do not occur
- * on these buses; a blank is printed as "?" all the same.
+ * waits how long for them. A line "iommu" has the devices that the IOMMU links to, and
+ * IOMMU in a device's the one that the device links to. FIRMWARE is "iommu" where the
+ * device tree names an IOMMU for the device: "iommus" in its own node or, for a PCI
+ * device, "iommu-map" in the host bridge's.
  */
 #define _GNU_SOURCE
 #include <ctype.h>
@@ -156,16 +156,26 @@ static void print_modules(void)
 		fclose(file);
 }
 
-static void print_group(const char *directory, const char *name)
+static void print_with_devices(const char *kind, const char *directory, const char *name)
 {
 	char path[PATH_MAX];
 
-	printf("group ");
+	printf("%s ", kind);
 	print_word(name);
 	putchar(' ');
 	snprintf(path, sizeof(path), "%s/%s/devices", directory, name);
 	print_names(path);
 	putchar('\n');
+}
+
+static void print_group(const char *directory, const char *name)
+{
+	print_with_devices("group", directory, name);
+}
+
+static void print_iommu(const char *directory, const char *name)
+{
+	print_with_devices("iommu", directory, name);
 }
 
 static void print_type(const char *directory, const char *name)
@@ -182,18 +192,6 @@ static void print_type(const char *directory, const char *name)
 	putchar('\n');
 	/* The next one may not come. */
 	fflush(stdout);
-}
-
-static void print_iommu(const char *directory, const char *name)
-{
-	char path[PATH_MAX];
-
-	printf("iommu ");
-	print_word(name);
-	putchar(' ');
-	snprintf(path, sizeof(path), "%s/%s/devices", directory, name);
-	print_names(path);
-	putchar('\n');
 }
 
 /*
