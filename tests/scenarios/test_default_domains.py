@@ -26,9 +26,6 @@ from harness.scenario.behaviour import (
     VIRTIO_IDENTITY,
 )
 
-# Its error path oopses until 7.2; see test_groups.py.
-CACHES = "iova_domain_init_rcaches"
-
 
 def nic_of(state: State) -> str:
     return clients.nics(state)[0]
@@ -192,7 +189,7 @@ def test_a_change_of_type_that_fails_changes_nothing(bound_guest: Guest) -> None
     path = f"/sys/kernel/iommu_groups/{group}/type"
     before = bound_guest.state()
     failed = 0
-    for failure in tracing.failures(bound_guest, "write", path, "DMA", but_for=CACHES):
+    for failure in tracing.failures(bound_guest, "write", path, "DMA", but_for=tracing.RCACHES):
         if failure.status == 0:
             devices.set_group_type(bound_guest, group, "identity")
             continue
@@ -224,12 +221,12 @@ def test_nobody_owns_a_group_that_has_nothing_to_return_to(
     anew = f"echo 1 > {device}/remove; echo 1 > /sys/bus/pci/rescan"
     bind = ("write", "/sys/bus/pci/drivers/pci-stub/bind", nic)
     nothing, without = 0, 0
-    for _ in tracing.failures(guest, *bind, but_for=CACHES):
+    for _ in tracing.failures(guest, *bind, but_for=tracing.RCACHES):
         state = guest.state()
         group = state.devices[nic].group
         if group is None:
             nothing += 1
-            # To remove it is another bug of 6.1: see test_groups.py.
+            # To remove it is another bug of 6.1: see test_unwinding.py.
             devices.unbind(guest, nic)
             continue
         if state.groups[group].type == NO_DEFAULT_DOMAIN:

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What comes and goes again and again leaves no memory: a device, its driver, the IOMMU's.
+
+Counted from outside, by the kernel's own books, so that a leak is seen of whatever it is.
+"""
+
+import re
+
+import pytest
+
+from harness.guest import clients, devices, modules
+from harness.guest.guest import Guest
+from harness.kernel.artifact import Kernel
+
+_CYCLES = 40
+
+# Of /proc/meminfo: what memory is used for that the kernel keeps account of.
+_ACCOUNTED = (
+    *("MemFree", "Buffers", "Cached", "AnonPages", "Slab", "KernelStack"),
+    *("PageTables", "SecPageTables", "VmallocUsed", "Percpu"),
+)
+
+_UNACCOUNTED = "unaccounted pages"
+
+
+def footprint(guest: Guest) -> dict[str, int]:
+    """What the kernel holds that a leak would add to: objects of the slabs that drivers and
+    the IOMMU's core use, pages of IOMMUs' tables where those are counted (since 6.11), and
+    pages that nobody keeps account of, as those of a driver's own tables."""
+    guest.run(
+        "echo 3 > /proc/sys/vm/drop_caches;"
+        " for c in /sys/kernel/slab/kmalloc-* /sys/kernel/slab/iommu_*; do echo 1 > $c/shrink; done"
+    )
+    texts = [guest.run(f"cat /proc/{name}").out.decode() for name in ("slabinfo", "vmstat")]
+    slabs, vmstat = ([line.split() for line in text.splitlines()] for text in texts)
+    found = {row[0]: int(row[1]) for row in slabs if row[0].startswith(("kmalloc-", "iommu_"))}
+    found |= {row[0]: int(row[1]) for row in vmstat if row[0] == "nr_iommu_pages"}
+    return found | {_UNACCOUNTED: unaccounted(guest)}
+
+
+def unaccounted(guest: Guest) -> int:
+    """Pages in use by whoever took them, less those that wait on processors' lists."""
+    rows = guest.run("cat /proc/meminfo").out.decode().splitlines()
+    memory = {row.partition(":")[0]: int(row.split()[1]) for row in rows}
+    zones = guest.run("cat /proc/zoneinfo").out.decode()
+    waiting = sum(int(count) for count in re.findall(r"^ +count: +(\d+)$", zones, re.MULTILINE))
+    used = memory["MemTotal"] - sum(memory.get(name, 0) for name in _ACCOUNTED)
+    return used // 4 - waiting
+
+
+# Their stacks are kept for ever, each new one in pages that nobody keeps account of.
+_KEEP_STACKS = ("KASAN", "DEBUG_KMEMLEAK")
+
+
+def assert_nothing_grows(kernel: Kernel, guest: Guest, cycle: str) -> None:
+    """A cycle leaves what it found. A leak is one object or page for each, again and again;
+    what is freed late, or kept once for later, is not."""
+    rounds = f"for n in $(seq {_CYCLES}); do {cycle.replace(';', ' &&')} || break; done"
+    assert guest.run(rounds).number == 0
+    leaks = grown(guest, rounds)
+    if leaks:
+        again = grown(guest, rounds)
+        leaks = {name: count for name, count in again.items() if name in leaks}
+    if any(kernel.option(name) for name in _KEEP_STACKS):
+        leaks.pop(_UNACCOUNTED, None)
+    assert not leaks, f"{_CYCLES} times {cycle!r} left {leaks}"
+
+
+def grown(guest: Guest, rounds: str) -> dict[str, int]:
+    before = footprint(guest)
+    assert guest.run(rounds).number == 0
+    after = footprint(guest)
+    more = {name: after[name] - count for name, count in before.items()}
+    return {name: count for name, count in more.items() if count > _CYCLES // 2}
+
+
+def test_devices_that_come_and_go_leave_no_memory(kernel: Kernel, bound_guest: Guest) -> None:
+    """Group, default domain and its tables, the driver's own record, fwspec."""
+    nic = clients.nics(bound_guest.state())[0]
+    modules.unload(bound_guest, "e1000e")
+    stub = "8086 10d3"  # e1000e
+    modules.load(bound_guest, "pci-stub")
+    bound_guest.run(f"echo {stub} > /sys/bus/pci/drivers/pci-stub/new_id")
+    cycle = f"echo 1 > /sys/bus/pci/devices/{nic}/remove; echo 1 > /sys/bus/pci/rescan"
+    assert_nothing_grows(kernel, bound_guest, cycle)
+    assert bound_guest.state().devices[nic].driver == "pci-stub"
+
+
+@pytest.mark.machines("smmuv3")
+def test_clients_that_come_and_go_leave_no_memory(kernel: Kernel, bound_guest: Guest) -> None:
+    cycle = "modprobe iommu_client_device; rmmod iommu_client_device"
+    assert_nothing_grows(kernel, bound_guest, cycle)
+
+
+def test_drivers_that_come_and_go_leave_no_memory(kernel: Kernel, bound_guest: Guest) -> None:
+    nic = clients.nics(bound_guest.state())[0]
+    cycle = (
+        f"echo {nic} > /sys/bus/pci/drivers/pci-stub/unbind;"
+        f" echo {nic} > /sys/bus/pci/drivers/pci-stub/bind"
+    )
+    modules.load(bound_guest, "pci-stub")
+    devices.override(bound_guest, nic, "pci-stub")
+    devices.unbind(bound_guest, nic)
+    devices.probe(bound_guest, nic)
+    assert_nothing_grows(kernel, bound_guest, cycle)
+
+
+@pytest.mark.known_issue("smmu-reload-leaks")
+def test_an_iommu_that_comes_and_goes_leaves_no_memory(kernel: Kernel, bound_guest: Guest) -> None:
+    driver = bound_guest.machine.iommu.driver
+    clients.remove_all(bound_guest)
+    assert_nothing_grows(kernel, bound_guest, f"rmmod {driver}; modprobe {driver}")

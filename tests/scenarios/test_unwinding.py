@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Every allocation on the way fails once: binding, adding a device, VFIO's probe, the
+IOMMU's own.
+
+What iommu_init_device has done by then iommu_deinit_device undoes (aa0958570f24); before it
+each error path had a hand of its own.
+"""
+
+import pytest
+
+from harness.guest import clients, devices, modules, tracing, vfio
+from harness.guest.guest import Guest
+from harness.pytest_plugin import ExpectSplat, Shows
+from harness.scenario import audit
+from harness.scenario.behaviour import (
+    DMA_OWNERSHIP,
+    FIRST_ATTACH_WARNS,
+    GROUPS_AT_REGISTRATION,
+)
+
+
+def assert_unwound(guest: Guest, name: str, bind: str, undo: str) -> int:
+    """Each allocation of binding a device fails once. Where that is before it has a group,
+    nothing has changed; one that has its group keeps it, whole, whatever comes after. How
+    often it failed."""
+    base = guest.state()
+    failed = 0
+    for failure in tracing.failures(guest, "write", bind, name, but_for=tracing.RCACHES):
+        after = guest.state()
+        wrong = audit.findings(guest.machine, after)
+        if after.devices[name].group is None and after.groups != base.groups:
+            wrong.append(f"groups are {after.groups} and were {base.groups}")
+        if after.modules.keys() != base.modules.keys():
+            wrong.append(f"modules are {list(after.modules)} and were {list(base.modules)}")
+        assert not wrong, f"with allocation {failure.number} failing: {'; '.join(wrong)}"
+        failed += failure.status != 0
+        if after != base:
+            guest.run(undo)
+    return failed
+
+
+@pytest.mark.machines("smmuv3")
+@pytest.mark.known_issue(
+    "failed-probe-oopses-on-removal", "failed-probe-puts-twice", "failed-link-is-ignored"
+)
+def test_a_platform_device_that_fails_to_bind_is_as_before(
+    guest: Guest, shows: Shows, expect_splat: ExpectSplat
+) -> None:
+    """of_iommu_configure -> iommu_probe_device, then the driver core's own."""
+    client = "b000000.client0"
+    if shows(FIRST_ATTACH_WARNS) and not shows(GROUPS_AT_REGISTRATION):
+        expect_splat("WARNING: .*in iommu_setup_default_domain")
+    modules.load(guest, "iommu_client_device")
+    modules.load(guest, "arm_smmu_v3")
+    guest.run("echo 0 > /sys/bus/platform/drivers_autoprobe")
+    modules.load(guest, "iommu_client")
+    driver = "/sys/bus/platform/drivers/iommu_client"
+    anew = "rmmod iommu_client_device; modprobe iommu_client_device"
+    assert assert_unwound(guest, client, f"{driver}/bind", anew) > 2
+    assert guest.state().devices[client].driver == "iommu_client"
+
+
+@pytest.mark.known_issue("failed-attach-warns", sometimes=True)
+@pytest.mark.known_issue(
+    "failed-probe-oopses-on-removal", "failed-probe-puts-twice", "failed-link-is-ignored"
+)
+def test_a_pci_device_that_fails_to_bind_is_as_before(
+    guest: Guest, shows: Shows, expect_splat: ExpectSplat
+) -> None:
+    """pci_dma_configure, with a driver that does no more than bind."""
+    smmu = guest.machine.iommu.driver == "arm_smmu_v3"
+    if smmu and shows(FIRST_ATTACH_WARNS) and not shows(GROUPS_AT_REGISTRATION):
+        expect_splat("WARNING: .*in iommu_setup_default_domain")
+    nic = next(name for name in clients.behind(guest.state()) if ":" in name)
+    modules.load(guest, guest.machine.iommu.driver)
+    modules.load(guest, "pci-stub")
+    devices.override(guest, nic, "pci-stub")
+    again = (
+        f"echo 1 > /sys/bus/pci/devices/{nic}/remove; echo 1 > /sys/bus/pci/rescan;"
+        f" echo pci-stub > /sys/bus/pci/devices/{nic}/driver_override"
+    )
+    failed = assert_unwound(guest, nic, "/sys/bus/pci/drivers/pci-stub/bind", again)
+    assert failed > 2
+    assert guest.state().devices[nic].driver == "pci-stub"
+
+
+PRESENT = "/sys/module/iommu_client_device/parameters/present"
+
+
+@pytest.mark.machines("smmuv3")
+@pytest.mark.needs(GROUPS_AT_REGISTRATION)
+@pytest.mark.known_issue("failed-attach-is-detached")
+@pytest.mark.splats("WARNING: .*in iommu_setup_default_domain")
+def test_a_device_that_fails_to_be_added_leaves_nothing(guest: Guest) -> None:
+    """iommu_bus_notifier: each allocation of adding two devices fails once. One that is
+    added without a group goes without a trace, and gets a group when it is added again."""
+    modules.load(guest, "arm_smmu_v3")
+    modules.load(guest, "iommu_client_device")
+    names = clients.platform(guest.state())
+    guest.run(f"echo 0 > {PRESENT}")
+    base = guest.state()
+    without = 0
+    for failure in tracing.failures(guest, "write", PRESENT, "1", but_for=tracing.RCACHES):
+        state = guest.state()
+        wrong = audit.findings(guest.machine, state)
+        assert not wrong, f"with allocation {failure.number} failing: {'; '.join(wrong)}"
+        without += any(name in state.devices and name not in state.grouped for name in names)
+        guest.run(f"echo 0 > {PRESENT}")
+        assert guest.state() == base, f"with allocation {failure.number} failing"
+    assert without > 2
+    assert set(guest.state().grouped) >= set(names)
+
+
+@pytest.mark.needs(DMA_OWNERSHIP)  # 5.10's VFIO follows groups by a notifier instead
+@pytest.mark.known_issue("vfio-keeps-group-it-failed-to-open")
+def test_a_group_that_vfio_failed_to_take_goes_with_its_device(guest: Guest) -> None:
+    """Each allocation of vfio-pci's probe fails once: the group's last reference goes with
+    the device all the same."""
+    nic = next(name for name in clients.behind(guest.state()) if ":" in name)
+    modules.load(guest, guest.machine.iommu.driver)
+    vfio.give(guest, nic)
+    devices.unbind(guest, nic)
+    failed = 0
+    for failure in tracing.failures(guest, "write", "/sys/bus/pci/drivers/vfio-pci/bind", nic):
+        failed += failure.status != 0
+        if failure.status == 0:
+            guest.run(f"echo {nic} > /sys/bus/pci/drivers/vfio-pci/unbind")
+    assert failed > 2
+    devices.unbind(guest, nic)
+    left = devices.remove(guest, nic).after.groups
+    assert left == {}, f"without its device there is group {list(left)}"
+
+
+@pytest.mark.machines("smmuv3", "smmuv3-acpi")
+@pytest.mark.known_issue("failed-smmu-probe-leaves-sysfs", "failed-attach-is-detached")
+def test_an_smmu_that_fails_to_probe_leaves_nothing(
+    guest: Guest, shows: Shows, expect_splat: ExpectSplat
+) -> None:
+    """arm_smmu_device_probe -> iommu_device_register -> bus_iommu_probe: what one device
+    of the bus could not get undoes all the others."""
+    if shows(GROUPS_AT_REGISTRATION):
+        expect_splat("WARNING: .*in iommu_setup_default_domain")
+    smmu = next(name for name in guest.state().devices if "smmu" in name)
+    guest.run("echo 0 > /sys/bus/platform/drivers_autoprobe")
+    modules.load(guest, "arm_smmu_v3")
+    failed = 0
+    probe = "/sys/bus/platform/drivers_probe"
+    for failure in tracing.failures(guest, "write", probe, smmu, but_for=tracing.RCACHES):
+        state = guest.state()
+        wrong = audit.findings(guest.machine, state)
+        if not state.devices[smmu].driver:
+            failed += 1
+            wrong += [f"group {number} is left" for number in state.groups]
+            wrong += [f"IOMMU {name} is left" for name in state.iommus]
+        else:
+            clients.remove_all(guest)
+            guest.run("rmmod arm_smmu_v3; modprobe arm_smmu_v3")
+            clients.bring_back(guest)
+        assert not wrong, f"with allocation {failure.number} failing: {'; '.join(wrong)}"
+    assert failed > 10
+    assert guest.state().devices[smmu].driver == "arm-smmu-v3"
