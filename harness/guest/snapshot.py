@@ -23,7 +23,7 @@ from harness.guest.guest import Guest, OnRecord, Past
 from harness.host import cache, files, progress
 from harness.kernel.artifact import Kernel
 from harness.klog.record import Record
-from harness.machine import qemu, topology
+from harness.machine import frames, qemu, topology
 from harness.machine.device import Device
 from harness.machine.qemu import ANONYMOUS, Boot, Memory
 from harness.machine.topology import Machine
@@ -90,6 +90,7 @@ def _write(running: Guest, directory: Path) -> Snapshot:
     record = {
         "machine": asdict(replace(machine, qemu="")),
         "qemu": qemu.version(machine.qemu),
+        "protocol": frames.PROTOCOL,
         "arguments": running.boot.arguments,
         "records": [asdict(each) for each in past.records],
         "counted": past.counted,
@@ -103,11 +104,16 @@ def _write(running: Guest, directory: Path) -> Snapshot:
 
 def load(directory: Path, program: str = topology.QEMU) -> Snapshot:
     """A guest that ``save`` put there, for the QEMU ``program``. Raises UsageError for a
-    directory without one, and for another QEMU than it was saved by.
+    directory without one, and for one that another QEMU or another version of this saved.
 
     The record may be a stranger's: it names no program and no file to be used.
     """
     record = _record(directory)
+    if record and record.get("protocol") != frames.PROTOCOL:
+        raise UsageError(
+            f"{directory} was saved by a version that guests answered otherwise",
+            "open it with that version, or make it again with this",
+        )
     try:
         machine = replace(_machine(record["machine"]), qemu=program)
         paths = {name: directory / name for name in _BOOT_FILES}

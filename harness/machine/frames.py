@@ -10,6 +10,10 @@ from typing import Literal, cast
 
 from harness.errors import UsageError
 
+# Of what both ends say: raised whenever a host of before and a guest of after, or the other
+# way round, would not understand each other. Guests are kept for longer than a version.
+PROTOCOL = 1
+
 How = Literal["status", "exited", "killed"]
 
 # What kind, the length in decimal, a newline, that many bytes.

@@ -182,6 +182,10 @@ def test_a_kept_guest_needs_nothing_else_and_names_no_program(guest: Guest, tmp_
     (taken.directory / "image").unlink()
     with pytest.raises(UsageError, match="image is missing"):
         snapshot.load(taken.directory)
+    del record["protocol"]
+    (taken.directory / "snapshot.json").write_text(json.dumps(record))
+    with pytest.raises(UsageError, match="was saved by a version that guests answered otherwise"):
+        snapshot.load(taken.directory)
 
 
 def test_a_directory_without_a_snapshot(tmp_path: Path) -> None:
