@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from harness.cli import options, output
+from harness.errors import UsageError
 from harness.host import inventory, paths
 from harness.host.inventory import Item
 
@@ -15,13 +16,19 @@ app = typer.Typer(help="The cache: list it, check it, clear it.", no_args_is_hel
 
 
 @app.command("ls")
-def ls(as_json: options.Json = False) -> None:
-    """What is in the cache: size, days since it was used, what it is."""
-    items = inventory.items()
+def ls(
+    kind: Annotated[str, typer.Argument(metavar="[KIND]", help="kernel, snapshot, ...")] = "",
+    as_json: options.Json = False,
+) -> None:
+    """What is in the cache: size, days since it was used, and how many of each kind; or
+    each thing of one kind."""
+    items = [item for item in inventory.items() if kind in ("", item.kind)]
+    if kind and not items:
+        raise UsageError(f"the cache holds nothing of the kind {kind!r}", "see cache ls")
     if as_json:
         output.print_json({"directory": str(paths.cache()), "items": [_record(i) for i in items]})
     else:
-        output.say(("", text) for text in _table(items))
+        output.say(("", text) for text in (_table(items) if kind else _kinds(items)))
 
 
 @app.command()
@@ -64,9 +71,24 @@ def _record(item: Item) -> dict[str, Any]:
     }
 
 
+def _kinds(items: Sequence[Item]) -> Iterator[str]:
+    for kind in sorted({item.kind for item in items}):
+        these = [item for item in items if item.kind == kind]
+        yield f"{_facts(these)}  {len(these):>4}"
+    yield _total(items)
+
+
 def _table(items: Sequence[Item], heading: str = "") -> Iterator[str]:
     for item in items:
-        days = (time.time() - item.used) / 86400
-        facts = f"{output.size(item.size):>8}  {days:5.1f} d  {item.kind:<10}"
-        yield f"{facts}  {item.key}  {item.title}"
-    yield heading or f"{paths.cache()}: {output.size(sum(item.size for item in items))}"
+        yield f"{_facts([item])}  {item.key}  {item.title}"
+    yield heading or _total(items)
+
+
+def _facts(items: Sequence[Item]) -> str:
+    """Of one kind: their size, the days since one was used, the kind."""
+    days = (time.time() - max(item.used for item in items)) / 86400
+    return f"{output.size(sum(item.size for item in items)):>8}  {days:5.1f} d  {items[0].kind:<10}"
+
+
+def _total(items: Sequence[Item]) -> str:
+    return f"{paths.cache()}: {output.size(sum(item.size for item in items))}"

@@ -2,6 +2,7 @@
 """That the cache never gives out what is not whole, and what may be removed."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -149,9 +150,11 @@ def test_the_commands(tmp_path: Path, private_cache: Path) -> None:
     tree = fake_linux.write(tmp_path / "tree")
     done = command.run("kernel", "build", f"tree:{tree}")
     assert done.status == 0, done.err
-    listed = command.run("cache", "ls")
-    assert listed.status == 0
-    assert "kernel tree:" in listed.out
+    told = command.run("cache", "ls")
+    assert told.status == 0
+    assert re.search(r" kernel +1$", told.out, re.MULTILINE)
+    assert "kernel tree:" in command.run("cache", "ls", "kernel").out
+    assert command.run("cache", "ls", "nothing").status == 2
     assert command.run("cache", "verify").status == 0
     (image,) = private_cache.glob("kernel/*/Image")
     image.write_text("tampered")
