@@ -3,6 +3,8 @@
 where, and the mend. Unexpected kernel behaviour is a verdict, never one of these.
 """
 
+import difflib
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -93,3 +95,9 @@ class GuestUnseen(GuestError):
 class GuestReset(GuestLost):
     """The guest shut itself down or reset itself, without a panic on its console: one that
     panics before it has a console does that."""
+
+
+def did_you_mean(word: str, words: Iterable[str], otherwise: str) -> str:
+    """The mend for a name that does not exist: the one that is near, if any."""
+    near = difflib.get_close_matches(word, list(words), 1)
+    return f"did you mean {near[0]}?" if near else otherwise

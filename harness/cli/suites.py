@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from harness.cli import options, output
-from harness.errors import HarnessError, UsageError
+from harness.errors import HarnessError, UsageError, did_you_mean
 from harness.host import progress, rundir
 from harness.kernel import build
 from harness.kernel.spec import KernelSpec
@@ -268,7 +268,8 @@ def _chosen(found: list[mutants.Mutant], only: Sequence[str]) -> list[mutants.Mu
     names = {each.name for each in found}
     for name in only:
         if name not in names:
-            raise UsageError(f"no such mutant: {name!r}", f"there are {', '.join(sorted(names))}")
+            mend = did_you_mean(name, names, "their names are those of the patches")
+            raise UsageError(f"no such mutant: {name!r}", mend)
     return [each for each in found if not only or each.name in only]
 
 

@@ -9,7 +9,7 @@ from harness.guest.state import changes
 from harness.kernel.artifact import Kernel
 from harness.klog.splat import Splat
 from harness.repro.replay import Attempt, Request, Result
-from harness.scenario.verdict import Outcome
+from harness.scenario.verdict import Outcome, Word
 
 Line = tuple[str, str]
 
@@ -115,7 +115,7 @@ def closing(result: Result) -> Iterator[Line]:
     for first, last in result.lost_records:
         yield "yellow", f"kernel messages {first} to {last} were overwritten before they were read"
     word = result.verdict.word
-    yield _VERDICT_STYLES[word], f"{word.replace('-', ' ')}: {result.verdict.reason}"
+    yield _VERDICT_STYLES[word], f"{_spoken(word)}: {result.verdict.reason}"
 
 
 def table(rows: Sequence[Attempt], iommu_driver: str) -> Iterator[Line]:
@@ -131,7 +131,12 @@ def table(rows: Sequence[Attempt], iommu_driver: str) -> Iterator[Line]:
         counts = [each.step.after.refcount(iommu_driver) for each in row.result.outcomes]
         cells = " ".join("-" if count is None else str(count) for count in counts)
         word = row.result.verdict.word
-        yield _VERDICT_STYLES[word], f"{_kernel(row):<{width}}  {word:<14}  {cells}"
+        yield _VERDICT_STYLES[word], f"{_kernel(row):<{width}}  {_spoken(word):<14}  {cells}"
+
+
+def _spoken(word: Word) -> str:
+    """As people write it, and not programs."""
+    return word.replace("-", " ")
 
 
 def _kernel(row: Attempt) -> str:

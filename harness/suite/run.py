@@ -4,7 +4,6 @@ what became of each.
 """
 
 import ast
-import difflib
 import json
 import os
 import re
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeGuard
 
-from harness.errors import HostError, ProgramFailed, UsageError
+from harness.errors import HostError, ProgramFailed, UsageError, did_you_mean
 from harness.host import paths, program, progress
 from harness.kernel.spec import KernelSpec
 
@@ -156,8 +155,7 @@ def chosen(scenarios: Sequence[str]) -> Iterator[Path | str]:
             raise UsageError(f"no scenarios about {name!r}", f"there are {', '.join(subjects)}")
         tests = [each.name for each in tests_of(file)]
         if rest and rest not in tests:
-            near = difflib.get_close_matches(rest, tests, 1)
-            mend = f"did you mean {near[0]}?" if near else f"see iommu-harness run --list {name}"
+            mend = did_you_mean(rest, tests, f"see iommu-harness run --list {name}")
             raise UsageError(f"no scenario {rest!r} about {name}", mend)
         yield f"{file}{colons}{rest}"
 

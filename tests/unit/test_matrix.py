@@ -4,9 +4,11 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UsageError
+from harness.host import program
+from harness.kernel import spec
 from harness.suite import matrix, mutants, run
 from harness.suite.mutants import Score
-from harness.suite.run import Outcome
+from harness.suite.run import Outcome, Request
 
 
 def outcome(name: str, result: str, kernel: str = "debian:6.12", number: int = 1) -> Outcome:
@@ -134,6 +136,19 @@ def test_what_caught_a_mutant_goes_first_next_time() -> None:
     mutants._remember(Score("four", "debian:6.12", caught=False))
     assert mutants._likely("three") == ("c", "a", "b")
     assert mutants._likely("unseen")[0] == "a"
+
+
+def test_likely_scenarios_are_the_first(tmp_path: Path) -> None:
+    """As outcomes name them, in that order, before all others."""
+    likely = (f"test_races.py::{RACE}[1]", "test_pinning.py::test_nobody_is_shown_as_the_holder")
+    kernels = (spec.parse("debian:6.12"),)
+    request = Request(kernels, ("smmuv3",), ("pinning", "races"), likely=likely)
+    argv = [*run._arguments(request, tmp_path / "events"), "--collect-only", "--quiet", "--quiet"]
+    first, second, *others = program.run(argv).splitlines()
+    assert first == f"test_races.py::{RACE}[6.12-smmuv3-1]"
+    assert second == f"{likely[1]}[6.12-smmuv3]"
+    assert first not in others
+    assert any(each.startswith("test_pinning.py") for each in others)
 
 
 def test_a_mutant_is_of_the_machines_that_it_names(tmp_path: Path) -> None:
