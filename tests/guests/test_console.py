@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from harness.cli import shell
 from harness.errors import GuestUnseen, UsageError
 from harness.guest import clients
 from harness.guest.guest import Guest
@@ -123,6 +124,29 @@ def test_a_loop_is_ended_with_its_shell(any_guest: Guest) -> None:
         reply = any_guest.run("while :; do sleep 1; done")
     assert (reply.how, reply.number) == ("killed", 9)
     assert any_guest.run("echo on").out == b"on\n"
+
+
+def test_the_second_interrupt_of_a_user_ends_a_loop(any_guest: Guest) -> None:
+    """The first one ends a round of it; a third would be for us."""
+    log = any_guest.directory / "console-command.log"
+    left = [signal.SIGINT, signal.SIGINT]
+
+    def press(*_: object) -> None:
+        if left and b"begun" in log.read_bytes():
+            signal.raise_signal(left.pop())
+
+    before = signal.signal(signal.SIGALRM, press)
+    signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
+    try:
+        with shell._interruptible(any_guest):
+            reply = any_guest.run("echo be''gun; while :; do sleep 1; done")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert not left
+    assert (reply.how, reply.number) == ("killed", 9)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize("command", ["if; then", "echo 'open", "done", "(", "eval ')'"])
