@@ -3,9 +3,14 @@
  * A user of VFIO, as small as one can be.
  *
  * vfio viable GROUP		is the group free of kernel drivers?
- * vfio open group GROUP [DEVICE]	open, set the container up, take the device
- * vfio open cdev DEVICE	the same with iommufd and the device's own file
+ * vfio open group GROUP [DEVICE]	open, set the container up, map memory, take the device
+ * vfio open groups GROUP...	several groups in one container
+ * vfio open compat GROUP [DEVICE]	a group, with an iommufd for its container
+ * vfio open cdev DEVICE...	with iommufd and the devices' own files, in one address
+ *				space; all but the last of them are closed again
  * vfio hold ...		as open, and keep it in the background until killed
+ *
+ * Nothing is undone: what a user forgets is the kernel's to undo.
  *
  * What succeeds prints a word, for "hold" the process to kill; what fails prints
  * "STEP: ERRNO". The exit status is the errno, 0 without one.
@@ -42,6 +47,22 @@ struct ioas_alloc {
 };
 #define IOAS_ALLOC	_IO(VFIO_TYPE, 0x81)
 
+struct ioas_map {
+	uint32_t size, flags, ioas_id, reserved;
+	uint64_t user_va, length, iova;
+};
+#define IOAS_MAP	_IO(VFIO_TYPE, 0x85)
+#define IOAS_MAP_FLAGS	7	/* at a fixed address, writeable, readable */
+
+/*
+ * What a user maps: pages, and not a block, so that there is a table of the last level.
+ * Nowhere near the windows of interrupts, which nobody may map.
+ */
+#define MAPPED_BYTES	(16 * 4096)
+#define MAPPED_AT	0x100000
+
+static char mapped[MAPPED_BYTES] __attribute__((aligned(4096)));
+
 static int failed(const char *step)
 {
 	int error = errno;
@@ -71,24 +92,62 @@ static int viable(const char *number)
 	return 0;
 }
 
-/* In the order of Documentation/driver-api/vfio.rst. */
-static int take_group(const char *number, const char *device)
+static int join(const char *number, int container, int *group)
 {
-	int container, group;
-
-	container = open("/dev/vfio/vfio", O_RDWR | O_CLOEXEC);
-	if (container < 0)
-		return failed("open container");
-	group = open_group(number);
-	if (group < 0)
+	*group = open_group(number);
+	if (*group < 0)
 		return failed("open group");
-	if (ioctl(group, VFIO_GROUP_SET_CONTAINER, &container))
+	if (ioctl(*group, VFIO_GROUP_SET_CONTAINER, &container))
 		return failed("VFIO_GROUP_SET_CONTAINER");
+	return 0;
+}
+
+static int set_up(int container)
+{
+	struct vfio_iommu_type1_dma_map map = {
+		.argsz = sizeof(map),
+		.flags = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE,
+		.vaddr = (uintptr_t)mapped,
+		.iova = MAPPED_AT,
+		.size = MAPPED_BYTES,
+	};
+
 	if (ioctl(container, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU))
 		return failed("VFIO_SET_IOMMU");
-	if (device && ioctl(group, VFIO_GROUP_GET_DEVICE_FD, device) < 0)
-		return failed("VFIO_GROUP_GET_DEVICE_FD");
+	if (ioctl(container, VFIO_IOMMU_MAP_DMA, &map))
+		return failed("VFIO_IOMMU_MAP_DMA");
 	return 0;
+}
+
+/* The first group is there when its container is set up, the others find it in use. */
+static int take_groups(int count, char **numbers)
+{
+	int group, status, container = open("/dev/vfio/vfio", O_RDWR | O_CLOEXEC);
+
+	if (container < 0)
+		return failed("open container");
+	status = join(numbers[0], container, &group);
+	if (!status)
+		status = set_up(container);
+	for (int i = 1; i < count && !status; i++)
+		status = join(numbers[i], container, &group);
+	return status;
+}
+
+/* In the order of Documentation/driver-api/vfio.rst; an iommufd is set up as it is. */
+static int take_group(const char *number, const char *device, bool compat)
+{
+	int container = open(compat ? "/dev/iommu" : "/dev/vfio/vfio", O_RDWR | O_CLOEXEC);
+	int group, status;
+
+	if (container < 0)
+		return failed("open container");
+	status = join(number, container, &group);
+	if (!status && !compat)
+		status = set_up(container);
+	if (!status && device && ioctl(group, VFIO_GROUP_GET_DEVICE_FD, device) < 0)
+		status = failed("VFIO_GROUP_GET_DEVICE_FD");
+	return status;
 }
 
 /* /dev/vfio/devices/vfioN, by the name that sysfs gives the device. */
@@ -114,35 +173,70 @@ static int open_cdev(const char *device)
 	return fd;
 }
 
-static int take_cdev(const char *device)
+static int make_ioas(int iommufd, uint32_t *id)
 {
 	struct ioas_alloc ioas = { .size = sizeof(ioas) };
-	struct bind_iommufd bind = { .argsz = sizeof(bind) };
-	struct attach_pt attach = { .argsz = sizeof(attach) };
-	int fd = open_cdev(device);
+	struct ioas_map map = {
+		.size = sizeof(map),
+		.flags = IOAS_MAP_FLAGS,
+		.user_va = (uintptr_t)mapped,
+		.length = MAPPED_BYTES,
+		.iova = MAPPED_AT,
+	};
 
-	if (fd < 0)
-		return failed("open cdev");
-	bind.iommufd = open("/dev/iommu", O_RDWR | O_CLOEXEC);
-	if (bind.iommufd < 0)
-		return failed("open /dev/iommu");
-	if (ioctl(fd, BIND_IOMMUFD, &bind))
-		return failed("VFIO_DEVICE_BIND_IOMMUFD");
-	if (ioctl(bind.iommufd, IOAS_ALLOC, &ioas))
+	if (ioctl(iommufd, IOAS_ALLOC, &ioas))
 		return failed("IOMMU_IOAS_ALLOC");
-	attach.pt_id = ioas.out_ioas_id;
-	if (ioctl(fd, ATTACH_PT, &attach))
-		return failed("VFIO_DEVICE_ATTACH_IOMMUFD_PT");
+	*id = map.ioas_id = ioas.out_ioas_id;
+	return ioctl(iommufd, IOAS_MAP, &map) ? failed("IOMMU_IOAS_MAP") : 0;
+}
+
+static int attach(const char *device, int iommufd, uint32_t ioas, int *fd)
+{
+	struct bind_iommufd bind = { .argsz = sizeof(bind), .iommufd = iommufd };
+	struct attach_pt attach = { .argsz = sizeof(attach), .pt_id = ioas };
+
+	*fd = open_cdev(device);
+	if (*fd < 0)
+		return failed("open cdev");
+	if (ioctl(*fd, BIND_IOMMUFD, &bind))
+		return failed("VFIO_DEVICE_BIND_IOMMUFD");
+	/* The second time it is there already. */
+	for (int i = 0; i < 2; i++) {
+		attach.pt_id = ioas;
+		if (ioctl(*fd, ATTACH_PT, &attach))
+			return failed("VFIO_DEVICE_ATTACH_IOMMUFD_PT");
+	}
 	return 0;
+}
+
+static int take_cdevs(int count, char **devices)
+{
+	int status, iommufd = open("/dev/iommu", O_RDWR | O_CLOEXEC);
+	int fds[count];
+	uint32_t ioas;
+
+	if (iommufd < 0)
+		return failed("open /dev/iommu");
+	status = make_ioas(iommufd, &ioas);
+	for (int i = 0; i < count && !status; i++)
+		status = attach(devices[i], iommufd, ioas, &fds[i]);
+	for (int i = 0; i < count - 1 && !status; i++)
+		close(fds[i]);
+	return status;
 }
 
 static int take(int argc, char **argv)
 {
-	if (argc >= 2 && !strcmp(argv[0], "group"))
-		return take_group(argv[1], argc > 2 ? argv[2] : NULL);
-	if (argc == 2 && !strcmp(argv[0], "cdev"))
-		return take_cdev(argv[1]);
-	fprintf(stderr, "vfio: group GROUP [DEVICE] or cdev DEVICE\n");
+	const char *way = argv[0], *device = argc > 2 ? argv[2] : NULL;
+
+	if (argc >= 2 && !strcmp(way, "groups"))
+		return take_groups(argc - 1, argv + 1);
+	if (argc >= 2 && !strcmp(way, "cdev"))
+		return take_cdevs(argc - 1, argv + 1);
+	if (argc >= 2 && (!strcmp(way, "group") || !strcmp(way, "compat")))
+		return take_group(argv[1], device, !strcmp(way, "compat"));
+	fprintf(stderr, "vfio: group GROUP [DEVICE], groups GROUP..., compat GROUP [DEVICE]"
+		" or cdev DEVICE...\n");
 	return EINVAL;
 }
 

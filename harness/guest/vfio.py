@@ -7,8 +7,9 @@ from typing import Literal
 
 from harness.guest import devices
 from harness.guest.guest import Guest, Step
+from harness.guest.state import State
 
-Way = Literal["group", "cdev"]
+Way = Literal["group", "groups", "compat", "cdev"]
 
 
 def give(guest: Guest, name: str) -> Step:
@@ -34,15 +35,20 @@ def viable(guest: Guest, group: int) -> Step:
     return guest.step(f"vfio viable {group}")
 
 
-def open_group(guest: Guest, group: int, name: str = "") -> Step:
-    """Opens and closes the group, with the device where one is named; its status is the
-    errno of what failed, which its errors name."""
-    return guest.step(shlex.join(["vfio", "open", "group", str(group), *([name] if name else [])]))
+def words(state: State, way: Way, *names: str) -> list[str]:
+    """What ``use`` and ``hold`` call these devices, which have groups."""
+    if way == "cdev":
+        return list(names)
+    numbers = [str(state.devices[name].group) for name in names]
+    return numbers if way == "groups" else [numbers[0], names[0]]
 
 
-def open_cdev(guest: Guest, name: str) -> Step:
-    """Opens and closes the device's own file with an iommufd, as ``open_group``."""
-    return guest.step(shlex.join(["vfio", "open", "cdev", name]))
+def use(guest: Guest, way: Way, *words: str | int) -> Step:
+    """Opens a device, maps memory and ends, as guest-scripts/vfio.c has it: "group" and
+    "compat" (with an iommufd for a container) want a group's number and, to open more than
+    the group, a device; "groups" wants several numbers, and "cdev" devices. Its status is
+    the errno of what failed, which its errors name."""
+    return guest.step(shlex.join(["vfio", "open", way, *map(str, words)]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +65,6 @@ class Holder:
 
 
 def hold(guest: Guest, way: Way, *words: str | int) -> tuple[Step, Holder | None]:
-    """Opens in the background what ``open_group`` or ``open_cdev`` would; no holder when
-    that fails."""
+    """Opens in the background what ``use`` would; no holder when that fails."""
     step = guest.step(shlex.join(["vfio", "hold", way, *map(str, words)]))
     return step, Holder(guest, int(step.out)) if step.status == 0 else None

@@ -88,30 +88,30 @@ def test_vfio_takes_a_device_and_gives_it_back(guest: Guest) -> None:
     group = group_of(guest, nic)
     assert vfio.give(guest, nic).after.devices[nic].driver == "vfio-pci"
     assert vfio.viable(guest, group).out == "viable\n"
-    opened = vfio.open_group(guest, group, nic)
+    opened = vfio.use(guest, "group", group, nic)
     assert (opened.status, opened.err, opened.out) == (0, "", "open\n")
     step, holder = vfio.hold(guest, "group", group, nic)
     assert holder is not None, step.err
-    busy = vfio.open_group(guest, group, nic)
+    busy = vfio.use(guest, "group", group, nic)
     assert (busy.status != 0, devices.errno_of(busy)) == (True, "EBUSY")
     holder.kill()
-    assert vfio.open_group(guest, group, nic).status == 0
+    assert vfio.use(guest, "group", group, nic).status == 0
     assert vfio.take_back(guest, nic).after.devices[nic].driver == "e1000e"
 
 
 def test_an_iommufd_takes_a_device(guest: Guest, kernel: Kernel) -> None:
     nic = bound(guest)
     vfio.give(guest, nic)
-    opened = vfio.open_cdev(guest, nic)
+    opened = vfio.use(guest, "cdev", nic)
     if not kernel.option("VFIO_DEVICE_CDEV"):
         assert opened.err == "open cdev: ENOENT\n"
         return
     assert (opened.status, opened.err) == (0, "")
     _, holder = vfio.hold(guest, "cdev", nic)
     assert holder is not None
-    assert vfio.open_cdev(guest, nic).status != 0
+    assert vfio.use(guest, "cdev", nic).status != 0
     holder.kill()
-    assert vfio.open_cdev(guest, nic).status == 0
+    assert vfio.use(guest, "cdev", nic).status == 0
 
 
 def test_the_kernel_itself_can_own_a_groups_dma(guest: Guest, kernel: Kernel) -> None:

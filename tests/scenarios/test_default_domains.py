@@ -179,25 +179,33 @@ def test_a_type_is_forgotten_with_its_group(bound_guest: Guest) -> None:
 
 
 @pytest.mark.needs(TYPE_OF_ANY_GROUP)
-def test_a_change_of_type_that_fails_changes_nothing(bound_guest: Guest) -> None:
+@pytest.mark.parametrize("preset", ["nic", "multifunction"])
+def test_a_change_of_type_that_fails_changes_nothing(
+    guest_factory: GuestFactory, preset: str
+) -> None:
     """Each allocation of iommu_setup_default_domain fails once: the old domain stays, and
-    the device goes on with it."""
-    nic = nic_of(bound_guest.state())
-    group = group_of(bound_guest, nic)
-    devices.unbind(bound_guest, nic)
-    devices.set_group_type(bound_guest, group, "identity")
+    all devices of the group go on with it, those too that had the new one already
+    (__iommu_group_set_domain_internal)."""
+    guest = guest_factory(f"+{preset}", bound=True)
+    bound = clients.bound(guest)
+    nics = clients.nics(bound)
+    group = group_of(guest, nics[0])
+    for name in nics:
+        devices.unbind(guest, name)
+    devices.set_group_type(guest, group, "identity")
     path = f"/sys/kernel/iommu_groups/{group}/type"
-    before = bound_guest.state()
+    before = guest.state()
     failed = 0
-    for failure in tracing.failures(bound_guest, "write", path, "DMA", but_for=tracing.RCACHES):
+    for failure in tracing.failures(guest, "write", path, "DMA", but_for=tracing.RCACHES):
         if failure.status == 0:
-            devices.set_group_type(bound_guest, group, "identity")
+            devices.set_group_type(guest, group, "identity")
             continue
         failed += 1
-        assert bound_guest.state() == before, f"with allocation {failure.number} failing"
+        assert guest.state() == before, f"with allocation {failure.number} failing"
     assert failed > 2
-    assert devices.group_type(bound_guest, group) == "DMA"
-    assert devices.bind(bound_guest, nic, "e1000e").status == 0
+    assert devices.group_type(guest, group) == "DMA"
+    for name in nics:
+        assert devices.bind(guest, name, bound.devices[name].driver).status == 0
 
 
 @pytest.mark.needs(DMA_OWNERSHIP)
@@ -260,7 +268,7 @@ def test_who_owned_the_dma_leaves_the_default_domain_behind(
 @pytest.mark.needs(CLIENTS_WAIT)
 @pytest.mark.parametrize("way", ["group", "cdev"])
 def test_a_user_of_vfio_leaves_the_default_domain_behind(
-    bound_guest: Guest, kernel: Kernel, way: str
+    bound_guest: Guest, kernel: Kernel, way: vfio.Way
 ) -> None:
     if way == "cdev" and not kernel.option("VFIO_DEVICE_CDEV"):
         not_applicable("this kernel has no device files of VFIO")
@@ -268,11 +276,7 @@ def test_a_user_of_vfio_leaves_the_default_domain_behind(
     group = group_of(bound_guest, nic)
     vfio.give(bound_guest, nic)
     for _ in range(3):
-        opened = (
-            vfio.open_group(bound_guest, group, nic)
-            if way == "group"
-            else vfio.open_cdev(bound_guest, nic)
-        )
+        opened = vfio.use(bound_guest, way, *vfio.words(bound_guest.state(), way, nic))
         assert opened.status == 0, opened.err
     assert vfio.take_back(bound_guest, nic).after.devices[nic].driver == "e1000e"
     assert devices.group_type(bound_guest, group) == "DMA"

@@ -87,11 +87,9 @@ class User:
     def take(self) -> Step:
         if self.way == "kernel":
             return claim(self.guest, self.name)
-        if self.way == "group":
-            words = (group_of(self.guest, self.name), self.name)
-            step, self.holder = vfio.hold(self.guest, "group", *words)
-        else:
-            step, self.holder = vfio.hold(self.guest, "cdev", self.name)
+        way: vfio.Way = "group" if self.way == "group" else "cdev"
+        words = vfio.words(self.guest.state(), way, self.name)
+        step, self.holder = vfio.hold(self.guest, way, *words)
         return step
 
     def leave(self) -> None:
@@ -137,14 +135,14 @@ def test_a_sibling_with_a_driver_keeps_users_out(
     group = group_of(guest, given)
     vfio.give(guest, given)
     assert vfio.viable(guest, group).out == "not viable\n"
-    assert_refused(vfio.open_group(guest, group, given), "EPERM")
+    assert_refused(vfio.use(guest, "group", group, given), "EPERM")
     if kernel.option("VFIO_DEVICE_CDEV"):
-        assert_refused(vfio.open_cdev(guest, given), "EPERM")
+        assert_refused(vfio.use(guest, "cdev", given), "EPERM")
     assert_refused(claim(guest, given), "EPERM")
     assert guest.state().devices[nics[bound]].driver == "e1000"
     devices.unbind(guest, nics[bound])
     assert vfio.viable(guest, group).out == "viable\n"
-    assert vfio.open_group(guest, group, given).status == 0
+    assert vfio.use(guest, "group", group, given).status == 0
 
 
 @owned
@@ -221,18 +219,6 @@ def test_one_user_keeps_another_out(
     assert again.status == 0, again.err
     two.leave()
     assert_free(bound_guest, nic)
-
-
-@owned
-def test_an_owner_that_is_killed_owns_nothing(bound_guest: Guest) -> None:
-    """vfio_group_fops_release and iommufd's release run when the process dies."""
-    nic = nic_of(bound_guest)
-    vfio.give(bound_guest, nic)
-    _, holder = vfio.hold(bound_guest, "group", group_of(bound_guest, nic), nic)
-    assert holder
-    holder.kill()
-    assert_free(bound_guest, nic)
-    assert vfio.take_back(bound_guest, nic).after.devices[nic].driver == "e1000e"
 
 
 @owned
@@ -339,25 +325,6 @@ def test_a_binding_that_fails_anywhere_owns_nothing(bound_guest: Guest) -> None:
 
 
 @owned
-@pytest.mark.parametrize("way", ["group", "cdev"])
-def test_a_user_that_fails_anywhere_owns_nothing(
-    bound_guest: Guest, kernel: Kernel, way: str
-) -> None:
-    """Each allocation of opening, claiming and attaching fails once; the process ends, and
-    with it all that it had."""
-    nic = nic_of(bound_guest)
-    user = User(bound_guest, way, nic, kernel)
-    user.ready()
-    what = ("group", str(group_of(bound_guest, nic)), nic) if way == "group" else ("cdev", nic)
-    failures = tracing.all_failures(bound_guest, "vfio", "open", *what)
-    assert sum(each.status != 0 for each in failures) > 5
-    assert_free(bound_guest, nic)
-    assert vfio.take_back(bound_guest, nic).after.devices[nic].driver == "e1000e"
-    unloaded = modules.unload(bound_guest, "vfio_pci")
-    assert unloaded.status == 0, f"a device that could not be opened is held: {unloaded.err}"
-
-
-@owned
 def test_a_refused_user_leaves_no_claim_behind(bound_guest: Guest) -> None:
     nic = nic_of(bound_guest)
     for _ in range(3):
@@ -371,7 +338,7 @@ def test_an_override_hands_a_device_over_and_back(bound_guest: Guest) -> None:
     nic = nic_of(bound_guest)
     for _ in range(4):
         assert vfio.give(bound_guest, nic).after.devices[nic].driver == "vfio-pci"
-        opened = vfio.open_group(bound_guest, group_of(bound_guest, nic), nic)
+        opened = vfio.use(bound_guest, "group", group_of(bound_guest, nic), nic)
         assert opened.status == 0, opened.err
         assert vfio.take_back(bound_guest, nic).after.devices[nic].driver == "e1000e"
 

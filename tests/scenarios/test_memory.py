@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What comes and goes again and again leaves no memory: a device, its driver, the IOMMU's.
+"""What comes and goes again and again leaves no memory: a device, its driver, its
+user, the IOMMU's driver.
 
 Counted from outside, by the kernel's own books, so that a leak is seen of whatever it is.
 """
 
 import re
+import shlex
 
 import pytest
 
-from harness.guest import clients, devices, modules
+from harness.guest import clients, devices, modules, vfio
 from harness.guest.guest import Guest
 from harness.kernel.artifact import Kernel
+from harness.pytest_plugin import GuestFactory
 
 _CYCLES = 40
 
@@ -103,6 +106,25 @@ def test_drivers_that_come_and_go_leave_no_memory(kernel: Kernel, bound_guest: G
     devices.unbind(bound_guest, nic)
     devices.probe(bound_guest, nic)
     assert_nothing_grows(kernel, bound_guest, cycle)
+
+
+def test_users_that_come_and_go_leave_no_memory(
+    kernel: Kernel, guest_factory: GuestFactory
+) -> None:
+    """What is theirs alone: domains and their tables, and the memory that they map. Two
+    groups in one container, two devices in one iommufd."""
+    modprobes = ("modprobe vfio-pci", "modprobe vfio_iommu_type1")
+    guest = guest_factory("+isolated-functions", *modprobes, bound=True)
+    nics = clients.nics(clients.bound(guest))
+    for name in nics:
+        vfio.give(guest, name)
+    ways: tuple[vfio.Way, ...] = ("groups", "cdev")
+    cycle = "; ".join(
+        shlex.join(["vfio", "open", way, *vfio.words(guest.state(), way, *nics)])
+        for way in ways
+        if way == "groups" or kernel.option("VFIO_DEVICE_CDEV")
+    )
+    assert_nothing_grows(kernel, guest, cycle)
 
 
 @pytest.mark.known_issue("smmu-reload-leaks")

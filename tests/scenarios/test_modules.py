@@ -7,6 +7,7 @@ deferred probing order what used to be ordered by initcalls.
 """
 
 import re
+import shlex
 
 import pytest
 
@@ -61,6 +62,41 @@ def test_a_driver_loads_unloads_and_loads_again(guest: Guest) -> None:
         unloaded = modules.unload(guest, driver)
         assert (unloaded.status, unloaded.after.refcount(driver)) == (0, None)
         assert unloaded.after.iommus == {}
+
+
+def test_the_iommus_alias_loads_its_driver(guest: Guest) -> None:
+    """MODULE_DEVICE_TABLE: what udev would do on the uevent of the IOMMU's device."""
+    driver = guest.machine.iommu.driver
+    files = "/sys/bus/*/devices/*/modalias"
+    of = {"arm_smmu_v3": "smmu|arm-smmu|ARMH|acpi:", "virtio_iommu": "virtio:d00000017"}[driver]
+    found = guest.run(f"cat {files} | grep -iE '{of}'").out.decode().split()
+    assert found
+    guest.run("; ".join(f"modprobe {shlex.quote(alias)}" for alias in found))
+    state = guest.state()
+    assert state.refcount(driver) is not None
+    assert len(state.iommus) == 1
+
+
+def shown(guest: Guest) -> set[str]:
+    """What the kernel shows of drivers: interrupts, I/O memory, drivers, IOMMUs."""
+    reply = guest.run(
+        "cut -d: -f2- /proc/interrupts | tr -s ' ' | cut -d' ' -f3-; cat /proc/iomem;"
+        " ls -d /sys/bus/*/drivers/* /sys/class/iommu/* /sys/kernel/iommu_groups/*"
+    )
+    return set(reply.out.decode(errors="replace").splitlines())
+
+
+def test_an_unloaded_driver_leaves_no_trace(guest: Guest) -> None:
+    """Neither after a first time nor after a second."""
+    driver = guest.machine.iommu.driver
+    before = shown(guest)
+    modules.load(guest, driver)
+    assert shown(guest) > before
+    clients.remove_all(guest)
+    modules.unload(guest, driver)
+    guest.run("echo 1 > /sys/bus/pci/rescan")
+    left = shown(guest) - before
+    assert not left, f"without {driver} there is {sorted(left)}"
 
 
 @pytest.mark.machines("virtio-iommu", "virtio-iommu-acpi")
@@ -306,6 +342,26 @@ def test_a_driver_without_hardware_loads_and_unloads(bound_guest: Guest, driver:
     unloaded = modules.unload(bound_guest, driver)
     assert (unloaded.status, unloaded.after.refcount(driver)) == (0, None)
     assert unloaded.after.groups == before.groups
+
+
+@pytest.mark.needs(CLIENTS_WAIT)
+@pytest.mark.known_issue("failed-probe-oopses-on-removal")
+def test_who_goes_while_he_waits_is_forgotten(guest: Guest) -> None:
+    """driver_deferred_probe_del in device_del: the list is walked when the IOMMU comes."""
+    for name in clients.drivers(guest.machine):
+        modules.load(guest, name)
+    waiting = devices.deferred(guest)
+    assert waiting == sorted(clients.behind(guest.state()))
+    for name in pci_clients(guest.state()):
+        assert not devices.remove(guest, name).killed, "the shell was killed by an oops"
+    if clients.platform(guest.state()):
+        guest.run(f"modprobe {clients.PLATFORM_DEVICES}; rmmod {clients.PLATFORM_DEVICES}")
+    assert devices.deferred(guest) == []
+    state = modules.load(guest, guest.machine.iommu.driver).after
+    assert clients.behind(state) == []
+    clients.bring_back(guest)
+    bound = devices.wait_for(guest, "clients to be bound", clients.are_bound(waiting))
+    assert all(bound.devices[name].group is not None for name in waiting)
 
 
 @pytest.mark.needs(GROUPS_AT_REGISTRATION)

@@ -146,7 +146,7 @@ def test_after_an_owner_a_driver_is_translated(talker: Guest, way: str) -> None:
     assert group is not None
     if way == "vfio":
         vfio.give(talker, nic)
-        opened = vfio.open_group(talker, group, nic)
+        opened = vfio.use(talker, "group", group, nic)
         assert opened.status == 0, opened.err
         vfio.take_back(talker, nic)
     else:
