@@ -54,6 +54,9 @@ struct ioas_map {
 #define IOAS_MAP	_IO(VFIO_TYPE, 0x85)
 #define IOAS_MAP_FLAGS	7	/* at a fixed address, writeable, readable */
 
+#define CONTAINER	"/dev/vfio/vfio"
+#define IOMMUFD		"/dev/iommu"
+
 /*
  * What a user maps: pages, and not a block, so that there is a table of the last level.
  * Nowhere near the windows of interrupts, which nobody may map.
@@ -119,14 +122,17 @@ static int set_up(int container)
 	return 0;
 }
 
-/* The first group is there when its container is set up, the others find it in use. */
-static int take_groups(int count, char **numbers)
+/*
+ * In the order of Documentation/driver-api/vfio.rst. The first group is there when the
+ * container is set up; those that come later find it in use.
+ */
+static int take_groups(const char *container_path, int count, char **numbers, int *first)
 {
-	int group, status, container = open("/dev/vfio/vfio", O_RDWR | O_CLOEXEC);
+	int group, status, container = open(container_path, O_RDWR | O_CLOEXEC);
 
 	if (container < 0)
 		return failed("open container");
-	status = join(numbers[0], container, &group);
+	status = join(numbers[0], container, first);
 	if (!status)
 		status = set_up(container);
 	for (int i = 1; i < count && !status; i++)
@@ -134,17 +140,10 @@ static int take_groups(int count, char **numbers)
 	return status;
 }
 
-/* In the order of Documentation/driver-api/vfio.rst; an iommufd is set up as it is. */
-static int take_group(const char *number, const char *device, bool compat)
+static int take_group(const char *container_path, char *number, const char *device)
 {
-	int container = open(compat ? "/dev/iommu" : "/dev/vfio/vfio", O_RDWR | O_CLOEXEC);
-	int group, status;
+	int group, status = take_groups(container_path, 1, &number, &group);
 
-	if (container < 0)
-		return failed("open container");
-	status = join(number, container, &group);
-	if (!status && !compat)
-		status = set_up(container);
 	if (!status && device && ioctl(group, VFIO_GROUP_GET_DEVICE_FD, device) < 0)
 		status = failed("VFIO_GROUP_GET_DEVICE_FD");
 	return status;
@@ -200,7 +199,10 @@ static int attach(const char *device, int iommufd, uint32_t ioas, int *fd)
 		return failed("open cdev");
 	if (ioctl(*fd, BIND_IOMMUFD, &bind))
 		return failed("VFIO_DEVICE_BIND_IOMMUFD");
-	/* The second time it is there already. */
+	/*
+	 * The second time it replaces what is attached by the same, which has to change
+	 * nothing (iommufd_device_replace), references included.
+	 */
 	for (int i = 0; i < 2; i++) {
 		attach.pt_id = ioas;
 		if (ioctl(*fd, ATTACH_PT, &attach))
@@ -211,7 +213,7 @@ static int attach(const char *device, int iommufd, uint32_t ioas, int *fd)
 
 static int take_cdevs(int count, char **devices)
 {
-	int status, iommufd = open("/dev/iommu", O_RDWR | O_CLOEXEC);
+	int status, iommufd = open(IOMMUFD, O_RDWR | O_CLOEXEC);
 	int fds[count];
 	uint32_t ioas;
 
@@ -227,14 +229,17 @@ static int take_cdevs(int count, char **devices)
 
 static int take(int argc, char **argv)
 {
-	const char *way = argv[0], *device = argc > 2 ? argv[2] : NULL;
+	const char *way = argv[0], *device = argc == 3 ? argv[2] : NULL;
+	int group;
 
 	if (argc >= 2 && !strcmp(way, "groups"))
-		return take_groups(argc - 1, argv + 1);
+		return take_groups(CONTAINER, argc - 1, argv + 1, &group);
 	if (argc >= 2 && !strcmp(way, "cdev"))
 		return take_cdevs(argc - 1, argv + 1);
-	if (argc >= 2 && (!strcmp(way, "group") || !strcmp(way, "compat")))
-		return take_group(argv[1], device, !strcmp(way, "compat"));
+	if ((argc == 2 || argc == 3) && !strcmp(way, "group"))
+		return take_group(CONTAINER, argv[1], device);
+	if ((argc == 2 || argc == 3) && !strcmp(way, "compat"))
+		return take_group(IOMMUFD, argv[1], device);
 	fprintf(stderr, "vfio: group GROUP [DEVICE], groups GROUP..., compat GROUP [DEVICE]"
 		" or cdev DEVICE...\n");
 	return EINVAL;

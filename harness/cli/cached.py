@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from harness.cli import options, output
-from harness.errors import UsageError
+from harness.errors import UsageError, did_you_mean
 from harness.host import inventory, paths
 from harness.host.inventory import Item
 
@@ -22,9 +22,10 @@ def ls(
 ) -> None:
     """What is in the cache: size, days since it was used, and how many of each kind; or
     each thing of one kind."""
+    if kind and kind not in inventory.KINDS:
+        mend = did_you_mean(kind, inventory.KINDS, f"there are {', '.join(inventory.KINDS)}")
+        raise UsageError(f"the cache has no kind {kind!r}", mend)
     items = [item for item in inventory.items() if kind in ("", item.kind)]
-    if kind and not items:
-        raise UsageError(f"the cache holds nothing of the kind {kind!r}", "see cache ls")
     if as_json:
         output.print_json({"directory": str(paths.cache()), "items": [_record(i) for i in items]})
     else:

@@ -111,7 +111,7 @@ def load(directory: Path, program: str = topology.QEMU) -> Snapshot:
     record = _record(directory)
     if record and record.get("protocol") != frames.PROTOCOL:
         raise UsageError(
-            f"{directory} was saved by a version that guests answered otherwise",
+            f"{directory} was saved by a version that may have spoken otherwise with its guests",
             "open it with that version, or make it again with this",
         )
     try:

@@ -75,8 +75,9 @@ def tracing(guest: Guest, *events: str) -> Iterator[Trace]:
 _FAULTS = ("failslab", "fail_page_alloc")
 _DEBUGFS = "/sys/kernel/debug"
 
-# For ``but_for``. Its error path frees what it could not get until 7.2 (iova_magazine_free):
-# an oops that holds the group's mutex for ever, and shows of the paths around it nothing.
+# For ``but_for``. Its error path frees what it could not get (iova_magazine_free of 6.12; 6.1
+# has a kfree there, and 7.2 looks first): an oops that holds the group's mutex for ever, and
+# shows of the paths around it nothing.
 RCACHES = "iova_domain_init_rcaches"
 
 # More than anything makes.

@@ -11,13 +11,19 @@ from harness.guest.state import State
 
 Way = Literal["group", "groups", "compat", "cdev"]
 
+# The option of a kernel that has users of that way; all have the others.
+NEEDS = {"compat": "IOMMUFD", "cdev": "VFIO_DEVICE_CDEV"}
+
+# For a warm guest: what ``give`` would load. vfio_iommu_type1 is a soft dependency of vfio,
+# which busybox's modprobe does not know.
+WARM_UP = ("modprobe vfio-pci", "modprobe vfio_iommu_type1")
+
 
 def give(guest: Guest, name: str) -> Step:
     """Hands a PCI device to vfio-pci, whoever has it; returns the step that bound it."""
     device = f"/sys/bus/pci/devices/{shlex.quote(name)}"
-    # vfio_iommu_type1 is a soft dependency of vfio, which busybox's modprobe does not know.
     guest.run(
-        f"modprobe vfio-pci; modprobe vfio_iommu_type1; echo vfio-pci > {device}/driver_override;"
+        f"{'; '.join(WARM_UP)}; echo vfio-pci > {device}/driver_override;"
         f" [ ! -e {device}/driver ] || echo {shlex.quote(name)} > {device}/driver/unbind"
     )
     return devices.probe(guest, name)

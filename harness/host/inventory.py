@@ -27,6 +27,7 @@ _ENTRIES = (
     "snapshot",
 )
 _WORK = "work"
+KINDS = (*_ENTRIES, _WORK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Item:
 def items() -> list[Item]:
     """Everything in the cache that ``gc`` may remove, by kind, the newest first."""
     found = []
-    for kind in (*_ENTRIES, _WORK):
+    for kind in KINDS:
         for path in _below(kind):
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                 found.append(_work(path) if kind == _WORK else _entry(kind, path))

@@ -13,6 +13,10 @@ NETDEV, BLOCKDEV, DEVICE = "netdev", "blockdev", "device"
 _DISK_BYTES = 64 << 20
 
 
+# Of a device, as QEMU names them.
+Properties = tuple[tuple[str, str | int | bool], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Device:
     """A PCI device: ``model`` as QEMU calls it, behind the bridge ``bus`` (its id; ""
@@ -23,7 +27,7 @@ class Device:
     id: str = ""
     bus: str = ""
     address: str = ""
-    properties: tuple[tuple[str, str | int | bool], ...] = ()
+    properties: Properties = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from harness.errors import UsageError
-from harness.machine.device import BRIDGES, UNMIGRATABLE, Device
+from harness.machine.device import BRIDGES, UNMIGRATABLE, Device, Properties
 
 Firmware = Literal["devicetree", "acpi"]
 
@@ -51,14 +51,19 @@ class Preset:
     broken_firmware: bool = False
 
 
-def _functions(model: str, slot: str, bus: str = "") -> tuple[Device, ...]:
+def _functions(
+    model: str, slot: str, bus: str = "", properties: Properties = ()
+) -> tuple[Device, ...]:
     """Two functions of one slot; the first says that there are more."""
-    first = Device(model, bus=bus, address=f"{slot}.0", properties=(("multifunction", True),))
-    return (first, Device(model, bus=bus, address=f"{slot}.1"))
+    first = (*properties, ("multifunction", True))
+    return (
+        Device(model, bus=bus, address=f"{slot}.0", properties=first),
+        Device(model, bus=bus, address=f"{slot}.1", properties=properties),
+    )
 
 
 # Behind the IOMMU, as a modern virtio device and not as a legacy one, which bypasses it.
-_TRANSLATED = (("iommu_platform", True), ("disable-legacy", "on"))
+_TRANSLATED: Properties = (("iommu_platform", True), ("disable-legacy", "on"))
 
 PRESETS = {
     "nic": Preset("one NIC on the root bus", (Device("e1000e"),)),
@@ -85,6 +90,10 @@ PRESETS = {
             Device("virtio-net-pci", properties=_TRANSLATED),
             Device("virtio-blk-pci", properties=_TRANSLATED),
         ),
+    ),
+    "virtio-siblings": Preset(
+        "two virtio NICs without isolation: one group",
+        _functions("virtio-net-pci", "5", properties=_TRANSLATED),
     ),
     "nvme": Preset("an NVMe disk, which QEMU cannot migrate", (Device("nvme"),)),
     "hotplug": Preset("a slot to plug a device into", (Device("pcie-root-port", "slot"),)),

@@ -7,7 +7,7 @@ on a path nobody thought of is seen by whichever scenario goes that way.
 
 from collections.abc import Iterator
 
-from harness.guest import clients
+from harness.guest import clients, modules
 from harness.guest.guest import Guest
 from harness.guest.state import NO_DEFAULT_DOMAIN, State, contradictions
 from harness.machine.topology import Machine
@@ -60,3 +60,12 @@ def give_back(guest: Guest, state: State) -> list[str]:
 
 def _list(names: list[str]) -> str:
     return ", ".join(names) or "nothing"
+
+
+def owned(guest: Guest, name: str) -> str:
+    """What a claim on the DMA of the device's group is refused with; "" when nobody has it
+    (iommu_device_claim_dma_owner, by the guest module dma_owner)."""
+    claim = modules.load(guest, "dma_owner", device=name)
+    if claim.status != 0:
+        return claim.err.strip()
+    return modules.unload(guest, "dma_owner").err.strip()

@@ -184,7 +184,7 @@ def test_a_kept_guest_needs_nothing_else_and_names_no_program(guest: Guest, tmp_
         snapshot.load(taken.directory)
     del record["protocol"]
     (taken.directory / "snapshot.json").write_text(json.dumps(record))
-    with pytest.raises(UsageError, match="was saved by a version that guests answered otherwise"):
+    with pytest.raises(UsageError, match="may have spoken otherwise with its guests"):
         snapshot.load(taken.directory)
 
 

@@ -12,9 +12,11 @@ from collections.abc import Generator
 import pytest
 
 from harness import pytest_plugin
+from harness.guest import clients, vfio
 from harness.guest.guest import Guest
+from harness.kernel.artifact import Kernel
 from harness.machine.topology import Machine
-from harness.pytest_plugin import GuestFactory
+from harness.pytest_plugin import GuestFactory, not_applicable
 from harness.scenario import audit
 
 # What a scenario can be excused from, each with a reason: @pytest.mark.excused(state="...").
@@ -66,3 +68,21 @@ def bound_guest(machine: Machine, guest_factory: GuestFactory) -> Guest:
 @pytest.fixture(autouse=True)
 def _on_each_machine(machine: Machine) -> None:
     """A scenario that starts its guests itself is about the machine under test too."""
+
+
+@pytest.fixture
+def siblings(guest_factory: GuestFactory) -> Guest:
+    """A guest with two NICs in one group, bound, and the modules of VFIO."""
+    guest = guest_factory("+multifunction", *vfio.WARM_UP, bound=True)
+    state = clients.bound(guest)
+    assert len({state.devices[name].group for name in clients.nics(state)}) == 1
+    return guest
+
+
+@pytest.fixture(autouse=True)
+def _each_way_that_the_kernel_has(request: pytest.FixtureRequest, kernel: Kernel) -> None:
+    callspec = getattr(request.node, "callspec", None)
+    for way in callspec.params.values() if callspec else ():
+        option = vfio.NEEDS.get(way) if isinstance(way, str) else None
+        if option and not kernel.option(option):
+            not_applicable(f"this kernel has no {option}")

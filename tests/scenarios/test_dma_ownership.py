@@ -15,26 +15,17 @@ from harness.guest.vfio import Holder
 from harness.kernel.artifact import Kernel
 from harness.machine.topology import Machine
 from harness.pytest_plugin import GuestFactory, not_applicable
+from harness.scenario import audit
 from harness.scenario.behaviour import DMA_OWNERSHIP
 
 owned = pytest.mark.needs(DMA_OWNERSHIP)
 USERS = ["group", "cdev", "kernel"]
 
 
-# Loaded beforehand, because that takes longer than most of what is asked here.
-USERS_MODULES = ("modprobe vfio-pci", "modprobe vfio_iommu_type1", "modprobe pci-stub")
-
-
 @pytest.fixture
 def bound_guest(machine: Machine, guest_factory: GuestFactory) -> Guest:
-    """As elsewhere, with what users of DMA need."""
-    return guest_factory(machine, *USERS_MODULES, bound=True)
-
-
-@pytest.fixture
-def siblings(guest_factory: GuestFactory) -> Guest:
-    """The same, with two NICs that share a group."""
-    return guest_factory("+multifunction", *USERS_MODULES, bound=True)
+    """As elsewhere, with the modules of VFIO."""
+    return guest_factory(machine, *vfio.WARM_UP, bound=True)
 
 
 def nic_of(guest: Guest) -> str:
@@ -54,9 +45,8 @@ def claim(guest: Guest, name: str) -> Step:
 
 def assert_free(guest: Guest, name: str) -> None:
     """Nobody owns the group's DMA: a user can have it, and give it back."""
-    step = claim(guest, name)
-    assert step.status == 0, f"somebody still owns the group of {name}: {step.err.strip()}"
-    assert modules.unload(guest, "dma_owner").status == 0
+    refused = audit.owned(guest, name)
+    assert not refused, f"somebody still owns the group of {name}: {refused}"
 
 
 def assert_refused(step: Step, *errnos: str) -> None:
@@ -70,11 +60,9 @@ class User:
     """Who takes a device's DMA: through a VFIO group, a VFIO device file and iommufd, or
     within the kernel."""
 
-    def __init__(self, guest: Guest, way: str, name: str, kernel: Kernel) -> None:
+    def __init__(self, guest: Guest, way: str, name: str) -> None:
         self.guest, self.way, self.name = guest, way, name
         self.holder: Holder | None = None
-        if way == "cdev" and not kernel.option("VFIO_DEVICE_CDEV"):
-            not_applicable("this kernel has no device files of VFIO")
 
     def ready(self) -> None:
         """The device leaves its driver."""
@@ -101,11 +89,9 @@ class User:
 
 @owned
 @pytest.mark.parametrize("way", USERS)
-def test_a_user_has_a_device_that_no_driver_has(
-    bound_guest: Guest, kernel: Kernel, way: str
-) -> None:
+def test_a_user_has_a_device_that_no_driver_has(bound_guest: Guest, way: str) -> None:
     nic = nic_of(bound_guest)
-    user = User(bound_guest, way, nic, kernel)
+    user = User(bound_guest, way, nic)
     user.ready()
     step = user.take()
     assert step.status == 0, step.err
@@ -136,7 +122,7 @@ def test_a_sibling_with_a_driver_keeps_users_out(
     vfio.give(guest, given)
     assert vfio.viable(guest, group).out == "not viable\n"
     assert_refused(vfio.use(guest, "group", group, given), "EPERM")
-    if kernel.option("VFIO_DEVICE_CDEV"):
+    if kernel.option(vfio.NEEDS["cdev"]):
         assert_refused(vfio.use(guest, "cdev", given), "EPERM")
     assert_refused(claim(guest, given), "EPERM")
     assert guest.state().devices[nics[bound]].driver == "e1000"
@@ -147,12 +133,12 @@ def test_a_sibling_with_a_driver_keeps_users_out(
 
 @owned
 @pytest.mark.parametrize("way", USERS)
-def test_a_user_keeps_drivers_from_siblings(siblings: Guest, kernel: Kernel, way: str) -> None:
+def test_a_user_keeps_drivers_from_siblings(siblings: Guest, way: str) -> None:
     """iommu_device_use_default_domain gives EBUSY, and the driver core says nothing."""
     guest = siblings
     one, two = clients.nics(clients.bound(guest))
     devices.unbind(guest, two)
-    user = User(guest, way, one, kernel)
+    user = User(guest, way, one)
     user.ready()
     assert user.take().status == 0
     for _ in range(2):
@@ -183,11 +169,9 @@ def test_a_driver_for_a_sibling_of_a_device_in_use_is_refused(siblings: Guest) -
 
 @owned
 @pytest.mark.parametrize("way", USERS)
-def test_a_user_keeps_the_same_devices_driver_out(
-    bound_guest: Guest, kernel: Kernel, way: str
-) -> None:
+def test_a_user_keeps_the_same_devices_driver_out(bound_guest: Guest, way: str) -> None:
     nic = nic_of(bound_guest)
-    user = User(bound_guest, way, nic, kernel)
+    user = User(bound_guest, way, nic)
     user.ready()
     assert user.take().status == 0
     if way == "kernel":
@@ -203,15 +187,13 @@ def test_a_user_keeps_the_same_devices_driver_out(
 @owned
 @pytest.mark.parametrize("second", USERS)
 @pytest.mark.parametrize("first", USERS)
-def test_one_user_keeps_another_out(
-    bound_guest: Guest, kernel: Kernel, first: str, second: str
-) -> None:
+def test_one_user_keeps_another_out(bound_guest: Guest, first: str, second: str) -> None:
     """A second owner is EPERM; a group or a device that is open already is EBUSY."""
     nic = nic_of(bound_guest)
     if first == second == "kernel":
         not_applicable("the module that claims is loaded once")
     vfio.give(bound_guest, nic)
-    one, two = (User(bound_guest, way, nic, kernel) for way in (first, second))
+    one, two = (User(bound_guest, way, nic) for way in (first, second))
     assert one.take().status == 0
     assert_refused(two.take(), "EPERM", "EBUSY", "EINVAL")
     one.leave()

@@ -112,17 +112,16 @@ def test_users_that_come_and_go_leave_no_memory(
     kernel: Kernel, guest_factory: GuestFactory
 ) -> None:
     """What is theirs alone: domains and their tables, and the memory that they map. Two
-    groups in one container, two devices in one iommufd."""
-    modprobes = ("modprobe vfio-pci", "modprobe vfio_iommu_type1")
-    guest = guest_factory("+isolated-functions", *modprobes, bound=True)
+    groups in one container, two devices in one iommufd, a group in an iommufd."""
+    guest = guest_factory("+isolated-functions", *vfio.WARM_UP, bound=True)
     nics = clients.nics(clients.bound(guest))
     for name in nics:
         vfio.give(guest, name)
-    ways: tuple[vfio.Way, ...] = ("groups", "cdev")
+    ways: list[vfio.Way] = ["groups", "compat", "cdev"]
     cycle = "; ".join(
         shlex.join(["vfio", "open", way, *vfio.words(guest.state(), way, *nics)])
         for way in ways
-        if way == "groups" or kernel.option("VFIO_DEVICE_CDEV")
+        if way not in vfio.NEEDS or kernel.option(vfio.NEEDS[way])
     )
     assert_nothing_grows(kernel, guest, cycle)
 

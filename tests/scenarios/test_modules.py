@@ -8,6 +8,7 @@ deferred probing order what used to be ordered by initcalls.
 
 import re
 import shlex
+from collections import Counter
 
 import pytest
 
@@ -64,39 +65,41 @@ def test_a_driver_loads_unloads_and_loads_again(guest: Guest) -> None:
         assert unloaded.after.iommus == {}
 
 
+# What the bus says that the IOMMU's device is, for udev to find its driver.
+ALIASES = {"arm_smmu_v3": "smmu", "virtio_iommu": "^virtio:d00000017"}
+
+
 def test_the_iommus_alias_loads_its_driver(guest: Guest) -> None:
-    """MODULE_DEVICE_TABLE: what udev would do on the uevent of the IOMMU's device."""
+    """MODULE_DEVICE_TABLE."""
     driver = guest.machine.iommu.driver
-    files = "/sys/bus/*/devices/*/modalias"
-    of = {"arm_smmu_v3": "smmu|arm-smmu|ARMH|acpi:", "virtio_iommu": "virtio:d00000017"}[driver]
-    found = guest.run(f"cat {files} | grep -iE '{of}'").out.decode().split()
-    assert found
-    guest.run("; ".join(f"modprobe {shlex.quote(alias)}" for alias in found))
-    state = guest.state()
+    found = guest.run(f"cat /sys/bus/*/devices/*/modalias | grep {shlex.quote(ALIASES[driver])}")
+    (alias,) = found.out.decode().split()
+    state = modules.load(guest, alias).after
     assert state.refcount(driver) is not None
     assert len(state.iommus) == 1
 
 
-def shown(guest: Guest) -> set[str]:
+def shown(guest: Guest) -> Counter[str]:
     """What the kernel shows of drivers: interrupts, I/O memory, drivers, IOMMUs."""
-    reply = guest.run(
-        "cut -d: -f2- /proc/interrupts | tr -s ' ' | cut -d' ' -f3-; cat /proc/iomem;"
-        " ls -d /sys/bus/*/drivers/* /sys/class/iommu/* /sys/kernel/iommu_groups/*"
+    told = guest.run(
+        "cat /proc/interrupts /proc/iomem;"
+        " ls -d /sys/bus/*/drivers/* /sys/class/iommu/* /sys/kernel/iommu_groups/* 2>/dev/null"
     )
-    return set(reply.out.decode(errors="replace").splitlines())
+    lines = told.out.decode(errors="replace").splitlines()
+    # Of an interrupt its number, and how often each processor had it, do not matter.
+    return Counter(re.sub(r"^ *\S+:( +\d+)+ +", "", line) for line in lines)
 
 
 def test_an_unloaded_driver_leaves_no_trace(guest: Guest) -> None:
-    """Neither after a first time nor after a second."""
     driver = guest.machine.iommu.driver
     before = shown(guest)
-    modules.load(guest, driver)
-    assert shown(guest) > before
-    clients.remove_all(guest)
-    modules.unload(guest, driver)
-    guest.run("echo 1 > /sys/bus/pci/rescan")
-    left = shown(guest) - before
-    assert not left, f"without {driver} there is {sorted(left)}"
+    for _ in range(2):
+        modules.load(guest, driver)
+        assert shown(guest) - before
+        clients.remove_all(guest)
+        modules.unload(guest, driver)
+        left = shown(guest) - before
+        assert not left, f"without {driver} there is {sorted(left)}"
 
 
 @pytest.mark.machines("virtio-iommu", "virtio-iommu-acpi")
@@ -344,6 +347,8 @@ def test_a_driver_without_hardware_loads_and_unloads(bound_guest: Guest, driver:
     assert unloaded.after.groups == before.groups
 
 
+# ACPI defers before there is anything that could be left (iort_iommu_xlate).
+@pytest.mark.machines("smmuv3", "virtio-iommu")
 @pytest.mark.needs(CLIENTS_WAIT)
 @pytest.mark.known_issue("failed-probe-oopses-on-removal")
 def test_who_goes_while_he_waits_is_forgotten(guest: Guest) -> None:

@@ -7,7 +7,7 @@ QEMU's trace tells whether its accesses went through the IOMMU.
 
 import pytest
 
-from harness.guest import clients, devices, modules, traffic, vfio
+from harness.guest import clients, devices, modules, tracing, traffic, vfio
 from harness.guest.devices import GroupType
 from harness.guest.guest import Guest
 from harness.guest.state import State
@@ -17,6 +17,7 @@ from harness.scenario.behaviour import (
     DMA_OWNERSHIP,
     GROUPS_AT_REGISTRATION,
     TYPE_CAN_BE_SET,
+    TYPE_OF_ANY_GROUP,
 )
 
 NIC, DISK, DRIVER = "virtio-net-pci", "virtio-blk-pci", "virtio-pci"
@@ -107,6 +108,30 @@ def assert_follows_type(guest: Guest, *kinds: GroupType) -> None:
         (assert_direct if kind == "identity" else assert_translated)(guest, nic)
     # A flush queue is emptied by a timer of 10 ms.
     assert guest.run("usleep 30000").number == 0
+
+
+@pytest.mark.needs(TYPE_OF_ANY_GROUP)
+def test_a_change_of_type_that_fails_leaves_dma_as_it_was(guest_factory: GuestFactory) -> None:
+    """Each allocation of it fails once. Of two devices in the group the first may have had
+    its new domain by then: __iommu_group_set_domain_internal gives it the old one again."""
+    guest = guest_factory("+virtio-siblings", bound=True)
+    nics = sorted(clients.behind(clients.bound(guest)))
+    (group,) = {guest.state().devices[name].group for name in nics}
+    assert group is not None
+    for name in nics:
+        devices.unbind(guest, name)
+    devices.set_group_type(guest, group, "identity")
+    change = ("write", f"/sys/kernel/iommu_groups/{group}/type", "DMA")
+    failed = 0
+    for failure in tracing.failures(guest, *change, but_for=tracing.RCACHES):
+        if failure.status == 0:
+            devices.set_group_type(guest, group, "identity")
+            continue
+        failed += 1
+        devices.bind(guest, nics[0], DRIVER)
+        assert_direct(guest, nics[0])
+        devices.unbind(guest, nics[0])
+    assert failed > 2
 
 
 def test_a_driver_that_binds_again_is_translated_again(talker: Guest) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import UsageError
+from harness.errors import UsageError, did_you_mean
 from harness.host import program
 from harness.kernel import spec
 from harness.suite import matrix, mutants, run
@@ -116,6 +116,11 @@ def test_a_scenario_that_does_not_exist_has_one_that_is_near() -> None:
         list(run.chosen([f"races::{RACE[:-2]}"]))
     with pytest.raises(UsageError, match="see iommu-harness run --list races"):
         list(run.chosen(["races::nothing"]))
+
+
+def test_a_name_that_is_near_is_offered_and_another_is_not() -> None:
+    assert did_you_mean("kernl", ["kernel", "work"], "see them") == "did you mean kernel?"
+    assert did_you_mean("zzz", ["kernel", "work"], "see them") == "see them"
 
 
 def test_a_directory_without_mutants(tmp_path: Path) -> None:
