@@ -94,8 +94,10 @@ def _result(report: pytest.TestReport) -> tuple[str, str]:
     if report.passed:
         return "passed", ""
     if report.failed:
-        blame = any(name == UNJUDGED for name, _ in report.user_properties)
-        return "unjudged" if blame else "failed", gist(report)
+        names = {name for name, _ in report.user_properties}
+        # What the kernel itself reports stands, whatever else went wrong.
+        unjudged = UNJUDGED in names and TOLD not in names
+        return "unjudged" if unjudged else "failed", gist(report)
     # ("file", line, "Skipped: reason")
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
     reason = reason.removeprefix("Skipped: ")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from harness.errors import GuestError, HostError
+from harness.errors import GuestError
 from harness.guest.guest import Guest
 
 # The gateway of QEMU's user network answers by itself, restricted or not.
@@ -42,7 +42,7 @@ def requesters(address: str) -> set[int]:
 def ping(guest: Guest, address: str) -> Ping:
     """Pings the gateway through the NIC at the PCI ``address``, which has a driver.
 
-    Raises HostError when the NIC has no interface or gets no carrier.
+    Raises GuestError when the NIC has no interface or gets no carrier.
     """
     interface = _up(guest, address)
     with witnessed(guest) as witness:
@@ -57,7 +57,7 @@ def _up(guest: Guest, address: str) -> str:
     out = guest.run(f"ls -d /sys/bus/pci/devices/{address}/net/* " + _VIRTIO.format(address)).out
     names = [line.rpartition("/")[2] for line in out.decode().split()]
     if not names:
-        raise HostError(f"{address} has no network interface: has it a driver?")
+        raise GuestError(f"{address} has no network interface: has it a driver?")
     name = names[0]
     guest.run(f"ip link set {name} up; ip addr add {_ADDRESS} dev {name}")
     wait = (
@@ -65,7 +65,7 @@ def _up(guest: Guest, address: str) -> str:
         " do n=$((n - 1)); usleep 10000; done; [ $n != 0 ]"
     )
     if guest.run(wait).number != 0:
-        raise HostError(f"{name} of {address} gets no carrier")
+        raise GuestError(f"{name} of {address} gets no carrier")
     return name
 
 

@@ -24,10 +24,11 @@ _CPU = "cortex-a57"
 # double the time of a look at it. Caches are not merged: each counts its own objects.
 _CHECKED = ["8", "16", "32", "64", "96", "128", "192", "256", "512", "1k"]
 
-# A panic ends the guest at once, and QEMU with it (-no-reboot).
+# A panic ends the guest at once, and QEMU with it (-no-reboot). Of tasks that hang some are
+# told, and not the same again every quarter of a minute: that would pass for life.
 KERNEL_ARGUMENTS = " ".join(
     (
-        "console=ttyAMA0 panic=-1",
+        "console=ttyAMA0 panic=-1 sysctl.kernel.hung_task_warnings=4",
         f"slub_debug=FZP,{','.join(f'kmalloc-{size}' for size in _CHECKED)}",
         "slab_nomerge",
     )

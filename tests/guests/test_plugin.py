@@ -139,6 +139,19 @@ def test_a_splat_that_nobody_expects_fails_a_test_that_passes(
     assert status == (0 if "passed" in told else 1)
 
 
+@pytest.mark.parametrize(("body", "result"), [("pass", "unjudged"), (SPLAT, "failed")])
+def test_the_hosts_fault_is_no_excuse_for_a_splat(
+    tmp_path: Path, kernel_name: str, body: str, result: str
+) -> None:
+    text = (
+        "from harness.errors import HostError\n"
+        f"def test_it(guest):\n    {body}\n    raise HostError('no disk')\n"
+    )
+    events = tmp_path / "events"
+    status, _ = run(tmp_path, text, f"--kernel={kernel_name}", f"--events={events}")
+    assert (status, json.loads(events.read_text())["result"]) == (1, result)
+
+
 KNOWN = """
 import pytest
 @pytest.mark.machines("virtio-iommu")

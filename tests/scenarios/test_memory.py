@@ -14,6 +14,7 @@ from harness.guest import clients, devices, modules, vfio
 from harness.guest.guest import Guest
 from harness.kernel.artifact import Kernel
 from harness.pytest_plugin import GuestFactory
+from harness.scenario.behaviour import CLIENTS_WAIT
 
 _CYCLES = 40
 
@@ -89,6 +90,19 @@ def test_devices_that_come_and_go_leave_no_memory(kernel: Kernel, bound_guest: G
     assert bound_guest.state().devices[nic].driver == "pci-stub"
 
 
+@pytest.mark.needs(CLIENTS_WAIT)
+def test_devices_in_use_that_come_and_go_leave_no_memory(
+    kernel: Kernel, guest_factory: GuestFactory
+) -> None:
+    """What comes with use: the IOVAs of a NIC's buffers, and the doorbell of its interrupts
+    (iommu_dma_prepare_msi)."""
+    guest = guest_factory("+virtio", bound=True)
+    nic = sorted(name for name in clients.behind(clients.bound(guest)) if ":" in name)[0]
+    cycle = f"echo 1 > /sys/bus/pci/devices/{nic}/remove; echo 1 > /sys/bus/pci/rescan"
+    assert_nothing_grows(kernel, guest, cycle)
+    assert guest.state().devices[nic].driver == "virtio-pci"
+
+
 @pytest.mark.machines("smmuv3")
 def test_clients_that_come_and_go_leave_no_memory(kernel: Kernel, bound_guest: Guest) -> None:
     cycle = "modprobe iommu_client_device; rmmod iommu_client_device"
@@ -112,12 +126,12 @@ def test_users_that_come_and_go_leave_no_memory(
     kernel: Kernel, guest_factory: GuestFactory
 ) -> None:
     """What is theirs alone: domains and their tables, and the memory that they map. Two
-    groups in one container, two devices in one iommufd, a group in an iommufd."""
+    groups in one container, two devices in one iommufd, a group in either."""
     guest = guest_factory("+isolated-functions", *vfio.WARM_UP, bound=True)
     nics = clients.nics(clients.bound(guest))
     for name in nics:
         vfio.give(guest, name)
-    ways: list[vfio.Way] = ["groups", "compat", "cdev"]
+    ways: list[vfio.Way] = ["group", "groups", "compat", "cdev"]
     cycle = "; ".join(
         shlex.join(["vfio", "open", way, *vfio.words(guest.state(), way, *nics)])
         for way in ways

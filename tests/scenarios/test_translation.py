@@ -96,6 +96,18 @@ def test_a_lazy_domain_translates(talker: Guest) -> None:
     assert_follows_type(talker, "DMA-FQ", "identity", "DMA-FQ")
 
 
+def test_a_lazy_domain_goes_with_its_device(guest_factory: GuestFactory) -> None:
+    """iommu_dma_free_fq: what its driver has just unmapped waits in a queue, for a timer of
+    10 ms, when the last device of the group and the domain go."""
+    guest = guest_factory("+virtio", arguments="iommu.strict=0", bound=True)
+    nic = nic_of(clients.bound(guest))
+    for _ in range(3):
+        assert_translated(guest, nic)
+        devices.remove(guest, nic)
+        assert guest.run("usleep 30000").number == 0
+        devices.rescan(guest)
+
+
 def assert_follows_type(guest: Guest, *kinds: GroupType) -> None:
     """The NIC's DMA is translated unless its group's type is identity."""
     nic = nic_of(guest.state())
