@@ -144,9 +144,15 @@ static int take_group(const char *container_path, char *number, const char *devi
 {
 	int group, status = take_groups(container_path, 1, &number, &group);
 
-	if (!status && device && ioctl(group, VFIO_GROUP_GET_DEVICE_FD, device) < 0)
-		status = failed("VFIO_GROUP_GET_DEVICE_FD");
-	return status;
+	if (status || !device)
+		return status;
+	if (ioctl(group, VFIO_GROUP_GET_DEVICE_FD, device) < 0)
+		return failed("VFIO_GROUP_GET_DEVICE_FD");
+	if (!strcmp(container_path, CONTAINER) && !ioctl(group, VFIO_GROUP_UNSET_CONTAINER)) {
+		fprintf(stderr, "VFIO_GROUP_UNSET_CONTAINER: left under an open device\n");
+		return EINVAL;
+	}
+	return 0;
 }
 
 /* /dev/vfio/devices/vfioN, by the name that sysfs gives the device. */
@@ -189,23 +195,23 @@ static int make_ioas(int iommufd, uint32_t *id)
 	return ioctl(iommufd, IOAS_MAP, &map) ? failed("IOMMU_IOAS_MAP") : 0;
 }
 
-static int attach(const char *device, int iommufd, uint32_t ioas, int *fd)
+static int bind_to(int iommufd, const char *device, int *fd)
 {
 	struct bind_iommufd bind = { .argsz = sizeof(bind), .iommufd = iommufd };
-	struct attach_pt attach = { .argsz = sizeof(attach), .pt_id = ioas };
 
 	*fd = open_cdev(device);
 	if (*fd < 0)
 		return failed("open cdev");
-	if (ioctl(*fd, BIND_IOMMUFD, &bind))
-		return failed("VFIO_DEVICE_BIND_IOMMUFD");
-	/*
-	 * The second time it replaces what is attached by the same, which has to change
-	 * nothing (iommufd_device_replace), references included.
-	 */
+	return ioctl(*fd, BIND_IOMMUFD, &bind) ? failed("VFIO_DEVICE_BIND_IOMMUFD") : 0;
+}
+
+/* Twice: to replace what is attached by the same has to change nothing, references included. */
+static int attach(int fd, uint32_t ioas)
+{
 	for (int i = 0; i < 2; i++) {
-		attach.pt_id = ioas;
-		if (ioctl(*fd, ATTACH_PT, &attach))
+		struct attach_pt attach = { .argsz = sizeof(attach), .pt_id = ioas };
+
+		if (ioctl(fd, ATTACH_PT, &attach))
 			return failed("VFIO_DEVICE_ATTACH_IOMMUFD_PT");
 	}
 	return 0;
@@ -220,8 +226,11 @@ static int take_cdevs(int count, char **devices)
 	if (iommufd < 0)
 		return failed("open /dev/iommu");
 	status = make_ioas(iommufd, &ioas);
-	for (int i = 0; i < count && !status; i++)
-		status = attach(devices[i], iommufd, ioas, &fds[i]);
+	for (int i = 0; i < count && !status; i++) {
+		status = bind_to(iommufd, devices[i], &fds[i]);
+		if (!status)
+			status = attach(fds[i], ioas);
+	}
 	for (int i = 0; i < count - 1 && !status; i++)
 		close(fds[i]);
 	return status;

@@ -164,6 +164,14 @@ def test_a_group_is_owned_until_its_last_device_is_closed(siblings: Guest, way: 
     assert devices.bind(siblings, one, "e1000").status == 0
 
 
+def test_vfio_takes_no_device_that_it_was_not_given(guest: Guest) -> None:
+    """Its table of devices is for driver_override only (pci_match_device)."""
+    modules.load(guest, guest.machine.iommu.driver)
+    state = modules.load(guest, "vfio-pci").after
+    assert state.refcount("vfio_pci") == 0
+    assert nics_of(state) == []
+
+
 @pytest.mark.needs(CLIENTS_WAIT, DMA_OWNERSHIP)
 def test_a_port_does_not_keep_what_is_below_it(guest_factory: GuestFactory, shows: Shows) -> None:
     """pcie_portdriver is exempt (driver_managed_dma): it may share its devices' group."""
