@@ -234,7 +234,7 @@ def mutants_(
     if spec.kind == "prebuilt":
         raise UsageError("a prebuilt kernel cannot be patched", "name one with its source")
     _check(machine, behaviours, scenario)
-    chosen = _chosen(mutants.read(directory), only, directory)
+    chosen = _chosen(mutants.read(directory), only)
     _build([spec], machine)
     into = rundir.create("mutants", run_dir)
     request = Request(
@@ -264,13 +264,11 @@ def mutants_(
     raise typer.Exit(_status(found))
 
 
-def _chosen(
-    found: list[mutants.Mutant], only: Sequence[str], directory: Path | None
-) -> list[mutants.Mutant]:
+def _chosen(found: list[mutants.Mutant], only: Sequence[str]) -> list[mutants.Mutant]:
     names = {each.name for each in found}
     for name in only:
         if name not in names:
-            mend = did_you_mean(name, names, f"see the patches in {mutants.directory(directory)}")
+            mend = did_you_mean(name, names, f"see the patches in {found[0].patch.parent}")
             raise UsageError(f"no such mutant: {name!r}", mend)
     return [each for each in found if not only or each.name in only]
 

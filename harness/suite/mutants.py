@@ -69,14 +69,9 @@ class Score:
         return not self.problem
 
 
-def directory(named: Path | None) -> Path:
-    """Where the mutants are: what the user named, or ours."""
-    return named or paths.data("tests/mutants")
-
-
-def read(named: Path | None) -> list[Mutant]:
+def read(directory: Path | None) -> list[Mutant]:
     """The mutants of a directory, or ours. Raises UsageError for one without any."""
-    where = directory(named)
+    where = directory or paths.data("tests/mutants")
     patches = sorted([*where.glob("*.patch"), *where.glob("*.diff")])
     if not patches:
         raise UsageError(f"{where} has no mutants", "name a directory with .patch files")

@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -98,16 +98,22 @@ def test_a_command_sees_the_status_of_the_one_before(any_guest: Guest) -> None:
 
 
 @contextlib.contextmanager
-def interrupted(guest: Guest, number: int) -> Iterator[None]:
-    """As by ^C in ``iommu-harness shell``, whose handler runs while it waits; again and
-    again, because one that comes before the command has begun interrupts nothing."""
-    before = signal.signal(signal.SIGALRM, lambda *_: guest.break_off(number))
+def again_and_again(action: Callable[[], None]) -> Iterator[None]:
+    """Does it in a signal handler, as ^C in ``iommu-harness shell`` is handled, while a
+    command is waited for."""
+    before = signal.signal(signal.SIGALRM, lambda *_: action())
     signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def interrupted(guest: Guest, number: int) -> contextlib.AbstractContextManager[None]:
+    """More than once, because one that comes before the command has begun interrupts
+    nothing."""
+    return again_and_again(lambda: guest.break_off(number))
 
 
 def test_a_command_can_be_interrupted_and_the_shell_goes_on(any_guest: Guest) -> None:
@@ -131,18 +137,12 @@ def test_the_second_interrupt_of_a_user_ends_a_loop(any_guest: Guest) -> None:
     log = any_guest.directory / "console-command.log"
     left = [signal.SIGINT, signal.SIGINT]
 
-    def press(*_: object) -> None:
+    def press() -> None:
         if left and b"begun" in log.read_bytes():
             signal.raise_signal(left.pop())
 
-    before = signal.signal(signal.SIGALRM, press)
-    signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
-    try:
-        with shell._interruptible(any_guest):
-            reply = any_guest.run("echo be''gun; while :; do sleep 1; done")
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    with again_and_again(press), shell._interruptible(any_guest):
+        reply = any_guest.run("echo be''gun; while :; do sleep 1; done")
     assert not left
     assert (reply.how, reply.number) == ("killed", 9)
     with pytest.raises(KeyboardInterrupt):
