@@ -80,6 +80,10 @@ _DEBUGFS = "/sys/kernel/debug"
 # shows of the paths around it nothing.
 RCACHES = "iova_domain_init_rcaches"
 
+# Gets the pages of a slab that has run out. Whether one has is nobody's doing here, and the
+# number of an allocation must not depend on it. The allocation itself fails by failslab.
+_REFILL = "new_slab"
+
 # More than anything makes.
 _ENDLESS = 3000
 
@@ -101,10 +105,11 @@ def failures(guest: Guest, *what: str, but_for: str = "") -> Iterator[Failure]:
 
     ``what`` is ("write", PATH, TEXT), ("vfio", ...) as of the guest's command, or ("sh",
     COMMAND), of which only allocations of the shell's own task count and those of a program
-    that it becomes with ``exec``. Those below the kernel function ``but_for`` do not fail,
-    where it exists and the kernel heeds that (6.12 does, 6.1 does not). Raises UsageError
-    for a kernel without fault injection, as a prebuilt one may be,
-    and GuestError where the end is no success or does not come."""
+    that it becomes with ``exec``. Objects that are allocated below the kernel function
+    ``but_for`` do not fail, where it exists and the kernel heeds that (6.12 does, 6.1 does
+    not, nor does it spare what refills slabs). Raises UsageError for a kernel without fault
+    injection, as a prebuilt one may be, and GuestError where the end is no success or does
+    not come."""
     arm(guest, but_for)
     for number in range(1, _ENDLESS):
         (line,) = _told(guest, str(number), *what)
@@ -148,15 +153,18 @@ def arm(guest: Guest, but_for: str = "") -> None:
     lines.append(f"echo 0 > {_DEBUGFS}/fail_page_alloc/min-order")
     if guest.run(" && ".join(lines)).number != 0:
         raise UsageError("this kernel cannot have allocations fail", "build it with FAILSLAB")
-    first, end = _extent(guest, but_for) if but_for else (0, 0)
-    for each in _FAULTS:
+    # Each has one range of functions to spare.
+    for each, spared in zip(_FAULTS, (but_for, _REFILL), strict=True):
+        first, end = _extent(guest, spared) if spared else (0, 0)
         directory = f"{_DEBUGFS}/{each}"
         guest.run(f"echo {first} > {directory}/reject-start; echo {end} > {directory}/reject-end")
 
 
 def _extent(guest: Guest, function: str) -> tuple[int, int]:
     """Where a function of the kernel begins, and where the next one does."""
-    lines = guest.run("cat /proc/kallsyms").out.decode(errors="replace").splitlines()
-    symbols = sorted((int(address, 16), name) for address, _, name, *_ in map(str.split, lines))
-    start = next((address for address, name in symbols if name == function), 0)
-    return start, next((address for address, _ in symbols if address > start > 0), 0)
+    # Sorted by address; names of one address follow one another.
+    found = guest.run(f"grep -A9 -w {shlex.quote(function)} /proc/kallsyms").out.decode()
+    symbols = [line.split()[:3] for line in found.splitlines() if line != "--"]
+    start = next((int(address, 16) for address, _, name in symbols if name == function), 0)
+    addresses = (int(address, 16) for address, _, _ in symbols)
+    return start, next((address for address in addresses if address > start > 0), 0)
