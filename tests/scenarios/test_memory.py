@@ -135,6 +135,7 @@ def test_users_that_come_and_go_leave_no_memory(
     nics = clients.nics(clients.bound(guest))
     for name in nics:
         vfio.give(guest, name)
+        vfio.spare_resets(guest, name)
     ways: list[vfio.Way] = ["group", "groups", "compat", "cdev"]
     cycle = "; ".join(
         shlex.join(["vfio", "open", way, *vfio.words(guest.state(), way, *nics)])

@@ -120,6 +120,7 @@ def test_a_user_that_fails_anywhere_owns_nothing(pair: Guest, way: Way) -> None:
     ends, and with it all that it had."""
     state = pair.state()
     nic, _ = nics_of(state)
+    vfio.spare_resets(pair, nic)
     what = vfio.words(state, way, nic)
     failures = tracing.all_failures(pair, "vfio", "open", way, *what)
     assert sum(each.status != 0 for each in failures) > 5
