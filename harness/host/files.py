@@ -29,14 +29,6 @@ def copy(origin: Path, target: Path) -> None:
         os.fchmod(copied.fileno(), os.fstat(source.fileno()).st_mode & 0o777)
 
 
-def link(origin: Path, target: Path) -> None:
-    """A hard link, or a copy where the file systems differ."""
-    try:
-        target.hardlink_to(origin)
-    except OSError:
-        shutil.copy(origin, target)
-
-
 def link_tree(origin: Path, target: Path) -> None:
     """All of ``origin`` in the new directory ``target``, as hard links: nothing may ever
     write through them. By two cp: Python takes thrice as long for a kernel's source, and

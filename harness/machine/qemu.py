@@ -46,7 +46,8 @@ SSH_ADDRESS = "10.0.3.15"
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """What a guest starts from. ``dtb`` is None where firmware brings ACPI tables."""
+    """What a guest starts from. ``dtb`` is None where firmware brings ACPI tables, and for
+    a guest that goes on, which has read it."""
 
     machine: Machine
     image: Path
