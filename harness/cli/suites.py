@@ -36,7 +36,7 @@ Behaviours = Annotated[
     ),
 ]
 Workers = Annotated[
-    int, typer.Option("-n", "--workers", min=0, help="Guests at once; else as many as cores.")
+    int, typer.Option("-n", "--workers", min=0, help="Guests at once; else three for two cores.")
 ]
 RunDir = Annotated[Path | None, typer.Option(help="Where what is observed goes.")]
 
