@@ -8,6 +8,8 @@
  * vfio open compat GROUP [DEVICE]	a group, with an iommufd for its container
  * vfio open cdev DEVICE...	with iommufd and the devices' own files, in one address
  *				space; all but the last of them are closed again
+ * vfio open move DEVICE...	the same devices move to a second address space, and the
+ *				first one is destroyed
  * vfio hold ...		as open, and keep it in the background until killed
  *
  * Nothing is undone: what a user forgets is the kernel's to undo.
@@ -52,6 +54,17 @@ struct ioas_map {
 	uint64_t user_va, length, iova;
 };
 #define IOAS_MAP	_IO(VFIO_TYPE, 0x85)
+/* Without what came after 6.6, which is optional. */
+struct hwpt_alloc {
+	uint32_t size, flags, dev_id, pt_id, out_hwpt_id, reserved;
+};
+#define HWPT_ALLOC	_IO(VFIO_TYPE, 0x89)
+
+struct destroy {
+	uint32_t size, id;
+};
+#define DESTROY		_IO(VFIO_TYPE, 0x80)
+
 #define IOAS_MAP_FLAGS	7	/* at a fixed address, writeable, readable */
 
 #define CONTAINER	"/dev/vfio/vfio"
@@ -195,6 +208,18 @@ static int make_ioas(int iommufd, uint32_t *id)
 	return ioctl(iommufd, IOAS_MAP, &map) ? failed("IOMMU_IOAS_MAP") : 0;
 }
 
+/* A page table of an object that does not exist: to be refused, and nothing is kept for it. */
+static int ask_for_nothing(int iommufd, uint32_t device)
+{
+	struct hwpt_alloc alloc = { .size = sizeof(alloc), .dev_id = device, .pt_id = ~0u };
+
+	if (!ioctl(iommufd, HWPT_ALLOC, &alloc)) {
+		fprintf(stderr, "IOMMU_HWPT_ALLOC: made one of nothing\n");
+		return EINVAL;
+	}
+	return 0;
+}
+
 static int bind_to(int iommufd, const char *device, int *fd)
 {
 	struct bind_iommufd bind = { .argsz = sizeof(bind), .iommufd = iommufd };
@@ -202,7 +227,9 @@ static int bind_to(int iommufd, const char *device, int *fd)
 	*fd = open_cdev(device);
 	if (*fd < 0)
 		return failed("open cdev");
-	return ioctl(*fd, BIND_IOMMUFD, &bind) ? failed("VFIO_DEVICE_BIND_IOMMUFD") : 0;
+	if (ioctl(*fd, BIND_IOMMUFD, &bind))
+		return failed("VFIO_DEVICE_BIND_IOMMUFD");
+	return ask_for_nothing(iommufd, bind.out_devid);
 }
 
 /* Twice: to replace what is attached by the same has to change nothing, references included. */
@@ -217,6 +244,18 @@ static int attach(int fd, uint32_t ioas)
 	return 0;
 }
 
+static int join_ioas(int iommufd, uint32_t *ioas, int count, char **devices, int *fds)
+{
+	int status = make_ioas(iommufd, ioas);
+
+	for (int i = 0; i < count && !status; i++) {
+		status = bind_to(iommufd, devices[i], &fds[i]);
+		if (!status)
+			status = attach(fds[i], *ioas);
+	}
+	return status;
+}
+
 static int take_cdevs(int count, char **devices)
 {
 	int status, iommufd = open(IOMMUFD, O_RDWR | O_CLOEXEC);
@@ -225,14 +264,28 @@ static int take_cdevs(int count, char **devices)
 
 	if (iommufd < 0)
 		return failed("open /dev/iommu");
-	status = make_ioas(iommufd, &ioas);
-	for (int i = 0; i < count && !status; i++) {
-		status = bind_to(iommufd, devices[i], &fds[i]);
-		if (!status)
-			status = attach(fds[i], ioas);
-	}
+	status = join_ioas(iommufd, &ioas, count, devices, fds);
 	for (int i = 0; i < count - 1 && !status; i++)
 		close(fds[i]);
+	return status;
+}
+
+static int move_cdevs(int count, char **devices)
+{
+	struct destroy destroy = { .size = sizeof(destroy) };
+	int status, iommufd = open(IOMMUFD, O_RDWR | O_CLOEXEC);
+	int fds[count];
+	uint32_t second;
+
+	if (iommufd < 0)
+		return failed("open /dev/iommu");
+	status = join_ioas(iommufd, &destroy.id, count, devices, fds);
+	if (!status)
+		status = make_ioas(iommufd, &second);
+	for (int i = 0; i < count && !status; i++)
+		status = attach(fds[i], second);
+	if (!status && ioctl(iommufd, DESTROY, &destroy))
+		status = failed("IOMMU_DESTROY");
 	return status;
 }
 
@@ -245,12 +298,14 @@ static int take(int argc, char **argv)
 		return take_groups(CONTAINER, argc - 1, argv + 1, &group);
 	if (argc >= 2 && !strcmp(way, "cdev"))
 		return take_cdevs(argc - 1, argv + 1);
+	if (argc >= 2 && !strcmp(way, "move"))
+		return move_cdevs(argc - 1, argv + 1);
 	if ((argc == 2 || argc == 3) && !strcmp(way, "group"))
 		return take_group(CONTAINER, argv[1], device);
 	if ((argc == 2 || argc == 3) && !strcmp(way, "compat"))
 		return take_group(IOMMUFD, argv[1], device);
 	fprintf(stderr, "vfio: group GROUP [DEVICE], groups GROUP..., compat GROUP [DEVICE]"
-		" or cdev DEVICE...\n");
+		" cdev DEVICE... or move DEVICE...\n");
 	return EINVAL;
 }
 

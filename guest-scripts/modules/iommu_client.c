@@ -4,15 +4,22 @@
  * core to configure DMA for a device (platform_dma_configure), and no more.
  *
  * probe_error=ERRNO: every probe fails, after DMA has been configured.
+ * stay=1: whoever is unbound says "leaving" and stays until it is 0 again.
  * Module parameter async_probe, of every module: it probes in a task of its own.
  */
+#include <linux/delay.h>
 #include <linux/mod_devicetable.h>
 #include <linux/module.h>
 #include <linux/platform_device.h>
+#include <linux/version.h>
 
 static int probe_error;
 module_param(probe_error, int, 0644);
 MODULE_PARM_DESC(probe_error, "errno that each probe fails with");
+
+static bool stay;
+module_param(stay, bool, 0644);
+MODULE_PARM_DESC(stay, "remove does not end while this is set");
 
 static int iommu_client_probe(struct platform_device *pdev)
 {
@@ -22,6 +29,28 @@ static int iommu_client_probe(struct platform_device *pdev)
 	return 0;
 }
 
+static void leave(struct device *dev)
+{
+	if (!READ_ONCE(stay))
+		return;
+	dev_info(dev, "leaving\n");
+	while (READ_ONCE(stay))
+		usleep_range(500, 1000);
+}
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 11, 0)
+static void iommu_client_remove(struct platform_device *pdev)
+{
+	leave(&pdev->dev);
+}
+#else
+static int iommu_client_remove(struct platform_device *pdev)
+{
+	leave(&pdev->dev);
+	return 0;
+}
+#endif
+
 static const struct of_device_id iommu_client_match[] = {
 	{ .compatible = "harness,iommu-client" },
 	{ }
@@ -30,6 +59,7 @@ MODULE_DEVICE_TABLE(of, iommu_client_match);
 
 static struct platform_driver iommu_client_driver = {
 	.probe = iommu_client_probe,
+	.remove = iommu_client_remove,
 	.driver = {
 		.name = KBUILD_MODNAME,
 		.of_match_table = iommu_client_match,

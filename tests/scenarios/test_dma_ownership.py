@@ -52,7 +52,7 @@ def assert_free(guest: Guest, name: str) -> None:
 def assert_refused(step: Step, *errnos: str) -> None:
     said = step.err.strip()
     told = {"EPERM": "Operation not permitted", "EBUSY": "Device or resource busy"}
-    assert step.status != 0
+    assert step.status != 0, "it was not refused"
     assert any(errno in said or told.get(errno, errno) in said for errno in errnos), said
 
 
@@ -273,6 +273,53 @@ def test_a_platform_device_is_owned_like_any_other(bound_guest: Guest) -> None:
         assert (refused.status, devices.errno_of(refused)) == (1, "EBUSY")
         modules.unload(bound_guest, "dma_owner")
         assert devices.bind(bound_guest, name, "iommu_client").status == 0
+
+
+@owned
+@pytest.mark.machines("smmuv3")
+def test_a_driver_owns_until_it_has_let_its_device_go(bound_guest: Guest) -> None:
+    """__device_release_driver: dma_cleanup comes after remove, in which a driver may still
+    have its device do DMA."""
+    name = clients.platform(bound_guest.state())[0]
+    stay = "/sys/module/iommu_client/parameters/stay"
+    unbind = f"echo {name} > /sys/bus/platform/drivers/iommu_client/unbind"
+    bound_guest.run(f"echo 1 > {stay}; {unbind} &")
+    bound_guest.run("until dmesg | grep -q leaving; do usleep 1000; done")
+    assert_refused(claim(bound_guest, name), "EPERM")
+    bound_guest.run(f"echo 0 > {stay}; wait")
+    assert bound_guest.state().devices[name].driver == ""
+    assert_free(bound_guest, name)
+
+
+@owned
+@pytest.mark.parametrize("way", USERS)
+def test_dma_of_a_group_that_somebody_owns_comes_nowhere(
+    guest_factory: GuestFactory, way: str
+) -> None:
+    """Which without an owner would come to memory: not even a sibling that nobody uses keeps
+    the default domain (__iommu_take_dma_ownership, vfio_iommu_type1_attach_group)."""
+    guest = guest_factory(
+        "+multifunction", *vfio.WARM_UP, bound=True, arguments="iommu.passthrough=1"
+    )
+    one, two = clients.nics(clients.bound(guest))
+    devices.unbind(guest, two)
+    user = User(guest, way, one)
+    user.ready()
+    assert comes_to_memory(guest, two)
+    step = user.take()
+    assert step.status == 0, step.err
+    assert not comes_to_memory(guest, two), f"{two} writes to memory past the owner"
+    user.leave()
+    assert comes_to_memory(guest, two)
+
+
+def comes_to_memory(guest: Guest, nic: str) -> bool:
+    """Whether DMA of a NIC without a driver does, to an address that nobody has mapped."""
+    sent = modules.load(guest, "stray_dma", device=nic)
+    assert sent.status == 0, sent.err
+    reached = guest.run("cat /sys/module/stray_dma/parameters/reached").out
+    modules.unload(guest, "stray_dma")
+    return reached == b"Y\n"
 
 
 @owned

@@ -122,6 +122,19 @@ def assert_follows_type(guest: Guest, *kinds: GroupType) -> None:
     assert guest.run("usleep 30000").number == 0
 
 
+def test_a_disk_that_gets_no_mapping_is_left_none(talker: Guest) -> None:
+    """Each allocation of a read fails once, those for its mapping among them. What was
+    mapped by then is taken back, and the next one at that address is the only one
+    (viommu_map_pages; __iommu_dma_unmap warns when it unmaps more than it asked for)."""
+    read = "dd if=/dev/vda of=/dev/null bs=4k count=1"
+    fresh = "echo 1 > /proc/sys/vm/drop_caches"
+    failures = tracing.all_failures(talker, "sh", f"{fresh}; exec {read}")
+    assert len(failures) > 20
+    with traffic.witnessed(talker) as witness:
+        assert talker.run(f"{fresh}; {read}").number == 0
+    assert witness.count(traffic.requesters(disk_of(talker.state()))) > 0
+
+
 @pytest.mark.needs(TYPE_OF_ANY_GROUP)
 def test_a_change_of_type_that_fails_leaves_dma_as_it_was(guest_factory: GuestFactory) -> None:
     """Each allocation of it fails once. Of two devices in the group the first may have had

@@ -135,6 +135,29 @@ def test_a_group_that_vfio_failed_to_take_goes_with_its_device(guest: Guest) -> 
     assert left == {}, f"without its device there is group {list(left)}"
 
 
+@pytest.mark.needs(DMA_OWNERSHIP)
+def test_a_group_that_vfio_has_goes_when_it_fails_to_take_a_second_device(
+    siblings: Guest,
+) -> None:
+    """The same where VFIO has the group already, and only counts the device in
+    (vfio_group_find_or_alloc)."""
+    state = siblings.state()
+    one, two = clients.nics(state)
+    group = state.devices[one].group
+    for name in (one, two):
+        vfio.give(siblings, name)
+    devices.unbind(siblings, two)
+    failed = 0
+    for failure in tracing.failures(siblings, "write", "/sys/bus/pci/drivers/vfio-pci/bind", two):
+        failed += failure.status != 0
+        if failure.status == 0:
+            siblings.run(f"echo {two} > /sys/bus/pci/drivers/vfio-pci/unbind")
+    assert failed > 2
+    devices.remove(siblings, two)
+    left = devices.remove(siblings, one).after.groups
+    assert group not in left, f"group {group} is left without its devices"
+
+
 @pytest.mark.machines("smmuv3", "smmuv3-acpi")
 @pytest.mark.known_issue("failed-smmu-probe-leaves-sysfs", "failed-attach-is-detached")
 def test_an_smmu_that_fails_to_probe_leaves_nothing(

@@ -151,6 +151,16 @@ def test_groups_that_fail_to_share_a_container_are_owned_by_nobody(pair: Guest) 
     assert_free(pair, *nics)
 
 
+@pytest.mark.machines("smmuv3", "smmuv3-acpi")  # 6.12's virtio-iommu cannot: EADDRINUSE
+@pytest.mark.parametrize("way", ["move"])
+def test_an_address_space_that_all_devices_have_left_can_go(siblings: Guest, way: Way) -> None:
+    """iommufd_device_do_replace: the first device of a group takes all to the new page
+    table, with a reference for each."""
+    opened = vfio.use(siblings, way, *nics_of(given(siblings).state()))
+    assert opened.status == 0, opened.err
+    assert_free(siblings, *nics_of(siblings.state()))
+
+
 @pytest.mark.needs(DMA_OWNERSHIP)
 @pytest.mark.parametrize("way", ["cdev"])
 def test_a_group_is_owned_until_its_last_device_is_closed(siblings: Guest, way: Way) -> None:
