@@ -124,6 +124,13 @@ def test_a_group_that_vfio_failed_to_take_goes_with_its_device(guest: Guest) -> 
     modules.load(guest, guest.machine.iommu.driver)
     vfio.give(guest, nic)
     devices.unbind(guest, nic)
+    fail_to_take(guest, nic)
+    left = devices.remove(guest, nic).after.groups
+    assert left == {}, f"without its device there is group {list(left)}"
+
+
+def fail_to_take(guest: Guest, nic: str) -> None:
+    """Binds the NIC to vfio-pci with each allocation of it failing once, and leaves it."""
     failed = 0
     for failure in tracing.failures(guest, "write", "/sys/bus/pci/drivers/vfio-pci/bind", nic):
         failed += failure.status != 0
@@ -131,14 +138,10 @@ def test_a_group_that_vfio_failed_to_take_goes_with_its_device(guest: Guest) -> 
             guest.run(f"echo {nic} > /sys/bus/pci/drivers/vfio-pci/unbind")
     assert failed > 2
     devices.unbind(guest, nic)
-    left = devices.remove(guest, nic).after.groups
-    assert left == {}, f"without its device there is group {list(left)}"
 
 
 @pytest.mark.needs(DMA_OWNERSHIP)
-def test_a_group_that_vfio_has_goes_when_it_fails_to_take_a_second_device(
-    siblings: Guest,
-) -> None:
+def test_a_group_that_failed_to_get_a_second_device_of_vfio_goes(siblings: Guest) -> None:
     """The same where VFIO has the group already, and only counts the device in
     (vfio_group_find_or_alloc)."""
     state = siblings.state()
@@ -147,12 +150,7 @@ def test_a_group_that_vfio_has_goes_when_it_fails_to_take_a_second_device(
     for name in (one, two):
         vfio.give(siblings, name)
     devices.unbind(siblings, two)
-    failed = 0
-    for failure in tracing.failures(siblings, "write", "/sys/bus/pci/drivers/vfio-pci/bind", two):
-        failed += failure.status != 0
-        if failure.status == 0:
-            siblings.run(f"echo {two} > /sys/bus/pci/drivers/vfio-pci/unbind")
-    assert failed > 2
+    fail_to_take(siblings, two)
     devices.remove(siblings, two)
     left = devices.remove(siblings, one).after.groups
     assert group not in left, f"group {group} is left without its devices"
