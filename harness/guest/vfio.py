@@ -56,12 +56,12 @@ def words(state: State, way: Way, *names: str) -> list[str]:
     return numbers if way == "groups" else [numbers[0], names[0]]
 
 
-def use(guest: Guest, way: Way, *words: str | int) -> Step:
+def use(guest: Guest, way: Way, *what: str | int) -> Step:
     """Opens a device, maps memory and ends, as guest-scripts/vfio.c has it: "group" and
     "compat" (with an iommufd for a container) want a group's number and, to open more than
     the group, a device; "groups" wants several numbers, and "cdev" and "move" devices. Its status
     is the errno of what failed, which its errors name."""
-    return guest.step(shlex.join(["vfio", "open", way, *map(str, words)]))
+    return guest.step(shlex.join(["vfio", "open", way, *map(str, what)]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Holder:
         return self.guest.step(f"kill -9 {self.pid}; {wait}")
 
 
-def hold(guest: Guest, way: Way, *words: str | int) -> tuple[Step, Holder | None]:
+def hold(guest: Guest, way: Way, *what: str | int) -> tuple[Step, Holder | None]:
     """Opens in the background what ``use`` would; no holder when that fails."""
-    step = guest.step(shlex.join(["vfio", "hold", way, *map(str, words)]))
+    step = guest.step(shlex.join(["vfio", "hold", way, *map(str, what)]))
     return step, Holder(guest, int(step.out)) if step.status == 0 else None
