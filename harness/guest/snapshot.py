@@ -32,6 +32,10 @@ from harness.machine.topology import Machine
 _RECIPE = "3"
 
 
+# What guests take that are warmed up and run at once, GB; each may fill its memory.
+_ROOM = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A guest at one moment, in the files of ``directory``: the state of its devices in
@@ -224,6 +228,8 @@ def warm(
     key = cache.digest(_RECIPE, kernel.key, qemu.identity(machine.qemu), *argv, "", *warm_up)
 
     def make(into: Path) -> None:
+        # A file that cannot grow under QEMU's memory ends it with SIGBUS.
+        cache.make_room(_ROOM, f"warming up {kernel.label}")
         title = f"warming up {kernel.label} on {machine.name}"
         with progress.phase("warm guest", title), cache.scratch() as scratch:
             memory = Memory(into / "ram", shared=True)

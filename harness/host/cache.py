@@ -242,15 +242,32 @@ def _remove_abandoned(parent: Path) -> None:
             os.close(holder)
 
 
-def require_space(gigabytes: float, what: str) -> None:
-    """Raises HostError when the cache's file system has less than that free."""
+# The kind whose entries are made again in seconds.
+_EXPENDABLE = "snapshot"
+
+
+def make_room(gigabytes: float, what: str) -> None:
+    """Has the cache's file system have that much free, for which warm guests that nobody
+    uses give way, the longest unused first. Raises HostError where that is not enough."""
     root = directory("")
-    free = shutil.disk_usage(root).free / 1e9
-    if free < gigabytes:
-        raise HostError(
-            f"no space: {what} needs {gigabytes:g} GB and {root} has {free:.1f} GB free",
-            "free some with `iommu-harness cache gc`, or set IOMMU_HARNESS_CACHE to a larger disk",
-        )
+    idle = _by_use(_EXPENDABLE)
+    while (free := shutil.disk_usage(root).free / 1e9) < gigabytes:
+        if (longest := next(idle, None)) is None:
+            raise HostError(
+                f"no space: {what} needs {gigabytes:g} GB and {root} has {free:.1f} GB free",
+                "free some with `iommu-harness cache gc`,"
+                " or set IOMMU_HARNESS_CACHE to a larger disk",
+            )
+        release(longest)
+
+
+def _by_use(kind: str) -> Iterator[Path]:
+    """The entries of a kind that this process does not use, the longest unused first."""
+    used: list[tuple[float, Path]] = []
+    for path in directory(kind).iterdir():
+        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+            used.append((path.stat().st_mtime, path))
+    yield from (path for _, path in sorted(used) if path not in _held)
 
 
 def directory(name: str) -> Path:

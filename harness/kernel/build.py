@@ -210,7 +210,7 @@ def _opened(job: _Job) -> contextlib.AbstractContextManager[Worktree]:
 
 def _build(job: _Job, into: Path) -> None:
     _check_host()
-    cache.require_space(3, f"building {job.label}")
+    cache.make_room(3, f"building {job.label}")
     _store_patches(job.patches, into / "patches")
     with _opened(job) as tree:
         with _making(job, tree, into / "build.log") as kbuild:

@@ -58,7 +58,7 @@ def _entry(package: debian.Package) -> Path:
     title = f"source {package.name} {package.version}"
 
     def make(directory: Path) -> None:
-        cache.require_space(5, f"unpacking {package.name}")
+        cache.make_room(5, f"unpacking {package.name}")
         doing = f"fetching and unpacking {package.name} {package.version}"
         with progress.phase("kernel source", doing), cache.scratch() as scratch:
             file = debian.download(package, scratch)

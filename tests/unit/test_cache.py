@@ -3,11 +3,13 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -257,3 +259,25 @@ def test_any_byte_of_a_large_file_counts(tmp_path: Path, place: int) -> None:
     with file.open("r+b") as opened:
         opened.truncate(2 * MEGABYTE + 1)
     assert contents.key(file) not in (changed, empty)
+
+
+def test_warm_guests_that_nobody_uses_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system of 10 GB on which each takes 1 GB, and other things 4 GB."""
+    paths = [cache.entry("snapshot", f"key{number}", "a guest", make) for number in range(4)]
+    for age, path in enumerate(paths):
+        os.utime(path, (0, 1000 - age))
+        if path != paths[2]:
+            used_by_nobody(path)
+    kernel = entry()
+    used_by_nobody(kernel)
+
+    def usage(_: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=(6 - sum(path.exists() for path in paths)) * 10**9)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    cache.make_room(3, "x")
+    assert [path.exists() for path in paths] == [True, True, True, False]
+    with pytest.raises(HostError, match=r"no space: x needs 6 GB and .* has 5.0 GB free"):
+        cache.make_room(6, "x")
+    assert [path.exists() for path in paths] == [False, False, True, False]
+    assert kernel.exists()

@@ -160,7 +160,7 @@ def test_a_living_scratch_directory_is_left_alone() -> None:
 
 def test_no_space_is_an_error_of_the_host() -> None:
     with pytest.raises(HostError, match="no space: x needs 1e\\+09 GB") as caught:
-        cache.require_space(1e9, "x")
+        cache.make_room(1e9, "x")
     assert caught.value.exit_code == 3
 
 
