@@ -54,6 +54,8 @@ struct ioas_map {
 	uint64_t user_va, length, iova;
 };
 #define IOAS_MAP	_IO(VFIO_TYPE, 0x85)
+#define IOAS_MAP_FLAGS	7	/* at a fixed address, writeable, readable */
+
 /* Without what came after 6.6, which is optional. */
 struct hwpt_alloc {
 	uint32_t size, flags, dev_id, pt_id, out_hwpt_id, reserved;
@@ -64,8 +66,6 @@ struct destroy {
 	uint32_t size, id;
 };
 #define DESTROY		_IO(VFIO_TYPE, 0x80)
-
-#define IOAS_MAP_FLAGS	7	/* at a fixed address, writeable, readable */
 
 #define CONTAINER	"/dev/vfio/vfio"
 #define IOMMUFD		"/dev/iommu"
@@ -208,16 +208,15 @@ static int make_ioas(int iommufd, uint32_t *id)
 	return ioctl(iommufd, IOAS_MAP, &map) ? failed("IOMMU_IOAS_MAP") : 0;
 }
 
-/* A page table of an object that does not exist: to be refused, and nothing is kept for it. */
+/* A page table of an object that does not exist: refused, and nothing is kept for it. */
 static int ask_for_nothing(int iommufd, uint32_t device)
 {
 	struct hwpt_alloc alloc = { .size = sizeof(alloc), .dev_id = device, .pt_id = ~0u };
 
-	if (!ioctl(iommufd, HWPT_ALLOC, &alloc)) {
-		fprintf(stderr, "IOMMU_HWPT_ALLOC: made one of nothing\n");
-		return EINVAL;
-	}
-	return 0;
+	if (ioctl(iommufd, HWPT_ALLOC, &alloc) && errno == EINVAL)
+		return 0;
+	fprintf(stderr, "IOMMU_HWPT_ALLOC: of nothing is not EINVAL\n");
+	return EPROTO;
 }
 
 static int bind_to(int iommufd, const char *device, int *fd)
@@ -305,7 +304,7 @@ static int take(int argc, char **argv)
 	if ((argc == 2 || argc == 3) && !strcmp(way, "compat"))
 		return take_group(IOMMUFD, argv[1], device);
 	fprintf(stderr, "vfio: group GROUP [DEVICE], groups GROUP..., compat GROUP [DEVICE]"
-		" cdev DEVICE... or move DEVICE...\n");
+		", cdev DEVICE... or move DEVICE...\n");
 	return EINVAL;
 }
 

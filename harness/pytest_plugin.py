@@ -167,12 +167,14 @@ def _senseless(item: pytest.Item) -> bool:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """``-n auto``: half as many again as there are cores, because a guest waits for a third
-    of its time, and fewer where there is not the memory for so many guests."""
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """``-n auto``: half as many again as there are cores for us, because a guest waits for a
+    third of its time, and fewer where there is not the memory for so many guests."""
+    if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
+        return None  # xdist heeds it
     names = _asked(config, "--machine", DEFAULT_MACHINE)
     memory = max(composed.machine(name).memory for name in names) + _QEMU_MEMORY
-    cores = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0))
     return max(1, min(_available_memory() // memory, cores + cores // 2))
 
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Has an e1000e without a driver write to memory that nobody has mapped for it.
+ * Has an e1000 or e1000e without a driver do DMA to memory that nobody has mapped for it.
  *
  * modprobe stray_dma device=0000:00:01.0: the NIC is told of a ring with one descriptor at
- * its physical address, in which it notes that it is done. The parameter "reached" tells
+ * its physical address, which it fetches, and notes in it that it is done. The parameter "reached" tells
  * whether that has come: Y when nothing between device and memory translated it, N when it
  * was stopped.
  */
@@ -19,7 +19,7 @@ static bool reached;
 module_param(reached, bool, 0444);
 MODULE_PARM_DESC(reached, "whether its DMA came to memory");
 
-/* Of the 82574's datasheet: registers in 10.2, descriptors in 7.2. */
+/* Both have these registers and descriptors: 82574 datasheet, 10.2 and 7.2. */
 enum { TCTL = 0x400, TDBAL = 0x3800, TDBAH = 0x3804, TDLEN = 0x3808, TDH = 0x3810, TDT = 0x3818 };
 #define TCTL_EN		BIT(1)
 #define RING_BYTES	128

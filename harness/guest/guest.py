@@ -327,11 +327,13 @@ def running(
     memory: Memory,
     on_record: OnRecord,
     past: Past = NO_PAST,
+    stub: Boot | None = None,
 ) -> Iterator[tuple[Guest, Console]]:
     """A QEMU for ``boot``, all its channels read, ended on the way out. Whether the guest
-    in it answers is for the caller to see; one with a ``past`` waits for its state."""
+    in it answers is for the caller to see; one with a ``past`` waits for its state, and
+    QEMU is given the files of ``stub``."""
     machine = boot.machine
-    argv = [*qemu.board(machine), *qemu.memory(machine, memory), *qemu.payload(boot)]
+    argv = [*qemu.board(machine), *qemu.memory(machine, memory), *qemu.payload(stub or boot)]
     argv += [*qemu.channels(machine), *(["-incoming", "defer"] if past.records else [])]
     records = list(past.records)
     for each in records:

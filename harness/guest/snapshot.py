@@ -32,8 +32,8 @@ from harness.machine.topology import Machine
 _RECIPE = "3"
 
 
-# What guests take that are warmed up and run at once, GB; each may fill its memory.
-_ROOM = 2
+# Each guest may fill its memory, and so many are warmed up at once.
+_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +84,10 @@ def _write(running: Guest, directory: Path) -> Snapshot:
     if not running.machine.migratable:
         raise Unmigratable(f"a guest on {running.machine.name} cannot be saved by QEMU")
     clock = running.clock()
-    boot = _going_on(running.boot, directory)
+    stub = _stub(running.boot, directory)
     with running.boot.image.open("rb") as image:
-        boot.image.write_bytes(image.read(_HEADER))
-    boot.initrd.write_bytes(b"\0")
+        stub.image.write_bytes(image.read(_HEADER))
+    stub.initrd.write_bytes(b"\0")
     past = running.save(directory / "state")
     (directory / "console.log").write_bytes(past.console)
     machine = running.machine
@@ -103,10 +103,10 @@ def _write(running: Guest, directory: Path) -> Snapshot:
         "limit": running.limit,
     }
     (directory / "snapshot.json").write_text(json.dumps(record))
-    return Snapshot(directory, boot, past, clock, running.limit)
+    return Snapshot(directory, running.boot, past, clock, running.limit)
 
 
-def _going_on(boot: Boot, directory: Path) -> Boot:
+def _stub(boot: Boot, directory: Path) -> Boot:
     """What a guest that goes on is started with: kernel and initramfs in name only. They
     are in its memory, and QEMU would read them whole, which is a third of what a restored
     guest costs, for a reset that ends it. Without a kernel's name there would be no PSCI
@@ -187,7 +187,12 @@ def restored(
     """A guest that goes on from the snapshot, ended on the way out; what it had said
     before is in its log. Raises GuestError for a snapshot that does not come to life."""
     with guest.running(
-        snapshot.boot, directory, memory=snapshot.memory, on_record=on_record, past=snapshot.past
+        snapshot.boot,
+        directory,
+        memory=snapshot.memory,
+        on_record=on_record,
+        past=snapshot.past,
+        stub=_stub(snapshot.boot, snapshot.directory),
     ) as (running, console):
         running.load(snapshot.directory / "state", snapshot.past)
         console.limit = limit or snapshot.limit
@@ -229,7 +234,7 @@ def warm(
 
     def make(into: Path) -> None:
         # A file that cannot grow under QEMU's memory ends it with SIGBUS.
-        cache.make_room(_ROOM, f"warming up {kernel.label}")
+        cache.make_room(_AT_ONCE * machine.memory / 1000, f"warming up {kernel.label}")
         title = f"warming up {kernel.label} on {machine.name}"
         with progress.phase("warm guest", title), cache.scratch() as scratch:
             memory = Memory(into / "ram", shared=True)
@@ -245,7 +250,7 @@ def warm(
                 _write(running, into)
 
     entry = cache.entry("snapshot", key, _title(kernel), make)
-    return _snapshot(entry, _going_on(boot, entry), _record(entry))
+    return _snapshot(entry, boot, _record(entry))
 
 
 def _title(kernel: Kernel) -> str:

@@ -164,11 +164,13 @@ def release(final: Path) -> None:
         os.close(mine)
     try:
         descriptor = os.open(final, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        discard(final)
+        # Another may have removed it, and made it anew, before it was locked.
+        if os.path.samestat(final.stat(), os.fstat(descriptor)):
+            discard(final)
     except (BlockingIOError, FileNotFoundError):
         return
     finally:
@@ -250,15 +252,17 @@ def make_room(gigabytes: float, what: str) -> None:
     """Has the cache's file system have that much free, for which warm guests that nobody
     uses give way, the longest unused first. Raises HostError where that is not enough."""
     root = directory("")
-    idle = _by_use(_EXPENDABLE)
-    while (free := shutil.disk_usage(root).free / 1e9) < gigabytes:
-        if (longest := next(idle, None)) is None:
-            raise HostError(
-                f"no space: {what} needs {gigabytes:g} GB and {root} has {free:.1f} GB free",
-                "free some with `iommu-harness cache gc`,"
-                " or set IOMMU_HARNESS_CACHE to a larger disk",
-            )
-        release(longest)
+    # Who finds no room while another is making some would throw out more than is needed.
+    with locked("room", "room"):
+        idle = _by_use(_EXPENDABLE)
+        while (free := shutil.disk_usage(root).free / 1e9) < gigabytes:
+            if (longest := next(idle, None)) is None:
+                raise HostError(
+                    f"no space: {what} needs {gigabytes:g} GB and {root} has {free:.1f} GB free",
+                    "free some with `iommu-harness cache gc`,"
+                    " or set IOMMU_HARNESS_CACHE to a larger disk",
+                )
+            release(longest)
 
 
 def _by_use(kind: str) -> Iterator[Path]:

@@ -204,7 +204,7 @@ def _write_command_line(running: Guest, directory: Path) -> None:
     command = shlex.join(qemu.on_a_terminal(boot))
     script = directory / "boot.sh"
     script.write_text(
-        f"#!/bin/sh\n# The machine of this run, with a shell on its console.\n{command}\n"
+        f"#!/bin/sh\n# The machine of this run, with a shell on its console.\nexec {command}\n"
     )
     script.chmod(0o755)
     (directory / "qemu.json").write_text(json.dumps(running.argv, indent=1) + "\n")

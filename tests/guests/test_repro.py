@@ -87,12 +87,11 @@ def test_the_same_machine_boots_from_the_run_directory(kernel_name: str, tmp_pat
     repro(kernel_name, PINS, run)
     script = run / "boot.sh"
     assert script.stat().st_mode & stat.S_IXUSR
-    console = pexpect.spawn(str(script), timeout=60, encoding="utf-8")
-    console.expect("/ # ")
-    console.sendline("modprobe arm-smmu-v3; lsmod; poweroff -f")
-    console.expect(r"arm_smmu_v3 +\d+ +[04]\b")
-    console.expect(pexpect.EOF)
-    console.close()
+    with pexpect.spawn(str(script), timeout=60, encoding="utf-8") as console:
+        console.expect("/ # ")
+        console.sendline("modprobe arm-smmu-v3; lsmod; poweroff -f")
+        console.expect(r"arm_smmu_v3 +\d+ +[04]\b")
+        console.expect(pexpect.EOF)
 
 
 def test_kmods_words_get_kmods_tools(kernel_name: str, tmp_path: Path) -> None:

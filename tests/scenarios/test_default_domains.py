@@ -222,7 +222,7 @@ def test_nobody_owns_a_group_that_has_nothing_to_return_to(
     bind = ("write", "/sys/bus/pci/drivers/pci-stub/bind", nic)
     # What the SMMU keeps from a first binding would shift the numbers.
     assert devices.bind(guest, nic, "pci-stub").status == 0
-    guest.run(f"{anew}; echo pci-stub > {device}/driver_override")
+    assert guest.run(f"{anew}; echo pci-stub > {device}/driver_override").number == 0
     nothing, without = 0, 0
     for _ in tracing.failures(guest, *bind, but_for=tracing.RCACHES):
         state = guest.state()

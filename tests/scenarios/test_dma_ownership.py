@@ -297,7 +297,7 @@ def test_dma_of_a_group_that_somebody_owns_comes_nowhere(
     guest_factory: GuestFactory, way: str
 ) -> None:
     """Which without an owner would come to memory: not even a sibling that nobody uses keeps
-    the default domain (__iommu_take_dma_ownership, vfio_iommu_type1_attach_group)."""
+    the default domain (iommu_group_claim_dma_owner, vfio_iommu_type1_attach_group)."""
     guest = guest_factory(
         "+multifunction", *vfio.WARM_UP, bound=True, arguments="iommu.passthrough=1"
     )

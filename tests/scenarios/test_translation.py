@@ -130,8 +130,9 @@ def test_a_disk_that_gets_no_mapping_is_left_none(talker: Guest) -> None:
     warns when it unmaps more than it asked for)."""
     read = "dd if=/dev/vda of=/dev/null bs=4k count=1"
     fresh = "echo 1 > /proc/sys/vm/drop_caches"
-    failures = tracing.all_failures(talker, "sh", f"{fresh}; exec {read}")
-    assert len(failures) > 20
+    talker.take_kmsg()
+    tracing.all_failures(talker, "sh", f"{fresh}; exec {read}")
+    assert any("viommu_map_pages" in entry.text for entry in talker.take_kmsg())
     with traffic.witnessed(talker) as witness:
         assert talker.run(f"{fresh}; {read}").number == 0
     assert witness.count(traffic.requesters(disk_of(talker.state()))) > 0
