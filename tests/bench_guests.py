@@ -33,7 +33,7 @@ def by_hand(taken: Snapshot, directory: Path) -> float:
     """Seconds from starting QEMU, with the same arguments, to the first answer: the least
     that the recipe costs."""
     machine = taken.boot.machine
-    argv = [*qemu.board(machine), *qemu.memory(machine, taken.memory), *qemu.payload(taken.boot)]
+    argv = [*qemu.board(machine), *qemu.memory(machine, taken.memory), *qemu.payload(taken.stub)]
     argv += [*qemu.channels(machine), "-incoming", "defer"]
     started = time.perf_counter()
     with (

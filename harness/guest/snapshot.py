@@ -53,6 +53,15 @@ class Snapshot:
         file = self.directory / "ram"
         return Memory(file) if file.exists() else ANONYMOUS
 
+    @property
+    def stub(self) -> Boot:
+        """What QEMU is started with: kernel and initramfs in name only. They are in the
+        guest's memory, and QEMU would read them whole, which is a third of what a restored
+        guest costs, for a reset that ends it. Without a kernel's name there would be no PSCI
+        (arm_load_kernel in hw/arm/boot.c), by which a guest ends."""
+        image, initrd = self.directory / "image", self.directory / "initrd"
+        return replace(self.boot, image=image, initrd=initrd, dtb=None)
+
 
 # As much of a kernel as QEMU looks at (load_aarch64_image in hw/arm/boot.c).
 _HEADER = 4096
@@ -84,11 +93,11 @@ def _write(running: Guest, directory: Path) -> Snapshot:
     if not running.machine.migratable:
         raise Unmigratable(f"a guest on {running.machine.name} cannot be saved by QEMU")
     clock = running.clock()
-    stub = _stub(running.boot, directory)
-    with running.boot.image.open("rb") as image:
-        stub.image.write_bytes(image.read(_HEADER))
-    stub.initrd.write_bytes(b"\0")
     past = running.save(directory / "state")
+    taken = Snapshot(directory, running.boot, past, clock, running.limit)
+    with running.boot.image.open("rb") as image:
+        taken.stub.image.write_bytes(image.read(_HEADER))
+    taken.stub.initrd.write_bytes(b"\0")
     (directory / "console.log").write_bytes(past.console)
     machine = running.machine
     record = {
@@ -103,15 +112,7 @@ def _write(running: Guest, directory: Path) -> Snapshot:
         "limit": running.limit,
     }
     (directory / "snapshot.json").write_text(json.dumps(record))
-    return Snapshot(directory, running.boot, past, clock, running.limit)
-
-
-def _stub(boot: Boot, directory: Path) -> Boot:
-    """What a guest that goes on is started with: kernel and initramfs in name only. They
-    are in its memory, and QEMU would read them whole, which is a third of what a restored
-    guest costs, for a reset that ends it. Without a kernel's name there would be no PSCI
-    (arm_load_kernel in hw/arm/boot.c), by which a guest ends."""
-    return replace(boot, image=directory / "image", initrd=directory / "initrd", dtb=None)
+    return taken
 
 
 def load(directory: Path, program: str = topology.QEMU) -> Snapshot:
@@ -192,7 +193,7 @@ def restored(
         memory=snapshot.memory,
         on_record=on_record,
         past=snapshot.past,
-        stub=_stub(snapshot.boot, snapshot.directory),
+        stub=snapshot.stub,
     ) as (running, console):
         running.load(snapshot.directory / "state", snapshot.past)
         console.limit = limit or snapshot.limit

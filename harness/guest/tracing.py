@@ -109,9 +109,8 @@ def failures(guest: Guest, *what: str, but_for: str = "") -> Iterator[Failure]:
     COMMAND), of which only allocations of the shell's own task count and those of a program
     that it becomes with ``exec``. Objects that are allocated below the kernel function
     ``but_for`` do not fail, where it exists and the kernel heeds that (6.12 and 7.2 do, 5.10
-    and 6.1 do not). Raises UsageError for a kernel without fault
-    injection, as a prebuilt one may be, and GuestError where the end is no success or does
-    not come."""
+    and 6.1 do not). Raises UsageError for a kernel without fault injection, as a prebuilt one
+    may be, and GuestError where the end is no success or does not come."""
     arm(guest, but_for)
     for number in range(1, _ENDLESS):
         (line,) = _told(guest, str(number), *what)
