@@ -28,9 +28,11 @@ _ANYTHING = re.compile(rb"(?s).+")
 _WINDOW = 256
 
 # A command that never falls silent ends all the same: after so many bytes, or so
-# many times the limit on its silence.
+# many times the limit on its silence. What the kernel says meanwhile is a sign of life
+# for some time only: an SMMU tells for ever of the DMA of a driver that waits for it.
 _MAX_OUTPUT = 64 << 20
 _TOTAL = 30
+_CHATTER = 4
 
 # Between two looks at whether a silent guest is at least doing something.
 _LOOK = 5.0
@@ -158,8 +160,8 @@ class Console:
         return cast(bytes, self._spawn.before or b"")
 
     def _expect(self, nonce: str, limit: float) -> frames.Done:
-        """Waits for the end of a command as long as the guest shows any life on any
-        channel within ``limit`` seconds."""
+        """Waits for the end of a command as long as it says something within ``limit``
+        seconds, or for a few times as long the kernel does."""
         ends = _ENDS_SINGLE if self._single else _ENDS
         heard, since = 0, time.monotonic()
         started = since
@@ -183,6 +185,13 @@ class Console:
                     f"the command has printed {heard / 1e6:.0f} MB in "
                     f"{time.monotonic() - started:.0f} s and goes on",
                     "let it end by itself",
+                    self._watch.tail,
+                )
+            silent = time.monotonic() - since
+            if silent >= _CHATTER * limit:
+                raise GuestHang(
+                    f"the command has been silent for {silent:.0f} s, though the kernel is not",
+                    "if the command needs that long, raise --limit",
                     self._watch.tail,
                 )
             if time.monotonic() - max(since, self._watch.last_activity) >= limit:

@@ -86,6 +86,14 @@ def test_a_command_that_spins_is_a_hang(guest_factory: GuestFactory) -> None:
         guest.run("while :; do :; done")
 
 
+def test_a_command_that_is_silent_while_the_kernel_talks_is_a_hang(
+    guest_factory: GuestFactory,
+) -> None:
+    guest = guest_factory("smmuv3", limit=1)
+    with pytest.raises(GuestHang, match="the command has been silent for 4 s"):
+        guest.run("while usleep 300000; do echo still here > /dev/kmsg; done")
+
+
 def test_a_command_that_never_ends_is_a_hang(guest_factory: GuestFactory) -> None:
     guest = guest_factory("smmuv3", limit=60)
     with pytest.raises(GuestHang, match=r"has printed \d+ MB"):
