@@ -372,8 +372,10 @@ def test_an_override_hands_a_device_over_and_back(bound_guest: Guest) -> None:
         assert vfio.take_back(bound_guest, nic).after.devices[nic].driver == "e1000e"
 
 
-def test_vfio_needs_a_group(guest: Guest) -> None:
-    """Without the IOMMU's driver there is none, and vfio-pci does not bind."""
+def test_vfio_needs_a_group(guest_factory: GuestFactory) -> None:
+    """Without the IOMMU's driver there is none, and though nobody waits for that any more
+    vfio-pci does not bind (vfio_group_find_or_alloc)."""
+    guest = guest_factory(arguments="deferred_probe_timeout=0")
     (nic,) = [name for name in clients.behind(guest.state()) if ":" in name]
     modules.load(guest, "vfio-pci")
     devices.override(guest, nic, "vfio-pci")

@@ -102,14 +102,6 @@ def test_an_unloaded_driver_leaves_no_trace(guest: Guest) -> None:
         assert not left, f"without {driver} there is {sorted(left)}"
 
 
-@pytest.mark.machines("virtio-iommu", "virtio-iommu-acpi")
-def test_a_virtio_iommu_says_that_it_has_gone(guest: Guest) -> None:
-    bare(guest)
-    modules.load(guest, "virtio_iommu")
-    said = [entry.text for entry in modules.unload(guest, "virtio_iommu").kmsg]
-    assert any(re.search(r"virtio\d+: device removed", text) for text in said)
-
-
 def test_clients_come_back_to_a_driver_that_was_away(bound_guest: Guest) -> None:
     before = bound_guest.state()
     driver = bound_guest.machine.iommu.driver

@@ -65,18 +65,6 @@ def test_a_root_port_shares_its_group_until_acs_is_in_time(
     assert groups(state) == (apart if shows(ACS_BEFORE_GROUPS) else [{port, *below}])
 
 
-@pytest.mark.excused(untranslated="the port was bound at boot")
-def test_a_port_that_does_not_wait_has_no_group(guest_factory: GuestFactory, shows: Shows) -> None:
-    if shows(CLIENTS_WAIT):
-        not_applicable("ports wait for their IOMMU")
-    guest = guest_factory("+root-port")
-    modules.load(guest, guest.machine.iommu.driver)
-    state = modules.load(guest, "e1000e").after
-    port = next(name for name, each in state.devices.items() if each.driver == "pcieport")
-    assert groups(state) == [{"0000:01:00.0"}, {"0000:01:00.1"}]
-    assert state.untranslated == [port]
-
-
 @pytest.mark.machines("smmuv3")
 @pytest.mark.known_issue("stream-alias-bug-on")
 @pytest.mark.excused(untranslated="the second NIC is what is left without a group")
