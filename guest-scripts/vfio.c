@@ -10,6 +10,8 @@
  *				space; all but the last of them are closed again
  * vfio open move DEVICE...	the same devices move to a second address space, and the
  *				first one is destroyed
+ * vfio open return DEVICE	a page table that is made first gets the device, loses it and
+ *				gets it back
  * vfio hold ...		as open, and keep it in the background until killed
  *
  * Nothing is undone: what a user forgets is the kernel's to undo.
@@ -43,6 +45,11 @@ struct attach_pt {
 	uint32_t argsz, flags, pt_id;
 };
 #define ATTACH_PT	_IO(VFIO_TYPE, VFIO_BASE + 19)
+
+struct detach_pt {
+	uint32_t argsz, flags;
+};
+#define DETACH_PT	_IO(VFIO_TYPE, VFIO_BASE + 20)
 
 struct ioas_alloc {
 	uint32_t size, flags, out_ioas_id;
@@ -219,7 +226,7 @@ static int ask_for_nothing(int iommufd, uint32_t device)
 	return EPROTO;
 }
 
-static int bind_to(int iommufd, const char *device, int *fd)
+static int bind_to(int iommufd, const char *device, int *fd, uint32_t *id)
 {
 	struct bind_iommufd bind = { .argsz = sizeof(bind), .iommufd = iommufd };
 
@@ -228,7 +235,8 @@ static int bind_to(int iommufd, const char *device, int *fd)
 		return failed("open cdev");
 	if (ioctl(*fd, BIND_IOMMUFD, &bind))
 		return failed("VFIO_DEVICE_BIND_IOMMUFD");
-	return ask_for_nothing(iommufd, bind.out_devid);
+	*id = bind.out_devid;
+	return ask_for_nothing(iommufd, *id);
 }
 
 /* Twice: to replace what is attached by the same has to change nothing, references included. */
@@ -246,9 +254,10 @@ static int attach(int fd, uint32_t ioas)
 static int join_ioas(int iommufd, uint32_t *ioas, int count, char **devices, int *fds)
 {
 	int status = make_ioas(iommufd, ioas);
+	uint32_t id;
 
 	for (int i = 0; i < count && !status; i++) {
-		status = bind_to(iommufd, devices[i], &fds[i]);
+		status = bind_to(iommufd, devices[i], &fds[i], &id);
 		if (!status)
 			status = attach(fds[i], *ioas);
 	}
@@ -288,6 +297,26 @@ static int move_cdevs(int count, char **devices)
 	return status;
 }
 
+static int return_cdev(const char *device)
+{
+	struct hwpt_alloc alloc = { .size = sizeof(alloc) };
+	struct detach_pt detach = { .argsz = sizeof(detach) };
+	int fd, status, iommufd = open(IOMMUFD, O_RDWR | O_CLOEXEC);
+
+	if (iommufd < 0)
+		return failed("open /dev/iommu");
+	status = make_ioas(iommufd, &alloc.pt_id);
+	if (!status)
+		status = bind_to(iommufd, device, &fd, &alloc.dev_id);
+	if (!status && ioctl(iommufd, HWPT_ALLOC, &alloc))
+		status = failed("IOMMU_HWPT_ALLOC");
+	if (!status)
+		status = attach(fd, alloc.out_hwpt_id);
+	if (!status && ioctl(fd, DETACH_PT, &detach))
+		status = failed("VFIO_DEVICE_DETACH_IOMMUFD_PT");
+	return status ? status : attach(fd, alloc.out_hwpt_id);
+}
+
 static int take(int argc, char **argv)
 {
 	const char *way = argv[0], *device = argc == 3 ? argv[2] : NULL;
@@ -299,12 +328,14 @@ static int take(int argc, char **argv)
 		return take_cdevs(argc - 1, argv + 1);
 	if (argc >= 2 && !strcmp(way, "move"))
 		return move_cdevs(argc - 1, argv + 1);
+	if (argc == 2 && !strcmp(way, "return"))
+		return return_cdev(argv[1]);
 	if ((argc == 2 || argc == 3) && !strcmp(way, "group"))
 		return take_group(CONTAINER, argv[1], device);
 	if ((argc == 2 || argc == 3) && !strcmp(way, "compat"))
 		return take_group(IOMMUFD, argv[1], device);
 	fprintf(stderr, "vfio: group GROUP [DEVICE], groups GROUP..., compat GROUP [DEVICE]"
-		", cdev DEVICE... or move DEVICE...\n");
+		", cdev DEVICE..., move DEVICE... or return DEVICE\n");
 	return EINVAL;
 }
 

@@ -9,10 +9,18 @@ from harness.guest import devices
 from harness.guest.guest import Guest, Step
 from harness.guest.state import State
 
-Way = Literal["group", "groups", "compat", "cdev", "move"]
+Way = Literal["group", "groups", "compat", "cdev", "move", "return"]
 
 # The option of a kernel that has users of that way; all have the others.
-NEEDS = {"compat": "IOMMUFD", "cdev": "VFIO_DEVICE_CDEV", "move": "VFIO_DEVICE_CDEV"}
+NEEDS = {
+    "compat": "IOMMUFD",
+    "cdev": "VFIO_DEVICE_CDEV",
+    "move": "VFIO_DEVICE_CDEV",
+    "return": "VFIO_DEVICE_CDEV",
+}
+
+# The first address that a user maps.
+MAPPED_AT = 0x100000
 
 # For a warm guest: what ``give`` would load. vfio_iommu_type1 is a soft dependency of vfio,
 # which busybox's modprobe does not know.
@@ -50,7 +58,7 @@ def viable(guest: Guest, group: int) -> Step:
 
 def words(state: State, way: Way, *names: str) -> list[str]:
     """What ``use`` and ``hold`` call these devices, which have groups."""
-    if way in ("cdev", "move"):
+    if way in ("cdev", "move", "return"):
         return list(names)
     numbers = [str(state.devices[name].group) for name in names]
     return numbers if way == "groups" else [numbers[0], names[0]]
@@ -59,8 +67,8 @@ def words(state: State, way: Way, *names: str) -> list[str]:
 def use(guest: Guest, way: Way, *what: str | int) -> Step:
     """Opens a device, maps memory and ends, as guest-scripts/vfio.c has it: "group" and
     "compat" (with an iommufd for a container) want a group's number and, to open more than
-    the group, a device; "groups" wants several numbers, and "cdev" and "move" devices. Its status
-    is the errno of what failed, which its errors name."""
+    the group, a device; "groups" wants several numbers, "cdev" and "move" devices, and
+    "return" one. Its status is the errno of what failed, which its errors name."""
     return guest.step(shlex.join(["vfio", "open", way, *map(str, what)]))
 
 
