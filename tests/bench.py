@@ -20,7 +20,7 @@ import typer
 from harness.errors import HarnessError
 from harness.guest import guest, snapshot
 from harness.guest.guest import Guest
-from harness.host import paths, program, tools
+from harness.host import paths, program, progress, tools
 from harness.kernel import build, spec
 from harness.kernel.artifact import Kernel
 from harness.machine import devicetree, process, qemu, topology
@@ -52,8 +52,11 @@ def boot(kernel: KernelText = "debian:6.12", rounds: int = 40, as_json: Json = F
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
         bare_boot = _bare(built, directory)
-        bare, ours = _alternating(
-            rounds, lambda: _boot_bare(bare_boot, directory), lambda: _boot_ours(built, directory)
+        bare, ours = _shown(
+            "cold boots",
+            rounds,
+            lambda: _boot_bare(bare_boot, directory),
+            lambda: _boot_ours(built, directory),
         )
     _report("boot", "s", {"bare QEMU": bare, "our cold boot": ours}, as_json)
 
@@ -200,10 +203,15 @@ def restore(
             lambda: bench_guests.ours(taken, directory),
             lambda: bench_guests.cold(built, directory),
         ]
-        by_hand, ours, cold = _alternating(rounds, *works)
+        by_hand, ours, cold = _shown("restored guests and booted ones", rounds, *works)
         crowd = bench_guests.crowd(taken, 16, directory)
     started = time.perf_counter()
-    ends = list(bench_guests.many(taken, sustained, workers))
+    ends = []
+    with progress.phase("benchmark: sustained", f"{sustained} guests in a row") as shown:
+        shown.expect(sustained)
+        for end in bench_guests.many(taken, sustained, workers):
+            ends.append(end)
+            shown.step()
     per_second = sustained / (time.perf_counter() - started)
     bad = [end for end in ends if end != "fine"]
     figures = {"restored by hand": by_hand, "our restore": ours, "our cold boot": cold}
@@ -326,6 +334,20 @@ def _alternating(rounds: int, *works: Callable[[], float]) -> list[list[float]]:
     round warms the page cache and does not count."""
     turns = [[work() for work in works] for _ in range(rounds + 1)]
     return [list(figures) for figures in zip(*turns[1:], strict=True)]
+
+
+def _shown(title: str, rounds: int, *works: Callable[[], float]) -> list[list[float]]:
+    """``_alternating``, for works that show no progress of their own."""
+    *others, last = works
+    with progress.phase(f"benchmark: {title}", title) as shown:
+        shown.expect(rounds + 1)
+
+        def last_of_round() -> float:
+            seconds = last()
+            shown.step()
+            return seconds
+
+        return _alternating(rounds, *others, last_of_round)
 
 
 def _report(
