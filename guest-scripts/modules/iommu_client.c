@@ -4,10 +4,12 @@
  * core to configure DMA for a device (platform_dma_configure), and no more.
  *
  * probe_error=ERRNO: every probe fails, after DMA has been configured.
+ * look=IOVA: each probe says where the device's domain maps that address.
  * stay=1: whoever is unbound says "leaving" and stays until it is 0 again.
  * Module parameter async_probe, of every module: it probes in a task of its own.
  */
 #include <linux/delay.h>
+#include <linux/iommu.h>
 #include <linux/mod_devicetable.h>
 #include <linux/module.h>
 #include <linux/platform_device.h>
@@ -17,14 +19,28 @@ static int probe_error;
 module_param(probe_error, int, 0644);
 MODULE_PARM_DESC(probe_error, "errno that each probe fails with");
 
+static ulong look;
+module_param(look, ulong, 0644);
+MODULE_PARM_DESC(look, "address whose mapping each probe tells");
+
 static bool stay;
 module_param(stay, bool, 0644);
 MODULE_PARM_DESC(stay, "remove does not end while this is set");
+
+static void tell_mapping(struct device *dev)
+{
+	struct iommu_domain *domain = iommu_get_domain_for_dev(dev);
+	phys_addr_t phys = domain ? iommu_iova_to_phys(domain, look) : 0;
+
+	dev_info(dev, "%#lx is mapped to %pap\n", look, &phys);
+}
 
 static int iommu_client_probe(struct platform_device *pdev)
 {
 	if (probe_error)
 		return -probe_error;
+	if (look)
+		tell_mapping(&pdev->dev);
 	dev_info(&pdev->dev, "bound\n");
 	return 0;
 }

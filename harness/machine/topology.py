@@ -104,6 +104,10 @@ PRESETS = {
         "a platform device that names one stream ID twice", overlays=("repeated-stream-id",)
     ),
     "two-stream-ids": Preset("a platform device with two stream IDs", overlays=("two-stream-ids",)),
+    "reserved-regions": Preset(
+        "a platform device whose IOMMU has to leave a region alone, and one mapped as it is",
+        overlays=("reserved-regions",),
+    ),
     "stream-id-out-of-range": Preset(
         "a platform device whose stream ID the IOMMU lacks",
         overlays=("stream-id-out-of-range",),

@@ -117,6 +117,18 @@ BIND_SAYS_BUSY = _behaviour(
     "binding a bound device gives EBUSY, and ENODEV before",
     "bind_store",
 )
+FIRMWARE_RESERVES = _behaviour(
+    "firmware-reserves-regions",
+    "6.3",
+    "an IOMMU heeds the regions that a device tree reserves for a device",
+    "of_iommu_get_resv_regions, a5bf3cfce8cb",
+)
+DIRECT_IS_NOBODYS = _behaviour(
+    "direct-regions-have-no-owner",
+    "6.6",
+    "a device with a region that has to stay mapped is not for users",
+    "__iommu_device_set_domain, a48ce36e2786",
+)
 TYPE_CAN_BE_SET = _behaviour(
     "group-type-can-be-set",
     "6.1",

@@ -8,13 +8,23 @@ goes untranslated, and nothing in the log says so.
 import pytest
 
 from harness.guest import clients, devices, modules
+from harness.guest.guest import Guest, Step
 from harness.guest.state import State
 from harness.pytest_plugin import GuestFactory, Shows
-from harness.scenario.behaviour import ALIASES_ARE_REFUSED, GROUPS_AT_REGISTRATION
+from harness.scenario.behaviour import (
+    ALIASES_ARE_REFUSED,
+    DIRECT_IS_NOBODYS,
+    FIRMWARE_RESERVES,
+    GROUPS_AT_REGISTRATION,
+)
 
 pytestmark = pytest.mark.machines("smmuv3")
 
 CLIENT0, CLIENT1 = "b000000.client0", "b001000.client1"
+
+# Of dts/reserved-regions.dts: two pages that stay where they are, one that is left alone.
+DIRECT, UNUSED = 0x4F000000, 0x10000000
+PAGE = 0x1000
 
 
 def groups(state: State) -> list[set[str]]:
@@ -121,3 +131,61 @@ def test_behind_a_disabled_iommu_a_client_is_untranslated(guest_factory: GuestFa
     assert drivers(state) == ["iommu_client", "iommu_client"]
     assert state.untranslated == [CLIENT1]
     assert groups(state) == [{CLIENT0}]
+
+
+@pytest.fixture
+def reserved(guest_factory: GuestFactory) -> Guest:
+    """A guest with the SMMU's driver, and a client for which firmware reserves regions."""
+    guest = guest_factory("+reserved-regions")
+    modules.load(guest, "arm_smmu_v3")
+    return guest
+
+
+def mapped(step: Step, address: int) -> bool:
+    """Whether the client that was bound says that the address is mapped to itself; if not,
+    that it is mapped to nothing."""
+    (said,) = [entry.text for entry in step.kmsg if "is mapped to" in entry.text]
+    where = int(said.rpartition(" ")[2], 16)
+    assert where in (0, address), said
+    return where == address
+
+
+def look(guest: Guest, address: int) -> bool:
+    """The same, of a client that is bound for it."""
+    guest.run(f"echo {address} > /sys/module/iommu_client/parameters/look")
+    found = mapped(devices.bind(guest, CLIENT0, "iommu_client"), address)
+    devices.unbind(guest, CLIENT0)
+    return found
+
+
+@pytest.mark.needs(FIRMWARE_RESERVES)
+def test_what_firmware_goes_on_using_is_mapped_before_the_driver(reserved: Guest) -> None:
+    """iommu_create_device_direct_mappings: all of it and no more, in each domain that the
+    device is given, though not where it is left alone."""
+    step = modules.load(reserved, "iommu_client", look=str(DIRECT))
+    assert mapped(step, DIRECT)
+    number = step.after.devices[CLIENT0].group
+    assert number is not None
+    told = reserved.run(f"cat /sys/kernel/iommu_groups/{number}/reserved_regions").out.decode()
+    assert told.splitlines() == [
+        "0x0000000008000000 0x00000000080fffff msi",
+        "0x0000000010000000 0x0000000010000fff reserved",
+        "0x000000004f000000 0x000000004f001fff direct",
+    ]
+    devices.unbind(reserved, CLIENT0)
+    for _ in range(2):
+        assert look(reserved, DIRECT + PAGE)
+        assert not look(reserved, DIRECT + 2 * PAGE)
+        assert not look(reserved, UNUSED)
+        devices.set_group_type(reserved, number, "identity")
+        devices.set_group_type(reserved, number, "DMA")
+
+
+@pytest.mark.needs(DIRECT_IS_NOBODYS)
+def test_what_firmware_goes_on_using_is_not_for_a_user(reserved: Guest) -> None:
+    """A user would be given a domain without the region; and who is refused changes nothing."""
+    modules.load(reserved, "iommu_client")
+    devices.unbind(reserved, CLIENT0)
+    refused = modules.load(reserved, "dma_owner", device=CLIENT0)
+    assert "Invalid argument" in refused.err or "EINVAL" in refused.err, refused.err or "it was not"
+    assert look(reserved, DIRECT)
