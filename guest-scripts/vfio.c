@@ -8,8 +8,8 @@
  * vfio open compat GROUP [DEVICE]	a group, with an iommufd for its container
  * vfio open cdev DEVICE...	with iommufd and the devices' own files, in one address
  *				space; all but the last of them are closed again
- * vfio open move DEVICE...	the same devices move to a second address space, and the
- *				first one is destroyed
+ * vfio open move DEVICE...	the same devices move to a second address space; what they had
+ *				reserved in the first can be mapped, and it is destroyed
  * vfio open return DEVICE	a page table that is made first gets the device, loses it and
  *				gets it back
  * vfio hold ...		as open, and keep it in the background until killed
@@ -79,10 +79,13 @@ struct destroy {
 
 /*
  * What a user maps: pages, and not a block, so that there is a table of the last level.
- * Nowhere near the windows of interrupts, which nobody may map.
+ * Nowhere near the windows of interrupts, which nobody may map: WINDOW_AT is in
+ * that of either IOMMU.
  */
-#define MAPPED_BYTES	(16 * 4096)
+#define MAPPED_BYTES	(16 * PAGE)
 #define MAPPED_AT	0x100000
+#define WINDOW_AT	0x8090000
+#define PAGE		4096
 
 static char mapped[MAPPED_BYTES] __attribute__((aligned(4096)));
 
@@ -198,21 +201,28 @@ static int open_cdev(const char *device)
 	return fd;
 }
 
-static int make_ioas(int iommufd, uint32_t *id)
+static int map_into(int iommufd, uint32_t ioas, uint64_t iova, uint64_t length)
 {
-	struct ioas_alloc ioas = { .size = sizeof(ioas) };
 	struct ioas_map map = {
 		.size = sizeof(map),
 		.flags = IOAS_MAP_FLAGS,
+		.ioas_id = ioas,
 		.user_va = (uintptr_t)mapped,
-		.length = MAPPED_BYTES,
-		.iova = MAPPED_AT,
+		.length = length,
+		.iova = iova,
 	};
+
+	return ioctl(iommufd, IOAS_MAP, &map) ? failed("IOMMU_IOAS_MAP") : 0;
+}
+
+static int make_ioas(int iommufd, uint32_t *id)
+{
+	struct ioas_alloc ioas = { .size = sizeof(ioas) };
 
 	if (ioctl(iommufd, IOAS_ALLOC, &ioas))
 		return failed("IOMMU_IOAS_ALLOC");
-	*id = map.ioas_id = ioas.out_ioas_id;
-	return ioctl(iommufd, IOAS_MAP, &map) ? failed("IOMMU_IOAS_MAP") : 0;
+	*id = ioas.out_ioas_id;
+	return map_into(iommufd, *id, MAPPED_AT, MAPPED_BYTES);
 }
 
 /* A page table of an object that does not exist: refused, and nothing is kept for it. */
@@ -228,11 +238,18 @@ static int ask_for_nothing(int iommufd, uint32_t device)
 
 static int bind_to(int iommufd, const char *device, int *fd, uint32_t *id)
 {
-	struct bind_iommufd bind = { .argsz = sizeof(bind), .iommufd = iommufd };
+	struct bind_iommufd bind = { .argsz = sizeof(bind) };
 
 	*fd = open_cdev(device);
 	if (*fd < 0)
 		return failed("open cdev");
+	/* To what is no iommufd: refused, and as if it had not been asked for. */
+	bind.iommufd = *fd;
+	if (!ioctl(*fd, BIND_IOMMUFD, &bind)) {
+		fprintf(stderr, "VFIO_DEVICE_BIND_IOMMUFD: to what is none\n");
+		return EPROTO;
+	}
+	bind.iommufd = iommufd;
 	if (ioctl(*fd, BIND_IOMMUFD, &bind))
 		return failed("VFIO_DEVICE_BIND_IOMMUFD");
 	*id = bind.out_devid;
@@ -292,6 +309,8 @@ static int move_cdevs(int count, char **devices)
 		status = make_ioas(iommufd, &second);
 	for (int i = 0; i < count && !status; i++)
 		status = attach(fds[i], second);
+	if (!status)
+		status = map_into(iommufd, destroy.id, WINDOW_AT, PAGE);
 	if (!status && ioctl(iommufd, DESTROY, &destroy))
 		status = failed("IOMMU_DESTROY");
 	return status;

@@ -126,6 +126,20 @@ def test_drivers_that_come_and_go_leave_no_memory(kernel: Kernel, bound_guest: G
     assert_nothing_grows(kernel, bound_guest, cycle)
 
 
+def test_devices_that_no_driver_can_use_leave_no_memory(kernel: Kernel, guest: Guest) -> None:
+    """Their probe fails after their DMA was configured (pci_device_probe, really_probe)."""
+    name = next(name for name in clients.behind(guest.state()) if ":" in name)
+    modules.load(guest, guest.machine.iommu.driver)
+    modules.load(guest, "e1000")
+    guest.run("echo 8086 10d3 > /sys/bus/pci/drivers/e1000/new_id")  # an e1000e, which it is not
+    cycle = f"echo 1 > /sys/bus/pci/devices/{name}/remove; echo 1 > /sys/bus/pci/rescan"
+    if guest.machine.overlays:
+        modules.load(guest, "iommu_client", probe_error="5")
+        cycle += "; modprobe iommu_client_device; rmmod iommu_client_device"
+    assert_nothing_grows(kernel, guest, cycle)
+    assert devices.bind(guest, name, "e1000").after.devices[name].driver == ""
+
+
 def test_users_that_come_and_go_leave_no_memory(
     kernel: Kernel, guest_factory: GuestFactory
 ) -> None:

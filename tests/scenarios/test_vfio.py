@@ -125,6 +125,8 @@ def test_a_user_that_fails_anywhere_owns_nothing(pair: Guest, way: Way) -> None:
     failures = tracing.all_failures(pair, "vfio", "open", way, *what)
     assert sum(each.status != 0 for each in failures) > 5
     assert pinned(pair) == 0
+    enabled = pair.run(f"cat /sys/bus/pci/devices/{nic}/enable").out.decode().strip()
+    assert enabled == "0", f"it is left enabled {enabled} times"
     assert_free(pair, nic)
     devices.unbind(pair, nics_of(state)[1])
     unloaded = modules.unload(pair, "vfio_pci")
@@ -155,7 +157,7 @@ def test_groups_that_fail_to_share_a_container_are_owned_by_nobody(pair: Guest) 
 @pytest.mark.parametrize("way", ["move"])
 def test_an_address_space_that_all_devices_have_left_can_go(siblings: Guest, way: Way) -> None:
     """iommufd_device_do_replace: the first device of a group takes all to the new page
-    table, with a reference for each."""
+    table, with a reference for each and with what they reserve."""
     opened = vfio.use(siblings, way, *nics_of(given(siblings).state()))
     assert opened.status == 0, opened.err
     assert_free(siblings, *nics_of(siblings.state()))
