@@ -4,11 +4,13 @@
  * core to configure DMA for a device (platform_dma_configure), and no more.
  *
  * probe_error=ERRNO: every probe fails, after DMA has been configured.
+ * buffer=BYTES: each device has so much memory for its DMA while it is bound.
  * look=IOVA: each probe says where the device's domain maps that address.
  * stay=1: whoever is unbound says "leaving" and stays until it is 0 again.
  * Module parameter async_probe, of every module: it probes in a task of its own.
  */
 #include <linux/delay.h>
+#include <linux/dma-mapping.h>
 #include <linux/iommu.h>
 #include <linux/mod_devicetable.h>
 #include <linux/module.h>
@@ -18,6 +20,10 @@
 static int probe_error;
 module_param(probe_error, int, 0644);
 MODULE_PARM_DESC(probe_error, "errno that each probe fails with");
+
+static ulong buffer;
+module_param(buffer, ulong, 0644);
+MODULE_PARM_DESC(buffer, "bytes that each device can reach");
 
 static ulong look;
 module_param(look, ulong, 0644);
@@ -37,8 +43,12 @@ static void tell_mapping(struct device *dev)
 
 static int iommu_client_probe(struct platform_device *pdev)
 {
+	dma_addr_t address;
+
 	if (probe_error)
 		return -probe_error;
+	if (buffer && !dmam_alloc_coherent(&pdev->dev, buffer, &address, GFP_KERNEL))
+		return -ENOMEM;
 	if (look)
 		tell_mapping(&pdev->dev);
 	dev_info(&pdev->dev, "bound\n");
