@@ -24,10 +24,14 @@ from harness.scenario.behaviour import (
     UNREGISTERING_REMOVES_GROUPS,
 )
 
-# What each driver says when it takes hold of its IOMMU.
+# What each driver says when it takes hold of its IOMMU, and when it lets it go.
 GREETINGS = {
     "arm_smmu_v3": (r"arm-smmu-v3 \S+: (ias \d+-bit, )?oas \d+-bit",),
     "virtio_iommu": (r"virtio_iommu virtio\d+: input address: 64 bits", r"page mask: 0x"),
+}
+FAREWELLS: dict[str, list[str]] = {
+    "arm_smmu_v3": [],
+    "virtio_iommu": ["device removed"],
 }
 EAGAIN = "Resource temporarily unavailable"
 
@@ -63,6 +67,8 @@ def test_a_driver_loads_unloads_and_loads_again(guest: Guest) -> None:
         unloaded = modules.unload(guest, driver)
         assert (unloaded.status, unloaded.after.refcount(driver)) == (0, None)
         assert unloaded.after.iommus == {}
+        said = [entry.text.rpartition(": ")[2] for entry in unloaded.kmsg]
+        assert said == FAREWELLS[driver]
 
 
 # What the bus says that the IOMMU's device is, for udev to find its driver.
