@@ -5,6 +5,8 @@
  *
  * probe_error=ERRNO: every probe fails, after DMA has been configured.
  * buffer=BYTES: each device has so much memory for its DMA while it is bound.
+ * fill=1: each probe maps a last-level table's worth of pages, one by one, and unmaps all
+ * of them at once.
  * look=IOVA: each probe says where the device's domain maps that address.
  * stay=1: whoever is unbound says "leaving" and stays until it is 0 again.
  * Module parameter async_probe, of every module: it probes in a task of its own.
@@ -25,6 +27,10 @@ static ulong buffer;
 module_param(buffer, ulong, 0644);
 MODULE_PARM_DESC(buffer, "bytes that each device can reach");
 
+static bool fill;
+module_param(fill, bool, 0644);
+MODULE_PARM_DESC(fill, "each probe maps pages and unmaps them as one block");
+
 static ulong look;
 module_param(look, ulong, 0644);
 MODULE_PARM_DESC(look, "address whose mapping each probe tells");
@@ -32,6 +38,39 @@ MODULE_PARM_DESC(look, "address whose mapping each probe tells");
 static bool stay;
 module_param(stay, bool, 0644);
 MODULE_PARM_DESC(stay, "remove does not end while this is set");
+
+/* Where dma-iommu, which begins at the top, has nothing. */
+#define TABLE_AT	SZ_2M
+#define TABLE_BYTES	(PAGE_SIZE * (PAGE_SIZE / sizeof(u64)))
+
+static int map_page(struct iommu_domain *domain, ulong iova, struct page *page)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 3, 0)
+	return iommu_map(domain, iova, page_to_phys(page), PAGE_SIZE, IOMMU_READ, GFP_KERNEL);
+#else
+	return iommu_map(domain, iova, page_to_phys(page), PAGE_SIZE, IOMMU_READ);
+#endif
+}
+
+static int fill_table(struct device *dev)
+{
+	struct iommu_domain *domain = iommu_get_domain_for_dev(dev);
+	struct page *page = alloc_page(GFP_KERNEL);
+	int error = domain && page ? 0 : -ENOMEM;
+	ulong done = 0;
+
+	while (!error && done < TABLE_BYTES) {
+		error = map_page(domain, TABLE_AT + done, page);
+		done += error ? 0 : PAGE_SIZE;
+	}
+	if (domain && iommu_unmap(domain, TABLE_AT, done) != done)
+		error = -EIO;
+	if (domain && iommu_iova_to_phys(domain, TABLE_AT))
+		error = -EEXIST;
+	if (page)
+		__free_page(page);
+	return error;
+}
 
 static void tell_mapping(struct device *dev)
 {
@@ -44,9 +83,13 @@ static void tell_mapping(struct device *dev)
 static int iommu_client_probe(struct platform_device *pdev)
 {
 	dma_addr_t address;
+	int error;
 
 	if (probe_error)
 		return -probe_error;
+	error = fill ? fill_table(&pdev->dev) : 0;
+	if (error)
+		return error;
 	if (buffer && !dmam_alloc_coherent(&pdev->dev, buffer, &address, GFP_KERNEL))
 		return -ENOMEM;
 	if (look)

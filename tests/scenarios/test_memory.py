@@ -156,6 +156,16 @@ def test_a_buffer_that_cannot_be_had_leaves_no_memory(kernel: Kernel, bound_gues
     assert sum(line.startswith("injected ") and line != "injected 0" for line in told) > 5
 
 
+@pytest.mark.machines("smmuv3")
+def test_pages_that_go_as_a_block_leave_no_memory(kernel: Kernel, bound_guest: Guest) -> None:
+    """The table that they were in goes with them (__arm_lpae_unmap)."""
+    client = clients.platform(bound_guest.state())[0]
+    driver = "/sys/bus/platform/drivers/iommu_client"
+    bound_guest.run("echo 1 > /sys/module/iommu_client/parameters/fill")
+    cycle = f"echo {client} > {driver}/unbind; echo {client} > {driver}/bind"
+    assert_nothing_grows(kernel, bound_guest, cycle)
+
+
 def test_users_that_come_and_go_leave_no_memory(
     kernel: Kernel, guest_factory: GuestFactory
 ) -> None:
