@@ -5,6 +5,8 @@ Refcounts and groups are what the kernel believes. Here a device pings or reads 
 QEMU's trace tells whether its accesses went through the IOMMU.
 """
 
+from collections.abc import Callable
+
 import pytest
 
 from harness.guest import clients, devices, modules, tracing, traffic, vfio
@@ -88,6 +90,28 @@ def test_passthrough_is_direct_and_lazy_is_not(guest_factory: GuestFactory, argu
 @pytest.mark.needs(TYPE_CAN_BE_SET)
 def test_the_type_of_the_group_decides(talker: Guest) -> None:
     assert_follows_type(talker, "identity", "DMA", "identity", "DMA")
+
+
+@pytest.mark.needs(TYPE_OF_ANY_GROUP)
+def test_the_type_of_a_group_is_that_of_each_device(guest_factory: GuestFactory) -> None:
+    """iommu_group_store_type: what its driver's DMA goes through is said of a device, and
+    not of its group (iommu_setup_dma_ops)."""
+    guest = guest_factory("+virtio-siblings", bound=True)
+    nics = sorted(clients.behind(clients.bound(guest)))
+    (group,) = {guest.state().devices[name].group for name in nics}
+    assert group is not None
+    for name in nics:
+        devices.unbind(guest, name)
+    changes: list[tuple[GroupType, Callable[[Guest, str], None]]] = [
+        ("identity", assert_direct),
+        ("DMA", assert_translated),
+    ]
+    for kind, assert_so in changes:
+        devices.set_group_type(guest, group, kind)
+        for name in nics:
+            devices.bind(guest, name, DRIVER)
+            assert_so(guest, name)
+            devices.unbind(guest, name)
 
 
 @pytest.mark.needs(TYPE_CAN_BE_SET)
