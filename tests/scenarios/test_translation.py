@@ -321,3 +321,16 @@ def test_domain_ids_are_used_again(talker: Guest) -> None:
     ids = witness.values("domain")
     assert len(ids) >= 10
     assert len(set(ids)) <= 3, f"ten domains had the IDs {ids}"
+
+
+@pytest.mark.machines("virtio-iommu", "virtio-iommu-acpi")
+def test_each_device_that_goes_is_detached(guest_factory: GuestFactory) -> None:
+    """viommu_release_device, whether others of the domain stay or not: QEMU is told."""
+    guest = guest_factory("+virtio-siblings", bound=True)
+    nics = sorted(clients.behind(clients.bound(guest)))
+    with traffic.traced(guest, "virtio_iommu_detach") as witness:
+        for name in nics:
+            devices.remove(guest, name)
+    detached = set(witness.values("endpoint"))
+    left = [name for name in nics if not detached & traffic.requesters(name)]
+    assert not left, f"still attached: {left}"
