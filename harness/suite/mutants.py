@@ -155,7 +155,7 @@ def _score(mutant: Mutant, request: Request, directory: Path, title: str) -> Sco
     finally:
         for kernel in {each.key: each for each in built}.values():
             snapshot.forget(kernel)
-            cache.discard(kernel.directory)
+            cache.release(kernel.directory)
     return _judged(blank, outcomes)
 
 
