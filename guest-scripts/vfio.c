@@ -82,12 +82,12 @@ struct destroy {
  * Nowhere near the windows of interrupts, which nobody may map: WINDOW_AT is in
  * that of either IOMMU.
  */
+#define PAGE		4096
 #define MAPPED_BYTES	(16 * PAGE)
 #define MAPPED_AT	0x100000
 #define WINDOW_AT	0x8090000
-#define PAGE		4096
 
-static char mapped[MAPPED_BYTES] __attribute__((aligned(4096)));
+static char mapped[MAPPED_BYTES] __attribute__((aligned(PAGE)));
 
 static int failed(const char *step)
 {
@@ -201,7 +201,7 @@ static int open_cdev(const char *device)
 	return fd;
 }
 
-static int map_into(int iommufd, uint32_t ioas, uint64_t iova, uint64_t length)
+static int try_to_map(int iommufd, uint32_t ioas, uint64_t iova, uint64_t length)
 {
 	struct ioas_map map = {
 		.size = sizeof(map),
@@ -212,7 +212,12 @@ static int map_into(int iommufd, uint32_t ioas, uint64_t iova, uint64_t length)
 		.iova = iova,
 	};
 
-	return ioctl(iommufd, IOAS_MAP, &map) ? failed("IOMMU_IOAS_MAP") : 0;
+	return ioctl(iommufd, IOAS_MAP, &map);
+}
+
+static int map_into(int iommufd, uint32_t ioas, uint64_t iova, uint64_t length)
+{
+	return try_to_map(iommufd, ioas, iova, length) ? failed("IOMMU_IOAS_MAP") : 0;
 }
 
 static int make_ioas(int iommufd, uint32_t *id)
@@ -245,8 +250,8 @@ static int bind_to(int iommufd, const char *device, int *fd, uint32_t *id)
 		return failed("open cdev");
 	/* To what is no iommufd: refused, and as if it had not been asked for. */
 	bind.iommufd = *fd;
-	if (!ioctl(*fd, BIND_IOMMUFD, &bind)) {
-		fprintf(stderr, "VFIO_DEVICE_BIND_IOMMUFD: to what is none\n");
+	if (!ioctl(*fd, BIND_IOMMUFD, &bind) || errno != EBADFD) {
+		fprintf(stderr, "VFIO_DEVICE_BIND_IOMMUFD: to none is not EBADFD\n");
 		return EPROTO;
 	}
 	bind.iommufd = iommufd;
@@ -305,6 +310,10 @@ static int move_cdevs(int count, char **devices)
 	if (iommufd < 0)
 		return failed("open /dev/iommu");
 	status = join_ioas(iommufd, &destroy.id, count, devices, fds);
+	if (!status && !try_to_map(iommufd, destroy.id, WINDOW_AT, PAGE)) {
+		fprintf(stderr, "IOMMU_IOAS_MAP: of a reserved window\n");
+		status = EPROTO;
+	}
 	if (!status)
 		status = make_ioas(iommufd, &second);
 	for (int i = 0; i < count && !status; i++)

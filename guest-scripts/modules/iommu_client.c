@@ -25,7 +25,7 @@ MODULE_PARM_DESC(probe_error, "errno that each probe fails with");
 
 static ulong buffer;
 module_param(buffer, ulong, 0644);
-MODULE_PARM_DESC(buffer, "bytes that each device can reach");
+MODULE_PARM_DESC(buffer, "bytes that each device has for its DMA");
 
 static bool fill;
 module_param(fill, bool, 0644);
@@ -40,8 +40,8 @@ module_param(stay, bool, 0644);
 MODULE_PARM_DESC(stay, "remove does not end while this is set");
 
 /* Where dma-iommu, which begins at the top, has nothing. */
-#define TABLE_AT	SZ_2M
 #define TABLE_BYTES	(PAGE_SIZE * (PAGE_SIZE / sizeof(u64)))
+#define TABLE_AT	TABLE_BYTES
 
 static int map_page(struct iommu_domain *domain, ulong iova, struct page *page)
 {
@@ -63,9 +63,9 @@ static int fill_table(struct device *dev)
 		error = map_page(domain, TABLE_AT + done, page);
 		done += error ? 0 : PAGE_SIZE;
 	}
-	if (domain && iommu_unmap(domain, TABLE_AT, done) != done)
+	if (done && iommu_unmap(domain, TABLE_AT, done) != done && !error)
 		error = -EIO;
-	if (domain && iommu_iova_to_phys(domain, TABLE_AT))
+	if (!error && iommu_iova_to_phys(domain, TABLE_AT))
 		error = -EEXIST;
 	if (page)
 		__free_page(page);

@@ -28,8 +28,9 @@ _ANYTHING = re.compile(rb"(?s).+")
 _WINDOW = 256
 
 # A command that never falls silent ends all the same: after so many bytes, or so
-# many times the limit on its silence. What the kernel says meanwhile is a sign of life
-# for some time only: an SMMU tells for ever of the DMA of a driver that waits for it.
+# many times the limit on its silence. What the kernel says is a sign of life for some
+# time only: an SMMU tells for ever of the DMA of a driver that waits for it. (On a
+# single console nobody can tell the two apart.)
 _MAX_OUTPUT = 64 << 20
 _TOTAL = 30
 _CHATTER = 4
@@ -83,7 +84,7 @@ class Console:
 
     def wait_ready(self, limit: float) -> None:
         """Until PID 1 says that the guest takes commands."""
-        self._expect(frames.READY, limit)
+        self._expect(frames.READY, limit, chatter=_TOTAL)
         self._received()
 
     def run(self, command: str, limit: float | None = None) -> Reply:
@@ -159,9 +160,9 @@ class Console:
         # The spawn has no encoding, so pexpect gives bytes.
         return cast(bytes, self._spawn.before or b"")
 
-    def _expect(self, nonce: str, limit: float) -> frames.Done:
-        """Waits for the end of a command as long as it says something within ``limit``
-        seconds, or for a few times as long the kernel does."""
+    def _expect(self, nonce: str, limit: float, *, chatter: int = _CHATTER) -> frames.Done:
+        """Waits for the end of a command as long as it says something every ``limit``
+        seconds; what the kernel says counts for ``chatter`` times that."""
         ends = _ENDS_SINGLE if self._single else _ENDS
         heard, since = 0, time.monotonic()
         started = since
@@ -187,16 +188,15 @@ class Console:
                     "let it end by itself",
                     self._watch.tail,
                 )
-            silent = time.monotonic() - since
-            if silent >= _CHATTER * limit:
-                raise GuestHang(
-                    f"the command has been silent for {silent:.0f} s, though the kernel is not",
-                    "if the command needs that long, raise --limit",
-                    self._watch.tail,
-                )
             if time.monotonic() - max(since, self._watch.last_activity) >= limit:
                 raise GuestHang(
                     f"the guest has been silent for {limit:.0f} s",
+                    "if the command needs that long, raise --limit",
+                    self._watch.tail,
+                )
+            if time.monotonic() - since >= chatter * limit:
+                raise GuestHang(
+                    f"only the kernel has said anything for {chatter * limit:.0f} s",
                     "if the command needs that long, raise --limit",
                     self._watch.tail,
                 )

@@ -105,7 +105,7 @@ PRESETS = {
     ),
     "two-stream-ids": Preset("a platform device with two stream IDs", overlays=("two-stream-ids",)),
     "reserved-regions": Preset(
-        "a platform device whose IOMMU has to leave a region alone, and one mapped as it is",
+        "a platform device with a region that is left alone and one that is mapped as it is",
         overlays=("reserved-regions",),
     ),
     "stream-id-out-of-range": Preset(

@@ -374,7 +374,7 @@ def test_an_override_hands_a_device_over_and_back(bound_guest: Guest) -> None:
 
 def test_vfio_needs_a_group(guest_factory: GuestFactory) -> None:
     """Without the IOMMU's driver there is none, and though nobody waits for that any more
-    vfio-pci does not bind (vfio_group_find_or_alloc)."""
+    vfio-pci does not bind (vfio_group_find_or_alloc, vfio_iommu_group_get of 5.10)."""
     guest = guest_factory(arguments="deferred_probe_timeout=0")
     (nic,) = [name for name in clients.behind(guest.state()) if ":" in name]
     modules.load(guest, "vfio-pci")

@@ -177,8 +177,9 @@ def test_what_firmware_goes_on_using_is_mapped_before_the_driver(reserved: Guest
         assert look(reserved, DIRECT + PAGE)
         assert not look(reserved, DIRECT + 2 * PAGE)
         assert not look(reserved, UNUSED)
-        devices.set_group_type(reserved, number, "identity")
-        devices.set_group_type(reserved, number, "DMA")
+        assert devices.set_group_type(reserved, number, "identity").status == 0
+        assert devices.set_group_type(reserved, number, "DMA").status == 0
+    assert look(reserved, DIRECT)
 
 
 @pytest.mark.needs(DIRECT_IS_NOBODYS)

@@ -59,7 +59,8 @@ _KEEP_STACKS = ("KASAN", "DEBUG_KMEMLEAK")
 def assert_nothing_grows(kernel: Kernel, guest: Guest, cycle: str, cycles: int = _CYCLES) -> None:
     """A cycle leaves what it found. A leak is one object or page for each, again and again,
     or many at once; what is freed late, or kept once for later, is not."""
-    rounds = f"for n in $(seq {cycles}); do {cycle.replace(';', ' &&')} || break; done"
+    # Each round says something: a sign of life.
+    rounds = f"(for n in $(seq {cycles}); do echo $n; {cycle.replace(';', ' &&')} || exit 1; done)"
     assert guest.run(rounds).number == 0
     leaks = grown(guest, rounds)
     if leaks:
@@ -143,7 +144,8 @@ def test_devices_that_no_driver_can_use_leave_no_memory(kernel: Kernel, guest: G
 @pytest.mark.machines("smmuv3")
 def test_a_buffer_that_cannot_be_had_leaves_no_memory(kernel: Kernel, bound_guest: Guest) -> None:
     """Its pages, an IOVA, tables to map it, an address for the driver (iommu_dma_alloc_remap):
-    each fails once, and what was there by then is given back. So large that its pages show."""
+    each fails once, and the pages that were there by then are given back. So large that
+    they show."""
     client = clients.platform(bound_guest.state())[0]
     devices.unbind(bound_guest, client)
     bound_guest.run(f"echo {64 * 4096} > /sys/module/iommu_client/parameters/buffer")
