@@ -250,12 +250,13 @@ static int bind_to(int iommufd, const char *device, int *fd, uint32_t *id)
 		return failed("open cdev");
 	/* To what is no iommufd: refused, and as if it had not been asked for. */
 	bind.iommufd = *fd;
-	if (!ioctl(*fd, BIND_IOMMUFD, &bind) || errno != EBADFD) {
-		fprintf(stderr, "VFIO_DEVICE_BIND_IOMMUFD: to none is not EBADFD\n");
+	if (!ioctl(*fd, BIND_IOMMUFD, &bind)) {
+		fprintf(stderr, "VFIO_DEVICE_BIND_IOMMUFD: to what is none\n");
 		return EPROTO;
 	}
+	/* Whoever may not have the device at all is told that first. */
 	bind.iommufd = iommufd;
-	if (ioctl(*fd, BIND_IOMMUFD, &bind))
+	if (errno != EBADFD || ioctl(*fd, BIND_IOMMUFD, &bind))
 		return failed("VFIO_DEVICE_BIND_IOMMUFD");
 	*id = bind.out_devid;
 	return ask_for_nothing(iommufd, *id);
