@@ -11,13 +11,11 @@ from harness.guest.state import State
 
 Way = Literal["group", "groups", "compat", "cdev", "move", "return"]
 
+# Those by the devices' own files.
+_BY_DEVICE = ("cdev", "move", "return")
+
 # The option of a kernel that has users of that way; all have the others.
-NEEDS = {
-    "compat": "IOMMUFD",
-    "cdev": "VFIO_DEVICE_CDEV",
-    "move": "VFIO_DEVICE_CDEV",
-    "return": "VFIO_DEVICE_CDEV",
-}
+NEEDS = {"compat": "IOMMUFD"} | dict.fromkeys(_BY_DEVICE, "VFIO_DEVICE_CDEV")
 
 # The first address that a user maps.
 MAPPED_AT = 0x100000
@@ -58,7 +56,7 @@ def viable(guest: Guest, group: int) -> Step:
 
 def words(state: State, way: Way, *names: str) -> list[str]:
     """What ``use`` and ``hold`` call these devices, which have groups."""
-    if way in ("cdev", "move", "return"):
+    if way in _BY_DEVICE:
         return list(names)
     numbers = [str(state.devices[name].group) for name in names]
     return numbers if way == "groups" else [numbers[0], names[0]]

@@ -92,16 +92,22 @@ def test_the_type_of_the_group_decides(talker: Guest) -> None:
     assert_follows_type(talker, "identity", "DMA", "identity", "DMA")
 
 
-@pytest.mark.needs(TYPE_OF_ANY_GROUP)
-def test_the_type_of_a_group_is_that_of_each_device(guest_factory: GuestFactory) -> None:
-    """iommu_group_store_type: what its driver's DMA goes through is said of a device, and
-    not of its group (iommu_setup_dma_ops)."""
+def undriven(guest_factory: GuestFactory) -> tuple[Guest, list[str], int]:
+    """A guest with two NICs that no driver has, and the number of their group."""
     guest = guest_factory("+virtio-siblings", bound=True)
     nics = sorted(clients.behind(clients.bound(guest)))
     (group,) = {guest.state().devices[name].group for name in nics}
     assert group is not None
     for name in nics:
         devices.unbind(guest, name)
+    return guest, nics, group
+
+
+@pytest.mark.needs(TYPE_OF_ANY_GROUP)
+def test_the_type_of_a_group_is_that_of_each_device(guest_factory: GuestFactory) -> None:
+    """iommu_group_store_type: what its driver's DMA goes through is said of a device, and
+    not of its group (iommu_setup_dma_ops)."""
+    guest, nics, group = undriven(guest_factory)
     changes: list[tuple[GroupType, Callable[[Guest, str], None]]] = [
         ("identity", assert_direct),
         ("DMA", assert_translated),
@@ -166,12 +172,7 @@ def test_a_disk_that_gets_no_mapping_is_left_none(talker: Guest) -> None:
 def test_a_change_of_type_that_fails_leaves_dma_as_it_was(guest_factory: GuestFactory) -> None:
     """Each allocation of it fails once. Of two devices in the group the first may have had
     its new domain by then: __iommu_group_set_domain_internal gives it the old one again."""
-    guest = guest_factory("+virtio-siblings", bound=True)
-    nics = sorted(clients.behind(clients.bound(guest)))
-    (group,) = {guest.state().devices[name].group for name in nics}
-    assert group is not None
-    for name in nics:
-        devices.unbind(guest, name)
+    guest, nics, group = undriven(guest_factory)
     devices.set_group_type(guest, group, "identity")
     change = ("write", f"/sys/kernel/iommu_groups/{group}/type", "DMA")
     failed = 0
