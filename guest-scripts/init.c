@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * PID 1 of a guest, and the relay between its shell and the host.
+ * PID 1 of a guest, and the relay between its shell and the host, in the protocol of
+ * which harness/machine/frames.py (PROTOCOL) has the other end and the version.
  *
  * The shell ("agent") runs one command at a time. This process hands it the
  * commands that the host sends, and sends back what the command wrote, what
@@ -452,37 +453,60 @@ static int patience(struct looker *looker)
 	return looker->deadline > now_ms() ? looker->deadline - now_ms() : 0;
 }
 
-/* The host has one request under way at a time, so nothing follows it. */
-static void on_request(struct relay *relay)
+/*
+ * Takes the request whose line ends before payload, and returns how much of the used bytes
+ * it was. What is no request is noise on a shared console.
+ */
+static size_t on_request(struct relay *relay, char *request, size_t used, char *payload)
 {
-	static char request[4096];
-	char kind, a[32], b[32], nonce[NONCE_MAX], *end;
-	size_t length, used = 0;
+	char kind, a[32], b[32], nonce[NONCE_MAX];
+	size_t length, line = payload - request, rest = used - line;
 
-	do {
-		used += receive(relay, request + used, sizeof(request) - 1 - used);
-		request[used] = '\0';
-		end = strchr(request, '\n');
-	} while (!end && used < sizeof(request) - 1);
-	if (!end || sscanf(request, "%c %31s %31s %zu", &kind, a, b, &length) != 4 ||
-	    !strchr("RSPI", kind))
-		return;	/* noise on a shared console */
-	if (kind == 'I') {
+	payload[-1] = '\0';
+	if (sscanf(request, "%c %31s %31s %zu", &kind, a, b, &length) != 4)
+		return line;
+	snprintf(nonce, sizeof(nonce), "%s%s", b, a);
+	switch (kind) {
+	case 'I':
 		if (relay->nonce[0] && relay->agent.pid)
 			kill(-relay->agent.pid, atoi(a));
-		return;
-	}
-	end++;
-	used -= end - request;
-	snprintf(nonce, sizeof(nonce), "%s%s", b, a);
-	if (kind == 'R') {
+		return line;
+	case 'R':
 		strcpy(relay->nonce, nonce);
-		run_command(relay, end, used < length ? used : length, length);
-	} else if (kind == 'S') {
+		rest = rest < length ? rest : length;
+		run_command(relay, payload, rest, length);
+		return line + rest;
+	case 'S':
 		ask_looker(relay, nonce);
-	} else {
+		return line;
+	case 'P':
 		done(relay, nonce, "status", 0);
+		return line;
+	default:
+		return line;
 	}
+}
+
+/*
+ * One, as a rule. A host that had no answer for long asks again, and a guest that comes
+ * back reads all that from a console in one piece.
+ */
+static void on_requests(struct relay *relay)
+{
+	static char requests[4096];
+	static size_t used;
+	size_t taken;
+	char *end;
+
+	used += receive(relay, requests + used, sizeof(requests) - 1 - used);
+	requests[used] = '\0';
+	while ((end = memchr(requests, '\n', used))) {
+		taken = on_request(relay, requests, used, end + 1);
+		used -= taken;
+		memmove(requests, requests + taken, used);
+	}
+	if (used == sizeof(requests) - 1)
+		used = 0;
 }
 
 static void on_status(struct relay *relay)
@@ -553,7 +577,7 @@ static void serve(struct relay *relay)
 		if (fds[5].revents)
 			on_signal(relay);
 		if (fds[0].revents & POLLIN)
-			on_request(relay);
+			on_requests(relay);
 		else if (fds[0].revents & POLLHUP)
 			usleep(500);	/* the host has not opened the port yet */
 	}

@@ -3,9 +3,9 @@
  * Has an e1000 or e1000e without a driver do DMA to memory that nobody has mapped for it.
  *
  * modprobe stray_dma device=0000:00:01.0: the NIC is told of a ring with one descriptor at
- * its physical address, which it fetches, and notes in it that it is done. The parameter "reached" tells
- * whether that has come: Y when nothing between device and memory translated it, N when it
- * was stopped.
+ * its physical address, which it fetches, and notes in it that it is done. The parameter
+ * "reached" tells whether that has come: Y when nothing between device and memory translated
+ * it, N when it was stopped.
  */
 #include <linux/io.h>
 #include <linux/module.h>

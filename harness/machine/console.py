@@ -35,6 +35,10 @@ _MAX_OUTPUT = 64 << 20
 _TOTAL = 30
 _CHATTER = 4
 
+# PID 1 answers at once whatever the shell is at: where it does not in so many seconds, the
+# kernel has died without a word (an oops with interrupts off).
+_ANSWER = 5.0
+
 # Between two looks at whether a silent guest is at least doing something.
 _LOOK = 5.0
 
@@ -69,6 +73,9 @@ class Console:
             self._socket.fileno(), timeout=None, maxread=65536, use_poll=True
         )
         self._heard = b""
+        self._hang: GuestHang | None = None
+        # The nonce of the shell's command, "" when it has none.
+        self._busy = ""
         # pexpect sleeps after each read, for programs that die slowly.
         self._spawn.delayafterread = None
         self._spawn.logfile_read = self._log
@@ -92,7 +99,7 @@ class Console:
 
         Raises GuestPanic, GuestLost or GuestHang when there will be none.
         """
-        found, done = self._ask(frames.command(command), limit or self.limit)
+        found, done = self._ask(frames.command(command), limit or self.limit, needs_shell=True)
         out, err = bytes(found.out), bytes(found.err)
         return Reply(done.how, done.number, out, err, done.records, done.clock)
 
@@ -138,7 +145,33 @@ class Console:
         other half now."""
         self._heard = rest if self._single else b""
 
-    def _ask(self, request: frames.Request, limit: float) -> tuple[frames.Frames, frames.Done]:
+    def _ask(
+        self, request: frames.Request, limit: float, *, needs_shell: bool = False
+    ) -> tuple[frames.Frames, frames.Done]:
+        """Asks, and keeps in mind that there was no answer: a guest that has hung is asked
+        for more only once it answers again, and its shell once that is free."""
+        try:
+            if self._hang:
+                self._recover(needs_shell)
+            if needs_shell:
+                self._busy = request.nonce
+            return self._exchange(request, limit)
+        except GuestHang as hang:
+            self._hang = self._hang or hang
+            raise GuestHang(self._hang.message, self._hang.mend, self._watch.tail) from None
+
+    def _recover(self, needs_shell: bool) -> None:
+        """Until PID 1 answers, and the command that hung has ended where the shell is
+        needed. Raises GuestHang when that does not come."""
+        limit = min(self.limit, _ANSWER)
+        self._exchange(frames.ping(), limit)
+        if self._busy and needs_shell:
+            self._expect(self._busy, limit)
+            self._received()
+        if not self._busy:
+            self._hang = None
+
+    def _exchange(self, request: frames.Request, limit: float) -> tuple[frames.Frames, frames.Done]:
         try:
             self._socket.sendall(request.data)
         except OSError:
@@ -173,6 +206,8 @@ class Console:
                 raise self.dead() from None
             if found == _DONE:
                 done = frames.done(cast("re.Match[bytes]", self._spawn.match))
+                if done.nonce == self._busy:
+                    self._busy = ""
                 if done.nonce == nonce:
                     return done
                 # Output that looks like the end of a command is still output.

@@ -80,6 +80,39 @@ def test_silence_beyond_the_limit_is_a_hang(guest_factory: GuestFactory, name: s
         guest.run("sleep 1000")
 
 
+@pytest.mark.parametrize("name", MACHINES)
+def test_a_guest_that_has_hung_is_asked_again_only_when_it_answers(
+    guest_factory: GuestFactory, name: str
+) -> None:
+    guest = guest_factory(MACHINES[name], limit=1)
+    guest.qmp("stop")
+    asked = guest.directory / "console-command.log"
+    looks = asked.read_bytes().count(b"S ")
+    for ask in (lambda: guest.run("true"), guest.state, guest.kmsg):
+        with pytest.raises(GuestHang, match="silent for 1 s"):
+            ask()
+    assert asked.read_bytes().count(b"S ") == looks
+    guest.qmp("cont")
+    assert guest.run("echo back").out == b"back\n"
+
+
+def test_a_command_that_hung_is_waited_for_before_the_next(smmuv3: Guest) -> None:
+    """Its output is not the next one's, nor is its status."""
+    with pytest.raises(GuestHang, match="silent for 1 s"):
+        smmuv3.run("sleep 2; echo late; false", limit=1)
+    assert smmuv3.kmsg()
+    reply = smmuv3.run("echo next")
+    assert (reply.out, reply.number) == (b"next\n", 0)
+
+
+def test_a_shell_that_hangs_is_not_given_another_command(guest_factory: GuestFactory) -> None:
+    guest = guest_factory("smmuv3", "modprobe arm-smmu-v3", limit=1)
+    for command in ("sleep 1000", "true"):
+        with pytest.raises(GuestHang, match="silent for 1 s"):
+            guest.run(command)
+    assert "arm_smmu_v3" in guest.state().modules
+
+
 def test_a_command_that_spins_is_a_hang(guest_factory: GuestFactory) -> None:
     guest = guest_factory("smmuv3", limit=1)
     with pytest.raises(GuestHang):
