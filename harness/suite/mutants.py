@@ -100,9 +100,11 @@ def healthy(request: Request, into: Path) -> None:
 
 
 def scores(mutants: Sequence[Mutant], request: Request, into: Path) -> Iterator[Score]:
-    """Each mutant in turn, on the request's only kernel. What its kernel and guests take
-    in the cache is given back."""
+    """Each mutant in turn, on the request's only kernel, which has been built. What a
+    mutant's kernel and guests take in the cache is given back."""
     (base,) = request.kernels
+    machine = composed.machine(request.machines[0])
+    release = build.build(base.with_variants(machine.variants)).release
     for number, mutant in enumerate(mutants, start=1):
         directory = into / f"{number:03}-{rundir.word(mutant.name)}"
         directory.mkdir()
@@ -111,7 +113,7 @@ def scores(mutants: Sequence[Mutant], request: Request, into: Path) -> Iterator[
         machines = mutant.machines(request.machines)
         likely = _likely(mutant.name)
         mutated = replace(request, kernels=(spec,), machines=machines, likely=likely)
-        score = _score(mutant, mutated, directory, title)
+        score = _score(mutant, mutated, release, directory, title)
         _remember(score)
         yield score
 
@@ -135,18 +137,18 @@ def _remember(score: Score) -> None:
 _CATCHERS = "catchers"
 
 
-def _score(mutant: Mutant, request: Request, directory: Path, title: str) -> Score:
+def _score(mutant: Mutant, request: Request, release: str, directory: Path, title: str) -> Score:
     (spec,) = request.kernels
     blank = Score(mutant.name, f"{spec.kind}:{spec.where}", caught=False, summary=mutant.summary)
+    if not mutant.since.include(release):
+        told = f"it is a bug since {mutant.since.marks[0]}"
+        return replace(blank, problem=told, foreign=True)
     if not request.machines:
         return replace(blank, problem="it is a bug of other machines", foreign=True)
     built: list[Kernel] = []
     try:
         variants = [composed.machine(name).variants for name in request.machines]
         built.extend(build.build(spec.with_variants(each)) for each in variants)
-        if not mutant.since.include(built[0].release):
-            told = f"it is a bug since {mutant.since.marks[0]}"
-            return replace(blank, problem=told, foreign=True)
         outcomes = run.run(request, directory, title=title)
     except PatchMismatch as error:
         return replace(blank, problem=error.message, foreign=True)
