@@ -223,7 +223,7 @@ class Console:
                     "let it end by itself",
                     self._watch.tail,
                 )
-            if time.monotonic() - max(since, self._watch.last_activity) >= limit:
+            if time.monotonic() - self._last_life(since) >= limit:
                 raise GuestHang(
                     f"the guest has been silent for {limit:.0f} s",
                     "if the command needs that long, raise --limit",
@@ -235,6 +235,12 @@ class Console:
                     "if the command needs that long, raise --limit",
                     self._watch.tail,
                 )
+
+    def _last_life(self, since: float) -> float:
+        """When there was the last sign of life, of a command that has been silent ``since``
+        then: none is a kernel that says meanwhile that a task is blocked."""
+        blocked = self._watch.last_blocked > since
+        return since if blocked else max(since, self._watch.last_activity)
 
     def dead(self) -> GuestPanic | GuestLost:
         """The error for a guest that will not answer any more, with all it said."""

@@ -23,6 +23,9 @@ PANIC = re.compile(rb"Kernel panic - not syncing: ([^\r\n]*)")
 _PANIC_END = b"---[ end Kernel panic"
 PANIC_GRACE = 0.9
 
+# check_hung_task in kernel/hung_task.c.
+_BLOCKED = re.compile(rb"INFO: task .* blocked for more than \d+ seconds")
+
 _CHUNK = 65536
 
 # QEMU's vCPU thread writes the console byte by byte, and pays for waking a reader
@@ -67,6 +70,8 @@ class Watch:
         self._dead = False
         self._error: Exception | None = None
         self.last_activity = time.monotonic()
+        # When the kernel last said that a task does not go on.
+        self.last_blocked = 0.0
         self._thread = threading.Thread(target=self._run, name="guest watch", daemon=True)
 
     def start(self, on_death: Callable[[], None]) -> None:
@@ -119,6 +124,8 @@ class Watch:
         with self._changed:
             self._records += len(records)
             self.last_activity = time.monotonic()
+            if any(map(_BLOCKED.search, records)):
+                self.last_blocked = self.last_activity
             self._changed.notify_all()
 
     def wait_records(self, count: int, limit: float) -> bool:

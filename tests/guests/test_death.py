@@ -127,6 +127,16 @@ def test_a_command_that_is_silent_while_the_kernel_talks_is_a_hang(
         guest.run("while usleep 300000; do echo still here > /dev/kmsg; done")
 
 
+@pytest.mark.splats("hung task: ")
+def test_a_kernel_that_tells_of_a_blocked_task_is_no_sign_of_life(
+    guest_factory: GuestFactory,
+) -> None:
+    guest = guest_factory("smmuv3", limit=2)
+    told = "INFO: task ip:89 blocked for more than 15 seconds."
+    with pytest.raises(GuestHang, match="silent for 2 s"):
+        guest.run(f"while usleep 300000; do echo '{told}' > /dev/kmsg; done")
+
+
 def test_a_command_that_never_ends_is_a_hang(guest_factory: GuestFactory) -> None:
     guest = guest_factory("smmuv3", limit=60)
     with pytest.raises(GuestHang, match=r"has printed \d+ MB"):
