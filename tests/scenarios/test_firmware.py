@@ -23,7 +23,7 @@ pytestmark = pytest.mark.machines("smmuv3")
 CLIENT0, CLIENT1 = "b000000.client0", "b001000.client1"
 
 # Of dts/reserved-regions.dts: two pages that stay where they are, one that is left alone.
-DIRECT, UNUSED = 0x4F000000, 0x10000000
+DIRECT, UNUSED = 0x4F000000, 0xFFFFF000
 PAGE = 0x1000
 
 
@@ -144,10 +144,15 @@ def reserved(guest_factory: GuestFactory) -> Guest:
 def mapped(step: Step, address: int) -> bool:
     """Whether the client that was bound says that the address is mapped to itself; if not,
     that it is mapped to nothing."""
-    (said,) = [entry.text for entry in step.kmsg if "is mapped to" in entry.text]
-    where = int(said.rpartition(" ")[2], 16)
-    assert where in (0, address), said
+    where = mapped_to(step)
+    assert where in (0, address), f"{address:#x} is mapped to {where:#x}"
     return where == address
+
+
+def mapped_to(step: Step) -> int:
+    """Where the client that was bound says that its address is mapped; to 0 it is not."""
+    (said,) = [entry.text for entry in step.kmsg if "is mapped to" in entry.text]
+    return int(said.rpartition(" ")[2], 16)
 
 
 def look(guest: Guest, address: int) -> bool:
@@ -169,8 +174,8 @@ def test_what_firmware_goes_on_using_is_mapped_before_the_driver(reserved: Guest
     told = reserved.run(f"cat /sys/kernel/iommu_groups/{number}/reserved_regions").out.decode()
     assert told.splitlines() == [
         "0x0000000008000000 0x00000000080fffff msi",
-        "0x0000000010000000 0x0000000010000fff reserved",
         "0x000000004f000000 0x000000004f001fff direct",
+        "0x00000000fffff000 0x00000000ffffffff reserved",
     ]
     devices.unbind(reserved, CLIENT0)
     for _ in range(2):
@@ -180,6 +185,14 @@ def test_what_firmware_goes_on_using_is_mapped_before_the_driver(reserved: Guest
         assert devices.set_group_type(reserved, number, "identity").status == 0
         assert devices.set_group_type(reserved, number, "DMA").status == 0
     assert look(reserved, DIRECT)
+
+
+@pytest.mark.needs(FIRMWARE_RESERVES)
+@pytest.mark.parametrize(("address", "used"), [(UNUSED, False), (UNUSED - PAGE, True)])
+def test_dma_keeps_off_what_firmware_reserves(reserved: Guest, address: int, used: bool) -> None:
+    """iova_reserve_iommu_regions: addresses are taken from the top, but for that page."""
+    step = modules.load(reserved, "iommu_client", buffer=str(PAGE), look=str(address))
+    assert bool(mapped_to(step)) == used
 
 
 @pytest.mark.needs(DIRECT_IS_NOBODYS)
