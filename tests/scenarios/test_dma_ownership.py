@@ -7,6 +7,8 @@ the DMA API of the whole group, a user of VFIO or iommufd claims it for himself,
 whoever comes second is refused, with an errno and without a trace.
 """
 
+import errno
+
 import pytest
 
 from harness.guest import clients, devices, modules, tracing, vfio
@@ -20,6 +22,9 @@ from harness.scenario.behaviour import DMA_OWNERSHIP
 
 owned = pytest.mark.needs(DMA_OWNERSHIP)
 USERS = ["group", "cdev", "kernel"]
+
+# The kernel's alone (include/linux/errno.h): to be tried again later.
+EPROBE_DEFER = 517
 
 
 @pytest.fixture
@@ -324,10 +329,11 @@ def comes_to_memory(guest: Guest, nic: str) -> bool:
 
 @owned
 @pytest.mark.machines("smmuv3")
-def test_a_driver_whose_probe_fails_owns_nothing(guest: Guest) -> None:
-    """really_probe -> dma_cleanup on its error path."""
+@pytest.mark.parametrize("error", [errno.EIO, EPROBE_DEFER])
+def test_a_driver_whose_probe_fails_owns_nothing(guest: Guest, error: int) -> None:
+    """really_probe -> dma_cleanup on its error path, whether for good or to be tried again."""
     modules.load(guest, "arm_smmu_v3")
-    state = modules.load(guest, "iommu_client", probe_error=5).after
+    state = modules.load(guest, "iommu_client", probe_error=error).after
     for name in clients.platform(state):
         for _ in range(3):
             assert devices.bind(guest, name, "iommu_client").status == 1
