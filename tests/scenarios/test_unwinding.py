@@ -156,6 +156,30 @@ def test_a_group_that_failed_to_get_a_second_device_of_vfio_goes(siblings: Guest
     assert group not in left, f"group {group} is left without its devices"
 
 
+@pytest.mark.machines("virtio-iommu", "virtio-iommu-acpi")
+@pytest.mark.needs(DMA_OWNERSHIP)
+def test_drivers_can_have_a_group_that_a_user_failed_to_get(siblings: Guest) -> None:
+    """Who could not have the group's DMA, for want of memory, is not its owner, with whom no
+    driver would be let in (__iommu_take_dma_ownership)."""
+    one, two = clients.nics(siblings.state())
+    for name in (one, two):
+        vfio.give(siblings, name)
+    vfio.spare_resets(siblings, one)
+    siblings.take_kmsg()
+    what = vfio.words(siblings.state(), "group", one)
+    refused = 0
+    for failure in tracing.failures(siblings, "vfio", "open", "group", *what):
+        said = siblings.take_kmsg()
+        if failure.status and any("_claim_dma_owner" in entry.text for entry in said):
+            refused += 1
+            for name in (one, two):
+                bound = vfio.take_back(siblings, name).after.devices[name].driver
+                assert bound == "e1000", f"allocation {failure.number} keeps {name} from it"
+            for name in (one, two):
+                vfio.give(siblings, name)
+    assert refused > 0
+
+
 @pytest.mark.machines("smmuv3", "smmuv3-acpi")
 @pytest.mark.known_issue("failed-smmu-probe-leaves-sysfs", "failed-attach-is-detached")
 def test_an_smmu_that_fails_to_probe_leaves_nothing(
