@@ -192,7 +192,8 @@ def test_what_firmware_goes_on_using_is_mapped_before_the_driver(reserved: Guest
 def test_dma_keeps_off_what_firmware_reserves(reserved: Guest, address: int, used: bool) -> None:
     """iova_reserve_iommu_regions: addresses are taken from the top, but for that page."""
     step = modules.load(reserved, "iommu_client", buffer=str(PAGE), look=str(address))
-    assert bool(mapped_to(step)) == used
+    found = mapped_to(step)
+    assert bool(found) == used, f"{address:#x} is mapped to {found:#x}"
 
 
 @pytest.mark.needs(DIRECT_IS_NOBODYS)
