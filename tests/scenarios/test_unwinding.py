@@ -156,6 +156,26 @@ def test_a_group_that_failed_to_get_a_second_device_of_vfio_goes(siblings: Guest
     assert group not in left, f"group {group} is left without its devices"
 
 
+@pytest.mark.needs(DMA_OWNERSHIP)
+@pytest.mark.machines("smmuv3")
+def test_a_binding_that_fails_anywhere_owns_nothing(bound_guest: Guest) -> None:
+    """Each allocation of a bind fails once."""
+    name = clients.platform(bound_guest.state())[0]
+    devices.unbind(bound_guest, name)
+    bind = "/sys/bus/platform/drivers/iommu_client/bind"
+    failed = 0
+    for failure in tracing.failures(bound_guest, "write", bind, name):
+        if failure.status == 0:
+            devices.unbind(bound_guest, name)
+        failed += failure.status != 0
+    assert failed > 2
+    devices.unbind(bound_guest, name)
+    refused = audit.owned(bound_guest, name)
+    assert not refused, f"somebody still owns the group of {name}: {refused}"
+    devices.bind(bound_guest, name, "iommu_client")
+    assert bound_guest.state().devices[name].driver == "iommu_client"
+
+
 @pytest.mark.machines("virtio-iommu", "virtio-iommu-acpi")
 @pytest.mark.needs(DMA_OWNERSHIP)
 def test_drivers_can_have_a_group_that_a_user_failed_to_get(siblings: Guest) -> None:
