@@ -62,9 +62,15 @@ def _list(names: list[str]) -> str:
     return ", ".join(names) or "nothing"
 
 
-def owned(guest: Guest, name: str) -> str:
-    """What a claim on the DMA of the device's group is refused with; "" when nobody has it
-    (iommu_device_claim_dma_owner, by the guest module dma_owner)."""
+def owners(guest: Guest, *names: str) -> list[str]:
+    """Which of the devices' groups somebody still has the DMA of, and what a claim is refused
+    with (iommu_device_claim_dma_owner, by the guest module dma_owner); one that is granted
+    is given back."""
+    refused = {name: _claim_refused(guest, name) for name in names}
+    return [f"somebody owns the group of {name}: {why}" for name, why in refused.items() if why]
+
+
+def _claim_refused(guest: Guest, name: str) -> str:
     claim = modules.load(guest, "dma_owner", device=name)
     if claim.status != 0:
         return claim.err.strip()
