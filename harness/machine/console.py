@@ -76,6 +76,8 @@ class Console:
         self._hang: GuestHang | None = None
         # The nonce of the shell's command, "" when it has none.
         self._busy = ""
+        # Whether the last look at the state has hung.
+        self._blind = False
         # pexpect sleeps after each read, for programs that die slowly.
         self._spawn.delayafterread = None
         self._spawn.logfile_read = self._log
@@ -106,8 +108,14 @@ class Console:
     def state(self) -> str:
         """What the kernel shows, in the lines of guest-scripts/state.c. It is PID 1
         that answers, whatever the shell has come to. Raises as ``run`` does, and GuestUnseen
-        when looking killed the process that looks: what it had printed is no state."""
-        found, done = self._ask(frames.state(), self.limit)
+        when looking killed the process that looks: what it had printed is no state.
+
+        A look takes milliseconds. Where one has hung, on a lock whose holder an oops killed
+        say, the next is not waited for as long."""
+        limit = min(self.limit, _ANSWER) if self._blind else self.limit
+        self._blind = True
+        found, done = self._ask(frames.state(), limit)
+        self._blind = False
         if done.how == "killed":
             raise GuestUnseen(
                 f"looking at sysfs was killed by signal {done.number}", log=self._watch.tail

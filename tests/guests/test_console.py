@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from harness.cli import shell
-from harness.errors import GuestUnseen, UsageError
+from harness.errors import GuestHang, GuestUnseen, UsageError
 from harness.guest import clients
 from harness.guest.guest import Guest
 from harness.klog import record
+from harness.machine import console
+from harness.pytest_plugin import GuestFactory
 
 
 def test_output_error_and_status_are_apart(any_guest: Guest) -> None:
@@ -88,6 +90,22 @@ def test_a_look_that_is_killed_is_no_state(any_guest: Guest) -> None:
         any_guest.state()
     any_guest.run("kill $killer; umount -l /proc/modules")
     assert any_guest.state().modules == {}
+
+
+def test_a_look_that_has_hung_is_not_waited_for_as_long_again(
+    guest_factory: GuestFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "_ANSWER", 2.0)
+    guest = guest_factory("smmuv3", limit=4)
+    blocked(guest, "/proc/modules")
+    for limit in (4, 2, 2):
+        with pytest.raises(GuestHang, match=f"silent for {limit} s"):
+            guest.state()
+    guest.run("umount -l /proc/modules")
+    assert guest.state().modules == {}
+    blocked(guest, "/proc/modules")
+    with pytest.raises(GuestHang, match="silent for 4 s"):
+        guest.state()
 
 
 def test_a_command_sees_the_status_of_the_one_before(any_guest: Guest) -> None:
