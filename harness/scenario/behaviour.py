@@ -39,7 +39,9 @@ def _reached(own: tuple[int, ...], mark: str) -> bool:
 @dataclass(frozen=True, slots=True)
 class Behaviour:
     """``name`` is how users write it, ``since`` the kernels that show it, ``what`` they
-    do, and ``source`` the function or commit that makes it so."""
+    do, and ``source`` the function or commit that makes it so. Where the release that a
+    change came with is not known, ``since`` has the first that was seen to show it, of 5.10,
+    6.1, 6.12 and 7.2."""
 
     name: str
     since: Versions
@@ -131,9 +133,9 @@ DIRECT_IS_NOBODYS = _behaviour(
 )
 TYPE_CAN_BE_SET = _behaviour(
     "group-type-can-be-set",
-    "6.1",
+    "5.11",
     "a group's default domain can be changed at run time",
-    "iommu_group_store_type",
+    "iommu_group_store_type, Documentation/ABI/testing/sysfs-kernel-iommu_groups",
 )
 TYPE_OF_ANY_GROUP = _behaviour(
     "type-of-any-group-can-be-set",
@@ -161,7 +163,7 @@ VIRTIO_FLUSH_QUEUE = _behaviour(
 )
 DMA_OWNERSHIP = _behaviour(
     "dma-ownership",
-    "6.1",
+    "5.19",
     "a group's DMA has one owner: kernel drivers, or a user",
     "512881eacfa7",
 )
