@@ -334,9 +334,12 @@ DETACHING = {
 }
 
 
-def test_each_device_that_goes_is_detached(guest_factory: GuestFactory) -> None:
-    """Whether others of the group stay or not (iommu_deinit_device, viommu_release_device)."""
-    guest = guest_factory("+virtio-siblings", bound=True)
+@pytest.mark.parametrize("arguments", ["", "iommu.passthrough=1"], ids=["translated", "direct"])
+def test_each_device_that_goes_is_detached(guest_factory: GuestFactory, arguments: str) -> None:
+    """Whether others of the group stay or not, and if it went past the IOMMU too: what comes
+    in its place must not (iommu_deinit_device, arm_smmu_release_device,
+    viommu_release_device)."""
+    guest = guest_factory("+virtio-siblings", bound=True, arguments=arguments)
     nics = sorted(clients.behind(clients.bound(guest)))
     event, who = DETACHING[guest.machine.iommu.driver]
     with traffic.traced(guest, event) as witness:
