@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from harness.cli import options, output
-from harness.errors import HarnessError, UsageError, did_you_mean
+from harness.errors import HarnessError, HostError, UsageError, did_you_mean
 from harness.host import progress, rundir
 from harness.kernel import build
 from harness.kernel.spec import KernelSpec
@@ -84,26 +84,33 @@ def run_(
     )
     directory = rundir.create("scenarios", run_dir)
     progress.say(f"run: {directory}")
-    numbers = range(1, repeat + 1)
     try:
-        for number in numbers:
+        for number in range(1, repeat + 1):
             run.run(request, directory, number=number, title=_title(number, repeat))
+    except HostError as failure:
+        errors.append(failure)
     except KeyboardInterrupt:
-        found = run.outcomes(directory, numbers)
-        if found and not as_json:
-            output.say(matrix.lines(matrix.worst(found)))
+        _tell(directory, repeat, as_json=as_json)
         raise
-    every = run.outcomes(directory, numbers)
+    counts = _tell(directory, repeat, as_json=as_json)
+    for error in errors:
+        output.say([("red", str(error))])
+    raise typer.Exit(_exit_code(counts, errors))
+
+
+def _tell(directory: Path, repeat: int, *, as_json: bool) -> dict[str, int]:
+    """What has come of the rounds until now, on the terminal and in the directory; how often
+    each result."""
+    every = run.outcomes(directory, range(1, repeat + 1))
     record = _record(every, directory)
     (directory / "result.json").write_text(output.text_of(record))
     if as_json:
         output.print_json(record)
-    else:
+    elif every:
         output.say(matrix.lines(matrix.worst(every)))
-        output.say(_closing(every, repeat, directory))
-    for error in errors:
-        output.say([("red", str(error))])
-    raise typer.Exit(_exit_code(record["counts"], errors))
+        output.say(_closing(every, directory))
+    counts: dict[str, int] = record["counts"]
+    return counts
 
 
 def _exit_code(counts: dict[str, int], errors: Sequence[HarnessError]) -> int:
@@ -162,13 +169,14 @@ def _record(every: list[Outcome], directory: Path) -> dict[str, Any]:
     }
 
 
-def _closing(every: list[Outcome], repeat: int, directory: Path) -> Iterator[tuple[str, str]]:
+def _closing(every: list[Outcome], directory: Path) -> Iterator[tuple[str, str]]:
     counts = matrix.counts(matrix.worst(every))
     yield "", ""
     for name in matrix.flaky(every):
         yield "red", f"not the same in all rounds: {name}"
     told = ", ".join(f"{count} {result.replace('-', ' ')}" for result, count in counts.items())
-    rounds = f" in each of {repeat} rounds" if repeat > 1 else ""
+    last = max(each.round for each in every)
+    rounds = f", the worst of {last} rounds" if last > 1 else ""
     yield "bold", f"{told}{rounds}; all of it is in {directory}"
 
 
