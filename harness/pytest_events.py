@@ -15,6 +15,10 @@ NOT_APPLICABLE = "not applicable: "
 # itself, and whether this host and not the kernel is to blame.
 FACTS, TOLD, UNJUDGED = "facts", "told", "unjudged"
 
+# What xdist calls the part of a test in which its worker died (handle_crashitem), of which
+# nothing else is known: it may be that the host has no memory left.
+_WORKER_DIED = "???"
+
 
 class Events:
     """Writes down what became of each test, as it happens."""
@@ -93,6 +97,8 @@ def _result(report: pytest.TestReport) -> tuple[str, str]:
         return "known", report.wasxfail
     if report.passed:
         return "passed", ""
+    if report.when == _WORKER_DIED:
+        return "unjudged", report.longreprtext
     if report.failed:
         names = {name for name, _ in report.user_properties}
         # What the kernel itself reports stands, whatever else went wrong.

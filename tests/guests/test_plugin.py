@@ -206,3 +206,13 @@ def test_what_a_kernel_cannot_show_is_not_applicable(tmp_path: Path, kernel_name
     assert {(each["scenario"], each["kernel"], each["machine"]) for each in told} == {
         ("test_mine.py::test_it", kernel_name, "smmuv3")
     }
+
+
+def test_a_worker_that_dies_judges_nobody(tmp_path: Path, kernel_name: str) -> None:
+    """As one would for which the host has no memory left."""
+    text = "import os\ndef test_it(guest):\n    os.kill(os.getpid(), 9)\n"
+    events = tmp_path / "events"
+    run(tmp_path, text, f"--kernel={kernel_name}", "-n", "1", f"--events={events}")
+    (told,) = map(json.loads, events.read_text().splitlines())
+    assert told["result"] == "unjudged"
+    assert "crashed while running" in told["reason"]
