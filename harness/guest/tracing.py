@@ -99,11 +99,11 @@ class Failure:
     status: int
 
 
-def failures(guest: Guest, *what: str, but_for: str = "") -> Iterator[Failure]:
-    """Does something once for each allocation that it makes, with that one failing
-    (Documentation/fault-injection), and ends with one time when all are made, which has to
-    succeed. Whoever asks undoes what was done; what a process holds when it ends is let go
-    without failures.
+def failures(guest: Guest, *what: str, but_for: str = "", step: int = 1) -> Iterator[Failure]:
+    """Does something once for each allocation that it makes, or each ``step``th, with that
+    one failing (Documentation/fault-injection), and ends with one time when all are made,
+    which has to succeed. Whoever asks undoes what was done; what a process holds when it ends
+    is let go without failures.
 
     ``what`` is ("write", PATH, TEXT), ("vfio", ...) as of the guest's command, or ("sh",
     COMMAND), of which only allocations of the shell's own task count and those of a program
@@ -112,13 +112,18 @@ def failures(guest: Guest, *what: str, but_for: str = "") -> Iterator[Failure]:
     and 6.1 do not). Raises UsageError for a kernel without fault injection, as a prebuilt one
     may be, and GuestError where the end is no success or does not come."""
     arm(guest, but_for)
-    for number in range(1, _ENDLESS):
-        (line,) = _told(guest, str(number), *what)
-        if failure := _failure(number, line, what):
-            yield failure
-        else:
+    for number in range(1, _ENDLESS, step):
+        failure = fail(guest, number, *what)
+        if failure is None:
             return
+        yield failure
     raise GuestError(f"{shlex.join(what)} makes more than {_ENDLESS} allocations")
+
+
+def fail(guest: Guest, number: int, *what: str) -> Failure | None:
+    """The same, once more for the ``number``th; None where there are not so many."""
+    (line,) = _told(guest, str(number), *what)
+    return _failure(number, line, what)
 
 
 def all_failures(guest: Guest, *what: str, but_for: str = "") -> list[Failure]:

@@ -9,16 +9,19 @@ topologies.
 """
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 
 from harness.errors import GuestLost
 from harness.guest import clients, devices, modules, tracing
 from harness.guest.guest import Guest
+from harness.guest.state import State
 from harness.klog import splat
 from harness.pytest_plugin import ExpectSplat, GuestFactory, Shows
 from harness.scenario import audit
-from harness.scenario.behaviour import CLIENTS_WAIT, FORCE_WARNS
+from harness.scenario.behaviour import CLIENTS_WAIT, FORCE_WARNS, GROUPS_AT_REGISTRATION
 
 _STAMP = re.compile(r"^\[ *[\d.]+\] ", re.MULTILINE)
 
@@ -58,62 +61,128 @@ def test_a_reboot_with_active_devices_is_clean(bound_guest: Guest) -> None:
     assert any("reboot: Restarting system" in line for line in lines)
 
 
+# How many allocations lie between two that fail.
+_STEP = 7
+
+
 @pytest.mark.machines("smmuv3", "smmuv3-acpi")
-def test_an_smmu_that_fails_over_and_over_comes_up_in_the_end(guest: Guest) -> None:
-    """2bd22a0d4050: what arm_smmu_device_probe has set up is undone where it fails, each
-    time. Here it fails at its first allocations, over and over."""
+@pytest.mark.known_issue("failed-smmu-probe-leaves-sysfs")
+# Not each allocation fails here.
+@pytest.mark.known_issue("failed-attach-is-detached", sometimes=True)
+def test_an_smmu_that_fails_over_and_over_comes_up_in_the_end(
+    guest: Guest, shows: Shows, expect_splat: ExpectSplat
+) -> None:
+    """What arm_smmu_device_probe has set up is undone where it fails, each time
+    (2bd22a0d4050). Here some of its allocations fail, each over and over."""
+    if shows(GROUPS_AT_REGISTRATION):
+        expect_splat("WARNING: .*in iommu_setup_default_domain")
     smmu = next(name for name in guest.state().devices if "smmu" in name)
     guest.run("echo 0 > /sys/bus/platform/drivers_autoprobe")
     modules.load(guest, "arm_smmu_v3")
     probe = "/sys/bus/platform/drivers_probe"
-    tracing.arm(guest)
+    guest.take_kmsg()
     failed = 0
-    for number in range(1, 9):
-        for _ in range(5):
-            guest.run(f"failnth {number} write {probe} {smmu}")
-            if guest.state().devices[smmu].driver:
+    attempted = tracing.failures(guest, "write", probe, smmu, but_for=tracing.RCACHES, step=_STEP)
+    for failure in attempted:
+        for _ in range(4):
+            state = guest.state()
+            if state.devices[smmu].driver:
                 clients.remove_all(guest)
                 guest.run("rmmod arm_smmu_v3; modprobe arm_smmu_v3")
                 clients.bring_back(guest)
                 break
-            failed += 1
+            assert not state.iommus, f"IOMMU {next(iter(state.iommus))} is left"
+            tracing.fail(guest, failure.number, "write", probe, smmu)
+        # Not those that fail before the driver is called.
+        failed += sum("failed with error" in entry.text for entry in guest.take_kmsg())
     assert failed >= 15
-    guest.run(f"echo {smmu} > {probe}; echo 1 > /sys/bus/platform/drivers_autoprobe")
+    guest.run("echo 1 > /sys/bus/platform/drivers_autoprobe")
     state = clients.bound(guest)
     assert state.devices[smmu].driver == "arm-smmu-v3"
     assert audit.findings(guest.machine, state) == []
 
 
-@pytest.mark.machines("virtio-iommu")
-def test_a_virtio_iommu_that_fails_to_probe_leaves_nothing(guest: Guest) -> None:
-    """viommu_probe's result is iommu_device_register's, or its clients wait for an IOMMU
-    that is bound and does not exist."""
+PROBE = "/sys/bus/virtio/drivers_probe"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A probe of the virtio-iommu whose ``number``th allocation failed, and the ``state``
+    then; ``bound``, whether the driver has the device all the same."""
+
+    number: int
+    state: State
+    bound: bool
+
+
+def iommu_of(guest: Guest) -> str:
+    """The virtio device that is the IOMMU (VIRTIO_ID_IOMMU)."""
     names = guest.run("ls /sys/bus/virtio/devices").out.decode().split()
+    (name,) = [n for n in names if read(guest, f"/sys/bus/virtio/devices/{n}/device") == "0x0017"]
+    return name
+
+
+def is_bound(guest: Guest, name: str) -> bool:
+    return guest.run(f"test -e /sys/bus/virtio/devices/{name}/driver").number == 0
+
+
+def attempts(guest: Guest) -> Iterator[Attempt]:
+    """One for each allocation of the probe. The device is reset after each, by its transport:
+    see virtio-iommu-failed-probe-keeps-queues. Ends with a probe that succeeds."""
+    iommu = iommu_of(guest)
+    transport = read(guest, f"/sys/bus/virtio/devices/{iommu}", "readlink -f").split("/")[-2]
+    driver = "/sys/bus/pci/drivers/virtio-pci"
     guest.run("echo 0 > /sys/bus/virtio/drivers_autoprobe")
     modules.load(guest, "virtio_iommu")
-    ours = [n for n in names if read(guest, f"/sys/bus/virtio/devices/{n}/device") == "0x0017"]
-    (iommu,) = ours
-    bound = f"/sys/bus/virtio/devices/{iommu}/driver"
-    probe = "/sys/bus/virtio/drivers_probe"
-    failed = 0
-    for failure in tracing.failures(guest, "write", probe, iommu):
-        state = guest.state()
-        wrong = audit.findings(guest.machine, state)
-        if guest.run(f"test -e {bound}").number == 0:
-            wrong += [] if state.iommus else ["the driver is bound, and no IOMMU registered"]
+    for failure in tracing.failures(guest, "write", PROBE, iommu):
+        yield Attempt(failure.number, guest.state(), is_bound(guest, iommu))
+        if is_bound(guest, iommu):
             clients.remove_all(guest)
             guest.run("rmmod virtio_iommu; modprobe virtio_iommu")
             clients.bring_back(guest)
+        guest.run(f"echo {transport} > {driver}/unbind; echo {transport} > {driver}/bind")
+    assert is_bound(guest, iommu), "with no allocation failing it is not bound"
+
+
+@pytest.mark.machines("virtio-iommu")
+@pytest.mark.known_issue("virtio-iommu-unregistered-stays-bound")
+def test_a_virtio_iommu_that_fails_to_probe_leaves_nothing(guest: Guest) -> None:
+    """viommu_probe -> iommu_device_sysfs_add, iommu_device_register; and one that does not
+    fail has registered."""
+    nic = next(name for name in clients.behind(guest.state()) if ":" in name)
+    modules.load(guest, "pci-stub")
+    failed = 0
+    for attempt in attempts(guest):
+        state = attempt.state
+        wrong = audit.findings(guest.machine, state)
+        if attempt.bound:
+            devices.override(guest, nic, "pci-stub")
+            client = devices.probe(guest, nic).after.devices[nic]
+            wrong += [] if client.group is not None else ["the driver is bound, and not registered"]
         else:
             failed += 1
             wrong += [f"IOMMU {name} is left" for name in state.iommus]
             wrong += [f"group {number} is left" for number in state.groups]
-        assert not wrong, f"with allocation {failure.number} failing: {'; '.join(wrong)}"
-    assert failed > 5
+        assert not wrong, f"with allocation {attempt.number} failing: {'; '.join(wrong)}"
+    assert failed > 10
 
 
-def read(guest: Guest, path: str) -> str:
-    return guest.run(f"cat {path}").out.decode().strip()
+@pytest.mark.machines("virtio-iommu")
+@pytest.mark.known_issue("virtio-iommu-failed-probe-keeps-queues")
+def test_a_virtio_iommu_that_failed_to_probe_can_be_probed_again(guest: Guest) -> None:
+    """err_free_vqs of viommu_probe: what the device was told of the queues, it is told no
+    more."""
+    iommu = iommu_of(guest)
+    for attempt in attempts(guest):
+        if attempt.bound:
+            continue
+        guest.run(f"echo {iommu} > {PROBE}")
+        told = f"with allocation {attempt.number} having failed it cannot be probed again"
+        assert is_bound(guest, iommu), told
+
+
+def read(guest: Guest, path: str, how: str = "cat") -> str:
+    return guest.run(f"{how} {path}").out.decode().strip()
 
 
 @pytest.mark.machines("virtio-iommu")
