@@ -44,9 +44,9 @@ def assert_unwound(guest: Guest, name: str, bind: str, undo: str) -> int:
 
 
 @pytest.mark.machines("smmuv3")
-@pytest.mark.known_issue(
-    "failed-probe-oopses-on-removal", "failed-probe-puts-twice", "failed-link-is-ignored"
-)
+@pytest.mark.known_issue("failed-probe-oopses-on-removal", "failed-probe-puts-twice")
+# It comes after those, which mostly end it before.
+@pytest.mark.known_issue("failed-link-is-ignored", sometimes=True)
 def test_a_platform_device_that_fails_to_bind_is_as_before(
     guest: Guest, shows: Shows, expect_splat: ExpectSplat
 ) -> None:
@@ -65,9 +65,9 @@ def test_a_platform_device_that_fails_to_bind_is_as_before(
 
 
 @pytest.mark.known_issue("failed-attach-warns", sometimes=True)
-@pytest.mark.known_issue(
-    "failed-probe-oopses-on-removal", "failed-probe-puts-twice", "failed-link-is-ignored"
-)
+@pytest.mark.known_issue("failed-probe-oopses-on-removal", "failed-probe-puts-twice")
+# It comes after those, which mostly end it before.
+@pytest.mark.known_issue("failed-link-is-ignored", sometimes=True)
 def test_a_pci_device_that_fails_to_bind_is_as_before(
     guest: Guest, shows: Shows, expect_splat: ExpectSplat
 ) -> None:
@@ -122,11 +122,11 @@ def test_a_group_that_vfio_failed_to_take_goes_with_its_device(guest: Guest) -> 
     the device all the same."""
     nic = next(name for name in clients.behind(guest.state()) if ":" in name)
     modules.load(guest, guest.machine.iommu.driver)
-    vfio.give(guest, nic)
+    group = vfio.give(guest, nic).after.devices[nic].group
     devices.unbind(guest, nic)
     fail_to_take(guest, nic)
     left = devices.remove(guest, nic).after.groups
-    assert left == {}, f"without its device there is group {list(left)}"
+    assert group not in left, f"without its device there is group {group}"
 
 
 def fail_to_take(guest: Guest, nic: str) -> None:
