@@ -2,6 +2,7 @@
 #ifndef HARNESS_GUEST_H
 #define HARNESS_GUEST_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 /* Descriptors of the agent: a newline for each command, its status back. */
@@ -10,6 +11,9 @@
 
 /* The first line of a file without its newline; 0, or -1 where there is none. */
 int read_line(const char *path, char *line, size_t size);
+
+/* Whether ACPI has an IOMMU for a PCI device's requester ID; see acpi.c. */
+bool acpi_names_iommu(unsigned int requester);
 
 /* What the process that looks at the kernel is at. */
 enum { STATE_LOOKING, STATE_TYPES };

@@ -14,8 +14,8 @@
  * (iommu_group_show_type), which a task that oopsed may hold for ever; see init.c for who
  * waits how long for them. A line "iommu" has the devices that the IOMMU links to, and
  * IOMMU in a device's the one that the device links to. FIRMWARE is "iommu" where the
- * device tree names an IOMMU for the device: "iommus" in its own node or, for a PCI
- * device, "iommu-map" in the host bridge's.
+ * firmware names an IOMMU for the device: a device tree by "iommus" in its own node or, for
+ * a PCI device, "iommu-map" in the host bridge's; ACPI by the tables that acpi.c reads.
  */
 #define _GNU_SOURCE
 #include <ctype.h>
@@ -199,17 +199,12 @@ static void print_type(const char *directory, const char *name)
  * IOMMU base and length (Documentation/devicetree/bindings/pci/pci-iommu.txt). QEMU
  * leaves a hole for a virtio-iommu, which is behind no IOMMU.
  */
-static int maps_requester(const char *path, const char *name)
+static int maps_requester(const char *path, unsigned int id)
 {
-	unsigned int domain, bus, slot, function, id;
 	uint32_t range[4];
 	int found = 0;
-	FILE *file;
+	FILE *file = fopen(path, "re");
 
-	if (sscanf(name, "%x:%x:%x.%x", &domain, &bus, &slot, &function) != 4)
-		return 0;
-	id = bus << 8 | slot << 3 | function;
-	file = fopen(path, "re");
 	while (file && fread(range, sizeof(range), 1, file) == 1)
 		found |= id >= be32toh(range[0]) &&
 			 id - be32toh(range[0]) < be32toh(range[3]);
@@ -218,13 +213,20 @@ static int maps_requester(const char *path, const char *name)
 	return found;
 }
 
-/* The host bridge's node is that of the nearest ancestor that has one. */
+/*
+ * The host bridge's node is that of the nearest ancestor that has one; under ACPI none
+ * has.
+ */
 static int bridge_maps(const char *bus, const char *name)
 {
+	unsigned int domain, number, slot, function, id;
 	char path[PATH_MAX], property[2 * PATH_MAX];
 	char *slash;
 	ssize_t n;
 
+	if (sscanf(name, "%x:%x:%x.%x", &domain, &number, &slot, &function) != 4)
+		return 0;
+	id = number << 8 | slot << 3 | function;
 	snprintf(property, sizeof(property), "%s/%s", bus, name);
 	n = readlink(property, path, sizeof(path) - 1);
 	if (n < 0)
@@ -235,9 +237,9 @@ static int bridge_maps(const char *bus, const char *name)
 		*slash = '\0';
 		snprintf(property, sizeof(property), "%s/%s/of_node/iommu-map", bus, path);
 		if (!access(property, F_OK))
-			return maps_requester(property, name);
+			return maps_requester(property, id);
 	}
-	return 0;
+	return acpi_names_iommu(id);
 }
 
 /* One walk to the device's directory, and short ones from there. */

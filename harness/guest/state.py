@@ -39,8 +39,8 @@ class Group:
 class Device:
     """A PCI or platform device: its ``driver`` ("" when unbound), its IOMMU
     ``group`` (None without one), the ``iommu`` that it links to (""), whether the
-    driver core has ``deferred`` its probe, and whether ``firmware_iommu``: the device
-    tree names an IOMMU for it."""
+    driver core has ``deferred`` its probe, and whether ``firmware_iommu``: firmware
+    names an IOMMU for it."""
 
     bus: str
     name: str

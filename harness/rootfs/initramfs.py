@@ -17,7 +17,7 @@ _RECIPE = "1"
 _MOUNT_POINTS = ("proc", "sys", "dev", "run", "tmp", "root")
 
 # Compiled into one static program.
-_SOURCES = ("init.c", "state.c", "vfio.c", "reseed.c", "failnth.c")
+_SOURCES = ("init.c", "state.c", "acpi.c", "vfio.c", "reseed.c", "failnth.c")
 
 # Its names beside init.
 _COMMANDS = ("vfio", "reseed", "failnth")

@@ -64,6 +64,9 @@ def test_a_platform_device_that_fails_to_bind_is_as_before(
     assert guest.state().devices[client].driver == "iommu_client"
 
 
+# With ACPI it is the interpreter's allocations that fail, which it does not survive
+# (acpi_ns_check_object_type of 6.12).
+@pytest.mark.machines("smmuv3", "virtio-iommu")
 @pytest.mark.known_issue("failed-attach-warns", sometimes=True)
 @pytest.mark.known_issue("failed-probe-oopses-on-removal", "failed-probe-puts-twice")
 # It comes after those, which mostly end it before.
