@@ -118,6 +118,10 @@ PRESETS = {
         overlays=("half-out-of-range",),
         broken_firmware=True,
     ),
+    "half-disabled-iommu": Preset(
+        "a platform device with two IOMMUs, one of which firmware has disabled",
+        overlays=("half-disabled-iommu",),
+    ),
     "disabled-iommu": Preset(
         "a platform device whose IOMMU firmware has disabled", overlays=("disabled-iommu",)
     ),

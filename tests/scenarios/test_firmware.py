@@ -10,7 +10,7 @@ import pytest
 from harness.guest import clients, devices, modules
 from harness.guest.guest import Guest, Step
 from harness.guest.state import State
-from harness.pytest_plugin import GuestFactory, Shows
+from harness.pytest_plugin import GuestFactory, Shows, not_applicable
 from harness.scenario.behaviour import (
     ALIASES_ARE_REFUSED,
     DIRECT_IS_NOBODYS,
@@ -111,6 +111,8 @@ def test_a_stream_id_that_is_good_goes_with_the_bad_one(
 ) -> None:
     """arm_smmu_insert_master takes back the streams before the one that failed, or the
     tree keeps those of a device that is gone."""
+    if shows(GROUPS_AT_REGISTRATION):
+        not_applicable("the SMMU itself fails: see test_a_stream_id_out_of_range")
     guest = guest_factory("+half-out-of-range")
     modules.load(guest, "arm_smmu_v3")
     modules.load(guest, "iommu_client")
@@ -118,19 +120,38 @@ def test_a_stream_id_that_is_good_goes_with_the_bad_one(
         modules.load(guest, "iommu_client_device")
         modules.unload(guest, "iommu_client_device")
         state = modules.load(guest, "iommu_client_device").after
-        assert groups(state) == ([] if shows(GROUPS_AT_REGISTRATION) else [{CLIENT0}])
+        assert groups(state) == [{CLIENT0}]
 
 
 @pytest.mark.excused(untranslated="that is what firmware has asked for")
-def test_behind_a_disabled_iommu_a_client_is_untranslated(guest_factory: GuestFactory) -> None:
-    """of_iommu_configure takes a disabled IOMMU for none, which nobody waits for."""
-    guest = guest_factory("+disabled-iommu")
+@pytest.mark.parametrize("arguments", ["", "fw_devlink.strict=1"], ids=["links", "strict"])
+def test_behind_a_disabled_iommu_a_client_is_untranslated(
+    guest_factory: GuestFactory, arguments: str
+) -> None:
+    """of_iommu_configure takes a disabled IOMMU for none, which nobody waits for; and no
+    device link is made to it (of_link_to_phandle)."""
+    guest = guest_factory("+disabled-iommu", arguments=arguments)
     modules.load(guest, "arm_smmu_v3")
-    state = modules.load(guest, "iommu_client").after
-    assert devices.deferred(guest) == []
-    assert drivers(state) == ["iommu_client", "iommu_client"]
+    modules.load(guest, "iommu_client")
+    bound = clients.are_bound([CLIENT0, CLIENT1])
+    state = devices.wait_for(guest, "both clients to be bound", bound)
     assert state.untranslated == [CLIENT1]
     assert groups(state) == [{CLIENT0}]
+
+
+@pytest.mark.known_issue("half-filled-fwspec-oopses", "failed-probe-oopses-on-removal")
+@pytest.mark.excused(untranslated="that is what firmware has asked for")
+def test_a_client_of_two_iommus_has_both_or_none(guest_factory: GuestFactory) -> None:
+    """of_iommu_configure: one of them is disabled, and the stream ID of the other is no more
+    its than that one's."""
+    guest = guest_factory("+half-disabled-iommu")
+    modules.load(guest, "arm_smmu_v3")
+    for _ in range(2):
+        modules.load(guest, "iommu_client")
+        state = guest.state()
+        assert drivers(state) == ["iommu_client", "iommu_client"]
+        assert groups(state) == [{CLIENT0}]
+        modules.unload(guest, "iommu_client")
 
 
 @pytest.fixture
