@@ -13,8 +13,8 @@ import pytest
 from harness.guest import clients, devices, modules, tracing, vfio
 from harness.guest.guest import Guest
 from harness.kernel.artifact import Kernel
-from harness.pytest_plugin import GuestFactory
-from harness.scenario.behaviour import CLIENTS_WAIT
+from harness.pytest_plugin import GuestFactory, Shows
+from harness.scenario.behaviour import CLIENTS_WAIT, TYPE_CAN_BE_SET, VIRTIO_FLUSH_QUEUE
 
 _CYCLES = 40
 
@@ -24,7 +24,7 @@ _ACCOUNTED = (
     *("PageTables", "SecPageTables", "VmallocUsed", "Percpu"),
 )
 
-_UNACCOUNTED = "unaccounted pages"
+_UNACCOUNTED, _PERCPU = "unaccounted pages", "pages per processor"
 
 
 def footprint(guest: Guest) -> dict[str, int]:
@@ -39,13 +39,13 @@ def footprint(guest: Guest) -> dict[str, int]:
     slabs, vmstat = ([line.split() for line in text.splitlines()] for text in texts)
     found = {row[0]: int(row[1]) for row in slabs if row[0].startswith(("kmalloc-", "iommu_"))}
     found |= {row[0]: int(row[1]) for row in vmstat if row[0] == "nr_iommu_pages"}
-    return found | {_UNACCOUNTED: unaccounted(guest)}
-
-
-def unaccounted(guest: Guest) -> int:
-    """Pages in use by whoever took them, less those that wait on processors' lists."""
     rows = guest.run("cat /proc/meminfo").out.decode().splitlines()
     memory = {row.partition(":")[0]: int(row.split()[1]) for row in rows}
+    return found | {_PERCPU: memory["Percpu"] // 4, _UNACCOUNTED: unaccounted(guest, memory)}
+
+
+def unaccounted(guest: Guest, memory: dict[str, int]) -> int:
+    """Pages in use by whoever took them, less those that wait on processors' lists."""
     zones = guest.run("cat /proc/zoneinfo").out.decode()
     waiting = sum(int(count) for count in re.findall(r"^ +count: +(\d+)$", zones, re.MULTILINE))
     used = memory["MemTotal"] - sum(memory.get(name, 0) for name in _ACCOUNTED)
@@ -169,6 +169,21 @@ def test_pages_that_go_as_a_block_leave_no_memory(kernel: Kernel, bound_guest: G
     bound_guest.run("echo 1 > /sys/module/iommu_client/parameters/fill")
     cycle = f"echo {client} > {driver}/unbind; echo {client} > {driver}/bind"
     assert_nothing_grows(kernel, bound_guest, cycle)
+
+
+@pytest.mark.needs(TYPE_CAN_BE_SET)
+def test_types_that_come_and_go_leave_no_memory(
+    kernel: Kernel, bound_guest: Guest, shows: Shows
+) -> None:
+    """The domain before, its tables, and a lazy one's queue of each processor
+    (iommu_dma_free_fq)."""
+    lazy = bound_guest.machine.iommu.driver == "arm_smmu_v3" or shows(VIRTIO_FLUSH_QUEUE)
+    (nic,) = clients.nics(bound_guest.state())
+    group = bound_guest.state().devices[nic].group
+    devices.unbind(bound_guest, nic)
+    kinds = ["identity", "DMA-FQ" if lazy else "DMA"]
+    file = f"/sys/kernel/iommu_groups/{group}/type"
+    assert_nothing_grows(kernel, bound_guest, "; ".join(f"echo {kind} > {file}" for kind in kinds))
 
 
 def test_users_that_come_and_go_leave_no_memory(
