@@ -155,20 +155,28 @@ def test_devices_come_and_go_from_two_sides(pair: Guest, seed: int) -> None:
 
 @pytest.mark.needs(DMA_OWNERSHIP)
 def test_two_who_want_a_group_do_not_both_get_it(pair: Guest) -> None:
-    """A driver binds while a user claims: owner_cnt is looked at under the group's mutex."""
+    """A driver binds while a user claims: owner_cnt is looked at under the group's mutex.
+    The driver waits for less where it has come late, and for more where it was first, which
+    closes in on the moment when either can be."""
     clients.bound(pair)
     nic = nic_of(pair)
     devices.unbind(pair, nic)
-    for _ in range(6):
-        both(
-            pair,
-            f"echo {nic} > /sys/bus/pci/drivers/e1000e/bind",
-            f"modprobe dma_owner device={nic}",
-        )
+    claiming = f"modprobe dma_owner device={nic}"
+    began = pair.clock()
+    modules.load(pair, "dma_owner", device=nic)
+    wait = int((pair.clock() - began) * 1e6)
+    modules.unload(pair, "dma_owner")
+    first = set()
+    for _ in range(16):
+        both(pair, f"usleep {wait}; echo {nic} > /sys/bus/pci/drivers/e1000e/bind", claiming)
         state = pair.state()
         bound, claimed = bool(state.devices[nic].driver), "dma_owner" in state.modules
         assert bound != claimed, f"bound: {bound}, claimed: {claimed}"
+        first.add("user" if claimed else "driver")
         if claimed:
             modules.unload(pair, "dma_owner")
+            wait //= 2
         else:
             devices.unbind(pair, nic)
+            wait += wait // 2 + 1
+    assert first == {"user", "driver"}
