@@ -41,8 +41,11 @@ def test_after_force_dma_goes_past_what_is_gone(
         expect_splat("WARNING: .*__iommu_group_free_device")
     force(guest)
     # The disk's driver is still bound, and maps what it reads into; nothing comes back.
-    step = guest.step("dd if=/dev/vda of=/dev/null bs=4k count=1 & usleep 100000; kill -9 $!")
-    assert not step.killed
+    reading = "dd if=/dev/vda of=/dev/null bs=4k count=1"
+    # Of a process that has ended /proc has no program any more.
+    asked = "[ -e /proc/$!/exe ] && ! grep -q '[1-9]' /sys/block/vda/inflight"
+    guest.run(f"{reading} & while {asked}; do usleep 1000; done; kill -9 $!")
+    assert guest.run("grep -q '[1-9]' /sys/block/vda/inflight").number == 0, "it was not asked"
 
 
 def force(guest: Guest) -> None:
