@@ -5,11 +5,13 @@ A scenario asserts its own rule; these are everybody's, so that a reference that
 on a path nobody thought of is seen by whichever scenario goes that way.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 
 from harness.guest import clients, modules
 from harness.guest.guest import Guest
 from harness.guest.state import NO_DEFAULT_DOMAIN, State, contradictions
+from harness.klog.record import Record
 from harness.machine.topology import Machine
 
 
@@ -34,6 +36,19 @@ def _default_domains(state: State) -> Iterator[str]:
     for number, group in state.groups.items():
         if group.type == NO_DEFAULT_DOMAIN:
             yield f"group {number} of {_list(list(group.devices))} has no default domain"
+
+
+# arm_smmu_handle_event and its like of other versions; viommu_fault_handler.
+_FAULT = re.compile(
+    r"arm-smmu-v3 \S+: event 0x[0-9a-f]+ received|virtio_iommu \S+: .*fault from EP"
+)
+
+
+def faults(log: Sequence[Record]) -> list[str]:
+    """The first DMA that the IOMMU has stopped, of those that its driver tells of: somebody
+    went on with what he had given back."""
+    stopped = [entry.text for entry in log if _FAULT.match(entry.text)]
+    return stopped[:1]
 
 
 def give_back(guest: Guest, state: State) -> list[str]:
@@ -64,7 +79,7 @@ def _list(names: list[str]) -> str:
 
 def owners(guest: Guest, *names: str) -> list[str]:
     """Which of the devices' groups somebody still has the DMA of, and what a claim is refused
-    with (iommu_device_claim_dma_owner, by the guest module dma_owner); one that is granted
+    with (iommu_group_claim_dma_owner, by the guest module dma_owner); one that is granted
     is given back."""
     refused = {name: _claim_refused(guest, name) for name in names}
     return [f"somebody owns the group of {name}: {why}" for name, why in refused.items() if why]

@@ -3,8 +3,8 @@
 
 A scenario runs on every ``--kernel`` and ``--machine`` where it makes sense. After it the
 guest is audited (harness/scenario/audit.py): sysfs agrees with itself, a module is pinned
-once for each device with a group, no device is bound past its IOMMU; then all devices are
-taken away, and the IOMMU's driver has to unload.
+once for each device with a group, no device is bound past its IOMMU, and no DMA was stopped
+by it; then all devices are taken away, and the IOMMU's driver has to unload.
 """
 
 from collections.abc import Generator
@@ -20,13 +20,13 @@ from harness.pytest_plugin import GuestFactory, not_applicable
 from harness.scenario import audit
 
 # What a scenario can be excused from, each with a reason: @pytest.mark.excused(state="...").
-_EXCUSES = {"state", "untranslated", "give_back"}
+_EXCUSES = {"state", "untranslated", "faults", "give_back"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        "excused(state=, untranslated=, give_back=): parts of the audit that cannot hold"
+        "excused(state=, untranslated=, faults=, give_back=): parts of the audit that cannot hold"
         " after this scenario, each with the reason",
     )
 
@@ -56,6 +56,8 @@ def _audit(guest: Guest, excuses: dict[str, str]) -> list[str]:
     wrong = audit.findings(guest.machine, state)
     if "untranslated" not in excuses:
         wrong += [f"{name} is bound past its IOMMU" for name in state.untranslated]
+    if "faults" not in excuses:
+        wrong += audit.faults(guest.kmsg())
     return wrong or ([] if "give_back" in excuses else audit.give_back(guest, state))
 
 
