@@ -61,6 +61,11 @@ def platform(state: State) -> list[str]:
     ]
 
 
+def pci(state: State) -> list[str]:
+    """The PCI devices that are behind an IOMMU, bound or not, the host bridge aside."""
+    return [name for name in behind(state) if state.devices[name].bus == "pci"]
+
+
 def behind(state: State) -> list[str]:
     """All devices for which firmware names an IOMMU, PCI's host bridge aside."""
     return [

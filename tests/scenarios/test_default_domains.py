@@ -230,7 +230,7 @@ def test_nobody_owns_a_group_that_has_nothing_to_return_to(
         not_applicable("devices have their groups before they are bound")
     if shows(FIRST_ATTACH_WARNS) and guest.machine.iommu.driver == "arm_smmu_v3":
         expect_splat("WARNING: .*in iommu_setup_default_domain")
-    nic = next(name for name in clients.behind(guest.state()) if ":" in name)
+    nic = clients.pci(guest.state())[0]
     modules.load(guest, guest.machine.iommu.driver)
     modules.load(guest, "pci-stub")
     devices.override(guest, nic, "pci-stub")

@@ -363,43 +363,6 @@ def test_a_refused_user_leaves_no_claim_behind(bound_guest: Guest) -> None:
     assert devices.bind(bound_guest, nic, "e1000e").status == 0
 
 
-def test_an_override_hands_a_device_over_and_back(bound_guest: Guest) -> None:
-    nic = nic_of(bound_guest)
-    for _ in range(4):
-        assert vfio.give(bound_guest, nic).after.devices[nic].driver == "vfio-pci"
-        opened = vfio.use(bound_guest, "group", group_of(bound_guest, nic), nic)
-        assert opened.status == 0, opened.err
-        assert vfio.take_back(bound_guest, nic).after.devices[nic].driver == "e1000e"
-
-
-def test_an_override_keeps_off_whoever_knows_the_device_otherwise(bound_guest: Guest) -> None:
-    """pci_match_device: IDs that were added to a driver at run time are not for a device that
-    is meant for another, which may not even be there."""
-    nic = nic_of(bound_guest)
-    modules.load(bound_guest, "vfio-pci")
-    devices.unbind(bound_guest, nic)
-    devices.override(bound_guest, nic, "pci-stub")
-    added = bound_guest.step("echo 8086 10d3 > /sys/bus/pci/drivers/vfio-pci/new_id")
-    assert (added.status, added.after.devices[nic].driver) == (0, "")
-    assert devices.bind(bound_guest, nic, "vfio-pci").after.devices[nic].driver == ""
-    assert devices.probe(bound_guest, nic).after.devices[nic].driver == ""
-    devices.override(bound_guest, nic, "")
-    assert devices.bind(bound_guest, nic, "vfio-pci").after.devices[nic].driver == "vfio-pci"
-
-
-@pytest.mark.machines("smmuv3", "virtio-iommu")
-def test_vfio_needs_a_group(guest_factory: GuestFactory) -> None:
-    """Without the IOMMU's driver there is none, and though nobody waits for that any more
-    vfio-pci does not bind (vfio_group_find_or_alloc, vfio_iommu_group_get of 5.10)."""
-    guest = guest_factory(arguments="deferred_probe_timeout=0")
-    (nic,) = [name for name in clients.behind(guest.state()) if ":" in name]
-    modules.load(guest, "vfio-pci")
-    devices.override(guest, nic, "vfio-pci")
-    state = devices.probe(guest, nic).after
-    assert "vfio_pci" in state.modules
-    assert (state.devices[nic].driver, state.devices[nic].deferred) == ("", False)
-
-
 @owned
 def test_a_device_that_was_owned_comes_anew_to_nobody(bound_guest: Guest) -> None:
     """Removed after its owner has gone, and while vfio-pci still has it."""

@@ -193,7 +193,7 @@ def test_a_device_without_a_driver_has_a_group_only_since_registration_gives_it(
 ) -> None:
     """After a rescan as after boot."""
     modules.load(guest, guest.machine.iommu.driver)
-    nic = next(name for name in clients.behind(guest.state()) if ":" in name)
+    nic = clients.pci(guest.state())[0]
     devices.remove(guest, nic)
     found = devices.rescan(guest).after.devices[nic]
     assert found.driver == ""

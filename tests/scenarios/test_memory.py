@@ -105,7 +105,7 @@ def test_devices_in_use_that_come_and_go_leave_no_memory(
     """What comes with use: the IOVAs of a NIC's buffers, and the doorbell of its interrupts
     (iommu_dma_prepare_msi)."""
     guest = guest_factory("+virtio", bound=True)
-    nic = sorted(name for name in clients.behind(clients.bound(guest)) if ":" in name)[0]
+    nic = sorted(clients.pci(clients.bound(guest)))[0]
     cycle = f"echo 1 > /sys/bus/pci/devices/{nic}/remove; echo 1 > /sys/bus/pci/rescan"
     assert_nothing_grows(kernel, guest, cycle)
     assert guest.state().devices[nic].driver == "virtio-pci"
@@ -132,7 +132,7 @@ def test_drivers_that_come_and_go_leave_no_memory(kernel: Kernel, bound_guest: G
 
 def test_devices_that_no_driver_can_use_leave_no_memory(kernel: Kernel, guest: Guest) -> None:
     """Their probe fails after their DMA was configured (pci_device_probe, really_probe)."""
-    name = next(name for name in clients.behind(guest.state()) if ":" in name)
+    name = clients.pci(guest.state())[0]
     modules.load(guest, guest.machine.iommu.driver)
     modules.load(guest, "e1000")
     guest.run("echo 8086 10d3 > /sys/bus/pci/drivers/e1000/new_id")  # an e1000e, which it is not

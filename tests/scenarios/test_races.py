@@ -41,7 +41,7 @@ def assert_behind(state: State, names: list[str]) -> None:
 
 
 def nic_of(guest: Guest) -> str:
-    return next(name for name in clients.behind(guest.state()) if ":" in name)
+    return clients.pci(guest.state())[0]
 
 
 @pytest.mark.needs(CLIENTS_WAIT)

@@ -127,7 +127,7 @@ def test_virtio_devices_wait_for_their_iommu(guest_factory: GuestFactory, shows:
     if not shows(CLIENTS_WAIT):
         not_applicable("virtio-pci binds at boot, and past its IOMMU")
     guest = guest_factory("+virtio")
-    names = [name for name in clients.behind(guest.state()) if ":" in name]
+    names = clients.pci(guest.state())
     assert devices.deferred(guest) == sorted(names)
     assert groups(clients.bound(guest)) == [{name} for name in sorted(names)]
     assert devices.deferred(guest) == []

@@ -39,11 +39,11 @@ def talker(guest_factory: GuestFactory) -> Guest:
 
 def nic_of(state: State) -> str:
     """The first of the machine's two devices."""
-    return sorted(name for name in clients.behind(state) if ":" in name)[0]
+    return sorted(clients.pci(state))[0]
 
 
 def disk_of(state: State) -> str:
-    return sorted(name for name in clients.behind(state) if ":" in name)[1]
+    return sorted(clients.pci(state))[1]
 
 
 def assert_translated(guest: Guest, nic: str) -> None:

@@ -78,7 +78,7 @@ def test_a_pci_device_that_fails_to_bind_is_as_before(
     smmu = guest.machine.iommu.driver == "arm_smmu_v3"
     if smmu and shows(FIRST_ATTACH_WARNS) and not shows(GROUPS_AT_REGISTRATION):
         expect_splat("WARNING: .*in iommu_setup_default_domain")
-    nic = next(name for name in clients.behind(guest.state()) if ":" in name)
+    nic = clients.pci(guest.state())[0]
     modules.load(guest, guest.machine.iommu.driver)
     modules.load(guest, "pci-stub")
     devices.override(guest, nic, "pci-stub")
@@ -123,7 +123,7 @@ def test_a_device_that_fails_to_be_added_leaves_nothing(guest: Guest) -> None:
 def test_a_group_that_vfio_failed_to_take_goes_with_its_device(guest: Guest) -> None:
     """Each allocation of vfio-pci's probe fails once: the group's last reference goes with
     the device all the same."""
-    nic = next(name for name in clients.behind(guest.state()) if ":" in name)
+    nic = clients.pci(guest.state())[0]
     modules.load(guest, guest.machine.iommu.driver)
     group = vfio.give(guest, nic).after.devices[nic].group
     devices.unbind(guest, nic)

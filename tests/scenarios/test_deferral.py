@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Clients that are there before their IOMMU's driver: they wait for it, as long as they are
+told to, or go without.
+
+Deferred probing and device links (fw_devlink) order what used to be ordered by initcalls.
+"""
+
+import pytest
+
+from harness.guest import clients, devices, modules
+from harness.guest.guest import Guest
+from harness.guest.state import State
+from harness.pytest_plugin import ExpectSplat, GuestFactory, Shows
+from harness.scenario.behaviour import CLIENTS_WAIT, LATE_BIND_WARNS
+
+
+def grouping(state: State) -> list[tuple[str, ...]]:
+    """The groups without their numbers."""
+    return sorted(group.devices for group in state.groups.values())
+
+
+@pytest.mark.excused(untranslated="5.10 binds clients before their IOMMU's driver is there")
+def test_before_its_iommu_a_client_waits_or_goes_without(guest: Guest, shows: Shows) -> None:
+    state = modules.load(guest, "e1000e").after
+    (nic,) = clients.pci(state)
+    waits = shows(CLIENTS_WAIT)
+    device = state.devices[nic]
+    assert (device.driver, device.deferred) == (("", True) if waits else ("e1000e", False))
+    assert state.untranslated == ([] if waits else [nic])
+    assert device.group is None
+
+
+@pytest.mark.needs(CLIENTS_WAIT)
+def test_the_order_of_loading_makes_no_difference(
+    bound_guest: Guest, guest_factory: GuestFactory
+) -> None:
+    """of_iommu_configure defers until the IOMMU's driver has registered."""
+    first = bound_guest.state()
+    other = guest_factory()
+    for name in clients.drivers(other.machine):
+        modules.load(other, name)
+    names = clients.behind(first)
+    waiting = other.state()
+    assert devices.deferred(other) == sorted(names)
+    assert [waiting.devices[name].driver for name in names] == [""] * len(names)
+    modules.load(other, other.machine.iommu.driver)
+    late = devices.wait_for(other, "clients to be bound", clients.are_bound(names))
+    assert devices.deferred(other) == []
+    # The clients' modules are loaded in another order, and the IOMMU's counts the same.
+    assert grouping(late) == grouping(first)
+    assert late.refcount(other.machine.iommu.driver) == len(first.grouped)
+
+
+@pytest.mark.machines("smmuv3", "virtio-iommu")
+@pytest.mark.needs(CLIENTS_WAIT)
+@pytest.mark.excused(untranslated="that is what happens when the wait is over")
+def test_who_waits_too_long_goes_without_and_comes_in_when_bound_again(
+    guest_factory: GuestFactory, shows: Shows, expect_splat: ExpectSplat
+) -> None:
+    """driver_deferred_probe_check_state gives up after deferred_probe_timeout: the driver
+    binds, and the IOMMU that comes later finds a device in use. Bound again it gets its
+    group; where groups come at registration that is "something fishy"."""
+    guest = guest_factory(arguments="deferred_probe_timeout=1")
+    modules.load(guest, "e1000e")
+    (nic,) = clients.pci(guest.state())
+    late = devices.wait_for(guest, "the NIC to be bound", clients.are_bound([nic]))
+    assert late.untranslated == [nic]
+    assert any(nic in entry.text and "ignoring dependency" in entry.text for entry in guest.kmsg())
+    after = modules.load(guest, guest.machine.iommu.driver).after
+    assert after.devices[nic].group is None
+    assert after.untranslated == [nic]
+    devices.unbind(guest, nic)
+    if shows(LATE_BIND_WARNS):
+        expect_splat(r"WARNING: .*iommu\.c.* in (__)?iommu_probe_device;")
+    again = devices.bind(guest, nic, "e1000e")
+    assert again.after.devices[nic].group is not None
+    assert again.after.untranslated == []
+    fishy = any("something fishy" in entry.text for entry in again.kmsg)
+    assert fishy == shows(LATE_BIND_WARNS)
+
+
+@pytest.mark.machines("smmuv3", "virtio-iommu")
+@pytest.mark.needs(CLIENTS_WAIT)
+@pytest.mark.excused(untranslated="there is no wait at all")
+def test_without_a_wait_it_goes_without_at_once(guest_factory: GuestFactory) -> None:
+    guest = guest_factory(arguments="deferred_probe_timeout=0")
+    state = modules.load(guest, "e1000e").after
+    (nic,) = clients.pci(state)
+    assert state.devices[nic].driver == "e1000e"
+    assert state.untranslated == [nic]
+
+
+@pytest.mark.machines("smmuv3-acpi", "virtio-iommu-acpi")
+def test_with_acpi_a_client_waits_for_ever(guest_factory: GuestFactory) -> None:
+    """iort_iommu_xlate and viot_dev_iommu_init do not ask whether the wait is over."""
+    guest = guest_factory(arguments="deferred_probe_timeout=0")
+    state = modules.load(guest, "e1000e").after
+    (nic,) = clients.pci(state)
+    assert (state.devices[nic].driver, state.devices[nic].deferred) == ("", True)
+    modules.load(guest, guest.machine.iommu.driver)
+    late = devices.wait_for(guest, "the NIC to be bound", clients.are_bound([nic]))
+    assert late.devices[nic].group is not None
+
+
+@pytest.mark.machines("smmuv3")
+@pytest.mark.needs(CLIENTS_WAIT)
+def test_strict_device_links_hold_the_whole_bus_back(guest_factory: GuestFactory) -> None:
+    """fw_devlink.strict=1: "iommu-map" of the host bridge is a supplier to wait for."""
+    guest = guest_factory(arguments="fw_devlink.strict=1 deferred_probe_timeout=-1")
+    assert [name for name in guest.state().devices if name.startswith("0000:")] == []
+    modules.load(guest, "arm_smmu_v3")
+    devices.wait_for(guest, "the bus", lambda state: "0000:00:01.0" in state.devices)
+    state = clients.bound(guest)
+    assert state.devices["0000:00:01.0"].group is not None
+    assert state.untranslated == []
+
+
+@pytest.mark.machines("smmuv3")
+@pytest.mark.needs(CLIENTS_WAIT)
+def test_strict_device_links_bring_the_bus_back(guest_factory: GuestFactory) -> None:
+    """device_links_unbind_consumers: the host bridge goes with its SMMU's driver, all devices
+    of the bus with it, and the link stays, by which it comes back."""
+    guest = guest_factory(arguments="fw_devlink.strict=1 deferred_probe_timeout=-1")
+    for name in ("arm_smmu_v3", *clients.drivers(guest.machine)):
+        modules.load(guest, name)
+    names = [*clients.platform(guest.state()), "0000:00:01.0"]
+    for _ in range(3):
+        state = devices.wait_for(guest, "clients to be bound", clients.are_bound(names))
+        assert all(state.devices[name].group is not None for name in names)
+        clients.remove_all(guest)
+        gone = modules.unload(guest, "arm_smmu_v3")
+        assert gone.status == 0, gone.err
+        assert clients.pci(gone.after) == []
+        modules.load(guest, "arm_smmu_v3")
+        # No rescan: 6.1's would come in the way of the host bridge's own scan.
+        modules.load(guest, clients.PLATFORM_DEVICES)
+
+
+# ACPI defers before there is anything that could be left (iort_iommu_xlate).
+@pytest.mark.machines("smmuv3", "virtio-iommu")
+@pytest.mark.needs(CLIENTS_WAIT)
+@pytest.mark.known_issue("failed-probe-oopses-on-removal")
+def test_who_goes_while_he_waits_is_forgotten(guest: Guest) -> None:
+    """driver_deferred_probe_del in device_del: the list is walked when the IOMMU comes."""
+    for name in clients.drivers(guest.machine):
+        modules.load(guest, name)
+    waiting = devices.deferred(guest)
+    assert waiting == sorted(clients.behind(guest.state()))
+    for name in clients.pci(guest.state()):
+        assert not devices.remove(guest, name).killed, "the shell was killed by an oops"
+    if clients.platform(guest.state()):
+        guest.run(f"modprobe {clients.PLATFORM_DEVICES}; rmmod {clients.PLATFORM_DEVICES}")
+    assert devices.deferred(guest) == []
+    state = modules.load(guest, guest.machine.iommu.driver).after
+    assert clients.behind(state) == []
+    clients.bring_back(guest)
+    bound = devices.wait_for(guest, "clients to be bound", clients.are_bound(waiting))
+    assert all(bound.devices[name].group is not None for name in waiting)
