@@ -40,8 +40,10 @@ def bound(guest: Guest) -> State:
 
 
 def are_bound(names: Sequence[str]) -> Callable[[State], bool]:
-    """For ``devices.wait_for``: each of them has a driver."""
-    return lambda state: all(state.devices[name].driver for name in names)
+    """For ``devices.wait_for``: each of them is there and has a driver."""
+    return lambda state: all(
+        name in state.devices and bool(state.devices[name].driver) for name in names
+    )
 
 
 def nics(state: State) -> list[str]:
