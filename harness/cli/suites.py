@@ -89,7 +89,7 @@ def run_(
             run.run(request, directory, number=number, title=_title(number, repeat))
     except HostError as failure:
         errors.append(failure)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # ^C, or told to end
         _tell(directory, repeat, as_json=as_json)
         raise
     counts = _tell(directory, repeat, as_json=as_json)

@@ -2,6 +2,7 @@
 """The commands run and mutants, as users call them."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from harness.host import paths
 from harness.kernel.artifact import Kernel
 from tests import command
+from tests.processes import wait_until
 
 FEW = "pinning::test_nobody_is_shown_as_the_holder"
 
@@ -24,6 +26,21 @@ def test_scenarios_are_run_and_told(kernel_name: str, tmp_path: Path) -> None:
     name = "test_pinning.py::test_nobody_is_shown_as_the_holder"
     assert told == {(name, "smmuv3"), (name, "virtio-iommu")}
     assert json.loads((tmp_path / "run/result.json").read_text()) == result
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_came_before_the_end_is_kept(
+    kernel_name: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    """One scenario is enough, of a hundred rounds."""
+    into = tmp_path / "run"
+    words = ("run", FEW, "--kernel", kernel_name, "--machine", "smmuv3", "--repeat", "100")
+    started = command.start(*words, "--run-dir", into)
+    first = into / "scenarios-1.jsonl"
+    assert wait_until(lambda: first.exists() and first.read_text().endswith("\n"), 60)
+    started.send_signal(number)
+    started.communicate(timeout=60)
+    assert json.loads((into / "result.json").read_text())["counts"]["passed"] == 1
 
 
 def test_a_kernel_that_is_named_by_a_path_has_its_scenarios_too(
