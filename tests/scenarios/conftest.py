@@ -16,8 +16,9 @@ from harness.guest import clients, vfio
 from harness.guest.guest import Guest
 from harness.kernel.artifact import Kernel
 from harness.machine.topology import Machine
-from harness.pytest_plugin import GuestFactory, not_applicable
+from harness.pytest_plugin import GuestFactory, Shows, not_applicable
 from harness.scenario import audit
+from harness.scenario.behaviour import ACS_BEFORE_GROUPS
 
 # What a scenario can be excused from, each with a reason: @pytest.mark.excused(state="...").
 _EXCUSES = {"state", "untranslated", "faults", "give_back"}
@@ -79,6 +80,13 @@ def siblings(guest_factory: GuestFactory) -> Guest:
     state = clients.bound(guest)
     assert len({state.devices[name].group for name in clients.nics(state)}) == 1
     return guest
+
+
+@pytest.fixture
+def acs_in_time(machine: Machine, shows: Shows) -> bool:
+    """Whether a root port has its ACS on before there are groups. ACPI's tables are looked at
+    early enough on all kernels (iort_init_platform_devices, acpi_viot_early_init)."""
+    return machine.firmware == "acpi" or shows(ACS_BEFORE_GROUPS)
 
 
 @pytest.fixture(autouse=True)

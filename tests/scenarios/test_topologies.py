@@ -54,19 +54,17 @@ def test_the_group_of_an_nvme_disk(guest_factory: GuestFactory) -> None:
 
 
 def test_a_root_port_shares_its_group_until_acs_is_in_time(
-    guest_factory: GuestFactory, shows: Shows
+    guest_factory: GuestFactory, shows: Shows, acs_in_time: bool
 ) -> None:
     """With a modular IOMMU and a device tree ACS is requested too late, after the port
-    was set up, until c41e2fb67e26; ACPI's tables are looked at in time (iort_init_platform_devices,
-    acpi_viot_early_init). 5.10's port does not wait for its IOMMU at all."""
+    was set up, until c41e2fb67e26. 5.10's port does not wait for its IOMMU at all."""
     if not shows(CLIENTS_WAIT):
         not_applicable("the port binds at boot, and past its IOMMU")
     guest = guest_factory("+root-port", bound=True)
     state = clients.bound(guest)
     port = port_of(state)
-    in_time = shows(ACS_BEFORE_GROUPS) or guest.machine.firmware == "acpi"
     apart = sorted([{port}, BELOW], key=sorted)
-    assert groups(state) == (apart if in_time else [{port, *BELOW}])
+    assert groups(state) == (apart if acs_in_time else [{port, *BELOW}])
 
 
 def port_of(state: State) -> str:

@@ -13,9 +13,9 @@ from harness.guest import clients, devices, modules, tracing, traffic, vfio
 from harness.guest.guest import Guest
 from harness.guest.state import State
 from harness.guest.vfio import Holder, Way
-from harness.pytest_plugin import GuestFactory, Shows
+from harness.pytest_plugin import GuestFactory
 from harness.scenario import audit
-from harness.scenario.behaviour import ACS_BEFORE_GROUPS, CLIENTS_WAIT, DMA_OWNERSHIP
+from harness.scenario.behaviour import CLIENTS_WAIT, DMA_OWNERSHIP
 
 # The modules that serve a user, and which of them could be unloaded but for him.
 SERVERS = {
@@ -197,7 +197,9 @@ def test_vfio_takes_no_device_that_it_was_not_given(guest: Guest) -> None:
 
 
 @pytest.mark.needs(CLIENTS_WAIT, DMA_OWNERSHIP)
-def test_a_port_does_not_keep_what_is_below_it(guest_factory: GuestFactory, shows: Shows) -> None:
+def test_a_port_does_not_keep_what_is_below_it(
+    guest_factory: GuestFactory, acs_in_time: bool
+) -> None:
     """pcie_portdriver is exempt (driver_managed_dma): it may share its devices' group."""
     guest = given(guest_factory("+root-port", *vfio.WARM_UP, bound=True))
     state = guest.state()
@@ -205,7 +207,7 @@ def test_a_port_does_not_keep_what_is_below_it(guest_factory: GuestFactory, show
     one, two = nics_of(state)
     assert state.devices[one].group == state.devices[two].group
     shared = state.devices[port].group == state.devices[one].group
-    assert shared != (shows(ACS_BEFORE_GROUPS) or guest.machine.firmware == "acpi")
+    assert shared != acs_in_time
     opened = vfio.use(guest, "group", *vfio.words(state, "group", one))
     assert opened.status == 0, opened.err
 
