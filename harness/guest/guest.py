@@ -55,6 +55,11 @@ class Step:
     after: State
     seconds: float
 
+    def __repr__(self) -> str:
+        """Short: it stands in the message of every assertion about a part of it, and what it
+        printed and changed is in the test's report."""
+        return f"<{self.command!r}: status {self.status}>"
+
 
 # Commands that ``transcript`` remembers, and how much each printed.
 _HISTORY = 200

@@ -67,6 +67,12 @@ class State:
     iommus: dict[str, tuple[str, ...]] = field(default_factory=dict)
     devices: dict[str, Device] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """Short: it stands in the message of every assertion about a part of it."""
+        modules = ", ".join(f"{each.name} {each.refcount}" for each in self.modules.values())
+        groups = ", ".join(f"{each.id} of {len(each.devices)}" for each in self.groups.values())
+        return f"<modules {modules or 'none'}; groups {groups or 'none'}>"
+
     @property
     def untranslated(self) -> list[str]:
         """Devices whose DMA goes past the IOMMU that firmware names for them."""
