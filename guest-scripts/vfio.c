@@ -80,11 +80,12 @@ struct destroy {
 /*
  * What a user maps: pages, and not a block, so that there is a table of the last level.
  * Nowhere near the windows of interrupts, which nobody may map: WINDOW_AT is in
- * that of either IOMMU.
+ * that of either IOMMU. HIGH_AT takes more than 32 bits.
  */
 #define PAGE		4096
 #define MAPPED_BYTES	(16 * PAGE)
 #define MAPPED_AT	0x100000
+#define HIGH_AT		0x100100000
 #define WINDOW_AT	0x8090000
 
 static char mapped[MAPPED_BYTES] __attribute__((aligned(PAGE)));
@@ -259,6 +260,11 @@ static int bind_to(int iommufd, const char *device, int *fd, uint32_t *id)
 	if (errno != EBADFD || ioctl(*fd, BIND_IOMMUFD, &bind))
 		return failed("VFIO_DEVICE_BIND_IOMMUFD");
 	*id = bind.out_devid;
+	/* Once more: refused, and the first stays. */
+	if (!ioctl(*fd, BIND_IOMMUFD, &bind) || errno != EINVAL) {
+		fprintf(stderr, "VFIO_DEVICE_BIND_IOMMUFD: a second time\n");
+		return EPROTO;
+	}
 	return ask_for_nothing(iommufd, *id);
 }
 
@@ -335,6 +341,8 @@ static int return_cdev(const char *device)
 	if (iommufd < 0)
 		return failed("open /dev/iommu");
 	status = make_ioas(iommufd, &alloc.pt_id);
+	if (!status)
+		status = map_into(iommufd, alloc.pt_id, HIGH_AT, PAGE);
 	if (!status)
 		status = bind_to(iommufd, device, &fd, &alloc.dev_id);
 	if (!status && ioctl(iommufd, HWPT_ALLOC, &alloc))

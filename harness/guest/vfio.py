@@ -17,8 +17,8 @@ _BY_DEVICE = ("cdev", "move", "return")
 # The option of a kernel that has users of that way; all have the others.
 NEEDS = {"compat": "IOMMUFD"} | dict.fromkeys(_BY_DEVICE, "VFIO_DEVICE_CDEV")
 
-# The first address that a user maps.
-MAPPED_AT = 0x100000
+# The first address that a user maps, and one that who returns maps beside it.
+MAPPED_AT, HIGH_AT = 0x100000, 0x100100000
 
 # For a warm guest: what ``give`` would load. vfio_iommu_type1 is a soft dependency of vfio,
 # which busybox's modprobe does not know.

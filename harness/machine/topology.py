@@ -62,6 +62,20 @@ def _functions(
     )
 
 
+def _switch(root: Properties = ()) -> tuple[Device, ...]:
+    """Two NICs, each below a port of its own of a switch, below a root port."""
+    ports = [
+        Device("xio3130-downstream", f"down{slot}", "up", properties=(("slot", slot),))
+        for slot in (1, 2)
+    ]
+    return (
+        Device("pcie-root-port", "port", properties=root),
+        Device("x3130-upstream", "up", "port"),
+        *ports,
+        *(Device("e1000e", bus=port.id) for port in ports),
+    )
+
+
 # Behind the IOMMU, as a modern virtio device and not as a legacy one, which bypasses it.
 _TRANSLATED: Properties = (("iommu_platform", True), ("disable-legacy", "on"))
 
@@ -75,6 +89,10 @@ PRESETS = {
     "root-port": Preset(
         "two functions below a root port",
         (Device("pcie-root-port", "port"), *_functions("e1000e", "0", "port")),
+    ),
+    "switch": Preset("two NICs below the ports of a switch", _switch()),
+    "unisolated-switch": Preset(
+        "the same below a root port without ACS", _switch((("disable-acs", True),))
     ),
     "pci-bridge": Preset(
         "two NICs that share the bridge's stream ID",
@@ -103,7 +121,9 @@ PRESETS = {
     "repeated-stream-id": Preset(
         "a platform device that names one stream ID twice", overlays=("repeated-stream-id",)
     ),
-    "two-stream-ids": Preset("a platform device with two stream IDs", overlays=("two-stream-ids",)),
+    "several-stream-ids": Preset(
+        "a platform device with several stream IDs", overlays=("several-stream-ids",)
+    ),
     "reserved-regions": Preset(
         "a platform device with a region that is left alone and one that is mapped as it is",
         overlays=("reserved-regions",),

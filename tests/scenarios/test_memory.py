@@ -88,8 +88,9 @@ def test_devices_that_come_and_go_leave_no_memory(
     kernel: Kernel, guest_factory: GuestFactory
 ) -> None:
     """Group, default domain and its tables, the driver's own record, fwspec; and the device,
-    which whoever looks for its siblings (pci_device_group) holds meanwhile. A group that has
-    had a user has a domain that blocks, too (__iommu_group_alloc_blocking_domain)."""
+    which whoever looks for it holds meanwhile: for its siblings (pci_device_group), or to bind
+    it to a driver that refuses. A group that has had a user has a domain that blocks, too
+    (__iommu_group_alloc_blocking_domain)."""
     guest = guest_factory("+multifunction", *vfio.WARM_UP, bound=True)
     nics = clients.nics(clients.bound(guest))
     modules.unload(guest, "e1000")
@@ -98,6 +99,10 @@ def test_devices_that_come_and_go_leave_no_memory(
     # 5.10 gives a group the next number while vfio-pci still has the one before.
     group = f"$(basename $(readlink /sys/bus/pci/devices/{nics[0]}/iommu_group))"
     cycle = [f"vfio open group {group}"]
+    cycle += [
+        f"! echo {nics[0]} > /sys/bus/pci/drivers/pcieport/{what} 2> /dev/null"
+        for what in ("bind", "unbind")
+    ]
     cycle += [f"echo 1 > /sys/bus/pci/devices/{name}/remove" for name in nics]
     assert_nothing_grows(kernel, guest, "; ".join((*cycle, "echo 1 > /sys/bus/pci/rescan")))
     assert [guest.state().devices[name].driver for name in nics] == ["vfio-pci", "vfio-pci"]

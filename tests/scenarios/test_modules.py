@@ -12,7 +12,7 @@ from collections import Counter
 
 import pytest
 
-from harness.guest import clients, devices, modules
+from harness.guest import clients, devices, modules, tracing
 from harness.guest.guest import Guest, Step
 from harness.guest.state import State
 from harness.pytest_plugin import ExpectSplat, Shows
@@ -254,6 +254,24 @@ def test_a_driver_without_hardware_loads_and_unloads(bound_guest: Guest, driver:
     unloaded = modules.unload(bound_guest, driver)
     assert (unloaded.status, unloaded.after.refcount(driver)) == (0, None)
     assert unloaded.after.groups == before.groups
+
+
+@pytest.mark.machines("smmuv3")  # it is the same on all
+def test_a_module_that_fails_to_load_holds_nothing(guest: Guest) -> None:
+    """Each allocation of a load fails once: the module that it would use is as before
+    (ref_module, and add_module_usage where the use cannot be written down). insmod tries
+    again by itself, and so mostly succeeds."""
+    name = "vfio_iommu_type1"
+    modules.load(guest, name)
+    before = modules.unload(guest, name).after.modules
+    file = guest.run(f"find /lib/modules -name {name}.ko").out.decode().strip()
+    last = 0
+    for failure in tracing.failures(guest, "sh", f"exec insmod {file}"):
+        last = failure.number
+        guest.run(f"rmmod {name}")
+        after = guest.state().modules
+        assert after == before, f"with allocation {last} failing: {after}"
+    assert last > 50
 
 
 @pytest.mark.needs(GROUPS_AT_REGISTRATION)

@@ -225,7 +225,7 @@ def test_it_is_devices_that_count_and_not_groups(
 
 @with_clients
 def test_stream_ids_do_not_count(guest_factory: GuestFactory) -> None:
-    guest = guest_factory("+two-stream-ids", bound=True)
+    guest = guest_factory("+several-stream-ids", bound=True)
     state = clients.bound(guest)
     (client,) = clients.platform(state)
     assert client in state.grouped

@@ -10,7 +10,7 @@ import pytest
 
 from harness.guest import clients, devices, modules, tracing, vfio
 from harness.guest.guest import Guest
-from harness.pytest_plugin import ExpectSplat, Shows
+from harness.pytest_plugin import ExpectSplat, GuestFactory, Shows
 from harness.scenario import audit
 from harness.scenario.behaviour import (
     DMA_OWNERSHIP,
@@ -47,10 +47,13 @@ def assert_unwound(guest: Guest, name: str, bind: str, undo: str) -> int:
 @pytest.mark.known_issue("failed-probe-oopses-on-removal", "failed-probe-puts-twice")
 # It comes after those, which mostly end it before.
 @pytest.mark.known_issue("failed-link-is-ignored", sometimes=True)
+@pytest.mark.parametrize("preset", ["clients", "several-stream-ids"])
 def test_a_platform_device_that_fails_to_bind_is_as_before(
-    guest: Guest, shows: Shows, expect_splat: ExpectSplat
+    guest_factory: GuestFactory, preset: str, shows: Shows, expect_splat: ExpectSplat
 ) -> None:
-    """of_iommu_configure -> iommu_probe_device, then the driver core's own."""
+    """of_iommu_configure -> iommu_probe_device, then the driver core's own. One for
+    stream IDs, too, where there are so many (iommu_fwspec_add_ids)."""
+    guest = guest_factory(f"+{preset}")
     client = "b000000.client0"
     if shows(FIRST_ATTACH_WARNS) and not shows(GROUPS_AT_REGISTRATION):
         expect_splat("WARNING: .*in iommu_setup_default_domain")
