@@ -229,21 +229,22 @@ def shows(kernel: Kernel, request: pytest.FixtureRequest) -> Shows:
 
 class ExpectSplat(Protocol):
     """Names what the test is about to make the kernel report, as the marker ``splats``
-    does, where that depends on the kernel."""
+    does, where that depends on the kernel; ``sometimes``, where on chance as well."""
 
-    def __call__(self, *patterns: str) -> None: ...
+    def __call__(self, *patterns: str, sometimes: bool = False) -> None: ...
 
 
-_EXPECTED = pytest.StashKey[list[str]]()
+# By the pattern, whether it is only sometimes reported.
+_EXPECTED = pytest.StashKey[dict[str, bool]]()
 
 
 @pytest.fixture
 def expect_splat(request: pytest.FixtureRequest) -> ExpectSplat:
     """``expect_splat("WARNING: .*iommu.c")``."""
-    expected = request.node.stash.setdefault(_EXPECTED, [])
+    expected = request.node.stash.setdefault(_EXPECTED, {})
 
-    def expect(*patterns: str) -> None:
-        expected.extend(patterns)
+    def expect(*patterns: str, sometimes: bool = False) -> None:
+        expected.update(dict.fromkeys(patterns, sometimes))
 
     return expect
 
@@ -353,8 +354,8 @@ def pytest_runtest_makereport(
         report.user_properties.append((pytest_events.UNJUDGED, True))
     guests = item.stash.get(_GUESTS, None)
     if guests and call.when == "call":
-        patterns = item.stash.setdefault(_EXPECTED, [])
-        pytest_verdict.judge(item, report, [each.guest for each in guests.watched], patterns)
+        expected = item.stash.setdefault(_EXPECTED, {})
+        pytest_verdict.judge(item, report, [each.guest for each in guests.watched], expected)
         if report.failed:
             for number, watched in enumerate(guests.watched, start=1):
                 title = f"guest {number}, {watched.guest.machine.name}"

@@ -2,7 +2,7 @@
 """What a test's guests have to say of it: splats that nobody expects, and known issues."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -18,21 +18,25 @@ from harness.scenario.known import KnownIssue
 
 
 def judge(
-    item: pytest.Item, report: pytest.TestReport, guests: Sequence[Guest], expected: Sequence[str]
+    item: pytest.Item,
+    report: pytest.TestReport,
+    guests: Sequence[Guest],
+    expected: Mapping[str, bool],
 ) -> None:
     """Beside what the test itself asserts: what the kernel reported meanwhile, and
-    whether a known issue explains all that."""
+    whether a known issue explains all that. ``expected`` are patterns of splats, each with
+    whether it is only sometimes reported."""
     said = [line for guest in guests for line in _said(guest)]
     splats = splat.find(said)
-    patterns = [each for marker in item.iter_markers("splats") for each in marker.args]
-    patterns += expected
+    provoked = [each for marker in item.iter_markers("splats") for each in marker.args]
+    provoked += [each for each, sometimes in expected.items() if not sometimes]
     issues = _issues(item)
-    unknown = known.unexplained(splats, patterns, issues)
+    unknown = known.unexplained(splats, [*provoked, *expected], issues)
     if unknown:
         told = "\n".join(_told(each) for each in unknown)
         _fail(report, f"the kernel reports what nobody expects:\n{told}")
         return
-    missing = [each for each in patterns if not any(known.matches(each, s) for s in splats)]
+    missing = [each for each in provoked if not any(known.matches(each, s) for s in splats)]
     if missing and report.passed and not any(guest.dead for guest in guests):
         _fail(report, f"the kernel does not report what the test provokes: {', '.join(missing)}")
         return

@@ -128,6 +128,9 @@ SPLAT = "guest.run('echo \"WARNING: drivers/x.c:7 at thing_release+0x8/0x10\" > 
         ("@pytest.mark.splats('other_release')", SPLAT, "nobody expects"),
         ("@pytest.mark.splats('thing_release')", "pass", "does not report what the test provokes"),
         ("", f"expect_splat('x.c'); {SPLAT}", "1 passed"),
+        ("", "expect_splat('x.c')", "does not report what the test provokes"),
+        ("", "expect_splat('x.c', sometimes=True)", "1 passed"),
+        ("", f"expect_splat('x.c', sometimes=True); {SPLAT}", "1 passed"),
     ],
 )
 def test_a_splat_that_nobody_expects_fails_a_test_that_passes(

@@ -78,7 +78,8 @@ def test_an_smmu_that_fails_over_and_over_comes_up_in_the_end(
     """What arm_smmu_device_probe has set up is undone where it fails, each time
     (2bd22a0d4050). Here some of its allocations fail, each over and over."""
     if shows(GROUPS_AT_REGISTRATION):
-        expect_splat("WARNING: .*in iommu_setup_default_domain")
+        # Not each allocation fails here.
+        expect_splat("WARNING: .*in iommu_setup_default_domain", sometimes=True)
     smmu = next(name for name in guest.state().devices if "smmu" in name)
     guest.run("echo 0 > /sys/bus/platform/drivers_autoprobe")
     modules.load(guest, "arm_smmu_v3")
