@@ -51,8 +51,8 @@ def assert_unwound(guest: Guest, name: str, bind: str, undo: str) -> int:
 def test_a_platform_device_that_fails_to_bind_is_as_before(
     guest_factory: GuestFactory, preset: str, shows: Shows, expect_splat: ExpectSplat
 ) -> None:
-    """of_iommu_configure -> iommu_probe_device, then the driver core's own. One for
-    stream IDs, too, where there are so many (iommu_fwspec_add_ids)."""
+    """of_iommu_configure -> iommu_probe_device, then the driver core's own. Many
+    stream IDs need memory as well (iommu_fwspec_add_ids)."""
     guest = guest_factory(f"+{preset}")
     client = "b000000.client0"
     if shows(FIRST_ATTACH_WARNS) and not shows(GROUPS_AT_REGISTRATION):
