@@ -53,7 +53,7 @@ def test_a_platform_device_that_fails_to_bind_is_as_before(
 ) -> None:
     """of_iommu_configure -> iommu_probe_device, then the driver core's own. Many
     stream IDs need memory as well (iommu_fwspec_add_ids)."""
-    guest = guest_factory(f"+{preset}")
+    guest = guest_factory(f"+nic+{preset}")
     client = "b000000.client0"
     if shows(FIRST_ATTACH_WARNS) and not shows(GROUPS_AT_REGISTRATION):
         expect_splat("WARNING: .*in iommu_setup_default_domain")
