@@ -137,8 +137,8 @@ def pull(guest: Guest, name: str, address: str, limit: float = 30.0) -> None:
     button does, and waits until it has. Raises as ``plug``."""
     identity = device.identity(name)
     _wait(limit, f"{address} to be free", lambda: "free" if _asked_out(guest, identity) else "")
-    # After the button pciehp gives five seconds for second thoughts, which the slot's own file
-    # ends (pciehp_sysfs_disable_slot); for a device below a slot's.
+    # After the button pciehp waits five seconds for second thoughts. The slot's own file ends
+    # that (pciehp_sysfs_disable_slot).
     slot = shlex.quote(address.rpartition(".")[0])
     guest.run(
         "for slot in /sys/bus/pci/slots/*; do"
