@@ -58,6 +58,20 @@ class Reply:
     clock: float
 
 
+class _Channel(fdpexpect.fdspawn):  # type: ignore[type-arg]  # not generic at run time
+    """What the guest sends. Once ``left`` bytes have been read it is as if it were silent:
+    a fast host reads a gigabyte between two looks."""
+
+    left = _MAX_OUTPUT
+
+    def read_nonblocking(self, size: int = 1, timeout: float | None = -1) -> bytes:
+        if not self.left:
+            raise pexpect.TIMEOUT("a command may print no more")
+        data = cast(bytes, super().read_nonblocking(min(size, self.left), timeout))
+        self.left -= len(data)
+        return data
+
+
 class Console:
     """Drives one guest's shell. ``limit`` is how many seconds a guest may stay
     silent while a command runs."""
@@ -69,9 +83,7 @@ class Console:
         self._log = log.open("ab", buffering=0)
         self._single = "command" not in process.sockets
         self._socket = process.sockets["console" if self._single else "command"]
-        self._spawn = fdpexpect.fdspawn(
-            self._socket.fileno(), timeout=None, maxread=65536, use_poll=True
-        )
+        self._spawn = _Channel(self._socket.fileno(), timeout=None, maxread=65536, use_poll=True)
         self._heard = b""
         self._hang: GuestHang | None = None
         # The nonce of the shell's command, "" when it has none.
@@ -205,6 +217,7 @@ class Console:
         """Waits for the end of a command as long as it says something every ``limit``
         seconds; what the kernel says counts for ``chatter`` times that."""
         ends = _ENDS_SINGLE if self._single else _ENDS
+        self._spawn.left = _MAX_OUTPUT
         heard, since = 0, time.monotonic()
         started = since
         while True:
@@ -224,9 +237,10 @@ class Console:
                 raise self.dead()
             if len(self._before()) != heard:
                 heard, since = len(self._before()), time.monotonic()
-            if heard > _MAX_OUTPUT or time.monotonic() - started > _TOTAL * limit:
+            if not self._spawn.left or time.monotonic() - started > _TOTAL * limit:
+                printed = _MAX_OUTPUT - self._spawn.left
                 raise GuestHang(
-                    f"the command has printed {heard / 1e6:.0f} MB in "
+                    f"the command has printed {printed / 1e6:.0f} MB in "
                     f"{time.monotonic() - started:.0f} s and goes on",
                     "let it end by itself",
                     self._watch.tail,

@@ -140,8 +140,8 @@ def test_a_kernel_that_tells_of_a_blocked_task_is_no_sign_of_life(
 
 def test_a_command_that_never_ends_is_a_hang(guest_factory: GuestFactory) -> None:
     guest = guest_factory("smmuv3", limit=60)
-    with pytest.raises(GuestHang, match=r"has printed \d+ MB"):
-        guest.run("dd if=/dev/zero bs=1M count=1000")
+    with pytest.raises(GuestHang, match="has printed 67 MB"):
+        guest.run("cat /dev/zero")
 
 
 @pytest.mark.parametrize("name", MACHINES)
