@@ -5,6 +5,8 @@ Refcounts and groups are what the kernel believes. Here a device pings or reads 
 QEMU's trace tells whether its accesses went through the IOMMU.
 """
 
+import re
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -350,3 +352,32 @@ def test_each_device_that_goes_is_detached(guest_factory: GuestFactory, argument
     detached = set(witness.values(who))
     left = [name for name in nics if not detached & traffic.requesters(name)]
     assert not left, f"still attached: {left}"
+
+
+STREAMS = 6
+
+
+@pytest.mark.machines("smmuv3")
+def test_each_stream_of_a_device_is_told_of(guest_factory: GuestFactory) -> None:
+    """An SMMU may keep what it has read of a stream's entry or its context, and so hears of
+    each change for each stream (arm_smmu_sync_ste_for_sid, arm_smmu_sync_cd)."""
+    guest = guest_factory("+several-stream-ids", bound=True)
+    (name,) = clients.platform(clients.bound(guest))
+    present = "/sys/module/iommu_client_device/parameters/present"
+    modules.load(guest, "iommu_client_device")
+    changes = [f"echo 0 > {present}", f"echo 1 > {present}"]
+    assert_told_of_each(guest, *changes)
+    devices.unbind(guest, name)
+    file = f"/sys/bus/platform/devices/{name}/iommu_group/type"
+    # Between the last two only the context changes, where each device has its own (since 6.9).
+    guest.run(f"echo DMA-FQ > {file}")
+    assert_told_of_each(guest, *(f"echo {kind} > {file}" for kind in ("DMA", "identity", "DMA")))
+
+
+def assert_told_of_each(guest: Guest, *changes: str) -> None:
+    for change in changes:
+        with traffic.traced(guest, "smmuv3_cmdq_opcode") as witness:
+            assert guest.run(change).number == 0
+        heard = Counter(re.findall(r"CMD_CFGI_(STE|CD)\b", "\n".join(witness.lines)))
+        assert heard, f"after {change!r} the SMMU is told of no change"
+        assert not any(count % STREAMS for count in heard.values()), f"{change!r}: {heard}"
