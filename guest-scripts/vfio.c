@@ -13,6 +13,8 @@
  * vfio open return DEVICE	a page table that is made first gets the device, loses it and
  *				gets it back
  * vfio hold ...		as open, and keep it in the background until killed
+ * vfio interrupts ...		as open, and have the device that was taken last send its
+ *				interrupts (MSI), which go through its IOMMU like all it writes
  *
  * Nothing is undone: what a user forgets is the kernel's to undo.
  *
@@ -28,6 +30,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -87,6 +90,9 @@ struct destroy {
 #define MAPPED_AT	0x100000
 #define HIGH_AT		0x100100000
 #define WINDOW_AT	0x8090000
+
+/* The device that was taken last. */
+static int taken = -1;
 
 static char mapped[MAPPED_BYTES] __attribute__((aligned(PAGE)));
 
@@ -170,7 +176,8 @@ static int take_group(const char *container_path, char *number, const char *devi
 
 	if (status || !device)
 		return status;
-	if (ioctl(group, VFIO_GROUP_GET_DEVICE_FD, device) < 0)
+	taken = ioctl(group, VFIO_GROUP_GET_DEVICE_FD, device);
+	if (taken < 0)
 		return failed("VFIO_GROUP_GET_DEVICE_FD");
 	if (!strcmp(container_path, CONTAINER) && !ioctl(group, VFIO_GROUP_UNSET_CONTAINER)) {
 		fprintf(stderr, "VFIO_GROUP_UNSET_CONTAINER: left under an open device\n");
@@ -260,6 +267,7 @@ static int bind_to(int iommufd, const char *device, int *fd, uint32_t *id)
 	if (errno != EBADFD || ioctl(*fd, BIND_IOMMUFD, &bind))
 		return failed("VFIO_DEVICE_BIND_IOMMUFD");
 	*id = bind.out_devid;
+	taken = *fd;
 	/* Once more: refused, and the first stays. */
 	if (!ioctl(*fd, BIND_IOMMUFD, &bind) || errno != EINVAL) {
 		fprintf(stderr, "VFIO_DEVICE_BIND_IOMMUFD: a second time\n");
@@ -376,6 +384,29 @@ static int take(int argc, char **argv)
 	return EINVAL;
 }
 
+static int interrupts(int argc, char **argv)
+{
+	int status = take(argc, argv);
+	struct {
+		struct vfio_irq_set set;
+		int32_t event;
+	} irq = {
+		.set = {
+			.argsz = sizeof(irq),
+			.flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER,
+			.index = VFIO_PCI_MSI_IRQ_INDEX,
+			.count = 1,
+		},
+	};
+
+	if (status)
+		return status;
+	irq.event = eventfd(0, EFD_CLOEXEC);
+	if (irq.event < 0)
+		return failed("eventfd");
+	return ioctl(taken, VFIO_DEVICE_SET_IRQS, &irq) ? failed("VFIO_DEVICE_SET_IRQS") : 0;
+}
+
 /* The child takes it, and keeps what it has opened; its status comes by the pipe. */
 static int hold(int argc, char **argv)
 {
@@ -417,6 +448,8 @@ int vfio_main(int argc, char **argv)
 			puts("open");
 		return status;
 	}
-	fprintf(stderr, "vfio: viable, open or hold\n");
+	if (argc > 2 && !strcmp(argv[1], "interrupts"))
+		return interrupts(argc - 2, argv + 2);
+	fprintf(stderr, "vfio: viable, open, hold or interrupts\n");
 	return EINVAL;
 }

@@ -215,6 +215,29 @@ def test_users_that_come_and_go_leave_no_memory(
     assert_nothing_grows(kernel, guest, cycle)
 
 
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param("group", marks=pytest.mark.known_issue("no-interrupts-in-a-container")),
+        *("compat", "cdev"),
+    ],
+)
+def test_interrupts_of_users_leave_no_memory(
+    kernel: Kernel, guest_factory: GuestFactory, way: vfio.Way
+) -> None:
+    """An SMMU translates what a device writes to its doorbell, which therefore is mapped in
+    each of a user's domains (iommu_dma_get_msi_page; iommufd_sw_msi since 6.15)."""
+    guest = guest_factory("+nic", *vfio.WARM_UP, bound=True)
+    (nic,) = clients.nics(clients.bound(guest))
+    vfio.give(guest, nic)
+    vfio.spare_resets(guest, nic)
+    cycle = shlex.join(["vfio", "interrupts", way, *vfio.words(guest.state(), way, nic)])
+    first = guest.run(cycle)
+    assert first.number == 0, first.err.decode()
+    # No more than that, because before 5.15 each resets the NIC, which takes 0.1 s.
+    assert_nothing_grows(kernel, guest, cycle, cycles=25)
+
+
 @pytest.mark.known_issue("smmu-reload-leaks")
 def test_an_iommu_that_comes_and_goes_leaves_no_memory(kernel: Kernel, bound_guest: Guest) -> None:
     driver = bound_guest.machine.iommu.driver
