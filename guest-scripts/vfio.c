@@ -12,6 +12,8 @@
  *				reserved in the first can be mapped, and it is destroyed
  * vfio open return DEVICE	a page table that is made first gets the device, loses it and
  *				gets it back
+ * vfio open replace DEVICE	a page table that is made last gets the device, which leaves one
+ *				that the address space had before; all is mapped anew
  * vfio hold ...		as open, and keep it in the background until killed
  * vfio interrupts ...		as open, and have the device that was taken last send its
  *				interrupts (MSI), which go through its IOMMU like all it writes
@@ -65,6 +67,12 @@ struct ioas_map {
 };
 #define IOAS_MAP	_IO(VFIO_TYPE, 0x85)
 #define IOAS_MAP_FLAGS	7	/* at a fixed address, writeable, readable */
+
+struct ioas_unmap {
+	uint32_t size, ioas_id;
+	uint64_t iova, length;
+};
+#define IOAS_UNMAP	_IO(VFIO_TYPE, 0x86)
 
 /* Without what came after 6.6, which is optional. */
 struct hwpt_alloc {
@@ -228,6 +236,27 @@ static int map_into(int iommufd, uint32_t ioas, uint64_t iova, uint64_t length)
 	return try_to_map(iommufd, ioas, iova, length) ? failed("IOMMU_IOAS_MAP") : 0;
 }
 
+static int unmap_from(int iommufd, uint32_t ioas, uint64_t iova, uint64_t length)
+{
+	struct ioas_unmap unmap = {
+		.size = sizeof(unmap),
+		.ioas_id = ioas,
+		.iova = iova,
+		.length = length,
+	};
+
+	return ioctl(iommufd, IOAS_UNMAP, &unmap) ? failed("IOMMU_IOAS_UNMAP") : 0;
+}
+
+/* Where interrupts go, as long as a device of the address space has any. */
+static int ask_for_window(int iommufd, uint32_t ioas)
+{
+	if (try_to_map(iommufd, ioas, WINDOW_AT, PAGE))
+		return 0;
+	fprintf(stderr, "IOMMU_IOAS_MAP: of a reserved window\n");
+	return EPROTO;
+}
+
 static int make_ioas(int iommufd, uint32_t *id)
 {
 	struct ioas_alloc ioas = { .size = sizeof(ioas) };
@@ -325,10 +354,8 @@ static int move_cdevs(int count, char **devices)
 	if (iommufd < 0)
 		return failed("open /dev/iommu");
 	status = join_ioas(iommufd, &destroy.id, count, devices, fds);
-	if (!status && !try_to_map(iommufd, destroy.id, WINDOW_AT, PAGE)) {
-		fprintf(stderr, "IOMMU_IOAS_MAP: of a reserved window\n");
-		status = EPROTO;
-	}
+	if (!status)
+		status = ask_for_window(iommufd, destroy.id);
 	if (!status)
 		status = make_ioas(iommufd, &second);
 	for (int i = 0; i < count && !status; i++)
@@ -338,6 +365,29 @@ static int move_cdevs(int count, char **devices)
 	if (!status && ioctl(iommufd, DESTROY, &destroy))
 		status = failed("IOMMU_DESTROY");
 	return status;
+}
+
+static int replace_page_table(const char *device)
+{
+	struct hwpt_alloc alloc = { .size = sizeof(alloc) };
+	int fd, status, iommufd = open(IOMMUFD, O_RDWR | O_CLOEXEC);
+
+	if (iommufd < 0)
+		return failed("open /dev/iommu");
+	status = make_ioas(iommufd, &alloc.pt_id);
+	if (!status)
+		status = bind_to(iommufd, device, &fd, &alloc.dev_id);
+	if (!status)
+		status = attach(fd, alloc.pt_id);
+	if (!status && ioctl(iommufd, HWPT_ALLOC, &alloc))
+		status = failed("IOMMU_HWPT_ALLOC");
+	if (!status)
+		status = attach(fd, alloc.out_hwpt_id);
+	if (!status)
+		status = ask_for_window(iommufd, alloc.pt_id);
+	if (!status)
+		status = unmap_from(iommufd, alloc.pt_id, MAPPED_AT, MAPPED_BYTES);
+	return status ? status : map_into(iommufd, alloc.pt_id, MAPPED_AT, MAPPED_BYTES);
 }
 
 static int return_cdev(const char *device)
@@ -375,12 +425,14 @@ static int take(int argc, char **argv)
 		return move_cdevs(argc - 1, argv + 1);
 	if (argc == 2 && !strcmp(way, "return"))
 		return return_cdev(argv[1]);
+	if (argc == 2 && !strcmp(way, "replace"))
+		return replace_page_table(argv[1]);
 	if ((argc == 2 || argc == 3) && !strcmp(way, "group"))
 		return take_group(CONTAINER, argv[1], device);
 	if ((argc == 2 || argc == 3) && !strcmp(way, "compat"))
 		return take_group(IOMMUFD, argv[1], device);
 	fprintf(stderr, "vfio: group GROUP [DEVICE], groups GROUP..., compat GROUP [DEVICE]"
-		", cdev DEVICE..., move DEVICE... or return DEVICE\n");
+		", cdev DEVICE..., move DEVICE..., return DEVICE or replace DEVICE\n");
 	return EINVAL;
 }
 

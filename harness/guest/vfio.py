@@ -9,10 +9,10 @@ from harness.guest import devices
 from harness.guest.guest import Guest, Step
 from harness.guest.state import State
 
-Way = Literal["group", "groups", "compat", "cdev", "move", "return"]
+Way = Literal["group", "groups", "compat", "cdev", "move", "return", "replace"]
 
 # Those by the devices' own files.
-_BY_DEVICE = ("cdev", "move", "return")
+_BY_DEVICE = ("cdev", "move", "return", "replace")
 
 # The option of a kernel that has users of that way; all have the others.
 NEEDS = {"compat": "IOMMUFD"} | dict.fromkeys(_BY_DEVICE, "VFIO_DEVICE_CDEV")
@@ -66,7 +66,7 @@ def use(guest: Guest, way: Way, *what: str | int) -> Step:
     """Opens a device, maps memory and ends, as guest-scripts/vfio.c has it: "group" and
     "compat" (with an iommufd for a container) want a group's number and, to open more than
     the group, a device; "groups" wants several numbers, "cdev" and "move" devices, and
-    "return" one. Its status is the errno of what failed, which its errors name."""
+    "return" and "replace" one. Its status is the errno of what failed, which its errors name."""
     return guest.step(shlex.join(["vfio", "open", way, *map(str, what)]))
 
 

@@ -161,6 +161,18 @@ def test_an_address_space_that_all_devices_have_left_can_go(siblings: Guest, way
     assert_given_back(siblings, *nics_of(siblings.state()))
 
 
+@pytest.mark.known_issue("virtio-iommu-space-before-attach")
+@pytest.mark.parametrize("way", ["replace"])
+def test_a_page_table_is_filled_when_one_before_it_has_gone(pair: Guest, way: Way) -> None:
+    """iopt_table_remove_domain: an address space goes on to fill and empty all that it has,
+    and to keep what their devices reserve."""
+    nic, _ = nics_of(pair.state())
+    opened = vfio.use(pair, way, nic)
+    assert opened.status == 0, opened.err
+    assert pinned(pair) == 0
+    assert_given_back(pair, nic)
+
+
 @pytest.mark.machines("virtio-iommu", "virtio-iommu-acpi")
 @pytest.mark.known_issue("virtio-iommu-space-before-attach")
 @pytest.mark.parametrize("way", ["return"])
