@@ -108,6 +108,7 @@ def test_a_device_is_removed_while_its_driver_goes(pair: Guest, seed: int) -> No
     "device-outlives-driver",
     "unloaded-operations-stay",
     "unloaded-virtio-operations-stay",
+    "iommu-goes-while-it-is-looked-up",
     sometimes=True,
 )
 @pytest.mark.parametrize("seed", range(3))
