@@ -365,11 +365,10 @@ def test_each_stream_of_a_device_is_told_of(guest_factory: GuestFactory) -> None
     (name,) = clients.platform(clients.bound(guest))
     present = "/sys/module/iommu_client_device/parameters/present"
     modules.load(guest, "iommu_client_device")
-    changes = [f"echo 0 > {present}", f"echo 1 > {present}"]
-    assert_told_of_each(guest, *changes)
+    assert_told_of_each(guest, f"echo 0 > {present}", f"echo 1 > {present}")
     devices.unbind(guest, name)
     file = f"/sys/bus/platform/devices/{name}/iommu_group/type"
-    # Between the last two only the context changes, where each device has its own (since 6.9).
+    # From lazy to strict only the context changes, where each device has its own (6.12, 7.2).
     guest.run(f"echo DMA-FQ > {file}")
     assert_told_of_each(guest, *(f"echo {kind} > {file}" for kind in ("DMA", "identity", "DMA")))
 
