@@ -56,9 +56,26 @@ def force(guest: Guest) -> None:
 def test_a_reboot_with_active_devices_is_clean(bound_guest: Guest) -> None:
     """32ea2c57dc21: an IOMMU that shuts down stays registered, because its clients may
     still be shutting down."""
+    assert_reboots(bound_guest)
+
+
+@pytest.mark.excused(state="the guest has gone", give_back="the guest has gone")
+def test_a_driver_that_could_not_use_a_device_does_not_shut_it_down(bound_guest: Guest) -> None:
+    """A device whose probe failed is nobody's (__pci_device_probe), though its DMA had been
+    configured; pci_device_shutdown asks the driver of those that are somebody's."""
+    nic = clients.nics(bound_guest.state())[0]
+    devices.unbind(bound_guest, nic)
+    modules.load(bound_guest, "e1000")
+    bound_guest.run("echo 8086 10d3 > /sys/bus/pci/drivers/e1000/new_id")  # which it is not
+    assert devices.bind(bound_guest, nic, "e1000").after.devices[nic].driver == ""
+    assert_reboots(bound_guest)
+
+
+def assert_reboots(guest: Guest) -> None:
+    """With nothing to complain of on the way."""
     with pytest.raises(GuestLost, match="guest-reset"):
-        bound_guest.run("reboot -f")
-    console = (bound_guest.directory / "console-kernel.log").read_text(errors="replace")
+        guest.run("reboot -f")
+    console = (guest.directory / "console-kernel.log").read_text(errors="replace")
     lines = _STAMP.sub("", console).splitlines()
     assert [each.title for each in splat.find(lines)] == []
     assert any("reboot: Restarting system" in line for line in lines)
