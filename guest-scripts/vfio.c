@@ -11,7 +11,7 @@
  * vfio open move DEVICE...	the same devices move to a second address space; what they had
  *				reserved in the first can be mapped, and it is destroyed
  * vfio open return DEVICE	a page table that is made first gets the device, loses it and
- *				gets it back
+ *				gets it back, with what the device reserves
  * vfio open replace DEVICE	a page table that is made last gets the device, which leaves one
  *				that the address space had before; all is mapped anew
  * vfio hold ...		as open, and keep it in the background until killed
@@ -60,6 +60,16 @@ struct ioas_alloc {
 	uint32_t size, flags, out_ioas_id;
 };
 #define IOAS_ALLOC	_IO(VFIO_TYPE, 0x81)
+
+struct iova_range {
+	uint64_t start, last;
+};
+
+struct ioas_allow {
+	uint32_t size, ioas_id, num_iovas, reserved;
+	uint64_t allowed_iovas;
+};
+#define IOAS_ALLOW_IOVAS	_IO(VFIO_TYPE, 0x82)
 
 struct ioas_map {
 	uint32_t size, flags, ioas_id, reserved;
@@ -160,6 +170,27 @@ static int set_up(int container)
 	return 0;
 }
 
+/* Twice memory that is not there: refused, and the first time takes no room from the second. */
+static int ask_for_no_memory(int container)
+{
+	struct vfio_iommu_type1_dma_map map = {
+		.argsz = sizeof(map),
+		.flags = VFIO_DMA_MAP_FLAG_READ,
+		.iova = HIGH_AT,
+		.size = PAGE,
+	};
+
+	for (int i = 0; i < 2; i++) {
+		if (!ioctl(container, VFIO_IOMMU_MAP_DMA, &map)) {
+			fprintf(stderr, "VFIO_IOMMU_MAP_DMA: of nothing\n");
+			return EPROTO;
+		}
+		if (errno != EFAULT)
+			return failed("VFIO_IOMMU_MAP_DMA of nothing");
+	}
+	return 0;
+}
+
 /*
  * In the order of Documentation/driver-api/vfio.rst. The first group is there when the
  * container is set up; those that come later find it in use.
@@ -173,6 +204,9 @@ static int take_groups(const char *container_path, int count, char **numbers, in
 	status = join(numbers[0], container, first);
 	if (!status)
 		status = set_up(container);
+	/* An iommufd looks at it only once there is a device. */
+	if (!status && !strcmp(container_path, CONTAINER))
+		status = ask_for_no_memory(container);
 	for (int i = 1; i < count && !status; i++)
 		status = join(numbers[i], container, &group);
 	return status;
@@ -248,13 +282,29 @@ static int unmap_from(int iommufd, uint32_t ioas, uint64_t iova, uint64_t length
 	return ioctl(iommufd, IOAS_UNMAP, &unmap) ? failed("IOMMU_IOAS_UNMAP") : 0;
 }
 
-/* Where interrupts go, as long as a device of the address space has any. */
+/*
+ * Where interrupts go, as long as a device of the address space has any: it can neither be
+ * mapped nor be made all that may be mapped.
+ */
 static int ask_for_window(int iommufd, uint32_t ioas)
 {
-	if (try_to_map(iommufd, ioas, WINDOW_AT, PAGE))
-		return 0;
-	fprintf(stderr, "IOMMU_IOAS_MAP: of a reserved window\n");
-	return EPROTO;
+	struct iova_range window = { .start = WINDOW_AT, .last = WINDOW_AT + PAGE - 1 };
+	struct ioas_allow allow = {
+		.size = sizeof(allow),
+		.ioas_id = ioas,
+		.num_iovas = 1,
+		.allowed_iovas = (uintptr_t)&window,
+	};
+
+	if (!try_to_map(iommufd, ioas, WINDOW_AT, PAGE)) {
+		fprintf(stderr, "IOMMU_IOAS_MAP: of a reserved window\n");
+		return EPROTO;
+	}
+	if (!ioctl(iommufd, IOAS_ALLOW_IOVAS, &allow) || errno != EADDRINUSE) {
+		fprintf(stderr, "IOMMU_IOAS_ALLOW_IOVAS: of a reserved window\n");
+		return EPROTO;
+	}
+	return 0;
 }
 
 static int make_ioas(int iommufd, uint32_t *id)
@@ -407,6 +457,8 @@ static int return_cdev(const char *device)
 		status = failed("IOMMU_HWPT_ALLOC");
 	if (!status)
 		status = attach(fd, alloc.out_hwpt_id);
+	if (!status)
+		status = ask_for_window(iommufd, alloc.pt_id);
 	if (!status && ioctl(fd, DETACH_PT, &detach))
 		status = failed("VFIO_DEVICE_DETACH_IOMMUFD_PT");
 	return status ? status : attach(fd, alloc.out_hwpt_id);
