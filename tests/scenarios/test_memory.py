@@ -21,7 +21,7 @@ _CYCLES, _FIRST = 40, 10
 
 # Of /proc/meminfo: what memory is used for that the kernel keeps account of.
 _ACCOUNTED = (
-    *("MemFree", "Buffers", "Cached", "AnonPages", "Slab", "KernelStack"),
+    *("Buffers", "Cached", "AnonPages", "Slab", "KernelStack"),
     *("PageTables", "SecPageTables", "VmallocUsed", "Percpu"),
 )
 
@@ -46,11 +46,12 @@ def footprint(guest: Guest) -> dict[str, int]:
 
 
 def unaccounted(guest: Guest, memory: dict[str, int]) -> int:
-    """Pages in use by whoever took them, less those that wait on processors' lists."""
+    """Pages in use by whoever took them: neither free nor on a processor's list, which are told
+    in one file, because pages go from such a list to the free ones at any time."""
     zones = guest.run("cat /proc/zoneinfo").out.decode()
-    waiting = sum(int(count) for count in re.findall(r"^ +count: +(\d+)$", zones, re.MULTILINE))
-    used = memory["MemTotal"] - sum(memory.get(name, 0) for name in _ACCOUNTED)
-    return used // 4 - waiting
+    unused = re.findall(r"^ +(?:pages free +|count: +)(\d+)$", zones, re.MULTILINE)
+    accounted = sum(memory.get(name, 0) for name in _ACCOUNTED)
+    return (memory["MemTotal"] - accounted) // 4 - sum(map(int, unused))
 
 
 # Their stacks are kept for ever, each new one in pages that nobody keeps account of.
