@@ -4,6 +4,7 @@
  *
  * vfio viable GROUP		is the group free of kernel drivers?
  * vfio open group GROUP [DEVICE]	open, set the container up, map memory, take the device
+ * vfio open remap GROUP [DEVICE]	the same, and unmap all and map it anew
  * vfio open groups GROUP...	several groups in one container
  * vfio open compat GROUP [DEVICE]	a group, with an iommufd for its container
  * vfio open cdev DEVICE...	with iommufd and the devices' own files, in one address
@@ -27,8 +28,8 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/vfio.h>
-#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -153,7 +154,7 @@ static int join(const char *number, int container, int *group)
 	return 0;
 }
 
-static int set_up(int container)
+static int map_dma(int container)
 {
 	struct vfio_iommu_type1_dma_map map = {
 		.argsz = sizeof(map),
@@ -163,11 +164,30 @@ static int set_up(int container)
 		.size = MAPPED_BYTES,
 	};
 
+	return ioctl(container, VFIO_IOMMU_MAP_DMA, &map) ? failed("VFIO_IOMMU_MAP_DMA") : 0;
+}
+
+static int unmap_dma(int container)
+{
+	struct vfio_iommu_type1_dma_unmap unmap = {
+		.argsz = sizeof(unmap),
+		.iova = MAPPED_AT,
+		.size = MAPPED_BYTES,
+	};
+
+	if (ioctl(container, VFIO_IOMMU_UNMAP_DMA, &unmap))
+		return failed("VFIO_IOMMU_UNMAP_DMA");
+	if (unmap.size == MAPPED_BYTES)
+		return 0;
+	fprintf(stderr, "VFIO_IOMMU_UNMAP_DMA: of %llu bytes\n", unmap.size);
+	return EPROTO;
+}
+
+static int set_up(int container)
+{
 	if (ioctl(container, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU))
 		return failed("VFIO_SET_IOMMU");
-	if (ioctl(container, VFIO_IOMMU_MAP_DMA, &map))
-		return failed("VFIO_IOMMU_MAP_DMA");
-	return 0;
+	return map_dma(container);
 }
 
 /* Twice memory that is not there: refused, and the first time takes no room from the second. */
@@ -191,41 +211,57 @@ static int ask_for_no_memory(int container)
 	return 0;
 }
 
-/*
- * In the order of Documentation/driver-api/vfio.rst. The first group is there when the
- * container is set up; those that come later find it in use.
- */
-static int take_groups(const char *container_path, int count, char **numbers, int *first)
+/* In the order of Documentation/driver-api/vfio.rst. */
+static int take_group(int container, int count, char **what, int *group)
 {
-	int group, status, container = open(container_path, O_RDWR | O_CLOEXEC);
+	int status = join(what[0], container, group);
 
-	if (container < 0)
-		return failed("open container");
-	status = join(numbers[0], container, first);
 	if (!status)
 		status = set_up(container);
-	/* An iommufd looks at it only once there is a device. */
-	if (!status && !strcmp(container_path, CONTAINER))
+	if (status || count < 2)
+		return status;
+	taken = ioctl(*group, VFIO_GROUP_GET_DEVICE_FD, what[1]);
+	return taken < 0 ? failed("VFIO_GROUP_GET_DEVICE_FD") : 0;
+}
+
+static int use_group(int container, int count, char **what)
+{
+	int group, status = take_group(container, count, what, &group);
+
+	if (!status)
 		status = ask_for_no_memory(container);
+	if (!status && taken >= 0 && !ioctl(group, VFIO_GROUP_UNSET_CONTAINER)) {
+		fprintf(stderr, "VFIO_GROUP_UNSET_CONTAINER: left under an open device\n");
+		return EPROTO;
+	}
+	return status;
+}
+
+static int remap(int container, int count, char **what)
+{
+	int group, status = take_group(container, count, what, &group);
+
+	if (!status)
+		status = unmap_dma(container);
+	return status ? status : map_dma(container);
+}
+
+/* The first is there when the container is set up; those that come later find it in use. */
+static int use_groups(int container, int count, char **numbers)
+{
+	int group, status = take_group(container, 1, numbers, &group);
+
 	for (int i = 1; i < count && !status; i++)
 		status = join(numbers[i], container, &group);
 	return status;
 }
 
-static int take_group(const char *container_path, char *number, const char *device)
+/* An iommufd would look at memory that is not there only once it has a device. */
+static int use_compat(int iommufd, int count, char **what)
 {
-	int group, status = take_groups(container_path, 1, &number, &group);
+	int group;
 
-	if (status || !device)
-		return status;
-	taken = ioctl(group, VFIO_GROUP_GET_DEVICE_FD, device);
-	if (taken < 0)
-		return failed("VFIO_GROUP_GET_DEVICE_FD");
-	if (!strcmp(container_path, CONTAINER) && !ioctl(group, VFIO_GROUP_UNSET_CONTAINER)) {
-		fprintf(stderr, "VFIO_GROUP_UNSET_CONTAINER: left under an open device\n");
-		return EINVAL;
-	}
-	return 0;
+	return take_group(iommufd, count, what, &group);
 }
 
 /* /dev/vfio/devices/vfioN, by the name that sysfs gives the device. */
@@ -251,70 +287,76 @@ static int open_cdev(const char *device)
 	return fd;
 }
 
-static int try_to_map(int iommufd, uint32_t ioas, uint64_t iova, uint64_t length)
+/* An address space of an iommufd. */
+struct space {
+	int iommufd;
+	uint32_t id;
+};
+
+static int try_to_map(const struct space *space, uint64_t iova, uint64_t length)
 {
 	struct ioas_map map = {
 		.size = sizeof(map),
 		.flags = IOAS_MAP_FLAGS,
-		.ioas_id = ioas,
+		.ioas_id = space->id,
 		.user_va = (uintptr_t)mapped,
 		.length = length,
 		.iova = iova,
 	};
 
-	return ioctl(iommufd, IOAS_MAP, &map);
+	return ioctl(space->iommufd, IOAS_MAP, &map);
 }
 
-static int map_into(int iommufd, uint32_t ioas, uint64_t iova, uint64_t length)
+static int map_into(const struct space *space, uint64_t iova, uint64_t length)
 {
-	return try_to_map(iommufd, ioas, iova, length) ? failed("IOMMU_IOAS_MAP") : 0;
+	return try_to_map(space, iova, length) ? failed("IOMMU_IOAS_MAP") : 0;
 }
 
-static int unmap_from(int iommufd, uint32_t ioas, uint64_t iova, uint64_t length)
+static int unmap_from(const struct space *space, uint64_t iova, uint64_t length)
 {
 	struct ioas_unmap unmap = {
 		.size = sizeof(unmap),
-		.ioas_id = ioas,
+		.ioas_id = space->id,
 		.iova = iova,
 		.length = length,
 	};
 
-	return ioctl(iommufd, IOAS_UNMAP, &unmap) ? failed("IOMMU_IOAS_UNMAP") : 0;
+	return ioctl(space->iommufd, IOAS_UNMAP, &unmap) ? failed("IOMMU_IOAS_UNMAP") : 0;
 }
 
 /*
  * Where interrupts go, as long as a device of the address space has any: it can neither be
  * mapped nor be made all that may be mapped.
  */
-static int ask_for_window(int iommufd, uint32_t ioas)
+static int ask_for_window(const struct space *space)
 {
 	struct iova_range window = { .start = WINDOW_AT, .last = WINDOW_AT + PAGE - 1 };
 	struct ioas_allow allow = {
 		.size = sizeof(allow),
-		.ioas_id = ioas,
+		.ioas_id = space->id,
 		.num_iovas = 1,
 		.allowed_iovas = (uintptr_t)&window,
 	};
 
-	if (!try_to_map(iommufd, ioas, WINDOW_AT, PAGE)) {
+	if (!try_to_map(space, WINDOW_AT, PAGE)) {
 		fprintf(stderr, "IOMMU_IOAS_MAP: of a reserved window\n");
 		return EPROTO;
 	}
-	if (!ioctl(iommufd, IOAS_ALLOW_IOVAS, &allow) || errno != EADDRINUSE) {
+	if (!ioctl(space->iommufd, IOAS_ALLOW_IOVAS, &allow) || errno != EADDRINUSE) {
 		fprintf(stderr, "IOMMU_IOAS_ALLOW_IOVAS: of a reserved window\n");
 		return EPROTO;
 	}
 	return 0;
 }
 
-static int make_ioas(int iommufd, uint32_t *id)
+static int make_space(int iommufd, struct space *space)
 {
 	struct ioas_alloc ioas = { .size = sizeof(ioas) };
 
 	if (ioctl(iommufd, IOAS_ALLOC, &ioas))
 		return failed("IOMMU_IOAS_ALLOC");
-	*id = ioas.out_ioas_id;
-	return map_into(iommufd, *id, MAPPED_AT, MAPPED_BYTES);
+	*space = (struct space){ .iommufd = iommufd, .id = ioas.out_ioas_id };
+	return map_into(space, MAPPED_AT, MAPPED_BYTES);
 }
 
 /* A page table of an object that does not exist: refused, and nothing is kept for it. */
@@ -356,10 +398,10 @@ static int bind_to(int iommufd, const char *device, int *fd, uint32_t *id)
 }
 
 /* Twice: to replace what is attached by the same has to change nothing, references included. */
-static int attach(int fd, uint32_t ioas)
+static int attach(int fd, uint32_t table)
 {
 	for (int i = 0; i < 2; i++) {
-		struct attach_pt attach = { .argsz = sizeof(attach), .pt_id = ioas };
+		struct attach_pt attach = { .argsz = sizeof(attach), .pt_id = table };
 
 		if (ioctl(fd, ATTACH_PT, &attach))
 			return failed("VFIO_DEVICE_ATTACH_IOMMUFD_PT");
@@ -367,124 +409,132 @@ static int attach(int fd, uint32_t ioas)
 	return 0;
 }
 
-static int join_ioas(int iommufd, uint32_t *ioas, int count, char **devices, int *fds)
+/* A page table that the user makes, and keeps when the device leaves it. */
+static int attach_to_new(const struct space *space, int fd, uint32_t device, uint32_t *table)
 {
-	int status = make_ioas(iommufd, ioas);
+	struct hwpt_alloc alloc = { .size = sizeof(alloc), .dev_id = device, .pt_id = space->id };
+
+	if (ioctl(space->iommufd, HWPT_ALLOC, &alloc))
+		return failed("IOMMU_HWPT_ALLOC");
+	*table = alloc.out_hwpt_id;
+	return attach(fd, *table);
+}
+
+static int join_space(const struct space *space, int count, char **devices, int *fds)
+{
+	int status = 0;
 	uint32_t id;
 
 	for (int i = 0; i < count && !status; i++) {
-		status = bind_to(iommufd, devices[i], &fds[i], &id);
+		status = bind_to(space->iommufd, devices[i], &fds[i], &id);
 		if (!status)
-			status = attach(fds[i], *ioas);
+			status = attach(fds[i], space->id);
 	}
 	return status;
 }
 
-static int take_cdevs(int count, char **devices)
+static int use_cdevs(int iommufd, int count, char **devices)
 {
-	int status, iommufd = open(IOMMUFD, O_RDWR | O_CLOEXEC);
-	int fds[count];
-	uint32_t ioas;
+	struct space space;
+	int fds[count], status = make_space(iommufd, &space);
 
-	if (iommufd < 0)
-		return failed("open /dev/iommu");
-	status = join_ioas(iommufd, &ioas, count, devices, fds);
+	if (!status)
+		status = join_space(&space, count, devices, fds);
 	for (int i = 0; i < count - 1 && !status; i++)
 		close(fds[i]);
 	return status;
 }
 
-static int move_cdevs(int count, char **devices)
+static int move_cdevs(int iommufd, int count, char **devices)
 {
+	struct space first, second;
 	struct destroy destroy = { .size = sizeof(destroy) };
-	int status, iommufd = open(IOMMUFD, O_RDWR | O_CLOEXEC);
-	int fds[count];
-	uint32_t second;
+	int fds[count], status = make_space(iommufd, &first);
 
-	if (iommufd < 0)
-		return failed("open /dev/iommu");
-	status = join_ioas(iommufd, &destroy.id, count, devices, fds);
 	if (!status)
-		status = ask_for_window(iommufd, destroy.id);
+		status = join_space(&first, count, devices, fds);
 	if (!status)
-		status = make_ioas(iommufd, &second);
+		status = ask_for_window(&first);
+	if (!status)
+		status = make_space(iommufd, &second);
 	for (int i = 0; i < count && !status; i++)
-		status = attach(fds[i], second);
+		status = attach(fds[i], second.id);
 	if (!status)
-		status = map_into(iommufd, destroy.id, WINDOW_AT, PAGE);
+		status = map_into(&first, WINDOW_AT, PAGE);
+	destroy.id = first.id;
 	if (!status && ioctl(iommufd, DESTROY, &destroy))
 		status = failed("IOMMU_DESTROY");
 	return status;
 }
 
-static int replace_page_table(const char *device)
+static int replace_page_table(int iommufd, int count __attribute__((unused)), char **device)
 {
-	struct hwpt_alloc alloc = { .size = sizeof(alloc) };
-	int fd, status, iommufd = open(IOMMUFD, O_RDWR | O_CLOEXEC);
+	struct space space;
+	uint32_t id, table;
+	int fd, status = make_space(iommufd, &space);
 
-	if (iommufd < 0)
-		return failed("open /dev/iommu");
-	status = make_ioas(iommufd, &alloc.pt_id);
 	if (!status)
-		status = bind_to(iommufd, device, &fd, &alloc.dev_id);
+		status = bind_to(iommufd, *device, &fd, &id);
 	if (!status)
-		status = attach(fd, alloc.pt_id);
-	if (!status && ioctl(iommufd, HWPT_ALLOC, &alloc))
-		status = failed("IOMMU_HWPT_ALLOC");
+		status = attach(fd, space.id);
 	if (!status)
-		status = attach(fd, alloc.out_hwpt_id);
+		status = attach_to_new(&space, fd, id, &table);
 	if (!status)
-		status = ask_for_window(iommufd, alloc.pt_id);
+		status = ask_for_window(&space);
 	if (!status)
-		status = unmap_from(iommufd, alloc.pt_id, MAPPED_AT, MAPPED_BYTES);
-	return status ? status : map_into(iommufd, alloc.pt_id, MAPPED_AT, MAPPED_BYTES);
+		status = unmap_from(&space, MAPPED_AT, MAPPED_BYTES);
+	return status ? status : map_into(&space, MAPPED_AT, MAPPED_BYTES);
 }
 
-static int return_cdev(const char *device)
+static int return_cdev(int iommufd, int count __attribute__((unused)), char **device)
 {
-	struct hwpt_alloc alloc = { .size = sizeof(alloc) };
+	struct space space;
 	struct detach_pt detach = { .argsz = sizeof(detach) };
-	int fd, status, iommufd = open(IOMMUFD, O_RDWR | O_CLOEXEC);
+	uint32_t id, table;
+	int fd, status = make_space(iommufd, &space);
 
-	if (iommufd < 0)
-		return failed("open /dev/iommu");
-	status = make_ioas(iommufd, &alloc.pt_id);
 	if (!status)
-		status = map_into(iommufd, alloc.pt_id, HIGH_AT, PAGE);
+		status = map_into(&space, HIGH_AT, PAGE);
 	if (!status)
-		status = bind_to(iommufd, device, &fd, &alloc.dev_id);
-	if (!status && ioctl(iommufd, HWPT_ALLOC, &alloc))
-		status = failed("IOMMU_HWPT_ALLOC");
+		status = bind_to(iommufd, *device, &fd, &id);
 	if (!status)
-		status = attach(fd, alloc.out_hwpt_id);
+		status = attach_to_new(&space, fd, id, &table);
 	if (!status)
-		status = ask_for_window(iommufd, alloc.pt_id);
+		status = ask_for_window(&space);
 	if (!status && ioctl(fd, DETACH_PT, &detach))
 		status = failed("VFIO_DEVICE_DETACH_IOMMUFD_PT");
-	return status ? status : attach(fd, alloc.out_hwpt_id);
+	return status ? status : attach(fd, table);
 }
+
+/* What each way opens, and what it takes with it: one thing, or as many as there may be. */
+static const struct way {
+	const char *name, *opens;
+	int most;
+	int (*take)(int fd, int count, char **what);
+} ways[] = {
+	{ "group", CONTAINER, 2, use_group },
+	{ "remap", CONTAINER, 2, remap },
+	{ "groups", CONTAINER, INT_MAX, use_groups },
+	{ "compat", IOMMUFD, 2, use_compat },
+	{ "cdev", IOMMUFD, INT_MAX, use_cdevs },
+	{ "move", IOMMUFD, INT_MAX, move_cdevs },
+	{ "return", IOMMUFD, 1, return_cdev },
+	{ "replace", IOMMUFD, 1, replace_page_table },
+};
 
 static int take(int argc, char **argv)
 {
-	const char *way = argv[0], *device = argc == 3 ? argv[2] : NULL;
-	int group;
+	for (size_t i = 0; i < sizeof(ways) / sizeof(*ways); i++) {
+		const struct way *way = &ways[i];
+		int fd, count = argc - 1;
 
-	if (argc >= 2 && !strcmp(way, "groups"))
-		return take_groups(CONTAINER, argc - 1, argv + 1, &group);
-	if (argc >= 2 && !strcmp(way, "cdev"))
-		return take_cdevs(argc - 1, argv + 1);
-	if (argc >= 2 && !strcmp(way, "move"))
-		return move_cdevs(argc - 1, argv + 1);
-	if (argc == 2 && !strcmp(way, "return"))
-		return return_cdev(argv[1]);
-	if (argc == 2 && !strcmp(way, "replace"))
-		return replace_page_table(argv[1]);
-	if ((argc == 2 || argc == 3) && !strcmp(way, "group"))
-		return take_group(CONTAINER, argv[1], device);
-	if ((argc == 2 || argc == 3) && !strcmp(way, "compat"))
-		return take_group(IOMMUFD, argv[1], device);
-	fprintf(stderr, "vfio: group GROUP [DEVICE], groups GROUP..., compat GROUP [DEVICE]"
-		", cdev DEVICE..., move DEVICE..., return DEVICE or replace DEVICE\n");
+		if (strcmp(way->name, argv[0]) || count < 1 || count > way->most)
+			continue;
+		fd = open(way->opens, O_RDWR | O_CLOEXEC);
+		return fd < 0 ? failed(way->opens) : way->take(fd, count, argv + 1);
+	}
+	fprintf(stderr, "vfio: group, remap or compat GROUP [DEVICE], groups GROUP...,"
+		" cdev DEVICE..., move DEVICE..., return DEVICE or replace DEVICE\n");
 	return EINVAL;
 }
 

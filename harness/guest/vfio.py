@@ -9,7 +9,7 @@ from harness.guest import devices
 from harness.guest.guest import Guest, Step
 from harness.guest.state import State
 
-Way = Literal["group", "groups", "compat", "cdev", "move", "return", "replace"]
+Way = Literal["group", "groups", "remap", "compat", "cdev", "move", "return", "replace"]
 
 # Those by the devices' own files.
 _BY_DEVICE = ("cdev", "move", "return", "replace")
@@ -63,10 +63,11 @@ def words(state: State, way: Way, *names: str) -> list[str]:
 
 
 def use(guest: Guest, way: Way, *what: str | int) -> Step:
-    """Opens a device, maps memory and ends, as guest-scripts/vfio.c has it: "group" and
-    "compat" (with an iommufd for a container) want a group's number and, to open more than
-    the group, a device; "groups" wants several numbers, "cdev" and "move" devices, and
-    "return" and "replace" one. Its status is the errno of what failed, which its errors name."""
+    """Opens a device, maps memory and ends, as guest-scripts/vfio.c has it: "group", "remap"
+    (which maps it twice) and "compat" (with an iommufd for a container) want a group's number
+    and, to open more than the group, a device; "groups" wants several numbers, "cdev" and
+    "move" devices, and "return" and "replace" one. Its status is the errno of what failed,
+    which its errors name."""
     return guest.step(shlex.join(["vfio", "open", way, *map(str, what)]))
 
 
