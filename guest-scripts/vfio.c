@@ -3,8 +3,10 @@
  * A user of VFIO, as small as one can be.
  *
  * vfio viable GROUP		is the group free of kernel drivers?
- * vfio open group GROUP [DEVICE]	open, set the container up, map memory, take the device
- * vfio open remap GROUP [DEVICE]	the same, and unmap all and map it anew
+ * vfio open group GROUP [DEVICE]	open, set the container up, map memory, take the device; ask
+ *				for memory that is not there, and to leave under the device
+ * vfio open remap GROUP [DEVICE]	as group, without asking to leave; unmap all and map it anew,
+ *				with no more memory to be locked than that
  * vfio open groups GROUP...	several groups in one container
  * vfio open compat GROUP [DEVICE]	a group, with an iommufd for its container
  * vfio open cdev DEVICE...	with iommufd and the devices' own files, in one address
@@ -14,12 +16,13 @@
  * vfio open return DEVICE	a page table that is made first gets the device, loses it and
  *				gets it back, with what the device reserves
  * vfio open replace DEVICE	a page table that is made last gets the device, which leaves one
- *				that the address space had before; all is mapped anew
+ *				that the address space had before; all is mapped anew, with no
+ *				more memory to be locked than that
  * vfio hold ...		as open, and keep it in the background until killed
  * vfio interrupts ...		as open, and have the device that was taken last send its
  *				interrupts (MSI), which go through its IOMMU like all it writes
  *
- * Nothing is undone: what a user forgets is the kernel's to undo.
+ * Nothing is undone at the end: what a user forgets is the kernel's to undo.
  *
  * What succeeds prints a word, for "hold" the process to kill; what fails prints
  * "STEP: ERRNO". The exit status is the errno, 0 without one.
@@ -29,12 +32,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/capability.h>
 #include <linux/vfio.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "guest.h"
@@ -123,6 +129,19 @@ static int failed(const char *step)
 	return error ? error : EINVAL;
 }
 
+/* For no more than is mapped, and by the limit: who may lock any amount is not charged. */
+static int charge_us(void)
+{
+	struct rlimit limit = { .rlim_cur = MAPPED_BYTES, .rlim_max = MAPPED_BYTES };
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+
+	if (setrlimit(RLIMIT_MEMLOCK, &limit) || syscall(SYS_capget, &header, data))
+		return failed("RLIMIT_MEMLOCK");
+	data[CAP_TO_INDEX(CAP_IPC_LOCK)].effective &= ~CAP_TO_MASK(CAP_IPC_LOCK);
+	return syscall(SYS_capset, &header, data) ? failed("CAP_IPC_LOCK") : 0;
+}
+
 static int open_group(const char *group)
 {
 	char path[64];
@@ -190,7 +209,10 @@ static int set_up(int container)
 	return map_dma(container);
 }
 
-/* Twice memory that is not there: refused, and the first time takes no room from the second. */
+/*
+ * Twice memory that is not there: refused, and the first time takes no room from the second.
+ * An iommufd looks at it only once a device needs it.
+ */
 static int ask_for_no_memory(int container)
 {
 	struct vfio_iommu_type1_dma_map map = {
@@ -221,15 +243,13 @@ static int take_group(int container, int count, char **what, int *group)
 	if (status || count < 2)
 		return status;
 	taken = ioctl(*group, VFIO_GROUP_GET_DEVICE_FD, what[1]);
-	return taken < 0 ? failed("VFIO_GROUP_GET_DEVICE_FD") : 0;
+	return taken < 0 ? failed("VFIO_GROUP_GET_DEVICE_FD") : ask_for_no_memory(container);
 }
 
 static int use_group(int container, int count, char **what)
 {
 	int group, status = take_group(container, count, what, &group);
 
-	if (!status)
-		status = ask_for_no_memory(container);
 	if (!status && taken >= 0 && !ioctl(group, VFIO_GROUP_UNSET_CONTAINER)) {
 		fprintf(stderr, "VFIO_GROUP_UNSET_CONTAINER: left under an open device\n");
 		return EPROTO;
@@ -239,8 +259,10 @@ static int use_group(int container, int count, char **what)
 
 static int remap(int container, int count, char **what)
 {
-	int group, status = take_group(container, count, what, &group);
+	int group, status = charge_us();
 
+	if (!status)
+		status = take_group(container, count, what, &group);
 	if (!status)
 		status = unmap_dma(container);
 	return status ? status : map_dma(container);
@@ -256,7 +278,6 @@ static int use_groups(int container, int count, char **numbers)
 	return status;
 }
 
-/* An iommufd would look at memory that is not there only once it has a device. */
 static int use_compat(int iommufd, int count, char **what)
 {
 	int group;
@@ -342,11 +363,11 @@ static int ask_for_window(const struct space *space)
 		fprintf(stderr, "IOMMU_IOAS_MAP: of a reserved window\n");
 		return EPROTO;
 	}
-	if (!ioctl(space->iommufd, IOAS_ALLOW_IOVAS, &allow) || errno != EADDRINUSE) {
+	if (!ioctl(space->iommufd, IOAS_ALLOW_IOVAS, &allow)) {
 		fprintf(stderr, "IOMMU_IOAS_ALLOW_IOVAS: of a reserved window\n");
 		return EPROTO;
 	}
-	return 0;
+	return errno == EADDRINUSE ? 0 : failed("IOMMU_IOAS_ALLOW_IOVAS");
 }
 
 static int make_space(int iommufd, struct space *space)
@@ -447,7 +468,7 @@ static int use_cdevs(int iommufd, int count, char **devices)
 
 static int move_cdevs(int iommufd, int count, char **devices)
 {
-	struct space first, second;
+	struct space first = { .iommufd = iommufd }, second;
 	struct destroy destroy = { .size = sizeof(destroy) };
 	int fds[count], status = make_space(iommufd, &first);
 
@@ -471,8 +492,10 @@ static int replace_page_table(int iommufd, int count __attribute__((unused)), ch
 {
 	struct space space;
 	uint32_t id, table;
-	int fd, status = make_space(iommufd, &space);
+	int fd, status = charge_us();
 
+	if (!status)
+		status = make_space(iommufd, &space);
 	if (!status)
 		status = bind_to(iommufd, *device, &fd, &id);
 	if (!status)
@@ -506,7 +529,7 @@ static int return_cdev(int iommufd, int count __attribute__((unused)), char **de
 	return status ? status : attach(fd, table);
 }
 
-/* What each way opens, and what it takes with it: one thing, or as many as there may be. */
+/* What each way opens, and how many things it takes with it at most. */
 static const struct way {
 	const char *name, *opens;
 	int most;
@@ -527,11 +550,13 @@ static int take(int argc, char **argv)
 	for (size_t i = 0; i < sizeof(ways) / sizeof(*ways); i++) {
 		const struct way *way = &ways[i];
 		int fd, count = argc - 1;
+		char step[32];
 
 		if (strcmp(way->name, argv[0]) || count < 1 || count > way->most)
 			continue;
+		snprintf(step, sizeof(step), "open %s", way->opens);
 		fd = open(way->opens, O_RDWR | O_CLOEXEC);
-		return fd < 0 ? failed(way->opens) : way->take(fd, count, argv + 1);
+		return fd < 0 ? failed(step) : way->take(fd, count, argv + 1);
 	}
 	fprintf(stderr, "vfio: group, remap or compat GROUP [DEVICE], groups GROUP...,"
 		" cdev DEVICE..., move DEVICE..., return DEVICE or replace DEVICE\n");

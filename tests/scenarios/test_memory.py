@@ -40,18 +40,18 @@ def footprint(guest: Guest) -> dict[str, int]:
     slabs, vmstat = ([line.split() for line in text.splitlines()] for text in texts)
     found = {row[0]: int(row[1]) for row in slabs if row[0].startswith(("kmalloc-", "iommu_"))}
     found |= {row[0]: int(row[1]) for row in vmstat if row[0] == "nr_iommu_pages"}
-    rows = guest.run("cat /proc/meminfo").out.decode().splitlines()
-    memory = {row.partition(":")[0]: int(row.split()[1]) for row in rows}
-    return found | {_PERCPU: memory["Percpu"] // 4, _UNACCOUNTED: unaccounted(guest, memory)}
+    # By one program: pages go from one account to another at any time.
+    text = guest.run("cat /proc/meminfo /proc/zoneinfo").out.decode()
+    pages = {name: int(size) // 4 for name, size in re.findall(r"^(\w+): +(\d+) kB$", text, re.M)}
+    return found | {_PERCPU: pages["Percpu"], _UNACCOUNTED: unaccounted(pages, text)}
 
 
-def unaccounted(guest: Guest, memory: dict[str, int]) -> int:
-    """Pages in use by whoever took them: neither free nor on a processor's list, which are told
-    in one file, because pages go from such a list to the free ones at any time."""
-    zones = guest.run("cat /proc/zoneinfo").out.decode()
+def unaccounted(memory: dict[str, int], zones: str) -> int:
+    """Pages that are in no account, and neither free nor on a processor's list of such: these
+    two are told together, because that list is emptied at any time."""
     unused = re.findall(r"^ +(?:pages free +|count: +)(\d+)$", zones, re.MULTILINE)
     accounted = sum(memory.get(name, 0) for name in _ACCOUNTED)
-    return (memory["MemTotal"] - accounted) // 4 - sum(map(int, unused))
+    return memory["MemTotal"] - accounted - sum(map(int, unused))
 
 
 # Their stacks are kept for ever, each new one in pages that nobody keeps account of.

@@ -2,7 +2,7 @@
 """What a user of VFIO or iommufd holds while he has a device, and that the kernel takes
 all of it back, however he ends.
 
-The users are of guest-scripts/vfio.c: they map memory, undo nothing, and are killed.
+The users are of guest-scripts/vfio.c: they map memory, undo nothing at their end, and are killed.
 """
 
 import re
@@ -25,7 +25,8 @@ SERVERS = {
 }
 UNLOADABLE = ("vfio_iommu_type1", "vfio_pci")
 
-# What his 16 pages for DMA count as, locked and pinned: vfio_lock_acct, do_update_pinned.
+# What his 16 pages for DMA count as, locked and pinned: vfio_lock_acct, and do_update_pinned
+# (7.2: iopt_pages_update_pinned).
 CHARGED = {"group": (16, 0), "remap": (16, 0)} | dict.fromkeys(
     ("compat", "cdev", "replace"), (0, 16)
 )
@@ -77,6 +78,7 @@ def pinned(guest: Guest) -> int:
 def charged(guest: Guest, holder: Holder) -> tuple[int, ...]:
     """Pages that the process is told to have locked and pinned."""
     text = guest.run(f"cat /proc/{holder.pid}/status").out.decode()
+    assert "VmLck" in text, f"process {holder.pid} has no memory"
     counts = dict(re.findall(r"^Vm(Lck|Pin):\s+(\d+) kB$", text, re.MULTILINE))
     return tuple(int(counts[which]) // 4 for which in ("Lck", "Pin"))
 
@@ -113,8 +115,9 @@ def test_a_killed_user_leaves_the_device_to_the_next(pair: Guest, way: Way) -> N
 
 @pytest.mark.parametrize("way", ["group", "remap", "compat", "cdev"])
 def test_memory_is_pinned_as_long_as_a_user_maps_it(pair: Guest, way: Way) -> None:
-    """And is counted as his. At his end vfio_iommu_unmap_unpin_all has it when the last group
-    leaves the container, iopt_table_remove_domain when the last device leaves its page table."""
+    """And counts as his. At his end it is unpinned: by vfio_iommu_unmap_unpin_all when the last
+    group leaves the container, by iopt_table_remove_domain when the last device leaves its
+    page table. Who may lock no more than that can unmap it and map it again."""
     nic, _ = nics_of(pair.state())
     assert pinned(pair) == 0
     holder = held(pair, way, nic)
@@ -163,7 +166,7 @@ def test_groups_that_fail_to_share_a_container_are_owned_by_nobody(pair: Guest) 
     assert_given_back(pair, *nics)
 
 
-@pytest.mark.known_issue("virtio-iommu-space-before-attach")
+@pytest.mark.known_issue("virtio-iommu-space-before-attach", "smmu-space-before-attach")
 @pytest.mark.parametrize("way", ["move"])
 def test_an_address_space_that_all_devices_have_left_can_go(siblings: Guest, way: Way) -> None:
     """iommufd_device_do_replace: the first device of a group takes all to the new page
@@ -173,7 +176,7 @@ def test_an_address_space_that_all_devices_have_left_can_go(siblings: Guest, way
     assert_given_back(siblings, *nics_of(siblings.state()))
 
 
-@pytest.mark.known_issue("virtio-iommu-space-before-attach")
+@pytest.mark.known_issue("virtio-iommu-space-before-attach", "smmu-space-before-attach")
 @pytest.mark.parametrize("way", ["replace"])
 def test_a_page_table_is_filled_when_one_before_it_has_gone(pair: Guest, way: Way) -> None:
     """iopt_table_remove_domain: an address space goes on to fill and empty all that it has,
@@ -186,12 +189,13 @@ def test_a_page_table_is_filled_when_one_before_it_has_gone(pair: Guest, way: Wa
     assert_given_back(pair, nic)
 
 
-@pytest.mark.known_issue("virtio-iommu-space-before-attach")
+@pytest.mark.known_issue("virtio-iommu-space-before-attach", "smmu-space-before-attach")
 @pytest.mark.parametrize("way", ["return"])
 def test_a_device_that_returns_to_its_page_table_finds_it_as_it_was(pair: Guest, way: Way) -> None:
-    """The address space that allowed nothing else meanwhile (iopt_set_allow_iova) takes what
-    the device reserves again. A virtio-iommu forgets a domain's mappings with its last device,
-    and the driver, which counts them, has to send them again (viommu_replay_mappings)."""
+    """The address space takes what the device reserves again, though a list of what may be
+    mapped was refused for that meanwhile (iopt_set_allow_iova). A virtio-iommu forgets a
+    domain's mappings with its last device, and the driver, which counts them, has to send
+    them again (viommu_replay_mappings)."""
     nic, _ = nics_of(pair.state())
     with traffic.traced(pair, "virtio_iommu_map") as witness:
         opened = vfio.use(pair, way, nic)
@@ -204,7 +208,8 @@ def test_a_device_that_returns_to_its_page_table_finds_it_as_it_was(pair: Guest,
 def test_memory_that_could_not_be_mapped_counts_for_nothing(pair: Guest) -> None:
     """The entries of a container are limited, and one that fails is given back
     (vfio_remove_dma): the user asks twice for memory that is not there."""
-    pair.run("echo 2 > /sys/module/vfio_iommu_type1/parameters/dma_entry_limit")
+    limited = pair.run("echo 2 > /sys/module/vfio_iommu_type1/parameters/dma_entry_limit")
+    assert limited.number == 0, limited.err
     state = pair.state()
     opened = vfio.use(pair, "group", *vfio.words(state, "group", nics_of(state)[0]))
     assert opened.status == 0, opened.err
