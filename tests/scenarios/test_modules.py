@@ -26,7 +26,7 @@ from harness.scenario.behaviour import (
 # What each driver says when it takes hold of its IOMMU, and when it lets it go.
 GREETINGS = {
     "arm_smmu_v3": (r"arm-smmu-v3 \S+: (ias \d+-bit, )?oas \d+-bit",),
-    "virtio_iommu": (r"virtio_iommu virtio\d+: input address: 64 bits", r"page mask: 0x"),
+    "virtio_iommu": (r"virtio_iommu virtio\d+: input address: \d+ bits", r"page mask: 0x"),
 }
 FAREWELLS: dict[str, tuple[str, ...]] = {
     "arm_smmu_v3": (),
