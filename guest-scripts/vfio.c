@@ -129,7 +129,10 @@ static int failed(const char *step)
 	return error ? error : EINVAL;
 }
 
-/* For no more than is mapped, and by the limit: who may lock any amount is not charged. */
+/*
+ * From now on we may lock what is mapped and no more. Whoever may lock any amount
+ * (CAP_IPC_LOCK) is not charged by iommufd at all: iopt_alloc_pages.
+ */
 static int charge_us(void)
 {
 	struct rlimit limit = { .rlim_cur = MAPPED_BYTES, .rlim_max = MAPPED_BYTES };
