@@ -116,7 +116,8 @@ struct destroy {
 #define HIGH_AT		0x100100000
 #define WINDOW_AT	0x8090000
 
-/* The device that was taken last. */
+/* The group and the device that were taken last. */
+static int group = -1;
 static int taken = -1;
 
 static char mapped[MAPPED_BYTES] __attribute__((aligned(PAGE)));
@@ -156,8 +157,8 @@ static int open_group(const char *group)
 static int viable(const char *number)
 {
 	struct vfio_group_status status = { .argsz = sizeof(status) };
-	int group = open_group(number);
 
+	group = open_group(number);
 	if (group < 0)
 		return failed("open group");
 	if (ioctl(group, VFIO_GROUP_GET_STATUS, &status))
@@ -166,12 +167,12 @@ static int viable(const char *number)
 	return 0;
 }
 
-static int join(const char *number, int container, int *group)
+static int join(const char *number, int container)
 {
-	*group = open_group(number);
-	if (*group < 0)
+	group = open_group(number);
+	if (group < 0)
 		return failed("open group");
-	if (ioctl(*group, VFIO_GROUP_SET_CONTAINER, &container))
+	if (ioctl(group, VFIO_GROUP_SET_CONTAINER, &container))
 		return failed("VFIO_GROUP_SET_CONTAINER");
 	return 0;
 }
@@ -237,21 +238,21 @@ static int ask_for_no_memory(int container)
 }
 
 /* In the order of Documentation/driver-api/vfio.rst. */
-static int take_group(int container, int count, char **what, int *group)
+static int take_group(int container, int count, char **what)
 {
-	int status = join(what[0], container, group);
+	int status = join(what[0], container);
 
 	if (!status)
 		status = set_up(container);
 	if (status || count < 2)
 		return status;
-	taken = ioctl(*group, VFIO_GROUP_GET_DEVICE_FD, what[1]);
+	taken = ioctl(group, VFIO_GROUP_GET_DEVICE_FD, what[1]);
 	return taken < 0 ? failed("VFIO_GROUP_GET_DEVICE_FD") : ask_for_no_memory(container);
 }
 
 static int use_group(int container, int count, char **what)
 {
-	int group, status = take_group(container, count, what, &group);
+	int status = take_group(container, count, what);
 
 	if (!status && taken >= 0 && !ioctl(group, VFIO_GROUP_UNSET_CONTAINER)) {
 		fprintf(stderr, "VFIO_GROUP_UNSET_CONTAINER: left under an open device\n");
@@ -262,10 +263,10 @@ static int use_group(int container, int count, char **what)
 
 static int remap(int container, int count, char **what)
 {
-	int group, status = charge_us();
+	int status = charge_us();
 
 	if (!status)
-		status = take_group(container, count, what, &group);
+		status = take_group(container, count, what);
 	if (!status)
 		status = unmap_dma(container);
 	return status ? status : map_dma(container);
@@ -274,18 +275,11 @@ static int remap(int container, int count, char **what)
 /* The first is there when the container is set up; those that come later find it in use. */
 static int use_groups(int container, int count, char **numbers)
 {
-	int group, status = take_group(container, 1, numbers, &group);
+	int status = take_group(container, 1, numbers);
 
 	for (int i = 1; i < count && !status; i++)
-		status = join(numbers[i], container, &group);
+		status = join(numbers[i], container);
 	return status;
-}
-
-static int use_compat(int iommufd, int count, char **what)
-{
-	int group;
-
-	return take_group(iommufd, count, what, &group);
 }
 
 /* /dev/vfio/devices/vfioN, by the name that sysfs gives the device. */
@@ -471,7 +465,7 @@ static int use_cdevs(int iommufd, int count, char **devices)
 
 static int move_cdevs(int iommufd, int count, char **devices)
 {
-	struct space first = { .iommufd = iommufd }, second;
+	struct space first, second;
 	struct destroy destroy = { .size = sizeof(destroy) };
 	int fds[count], status = make_space(iommufd, &first);
 
@@ -532,26 +526,26 @@ static int return_cdev(int iommufd, int count __attribute__((unused)), char **de
 	return status ? status : attach(fd, table);
 }
 
-/* What each way opens, and how many things it takes with it at most. */
+/* What each way takes, and how many of it at most, by what it opens. */
 static const struct way {
-	const char *name, *opens;
+	const char *name, *what, *opens;
 	int most;
 	int (*take)(int fd, int count, char **what);
 } ways[] = {
-	{ "group", CONTAINER, 2, use_group },
-	{ "remap", CONTAINER, 2, remap },
-	{ "groups", CONTAINER, INT_MAX, use_groups },
-	{ "compat", IOMMUFD, 2, use_compat },
-	{ "cdev", IOMMUFD, INT_MAX, use_cdevs },
-	{ "move", IOMMUFD, INT_MAX, move_cdevs },
-	{ "return", IOMMUFD, 1, return_cdev },
-	{ "replace", IOMMUFD, 1, replace_page_table },
+	{ "group", "GROUP [DEVICE]", CONTAINER, 2, use_group },
+	{ "remap", "GROUP [DEVICE]", CONTAINER, 2, remap },
+	{ "groups", "GROUP...", CONTAINER, INT_MAX, use_groups },
+	{ "compat", "GROUP [DEVICE]", IOMMUFD, 2, take_group },
+	{ "cdev", "DEVICE...", IOMMUFD, INT_MAX, use_cdevs },
+	{ "move", "DEVICE...", IOMMUFD, INT_MAX, move_cdevs },
+	{ "return", "DEVICE", IOMMUFD, 1, return_cdev },
+	{ "replace", "DEVICE", IOMMUFD, 1, replace_page_table },
 };
+#define WAYS (sizeof(ways) / sizeof(*ways))
 
 static int take(int argc, char **argv)
 {
-	for (size_t i = 0; i < sizeof(ways) / sizeof(*ways); i++) {
-		const struct way *way = &ways[i];
+	for (const struct way *way = ways; way < ways + WAYS; way++) {
 		int fd, count = argc - 1;
 		char step[32];
 
@@ -561,8 +555,8 @@ static int take(int argc, char **argv)
 		fd = open(way->opens, O_RDWR | O_CLOEXEC);
 		return fd < 0 ? failed(step) : way->take(fd, count, argv + 1);
 	}
-	fprintf(stderr, "vfio: group, remap or compat GROUP [DEVICE], groups GROUP...,"
-		" cdev DEVICE..., move DEVICE..., return DEVICE or replace DEVICE\n");
+	for (const struct way *way = ways; way < ways + WAYS; way++)
+		fprintf(stderr, "vfio: %s %s\n", way->name, way->what);
 	return EINVAL;
 }
 
