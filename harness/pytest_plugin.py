@@ -144,10 +144,6 @@ def _machines(metafunc: pytest.Metafunc) -> list[Machine]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What makes no sense on any of the machines is not there at all; what is likely to
     fail goes first."""
-    for item in items:
-        for name in pytest_verdict.named_issues(item):
-            if name not in known.issues():
-                raise pytest.UsageError(f"{item.nodeid}: no known issue {name!r}")
     senseless = [each for each in items if _senseless(each)]
     if senseless:
         config.hook.pytest_deselected(items=senseless)
@@ -164,6 +160,13 @@ def _senseless(item: pytest.Item) -> bool:
     if callspec is None or "machine" not in callspec.params:
         return False
     return not isinstance(callspec.params["machine"], Machine)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Not when tests are collected: what ends a worker of xdist there is told to nobody."""
+    for name in pytest_verdict.named_issues(item):
+        if name not in known.issues():
+            raise pytest.UsageError(f"no known issue {name!r}")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -181,11 +181,17 @@ def test_a_known_issue_has_to_appear_where_it_applies(tmp_path: Path, kernel: Ke
     assert status == 0, said
 
 
-def test_a_known_issue_that_does_not_exist(tmp_path: Path, kernel_name: str) -> None:
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_known_issue_that_does_not_exist(tmp_path: Path, kernel_name: str, workers: str) -> None:
     text = KNOWN.replace("virtio-iommu-unbind", "nope").format("true")
-    status, said = run(tmp_path, text, f"--kernel={kernel_name}")
-    assert status == 4
+    events = tmp_path / "events"
+    words = (f"--kernel={kernel_name}", "-n", workers, f"--events={events}")
+    status, said = run(tmp_path, text, *words)
+    assert status == 1
     assert "no known issue 'nope'" in said
+    (told,) = map(json.loads, events.read_text().splitlines())
+    assert told["result"] == "failed"
+    assert "no known issue 'nope'" in told["reason"]
 
 
 NEEDS = """
