@@ -127,17 +127,26 @@ def test_memory_is_pinned_as_long_as_a_user_maps_it(pair: Guest, way: Way) -> No
 
 
 @pytest.mark.needs(DMA_OWNERSHIP)
-@each_way
+@pytest.mark.parametrize(
+    "way",
+    [
+        "group",
+        pytest.param("remap", marks=pytest.mark.known_issue("unmapping-fails-for-memory")),
+        "compat",
+        "cdev",
+    ],
+)
 def test_a_user_that_fails_anywhere_owns_nothing(pair: Guest, way: Way) -> None:
-    """Each allocation of opening, claiming, attaching and mapping fails once; the process
-    ends, and with it all that it had."""
+    """Each allocation of opening, claiming, attaching, mapping and unmapping fails once; the
+    process ends, and with it all that it had."""
     state = pair.state()
     nic, _ = nics_of(state)
     vfio.spare_resets(pair, nic)
     what = vfio.words(state, way, nic)
     failures = tracing.all_failures(pair, "vfio", "open", way, *what)
     assert sum(each.status != 0 for each in failures) > 5
-    assert pinned(pair) == 0
+    left = pinned(pair)
+    assert not left, f"{left} pages are left pinned"
     enabled = pair.run(f"cat /sys/bus/pci/devices/{nic}/enable").out.decode().strip()
     assert enabled == "0", f"it is left enabled {enabled} times"
     assert_given_back(pair, nic)
