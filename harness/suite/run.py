@@ -122,6 +122,8 @@ def _arguments(request: Request, events: Path) -> list[str]:
     root = directory()
     # -P: Python does not look for modules in the directory that we happen to be in.
     argv = [sys.executable, "-P", "-m", "pytest", "-v", "-p", "no:cacheprovider"]
+    # Where it is installed it imports the whole library to sum up, in each process.
+    argv += ["-p", "no:hypothesispytest"]
     # Nothing of the directory that we happen to be in, and none of this project's own tests.
     argv += ["-c", os.devnull, f"--rootdir={root}", f"--confcutdir={root}"]
     workers = request.workers or "auto"
