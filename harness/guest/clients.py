@@ -15,6 +15,9 @@ _PCI = "/sys/bus/pci/devices"
 # Binds platform clients; makes and destroys them. guest-scripts/modules.
 PLATFORM_DRIVER, PLATFORM_DEVICES = "iommu_client", "iommu_client_device"
 
+# Makes and destroys them while the module stays, in the context of who writes 1 and 0.
+PRESENT = f"/sys/module/{PLATFORM_DEVICES}/parameters/present"
+
 # Ports that waited for their IOMMU are probed by a work, and who is probed below one at that
 # moment finds its registers out of reach: pci_enable_bridge takes a bridge that another is
 # enabling for enabled (seen on 7.2). Whoever binds one waits until it has been probed, for

@@ -363,9 +363,8 @@ def test_each_stream_of_a_device_is_told_of(guest_factory: GuestFactory) -> None
     each change for each stream (arm_smmu_sync_ste_for_sid, arm_smmu_sync_cd)."""
     guest = guest_factory("+several-stream-ids", bound=True)
     (name,) = clients.platform(clients.bound(guest))
-    present = "/sys/module/iommu_client_device/parameters/present"
-    modules.load(guest, "iommu_client_device")
-    assert_told_of_each(guest, f"echo 0 > {present}", f"echo 1 > {present}")
+    modules.load(guest, clients.PLATFORM_DEVICES)
+    assert_told_of_each(guest, *(f"echo {number} > {clients.PRESENT}" for number in (0, 1)))
     devices.unbind(guest, name)
     file = f"/sys/bus/platform/devices/{name}/iommu_group/type"
     # From lazy to strict only the context changes, where each device has its own (6.12, 7.2).

@@ -94,9 +94,6 @@ def test_a_pci_device_that_fails_to_bind_is_as_before(
     assert guest.state().devices[nic].driver == "pci-stub"
 
 
-PRESENT = "/sys/module/iommu_client_device/parameters/present"
-
-
 @pytest.mark.machines("smmuv3")
 @pytest.mark.needs(GROUPS_AT_REGISTRATION)
 @pytest.mark.known_issue("failed-attach-is-detached")
@@ -107,15 +104,15 @@ def test_a_device_that_fails_to_be_added_leaves_nothing(guest: Guest) -> None:
     modules.load(guest, "arm_smmu_v3")
     modules.load(guest, "iommu_client_device")
     names = clients.platform(guest.state())
-    guest.run(f"echo 0 > {PRESENT}")
+    guest.run(f"echo 0 > {clients.PRESENT}")
     base = guest.state()
     without = 0
-    for failure in tracing.failures(guest, "write", PRESENT, "1", but_for=tracing.RCACHES):
+    for failure in tracing.failures(guest, "write", clients.PRESENT, "1", but_for=tracing.RCACHES):
         state = guest.state()
         wrong = audit.findings(guest.machine, state)
         assert not wrong, f"with allocation {failure.number} failing: {'; '.join(wrong)}"
         without += any(name in state.devices and name not in state.grouped for name in names)
-        guest.run(f"echo 0 > {PRESENT}")
+        guest.run(f"echo 0 > {clients.PRESENT}")
         assert guest.state() == base, f"with allocation {failure.number} failing"
     assert without > 2
     assert set(guest.state().grouped) >= set(names)
