@@ -14,7 +14,7 @@ which a kernel cannot show a scenario, which is then not applicable.
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -151,7 +151,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     likely: list[str] = config.getoption("--likely")
     if likely:
         ranks = {name: rank for rank, name in enumerate(likely)}
-        items.sort(key=lambda item: ranks.get(pytest_events.scenario(item), len(likely)))
+        items.sort(key=lambda item: _rank(pytest_events.scenario(item), ranks))
+
+
+def _rank(scenario: str, ranks: Mapping[str, int]) -> int:
+    """That of the scenario, or of its name without parameters; last without any."""
+    names = (scenario, scenario.partition("[")[0])
+    return min(ranks.get(name, len(ranks)) for name in names)
 
 
 def _senseless(item: pytest.Item) -> bool:

@@ -2,6 +2,7 @@
 """Kernels with one bug planted in each, to see whether the scenarios find it."""
 
 import fnmatch
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -111,21 +112,48 @@ def scores(mutants: Sequence[Mutant], request: Request, into: Path) -> Iterator[
         spec = replace(base, patches=(*base.patches, mutant.patch))
         title = f"mutant {number} of {len(mutants)}, {mutant.name}"
         machines = mutant.machines(request.machines)
-        likely = _likely(mutant.name)
+        likely = _likely(mutant)
         mutated = replace(request, kernels=(spec,), machines=machines, likely=likely)
         score = _score(mutant, mutated, release, directory, title)
         _remember(score)
         yield score
 
 
-def _likely(name: str) -> tuple[str, ...]:
-    """The scenarios that have caught a mutant on this host: those of this one, then those of
-    most others."""
+def _likely(mutant: Mutant) -> tuple[str, ...]:
+    """The scenarios that have caught this mutant on this host, those that are about what it
+    changes, and those that have caught most others."""
     table = history.read(_CATCHERS)
     caught = {each: names for each, names in table.items() if isinstance(names, list)}
     times = Counter(scenario for names in caught.values() for scenario in names)
     often = [scenario for scenario, _ in times.most_common()]
-    return tuple(dict.fromkeys([*caught.get(name, []), *often]))
+    related = _related(mutant.patch.read_text(errors="replace"))
+    return tuple(dict.fromkeys([*caught.get(mutant.name, []), *related, *often]))
+
+
+# Names of functions and the like, in C and in prose.
+_NAME = re.compile(r"\b[a-z]\w*_\w+")
+_PATCHED = re.compile(r"^\+\+\+ b/(\S+)", re.MULTILINE)
+
+
+def _related(patch: str) -> list[str]:
+    """The scenarios that name what is in the patch, or whose subject is a directory of what
+    it patches: in front those that share with it what few of them have."""
+    words = {*_NAME.findall(patch)}.union(*(path.split("/") for path in _PATCHED.findall(patch)))
+    shared = {name: about & words for name, about in _words().items() if about & words}
+    times = Counter(word for common in shared.values() for word in common)
+    return sorted(shared, key=lambda name: min(times[word] for word in shared[name]))
+
+
+@functools.cache
+def _words() -> dict[str, frozenset[str]]:
+    """By the scenario, its subject and what its docstring names."""
+    return {
+        f"{file.name}::{test.name}": frozenset(
+            [file.stem.removeprefix("test_"), *_NAME.findall(test.docstring)]
+        )
+        for file in sorted(run.directory().glob("test_*.py"))
+        for test in run.tests_of(file)
+    }
 
 
 def _remember(score: Score) -> None:

@@ -30,7 +30,8 @@ _COUNT = re.compile(r"\[(\d+) items?\]|collected (\d+) items?")
 class Request:
     """What to run: ``scenarios`` are names of files or pytest's ids within them (none:
     all); ``behaviours`` what a user says of the kernels; ``first_failure`` ends there, and
-    ``likely`` are scenarios, as outcomes name them, that are run before all others."""
+    ``likely`` are scenarios, as outcomes name them, with parameters or without, that are run
+    before all others."""
 
     kernels: tuple[KernelSpec, ...]
     machines: tuple[str, ...]
@@ -164,24 +165,25 @@ def chosen(scenarios: Sequence[str]) -> Iterator[Path | str]:
 
 @dataclass(frozen=True, slots=True)
 class Test:
-    """A scenario's ``name``, and what its docstring says in the first place."""
+    """A scenario's ``name`` and its ``docstring``; ``summary`` is what that says in the
+    first place."""
 
     name: str
-    summary: str
+    docstring: str
+
+    @property
+    def summary(self) -> str:
+        return " ".join(self.docstring.partition("\n\n")[0].split())
 
 
 def tests_of(file: Path) -> list[Test]:
     """The scenarios of a file."""
     functions = (each for each in ast.parse(file.read_text()).body if _is_test(each))
-    return [Test(each.name, _summary(each)) for each in functions]
+    return [Test(each.name, ast.get_docstring(each) or "") for each in functions]
 
 
 def _is_test(node: ast.stmt) -> TypeGuard[ast.FunctionDef]:
     return isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
-
-
-def _summary(function: ast.FunctionDef) -> str:
-    return " ".join((ast.get_docstring(function) or "").partition("\n\n")[0].split())
 
 
 def outcomes(into: Path, numbers: Iterable[int]) -> list[Outcome]:

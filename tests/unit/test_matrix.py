@@ -7,7 +7,7 @@ from harness.errors import UsageError, did_you_mean
 from harness.host import program
 from harness.kernel import spec
 from harness.suite import matrix, mutants, run
-from harness.suite.mutants import Score
+from harness.suite.mutants import Mutant, Score
 from harness.suite.run import Outcome, Request
 
 
@@ -134,24 +134,38 @@ def test_every_mutant_of_ours_says_what_it_breaks() -> None:
     assert all(len(each.summary) > 20 for each in found)
 
 
-def test_what_caught_a_mutant_goes_first_next_time() -> None:
+def test_what_caught_a_mutant_goes_first_next_time(tmp_path: Path) -> None:
     """The catchers of this mutant, then those of most others."""
+    (tmp_path / "any.patch").write_text("It is bad.\n")
+    patch = tmp_path / "any.patch"
     for name, by in {"one": ("a",), "two": ("a", "b"), "three": ("c",)}.items():
         mutants._remember(Score(name, "debian:6.12", caught=True, by=by))
     mutants._remember(Score("four", "debian:6.12", caught=False))
-    assert mutants._likely("three") == ("c", "a", "b")
-    assert mutants._likely("unseen")[0] == "a"
+    assert mutants._likely(Mutant("three", patch)) == ("c", "a", "b")
+    assert mutants._likely(Mutant("unseen", patch))[0] == "a"
+
+
+def test_scenarios_about_what_a_mutant_changes_go_before_others() -> None:
+    """Those that name what few others do first, then those of its directory."""
+    patch = "+++ b/drivers/vfio/vfio_main.c\n@@ -1,2 +1 @@ int vfio_iommu_unmap_unpin_all(void)\n"
+    first, second, *others = mutants._related(patch)
+    assert first == "test_vfio.py::test_memory_is_pinned_as_long_as_a_user_maps_it"
+    assert {each.partition("::")[0] for each in (second, *others)} == {"test_vfio.py"}
+    assert len(others) > 10
+    assert mutants._related("+++ b/mm/none.c\n@@ -1,2 +1 @@ int nobody_names_this(void)\n") == []
 
 
 def test_likely_scenarios_are_the_first(tmp_path: Path) -> None:
-    """As outcomes name them, in that order, before all others."""
-    likely = (f"test_races.py::{RACE}[1]", "test_pinning.py::test_nobody_is_shown_as_the_holder")
+    """As outcomes name them, in that order, before all others; without parameters, too."""
+    named = "test_pinning.py::test_nobody_is_shown_as_the_holder"
+    likely = (f"test_races.py::{RACE}[1]", named, f"test_races.py::{RACE}")
     kernels = (spec.parse("debian:6.12"),)
     request = Request(kernels, ("smmuv3",), ("pinning", "races"), likely=likely)
     argv = [*run._arguments(request, tmp_path / "events"), "--collect-only", "--quiet", "--quiet"]
-    first, second, *others = program.run(argv).splitlines()
+    first, second, third, *others = program.run(argv).splitlines()
     assert first == f"test_races.py::{RACE}[6.12-smmuv3-1]"
-    assert second == f"{likely[1]}[6.12-smmuv3]"
+    assert second == f"{named}[6.12-smmuv3]"
+    assert third == f"test_races.py::{RACE}[6.12-smmuv3-0]"
     assert first not in others
     assert any(each.startswith("test_pinning.py") for each in others)
 
