@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from harness.errors import GuestError, UsageError
 from harness.guest.guest import Guest
@@ -166,11 +167,25 @@ def arm(guest: Guest, but_for: str = "") -> None:
         guest.run(f"echo {first} > {directory}/reject-start; echo {end} > {directory}/reject-end")
 
 
+# By a kernel's image, the address at which it begins (with KASLR each boot has its own) and
+# a function. All symbols are a tenth of a second of a guest's.
+_EXTENTS: dict[tuple[Path, bytes, str], tuple[int, int]] = {}
+
+
 def _extent(guest: Guest, function: str) -> tuple[int, int]:
     """Where a function of the kernel begins, and where the next one does."""
+    key = guest.boot.image, guest.run("head -n 1 /proc/kallsyms").out, function
+    if key in _EXTENTS:
+        return _EXTENTS[key]
     # Sorted by address; names of one address follow one another.
     found = guest.run(f"grep -A9 -w {shlex.quote(function)} /proc/kallsyms").out.decode()
-    symbols = [line.split()[:3] for line in found.splitlines() if line != "--"]
-    start = next((int(address, 16) for address, _, name in symbols if name == function), 0)
-    addresses = (int(address, 16) for address, _, _ in symbols)
-    return start, next((address for address in addresses if address > start > 0), 0)
+    symbols = [line.split() for line in found.splitlines() if line != "--"]
+    places = [(int(words[0], 16), words[3:]) for words in symbols if words[2] == function]
+    if not places:
+        return 0, 0
+    start, module = places[0]
+    addresses = (int(words[0], 16) for words in symbols)
+    extent = start, next((address for address in addresses if address > start > 0), 0)
+    if not module:
+        _EXTENTS[key] = extent
+    return extent
