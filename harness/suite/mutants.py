@@ -131,7 +131,7 @@ def _likely(mutant: Mutant) -> tuple[str, ...]:
 
 
 # Names of functions and the like, in C and in prose.
-_NAME = re.compile(r"\b[a-z]\w*_\w+")
+_NAME = re.compile(r"\b_*[a-z]\w*_\w+")
 _PATCHED = re.compile(r"^\+\+\+ b/(\S+)", re.MULTILINE)
 
 

@@ -152,6 +152,10 @@ def test_scenarios_about_what_a_mutant_changes_go_before_others() -> None:
     assert first == "test_vfio.py::test_memory_is_pinned_as_long_as_a_user_maps_it"
     assert {each.partition("::")[0] for each in (second, *others)} == {"test_vfio.py"}
     assert len(others) > 10
+    patch = "+++ b/drivers/iommu/iommu.c\n@@ -1 +1 @@ int __iommu_take_dma_ownership(void)\n"
+    assert "test_unwinding.py::test_drivers_can_have_a_group_that_a_user_failed_to_get" in (
+        mutants._related(patch)
+    )
     assert mutants._related("+++ b/mm/none.c\n@@ -1,2 +1 @@ int nobody_names_this(void)\n") == []
 
 
