@@ -14,26 +14,24 @@ which a kernel cannot show a scenario, which is then not applicable.
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn, Protocol
 
 import pytest
 
-from harness import pytest_events, pytest_verdict
-from harness.errors import HarnessError, HostError, UsageError
+from harness import pytest_events, pytest_story, pytest_verdict
+from harness.errors import HostError, UsageError
 from harness.guest import clients, snapshot
 from harness.guest.guest import Guest
-from harness.guest.state import State, changes
-from harness.host import rundir
-from harness.host.text import printable
 from harness.kernel import build, spec
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
 from harness.machine import composed, topology
 from harness.machine.topology import Machine
 from harness.pytest_events import NOT_APPLICABLE, Events
+from harness.pytest_story import Watched
 from harness.scenario import behaviour, known
 from harness.scenario.behaviour import Behaviour, Claims
 
@@ -205,19 +203,10 @@ def _built(wanted: KernelSpec) -> Kernel:
 
 
 @dataclass(slots=True)
-class _Watched:
-    """A guest of a test, and what its kernel showed and had said when the test got it."""
-
-    guest: Guest
-    state: State
-    records: int
-
-
-@dataclass(slots=True)
 class _Guests:
     """All guests of one test."""
 
-    watched: list[_Watched] = field(default_factory=list)
+    watched: list[Watched] = field(default_factory=list)
 
 
 _GUESTS = pytest.StashKey[_Guests]()
@@ -328,7 +317,7 @@ def guest_factory(
                     limit=limit,
                 )
             )
-            guests.watched.append(_Watched(running, running.state(), len(running.kmsg())))
+            guests.watched.append(Watched(running, running.state(), len(running.kmsg())))
             return running
 
         yield start
@@ -368,40 +357,5 @@ def pytest_runtest_makereport(
         if report.failed:
             for number, watched in enumerate(guests.watched, start=1):
                 title = f"guest {number}, {watched.guest.machine.name}"
-                report.sections.append((title, _story(item, number, watched)))
+                report.sections.append((title, pytest_story.story(item, number, watched)))
     return report
-
-
-def _story(item: pytest.Item, number: int, watched: _Watched) -> str:
-    guest = watched.guest
-    parts = [_paragraph("what was run", guest.transcript())]
-    said = [f"{each.time:12.6f} {each.text}" for each in guest.kmsg_so_far[watched.records :]]
-    parts.append(_paragraph("what the kernel said", "\n".join(said)))
-    parts.append(_paragraph("what changed", _attempt(lambda: _changes(watched))))
-    parts.append(_paragraph("a shell in this state", _attempt(lambda: _keep(item, number, guest))))
-    return "\n".join(parts)
-
-
-def _paragraph(title: str, text: str) -> str:
-    return f"-- {title}\n{printable(text) if text else 'nothing'}"
-
-
-def _attempt(work: Callable[[], str]) -> str:
-    """What it says, or why it cannot: the guest may be what has failed."""
-    try:
-        return work()
-    except (HarnessError, OSError) as error:
-        return f"not to be had: {error}"
-
-
-def _changes(watched: _Watched) -> str:
-    return "\n".join(changes(watched.state, watched.guest.state()))
-
-
-def _keep(item: pytest.Item, number: int, guest: Guest) -> str:
-    if item.config.getoption("--keep-failed"):
-        directory = rundir.create(f"failed-{item.name}-{number}")
-    else:
-        directory = guest.directory
-    snapshot.save(guest, directory / "state-at-failure")
-    return f"iommu-harness shell {directory / 'state-at-failure'}"
