@@ -146,11 +146,11 @@ static int charge_us(void)
 	return syscall(SYS_capset, &header, data) ? failed("CAP_IPC_LOCK") : 0;
 }
 
-static int open_group(const char *group)
+static int open_group(const char *number)
 {
 	char path[64];
 
-	snprintf(path, sizeof(path), "/dev/vfio/%s", group);
+	snprintf(path, sizeof(path), "/dev/vfio/%s", number);
 	return open(path, O_RDWR | O_CLOEXEC);
 }
 
