@@ -5,6 +5,14 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
+
+from harness.klog import frame
+from harness.klog.frame import Chain, Frame
+
+# fatal: the kernel or a task of it died; serious: it is wrong; notice: hardware, memory or
+# an administrator may be at fault.
+Severity = Literal["fatal", "serious", "notice"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +31,21 @@ class Splat:
     kernel: str
     frames: tuple[str, ...]
     text: tuple[str, ...]
+    opening: str = ""
+    severity: Severity = "serious"
+    caller: str = ""
+    taint: str = ""
+    cpu: int | None = None
+    pid: int | None = None
+    comm: str = ""
+    pc: Frame | None = None
+    lr: Frame | None = None
+    chains: tuple[Chain, ...] = ()
+    panic: str = ""
+    first: int = 0
+    last: int = 0
+    cut: bool = False
+    interleaved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +169,20 @@ def _splat(kind: _Kind, block: list[str]) -> Splat:
         next((found[1] for line in block if (found := _RELEASE.search(line))), ""),
         frames,
         tuple(block),
+        opening=_UNSTABLE.sub("", block[0]).strip(),
+        pc=_register(_PC, block),
+        lr=_register(_LR, block),
+        chains=(Chain("call trace", tuple(filter(None, map(frame.parse, block)))),),
     )
+
+
+_PC = re.compile(r"(?:pc|PC is at|RIP: \w+:) ?:?\s*(.*)")
+_LR = re.compile(r"(?:lr|LR is at) ?:?\s*(.*)")
+
+
+def _register(pattern: re.Pattern[str], block: Sequence[str]) -> Frame | None:
+    texts = (match[1] for line in block if (match := pattern.match(line)))
+    return next(filter(None, map(frame.parse, texts)), None)
 
 
 def _at(block: Sequence[str]) -> str:

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Frames of call traces, one line each, as each architecture prints them.
+
+``%pS``, ``%pB`` and their variants: lib/vsprintf.c; suffixes: arch/*/kernel/stacktrace.c,
+arch/x86/kernel/dumpstack.c; ``func from caller``: arch/arm/kernel/traps.c.
+"""
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One function of a call trace. ``offset`` and ``size`` are bytes, None where the
+    log does not give them; ``module`` is "" for what vmlinux has. ``reliable`` is False
+    for what only lay on the stack (``? func``), ``inline`` True for what a symboliser
+    added; ``place`` is a symboliser's ``file:line``."""
+
+    function: str
+    offset: int | None = None
+    size: int | None = None
+    module: str = ""
+    build_id: str = ""
+    reliable: bool = True
+    inline: bool = False
+    place: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A call trace, the innermost frame first. ``name`` says whose it is: ``call trace``,
+    ``IRQ``, ``allocation``, ``free`` and the like."""
+
+    name: str
+    frames: tuple[Frame, ...]
+
+
+_NAME = r"[A-Za-z_$.][\w$.]*"
+_HEX = r"[0-9a-fA-Fx]{1,18}"
+# [<ffffffff81000000>], ([<000000000010>], [c000000000001234] [c0000000000056ab]
+_ADDRESSES = rf"\s*(?:\(?\[<?{_HEX}>?\]\)?\s*){{0,2}}"
+_OFFSET = r"\+(?P<offset>0x[0-9a-fA-F]{1,16})(?:/(?P<size>0x[0-9a-fA-F]{1,16}))?"
+_WITH_OFFSET = re.compile(
+    rf"{_ADDRESSES}(?P<guess>\?\s+)?\(?(?P<name>{_NAME}){_OFFSET}\)?(?P<rest>.*)"
+)
+# What a symboliser left of it: func file.c:1 [inline], func (file.c:1 (discriminator 2)).
+_PLACE = r"(?:\.?/)*(?P<place>[\w.+/-]+\.(?:[chSs]|rs|cpp|inc):\d+)"
+_WITH_PLACE = re.compile(
+    rf"{_ADDRESSES}(?P<guess>\?\s+)?(?P<name>{_NAME}) +\(?{_PLACE}(?P<rest>.*)"
+)
+_FROM = re.compile(
+    rf"{_ADDRESSES}\(?(?P<callee>{_NAME})(?:\+0x[0-9a-f]+/0x[0-9a-f]+)?\)? from {_ADDRESSES}"
+    rf"\(?(?P<name>{_NAME})(?:{_OFFSET})?\)?(?P<rest>.*)"
+)
+_FROM_SHORT = re.compile(rf"{_ADDRESSES}\(?(?P<callee>{_NAME})\)? from\s*$")
+_MODULE = re.compile(r"\[(?P<module>[A-Za-z0-9_]+)(?:\([A-Z]+\))?(?: (?P<build>[0-9a-f]{8,64}))?\]")
+_REST_PLACE = re.compile(rf"\s+\(?{_PLACE}")
+_NO_MODULE = frozenset(("inline", "vmlinux"))
+
+
+def parse(line: str) -> Frame | None:
+    """The frame in one line of a trace; None where there is none. Of 32-bit ARM's
+    ``func from caller`` it is ``func``, of which that line has no offset."""
+    if "from" in line and (match := _FROM.match(line) or _FROM_SHORT.match(line)):
+        return Frame(match["callee"])
+    return _plain(line)
+
+
+def caller(line: str) -> Frame | None:
+    """The caller in a line of 32-bit ARM's traces, None in all others."""
+    match = _FROM.match(line) if " from " in line else None
+    if match is None:
+        return None
+    return _frame(match, "")
+
+
+def _plain(line: str) -> Frame | None:
+    if "+0x" in line and (match := _WITH_OFFSET.match(line)):
+        place = _REST_PLACE.match(match["rest"])
+        return _frame(match, place["place"] if place else "")
+    if (match := _WITH_PLACE.match(line)) is not None:
+        return _frame(match, match["place"])
+    return None
+
+
+def _frame(match: re.Match[str], place: str) -> Frame:
+    groups, rest = match.groupdict(), match["rest"]
+    module = next((m for m in _MODULE.finditer(rest) if m["module"] not in _NO_MODULE), None)
+    return Frame(
+        match["name"],
+        _number(groups.get("offset")),
+        _number(groups.get("size")),
+        module["module"] if module else "",
+        (module["build"] or "") if module else "",
+        not groups.get("guess") and "(unreliable)" not in rest,
+        "[inline]" in rest or "(inlined by)" in rest,
+        place,
+    )
+
+
+def _number(text: str | None) -> int | None:
+    return int(text, 16) if text else None
