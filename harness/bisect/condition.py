@@ -288,7 +288,7 @@ def reports(pattern: re.Pattern[str]) -> Tells:
     """The kernel reports a splat with the pattern in its kind, title or place."""
 
     def tells(_status: int, _output: str, splats: Sequence[Splat]) -> str:
-        told = (f"{each.kind}: {each.title} in {each.function}" for each in splats)
+        told = (f"{each.kind}: {each.opening} in {each.function}" for each in splats)
         return next((each for each in told if pattern.search(each)), "")
 
     return tells

@@ -5,6 +5,7 @@
 arch/x86/kernel/dumpstack.c; ``func from caller``: arch/arm/kernel/traps.c.
 """
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -55,30 +56,40 @@ _FROM = re.compile(
 _FROM_SHORT = re.compile(rf"{_ADDRESSES}\(?(?P<callee>{_NAME})\)? from\s*$")
 _MODULE = re.compile(r"\[(?P<module>[A-Za-z0-9_]+)(?:\([A-Z]+\))?(?: (?P<build>[0-9a-f]{8,64}))?\]")
 _REST_PLACE = re.compile(rf"\s+\(?{_PLACE}")
+# No frame's line is longer.
+_LONGEST = 400
 _NO_MODULE = frozenset(("inline", "vmlinux"))
 
 
 def parse(line: str) -> Frame | None:
     """The frame in one line of a trace; None where there is none. Of 32-bit ARM's
     ``func from caller`` it is ``func``, of which that line has no offset."""
-    if "from" in line and (match := _FROM.match(line) or _FROM_SHORT.match(line)):
-        return Frame(match["callee"])
-    return _plain(line)
+    if "+0x" in line or " from" in line or ":" in line:
+        return _parsed(line[:_LONGEST])[0]
+    return None
 
 
 def caller(line: str) -> Frame | None:
     """The caller in a line of 32-bit ARM's traces, None in all others."""
-    match = _FROM.match(line) if " from " in line else None
-    if match is None:
-        return None
-    return _frame(match, "")
+    return _parsed(line[:_LONGEST])[1] if " from " in line else None
+
+
+# The same traces come again and again in a long log.
+@functools.lru_cache(maxsize=1 << 15)
+def _parsed(line: str) -> tuple[Frame | None, Frame | None]:
+    if " from" in line:
+        if match := _FROM.match(line):
+            return Frame(match["callee"]), _frame(match, "")
+        if match := _FROM_SHORT.match(line):
+            return Frame(match["callee"]), None
+    return _plain(line), None
 
 
 def _plain(line: str) -> Frame | None:
     if "+0x" in line and (match := _WITH_OFFSET.match(line)):
         place = _REST_PLACE.match(match["rest"])
         return _frame(match, place["place"] if place else "")
-    if (match := _WITH_PLACE.match(line)) is not None:
+    if ":" in line and (match := _WITH_PLACE.match(line)) is not None:
         return _frame(match, match["place"])
     return None
 

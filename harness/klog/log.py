@@ -1,20 +1,150 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The messages and the splats of any text of a kernel log, streamed."""
 
-from collections.abc import Iterable, Iterator
+import codecs
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import IO
 
-from harness.klog import splat
+from harness.klog import message, splat
+from harness.klog.block import NEEDLES, Assembler
 from harness.klog.message import Message
 from harness.klog.splat import Splat
 
+_CHUNK = 1 << 18
+# Nothing that a kernel says is longer; what is, is cut there.
+_LONGEST = 1 << 14
+_NEEDLES = tuple(needle.encode() for needle in NEEDLES)
+_MARKS = {
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
 
-def messages(lines: Iterable[bytes]) -> Iterator[Message]:
-    """The messages in a log's lines, as a file opened for bytes gives them."""
-    for number, line in enumerate(lines, start=1):
-        yield Message(line.decode(errors="replace").rstrip("\r\n"), number)
+
+def messages(source: IO[bytes] | Iterable[bytes]) -> Iterator[Message]:
+    """All messages of a log: a file opened for bytes, or pieces of one. Never raises for
+    what they contain."""
+    lines = _Lines(source)
+    parsed = (found for line, number, _ in lines if (found := message.parse(line, number)))
+    return message.joined(parsed)
 
 
-def splats(lines: Iterable[bytes]) -> Iterator[Splat]:
-    """The reports of a log, each when it ends; ``first`` and ``last`` are its lines, from 1."""
-    texts = [each.text for each in messages(lines)]
-    yield from splat.find(texts)
+def splats(source: IO[bytes] | Iterable[bytes]) -> Iterator[Splat]:
+    """The reports of a log, each when it has ended; ``first`` and ``last`` are its lines,
+    from 1. Memory is bounded by the longest report, time by the log's length."""
+    lines, assembler = _Lines(source), Assembler()
+    for each in message.joined(_near(lines, assembler)):
+        yield from map(splat.of, assembler.feed(each))
+    yield from map(splat.of, assembler.finish())
+
+
+def _near(lines: "_Lines", assembler: Assembler) -> Iterator[Message]:
+    """The messages in reports and those that may begin one."""
+    for line, number, marked in lines.where(lambda: not assembler.idle):
+        if (found := message.parse(line, number, marked=marked)) is not None:
+            yield found
+
+
+class _Lines:
+    """The lines of a log, out of pieces of any size, each with its number, from 1, and
+    whether it has a needle."""
+
+    def __init__(self, source: IO[bytes] | Iterable[bytes]) -> None:
+        self._pieces = _pieces(source)
+
+    def __iter__(self) -> Iterator[tuple[str, int, bool]]:
+        return self.where(lambda: True)
+
+    def where(self, wanted: Callable[[], bool]) -> Generator[tuple[str, int, bool]]:
+        """Those that have a needle, two that follow each of them, and while ``wanted``
+        says so all."""
+        number = 1
+        for piece in self._pieces:
+            number = yield from _piece(piece, number, wanted)
+
+
+def _piece(
+    piece: bytes, number: int, wanted: Callable[[], bool]
+) -> Generator[tuple[str, int, bool], None, int]:
+    hits = _hits(piece)
+    at, end, patience = 0, len(piece), 0
+    while at < end:
+        if patience <= 0 and not wanted():
+            start = _next_hit(piece, hits, at)
+            number += piece.count(b"\n", at, start)
+            at = start
+            if at >= end:
+                break
+            patience = 3
+        stop = piece.find(b"\n", at)
+        stop = end if stop < 0 else stop
+        while hits and hits[-1] < at:
+            hits.pop()
+        marked = bool(hits) and hits[-1] < stop
+        yield piece[at : min(stop, at + _LONGEST)].decode(errors="replace"), number, marked
+        at, number, patience = stop + 1, number + 1, patience - 1
+    return number
+
+
+def _hits(piece: bytes) -> list[int]:
+    """Where needles are, the last first."""
+    found: list[int] = []
+    for needle in _NEEDLES:
+        at = piece.find(needle)
+        while at >= 0:
+            found.append(at)
+            at = piece.find(needle, at + len(needle))
+    found.sort(reverse=True)
+    return found
+
+
+def _next_hit(piece: bytes, hits: list[int], at: int) -> int:
+    """The start of the next line that has a needle."""
+    while hits and hits[-1] < at:
+        hits.pop()
+    return max(at, piece.rfind(b"\n", 0, hits[-1]) + 1) if hits else len(piece)
+
+
+def _pieces(source: IO[bytes] | Iterable[bytes]) -> Iterator[bytes]:
+    """Pieces that end where lines do; of a line that does not end, its beginning."""
+    rest, skipping = b"", False
+    for each in _decoded(_read(source)):
+        piece = rest + each
+        end = piece.rfind(b"\n") + 1
+        if skipping:
+            first = piece.find(b"\n")
+            if first < 0:
+                rest = b""
+                continue
+            # The newline of the long line stays, and so does the count.
+            piece, end, skipping = piece[first + 1 :], end - first - 1, False
+        rest = piece[end:]
+        if len(rest) > _CHUNK:
+            yield piece[:end] + rest[:_LONGEST] + b"\n"
+            rest, skipping = b"", True
+        elif end:
+            yield piece[:end]
+    if rest:
+        yield rest
+
+
+def _read(source: IO[bytes] | Iterable[bytes]) -> Iterator[bytes]:
+    read = getattr(source, "read", None)
+    if read is None:
+        yield from source
+        return
+    while piece := read(_CHUNK):
+        yield piece
+
+
+def _decoded(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """UTF-16 as UTF-8, which all else is taken for; what is not of it is replaced later."""
+    first = next(pieces, b"")
+    coding = next((name for mark, name in _MARKS.items() if first.startswith(mark)), None)
+    if coding is None:
+        yield first.removeprefix(codecs.BOM_UTF8)
+        yield from pieces
+        return
+    decoder = codecs.getincrementaldecoder(coding)(errors="replace")
+    yield decoder.decode(first[2:]).encode(errors="replace")
+    for piece in pieces:
+        yield decoder.decode(piece).encode(errors="replace")

@@ -46,14 +46,14 @@ class KnownIssue:
 
 
 def matches(pattern: str, splat: Splat) -> bool:
-    """A pattern of a splat is found in its kind, title, place or call trace."""
+    """A pattern of a splat is found in its kind, opening, function or call trace."""
     return re.search(pattern, described(splat)) is not None
 
 
 def described(splat: Splat) -> str:
-    """The splat in a line: kind, title, where, and who called."""
+    """The splat in a line: kind, the line it opens with, function, and who called."""
     frames = " < ".join(splat.frames[:8])
-    return f"{splat.kind}: {splat.title} in {splat.function or '?'}; {frames}"
+    return f"{splat.kind}: {splat.opening} in {splat.function or '?'}; {frames}"
 
 
 def unexplained(

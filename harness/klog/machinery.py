@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Functions that a report shows and that are not what it is about.
+
+What detects, prints and handles trouble, what everything calls (allocators, locks,
+strings, lists, reference counts), and what enters the kernel. A report is about the
+innermost function that is none of these. The names are in machinery.toml.
+"""
+
+import functools
+import re
+import tomllib
+from pathlib import Path
+
+
+def _patterns(*tables: str) -> re.Pattern[str]:
+    names = (name for table in tables for name in _TABLES[table].split())
+    return re.compile("|".join(f"(?:{name})" for name in names))
+
+
+_TABLES: dict[str, str] = tomllib.loads(Path(__file__).with_name("machinery.toml").read_text())
+_ALL = _patterns("reports", "entry", "scheduler", "helpers")
+_REPORTING = _patterns("reports", "entry")
+_INTERRUPT = _patterns("interrupts")
+_DISPATCH = _patterns("dispatch")
+_SYSCALL = re.compile(
+    r"(?:__(?:x64|ia32|x32|arm64|riscv|s390x?|powerpc|se|do)_(?:compat_)?sys_|SyS_|SYSC_"
+    r"|compat_SyS_)(?P<name>\w+)"
+)
+
+
+def plain(function: str) -> str:
+    """A function's name without what the compiler appended to it: ``.isra.0``,
+    ``.constprop.0``, ``.part.0``, ``.cold``."""
+    return function if function[:1] == "." else function.partition(".")[0]
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def named(function: str) -> str:
+    """The name to call a function by, the same on every architecture: ``sys_NAME`` for
+    each of a system call's wrappers."""
+    name = plain(function)
+    if name[:2] in {"__", "Sy", "SY", "co"} and (found := _SYSCALL.fullmatch(name)):
+        return f"sys_{found['name']}"
+    return name
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def is_machinery(function: str) -> bool:
+    """Whether a report that shows the function is about some other."""
+    return _ALL.fullmatch(plain(function)) is not None
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def reports(function: str) -> bool:
+    """Whether it finds, prints or takes in a report: the head of many traces."""
+    return _REPORTING.fullmatch(plain(function)) is not None
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def interrupts(function: str) -> bool:
+    """Whether what it has interrupted is what follows in a trace."""
+    return _INTERRUPT.fullmatch(plain(function)) is not None
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def dispatches(function: str) -> bool:
+    """Whether it hands work to what does it."""
+    return _DISPATCH.fullmatch(plain(function)) is not None
