@@ -12,6 +12,7 @@
  * Host to guest:   R <a> <b> <length>\n<length bytes of shell>
  *                  S <a> <b> 0\n             print the state (state.c)
  *                  P <a> <b> 0\n             only answer
+ *                  Q <a> <b> 1\n<letter>     sysrq: what the kernel logs for it comes first
  *                  I <signal> 0 0\n          to the command under way, no answer
  * Guest to host:   O<length>\n<bytes>        standard output
  *                  E<length>\n<bytes>        standard error
@@ -435,6 +436,18 @@ static void on_looker_end(struct relay *relay, int signal)
 	forget_looker(&relay->looker);
 }
 
+/* One letter, from here: the shell may be what hangs. */
+static void sysrq(const char *letter)
+{
+	int fd = open("/proc/sysrq-trigger", O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	if (write(fd, letter, 1) < 0)
+		dprintf(STDERR_FILENO, "harness: init: sysrq: %s\n", strerror(errno));
+	close(fd);
+}
+
 static long long now_ms(void)
 {
 	struct timespec now;
@@ -479,6 +492,12 @@ static size_t on_request(struct relay *relay, char *request, size_t used, char *
 	case 'S':
 		ask_looker(relay, nonce);
 		return line;
+	case 'Q':
+		if (!rest || !length)
+			return line;
+		sysrq(payload);
+		done(relay, nonce, "status", 0);
+		return line + 1;
 	case 'P':
 		done(relay, nonce, "status", 0);
 		return line;

@@ -4,10 +4,13 @@
 What is read here is untrusted; nothing of it is interpreted but its structure.
 """
 
+import codecs
 import email
 import email.policy
 import gzip
+import io
 import re
+import sys
 import zlib
 from dataclasses import dataclass
 from email.message import EmailMessage, MIMEPart
@@ -49,7 +52,7 @@ class Message:
 
 
 def read(path: Path) -> list[Message]:
-    """The file's messages, the first one first.
+    """The file's messages, the first one first; "-" is standard input.
 
     Raises UsageError for a file that is missing, empty, binary or far too large.
     """
@@ -67,7 +70,7 @@ def read(path: Path) -> list[Message]:
 def _bytes(path: Path) -> bytes:
     if str(path).startswith(("http:", "https:")):
         raise UsageError(f"{path} is an address", "download the mbox and name the file")
-    if path.is_dir() or not path.exists():
+    if str(path) != "-" and (path.is_dir() or not path.exists()):
         what = "a directory" if path.is_dir() else "not there"
         raise UsageError(f"no such file: {path} is {what}", "name a file")
     data = _read_limited(path)
@@ -75,6 +78,7 @@ def _bytes(path: Path) -> bytes:
         raise UsageError(f"{path} is too large to be mail", "cut it down to the message")
     if not data.strip():
         raise UsageError(f"{path} is empty", "name another file")
+    data = _from_utf_16(data)
     if b"\0" in data:
         raise UsageError(f"{path} is a binary file", "name a text file or an mbox")
     return data.replace(b"\r\n", b"\n")
@@ -82,13 +86,32 @@ def _bytes(path: Path) -> bytes:
 
 def _read_limited(path: Path) -> bytes:
     """At most one byte too many; archives hand out threads as .mbox.gz."""
-    with path.open("rb") as file:
-        if file.peek(2)[:2] != _GZIP:
-            return file.read(_MAX_BYTES + 1)
-        try:
-            return gzip.GzipFile(fileobj=file).read(_MAX_BYTES + 1)
-        except (OSError, EOFError, zlib.error) as error:
-            raise UsageError(f"{path} cannot be unpacked: {error}", "fetch it again") from None
+    if str(path) == "-":
+        data = sys.stdin.buffer.read(_MAX_BYTES + 1)
+    else:
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    if not data.startswith(_GZIP):
+        return data
+    try:
+        return gzip.GzipFile(fileobj=io.BytesIO(data)).read(_MAX_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UsageError(f"{path} cannot be unpacked: {error}", "fetch it again") from None
+
+
+def _from_utf_16(data: bytes) -> bytes:
+    """As UTF-8, what a mark at its beginning says to be UTF-16."""
+    if data.startswith(codecs.BOM_UTF8):
+        return data.removeprefix(codecs.BOM_UTF8)
+    if not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data
+    return data.decode("utf-16", errors="replace").replace("\r\n", "\n").encode(errors="replace")
+
+
+def plain_text(part: bytes) -> str:
+    """An attachment's text, "" for one that is binary."""
+    part = _from_utf_16(part)
+    return "" if b"\0" in part else _decoded(part, None)
 
 
 def _decoded(data: bytes, charset: str | None) -> str:
@@ -132,7 +155,12 @@ def _parsed(message: EmailMessage, data: bytes) -> Message:
     if body.get_content_type() == "text/html":
         text = _html_text(text)
         payload = text.encode()
-    others = (part for part in message.walk() if part is not body)
+    # A page beside the text says the same again.
+    others = (
+        part
+        for part in message.walk()
+        if part is not body and part.get_content_type() != "text/html"
+    )
     return Message(subject, text, payload, tuple(_attached(part) for part in others))
 
 

@@ -25,7 +25,7 @@ from harness.kernel import build, spec
 from harness.kernel.artifact import Kernel
 from harness.machine import devicetree, process, qemu, topology
 from harness.machine.qemu import Boot
-from harness.repro import replay
+from harness.repro import replay, request
 from harness.rootfs import cpio, initramfs
 from harness.suite import matrix, run
 from tests import bench_bisect, bench_build, bench_guests
@@ -314,7 +314,7 @@ def soak(
 
 
 def _replay_once(kernel: Kernel, _number: int) -> str:
-    asked = replay.request(REPORTS / "platform-client-pins-smmu.transcript", None, None)
+    asked = request.of(REPORTS / "platform-client-pins-smmu.transcript")
     with tempfile.TemporaryDirectory() as scratch:
         try:
             verdict = replay.replay(asked, kernel, Path(scratch)).verdict

@@ -25,8 +25,9 @@ from harness.klog import record, splat
 from harness.klog.splat import Splat
 from harness.machine import composed
 from harness.machine.topology import Machine
-from harness.repro import replay
-from harness.scenario import expectation
+from harness.report import claim
+from harness.repro import replay, request
+from harness.repro.request import Request
 from harness.suite import run
 
 
@@ -102,7 +103,7 @@ def _dead_on_arrival(error: GuestError) -> Seen:
 class Report:
     """A bug report that reproduces: every step of its session, in order."""
 
-    asked: replay.Request
+    asked: Request
     limit: float | None = None
     exact: bool = True
 
@@ -116,7 +117,7 @@ class Report:
 
     def look(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Seen:  # noqa: ARG002
         machine = self.asked.machine
-        unbootable = _unbootable(kernel, machine, directory, kmod=self.asked.kmod)
+        unbootable = _unbootable(kernel, machine, directory, kmod="kmod" in self.asked.extras)
         if unbootable:
             return unbootable
         result = replay.replay(self.asked, kernel, directory, limit=self.limit)
@@ -128,21 +129,21 @@ class Report:
 
 
 def _first_difference(result: replay.Result) -> str:
-    """The verdict's reason, with what the first step that differs did instead."""
-    for number, each in enumerate(result.outcomes, start=1):
-        if each.difference:
-            instead = each.difference.observed.partition("\n")[0]
-            return f"step {number}, {each.command.text!r}: {instead}"
+    """The verdict's reason, with what the first claim that does not hold has instead."""
+    for each in result.judged:
+        if each.held is False and each.claim.judges and each.claim.step is not None:
+            instead = each.reason.partition("\n")[0]
+            return f"step {each.claim.step + 1}, {each.claim.text}: {instead}"
     return result.verdict.reason
 
 
 def report(
-    path: Path, session: int | None, machine: str | None, qemu: str, limit: float | None
+    path: Path, session: str | None, machine: str | None, qemu: str, limit: float | None
 ) -> Report:
-    """Raises UsageError as ``replay.request`` does, and for a report that says nothing of
-    what came of its commands."""
-    asked = replay.request(path, session, machine, qemu)
-    if not expectation.expects_anything(asked.session.commands):
+    """Raises UsageError as ``request.of`` does, and for a report that claims nothing of what
+    its commands do."""
+    asked = request.of(path, session, machine, qemu)
+    if not claim.expects_anything(asked.claims):
         raise UsageError(
             f"{path.name} shows no output or status that could be compared",
             "add what the commands print, or search with --command",

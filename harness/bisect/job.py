@@ -61,7 +61,7 @@ class What:
     ``figure`` (a pattern, above or below a threshold) tells."""
 
     report: str = ""
-    session: int | None = None
+    session: str | None = None
     scenarios: tuple[str, ...] = ()
     behaviours: tuple[str, ...] = ()
     boot: bool = False

@@ -100,7 +100,7 @@ def find(
     machine: Annotated[str, typer.Option(help="MACHINE, MACHINE+PRESET or a .toml file.")] = "",
     qemu: options.Qemu = topology.QEMU,
     session: Annotated[
-        int | None, typer.Option(help="Which session, of a report with several.")
+        str | None, typer.Option(help="Which session, of a report with several.")
     ] = None,
     limit: Annotated[float | None, typer.Option(help="Seconds of silence allowed.")] = None,
     behaviours: Annotated[

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``iommu-harness repro``: a bug report replayed on one kernel or several."""
+"""``iommu-harness repro``: bug reports replayed on one kernel or several."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,13 +15,26 @@ from harness.kernel import build
 from harness.kernel.artifact import Kernel
 from harness.kernel.build import Outcome
 from harness.machine import topology
-from harness.repro import replay, show
-from harness.repro.replay import Attempt, Request, Result
+from harness.repro import names, record, replay, request, show
+from harness.repro.replay import Attempt, Result, Watcher
+from harness.repro.request import Request
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How replays run: the ``limit`` on silence, and whether they print."""
+
+    limit: float | None
+    quiet: bool
 
 
 def repro(
-    report: Annotated[
-        Path, typer.Argument(help="mbox, eml, an archive's page as text, .transcript")
+    reports: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="REPORT...",
+            help="mbox, eml, an archive's page as text, .transcript; - is standard input.",
+        ),
     ],
     kernel: Annotated[
         list[str], typer.Option("--kernel", metavar="SPEC", help=f"{options.SPEC}; repeatable.")
@@ -35,8 +49,15 @@ def repro(
     ] = None,
     qemu: options.Qemu = topology.QEMU,
     session: Annotated[
-        int | None, typer.Option(help="Which session, of a report with several.")
+        str | None,
+        typer.Option(help="Which session, of a report with several: 2, or 1,3 as one, or all."),
     ] = None,
+    device: Annotated[
+        list[str],
+        typer.Option(
+            help="REPORTED=GUEST: the guest's device for one of the report's; repeatable."
+        ),
+    ] = [],  # noqa: B006
     limit: Annotated[
         float | None,
         typer.Option(help="Seconds of silence allowed; else 40 boots, at least 20."),
@@ -45,68 +66,74 @@ def repro(
     debian_mirror: options.Mirror = "",
     as_json: options.Json = False,
 ) -> None:
-    """Replay a bug report's shell session and say whether the kernel does the same."""
+    """Replay bug reports' shell sessions and say whether the kernel does the same."""
     _check_limit(limit)
     rundir.check(run_dir)
     specs = options.kernels(
         kernel, patch, fragment, variant, llvm=llvm, debian_mirror=debian_mirror
     )
-    asked = replay.request(report, session, machine, qemu)
-    if not as_json:
-        output.say(show.opening(asked))
-    if len(specs) == 1:
+    devices = names.parse(device)
+    asked = [request.of(each, session, machine, qemu, devices) for each in reports]
+    how = _How(limit, as_json)
+    title = "standard-input" if str(reports[0]) == "-" else reports[0].stem
+    if len(specs) == 1 and len(asked) == 1:
+        if not as_json:
+            output.say(show.opening(asked[0]))
         built = build.build(specs[0])
-        directory = rundir.create(report.stem, run_dir)
-        result = _replay(asked, built, directory, limit, quiet=as_json)
+        result = _replay(asked[0], built, rundir.create(title, run_dir), how)
         if as_json:
-            output.print_json(replay.record(result))
+            output.print_json(record.result(result))
         raise typer.Exit(result.verdict.exit_code)
-    directory = rundir.create(report.stem, run_dir)
-    rows = []
-    for number, outcome in enumerate(build.build_all(specs), start=1):
-        below = rundir.create("", directory / f"{number}-{rundir.word(str(outcome.spec))}")
-        rows.append(_attempt(asked, outcome, below, limit, quiet=as_json))
+    directory = rundir.create(title, run_dir)
+    rows = [
+        _attempt(each, outcome, directory, how, alone=len(asked) == 1)
+        for outcome in build.build_all(specs)
+        for each in asked
+    ]
     if as_json:
         records = [_record(row) for row in rows]
         output.print_json({"run_dir": str(directory), "runs": records})
     else:
-        output.say(show.table(rows, asked.machine.iommu.driver))
+        output.say(show.table(rows, asked[0].machine.iommu.driver))
     raise typer.Exit(max(row.exit_code for row in rows))
 
 
 def _record(row: Attempt) -> dict[str, Any]:
     if row.result:
-        return {"spec": str(row.spec), **replay.record(row.result)}
+        return {"spec": str(row.spec), **record.result(row.result)}
     assert row.error
-    return {"spec": str(row.spec), "error": output.error_record(row.error)}
+    return {"spec": str(row.spec), "report": row.name, "error": output.error_record(row.error)}
 
 
 def _attempt(
-    asked: Request, outcome: Outcome, directory: Path, limit: float | None, *, quiet: bool
+    asked: Request, outcome: Outcome, directory: Path, how: _How, *, alone: bool
 ) -> Attempt:
+    """One report on one kernel, in the next directory below."""
+    name = "" if alone else asked.name
     if outcome.kernel is None:
-        return Attempt(outcome.spec, None, outcome.error)
+        return Attempt(outcome.spec, name, None, outcome.error)
+    number = sum(path.is_dir() for path in directory.iterdir()) + 1
+    below = directory / f"{number}-{rundir.word(f'{name} {outcome.spec}')}"
     try:
-        result = _replay(asked, outcome.kernel, directory, limit, quiet=quiet)
+        if not how.quiet:
+            output.say(show.opening(asked))
+        result = _replay(asked, outcome.kernel, rundir.create("", below), how)
     except HarnessError as error:
-        return Attempt(outcome.spec, None, error)
-    return Attempt(outcome.spec, result, None)
+        return Attempt(outcome.spec, name, None, error)
+    return Attempt(outcome.spec, name, result, None)
 
 
-def _replay(
-    asked: Request, kernel: Kernel, directory: Path, limit: float | None, *, quiet: bool
-) -> Result:
-    if quiet:
-        return replay.replay(asked, kernel, directory, limit=limit)
+def _replay(asked: Request, kernel: Kernel, directory: Path, how: _How) -> Result:
+    if how.quiet:
+        return replay.replay(asked, kernel, directory, limit=how.limit)
+    driver = asked.machine.iommu.driver
     output.say(show.run(directory, kernel))
-    result = replay.replay(
-        asked,
-        kernel,
-        directory,
-        limit=limit,
+    watcher = Watcher(
         on_command=lambda number, text: output.say(show.command(number, text)),
-        on_outcome=lambda each: output.say(show.step(each, asked.machine.iommu.driver)),
+        on_step=lambda step, judged: output.say(show.step(step, judged, driver)),
+        on_note=lambda text: output.say(show.note(text)),
     )
+    result = replay.replay(asked, kernel, directory, limit=how.limit, watcher=watcher)
     output.say(show.closing(result))
     return result
 

@@ -172,6 +172,14 @@ class Guest:
         does; for a signal handler."""
         self._console.break_off(number)
 
+    def sysrq(self, letter: str) -> tuple[Record, ...]:
+        """What the kernel logs for a sysrq (Documentation/admin-guide/sysrq.rst). It works
+        while the shell hangs. Raises as ``run`` does."""
+        before = len(self._records)
+        self._console.sysrq(letter)
+        self._wait_kmsg()
+        return tuple(self._records[before:])
+
     def transcript(self) -> str:
         """The last commands and what they printed, as a person would have seen it."""
         return "\n".join(_shown(command, reply) for command, reply in self._history)

@@ -140,6 +140,10 @@ class Console:
         _, done = self._ask(frames.ping(), self.limit)
         return done
 
+    def sysrq(self, letter: str) -> None:
+        """Has PID 1 trigger a sysrq: it works while the shell hangs. Raises as ``run`` does."""
+        self._ask(frames.sysrq(letter), min(self.limit, _ANSWER))
+
     def break_off(self, number: int) -> None:
         """Has the command under way get the signal. For a signal handler: whoever waits for
         the command goes on waiting for its end."""

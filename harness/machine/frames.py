@@ -12,7 +12,7 @@ from harness.errors import UsageError
 
 # Of what both ends say: raised whenever a host of before and a guest of after, or the other
 # way round, would not understand each other. Guests are kept for longer than a version.
-PROTOCOL = 1
+PROTOCOL = 2
 
 How = Literal["status", "exited", "killed"]
 
@@ -55,6 +55,12 @@ def state() -> Request:
 def ping() -> Request:
     """Asks PID 1 for nothing but an answer, which comes behind the kernel's log."""
     return _request("P")
+
+
+def sysrq(letter: str) -> Request:
+    """Has PID 1 write the letter to /proc/sysrq-trigger; the answer comes behind what the
+    kernel logs for it."""
+    return _request("Q", letter.encode())
 
 
 def interruption(number: int) -> bytes:

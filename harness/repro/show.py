@@ -8,14 +8,21 @@ from harness.guest.guest import Step
 from harness.guest.state import changes
 from harness.kernel.artifact import Kernel
 from harness.klog.splat import Splat
-from harness.repro.replay import Attempt, Request, Result
-from harness.scenario.verdict import Outcome, Word
+from harness.repro.judge import Judgement
+from harness.repro.replay import Attempt, Result
+from harness.repro.request import Request
+from harness.repro.verdict import Word
 
 Line = tuple[str, str]
 
 _SHOWN = 10  # lines at each end of a long output
 
-_VERDICT_STYLES = {"reproduced": "bold green", "not-reproduced": "bold red", "unjudged": "bold"}
+_VERDICT_STYLES = {
+    "reproduced": "bold green",
+    "not-reproduced": "bold red",
+    "inconclusive": "bold yellow",
+}
+_HELD = {True: ("green", "holds"), False: ("red", "does not hold"), None: ("yellow", "not judged")}
 
 
 def opening(asked: Request) -> Iterator[Line]:
@@ -23,15 +30,20 @@ def opening(asked: Request) -> Iterator[Line]:
     count = len(asked.session.commands)
     yield "", f"report:  {asked.name}, {count} command{'s' * (count != 1)}"
     yield "", f"machine: {asked.machine.name}"
-    for note in asked.notes:
-        yield "", f"note:    {note}"
+    for each in asked.notes:
+        yield from note(each)
+
+
+def note(text: str) -> Iterator[Line]:
+    """What was chosen for the user."""
+    yield "", f"note:    {text}"
 
 
 def run(directory: Path, kernel: Kernel) -> Iterator[Line]:
     """Before the guest boots: where everything that is observed goes."""
     yield "", f"kernel:  {kernel.label}"
-    for note in kernel.notes:
-        yield "yellow", f"note:    {note}"
+    for each in kernel.notes:
+        yield "yellow", f"note:    {each}"
     yield "", f"run:     {directory}"
 
 
@@ -41,14 +53,12 @@ def command(number: int, text: str) -> Iterator[Line]:
     yield "bold", f"{number:2}  $ " + text.replace("\n", "\n    > ")
 
 
-def step(outcome: Outcome, iommu_driver: str) -> Iterator[Line]:
-    """What a step printed, what the kernel logged and what changed."""
-    done = outcome.step
-    mark = "differs" if outcome.difference else "as told"
+def step(done: Step, judged: Sequence[Judgement], iommu_driver: str) -> Iterator[Line]:
+    """What a step printed, what the kernel logged, what changed, and the claims about it."""
     yield from _indented("", done.out)
     yield from _indented("", done.err)
-    for entry in done.kmsg:
-        yield "dim", f"      {entry}"
+    for line in _shortened([str(entry) for entry in done.kmsg]):
+        yield "dim", f"      {line}"
     for line in _differences(done):
         yield "cyan", f"    * {line}"
     for name in sorted(set(done.after.untranslated) - set(done.before.untranslated)):
@@ -56,11 +66,12 @@ def step(outcome: Outcome, iommu_driver: str) -> Iterator[Line]:
             "yellow",
             f"    ! {name} is bound, firmware names an IOMMU for it, and it has no group",
         )
+    differs = [each for each in judged if each.held is False]
     ended = f"shell killed, status {done.status}" if done.killed else f"status {done.status}"
-    style = "red" if outcome.difference else "green"
+    mark, style = ("differs", "red") if differs else ("as reported", "green")
     yield style, f"    {mark}: {ended}{_refcounts(done, iommu_driver)}"
-    if outcome.difference:
-        yield from _side_by_side(outcome.difference.expected, outcome.difference.observed)
+    for each in differs:
+        yield from _side_by_side(each)
 
 
 def _indented(style: str, text: str) -> Iterator[Line]:
@@ -99,8 +110,9 @@ def _count(refcount: int | None) -> str:
     return "none" if refcount is None else str(refcount)
 
 
-def _side_by_side(expected: str, observed: str) -> Iterator[Line]:
-    for name, text in (("expected", expected), ("observed", observed)):
+def _side_by_side(each: Judgement) -> Iterator[Line]:
+    expected = "\n".join(each.claim.lines) if each.claim.kind == "output" else each.claim.text
+    for name, text in (("reported", expected), ("observed", each.reason)):
         first, *more = _shortened(text.splitlines()) or [""]
         yield "red", f"      {name}: {first}"
         for line in more:
@@ -108,30 +120,48 @@ def _side_by_side(expected: str, observed: str) -> Iterator[Line]:
 
 
 def closing(result: Result) -> Iterator[Line]:
-    """The splats that the report does not show, what was missed, and the verdict."""
+    """The claims, the splats that the report does not show, what was missed, and the
+    verdict."""
     yield "", ""
-    for each in result.unmentioned:
-        yield from _splat(each)
+    yield "bold", "claims:"
+    for each in result.judged:
+        yield from _claim(each)
+    yield "", ""
+    for splat in result.unmentioned:
+        yield from _splat(splat)
     for first, last in result.lost_records:
         yield "yellow", f"kernel messages {first} to {last} were overwritten before they were read"
     word = result.verdict.word
     yield _VERDICT_STYLES[word], f"{_spoken(word)}: {result.verdict.reason}"
 
 
+def _claim(each: Judgement) -> Iterator[Line]:
+    style, word = _HELD[each.held]
+    if each.claim.kind == "context":
+        style, word = "dim", "context"
+    elif not each.claim.judges and each.held is not True:
+        style, word = "dim", f"{word}, which does not decide"
+    if each.claim.kind == "silence" and each.held:
+        return
+    reason = "" if each.held else f" ({' '.join(each.reason.split())[:160]})"
+    yield style, f"  {word}: {each.claim.text} [{each.claim.where}]{reason}"
+
+
 def table(rows: Sequence[Attempt], iommu_driver: str) -> Iterator[Line]:
-    """One line a kernel: the verdict, and the refcount of the IOMMU's driver after
+    """One line a kernel or report: the verdict, and the refcount of the IOMMU's driver after
     each step, "-" where it is not loaded."""
-    width = max(len(_kernel(row)) for row in rows)
+    width = max(len(_row(row)) for row in rows)
+    title = "report" if rows[0].name else "kernel"
     yield "", ""
-    yield "bold", f"{'kernel':<{width}}  {'verdict':<14}  {iommu_driver} after each step"
+    yield "bold", f"{title:<{width}}  {'verdict':<14}  {iommu_driver} after each step"
     for row in rows:
         if row.result is None:
-            yield "red", f"{_kernel(row):<{width}}  {row.error}"
+            yield "red", f"{_row(row):<{width}}  {row.error}"
             continue
-        counts = [each.step.after.refcount(iommu_driver) for each in row.result.outcomes]
+        counts = [each.after.refcount(iommu_driver) for each in row.result.steps]
         cells = " ".join("-" if count is None else str(count) for count in counts)
         word = row.result.verdict.word
-        yield _VERDICT_STYLES[word], f"{_kernel(row):<{width}}  {_spoken(word):<14}  {cells}"
+        yield _VERDICT_STYLES[word], f"{_row(row):<{width}}  {_spoken(word):<14}  {cells}"
 
 
 def _spoken(word: Word) -> str:
@@ -139,13 +169,13 @@ def _spoken(word: Word) -> str:
     return word.replace("-", " ")
 
 
-def _kernel(row: Attempt) -> str:
-    """As it was asked for, and what that is."""
-    asked = str(row.spec)
-    if row.result is None:
-        return asked
-    label = row.result.kernel.label
-    return label if label.startswith(asked) else f"{asked} = {label}"
+def _row(row: Attempt) -> str:
+    """The kernel as it was asked for, and what that is; before it the report's name, where
+    there are several."""
+    spec = str(row.spec)
+    label = row.result.kernel.label if row.result else spec
+    kernel = label if label.startswith(spec) else f"{spec} = {label}"
+    return f"{row.name} {kernel}".strip()
 
 
 def _splat(each: Splat) -> Iterator[Line]:

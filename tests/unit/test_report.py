@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 import contextlib
 import gzip
+import io
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -9,13 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import UsageError
-from harness.repro import replay, report
+from harness.report import reading
+from harness.repro import request
 
 SESSION = "$ modprobe arm-smmu-v3\n$ modprobe -r arm-smmu-v3\nmodprobe: can't unload module\n"
 
 
 def texts(path: Path) -> list[tuple[str, ...]]:
-    return [session.texts for session in report.sessions(report.read(path))]
+    return [session.texts for _, session in reading.read(path).sessions]
 
 
 EXPECTED = [("modprobe arm-smmu-v3", "modprobe -r arm-smmu-v3")]
@@ -70,8 +72,11 @@ def test_mbox_takes_the_first_message_that_has_a_session(tmp_path: Path) -> None
     start = b"From a@example.org Thu Aug 29 12:05:04 2024\n"
     path.write_bytes(b"\n".join(start + message for message in (first, second, third)))
     assert texts(path) == [*EXPECTED, ("uname -r",)]
-    assert report.choose(report.read(path), None, "x").texts == EXPECTED[0]
-    assert report.choose(report.read(path), 2, "x").texts == ("uname -r",)
+    report = reading.read(path)
+    assert reading.choose(report, None).session.texts == EXPECTED[0]
+    assert reading.choose(report, "2").session.texts == ("uname -r",)
+    assert reading.choose(report, "1,2").session.texts == (*EXPECTED[0], "uname -r")
+    assert reading.choose(report, "all").session.texts == (*EXPECTED[0], "uname -r")
 
 
 def test_an_archive_page(tmp_path: Path) -> None:
@@ -81,16 +86,16 @@ def test_an_archive_page(tmp_path: Path) -> None:
         f"Module is busy\nPosted by A 1 year ago\n{SESSION}\n"
         f"Re: Module is busy\nPosted by B 1 year ago\n{quoted}\nWhy?\n"
     )
-    messages = report.read(path)
-    assert len(messages) == 3
-    assert report.choose(messages, None, "x").texts == EXPECTED[0]
+    report = reading.read(path)
+    assert len(report.texts) == 3
+    assert reading.choose(report, None).session.texts == EXPECTED[0]
 
 
 def test_latin_1(tmp_path: Path) -> None:
     path = tmp_path / "report"
     path.write_bytes("Grüße,\n\n".encode("latin-1") + SESSION.encode())
     assert texts(path) == EXPECTED
-    assert "Grüße" in report.read(path)[0]
+    assert "Grüße" in reading.read(path).texts[0].lines[0].text
 
 
 def test_windows_line_ends(tmp_path: Path) -> None:
@@ -107,14 +112,13 @@ def test_windows_line_ends(tmp_path: Path) -> None:
         (b"\x7fELF\0\0", "binary"),
         (b"Nothing of a shell in here.\n", "no shell session"),
         (b"\x1f\x8b\x08\0cut", "cannot be unpacked"),
-        (b"$ ls\nx\n\nThen, later:\n\n$ pwd\n/\n", "2 sessions"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(tmp_path: Path, content: bytes, word: str) -> None:
     path = tmp_path / "report"
     path.write_bytes(content)
     with pytest.raises(UsageError, match=word) as caught:
-        replay.request(path, None, None)
+        request.of(path)
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
 
@@ -122,9 +126,9 @@ def test_bad_input_is_one_line_and_status_2(tmp_path: Path, content: bytes, word
 def test_no_file(tmp_path: Path) -> None:
     for path, word in ((tmp_path / "nope", "not there"), (tmp_path, "a directory")):
         with pytest.raises(UsageError, match=word):
-            report.read(path)
+            reading.read(path)
     with pytest.raises(UsageError, match="download the mbox"):
-        report.read(Path("https:/lists.example/x"))
+        reading.read(Path("https:/lists.example/x"))
 
 
 def test_what_archives_hand_out_compressed(tmp_path: Path) -> None:
@@ -138,7 +142,7 @@ def test_a_bomb_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     path = tmp_path / "t.gz"
     path.write_bytes(gzip.compress(b"x" * 100_000))
     with pytest.raises(UsageError, match="too large"):
-        report.read(path)
+        reading.read(path)
 
 
 def test_prose_behind_a_block_of_html_is_no_output(tmp_path: Path) -> None:
@@ -147,7 +151,7 @@ def test_prose_behind_a_block_of_html_is_no_output(tmp_path: Path) -> None:
     message.set_content("<pre># ls /sys\nblock</pre><p>Is this known?</p>", "html")
     path = tmp_path / "report.eml"
     path.write_bytes(bytes(message))
-    (session,) = report.sessions(report.read(path))
+    ((_, session),) = reading.read(path).sessions
     assert session.commands[0].output == ("block",)
 
 
@@ -166,7 +170,7 @@ def test_a_mail_made_to_break_parsers(tmp_path: Path, header: bytes) -> None:
     body = b"<![foo[x]]>\n$ echo \\ud800\nx\n"
     path.write_bytes(b"From: a@b\nSubject: x\n" + header + b"\n\n" + body)
     with contextlib.suppress(UsageError):
-        for session in report.sessions(report.read(path)):
+        for _, session in reading.read(path).sessions:
             assert "".join(session.texts).encode()
 
 
@@ -182,10 +186,10 @@ def test_a_session_that_is_not_there(tmp_path: Path) -> None:
     path = tmp_path / "report"
     path.write_text(SESSION)
     with pytest.raises(UsageError, match="no session 7"):
-        replay.request(path, 7, None)
+        request.of(path, "7")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.binary(max_size=1000), st.sampled_from([b"", b"From a@b Thu Aug 29 12:05:04 2024\n"]))
 def test_hostile_bytes_are_text_or_an_error(tmp_path: Path, data: bytes, start: bytes) -> None:
     path = tmp_path / "report"
@@ -193,7 +197,10 @@ def test_hostile_bytes_are_text_or_an_error(tmp_path: Path, data: bytes, start: 
     for content in (data, start + data, header + data, start + header + data):
         path.write_bytes(content)
         with contextlib.suppress(UsageError):
-            report.sessions(report.read(path))
+            report = reading.read(path)
+            if report.sessions:
+                reading.choose(report, "all")
+                reading.choose(report, None)
 
 
 def test_the_splats_of_a_report_are_found_behind_quotes(tmp_path: Path) -> None:
@@ -203,9 +210,10 @@ def test_the_splats_of_a_report_are_found_behind_quotes(tmp_path: Path) -> None:
         ">> [    7.227900] WARNING: CPU: 0 PID: 9 at drivers/iommu/iommu.c:2198\n"
         ">> __iommu_group_set_domain+0xb4/0xc8\n"
         ">> [    7.227920] Modules linked in:\n"
+        "\n$ modprobe arm-smmu-v3\n"
     )
-    (found,) = report.splats(report.read(path))
-    assert (found.kind, found.line) == ("WARNING", 2198)
+    found = [each.splat for each in request.of(path).claims if each.splat]
+    assert [(each.kind, each.line) for each in found] == [("WARNING", 2198)]
 
 
 @pytest.mark.parametrize(
@@ -223,11 +231,45 @@ def test_the_splats_of_a_report_are_found_behind_quotes(tmp_path: Path) -> None:
 def test_what_a_report_asks_for(tmp_path: Path, text: str, machine: str, kmod: bool) -> None:
     path = tmp_path / "report"
     path.write_text(text)
-    asked = replay.request(path, None, None)
-    assert (asked.machine.name, asked.kmod) == (machine, kmod)
+    asked = request.of(path)
+    assert (asked.machine.name, "kmod" in asked.extras) == (machine, kmod)
 
 
 def test_a_stand_in_is_told(tmp_path: Path) -> None:
     path = tmp_path / "report"
     path.write_text("$ modprobe test_module\n$ rmmod test_module\nx\n")
-    assert any("iommu_client" in note for note in replay.request(path, None, None).notes)
+    assert any("iommu_client" in note for note in request.of(path).notes)
+
+
+def test_utf_16_and_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "report"
+    path.write_bytes(("Hi\r\n\r\n" + SESSION.replace("\n", "\r\n")).encode("utf-16"))
+    assert texts(path) == EXPECTED
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(SESSION.encode())))
+    assert texts(Path("-")) == EXPECTED
+
+
+def test_a_session_is_explained_where_there_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "report"
+    path.write_text("It does not work.\n")
+    with pytest.raises(UsageError, match=r"each command behind '\$ '"):
+        request.of(path)
+
+
+def test_the_session_that_shows_the_bug_is_chosen(tmp_path: Path) -> None:
+    path = tmp_path / "report"
+    path.write_text(
+        "With the patch:\n\n# rmmod a\n# echo 0\n0\n\nWithout the patch:\n\n# rmmod a\nno\n"
+    )
+    assert request.of(path).session.commands[0].output == ("no",)
+
+
+def test_a_trace_belongs_to_the_session_above_it(tmp_path: Path) -> None:
+    warning = "[ 1.0] WARNING: CPU: 0 PID: 9 at drivers/iommu/iommu.c:2198 f+0xb4/0xc8\n"
+    path = tmp_path / "report"
+    path.write_text(
+        f"$ rmmod a\n\n{warning}\n\nWith the patch applied there is none:\n\n$ rmmod a\n$ echo "
+        f"1\n1\n"
+    )
+    splats = [[each.kind for each in request.of(path, n).claims if each.splat] for n in ("1", "2")]
+    assert splats == [["splat"], []]

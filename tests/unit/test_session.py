@@ -3,11 +3,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.scenario import transcript
+from harness.report import lines, session
+from harness.report.session import Session
+
+
+def sessions(text: str) -> list[Session]:
+    return session.sessions(lines.read(text))
 
 
 def commands(text: str) -> list[list[str]]:
-    return [list(session.texts) for session in transcript.sessions(text)]
+    return [list(each.texts) for each in sessions(text)]
 
 
 @pytest.mark.parametrize(
@@ -31,9 +36,9 @@ def test_prompts_people_paste(prompt: str) -> None:
         f"I did:\n\n{prompt}modprobe arm-smmu-v3\n"
         f"{prompt}rmmod arm-smmu-v3\nrmmod: busy\n\nThanks\n"
     )
-    (session,) = transcript.sessions(text)
-    assert session.texts == ("modprobe arm-smmu-v3", "rmmod arm-smmu-v3")
-    assert session.commands[1].output == ("rmmod: busy",)
+    (found,) = sessions(text)
+    assert found.texts == ("modprobe arm-smmu-v3", "rmmod arm-smmu-v3")
+    assert found.commands[1].output == ("rmmod: busy",)
 
 
 @pytest.mark.parametrize(
@@ -76,20 +81,20 @@ def test_a_quoted_diff_is_no_session_either() -> None:
     assert commands(text) == [["uname -r"]]
 
 
-def kept(text: str) -> list[transcript.Session]:
-    return transcript.without_repeats(transcript.sessions(text))
+def kept(text: str) -> list[Session]:
+    return session.without_repeats(sessions(text))
 
 
 def test_a_quoted_repeat_is_ignored() -> None:
     first = "    $ modprobe a\n    $ modprobe b\n    no\n"
     text = f"{first}\nHe wrote:\n> >   $ modprobe a\n> >   $ modprobe b\n"
-    (session,) = kept(text)
-    assert session.commands[1].output == ("no",)
+    (found,) = kept(text)
+    assert found.commands[1].output == ("no",)
 
 
 def test_the_original_is_kept_and_not_the_quotation_before_it() -> None:
-    (session,) = kept("> $ modprobe a\n> cut\n\nand so:\n\n$ modprobe a\nno\n")
-    assert (session.quoted, session.commands[0].output) == (False, ("no",))
+    (found,) = kept("> $ modprobe a\n> cut\n\nand so:\n\n$ modprobe a\nno\n")
+    assert (found.quoted, found.commands[0].output) == (False, ("no",))
 
 
 def test_the_same_commands_with_another_outcome_are_another_session() -> None:
@@ -104,24 +109,39 @@ def test_a_quoted_session_alone_counts() -> None:
 
 def test_blank_lines_between_prompts_do_not_end_a_session() -> None:
     text = "$ modprobe a\n[ 1.0] hello\n\n$ rmmod a\n\n\nSo it goes.\n"
-    (session,) = transcript.sessions(text)
-    assert session.texts == ("modprobe a", "rmmod a")
-    assert session.commands[0].output == ("[ 1.0] hello",)
-    assert session.commands[1].output == ()
+    (found,) = sessions(text)
+    assert found.texts == ("modprobe a", "rmmod a")
+    assert found.commands[0].output == ("[ 1.0] hello",)
+    assert found.commands[1].output == ()
 
 
-def test_prose_between_sessions_separates_them() -> None:
-    assert commands("$ modprobe a\n\nThen I did\n\n$ rmmod a\n") == [["modprobe a"], ["rmmod a"]]
+def test_prose_between_parts_does_not_separate_them() -> None:
+    assert commands("$ modprobe a\n\nThen I did\n\n$ rmmod a\n") == [["modprobe a", "rmmod a"]]
+
+
+@pytest.mark.parametrize(
+    "prose",
+    [
+        "With the patch applied:",
+        "After a reboot",
+        "On the other machine I see",
+        "On 6.1 it is",
+        "Expected:",
+    ],
+)
+def test_prose_about_another_machine_separates_sessions(prose: str) -> None:
+    text = f"$ modprobe a\n\n{prose}\n\n$ rmmod a\n"
+    assert commands(text) == [["modprobe a"], ["rmmod a"]]
 
 
 def test_prose_behind_an_indented_session_is_no_output() -> None:
-    (session,) = transcript.sessions("    $ ls\n    file\n\n    more\nCause:\n    because\n")
-    assert session.commands[0].output == ("file", "", "more")
+    (found,) = sessions("    $ ls\n    file\n\n    more\nCause:\n    because\n")
+    assert found.commands[0].output == ("file", "", "more")
 
 
 def test_exit_status_as_in_cram() -> None:
-    (session,) = transcript.sessions("  $ false\n  [1]\n  $ true\n  $ echo [2]\n  [2]\n  [0]\n")
-    assert [(c.status, c.output) for c in session.commands] == [(1, ()), (None, ()), (0, ("[2]",))]
+    (found,) = sessions("  $ false\n  [1]\n  $ true\n  $ echo [2]\n  [2]\n  [0]\n")
+    assert [(c.status, c.output) for c in found.commands] == [(1, ()), (None, ()), (0, ("[2]",))]
 
 
 @pytest.mark.parametrize(
@@ -137,20 +157,20 @@ def test_exit_status_as_in_cram() -> None:
     ],
 )
 def test_commands_of_several_lines(text: str, command: str) -> None:
-    (session,) = transcript.sessions(text)
-    assert session.texts == (command,)
-    assert session.commands[0].output == ("1", "2")
+    (found,) = sessions(text)
+    assert found.texts == (command,)
+    assert found.commands[0].output == ("1", "2")
 
 
 def test_line_numbers() -> None:
-    (session,) = transcript.sessions("one\ntwo\n  $ ls\n  x\n  $ pwd\n")
-    assert [command.line for command in session.commands] == [3, 5]
+    (found,) = sessions("one\ntwo\n  $ ls\n  x\n  $ pwd\n")
+    assert [command.line for command in found.commands] == [3, 5]
 
 
 @given(st.text(max_size=400))
 def test_hostile_text_never_breaks_it(text: str) -> None:
-    for session in transcript.sessions(text):
-        assert all(command.text for command in session.commands)
+    for each in sessions(text):
+        assert all(command.text for command in each.commands)
 
 
 PIECES = st.sampled_from(
@@ -172,8 +192,8 @@ PIECES = st.sampled_from(
 
 @given(st.lists(PIECES, max_size=60))
 def test_hostile_mixtures_never_break_it(pieces: list[str]) -> None:
-    transcript.sessions("".join(pieces))
-    transcript.sessions("\n".join(pieces))
+    sessions("".join(pieces))
+    sessions("\n".join(pieces))
 
 
 @pytest.mark.parametrize(
@@ -191,9 +211,9 @@ def test_hostile_mixtures_never_break_it(pieces: list[str]) -> None:
     ],
 )
 def test_a_command_is_finished_where_a_shell_finds_it_so(command: str) -> None:
-    (session,) = transcript.sessions(f"# {command}\nout\n# uname\n")
-    assert session.texts == (command, "uname")
-    assert session.commands[0].output == ("out",)
+    (found,) = sessions(f"# {command}\nout\n# uname\n")
+    assert found.texts == (command, "uname")
+    assert found.commands[0].output == ("out",)
 
 
 @pytest.mark.parametrize(
@@ -206,9 +226,9 @@ def test_a_command_is_finished_where_a_shell_finds_it_so(command: str) -> None:
     ],
 )
 def test_a_command_goes_on_where_a_shell_asks_for_more(text: str, command: str) -> None:
-    (session,) = transcript.sessions(text)
-    assert session.texts == (command,)
-    assert session.commands[0].output == ("a",)
+    (found,) = sessions(text)
+    assert found.texts == (command,)
+    assert found.commands[0].output == ("a",)
 
 
 @pytest.mark.parametrize(

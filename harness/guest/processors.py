@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Where a guest's processors are, as QEMU sees them: for a kernel that runs no process any
+more, with interrupts off say.
+
+Frames are walked as the kernel does (arch/arm64/kernel/stacktrace.c): x29 points to the
+frame before, and the return address stands behind it.
+"""
+
+import bisect
+import re
+
+from harness.guest.guest import Guest
+from harness.host import program, tools
+from harness.kernel.artifact import Kernel
+
+_PROCESSOR = re.compile(r"CPU#(\d+)")
+_REGISTER = re.compile(r"\b(PC|X29|X30)=([0-9a-f]{16})")
+_WORDS = re.compile(r"0x([0-9a-f]{16}) 0x([0-9a-f]{16})")
+_DEPTH = 12
+
+
+def traces(guest: Guest, kernel: Kernel) -> list[str]:
+    """One line a processor, the innermost function first; "?" for what is not vmlinux's.
+    Nothing for a kernel at a random address. Raises as ``Guest.qmp`` does."""
+    if kernel.option("RANDOMIZE_BASE") or not (kernel.directory / "vmlinux").exists():
+        return []
+    symbols = _symbols(kernel)
+    parts = _PROCESSOR.split(guest.human("info registers -a"))
+    found = []
+    for number, text in zip(parts[1::2], parts[2::2], strict=True):
+        registers = {name: int(value, 16) for name, value in _REGISTER.findall(text)}
+        guest.human(f"cpu {number}")
+        names = _functions(symbols, _addresses(guest, registers), registers.get("X30", 0))
+        found.append(f"processor {number} is in {' <- '.join(names)}")
+    return found
+
+
+def _functions(symbols: list[tuple[int, str]], found: list[int], link: int) -> list[str]:
+    """The functions at the addresses. One that calls nothing has no frame: its caller is
+    where x30 points."""
+    names = [_name(symbols, each) for each in found]
+    caller = _name(symbols, link)
+    if caller not in ("?", *names[:2]):
+        names.insert(1, caller)
+    while names and names[-1] == "?":
+        names.pop()
+    return names
+
+
+def _addresses(guest: Guest, registers: dict[str, int]) -> list[int]:
+    found = [registers.get("PC", 0)]
+    frame = registers.get("X29", 0)
+    while frame and len(found) < _DEPTH:
+        words = _WORDS.search(guest.human(f"x/2gx {frame:#x}"))
+        if words is None:
+            break
+        frame, address = (int(word, 16) for word in words.groups())
+        found.append(address)
+    return found
+
+
+def _symbols(kernel: Kernel) -> list[tuple[int, str]]:
+    """vmlinux's functions by address."""
+    printed = program.run([tools.CROSS + "nm", "-n", str(kernel.directory / "vmlinux")])
+    rows = (line.split() for line in printed.splitlines())
+    return [(int(row[0], 16), row[2]) for row in rows if len(row) == 3 and row[1] in "tTwW"]
+
+
+def _name(symbols: list[tuple[int, str]], address: int) -> str:
+    """The function at an address; return addresses lie behind a call."""
+    place = bisect.bisect_left(symbols, (address, ""))
+    if not 0 < place < len(symbols):
+        return "?"
+    return symbols[place - 1][1]

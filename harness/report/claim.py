@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a report claims: checkable statements, each with its lines."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from harness.klog.splat import Splat
+from harness.report import context, fact, modules, traces
+from harness.report.fact import Fact
+from harness.report.session import Command, Session
+
+Kind = Literal[
+    "panic",
+    "splat",
+    "hang",
+    "killed",
+    "fact",
+    "refcount",
+    "status",
+    "message",
+    "output",
+    "silence",
+    "context",
+]
+
+# Which symptom a report is about when it shows several: the first of these.
+WEIGHT: dict[Kind, int] = {kind: number for number, kind in enumerate(get_args(Kind))}
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One statement: of a ``kind``, in words (``text``), from the lines ``where``.
+    ``step`` counts the session's commands from 0, None for what stands beside the
+    session. Of a ``symptom`` the verdict is made; a claim that is none may differ.
+    What it states is in ``lines`` (output or a message's text), ``number`` (a status, a
+    refcount), ``fact`` or ``splat``; ``subject`` is a module or program, "" for any."""
+
+    kind: Kind
+    text: str
+    where: str
+    step: int | None
+    symptom: bool = True
+    lines: tuple[str, ...] = ()
+    number: int | None = None
+    fact: Fact | None = None
+    splat: Splat | None = None
+    subject: str = ""
+
+    @property
+    def judges(self) -> bool:
+        """Whether the verdict depends on it: on a symptom, and on each step before it."""
+        return self.symptom or self.kind == "silence"
+
+
+# What a shell says of a command that a signal killed, as an oops does.
+_DEATH = re.compile(
+    r"(?:\S+: line \d+: +\d+ )?(?P<how>Segmentation fault|Killed|Trace/breakpoint trap|Bus error|"
+    r"Illegal instruction|Aborted)(?:\s.*)?"
+)
+# Kinds of splats whose task does not live on.
+_DEADLY = frozenset({"Oops", "BUG"})
+
+# Words of a message that says something is wrong; other messages describe a device.
+_ALARM = re.compile(
+    r"fail|error|event 0x|warn|unable|cannot|can't|time[d -]?out|"
+    r"invalid|refus|denied|busy|fishy|unexpected|"
+    r"unhandled|fault|overflow|stuck|leak|abort|ignor|unsupported|not supported|still|duplicate|"
+    r"already|conflict|bypass|blocked|reject|corrupt|oops|missing|illegal|unknown",
+    re.IGNORECASE,
+)
+
+_COUNTED_ELISION = re.compile(r"(?:\.{3,}|…|\[\.\.\.\]|<snip>|\[snip\]|\[cut\])(?: .*)?")
+
+
+def of_session(session: Session) -> list[Claim]:
+    """The claims of the session itself, in the order of its commands."""
+    found = [
+        claim
+        for number, command in enumerate(session.commands)
+        for claim in _of_command(number, command)
+    ]
+    texts = " ".join(session.texts).replace("-", "_")
+    return _promoted([_demoted(each, texts) for each in found])
+
+
+def expects_anything(claims: Sequence[Claim]) -> bool:
+    """Whether there is a symptom at all."""
+    return any(claim.symptom for claim in claims)
+
+
+def _demoted(each: Claim, texts: str) -> Claim:
+    """A row of a module that no command is about is no symptom: what else is loaded is the
+    reporter's configuration."""
+    if each.kind == "refcount" and each.subject not in texts:
+        return replace(each, symptom=False)
+    return each
+
+
+def _promoted(claims: list[Claim]) -> list[Claim]:
+    """Messages that describe a device, and rows of modules, are symptoms where a report has
+    no other."""
+    if any(claim.symptom for claim in claims):
+        return claims
+    return [
+        replace(each, symptom=True) if each.kind in ("message", "refcount") else each
+        for each in claims
+    ]
+
+
+def shortened(text: str) -> str:
+    """A command or an output in a line."""
+    first, _, more = text.strip().partition("\n")
+    return f"{first[:100]} ..." if more or len(first) > 100 else first
+
+
+def lines_of(first: int, last: int) -> str:
+    return f"line {first}" if first >= last else f"lines {first}-{last}"
+
+
+def _of_command(number: int, command: Command) -> Iterator[Claim]:
+    where = lines_of(command.line, command.last)
+    name = f"`{shortened(command.text)}`"
+    if _is_context(command):
+        yield Claim("context", f"{name} describes the reporter's machine", where, number, False)
+        return
+    if command.interrupted and not context.is_endless(command.text):
+        yield Claim("hang", f"{name} does not end", where, number)
+    if command.status is not None:
+        text = f"{name} exits with status {command.status}"
+        yield Claim("status", text, where, number, number=command.status)
+    shown = traces.split(command.output, command.numbers)
+    for splat, place in shown.splats:
+        yield of_splat(splat, place, number)
+    yield from _of_texts(number, command, shown.rest, said=bool(shown.splats))
+
+
+def _is_context(command: Command) -> bool:
+    if context.is_context(command.text) or context.only_moves_shell(command.text):
+        return True
+    return (command.interrupted or command.background) and context.is_endless(command.text)
+
+
+def of_splat(splat: Splat, where: str, step: int | None) -> Claim:
+    """The claim that the kernel reports the splat."""
+    place = f" in {splat.function}" if splat.function else ""
+    kind: Kind = "panic" if splat.kind == "panic" else "splat"
+    text = f"the kernel reports: {splat.kind}{place}" if kind == "splat" else splat.text[0].strip()
+    return Claim(kind, text, where, step, splat=splat)
+
+
+def _of_texts(
+    number: int, command: Command, rest: Sequence[tuple[int, str]], *, said: bool
+) -> Iterator[Claim]:
+    """The claims of the lines that are no splat's; ``said`` whether the command has shown
+    anything in one."""
+    name = f"`{shortened(command.text)}`"
+    output: list[tuple[int, str]] = []
+    for line, text in rest:
+        found = _of_line(number, command, line, text)
+        if found is None and text.strip() and not _DEATH.fullmatch(text.strip()):
+            output.append((line, text))
+        elif found:
+            said = True
+            yield found
+    yield from _deaths(number, command)
+    shown = tuple(text for _, text in output)
+    if output and not all(_COUNTED_ELISION.fullmatch(text.strip()) for text in shown):
+        where = lines_of(output[0][0], output[-1][0])
+        yield Claim("output", f"{name} prints {shortened(shown[0])}", where, number, lines=shown)
+    elif not (said or output) and _claims_silence(command):
+        where = lines_of(command.line, command.line)
+        yield Claim("silence", f"{name} prints nothing", where, number, False)
+
+
+def _of_line(number: int, command: Command, line: int, text: str) -> Claim | None:
+    """The claim of one line of output: a tool's message, the kernel's, or a module's row."""
+    name, where = f"`{shortened(command.text)}`", lines_of(line, line)
+    wording = fact.of(text)
+    if wording and wording.kind != fact.NO_COMMAND:
+        return Claim("fact", f"{name}: {wording}", where, number, lines=(text,), fact=wording)
+    message = traces.message(text)
+    if message is not None and not traces.prints_log(command.text):
+        symptom = _ALARM.search(message) is not None
+        return Claim("message", f"the kernel says: {message}", where, number, symptom, (message,))
+    row = modules.row(text) if modules.lists(command.text) else None
+    if row:
+        shown = f"{name} shows {row.name} with refcount {row.refcount}"
+        return Claim(
+            "refcount", shown, where, number, lines=(text,), number=row.refcount, subject=row.name
+        )
+    return None
+
+
+def _deaths(number: int, command: Command) -> Iterator[Claim]:
+    """That a signal kills the command: its shell says so, among a splat's lines as well."""
+    pairs = zip(command.numbers, command.output, strict=False)
+    for line, text in pairs:
+        if death := _DEATH.fullmatch(text.strip()):
+            shown = f"`{shortened(command.text)}` is killed ({death['how']})"
+            yield Claim("killed", shown, lines_of(line, line), number)
+            return
+
+
+def _claims_silence(command: Command) -> bool:
+    """Whether an empty output means that the command prints nothing."""
+    ended = not (command.interrupted or command.background or _DEATH.search(str(command.output)))
+    return command.shown and command.status is None and ended
+
+
+def told_dead(claims: Sequence[Claim], step: int) -> bool:
+    """Whether the report shows that the command of that step dies."""
+    return any(
+        claim.step == step
+        and (
+            claim.kind in ("killed", "panic")
+            or (claim.splat is not None and claim.splat.kind in _DEADLY)
+        )
+        for claim in claims
+    )

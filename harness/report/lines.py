@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The lines of a message, without what mail programs, chats, logs and markup put around them."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# "> " as often as a mail program has quoted the line.
+_QUOTE = re.compile(r"(?:[ \t]?>)+[ \t]?")
+_ANSI = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()][A-Z0-9]|[=>])")
+
+# What opens and closes a block that is shown as it is.
+_FENCE = re.compile(r"(?P<mark>```+|~~~+)[ \t]*[\w{}.=\"' -]*$")
+_MARKUP = re.compile(
+    r"(?:<(?P<tag>/?(?:pre|code|div|p|details|summary|blockquote|br|tt|span)\b)[^<>]{0,200}>"
+    r"|\[(?P<bb>/?(?:code|quote|pre|console|bash|tt)\b)[^\[\]]{0,80}\]"
+    r"|\{(?P<jira>(?:code|noformat|quote)\b)[^{}]{0,80}\}"
+    r"|(?P<wiki>\{\{\{|\}\}\}))"
+)
+
+# A chat's or a log's own stamp before each line. Taken off where most lines of a
+# message have it, because a command may print such words too.
+_STAMPS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"\[\d\d:\d\d(?::\d\d)?\] ?<[^<>\s]{1,40}> ?",
+        r"\d\d:\d\d(?::\d\d)? ?<[^<>\s]{1,40}> ?",
+        r"\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?:? {1,3}",
+        r"\d\d:\d\d:\d\d\.\d+ {1,3}",
+    )
+)
+_STAMPED_SHARE = 0.6
+
+# Longer lines are no prose and no prompt; matching them only takes time.
+_MAX_LINE = 4096
+
+_HUNK = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
+_DIFF = re.compile(
+    r"(?:diff --git |--- (?:a/|/dev/null)|\+\+\+ (?:b/|/dev/null)|index [0-9a-f]{7,}\.\.)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a message. ``number`` counts from 1, ``depth`` is how often it is quoted,
+    ``indent`` its blanks, ``text`` the line without quotation and trailing blanks, ``fence``
+    the number of the fenced block that it is in (0 outside of one). A ``border`` is markup
+    or a mail's signature mark: text on both sides of it is apart. ``diff`` marks lines of
+    a patch."""
+
+    number: int
+    depth: int
+    indent: int
+    text: str
+    fence: int
+    border: bool
+    diff: bool
+
+    @property
+    def blank(self) -> bool:
+        return not self.text.strip()
+
+    @property
+    def bare(self) -> str:
+        return self.text.strip()
+
+
+def read(text: str) -> list[Line]:
+    """The lines of a message's text."""
+    raw = [line.rstrip("\r") for line in text.replace("\r\n", "\n").split("\n")]
+    return list(_lines(_unstamped(raw)))
+
+
+def _unstamped(raw: list[str]) -> list[str]:
+    written = [line for line in raw if line.strip()]
+    for stamp in _STAMPS:
+        found = sum(stamp.match(line) is not None for line in written)
+        if found > 2 and found >= _STAMPED_SHARE * len(written):
+            return [stamp.sub("", line, count=1) for line in raw]
+    return raw
+
+
+def _lines(raw: list[str]) -> Iterator[Line]:
+    hunk, fence, fences, mark = (0, 0), 0, 0, ""
+    last_depth = 0
+    for number, line in enumerate(raw, start=1):
+        quote = _QUOTE.match(line)
+        depth = quote.group().count(">") if quote else 0
+        body = _cleaned(line[quote.end() :] if quote else line)
+        if depth != last_depth:
+            hunk, fence, mark, last_depth = (0, 0), 0, "", depth
+        hunk, diff = _diff_state(hunk, body)
+        bare = body.strip()
+        opened = _FENCE.fullmatch(bare)
+        border = bool(opened) or bare in ("--", "-- ") or _MARKUP.fullmatch(bare) is not None
+        if opened and not fence:
+            fences += 1
+            fence, mark = fences, opened["mark"][0]
+        elif opened and bare[0] == mark:
+            fence = 0
+        yield Line(
+            number,
+            depth,
+            len(body) - len(body.lstrip()),
+            body.rstrip(),
+            0 if border else fence,
+            border,
+            diff,
+        )
+
+
+def _cleaned(line: str) -> str:
+    """Without colours, and with what a carriage return leaves of the line on a terminal."""
+    if "\x1b" in line:
+        line = _ANSI.sub("", line)
+    if "\r" in line:
+        line = line.rpartition("\r")[2] or line.replace("\r", "")
+    return line.replace("\x08", "").replace("\x00", "").expandtabs()[:_MAX_LINE]
+
+
+def _diff_state(hunk: tuple[int, int], body: str) -> tuple[tuple[int, int], bool]:
+    """Old and new lines still to come in the hunk after ``body``, and whether
+    ``body`` itself belongs to a diff."""
+    header = _HUNK.match(body)
+    if header:
+        return (int(header[1] or 1), int(header[2] or 1)), True
+    if _DIFF.match(body):
+        return (0, 0), True
+    old, new = hunk
+    if old <= 0 and new <= 0:
+        return (0, 0), False
+    kind = body[:1] or " "
+    if kind not in " +-\\":
+        return (0, 0), False  # the hunk was cut short
+    return (old - (kind in " -"), new - (kind in " +")), True

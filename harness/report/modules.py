@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Rows of lsmod and /proc/modules."""
+
+import re
+from dataclasses import dataclass
+
+from harness.report import shell
+
+_ROW = re.compile(r"(?P<name>\w+)\s+\d+\s+(?P<count>\d+)(?:\s+(?P<holders>\S.*?))?\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A module as lsmod shows it: its size depends on the build, and is left out."""
+
+    name: str
+    refcount: int
+    holders: tuple[str, ...]
+
+    @property
+    def anonymous(self) -> int:
+        """References that no other module holds."""
+        return self.refcount - len(self.holders)
+
+
+def lists(command: str) -> bool:
+    """Whether the command lists modules."""
+    return "lsmod" in shell.programs(command) or "/proc/modules" in command
+
+
+def row(line: str) -> Row | None:
+    """The row in a line, None for the header and for what is none."""
+    match = _ROW.fullmatch(line.strip())
+    if match is None:
+        return None
+    # /proc/modules has a state, an address and taints behind the holders.
+    words = re.split(r"\s+(?:Live|Loading|Unloading)\b|\s+\(", match["holders"] or "")[0]
+    holders = tuple(word for word in re.split(r"[\s,]+", words) if re.fullmatch(r"\w+", word))
+    return Row(match["name"], int(match["count"]), holders)

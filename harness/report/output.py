@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What below a command is its output, and what its reporter wrote beside it."""
+
+import re
+from collections.abc import Sequence
+
+_KERNEL = re.compile(
+    r"(?:<\d+>)?\[ *\d+\.\d+\]|\w{3} +\d+ \d\d:\d\d:\d\d \S+ kernel:|-{6,}\[ cut here \]"
+)
+
+# A remark behind a line of output: an arrow, or a bracket or comment with a remark's words.
+_NOTE = re.compile(
+    r"\s+(?:(?:#|//|;)\s*)?(?:<[-=~<]+|←|⇐|↞).*$"
+    r"|\s+(?:#|//)\s+(?:\S.*)$(?<=\S)"
+    r"|\s{1,}\((?:expect|should|wrong|why|still|must|was|bug|here|note|instead|was supposed|not)"
+    r"[^()]*\)$",
+    re.IGNORECASE,
+)
+# A comment behind output is a remark only where it says so; output has "#" as well.
+_REMARK = re.compile(
+    r"\b(?:should|expect|wrong|why|still|must|bug|here|note|instead|supposed|bad|good|ok|busy|"
+    r"leak|never|stays|!+|\?+)",
+    re.IGNORECASE,
+)
+
+_FAREWELL = re.compile(
+    r"(?:many )?(?:thanks|thank you|thx|cheers|regards|(?:best|kind|warm|with best) regards|best|"
+    r"br|"
+    r"greetings|sincerely|yours|tia|rgds|mfg|cordialement|any (?:idea|help|hint|clue)s?\b.*)"
+    r"(?:[,.!]? ?\w*){0,4}[,.!?]*"
+    r"|-- ?|_{5,}|(?:signed-off|reported|tested|reviewed|acked)-by: .*|(?:link|closes|fixes): \S.*"
+    r"|<LAVA_\w+ .*>|Received signal: .*"
+    r"|</?[a-z][a-z0-9]{0,12}(?: [^<>]{0,200})?>|\[/?[a-z]{1,10}\]",
+    re.IGNORECASE,
+)
+_SENTENCE = re.compile(r"(?:[A-Z][a-z']*|I|\(?(?:this|that|so|and|but|here|where|then|now))[,]? .*")
+_SENTENCE_END = re.compile(r"[a-z)'\"`\d][.?!:]+$|[a-z],$")
+_LOOKS_PRINTED = re.compile(r"^\S+: |^\s|[|<>{}=]|/\w+/|0x|\s{3,}|\berror\b", re.IGNORECASE)
+
+_MIN_WORDS = 4
+
+
+def is_kernel_message(line: str) -> bool:
+    """Whether the line has a kernel message's own stamp."""
+    return _KERNEL.match(line) is not None
+
+
+def is_farewell(line: str) -> bool:
+    """Whether the line ends a mail, or is its markup: no program prints it."""
+    return bool(line) and len(line) < 250 and _FAREWELL.fullmatch(line) is not None
+
+
+def _is_sentence(line: str) -> bool:
+    if len(line.split()) < _MIN_WORDS or is_kernel_message(line) or _LOOKS_PRINTED.search(line):
+        return False
+    return _SENTENCE.match(line) is not None and _SENTENCE_END.search(line) is not None
+
+
+def without_prose(texts: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+    """The lines, each with its number, up to the sentences that follow output directly."""
+    for position, (_, text) in enumerate(texts):
+        if _is_sentence(text.strip()):
+            return list(texts[:position])
+    return list(texts)
+
+
+def without_note(line: str) -> str:
+    """The line without the remark behind it."""
+    match = _NOTE.search(line)
+    if match is None or (is_kernel_message(line) and not match[0].lstrip().startswith(("<", "←"))):
+        return line
+    remark = match[0].strip()
+    if remark.startswith(("#", "//", ";")) and "<-" not in remark and not _REMARK.search(remark):
+        return line
+    return line[: match.start()].rstrip()

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Programs by what a report's reader takes of them, from programs.toml."""
+
+import functools
+import tomllib
+from pathlib import Path
+
+
+@functools.cache
+def _table() -> dict[str, str]:
+    return tomllib.loads(Path(__file__).with_name("programs.toml").read_text())
+
+
+def words(key: str) -> frozenset[str]:
+    """The programs of one list."""
+    return frozenset(_table()[key].split())

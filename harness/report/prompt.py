@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Shell prompts, as people paste them, and whether a command follows one."""
+
+import re
+from dataclasses import dataclass
+
+from harness.report import programs
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt with what follows it. ``text`` is the prompt, ``host`` and ``directory``
+    what it names ("" where it does not; a directory may be "~" or a last component),
+    ``command`` "" for a lone prompt."""
+
+    text: str
+    host: str
+    directory: str
+    command: str
+
+
+_TIME = r"(?:\[?\d\d:\d\d(?::\d\d)?\]? ?)?(?:\([\w.-]{1,30}\) ?)?"
+_USER = r"[\w.-]{1,40}@(?P<host>[\w.-]{1,60}|\(none\))"
+_DIR = r"(?P<dir>~|[~/][^\s#$%>\]]{0,200})"
+_BRANCH = r"(?: \([\w/.-]{1,60}\))?"
+
+# Prompts that nothing else looks like.
+_STRONG = tuple(
+    re.compile(_TIME + pattern + r"(?:[ \t]+(?P<command>\S.*)|[ \t]*)$")
+    for pattern in (
+        # root@host:~#  root@host ~ #  root@host:/sys (main)$
+        rf"{_USER}(?:[: ] ?{_DIR})?{_BRANCH} ?[#$%]",
+        # root@host ~>  as fish prints it
+        rf"{_USER}[: ]{_DIR}(?: \[\d+\])? ?>",
+        # root@host e1000e#
+        rf"{_USER} (?P<dir>[\w.+-]{{1,60}}) ?[#$%]",
+        # [root@host dir]#
+        rf"\[{_USER}[: ](?P<dir>[^\]\s]{{1,200}})\] ?[#$%>]",
+        r"-?(?:ba|da|a|k|z)?sh(?:-[\d.]{1,8})[#$%]",
+        # host:~#  / #  ~ $  host ~ #
+        rf"(?P<host>[\w.-]{{1,60}}):{_DIR} ?[#$]",
+        rf"(?:(?P<host>[\w.-]{{1,60}}) )?{_DIR} [#$]",
+        # Arrows and a lambda, as themes of zsh have them.
+        "[\u279c\u276f\u03bb] +"
+        r"(?:(?P<dir>~|[~/]?[\w./-]{1,80}) +)?(?:git:\([\w/.-]{1,60}\) )?(?:\u2717 +)?(?:[#$%] ?)?",
+        r"\(initramfs\)",
+    )
+)
+# The same, written without a blank before a command that is known.
+_TIGHT = re.compile(rf"{_USER}(?:[: ]{_DIR})?[#$](?P<command>[a-z./]\S*(?: .*)?)$")
+# A word alone, as csh and zsh print a host's name.
+_WORD_PROMPT = re.compile(r"(?:[A-Za-z][\w.-]{0,40}[%#$]|%) +(?P<command>\S.*)$")
+
+# Prompts that could also open prose, a comment or a heading.
+_DOLLAR = re.compile(r"\$(?:[ \t]+(?P<command>\S.*))?$")
+_HASH = re.compile(r"#(?:[ \t]+(?P<command>\S.*))?$")
+
+_WORD = re.compile(r"[\w./~({!\[:-]\S*")
+_PATH_OR_ASSIGNMENT = re.compile(r"\.{0,2}/\S+|\w+=\S*")
+
+# What may follow a lone "# ": programs, and prose is not.
+_COMMANDS = programs.words("commands")
+
+# Of these, the ones that prose begins with as well.
+_VERBS = programs.words("verbs")
+_SHELL_SIGN = re.compile(r"[-/=$;|&<>\[\"'*\d]")
+_SENTENCE_END = re.compile(r"(?:^|\s)[A-Za-z]+[.:?]$")
+
+
+def of(line: str) -> Prompt | None:
+    """The prompt that the line begins with."""
+    for pattern in _STRONG:
+        if match := pattern.match(line):
+            return _prompt(line, match)
+    if (match := _TIGHT.match(line)) and is_command(match["command"]):
+        return _prompt(line, match)
+    if (match := _WORD_PROMPT.match(line)) and is_command(match["command"]):
+        return _prompt(line, match)
+    if match := _DOLLAR.match(line):
+        rest = match["command"] or ""
+        if not rest or (_WORD.match(rest) and not rest[0].isdigit()):
+            return _prompt(line, match)
+    if (match := _HASH.match(line)) and (not match["command"] or is_command(match["command"])):
+        return _prompt(line, match)
+    return None
+
+
+def _prompt(line: str, match: re.Match[str]) -> Prompt:
+    groups = match.groupdict()
+    command = (groups.get("command") or "").rstrip()
+    text = line[: len(line) - len(groups.get("command") or "")].rstrip()
+    return Prompt(text, groups.get("host") or "", groups.get("dir") or "", command)
+
+
+def is_command(text: str) -> bool:
+    """Whether a shell's user would type it. Prose may begin with a verb that is also a
+    program; it has neither options nor paths, or ends like a sentence."""
+    first = text.split(maxsplit=1)[0].rstrip(";")
+    if _PATH_OR_ASSIGNMENT.fullmatch(first):
+        return True
+    if first not in _COMMANDS or _SENTENCE_END.search(text):
+        return False
+    return first not in _VERBS or text == first or bool(_SHELL_SIGN.search(text))
+
+
+_PASSED_OVER = re.compile(r"[#%] +[a-z][\w.+-]* .*(?:[|>]| -{1,2}\w|/\w)")
+
+
+def looks_like_command(line: str) -> bool:
+    """Whether a line that was taken for no command may be one all the same."""
+    return _PASSED_OVER.match(line) is not None and not _SENTENCE_END.search(line)

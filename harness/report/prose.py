@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a report claims in words, where its session shows nothing."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from harness.report import fact, shell
+from harness.report.claim import Claim, lines_of
+from harness.report.fact import Fact
+from harness.report.lines import Line
+from harness.report.session import Session
+
+# A sentence with one of these says what should be, or what does not happen.
+_NOT_A_CLAIM = re.compile(
+    r"\b(?:should|expect\w*|would|could|must|not? (?:longer|more)|never (?:saw|seen|happen\w*)|"
+    r"can ?not reproduce|can't reproduce|unable to reproduce|fix(?:es|ed)?|with (?:the|this|my) "
+    r"patch|"
+    r"patched|if|instead of|supposed|ideally|does(?:n't| not) (?:hang|happen|crash|oops|panic)|"
+    r"did(?:n't| not) (?:hang|happen|crash|oops|panic)|without (?:a |any )?(?:hang|crash|oops|"
+    r"panic))\b",
+    re.IGNORECASE,
+)
+_SENTENCE = re.compile(r"[^.!?:;]+(?:[.!?:;](?=\S)[^.!?:;]*)*[.!?:;]*")
+
+_COUNT = re.compile(
+    r"\b(?:ref(?:erence)?[ -]?(?:count(?:er|s)?|cnt)|refcnt|use count|usage count)\b"
+    r"(?: (?:of|for) (?:the )?[`'\"]?(?P<module>[a-z]\w*(?:[-_]\w+)+)[`'\"]?)?[^.\d]{0,60}?\b"
+    r"(?:is|are|was|stays?|remains?|still|at|shows?|to|becomes|=|:)[ =:]+(?:still |at |then )*"
+    r"(?P<number>\d{1,4}|zero|one|two|three|four)\b",
+    re.IGNORECASE,
+)
+_NUMBERS = {"zero": 0, "one": 1, "two": 2, "three": 3, "four": 4}
+_STATUS = re.compile(
+    r"\b(?:returns?|returned|exit(?:s|ed)?(?: with)?(?: (?:code|status|value))?(?: (?:is|of|was))?|"
+    r"(?:exit|return) (?:code|status|value)(?: (?:is|of|was))?|rc ?=)"
+    r"(?: an?)?(?: (?:exit|error|return))?(?: (?:code|status|value))?(?: of)? "
+    r"(?P<number>\d{1,3})\b",
+    re.IGNORECASE,
+)
+_ERRNO = re.compile(
+    r"(?:\bwith|\breturns?|\bgives?|\bgot|\bget|\bsays?|\bis|:|\()? ?-?\b(?P<errno>E[A-Z]{3,12})\b"
+)
+_HANG = re.compile(
+    r"\b(?:hangs?|hung|hanging|freezes?|froze|frozen|stuck|deadlocks?|never (?:returns?|comes? "
+    r"back|"
+    r"ends?|finish\w*)|(?:does|did) ?n[o']t (?:return|come back|end|finish)|blocks? for ?ever)\b",
+    re.IGNORECASE,
+)
+_IN_USE = re.compile(
+    r"\b(?:(?:is|still|as|says?|module|be) (?:still )?(?:in use|busy)|refus\w+|can(?:no|')t "
+    r"(?:be )?"
+    r"(?:unload\w*|remov\w*)|cannot be (?:unloaded|removed)|fails? to unload)\b",
+    re.IGNORECASE,
+)
+_KILLED = re.compile(
+    r"\b(?:seg(?:mentation)?[ -]?faults?|segfaulted|is killed|gets killed)\b", re.IGNORECASE
+)
+
+
+def claims(lines: Sequence[Line], session: Session) -> list[Claim]:
+    """The claims of a message's prose about the session: messages of tools that stand in it,
+    and sentences. Each is about the command that it names, else the last one."""
+    inside = {n for each in session.commands if each.shown for n in (each.line, *each.numbers)}
+    usable = [line for line in _observed(lines) if line.number not in inside]
+    found: dict[tuple[str, int | None], Claim] = {}
+    for claim in (*_messages(usable, session), *_statements(usable, session)):
+        found.setdefault((claim.kind, claim.step), claim)
+    return list(found.values())
+
+
+_SECTION = re.compile(
+    r"(?:[#*=_ ]*)(?P<name>expected|additional|environment|version|workaround|how reproducible|"
+    r"actual|observed|steps|description|what happen|result|current)\b[^.]{0,60}$",
+    re.IGNORECASE,
+)
+# Of a form's parts these say what the kernel should do, or is.
+_NO_OBSERVATION = re.compile(
+    r"expected|additional|environment|version|workaround|how reproducible", re.IGNORECASE
+)
+
+
+def _observed(lines: Sequence[Line]) -> Iterator[Line]:
+    """The lines of a message's own prose, without the parts of a form that say what should
+    be. What is left out stands as a blank line, which ends a sentence."""
+    skips = False
+    for line in lines:
+        section = _SECTION.match(line.bare)
+        if section:
+            skips = _NO_OBSERVATION.match(section["name"]) is not None
+        if skips or line.diff or line.border or line.depth:
+            yield replace(line, text="")
+        else:
+            yield line
+
+
+def _messages(lines: Sequence[Line], session: Session) -> Iterator[Claim]:
+    """Lines that are a tool's own message."""
+    for line in lines:
+        said = fact.of(line.bare)
+        if said is None or said.kind == fact.NO_COMMAND:
+            continue
+        step = _step_of(line.bare.partition(":")[0], session)
+        text = f"`{session.commands[step].text.partition(chr(10))[0]}`: {said}"
+        where = lines_of(line.number, line.number)
+        yield Claim("fact", text, where, step, lines=(line.bare,), fact=said)
+
+
+def _statements(lines: Sequence[Line], session: Session) -> Iterator[Claim]:
+    for first, last, sentence in _sentences(lines):
+        if not _NOT_A_CLAIM.search(sentence):
+            yield from _of_sentence(sentence, session, lines_of(first, last))
+
+
+def _sentences(lines: Sequence[Line]) -> Iterator[tuple[int, int, str]]:
+    """Each sentence with the first and last line of its paragraph."""
+    paragraph: list[Line] = []
+    for line in [*lines, None]:
+        if line is not None and not line.blank and not fact.of(line.bare):
+            paragraph.append(line)
+            continue
+        if paragraph:
+            text = " ".join(each.bare for each in paragraph)
+            for match in _SENTENCE.finditer(text):
+                yield paragraph[0].number, paragraph[-1].number, match[0].strip()
+        paragraph = []
+
+
+def _of_sentence(sentence: str, session: Session, where: str) -> Iterator[Claim]:
+    step = _step_of(sentence, session)
+    command = session.commands[step].text
+    name = f"`{command.partition(chr(10))[0]}`"
+    if match := _COUNT.search(sentence):
+        yield _count(match, session, where)
+        return
+    if _HANG.search(sentence):
+        yield Claim("hang", f"{name} does not end", where, step)
+        return
+    if _KILLED.search(sentence):
+        yield Claim("killed", f"{name} is killed", where, step)
+    if match := _STATUS.search(sentence):
+        status = int(match["number"])
+        yield Claim("status", f"{name} exits with status {status}", where, step, number=status)
+    if errno := _errno_in(sentence):
+        said = Fact(f"fails: {errno}", "")
+        yield Claim("fact", f"{name} fails with {errno}", where, step, fact=said)
+    elif _IN_USE.search(sentence) and _unloads(command):
+        said = Fact(fact.IN_USE, shell.last_word(command).replace("-", "_"))
+        yield Claim("fact", f"{name}: {said}", where, step, fact=said)
+
+
+def _count(match: re.Match[str], session: Session, where: str) -> Claim:
+    word = match["number"].lower()
+    count = _NUMBERS[word] if word in _NUMBERS else int(word)
+    module = (match["module"] or "").replace("-", "_")
+    text = f"the refcount of {module or 'the IOMMU driver'} is {count}"
+    last = len(session.commands) - 1
+    return Claim("refcount", text, where, last, number=count, subject=module)
+
+
+_FAILS = re.compile(r"\b(?:fail|err(?:no|or)|return|refus|say|got|get|with|end)", re.IGNORECASE)
+
+
+def _errno_in(sentence: str) -> str:
+    """The errno that a sentence names, by its name or its text."""
+    match = _ERRNO.search(sentence)
+    if match and match["errno"] in fact.ERRNO_NAMES:
+        return match["errno"]
+    return fact.errno_in(sentence) if _FAILS.search(sentence) else ""
+
+
+def _unloads(command: str) -> bool:
+    names = shell.programs(command)
+    return "rmmod" in names or ("modprobe" in names and " -r" in command)
+
+
+_ORDINAL = re.compile(
+    r"\b(first|second|third|fourth|fifth|last|final) (?:command|step|write|line|one|call|echo)\b",
+    re.IGNORECASE,
+)
+_ORDINALS = {"first": 0, "second": 1, "third": 2, "fourth": 3, "fifth": 4}
+
+
+def _step_of(sentence: str, session: Session) -> int:
+    """The command that the sentence names: by its place, whole, or by its program."""
+    last = len(session.commands) - 1
+    place = _ORDINAL.search(sentence)
+    if place:
+        return min(_ORDINALS.get(place[1].lower(), last), last)
+    for number in range(last, -1, -1):
+        text = session.commands[number].text
+        if text in sentence:
+            return number
+    for number in range(last, -1, -1):
+        names = shell.programs(session.commands[number].text)
+        if names and re.search(rf"\b{re.escape(names[0])}\b", sentence):
+            return number
+    return last

@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Shell sessions in the text of a message, as people paste them.
+
+A line is a command only behind a prompt, outside a diff, and when what follows the prompt
+can be one; everything else is output or prose. What is typed in several parts, with prose
+between them, is one session as long as nothing says that the machine is another one.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from harness.report import output, prompt, shell
+from harness.report.lines import Line
+from harness.report.prompt import Prompt
+
+_STATUS = re.compile(r"\[(\d{1,3})\]")
+_CONTINUED = re.compile(r">[ \t]?")
+_INTERRUPT = re.compile(r"(?:.*[^^])?(?:\^C)+")
+
+# Blank lines that may stand between one command's output and the next prompt.
+_MAX_BLANK = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command of a session: the ``output`` that the report shows under it, each with
+    its ``numbers`` (of lines, from 1), and the exit ``status`` if it gives one. ``line``
+    and ``last`` are its own first line and the last of its output. ``directory`` is what
+    its prompt names. ``interrupted`` by ^C. Where the output is not ``shown``, as of a
+    script, an empty one says nothing. ``ended``: the next prompt stands below it.
+    ``background``: the report goes on in another terminal while it runs."""
+
+    text: str
+    output: tuple[str, ...]
+    status: int | None
+    line: int
+    numbers: tuple[int, ...] = ()
+    directory: str = ""
+    interrupted: bool = False
+    shown: bool = True
+    ended: bool = False
+    background: bool = False
+
+    @property
+    def last(self) -> int:
+        return max(self.numbers, default=self.line)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Commands that were typed one after the other; ``quoted`` in a reply. ``heading``
+    is the prose above it, ``host`` what its prompts name."""
+
+    commands: tuple[Command, ...]
+    quoted: bool = False
+    heading: str = ""
+    host: str = ""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return tuple(command.text for command in self.commands)
+
+    @property
+    def line(self) -> int:
+        return self.commands[0].line
+
+    @property
+    def last(self) -> int:
+        return self.commands[-1].last
+
+
+@dataclass(slots=True)
+class _Part:
+    """Commands without prose between them; ``depth`` of their quotation."""
+
+    depth: int
+    host: str
+    heading: str
+    commands: list[Command] = field(default_factory=list)
+
+
+def sessions(lines: Sequence[Line]) -> list[Session]:
+    """All sessions of a message, in order."""
+    found: list[_Part] = []
+    for part in _parts(lines):
+        base = _continued(found, part)
+        if base is None:
+            found.append(part)
+            continue
+        if _OTHER_TERMINAL.search(part.heading):
+            base.commands[-1] = replace(base.commands[-1], background=not base.commands[-1].ended)
+        base.commands += part.commands
+        base.host = base.host or part.host
+    return [
+        Session(tuple(part.commands), part.depth > 0, part.heading, part.host) for part in found
+    ]
+
+
+def without_repeats(found: Sequence[Session]) -> list[Session]:
+    """The sessions without quotations of others, and without copies. Two that type
+    the same and see something else ("with the patch") are two."""
+    unquoted = {session.texts for session in found if not session.quoted}
+    kept: list[Session] = []
+    for session in found:
+        repeats = [each for each in kept if each.texts == session.texts]
+        quotes = session.quoted and (session.texts in unquoted or repeats)
+        if not quotes and not any(_same_output(session, each) for each in repeats):
+            kept.append(session)
+    return kept
+
+
+def _same_output(one: Session, other: Session) -> bool:
+    return all(
+        (a.output, a.status) == (b.output, b.status)
+        for a, b in zip(one.commands, other.commands, strict=True)
+    )
+
+
+_OTHER_TERMINAL = re.compile(
+    r"\b(?:(?:second|other|another|2nd|different|new) (?:terminal|shell|console|window|tty|xterm|"
+    r"ssh|session|tab)|terminal ?(?:#? ?)?[2B]|shell ?(?:#? ?)?[2B]|meanwhile|in parallel)\b",
+    re.IGNORECASE,
+)
+
+# Prose after which a session is about another machine, kernel or boot.
+_ANOTHER_MACHINE = re.compile(
+    r"\b(?:with(?:out)? (?:the|this|that|my|your|his|her|v\d|both|these|all)?\b.{0,40}\b"
+    r"(?:patch|patches|fix|series|change|commit|revert)|(?:after|before|when|once)"
+    r" (?:applying|reverting|the patch|the fix|patching)|patched|unpatched|revert(?:ed|ing)|"
+    r"expected|should (?:be|look|print|give)|after (?:a |the |another )?(?:reboot|fresh boot|"
+    r"power)|"
+    r"rebooted|fresh boot|(?:on|with|under|in) (?:an? |the )?(?:old|older|other|another|different|"
+    r"previous|newer?|good|working|bad|second|vanilla|stable|lts|distro) "
+    r"(?:kernel|machine|board|host|box|version|boot|vm|guest|release|system)|"
+    r"(?:on|with|under|in) (?:linux |kernel |v)?\d\.\d+(?:\.\d+)?(?:-rc\d+)?\b|"
+    r"for comparison|for reference|in contrast|by contrast|whereas|compare|"
+    r"instead of|alternatively|another way|same (?:thing|steps|test|commands|sequence) )",
+    re.IGNORECASE,
+)
+
+
+def _continued(found: Sequence[_Part], part: _Part) -> _Part | None:
+    """The part that this one goes on with: the last of the same quotation, unless it is
+    about another machine or begins the same again."""
+    base = next((each for each in reversed(found) if each.depth == part.depth), None)
+    if base is None or base is not found[-1]:
+        return None
+    if base.host and part.host and base.host != part.host:
+        return None
+    if _ANOTHER_MACHINE.search(part.heading):
+        return None
+    return None if _begins_again(base, part) else base
+
+
+def _begins_again(base: _Part, part: _Part) -> bool:
+    """Whether it types again what the session began with."""
+    texts, again = [each.text for each in base.commands], [each.text for each in part.commands]
+    if texts == again:
+        return True
+    return len(again) > 1 and texts[: min(2, len(texts))] == again[: min(2, len(texts))]
+
+
+def _parts(lines: Sequence[Line]) -> Iterator[_Part]:
+    prompts = [None if line.diff or line.border else prompt.of(line.bare) for line in lines]
+    position, prose_from = 0, 0
+    while position < len(lines):
+        if not _opens(prompts[position]):
+            position += 1
+            continue
+        prose = [line.bare for line in lines[prose_from:position] if not line.diff]
+        part, position = _part(lines, prompts, position, " ".join(" ".join(prose).split())[-400:])
+        prose_from = position
+        if part.commands:
+            yield part
+
+
+def _opens(found: Prompt | None) -> bool:
+    """Whether a session may begin with it: a lone "$" or "#" opens none."""
+    return found is not None and bool(found.command)
+
+
+def _part(
+    lines: Sequence[Line], prompts: Sequence[Prompt | None], position: int, heading: str
+) -> tuple[_Part, int]:
+    """The part whose first prompt is at ``position``, and where it ends."""
+    first = lines[position]
+    opening = prompts[position]
+    assert opening is not None
+    part = _Part(first.depth, opening.host, heading)
+    while position < len(lines) and _same_place(first, lines[position]):
+        found = prompts[position]
+        if found is None:
+            break
+        if not found.command or found.command.startswith("#"):
+            position = _next_prompt(lines, prompts, position + 1, first, opening)
+            continue
+        text, begins = _whole_command(lines, prompts, position, first)
+        shown, position = _output(lines, prompts, begins, first, opening)
+        while position < len(lines) and _is_unknown(lines[position], prompts[position], opening):
+            _, position = _output(lines, prompts, position + 1, first, opening)
+        after = _next_prompt(lines, prompts, position, first, opening)
+        ended = after < len(lines) and _is_prompt(lines, prompts, after, first, opening)
+        part.commands.append(_finished(text, shown, lines, found, begins, ended=ended))
+        position = after
+    return part, position
+
+
+def _same_place(first: Line, line: Line) -> bool:
+    return (line.depth, line.fence) == (first.depth, first.fence) and not line.border
+
+
+def _is_prompt(
+    lines: Sequence[Line],
+    prompts: Sequence[Prompt | None],
+    position: int,
+    first: Line,
+    opening: Prompt,
+) -> bool:
+    """Whether the line has a prompt of this session: of "$" and "#" alone only where the
+    session's own are, in the same column."""
+    found, line = prompts[position], lines[position]
+    if found is None or line.depth != first.depth:
+        return False
+    if found.text in ("#", "$"):
+        return line.indent == first.indent and (bool(found.command) or found.text == opening.text)
+    return True
+
+
+def _whole_command(
+    lines: Sequence[Line], prompts: Sequence[Prompt | None], position: int, first: Line
+) -> tuple[str, int]:
+    """The command at ``position`` with the lines that continue it, with or without
+    the shell's second prompt. One that is never finished is only its first line."""
+    found = prompts[position]
+    assert found is not None
+    text = found.command
+    end = position + 1
+    while shell.incomplete(text) and end < len(lines) and end - position < shell.MAX_LINES:
+        line, further = lines[end], prompts[end]
+        if further is not None and further.command and line.depth == first.depth:
+            break
+        text += "\n" + _continuation(first, line)
+        end += 1
+    if shell.incomplete(text):
+        return found.command, position + 1
+    return text, end
+
+
+def _continuation(first: Line, line: Line) -> str:
+    # In a session that is not quoted, ">" is the shell's prompt and no quoting.
+    if line.depth == first.depth + 1:
+        return line.text
+    return _CONTINUED.sub("", line.text[min(first.indent, line.indent) :], count=1)
+
+
+def _output(
+    lines: Sequence[Line],
+    prompts: Sequence[Prompt | None],
+    position: int,
+    first: Line,
+    opening: Prompt,
+) -> tuple[list[int], int]:
+    """The positions of a command's output, and where it ends."""
+    shown: list[int] = []
+    while position < len(lines):
+        line = lines[position]
+        if not _same_place(first, line) or line.diff:
+            break
+        if _is_prompt(lines, prompts, position, first, opening):
+            break
+        if line.blank and not _continues(lines, prompts, position, first):
+            break
+        if not line.blank and _is_outdented(line, first):
+            break
+        if output.is_farewell(line.bare) or _is_unknown(line, prompts[position], opening):
+            break
+        shown.append(position)
+        position += 1
+    while shown and lines[shown[-1]].blank:
+        shown.pop()
+    return shown, position
+
+
+def _is_unknown(line: Line, found: Prompt | None, opening: Prompt) -> bool:
+    """Whether it has the session's own prompt before what is no known command: it is no
+    output."""
+    own = found is None and opening.text == line.bare[:1]
+    return own and prompt.looks_like_command(line.bare)
+
+
+def _is_outdented(line: Line, first: Line) -> bool:
+    return line.indent < first.indent and not output.is_kernel_message(line.bare)
+
+
+def _continues(
+    lines: Sequence[Line], prompts: Sequence[Prompt | None], position: int, first: Line
+) -> bool:
+    """Whether output goes on after the blank line: only an indented or fenced session can
+    tell it from the prose that follows, and only the kernel stamps what it prints."""
+    after = next(
+        (n for n in range(position, min(len(lines), position + 20)) if not lines[n].blank), None
+    )
+    if after is None or not _same_place(first, lines[after]) or prompts[after] is not None:
+        return False
+    following = lines[after]
+    if first.fence or output.is_kernel_message(following.bare):
+        return True
+    return 0 < first.indent <= following.indent
+
+
+def _next_prompt(
+    lines: Sequence[Line],
+    prompts: Sequence[Prompt | None],
+    position: int,
+    first: Line,
+    opening: Prompt,
+) -> int:
+    """Past blank lines, when the same session goes on behind them."""
+    ahead = position
+    most = len(lines) if first.fence else position + _MAX_BLANK
+    while ahead < len(lines) and lines[ahead].blank and ahead < most:
+        ahead += 1
+    again = ahead < len(lines) and _same_place(first, lines[ahead])
+    return ahead if again and _is_prompt(lines, prompts, ahead, first, opening) else position
+
+
+def _finished(
+    text: str,
+    shown: Sequence[int],
+    lines: Sequence[Line],
+    found: Prompt,
+    begins: int,
+    *,
+    ended: bool,
+) -> Command:
+    """The command with what of the lines below it is its output."""
+    indent = min((lines[n].indent for n in shown if not lines[n].blank), default=0)
+    own = min(indent, lines[begins - 1].indent)
+    texts = [(lines[n].number, lines[n].text[own:]) for n in shown]
+    if not ended:
+        texts = output.without_prose(texts)
+    interrupted = any(_INTERRUPT.fullmatch(each.strip()) for _, each in texts)
+    texts = [(number, output.without_note(each.replace("^C", ""))) for number, each in texts]
+    while texts and not texts[-1][1].strip():
+        texts.pop()
+    status = _STATUS.fullmatch(texts[-1][1].strip()) if texts else None
+    if status:
+        texts.pop()
+    return Command(
+        text,
+        tuple(each for _, each in texts),
+        int(status[1]) if status else None,
+        lines[begins - 1].number
+        if "\n" not in text
+        else lines[begins - 1 - text.count("\n")].number,
+        tuple(number for number, _ in texts),
+        found.directory,
+        interrupted,
+        ended=ended,
+    )

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-2.0-only
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import UsageError
+from harness.repro import names
+from harness.repro.names import Names
+
+PRINTED = """\
+pci 0000:00:00.0 0x060000 1b36:0008
+pci 0000:00:01.0 0x020000 8086:10d3 e1000e
+virtio virtio0 - 0x0003 virtio_console
+virtio virtio1 - 0x0017
+platform 9050000.smmuv3 - - arm-smmu-v3
+platform b000000.client0 - -
+platform b001000.client1 - - iommu_client
+net eth0 - - -
+"""
+DEVICES = names.entries(PRINTED)
+
+
+def learned(command: str, context: str = "", runs: bool = True) -> Names:
+    found = Names(context, "arm_smmu_v3")
+    found.learn(command, DEVICES, runs=runs)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("command", "translated"),
+    [
+        ("echo 0000:81:00.0 > drivers/x", "echo 0000:00:01.0 > drivers/x"),
+        ("echo 81:00.0 > x", "echo 00:01.0 > x"),
+        ("cat /sys/bus/pci/drivers/e1000e/0000:05:00.0/x", None),
+        ("echo virtio0 > /sys/bus/virtio/drivers/virtio_iommu/unbind", "echo virtio1 > "),
+        ("ls /sys/class/iommu/arm-smmu-v3.0.auto", "ls /sys/class/iommu/9050000.smmuv3"),
+        ("echo 3f000000.smmu > x", "echo 9050000.smmuv3 > x"),
+        ("ip link set enp1s0 up", "ip link set eth0 up"),
+        ("echo 0000:00:01.0 > /sys/bus/pci/drivers/e1000e/unbind", "echo 0000:00:01.0 > "),
+        # It has no driver now, and may have had the one of the path.
+        ("echo b000000.client0 > /sys/bus/platform/drivers/iommu_client/unbind", "echo b000000."),
+    ],
+)
+def test_a_name_becomes_the_guests(command: str, translated: str | None) -> None:
+    wanted = translated or command.replace("0000:05:00.0", "0000:00:01.0")
+    assert learned(command).translate(command).startswith(wanted)
+
+
+def test_a_message_says_which_driver_a_device_has() -> None:
+    found = learned("echo 1 > /sys/bus/pci/devices/0000:81:00.0/x", "mlx5_core 0000:81:00.0: up")
+    assert "no mlx5_core device" in found.about("0000:81:00.0")
+
+
+def test_a_name_that_several_devices_fit_is_unclear() -> None:
+    command = "echo 40000000.gpu > /sys/bus/platform/drivers/gpu/unbind"
+    assert "--device 40000000.gpu=NAME" in learned(command).about(command)
+    assert not learned(command, runs=False).unclear
+
+
+def test_a_choice_is_taken_before_all_others() -> None:
+    found = Names("", "arm_smmu_v3", names.parse(["40000000.gpu=b000000.client0"]))
+    found.learn("echo 40000000.gpu", DEVICES, runs=True)
+    assert found.translate("echo 40000000.gpu") == "echo b000000.client0"
+
+
+@pytest.mark.parametrize("choice", ["x", "=y", "x=", "a=b c", "a=$(b)"])
+def test_a_choice_that_is_none_is_refused(choice: str) -> None:
+    with pytest.raises(UsageError, match="names no pair"):
+        names.parse([choice])
+
+
+def test_a_choice_of_what_the_guest_lacks_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"the guest has no 0000:00:09\.0"):
+        names.check({"x": "0000:00:09.0"}, DEVICES)
+
+
+@given(st.text(max_size=300))
+def test_hostile_text_never_breaks_it(text: str) -> None:
+    found = Names(text, "arm_smmu_v3")
+    found.learn(text, names.entries(text), runs=True)
+    found.learn(text, DEVICES, runs=True)
+    found.translate(text)
