@@ -253,7 +253,10 @@ def lock(found: Anatomy, named: str) -> list[str]:
 
 
 def hang(found: Anatomy, named: str) -> list[str]:
-    """Of one about what goes on for too long: inside of what dispatched the work."""
+    """Of one about what goes on for too long: inside of what dispatched the work. A
+    processor that waits for another is not to blame: the waiting is."""
+    if found.pc and found.pc.function.startswith("smp_call_function"):
+        return ["smp_call_function"]
     for each in found.traces:
         names = _interrupted(_reliable(each.frames))
         if any(machinery.plain(name) == "rcu_gp_kthread" for name in names):
@@ -276,8 +279,10 @@ def _inside(names: Sequence[str]) -> list[str]:
 
 
 def _interrupted(names: list[str]) -> list[str]:
-    """Behind the interrupt's own functions."""
+    """Behind the functions of the interrupt that found it."""
     entry = next((i for i, name in enumerate(names) if machinery.interrupts(name)), -1)
+    if not all(machinery.is_machinery(name) for name in names[:entry]):
+        return names
     return names[entry + 1 :] or names
 
 
@@ -311,6 +316,8 @@ def guilty(candidates: Sequence[str]) -> tuple[str, str]:
     """The first of the functions that is not machinery, and the next one outward; the
     very first where all are."""
     real = [each for each in candidates if not machinery.is_machinery(each)]
+    if candidates[:1] == ["smp_call_function"]:
+        real = list(candidates)
     if not real:
         return (machinery.named(candidates[0]) if candidates else ""), ""
     outward = (machinery.named(each) for each in real[1:])

@@ -73,7 +73,7 @@ NEEDLES = (
         "Kernel unaligned",
     ),
     *("int3: ", "bounds: ", "invalid TSS", "command in error", "command fetch", "simd exception"),
-    *("hypercall failed",),
+    *("hypercall failed", "file count is"),
 )
 
 _CUT = re.compile(r"\s*(?:-+\[ cut here \]-+|8<-+ cut here -+)")
@@ -253,9 +253,10 @@ class Assembler:
     def _led_to(self, key: str, message: Message, match: re.Match[str]) -> bool:
         """Whether the panic is what the kernel does about the last report; it is then part
         of it."""
-        if not _CONSEQUENCE.match(match["what"]):
-            return False
         block = self._open.get(key) or self._recent.get(key)
+        bare = block is not None and key in self._open and not block.framed
+        if not bare and not _CONSEQUENCE.match(match["what"]):
+            return False
         if block is None or block.panic or message.number > block.last + _AFTERMATH:
             return False
         block.panic = match["what"].strip()

@@ -2,7 +2,7 @@
 """The messages and the splats of any text of a kernel log, streamed."""
 
 import codecs
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO
 
 from harness.klog import message, splat
@@ -50,39 +50,33 @@ class _Lines:
 
     def __init__(self, source: IO[bytes] | Iterable[bytes]) -> None:
         self._pieces = _pieces(source)
+        self._number = 1
+        self._patience = 0
 
     def __iter__(self) -> Iterator[tuple[str, int, bool]]:
         return self.where(lambda: True)
 
-    def where(self, wanted: Callable[[], bool]) -> Generator[tuple[str, int, bool]]:
+    def where(self, wanted: Callable[[], bool]) -> Iterator[tuple[str, int, bool]]:
         """Those that have a needle, two that follow each of them, and while ``wanted``
         says so all."""
-        number = 1
         for piece in self._pieces:
-            number = yield from _piece(piece, number, wanted)
+            yield from self._piece(piece, wanted)
 
-
-def _piece(
-    piece: bytes, number: int, wanted: Callable[[], bool]
-) -> Generator[tuple[str, int, bool], None, int]:
-    hits = _hits(piece)
-    at, end, patience = 0, len(piece), 0
-    while at < end:
-        if patience <= 0 and not wanted():
+    def _piece(self, piece: bytes, wanted: Callable[[], bool]) -> Iterator[tuple[str, int, bool]]:
+        hits, at = _hits(piece), 0
+        while at < len(piece):
             start = _next_hit(piece, hits, at)
-            number += piece.count(b"\n", at, start)
-            at = start
-            if at >= end:
-                break
-            patience = 3
-        stop = piece.find(b"\n", at)
-        stop = end if stop < 0 else stop
-        while hits and hits[-1] < at:
-            hits.pop()
-        marked = bool(hits) and hits[-1] < stop
-        yield piece[at : min(stop, at + _LONGEST)].decode(errors="replace"), number, marked
-        at, number, patience = stop + 1, number + 1, patience - 1
-    return number
+            if start > at and self._patience <= 0 and not wanted():
+                self._number += piece.count(b"\n", at, start)
+                at = start
+                continue
+            if start == at:
+                self._patience = 3
+            stop = piece.find(b"\n", at)
+            stop = len(piece) if stop < 0 else stop
+            line = piece[at : min(stop, at + _LONGEST)].decode(errors="replace")
+            yield line, self._number, start == at
+            at, self._number, self._patience = stop + 1, self._number + 1, self._patience - 1
 
 
 def _hits(piece: bytes) -> list[int]:
@@ -101,7 +95,7 @@ def _next_hit(piece: bytes, hits: list[int], at: int) -> int:
     """The start of the next line that has a needle."""
     while hits and hits[-1] < at:
         hits.pop()
-    return max(at, piece.rfind(b"\n", 0, hits[-1]) + 1) if hits else len(piece)
+    return max(at, piece.rfind(b"\n", at, hits[-1]) + 1) if hits else len(piece)
 
 
 def _pieces(source: IO[bytes] | Iterable[bytes]) -> Iterator[bytes]:

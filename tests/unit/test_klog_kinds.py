@@ -176,6 +176,8 @@ ALONE = [
     ("AMD-Vi: Event logged [IO_PAGE_FAULT device=00:14.0 address=0x0]", "iommu fault"),
     ("kmemleak: 3 new suspected memory leaks (see /sys/kernel/debug/kmemleak)", "kmemleak"),
     ("unregister_netdevice: waiting for eth0 to become free. Usage count = 2", "unregister wait"),
+    ("VFS: Close: file count is 0", "file count"),
+    ("WARNING: kernel stack regs at ffff8800 in sh:71 has bad 'bp' value 0", "unwinder"),
     ("VFS: Busy inodes after unmount of vda. Self-destruct in 5 seconds.", "busy inodes"),
 ]
 
