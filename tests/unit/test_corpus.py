@@ -16,7 +16,10 @@ REQUIRED = {"file", "shape", "verdict", "symptom", "why"}
 OPTIONAL = {"machine", "options", "mutation"}
 MACHINES = {"smmuv3", "virtio-iommu"}
 MAX_BYTES = 20_000
-LEAST = 20
+LEAST = 70
+
+# What no text in the table can be a part of.
+PACKED = (".gz",)
 
 ENTRIES: list[dict[str, Any]] = tomllib.loads(TABLE.read_text())["report"]
 MUTATED = [(entry, mutation) for entry in ENTRIES for mutation in entry.get("mutation", [])]
@@ -57,6 +60,8 @@ def test_a_report_is_small(entry: dict[str, Any]) -> None:
 
 @each_entry
 def test_what_reproduces_has_a_claim_that_can_be_changed(entry: dict[str, Any]) -> None:
+    if entry["file"].endswith(PACKED):
+        return
     turned = entry.get("mutation", [])
     for kernel, verdict in entry["verdict"].items():
         if verdict == "reproduced":
