@@ -5,8 +5,6 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 REPORTS = Path(__file__).parents[1] / "reports"
 TABLE = REPORTS / "verdicts.toml"
 
@@ -22,14 +20,19 @@ LEAST = 70
 PACKED = (".gz",)
 
 ENTRIES: list[dict[str, Any]] = tomllib.loads(TABLE.read_text())["report"]
-MUTATED = [(entry, mutation) for entry in ENTRIES for mutation in entry.get("mutation", [])]
 
-each_entry = pytest.mark.parametrize("entry", ENTRIES, ids=[entry["file"] for entry in ENTRIES])
-each_mutation = pytest.mark.parametrize(
-    ("entry", "mutation"),
-    MUTATED,
-    ids=[f"{entry['file']}: {mutation['to'][:40]!r}" for entry, mutation in MUTATED],
-)
+
+def mutations(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(entry.get("mutation", []))
+
+
+def is_sound(verdict: dict[str, str]) -> bool:
+    return set(verdict) == KERNELS and set(verdict.values()) <= VERDICTS
+
+
+def can_be_turned(entry: dict[str, Any], kernel: str) -> bool:
+    """Whether a changed claim makes the report one that does not reproduce."""
+    return any(each["verdict"][kernel] == "not-reproduced" for each in mutations(entry))
 
 
 def test_the_table_names_each_report_once_and_in_order() -> None:
@@ -37,46 +40,49 @@ def test_the_table_names_each_report_once_and_in_order() -> None:
     assert [entry["file"] for entry in ENTRIES] == files
 
 
-def test_the_corpus_is_large_and_has_each_verdict() -> None:
+def test_the_corpus_is_large_and_has_each_verdict_often() -> None:
     assert len(ENTRIES) >= LEAST
     for kernel in KERNELS:
-        assert {entry["verdict"][kernel] for entry in ENTRIES} == VERDICTS
+        verdicts = [entry["verdict"][kernel] for entry in ENTRIES]
+        assert all(verdicts.count(verdict) >= 10 for verdict in VERDICTS)
 
 
-@each_entry
-def test_an_entry_says_what_it_must(entry: dict[str, Any]) -> None:
-    assert REQUIRED <= set(entry) <= REQUIRED | OPTIONAL
-    assert all(entry[key].strip() for key in ("shape", "why", "symptom"))
-    assert set(entry["verdict"]) == KERNELS
-    assert set(entry["verdict"].values()) <= VERDICTS
-    assert entry.get("machine", "smmuv3") in MACHINES
-    assert all(isinstance(word, str) for word in entry.get("options", []))
+def test_entries_have_all_keys_and_no_other() -> None:
+    for entry in ENTRIES:
+        assert REQUIRED <= set(entry) <= REQUIRED | OPTIONAL, entry["file"]
+        assert all(entry[key].strip() for key in ("shape", "why", "symptom")), entry["file"]
 
 
-@each_entry
-def test_a_report_is_small(entry: dict[str, Any]) -> None:
-    assert 0 < (REPORTS / entry["file"]).stat().st_size < MAX_BYTES
+def test_entries_name_verdicts_and_machines_that_exist() -> None:
+    for entry in ENTRIES:
+        assert is_sound(entry["verdict"]), entry["file"]
+        assert entry.get("machine", "smmuv3") in MACHINES, entry["file"]
+        assert all(isinstance(word, str) for word in entry.get("options", [])), entry["file"]
 
 
-@each_entry
-def test_what_reproduces_has_a_claim_that_can_be_changed(entry: dict[str, Any]) -> None:
-    if entry["file"].endswith(PACKED):
-        return
-    turned = entry.get("mutation", [])
-    for kernel, verdict in entry["verdict"].items():
-        if verdict == "reproduced":
-            assert any(mutation["verdict"][kernel] == "not-reproduced" for mutation in turned)
+def test_reports_are_small() -> None:
+    for entry in ENTRIES:
+        assert 0 < (REPORTS / entry["file"]).stat().st_size < MAX_BYTES, entry["file"]
 
 
-@each_mutation
-def test_a_mutation_has_one_place(entry: dict[str, Any], mutation: dict[str, Any]) -> None:
-    assert set(mutation) == {"from", "to", "verdict"}
-    assert (REPORTS / entry["file"]).read_bytes().count(mutation["from"].encode()) == 1
-    assert mutation["from"] != mutation["to"]
+def test_what_reproduces_has_a_claim_that_can_be_changed() -> None:
+    for entry in ENTRIES:
+        reproduced = {kernel for kernel, word in entry["verdict"].items() if word == "reproduced"}
+        if not entry["file"].endswith(PACKED):
+            assert all(can_be_turned(entry, kernel) for kernel in reproduced), entry["file"]
 
 
-@each_mutation
-def test_a_mutation_turns_a_verdict(entry: dict[str, Any], mutation: dict[str, Any]) -> None:
-    assert set(mutation["verdict"]) == KERNELS
-    assert set(mutation["verdict"].values()) <= VERDICTS
-    assert mutation["verdict"] != entry["verdict"]
+def test_a_mutation_has_one_place() -> None:
+    for entry in ENTRIES:
+        content = (REPORTS / entry["file"]).read_bytes()
+        for mutation in mutations(entry):
+            assert set(mutation) == {"from", "to", "verdict"}, entry["file"]
+            assert content.count(mutation["from"].encode()) == 1, (entry["file"], mutation["from"])
+            assert mutation["from"] != mutation["to"], entry["file"]
+
+
+def test_a_mutation_turns_a_verdict() -> None:
+    for entry in ENTRIES:
+        for mutation in mutations(entry):
+            assert is_sound(mutation["verdict"]), entry["file"]
+            assert mutation["verdict"] != entry["verdict"], entry["file"]
