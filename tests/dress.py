@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Kernel logs in other clothes: what syslog, journals, mail, trackers and terminals make of
+a console's lines. ``python -m tests.dress FORM < LOG`` prints one."""
+
+import json
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterable
+
+_STAMP = re.compile(r"\[ *(\d+)\.(\d{6})\] ?")
+_DATE = "Nov 30 05:%02d:%02d"
+
+
+def _time(line: str) -> tuple[int, str]:
+    """Seconds since boot, and the text behind the stamp."""
+    match = _STAMP.match(line)
+    return (int(match[1]), line[match.end() :]) if match else (0, line)
+
+
+def _syslog(line: str) -> str:
+    seconds, _ = _time(line)
+    return f"{_DATE % (seconds // 60 % 60, seconds % 60)} guest kernel: {line}"
+
+
+def _journal(line: str) -> str:
+    """journalctl -k -o short-iso"""
+    seconds, text = _time(line)
+    return f"2026-11-30T05:{seconds // 60 % 60:02}:{seconds % 60:02}+0000 guest kernel: {text}"
+
+
+def _dmesg_t(line: str) -> str:
+    """dmesg -T"""
+    seconds, text = _time(line)
+    return f"[Mon Nov 30 05:{seconds // 60 % 60:02}:{seconds % 60:02} 2026] {text}"
+
+
+def _dmesg_x(line: str) -> str:
+    """dmesg -x"""
+    return f"kern  :warn  : {line}"
+
+
+def _colour(line: str) -> str:
+    """dmesg --color=always"""
+    match = _STAMP.match(line)
+    if match is None:
+        return line
+    return f"\x1b[32m{match[0].rstrip()} \x1b[0m\x1b[33m{line[match.end() :]}\x1b[0m"
+
+
+def _lava(line: str) -> str:
+    """A console log of LAVA's."""
+    seconds, _ = _time(line)
+    return f"2026-11-30T05:{seconds // 60 % 60:02}:{seconds % 60:02}.{seconds % 1000:06}  {line}"
+
+
+def _bare(line: str) -> str:
+    """CONFIG_PRINTK_TIME=n"""
+    return _time(line)[1]
+
+
+def _each(form: Callable[[str], str]) -> Callable[[list[str]], Iterable[str]]:
+    return lambda lines: map(form, lines)
+
+
+def _wrapped(lines: Iterable[str], width: int = 72) -> list[str]:
+    """As a mail client wraps what is sent with format=flowed off."""
+    wrap = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
+    return [part for line in lines for part in wrap.wrap(line) or [""]]
+
+
+def _mail(lines: list[str]) -> list[str]:
+    """A bug report by mail that somebody answers."""
+    body = ["Hi,", "", "I see this on boot:", "", *lines, "", "Thanks,", "A."]
+    return ["On Mon, Nov 30, 2026 at 05:49 AM, A. wrote:", *(f"> {each}".rstrip() for each in body)]
+
+
+def _quoted_twice(lines: list[str]) -> list[str]:
+    return [f">> {each}".rstrip() for each in lines]
+
+
+def _fenced(lines: list[str]) -> list[str]:
+    return ["### What happened", "", "```console", *lines, "```", "", "Any idea?"]
+
+
+def _json(lines: list[str]) -> list[str]:
+    """dmesg --json"""
+    found = [_STAMP.match(line) for line in lines]
+    records = [
+        {"pri": 4, "time": float(f"{match[1]}.{match[2]}"), "msg": line[match.end() :]}
+        for match, line in zip(found, lines, strict=True)
+        if match
+    ]
+    return json.dumps({"dmesg": records}, indent=3).splitlines()
+
+
+FORMS: dict[str, Callable[[list[str]], Iterable[str]]] = {
+    "syslog": _each(_syslog),
+    "journal": _each(_journal),
+    "dmesg -T": _each(_dmesg_t),
+    "dmesg -x": _each(_dmesg_x),
+    "dmesg --json": _json,
+    "colour": _each(_colour),
+    "LAVA": _each(_lava),
+    "no times": _each(_bare),
+    "indented": _each(lambda line: f"    {line}"),
+    "wrapped": _wrapped,
+    "mail": _mail,
+    "mail, wrapped": lambda lines: [f"> {each}" for each in _wrapped(lines, 70)],
+    "quoted twice": _quoted_twice,
+    "fenced": _fenced,
+}
+
+
+def dress(text: str, form: str) -> str:
+    """The log of a console in another form. Raises KeyError for one that is not in FORMS."""
+    lines = text.replace("\r", "").splitlines()
+    return "\n".join(FORMS[form](lines)) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(dress(sys.stdin.read(), sys.argv[1]))

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What harness.klog reads in logs of real guests, against what is read in them by eye."""
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.klog import log
+from harness.klog.splat import Splat
+from tests.dress import FORMS, dress
+
+LOGS = Path(__file__).parent.parent / "logs"
+
+
+@dataclass(frozen=True, slots=True)
+class Parse:
+    """A log and its reports: the table's entry."""
+
+    file: str
+    source: str
+    of: str
+    dressed: str
+    splats: tuple[dict[str, Any], ...]
+
+
+def table() -> list[Parse]:
+    data = tomllib.loads((LOGS / "parses.toml").read_text())
+    splats = {each["file"]: tuple(each.get("splat", ())) for each in data["log"]}
+    return [
+        Parse(
+            each["file"],
+            each.get("source", ""),
+            each.get("of", ""),
+            each.get("dressed", ""),
+            splats[each.get("of") or each["file"]],
+        )
+        for each in data["log"]
+    ]
+
+
+TABLE = table()
+RECORDED = [each for each in TABLE if not each.dressed]
+DRESSED = [each for each in TABLE if each.dressed]
+
+
+def splats(parse: Parse) -> list[Splat]:
+    with (LOGS / parse.file).open("rb") as file:
+        return list(log.splats(file))
+
+
+@pytest.mark.parametrize("parse", TABLE, ids=lambda each: each.file.removesuffix(".log"))
+def test_a_log_is_read_as_an_engineer_reads_it(parse: Parse) -> None:
+    found = splats(parse)
+    assert [each.kind for each in found] == [each["kind"] for each in parse.splats]
+    for number, (wanted, splat) in enumerate(zip(parse.splats, found, strict=True)):
+        wrong = dict(differing(wanted, splat))
+        assert not wrong, f"report {number}: expected {wanted}"
+
+
+def differing(wanted: dict[str, Any], splat: Splat) -> list[tuple[str, object]]:
+    """The fields that the table has otherwise, with what was read."""
+    plain = [each for each in wanted.items() if each[0] != "frames"]
+    seen = [(name, value, getattr(splat, name)) for name, value in plain]
+    found: list[tuple[str, object]] = [(name, got) for name, value, got in seen if got != value]
+    if not contains(splat.frames, wanted.get("frames", ())):
+        found.append(("frames", splat.frames))
+    return found
+
+
+def contains(frames: Sequence[str], run: Sequence[str]) -> bool:
+    """Whether ``run`` stands in the frames as it is."""
+    starts = range(len(frames) - len(run) + 1)
+    return any(list(frames[start : start + len(run)]) == list(run) for start in starts)
+
+
+def test_the_table_has_each_log_once() -> None:
+    names = [each.file for each in TABLE]
+    assert sorted(names) == sorted(path.name for path in LOGS.glob("*.log"))
+    assert len(names) == len(set(names))
+
+
+def test_logs_are_small() -> None:
+    assert [path.name for path in LOGS.glob("*.log") if path.stat().st_size >= 12_000] == []
+
+
+def test_recorded_logs_say_where_they_are_from() -> None:
+    assert [each.file for each in RECORDED if not each.source] == []
+
+
+@pytest.mark.parametrize("parse", DRESSED, ids=lambda each: each.file.removesuffix(".log"))
+def test_a_dressed_log_is_made_from_a_recorded_one(parse: Parse) -> None:
+    text = (LOGS / parse.of).read_bytes().decode()
+    assert (LOGS / parse.file).read_bytes().decode() == dress(text, parse.dressed)
+
+
+def test_each_form_is_read() -> None:
+    assert {each.dressed for each in DRESSED} == set(FORMS)
