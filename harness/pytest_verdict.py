@@ -31,7 +31,9 @@ def judge(
     provoked = [each for marker in item.iter_markers("splats") for each in marker.args]
     provoked += [each for each, sometimes in expected.items() if not sometimes]
     issues = _issues(item)
-    unknown = known.unexplained(splats, [*provoked, *expected], issues)
+    # Scenarios make the hardware unhappy on purpose, and memory short.
+    grave = [each for each in splats if each.severity != "notice"]
+    unknown = known.unexplained(grave, [*provoked, *expected], issues)
     if unknown:
         told = "\n".join(_told(each) for each in unknown)
         _fail(report, f"the kernel reports what nobody expects:\n{told}")

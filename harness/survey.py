@@ -74,7 +74,8 @@ def _stages(cell: Cell, kernel: Kernel, running: Guest) -> Iterator[Cell]:
     yield cell
     ping = traffic.ping(running, nic.name)
     cell = replace(cell, translated=ping.translated)
-    splats = [each.title for each in splat.find([entry.text for entry in running.kmsg()])]
+    found = splat.find([entry.text for entry in running.kmsg()])
+    splats = [each.title for each in found if each.severity != "notice"]
     if nic.group is None:
         cell = replace(cell, reason=_no_group(kernel, running.machine, nic))
     elif not ping.answered:

@@ -19,7 +19,7 @@ def _patterns(*tables: str) -> re.Pattern[str]:
 
 _TABLES: dict[str, str] = tomllib.loads(Path(__file__).with_name("machinery.toml").read_text())
 _ALL = _patterns("reports", "entry", "scheduler", "helpers")
-_REPORTING = _patterns("reports", "entry")
+_PRINTING = _patterns("printing")
 _INTERRUPT = _patterns("interrupts")
 _DISPATCH = _patterns("dispatch")
 _SYSCALL = re.compile(
@@ -51,9 +51,10 @@ def is_machinery(function: str) -> bool:
 
 
 @functools.lru_cache(maxsize=1 << 14)
-def reports(function: str) -> bool:
-    """Whether it finds, prints or takes in a report: the head of many traces."""
-    return _REPORTING.fullmatch(plain(function)) is not None
+def prints(function: str) -> bool:
+    """Whether it is what prints a report, at the head of its trace, or lockdep's own
+    functions, without which such a trace says nothing of where."""
+    return _PRINTING.fullmatch(plain(function)) is not None
 
 
 @functools.lru_cache(maxsize=1 << 14)

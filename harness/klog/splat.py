@@ -11,7 +11,7 @@ from harness.klog.anatomy import Anatomy
 from harness.klog.block import Assembler, Block
 from harness.klog.frame import Chain, Frame
 from harness.klog.kinds import Severity
-from harness.klog.machinery import reports
+from harness.klog.machinery import prints
 from harness.klog.message import Message
 
 
@@ -94,7 +94,7 @@ def of(block: Block) -> Splat:
         int(groups.get("line", found.line)),
         function,
         found.kernel,
-        tuple(itertools.dropwhile(reports, names)) or names,
+        tuple(itertools.dropwhile(prints, names)) or names,
         tuple(block.texts),
         opening=_UNSTABLE.sub("", _opening(block)).strip(),
         severity=block.kind.severity,
