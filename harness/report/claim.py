@@ -26,7 +26,11 @@ Kind = Literal[
 ]
 
 # Which symptom a report is about when it shows several: the first of these.
-WEIGHT: dict[Kind, int] = {kind: number for number, kind in enumerate(get_args(Kind))}
+# Numbers, states and output weigh the same: the last of them is what a report comes to.
+_MEASURES = ("refcount", "status", "message", "output")
+WEIGHT: dict[Kind, int] = {
+    kind: 5 if kind in _MEASURES else number for number, kind in enumerate(get_args(Kind))
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,8 @@ class Claim:
     ``step`` counts the session's commands from 0, None for what stands beside the
     session. Of a ``symptom`` the verdict is made; a claim that is none may differ.
     What it states is in ``lines`` (output or a message's text), ``number`` (a status, a
-    refcount), ``fact`` or ``splat``; ``subject`` is a module or program, "" for any."""
+    refcount), ``fact`` or ``splat``; ``subject`` is a module, "" for the IOMMU's driver, of a
+    row that the report has ``chosen`` from all that are loaded."""
 
     kind: Kind
     text: str
@@ -47,6 +52,7 @@ class Claim:
     fact: Fact | None = None
     splat: Splat | None = None
     subject: str = ""
+    chosen: bool = False
 
     @property
     def judges(self) -> bool:
@@ -93,7 +99,7 @@ def expects_anything(claims: Sequence[Claim]) -> bool:
 def _demoted(each: Claim, texts: str) -> Claim:
     """A row of a module that no command is about is no symptom: what else is loaded is the
     reporter's configuration."""
-    if each.kind == "refcount" and each.subject not in texts:
+    if each.kind == "refcount" and each.subject not in texts and not each.chosen:
         return replace(each, symptom=False)
     return each
 
@@ -188,7 +194,14 @@ def _of_line(number: int, command: Command, line: int, text: str) -> Claim | Non
     if row:
         shown = f"{name} shows {row.name} with refcount {row.refcount}"
         return Claim(
-            "refcount", shown, where, number, lines=(text,), number=row.refcount, subject=row.name
+            "refcount",
+            shown,
+            where,
+            number,
+            lines=(text,),
+            number=row.refcount,
+            subject=row.name,
+            chosen="|" in command.text,
         )
     return None
 

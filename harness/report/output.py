@@ -29,7 +29,7 @@ _FAREWELL = re.compile(
     r"greetings|sincerely|yours|tia|rgds|mfg|cordialement|any (?:idea|help|hint|clue)s?\b.*)"
     r"(?:[,.!]? ?\w*){0,4}[,.!?]*"
     r"|-- ?|_{5,}|(?:signed-off|reported|tested|reviewed|acked)-by: .*|(?:link|closes|fixes): \S.*"
-    r"|<LAVA_\w+ .*>|Received signal: .*"
+    r"|##\[\w+\].*|<LAVA_\w+ .*>|Received signal: .*"
     r"|</?[a-z][a-z0-9]{0,12}(?: [^<>]{0,200})?>|\[/?[a-z]{1,10}\]",
     re.IGNORECASE,
 )

@@ -46,16 +46,22 @@ _STRONG = tuple(
         r"\(initramfs\)",
     )
 )
-# The same, written without a blank before a command that is known.
-_TIGHT = re.compile(rf"{_USER}(?:[: ]{_DIR})?[#$](?P<command>[a-z./]\S*(?: .*)?)$")
-# A word alone, as csh and zsh print a host's name.
-_WORD_PROMPT = re.compile(r"(?:[A-Za-z][\w.-]{0,40}[%#$]|%) +(?P<command>\S.*)$")
+# Prompts that could also open prose, a comment or a heading: what follows has to be known.
+_WEAK = tuple(
+    re.compile(pattern)
+    for pattern in (
+        # root@host#command
+        rf"{_USER}(?:[: ]{_DIR})?[#$](?P<command>[a-z./]\S*(?: .*)?)$",
+        # A word alone, as csh and zsh print a host's name.
+        r"(?:[A-Za-z][\w.-]{0,40}[%#$]|%) +(?P<command>\S.*)$",
+        # A shell's trace of what it runs (set -x).
+        r"\++ (?P<command>\S.*)$",
+        r"#[ \t]+(?P<command>\S.*)$",
+    )
+)
+_DOLLAR = re.compile(r"\$[ \t]+(?P<command>[A-Za-z_./~({!\[:-]\S*.*)$")
+_LONE = re.compile(r"[$#]")
 
-# Prompts that could also open prose, a comment or a heading.
-_DOLLAR = re.compile(r"\$(?:[ \t]+(?P<command>\S.*))?$")
-_HASH = re.compile(r"#(?:[ \t]+(?P<command>\S.*))?$")
-
-_WORD = re.compile(r"[\w./~({!\[:-]\S*")
 _PATH_OR_ASSIGNMENT = re.compile(r"\.{0,2}/\S+|\w+=\S*")
 
 # What may follow a lone "# ": programs, and prose is not.
@@ -72,17 +78,12 @@ def of(line: str) -> Prompt | None:
     for pattern in _STRONG:
         if match := pattern.match(line):
             return _prompt(line, match)
-    if (match := _TIGHT.match(line)) and is_command(match["command"]):
-        return _prompt(line, match)
-    if (match := _WORD_PROMPT.match(line)) and is_command(match["command"]):
-        return _prompt(line, match)
-    if match := _DOLLAR.match(line):
-        rest = match["command"] or ""
-        if not rest or (_WORD.match(rest) and not rest[0].isdigit()):
+    for pattern in _WEAK:
+        match = pattern.match(line)
+        if match and is_command(match["command"] or ""):
             return _prompt(line, match)
-    if (match := _HASH.match(line)) and (not match["command"] or is_command(match["command"])):
-        return _prompt(line, match)
-    return None
+    match = _DOLLAR.match(line) or _LONE.fullmatch(line)
+    return _prompt(line, match) if match else None
 
 
 def _prompt(line: str, match: re.Match[str]) -> Prompt:
@@ -95,7 +96,7 @@ def _prompt(line: str, match: re.Match[str]) -> Prompt:
 def is_command(text: str) -> bool:
     """Whether a shell's user would type it. Prose may begin with a verb that is also a
     program; it has neither options nor paths, or ends like a sentence."""
-    first = text.split(maxsplit=1)[0].rstrip(";")
+    first = (text.split(maxsplit=1) or [""])[0].rstrip(";")
     if _PATH_OR_ASSIGNMENT.fullmatch(first):
         return True
     if first not in _COMMANDS or _SENTENCE_END.search(text):

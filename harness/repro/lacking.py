@@ -35,7 +35,7 @@ _BAD_OPTION = re.compile(r"(?P<program>[\w-]+): (?:invalid|unrecognized|unknown)
 _SYSFS_DRIVER = re.compile(r"/sys/bus/\w+/drivers/(?P<name>[\w-]+)|/sys/module/(?P<module>[\w-]+)")
 # Files that the kernel brings: that one is missing is what the kernel does.
 _KERNELS = re.compile(
-    r"/sys/(?:kernel/iommu_groups|class/iommu|bus|kernel/debug|firmware|devices|power)\b|/dev/(?:iommu|vfio)\b"
+    r"/sys/(?:kernel/iommu_groups|class/iommu|bus|kernel/debug|firmware|devices|power)\b|/dev/(?:iommu|vfio)|/proc/\d*/\b"
 )
 
 

@@ -117,9 +117,10 @@ class Names:
                 continue
             role, fits = self._fits(name, command, devices)
             own = next((each for each in devices if each.name == _full(name)), None)
-            if own and (not own.driver or not fits or own.name in fits):
+            if own and (not own.driver or own.name in fits):
                 # It stays the same one when it is gone.
                 self.known[name] = name
+            if own and (name in self.known or not fits):
                 continue
             if len(fits) == 1:
                 self.known[name] = _as_written(name, fits[0])
@@ -157,7 +158,7 @@ class Names:
 
     def _drivers_of(self, name: str, command: str) -> list[str]:
         """The drivers that the command's paths, and then the report's messages, name with it."""
-        paths = re.findall(r"/drivers/([\w-]+)/", command)
+        paths = re.findall(r"/drivers/([\w-]+)", command)
         bare = re.escape(name.removeprefix("0000:"))
         before = rf"\b([\w-]{{2,40}}) (?:0000:)?{bare}:"
         logged = re.findall(before, self.context)

@@ -68,8 +68,8 @@ def test_a_report_that_is_none(tmp_path: Path, content: bytes) -> None:
 
 def test_escapes_of_a_report_do_not_reach_the_terminal(tmp_path: Path) -> None:
     report = tmp_path / "report"
-    report.write_text("$ echo \x1b]0;owned\x07\nx\n\nand\n\n$ ls \x1b[2J\ny\n")
-    done = command.run("repro", report)
+    report.write_text("$ echo \x1b]0;owned\x07\nx\n\nExpected:\n\n$ ls \x07\x9b2J\ny\n")
+    done = command.run("repro", report, "--session", "9")
     assert done.status == 2
     assert "\x1b" not in done.out + done.err
 

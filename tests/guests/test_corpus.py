@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Each report of the corpus, and each of its mutated claims, gets its verdict.
+
+tests/reports/verdicts.toml has the verdicts, by the kernels on which they were seen.
+"""
+
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.kernel.artifact import Kernel
+from harness.repro import names, replay, request
+from harness.repro.request import Request
+from tests.conftest import REPORTS
+
+
+@dataclass(frozen=True)
+class Case:
+    """A report, or one of its mutations: its ``text``, and its verdict by kernel version."""
+
+    id: str
+    file: str
+    text: bytes
+    verdict: dict[str, str]
+    symptom: str = ""
+    machine: str | None = None
+    options: dict[str, str] = field(default_factory=dict)
+
+
+def _cases() -> Iterator[Case]:
+    table = tomllib.loads((REPORTS / "verdicts.toml").read_text())
+    for each in table["report"]:
+        yield from _of_report(each)
+
+
+def _of_report(each: dict[str, Any]) -> Iterator[Case]:
+    words = each.get("options", [])
+    options = dict(zip(words[::2], words[1::2], strict=True))
+    text = (REPORTS / each["file"]).read_bytes()
+    machine, name = each.get("machine"), each["file"]
+    yield Case(name, name, text, each["verdict"], each.get("symptom", ""), machine, options)
+    for number, mutation in enumerate(each.get("mutation", []), start=1):
+        mutated = text.replace(mutation["from"].encode(), mutation["to"].encode())
+        assert mutated != text
+        verdict = mutation["verdict"]
+        yield Case(f"{name}-mutated-{number}", name, mutated, verdict, "", machine, options)
+
+
+@pytest.mark.parametrize("case", list(_cases()), ids=lambda case: case.id)
+def test_a_report_of_the_corpus_gets_its_verdict(
+    kernel: Kernel, tmp_path: Path, case: Case
+) -> None:
+    version = ".".join(kernel.release.split(".")[:2])
+    if version not in case.verdict:
+        pytest.skip(f"nobody has seen the verdict on {version}")
+    run = tmp_path / "run"
+    run.mkdir()
+    result = replay.replay(_asked(case, tmp_path), kernel, run)
+    assert result.verdict.word == case.verdict[version], result.verdict.reason
+    if result.verdict.word == "reproduced":
+        assert case.symptom in result.verdict.symptom
+
+
+def _asked(case: Case, directory: Path) -> Request:
+    path = directory / case.file
+    path.write_bytes(case.text)
+    chosen = names.parse([case.options["--device"]] if "--device" in case.options else [])
+    return request.of(path, case.options.get("--session"), case.machine, devices=chosen)
