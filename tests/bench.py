@@ -28,7 +28,7 @@ from harness.machine.qemu import Boot
 from harness.repro import replay, request
 from harness.rootfs import cpio, initramfs
 from harness.suite import matrix, run
-from tests import bench_bisect, bench_build, bench_guests
+from tests import bench_bisect, bench_build, bench_decode, bench_guests
 from tests.conftest import REPORTS
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -273,6 +273,22 @@ def bisect_(
     more["of"] = float(count)
     _report("bisect", "runs", {"equally often": fixed, "ours": ours}, as_json, more)
     raise typer.Exit(0 if right >= confidence * count else 1)
+
+
+@app.command()
+def decode(megabytes: int = 100, as_json: Json = False) -> None:
+    """A log of so many megabytes read, one with a report in a thousand lines and one of
+    reports only, on one core; and what a search for two words in it takes."""
+    made = list(bench_decode.pieces(megabytes, 1000))
+    search = _timed(lambda: bench_decode.searched(iter(made)))
+    figures: dict[str, list[float]] = {"a search for two words": [search]}
+    more = {"megabytes": float(megabytes)}
+    for name, quiet in (("a report in 1,000 lines", 1000), ("reports only", 0)):
+        reading = bench_decode.read(megabytes, quiet)
+        figures[name] = [reading.seconds]
+        more[f"reports, {name}"] = float(reading.reports)
+        more[f"memory grows by, MB, {name}"] = reading.grown
+    _report("decode", "s", figures, as_json, more)
 
 
 @app.command()

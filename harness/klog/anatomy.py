@@ -66,6 +66,9 @@ _WHO = re.compile(
 )
 _AT = re.compile(r".*(?:,| ) ?at: (?:\[<[0-9a-f]+>\] ?)?(?P<function>[A-Za-z_$.][\w$.]*)\+0x")
 _SUSPICIOUS = re.compile(r"\s*(?:\.\./)*(?P<file>[\w./+-]+):(?P<line>\d+) suspicious rcu_")
+_NO_CODE = re.compile(
+    r".*(?:execute from non-executable|execution of user|NX-protected|execute userspace) "
+)
 _LAST_FUNCTION = re.compile(r"\s*last function: (?P<function>[\w.]+)")
 
 
@@ -106,6 +109,9 @@ class Anatomy:
     traces: list[Trace] = field(default_factory=list)
     pc: Frame | None = None
     lr: Frame | None = None
+    # The link register holds a return address; the program counter is of no code.
+    linked: bool = False
+    jumped: bool = False
     kernel: str = ""
     taint: str = ""
     cpu: int | None = None
@@ -182,12 +188,15 @@ class _Reader:
             each = frame.parse(match["rest"])
             if each is not None and self.trace is not None and "RSP" not in text:
                 self._frame(each, None)
+            if self.found.pc is None and each is None and self.found.lr is None:
+                self.found.jumped = True
             if self.found.pc is None or (self.found.pc.inline and each is not None):
                 self.found.pc = each
             if (ra := _RA.match(match["rest"])) is not None:
                 self.found.lr = self.found.lr or frame.parse(ra["rest"])
         elif self.found.lr is None and (match := _LR.match(text)) is not None:
             self.found.lr = frame.parse(match["rest"])
+            self.found.linked = self.found.lr is not None and " is at " not in text
 
     def _words(self, text: str) -> None:
         found = self.found
@@ -199,6 +208,8 @@ class _Reader:
         elif not found.comm and (match := _WHO.match(text)) is not None:
             found.comm = match["comm"] or match["comm2"]
             found.pid = int(match["pid"] or match["pid2"] or 0)
+        if "execut" in text and _NO_CODE.match(text):
+            found.jumped = True
         if " at: " in text and (match := _AT.match(text)) is not None:
             found.locks.append(match["function"])
         elif "suspicious rcu_" in text and (match := _SUSPICIOUS.match(text)) is not None:
@@ -234,11 +245,26 @@ def place(found: Anatomy, named: str) -> list[str]:
     main = _reliable(found.main)
     if first and not any(each.reliable for each in found.main):
         main = []
-    if not main and found.lr:
-        main = [found.lr.function]
     names = {machinery.plain(each) for each in first}
     behind = next((i + 1 for i, each in enumerate(main) if machinery.plain(each) in names), 0)
-    return [*first, *main[behind:]]
+    if found.jumped:
+        # Who has jumped there is in the link register.
+        first = [found.lr.function] if found.lr else []
+    elif not main and found.lr:
+        main = [found.lr.function]
+    return _linked(found, [*first, *main[behind:]])
+
+
+def _linked(found: Anatomy, names: list[str]) -> list[str]:
+    """With the function of the link register behind that of the program counter: a caller
+    that the trace lacks, because its callee or itself has made no frame."""
+    if not (found.linked and found.pc and found.lr) or found.jumped:
+        return names
+    pc, lr = found.pc.function, found.lr.function
+    at = names.index(pc) if pc in names else len(names)
+    if at == len(names) or lr in {pc, *names[at + 1 : at + 2]}:
+        return names
+    return [*names[: at + 1], lr, *names[at + 1 :]]
 
 
 def trace(found: Anatomy, named: str) -> list[str]:
@@ -258,7 +284,7 @@ def hang(found: Anatomy, named: str) -> list[str]:
     if found.pc and found.pc.function.startswith("smp_call_function"):
         return ["smp_call_function"]
     for each in found.traces:
-        names = _interrupted(_reliable(each.frames))
+        names = _linked(found, _interrupted(_reliable(each.frames)))
         if any(machinery.plain(name) == "rcu_gp_kthread" for name in names):
             continue
         if chosen := _inside(names):

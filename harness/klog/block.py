@@ -122,6 +122,8 @@ _MOST_LINES = 3000
 _AFTERMATH = 400
 # So many lines of other callers can come before a report goes on.
 _SILENCE = 400
+# Within so many lines two that stand alone can be about the same.
+_NEAR = 8
 _MOST_BEFORE = 6
 # So much of a line an opening can be.
 _LONGEST = 1000
@@ -138,7 +140,9 @@ class Assembler:
     def __init__(self) -> None:
         self._open: dict[str, Block] = {}
         self._cut: dict[str, list[Message]] = {}
+        self._cut_until = _NEVER
         self._recent: dict[str, Block] = {}
+        self._last_single: Block | None = None
         # A heap by first line; the number of them makes a block's place in it unique.
         self._done: list[tuple[int, int, Block]] = []
         self._count = 0
@@ -167,6 +171,9 @@ class Assembler:
         for key in list(self._open):
             self._close(key, "log")
         self._forget()
+        if self._last_single is not None:
+            self._finished(self._last_single)
+            self._last_single = None
         while self._done:
             yield heapq.heappop(self._done)[2]
 
@@ -176,15 +183,23 @@ class Assembler:
 
     def _changed(self) -> None:
         self._stale = False
-        held = (*self._open.values(), *self._recent.values())
+        held = [*self._open.values(), *self._recent.values()]
+        if self._last_single is not None:
+            held.append(self._last_single)
         self._oldest = min((each.first for each in held), default=_NEVER)
         recent = (each.last + _AFTERMATH for each in self._recent.values())
         silent = (each.messages[-1].number + _SILENCE for each in self._open.values())
-        self._expiry = min((*recent, *silent), default=_NEVER)
+        single = [] if self._last_single is None else [self._last_single.first + _NEAR]
+        cut = [self._cut_until] if self._cut else []
+        self._expiry = min((*recent, *silent, *single, *cut), default=_NEVER)
 
     def _expire(self, number: int) -> None:
         """What a log has not gone on with for long is over."""
-        self._cut.clear()
+        last = self._last_single
+        if last is not None and last.first + _NEAR < number:
+            self._finished(last)
+            self._last_single = None
+        self._cut = {key: each for key, each in self._cut.items() if number < self._cut_until}
         for key, each in list(self._open.items()):
             if each.messages[-1].number + _SILENCE < number:
                 self._close(key, "others")
@@ -194,7 +209,7 @@ class Assembler:
         self._stale = True
 
     def _take(self, message: Message) -> None:
-        key, text = message.caller, message.text
+        key = message.caller
         block = self._open.get(key)
         if message.marked and self._mark(key, message):
             return
@@ -203,7 +218,19 @@ class Assembler:
         elif key in self._cut:
             self._before(key, message)
         elif key and self._open:
-            _mark_foreign(self._open, text)
+            self._foreign(message)
+
+    def _foreign(self, message: Message) -> None:
+        """Takes a line of a caller that has no report of its own: what other processors say
+        of themselves is part of a report about a hang."""
+        text = message.text
+        is_frame = frame.parse(text) is not None
+        for block in self._open.values():
+            if block.kind.blame == "hang" and (is_frame or _CONTENT.match(text)):
+                _append(block, message, content=True)
+                block.framed = block.framed or is_frame
+                return
+            block.foreign = block.foreign or is_frame
 
     def _mark(self, key: str, message: Message) -> bool:
         """Takes a message that begins something; False for all others."""
@@ -214,7 +241,8 @@ class Assembler:
             if block is None or block.framed or block.kind.ends:
                 self._close(key, "opening")
                 self._cut = {key: []}
-                self._expiry = min(self._expiry, message.number + _SILENCE)
+                self._cut_until = message.number + _SILENCE
+                self._expiry = min(self._expiry, self._cut_until)
         elif _BOOT.match(text):
             for each in list(self._open):
                 self._close(each, "boot")
@@ -233,7 +261,7 @@ class Assembler:
         if kind.name == "panic" and self._led_to(key, message, match):
             return
         if kind.alone:
-            self._finished(Block(kind, [match], [message], end="mark"))
+            self._single(kind, match, message)
             return
         if block is not None and block.kind.name in kind.within:
             block.places.append(match)
@@ -248,6 +276,18 @@ class Assembler:
         if len(self._open) > 1:
             for each in self._open.values():
                 each.foreign = True
+        self._stale = True
+
+    def _single(self, kind: Kind, match: re.Match[str], message: Message) -> None:
+        last = self._last_single
+        near = last is not None and message.number <= last.first + _NEAR
+        if last is not None and near and last.kind.name in kind.within and len(last.places) == 1:
+            last.places.append(match)
+            _append(last, message, content=True)
+            return
+        if last is not None:
+            self._finished(last)
+        self._last_single = Block(kind, [match], [message], end="mark")
         self._stale = True
 
     def _led_to(self, key: str, message: Message, match: re.Match[str]) -> bool:
@@ -324,9 +364,3 @@ def _ends_ruled(block: Block, text: str) -> bool:
     if "====" not in text or block.kind.name not in _RULED:
         return False
     return block.framed and _RULE.match(text) is not None
-
-
-def _mark_foreign(blocks: dict[str, Block], text: str) -> None:
-    if "+0x" in text and frame.parse(text) is not None:
-        for block in blocks.values():
-            block.foreign = True

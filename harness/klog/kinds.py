@@ -26,7 +26,7 @@ class Kind:
 
 
 _PARTS = {
-    "<FILE>": r"(?P<file>(?:[\w.+-]+/)*[\w.+-]+\.(?:[chS]|rs)):(?P<line>\d+)",
+    "<FILE>": r"(?P<file>/?(?:[\w.+-]+/)*[\w.+-]+\.(?:[chS]|rs)):(?P<line>\d+)",
     "<FUNCTION>": r"(?P<function>[A-Za-z_$.][\w$.]*)",
     "<TASK>": r"(?P<comm>.{1,32}?):(?P<pid>\d+)",
     # A device as dev_err and the like put it first: its driver, its name.

@@ -59,6 +59,10 @@ _UNSTABLE = re.compile(r"\b(CPU|PID|cpu|pid): ?\d+|\b(0x)?[0-9a-f]{8,16}\b|#\d+|
 _NUMBERS = re.compile(r"\b0x[0-9a-f]+\b|\b[0-9a-f]{8,16}\b|\b\d+\b|[!.:,]+\s*$|\([\d,]*\)$")
 _EXIT_CODE = re.compile(r"\s*exitcode=.*|\s*\[#\d+\].*")
 _TITLE_LENGTH = 120
+_BUILT_IN = re.compile(
+    r"^.*?/(?=(?:arch|block|certs|crypto|drivers|fs|include|init|io_uring|ipc|kernel|lib|mm|net|"
+    r"rust|samples|security|sound|tools|usr|virt)/)"
+)
 
 
 def find(lines: Sequence[str]) -> list[Splat]:
@@ -90,7 +94,7 @@ def of(block: Block) -> Splat:
     return Splat(
         block.kind.name,
         _title(block, groups, function),
-        groups.get("file") or found.file,
+        _source(groups.get("file") or found.file),
         int(groups.get("line", found.line)),
         function,
         found.kernel,
@@ -134,6 +138,11 @@ def _title(block: Block, groups: dict[str, str], function: str) -> str:
     title = block.kind.title.format_map({"cache": "", **groups, "what": what.strip()})
     title = " ".join(title.split())[:_TITLE_LENGTH]
     return f"{title} in {function}" if function else title
+
+
+def _source(file: str) -> str:
+    """Without the directory that a kernel was built in."""
+    return _BUILT_IN.sub("", file) if file.startswith(("/", ".")) else file
 
 
 def _number(text: str | None, otherwise: int | None) -> int | None:

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""How fast a kernel log is read: its own logs, made of messages and of reports."""
+
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.klog import log
+
+LOGS = Path(__file__).parent / "logs"
+_QUIET = "[{:12.6f}] e1000e 0000:00:{:02x}.0 eth{}: NIC Link is Up 1000 Mbps Full Duplex\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One log read: its ``megabytes`` (of 10^6 bytes), the ``reports`` found in it, the
+    processor's ``seconds``, and by how many ``grown`` megabytes memory grew meanwhile."""
+
+    megabytes: float
+    reports: int
+    seconds: float
+    grown: float
+
+
+def pieces(megabytes: int, quiet: int) -> Iterator[bytes]:
+    """A log of that size in pieces: recorded reports, each behind ``quiet`` lines."""
+    reports = [path.read_bytes() + b"\n" for path in sorted(LOGS.glob("*.log"))]
+    size = number = 0
+    while size < megabytes * 1_000_000:
+        lines = (_QUIET.format(n / 1e3, n % 32, n) for n in range(number, number + quiet))
+        piece = "".join(lines).encode() + reports[number % len(reports)]
+        number += 1
+        size += len(piece)
+        yield piece
+
+
+def searched(source: Iterator[bytes]) -> int:
+    """The baseline: as often as grep finds a word of a report in it."""
+    return sum(piece.count(b"BUG") + piece.count(b"WARNING") for piece in source)
+
+
+def read(megabytes: int, quiet: int) -> Reading:
+    """The log of that size read from its first line to its last."""
+    made = list(pieces(megabytes, quiet))
+    size = sum(map(len, made)) / 1e6
+    before, started = _peak(), time.process_time()
+    reports = sum(1 for _ in log.splats(iter(made)))
+    return Reading(size, reports, time.process_time() - started, _peak() - before)
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
