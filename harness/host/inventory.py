@@ -25,6 +25,7 @@ _ENTRIES = (
     "devicetree",
     "firmware",
     "snapshot",
+    "symbols",
 )
 _WORK = "work"
 KINDS = (*_ENTRIES, _WORK)

@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -226,6 +227,41 @@ def _build(job: _Job, into: Path) -> None:
             directory=into,
         )
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """A work tree with what the kernel ``key`` is made from, and its kbuild. ``refresh``
+    has make bring one object (a path in the objects) up to date."""
+
+    key: str
+    tree: Worktree
+    kbuild: Kbuild
+    refresh: Callable[[str], None]
+
+
+@contextlib.contextmanager
+def bench(spec: KernelSpec) -> Iterator[Bench]:
+    """The work tree of a kernel, locked as for a build; its objects are those of
+    whatever was built there last. Raises UsageError as ``build`` does, HostError where
+    nothing has been built there."""
+    job = _job(spec)
+    if not worktree.has_objects(job.source, job.variant):
+        raise HostError(f"the work tree of {job.label} is gone", "build it again")
+    with (
+        _opened(job) as tree,
+        cache.scratch() as scratch,
+        _making(job, tree, scratch / "log") as kbuild,
+    ):
+        yield Bench(job.key, tree, kbuild, partial(_refresh, job, kbuild))
+
+
+def _refresh(job: _Job, kbuild: Kbuild, name: str) -> None:
+    _configure(job, kbuild)
+    if name.startswith("guest-modules/"):
+        kbuild.make(f"M={_guest_modules(job, kbuild.tree.objects)}", "modules")
+    else:
+        kbuild.make(name)
 
 
 @contextlib.contextmanager

@@ -5,9 +5,10 @@ The objects may be anything: every offset and size is checked against the file
 before it is followed, so that neither memory nor time depends on what they claim.
 """
 
+import mmap
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +19,15 @@ from elftools.elf.elffile import ELFFile
 from harness.errors import UsageError
 
 _MAX_BYTES = 2 << 30  # a vmlinux with debug information has half of it
+_LARGE = 64 << 20
 _MAX_SECTIONS = 4096
 _MAX_NAME = 512  # KSYM_NAME_LEN
 _MAX_TABLES = 1 << 20  # bytes of tables of struct of_device_id
 
 _AARCH64 = 183
+_BUILD_ID = re.compile(rb"\x03\0\0\0GNU\0")
 _NOBITS = "SHT_NOBITS"
+_EXECUTED = 4  # SHF_EXECINSTR
 
 # Elf64_Sym: name, info, other, section, value, size.
 _SYMBOL = struct.Struct("<IBBHQQ")
@@ -67,15 +71,20 @@ class Object:
 
 
 @dataclass(frozen=True, slots=True)
-class _Section:
+class Section:
+    """``data`` is empty for what is not in the file; ``code`` says that it is executed."""
+
     name: str
     address: int
     data: memoryview
     link: int
+    code: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class _Symbol:
+class Symbol:
+    """As in the file; ``section`` is an index, 0 for what is not defined in it."""
+
     name: str
     binding: int
     kind: int
@@ -87,19 +96,7 @@ class _Symbol:
 def read(path: Path) -> Object:
     """The object's facts. Raises UsageError for what is no 64-bit arm64 object or is
     not whole."""
-    if not path.is_file():
-        raise UsageError(f"no such object: {path}", "name a module's file")
-    if path.stat().st_size > _MAX_BYTES:
-        raise UsageError(f"{path} is too large for a kernel object", "name a module's file")
-    data = memoryview(path.read_bytes())
-    try:
-        sections = list(_sections(path, data))
-        symbols = list(_symbols(sections))
-    # What pyelftools and struct raise for bytes that are made to.
-    except (ELFError, ConstructError, ArithmeticError, AssertionError, AttributeError) as error:
-        raise _broken(path, error) from None
-    except (LookupError, TypeError, ValueError, struct.error, MemoryError, OSError) as error:
-        raise _broken(path, error) from None
+    sections, symbols = parts(path)
     by_name = {section.name: section for section in sections}
     return Object(
         path,
@@ -107,8 +104,33 @@ def read(path: Path) -> Object:
         dict(_exports(sections, symbols)),
         {each.name: each.binding == _WEAK for each in symbols if _is_import(each)},
         tuple(dict.fromkeys(_compatibles(sections, symbols))),
-        _build_id(by_name),
+        build_id(sections),
     )
+
+
+def parts(path: Path) -> tuple[list[Section], list[Symbol]]:
+    """The object's sections and symbols. Raises UsageError as ``read`` does."""
+    if not path.is_file():
+        raise UsageError(f"no such object: {path}", "name a module's file")
+    if path.stat().st_size > _MAX_BYTES:
+        raise UsageError(f"{path} is too large for a kernel object", "name a module's file")
+    try:
+        data = _content(path)
+        sections = list(_sections(path, data))
+        return sections, list(_symbols(sections))
+    # What pyelftools and struct raise for bytes that are made to.
+    except (ELFError, ConstructError, ArithmeticError, AssertionError, AttributeError) as error:
+        raise _broken(path, error) from None
+    except (LookupError, TypeError, ValueError, struct.error, MemoryError, OSError) as error:
+        raise _broken(path, error) from None
+
+
+def _content(path: Path) -> memoryview:
+    """Of a vmlinux with debug information only what is needed is read."""
+    if path.stat().st_size < _LARGE:
+        return memoryview(path.read_bytes())
+    with path.open("rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
 
 
 def _broken(path: Path, error: BaseException) -> UsageError:
@@ -116,7 +138,7 @@ def _broken(path: Path, error: BaseException) -> UsageError:
     return UsageError(f"{path} is no whole kernel object ({what})", "build it again")
 
 
-def _sections(path: Path, data: memoryview) -> Iterator[_Section]:
+def _sections(path: Path, data: memoryview) -> Iterator[Section]:
     """The headers by pyelftools, each held against the size of the file."""
     with path.open("rb") as file:
         elf = ELFFile(file)
@@ -136,8 +158,12 @@ def _sections(path: Path, data: memoryview) -> Iterator[_Section]:
                 size = 0
             if start + size > len(data):
                 raise ValueError(f"section {number} ends beyond the file")
-            yield _Section(
-                section.name, section["sh_addr"], data[start : start + size], section["sh_link"]
+            yield Section(
+                section.name,
+                section["sh_addr"],
+                data[start : start + size],
+                section["sh_link"],
+                bool(section["sh_flags"] & _EXECUTED),
             )
 
 
@@ -149,7 +175,7 @@ def _check_names(data: memoryview, header: Mapping[str, int]) -> None:
         raise ValueError("a section's name has no end")
 
 
-def _symbols(sections: list[_Section]) -> Iterator[_Symbol]:
+def _symbols(sections: list[Section]) -> Iterator[Symbol]:
     table = next((section for section in sections if section.name == ".symtab"), None)
     if table is None:
         return
@@ -158,14 +184,14 @@ def _symbols(sections: list[_Section]) -> Iterator[_Symbol]:
     for name, info, _, section, value, size in _SYMBOL.iter_unpack(table.data[:whole]):
         end = names.index(b"\0", name, name + _MAX_NAME)
         text = names[name:end].decode(errors="replace")
-        yield _Symbol(text, info >> 4, info & 15, section, value, size)
+        yield Symbol(text, info >> 4, info & 15, section, value, size)
 
 
-def _is_import(symbol: _Symbol) -> bool:
+def _is_import(symbol: Symbol) -> bool:
     return symbol.section == _UNDEFINED and symbol.binding != _LOCAL and bool(symbol.name)
 
 
-def _modinfo(sections: dict[str, _Section]) -> Iterator[tuple[str, str]]:
+def _modinfo(sections: dict[str, Section]) -> Iterator[tuple[str, str]]:
     section = sections.get(".modinfo")
     for line in bytes(section.data).split(b"\0") if section else ():
         name, equal, value = line.decode(errors="replace").partition("=")
@@ -173,7 +199,7 @@ def _modinfo(sections: dict[str, _Section]) -> Iterator[tuple[str, str]]:
             yield name, value
 
 
-def _exports(sections: list[_Section], symbols: list[_Symbol]) -> Iterator[tuple[str, bool]]:
+def _exports(sections: list[Section], symbols: list[Symbol]) -> Iterator[tuple[str, bool]]:
     """Exported symbols, and which of them are for GPL modules only: those of
     __ksymtab_gpl, or since 7.0 those with a flag in __kflagstab."""
     flags = next((each.data for each in sections if each.name == "__kflagstab"), None)
@@ -190,7 +216,7 @@ def _exports(sections: list[_Section], symbols: list[_Symbol]) -> Iterator[tuple
         yield symbol.name.removeprefix(_EXPORT), gpl
 
 
-def _compatibles(sections: list[_Section], symbols: list[_Symbol]) -> Iterator[str]:
+def _compatibles(sections: list[Section], symbols: list[Symbol]) -> Iterator[str]:
     """The compatible strings of every table of struct of_device_id: an object whose
     entries all have one, up to an empty last."""
     places = {(each.section, each.value): each for each in symbols if each.kind == _OBJECT}
@@ -208,10 +234,11 @@ def _compatibles(sections: list[_Section], symbols: list[_Symbol]) -> Iterator[s
             yield from (name.decode() for name in names[:-1])
 
 
-def _build_id(sections: dict[str, _Section]) -> str:
+def build_id(sections: Iterable[Section]) -> str:
     """The note of type 3 by GNU; vmlinux has all its notes in one section."""
-    for name in (".note.gnu.build-id", ".notes"):
-        section = sections.get(name)
-        if section and (match := re.search(rb"\x03\0\0\0GNU\0", bytes(section.data))):
+    for section in sections:
+        if section.name in (".note.gnu.build-id", ".notes") and (
+            match := re.search(rb"\x03\0\0\0GNU\0", bytes(section.data))
+        ):
             return bytes(section.data[match.end() : match.end() + 20]).hex()
     return ""

@@ -44,10 +44,11 @@ class Kbuild:
         command += [f"-j{os.cpu_count() or 1}", "ARCH=arm64", *self.toolchain.variables]
         command += [f"CC={_cached(self.toolchain.compiler)}"]
         command += [f"HOSTCC={_cached(self.toolchain.host_compiler)}", *goals]
-        env = self._environment() | (environment or {})
+        env = self.environment() | (environment or {})
         return program.run(command, env=env, log=self.log, on_line=on_line)
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """Of make, and of a compiler that is run with a command of its."""
         return program.environment(
             KBUILD_BUILD_TIMESTAMP="@0",
             KBUILD_BUILD_USER="iommu-harness",

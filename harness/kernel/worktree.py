@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import HostError
-from harness.host import cache, progress
+from harness.host import cache, paths, progress
 from harness.host.contents import Manifest
 from harness.kernel import patching
 from harness.kernel.series import Patch
@@ -57,6 +57,11 @@ def opened(source: Source, patches: Sequence[Patch], variant: str) -> Iterator[W
         objects = root / "objects" / variant
         with _objects(objects):
             yield Worktree(root, root / "source", objects, final, notes)
+
+
+def has_objects(source: Source, variant: str) -> bool:
+    """Whether a kernel of the source has been built, and its objects are still there."""
+    return (paths.cache() / "work" / source.work / "objects" / variant).is_dir()
 
 
 @contextlib.contextmanager

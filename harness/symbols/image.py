@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The functions of vmlinux, a module or an object, and their code."""
+
+import bisect
+import re
+import struct
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.kernel import elf
+from harness.kernel.elf import Section, Symbol
+
+_FUNCTION, _NO_TYPE, _FILE = 2, 0, 4
+_LOCAL = 0
+
+# What scripts/mksysmap keeps out of kallsyms, in code: mapping symbols of the ABI, the
+# compiler's labels, and what the linker and objcopy make.
+_NOT_IN_KALLSYMS = re.compile(r"\$|\.L|__efistub_|__kvm_nvhe_|__pi_[.$]|__AArch64|.*_veneer$|$")
+
+# ELF for the Arm 64-bit Architecture: Elf64_Rela, and the types of eight bytes.
+_RELOCATION = struct.Struct("<QQq")
+_WIDE = frozenset((257, 260))  # R_AARCH64_ABS64, R_AARCH64_PREL64
+_NARROW_BYTES, _WIDE_BYTES = 4, 8
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """``start`` is an address in vmlinux, an offset into ``section`` in what is not
+    linked; ``size`` is in bytes. ``room`` are the bytes up to the next symbol, which
+    kallsyms prints as the size, None for the last of a section. ``unit`` names the source
+    file that a local function stands below in the symbol table, without its directory."""
+
+    name: str
+    section: int
+    start: int
+    size: int
+    room: int | None
+    unit: str
+
+    def printed_as(self, size: int) -> bool:
+        """Whether kallsyms says ``size`` of it: kallsyms_lookup_size_offset() counts up to
+        the next symbol, of a section's last one into what the loader puts behind."""
+        return size == self.room if self.room is not None else size >= self.size
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """``functions`` has those of each name."""
+
+    path: Path
+    sections: list[Section]
+    functions: dict[str, list[Function]]
+    build_id: str
+
+    def code(self, function: Function) -> bytes:
+        """The function's bytes as they are in the file."""
+        section = self.sections[function.section]
+        start = function.start - section.address
+        return bytes(section.data[start : start + function.size])
+
+    def has(self, section: str) -> bool:
+        return any(each.name == section for each in self.sections)
+
+
+def read(path: Path) -> Image:
+    """Raises UsageError for what is no whole 64-bit arm64 object."""
+    sections, symbols = elf.parts(path)
+    functions: dict[str, list[Function]] = defaultdict(list)
+    for each in _functions(sections, symbols):
+        functions[each.name].append(each)
+    return Image(path, sections, dict(functions), elf.build_id(sections))
+
+
+def _functions(sections: list[Section], symbols: list[Symbol]) -> Iterable[Function]:
+    unit = ""
+    starts = _starts(sections, symbols)
+    for symbol in symbols:
+        if symbol.kind == _FILE:
+            unit = symbol.name
+        elif symbol.kind in (_FUNCTION, _NO_TYPE) and symbol.section in starts:
+            if _NOT_IN_KALLSYMS.match(symbol.name):
+                continue
+            behind = starts[symbol.section]
+            place = bisect.bisect_right(behind, symbol.value)
+            room = behind[place] - symbol.value if place < len(behind) else None
+            local = unit if symbol.binding == _LOCAL else ""
+            yield Function(symbol.name, symbol.section, symbol.value, symbol.size, room, local)
+
+
+def _starts(sections: list[Section], symbols: list[Symbol]) -> dict[int, list[int]]:
+    """The addresses of symbols in each section of code, in order."""
+    found: dict[int, set[int]] = {
+        number: set() for number, section in enumerate(sections) if section.code
+    }
+    for symbol in symbols:
+        if symbol.section in found and not _NOT_IN_KALLSYMS.match(symbol.name):
+            found[symbol.section].add(symbol.value)
+    return {number: sorted(values) for number, values in found.items()}
+
+
+def same_code(mine: Image, function: Function, other: Image, theirs: Function) -> bool:
+    """Whether the function of an object that is not linked is, apart from what the linker
+    fills in, the one of the other image."""
+    code, linked = bytearray(mine.code(function)), bytearray(other.code(theirs))
+    if not code or len(code) != len(linked):
+        return False
+    for place, width in _relocations(mine, function):
+        for each in (code, linked):
+            each[place : place + width] = bytes(width)
+    return code == linked
+
+
+def _relocations(image: Image, function: Function) -> list[tuple[int, int]]:
+    """Offset into the function and width of everything that the linker fills in."""
+    name = f".rela{image.sections[function.section].name}"
+    table = next((each.data for each in image.sections if each.name == name), memoryview(b""))
+    whole = table[: len(table) - len(table) % _RELOCATION.size]
+    return [
+        (offset - function.start, _WIDE_BYTES if info & 0xFFFFFFFF in _WIDE else _NARROW_BYTES)
+        for offset, info, _ in _RELOCATION.iter_unpack(whole)
+        if function.start <= offset < function.start + function.size
+    ]
+
+
+def after_call(image: Image, function: Function, offset: int) -> bool:
+    """Whether the instruction before ``offset`` is a call, as it is for every return
+    address: BL, BLR, BLRAA and its kin (Arm Architecture Reference Manual, C4.1)."""
+    section = image.sections[function.section]
+    end = function.start - section.address + offset
+    if offset < 4 or end > len(section.data):
+        return False
+    word = int.from_bytes(section.data[end - 4 : end], "little")
+    return word & 0xFC000000 == 0x94000000 or word & 0xFEFFF000 == 0xD63F0000

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""How kbuild compiled an object: the command in its ``.NAME.o.cmd``."""
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+# cmd_PATH before 6.2, savedcmd_PATH since (scripts/Kbuild.include).
+_SAVED = re.compile(r"(?:saved)?cmd_(?P<target>\S+) := (?P<command>.*)")
+_DEPENDENCIES = re.compile(r"-Wp,-M")
+# What kbuild runs behind the compiler: genksyms, recordmcount, objtool.
+_NEXT = frozenset((";", "&&", "||", "|"))
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """``words`` compile the object when they are run in ``directory``; the place of the
+    output among them is ``output``."""
+
+    words: tuple[str, ...]
+    output: int
+    directory: Path
+
+    @property
+    def of_module(self) -> bool:
+        return "-DMODULE" in self.words
+
+    def with_debug_information(self, into: Path) -> list[str]:
+        """The command that compiles the same code, and its debug information, elsewhere."""
+        words = list(self.words)
+        words[self.output] = str(into)
+        return [*words, "-g"]
+
+
+def read(objects: Path, path: Path) -> Recipe | None:
+    """Of an object below ``objects``; None for what was not compiled from one file."""
+    try:
+        first, _, _ = (path.parent / f".{path.name}.cmd").read_text().partition("\n")
+    except (OSError, UnicodeError):
+        return None
+    match = _SAVED.match(first)
+    if match is None:
+        return None
+    words = _words(match["command"].replace("\\#", "#").replace("$$", "$"))
+    if "-c" not in words or "-o" not in words[:-1]:
+        return None
+    # Since 6.13 kbuild builds modules outside of the source in their own directory.
+    candidates = (objects, objects / "guest-modules")
+    directory = next((each for each in candidates if each / match["target"] == path), None)
+    if directory is None:
+        return None
+    kept = tuple(word for word in words if not _DEPENDENCIES.match(word))
+    return Recipe(kept, kept.index("-o") + 1, directory)
+
+
+def _words(command: str) -> list[str]:
+    lexer = shlex.shlex(command, posix=True, punctuation_chars=";|&")
+    lexer.whitespace_split = True
+    lexer.commenters = ""
+    try:
+        words = list(lexer)
+    except ValueError:
+        return []
+    end = next((index for index, word in enumerate(words) if word in _NEXT), len(words))
+    return words[:end]
