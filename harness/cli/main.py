@@ -10,7 +10,18 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from harness.cli import bisects, cached, kernels, machines, options, output, reports, shell, suites
+from harness.cli import (
+    bisects,
+    cached,
+    decodes,
+    kernels,
+    machines,
+    options,
+    output,
+    reports,
+    shell,
+    suites,
+)
 from harness.errors import HarnessError, HostError, UsageError
 from harness.host import paths, tools
 from harness.host.text import printable
@@ -26,6 +37,7 @@ app.add_typer(kernels.app, name="kernel")
 app.add_typer(cached.app, name="cache")
 app.add_typer(bisects.app, name="bisect")
 app.command()(reports.repro)
+app.command()(decodes.decode)
 app.command("run")(suites.run_)
 app.command("mutants")(suites.mutants_)
 app.command()(machines.machines)

@@ -51,14 +51,16 @@ def digest_manifest(manifest: Manifest) -> str:
 
 
 @contextlib.contextmanager
-def locked(name: str, title: str) -> Iterator[None]:
+def locked(name: str, title: str, *, wait: bool = True) -> Iterator[None]:
     """Holds the lock ``name``; when another process has it, says that it is making
-    ``title`` and waits."""
+    ``title`` and waits, or raises HostError where it is not to ``wait``."""
     path = directory("locks") / f"{name}.lock"
     lock = FileLock(path)
     try:
         lock.acquire(blocking=False)
     except Timeout:
+        if not wait:
+            raise HostError(f"another run is making {title}", "try again later") from None
         with progress.phase("waiting", f"another run is making {title}; waiting for it"):
             lock.acquire(poll_interval=0.1)
     try:

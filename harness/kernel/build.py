@@ -205,8 +205,8 @@ def _check_host() -> None:
         )
 
 
-def _opened(job: _Job) -> contextlib.AbstractContextManager[Worktree]:
-    return worktree.opened(job.source, job.patches, job.variant)
+def _opened(job: _Job, *, wait: bool = True) -> contextlib.AbstractContextManager[Worktree]:
+    return worktree.opened(job.source, job.patches, job.variant, wait=wait)
 
 
 def _build(job: _Job, into: Path) -> None:
@@ -241,15 +241,15 @@ class Bench:
 
 
 @contextlib.contextmanager
-def bench(spec: KernelSpec) -> Iterator[Bench]:
+def bench(spec: KernelSpec, *, wait: bool) -> Iterator[Bench]:
     """The work tree of a kernel, locked as for a build; its objects are those of
     whatever was built there last. Raises UsageError as ``build`` does, HostError where
-    nothing has been built there."""
+    nothing has been built there, and without ``wait`` while another builds there."""
     job = _job(spec)
     if not worktree.has_objects(job.source, job.variant):
         raise HostError(f"the work tree of {job.label} is gone", "build it again")
     with (
-        _opened(job) as tree,
+        _opened(job, wait=wait) as tree,
         cache.scratch() as scratch,
         _making(job, tree, scratch / "log") as kbuild,
     ):

@@ -39,14 +39,16 @@ class Worktree:
 
 
 @contextlib.contextmanager
-def opened(source: Source, patches: Sequence[Patch], variant: str) -> Iterator[Worktree]:
+def opened(
+    source: Source, patches: Sequence[Patch], variant: str, *, wait: bool = True
+) -> Iterator[Worktree]:
     """The work tree of ``source`` with ``patches`` applied, locked meanwhile, and the
     objects of ``variant``.
 
     Raises UsageError for a patch that does not apply, HostError when the
-    source's owner changes it meanwhile.
+    source's owner changes it meanwhile, and without ``wait`` when another has it open.
     """
-    with cache.locked(f"work-{source.work}", f"a kernel of {source.label}"):
+    with cache.locked(f"work-{source.work}", f"a kernel of {source.label}", wait=wait):
         root = cache.directory(f"work/{source.work}")
         os.utime(root)  # when it was last used
         manifest = source.manifest()

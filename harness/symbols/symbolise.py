@@ -47,15 +47,18 @@ class Symbolised:
     reason: str = ""
 
 
-def symbolised(splat: Splat, kernel: Kernel, spec: KernelSpec | None = None) -> Symbolised:
+def symbolised(
+    splat: Splat, kernel: Kernel, spec: KernelSpec | None = None, *, wait: bool = False
+) -> Symbolised:
     """The splat with the places of its frames in the kernel's source; ``spec`` is what the
     kernel was built from, without which only what has debug information is known.
 
     Frames without a place have "?". Never raises for what it cannot do: it says so.
     The first time that an object's functions are wanted it is compiled with -g, which
-    takes seconds; afterwards they come from the cache.
+    takes seconds; afterwards they come from the cache. With ``wait`` this waits for a build
+    in the kernel's work tree, which can take minutes.
     """
-    symbols = _symbols(kernel, spec)
+    symbols = _symbols(kernel, spec, wait)
     total = sum(len(chain.frames) for chain in splat.chains)
     refused = _refused(splat, kernel) or _other_build(splat, symbols)
     if refused:
@@ -83,8 +86,8 @@ def symbolised(splat: Splat, kernel: Kernel, spec: KernelSpec | None = None) -> 
 
 # A run shows the splats of one or two kernels.
 @functools.lru_cache(maxsize=4)
-def _symbols(kernel: Kernel, spec: KernelSpec | None) -> Symbols:
-    return Symbols(kernel, spec)
+def _symbols(kernel: Kernel, spec: KernelSpec | None, wait: bool) -> Symbols:
+    return Symbols(kernel, spec, wait)
 
 
 def _refused(splat: Splat, kernel: Kernel) -> str:

@@ -47,10 +47,12 @@ class Answer:
 @dataclass(slots=True)
 class Symbols:
     """Of one kernel. Debug information is made when it is first needed; ``spec`` says
-    from what."""
+    from what. A build in the same work tree can take minutes: without ``wait`` what needs
+    that tree meanwhile is not known."""
 
     kernel: Kernel
     spec: KernelSpec | None
+    wait: bool
     _images: dict[str, Image | str] = field(default_factory=dict)
     _tables: dict[str, dict[str, Table]] = field(default_factory=lambda: defaultdict(dict))
     _lacking: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -133,8 +135,7 @@ class Symbols:
         assert not isinstance(where, str)
         reasons: dict[str, str] = {}
         try:
-            with progress.phase("debug information", f"symbols of {module or 'vmlinux'}") as phase:
-                reasons = self._make(module, where, missing, phase)
+            reasons = self._make(module, where, missing)
             reason = f"no object of {{}} is in the work tree; {_HINT}"
         except HarnessError as error:
             reason = f"{error.message.replace('{', '{{').replace('}', '}}')}; {_HINT}"
@@ -161,28 +162,29 @@ class Symbols:
                 except HarnessError:
                     continue  # made again
 
-    def _make(
-        self, module: str, where: Image, missing: Sequence[Function], phase: progress.Phase
-    ) -> dict[str, str]:
+    def _make(self, module: str, where: Image, missing: Sequence[Function]) -> dict[str, str]:
         """Makes and keeps tables; returns the reasons of those that it cannot make."""
         if where.has(".debug_info"):
-            self._own(module, where, missing)
+            title = f"reading the debug information of {module or 'vmlinux'}"
+            with progress.phase("own debug information", title):
+                self._own(module, where, missing)
             return {}
         if self.spec is None or self.spec.kind == "prebuilt":
             raise UsageError(f"{self.kernel.label} has no debug information")
-        with build.bench(self.spec) as bench, cache.scratch() as scratch:
+        with build.bench(self.spec, wait=self.wait) as bench, cache.scratch() as scratch:
             if bench.key != self.kernel.key:
                 raise UsageError(f"{self.kernel.label} has changed since it was built")
             wanted, reasons = _choose(bench.tree.objects, where, missing, module=bool(module))
-            phase.expect(len(wanted))
-            for candidate, known in zip(
-                wanted, objects.compiled(bench, where, wanted, scratch), strict=True
-            ):
-                phase.step()
-                if isinstance(known, str):
-                    reasons |= dict.fromkeys(map(objects.key, wanted[candidate]), known)
-                else:
-                    self._take(module, known)
+            title = f"debug information of {module or 'vmlinux'}"
+            with progress.phase("debug information", title) as phase:
+                phase.expect(len(wanted))
+                made = objects.compiled(bench, where, wanted, scratch)
+                for functions, known in zip(wanted.values(), made, strict=True):
+                    phase.step()
+                    if isinstance(known, str):
+                        reasons |= dict.fromkeys(map(objects.key, functions), known)
+                    else:
+                        self._take(module, known)
         return reasons
 
     def _own(self, module: str, where: Image, missing: Sequence[Function]) -> None:

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``iommu-harness decode``: the splats of a kernel log, with places in the source."""
+
+import gzip
+import sys
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import typer
+
+from harness.cli import options, output
+from harness.errors import UsageError
+from harness.host import progress
+from harness.kernel import build
+from harness.kernel.artifact import Kernel
+from harness.kernel.spec import KernelSpec
+from harness.klog import log
+from harness.klog.splat import Splat
+from harness.symbols import symbolise
+from harness.symbols.symbolise import Symbolised
+
+_STDIN = "-"
+_GZIP = b"\x1f\x8b"
+_MEGABYTE = 1 << 20
+
+
+def decode(
+    log_file: Annotated[
+        str, typer.Argument(metavar="[LOG|-]", help="A kernel log, .gz too; - is standard input.")
+    ] = _STDIN,
+    kernel: Annotated[
+        str, typer.Option("--kernel", metavar="SPEC", help=f"The log's: {options.SPEC}.")
+    ] = "",
+    patch: options.Patches = [],  # noqa: B006  typer copies it
+    fragment: options.Fragments = [],  # noqa: B006
+    variant: options.Variants = [],  # noqa: B006
+    llvm: options.Llvm = False,
+    debian_mirror: options.Mirror = "",
+    as_json: options.Json = False,
+) -> None:
+    """Find the splats in a kernel log and say what they are about; with the kernel that
+    wrote it, where in the source the functions of their call traces stand."""
+    with _Log(log_file) as source:
+        built = None
+        if kernel:
+            (wanted,) = options.kernels(
+                [kernel], patch, fragment, variant, llvm=llvm, debian_mirror=debian_mirror
+            )
+            built = (build.build(wanted), wanted)
+        elif patch or fragment or variant or llvm:
+            raise UsageError("no kernel is named", "add --kernel SPEC")
+        found = _symbolised(source, built)
+        if as_json:
+            records = [_record(each) for each in found]
+            output.print_json({"splats": records, "lines": source.lines, "note": source.note})
+            return
+        counts = _Counts()
+        for each in found:
+            output.say(_lines(each, counts))
+        output.say(_closing(source, counts))
+
+
+class _Log:
+    """A log that is being read: ``lines`` so far, ``note`` where it ends before its end."""
+
+    def __init__(self, name: str) -> None:
+        self.name = "standard input" if name == _STDIN else name
+        self.lines = 0
+        self.note = ""
+        self.phase: progress.Phase | None = None
+        self._read_so_far = 0
+        self._last = b"\n"
+        self._raw, self._size = _opened(name)
+        self._file: IO[bytes] | gzip.GzipFile = self._raw
+        if self._raw.peek(2)[:2] == _GZIP:  # type: ignore[attr-defined]
+            self._file = gzip.GzipFile(fileobj=self._raw)
+            self._size = 0
+
+    def __enter__(self) -> "_Log":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._raw.close()
+
+    def read(self, size: int) -> bytes:
+        """As of a file; what is damaged ends there."""
+        try:
+            data = self._file.read(size)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            self.note = f"{self.name} ends early: {error}"
+            data = b""
+        self._count(data)
+        return data
+
+    def _count(self, data: bytes) -> None:
+        self.lines += data.count(b"\n") + (not data and self._last != b"\n")
+        self._last = data[-1:] if data else b"\n"
+        self._read_so_far += len(data)
+        if self.phase:
+            of = f" of {self._size // _MEGABYTE}" if self._size else ""
+            self.phase.title = f"reading {self.name}, {self._read_so_far // _MEGABYTE}{of} MB"
+
+
+def _opened(name: str) -> tuple[IO[bytes], int]:
+    if name == _STDIN:
+        return sys.stdin.buffer, 0
+    path = Path(name)
+    if not name or not path.exists():
+        raise UsageError(f"no such log: {name!r}", "name a file, or - for standard input")
+    if path.is_dir():
+        raise UsageError(f"{name} is a directory", "name a file in it")
+    try:
+        return path.open("rb"), path.stat().st_size
+    except OSError as error:
+        raise UsageError(f"{name} cannot be read: {error.strerror}", "name another") from error
+
+
+def _symbolised(
+    source: _Log, built: tuple[Kernel, KernelSpec] | None
+) -> Iterator[tuple[Splat, Symbolised | None]]:
+    """The splats as they come. While one is looked for, progress is shown: what is
+    printed between must not meet a bar."""
+    splats = log.splats(source)  # type: ignore[arg-type]
+    while True:
+        with progress.phase("decode", f"reading {source.name}") as source.phase:
+            splat = next(splats, None)
+        if splat is None:
+            return
+        yield splat, symbolise.symbolised(splat, *built, wait=True) if built else None
+
+
+class _Counts:
+    """For the closing line."""
+
+    def __init__(self) -> None:
+        self.splats = self.known = self.total = 0
+        self.symbolised = False
+
+
+def _lines(found: tuple[Splat, Symbolised | None], counts: _Counts) -> Iterator[tuple[str, str]]:
+    splat, places = found
+    counts.splats += 1
+    if places:
+        counts.symbolised = True
+        counts.known += places.known
+        counts.total += places.total
+        splat = places.splat
+    yield "bold", f"{splat.title}"
+    for name, text in _facts(splat):
+        if text:
+            yield "", f"  {name:<9} {text}"
+    for text in symbolise.lines(splat):
+        yield "", f"  {text}"
+    if places and places.reason:
+        yield "yellow", f"  ?         {places.reason}"
+    yield "", ""
+
+
+def _facts(splat: Splat) -> Iterator[tuple[str, str]]:
+    yield "kind", splat.kind
+    yield "place", f"{splat.file}:{splat.line}" if splat.file else ""
+    yield "function", f"{splat.function} from {splat.caller}" if splat.caller else splat.function
+    yield "kernel", splat.kernel + (f", taint {splat.taint}" if splat.taint else "")
+    yield "task", ", ".join(_task(splat))
+    yield "pc", symbolise.line(splat.pc) if splat.pc else ""
+    yield "lr", symbolise.line(splat.lr) if splat.lr else ""
+    yield "panic", splat.panic
+    marks = [("cut", splat.cut), ("interleaved with another", splat.interleaved)]
+    yield "lines", ", ".join([f"{splat.first} to {splat.last}", *(m for m, on in marks if on)])
+
+
+def _task(splat: Splat) -> Iterator[str]:
+    if splat.cpu is not None:
+        yield f"CPU {splat.cpu}"
+    if splat.pid is not None:
+        yield f"PID {splat.pid}"
+    if splat.comm:
+        yield splat.comm
+
+
+def _closing(source: _Log, counts: _Counts) -> Iterator[tuple[str, str]]:
+    if source.note:
+        yield "yellow", source.note
+    many = "s" * (counts.splats != 1)
+    found = f"{counts.splats or 'no'} splat{many if counts.splats else ''}"
+    lines = f"{source.lines} line{'s' * (source.lines != 1)}"
+    places = f"; {counts.known} of {counts.total} frames have a place" if counts.symbolised else ""
+    yield "bold", f"{found} in {lines} of {source.name}{places}"
+
+
+def _record(found: tuple[Splat, Symbolised | None]) -> dict[str, Any]:
+    """The splat as JSON, without its lines."""
+    splat, places = found
+    facts = asdict(places.splat if places else splat)
+    del facts["text"]
+    if places:
+        facts |= {"known": places.known, "total": places.total, "reason": places.reason}
+    return facts
