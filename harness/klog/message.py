@@ -79,6 +79,8 @@ _STAMP_WITHIN = 160
 
 def parse(line: str, number: int, *, marked: bool = True) -> Message | None:
     """The message of one line; None for what is no message but a format's own line."""
+    if line[-1:] == "\r":
+        line = line.rstrip("\r")
     width = len(line)
     if line[:1] == "[" and (found := _STAMP.match(line)) and line.isprintable():
         text = line[found.end() :]
