@@ -10,6 +10,8 @@ from harness.klog import frame, machinery
 from harness.klog.frame import Chain, Frame
 
 MAIN = "call trace"
+# A processor in smp_call_function_single and the like waits for what another does.
+_WAITING = "smp_call_function"
 
 # Lines that say whose frames follow. MAIN's own headers stand last.
 _HEADERS = (
@@ -278,15 +280,23 @@ def lock(found: Anatomy, named: str) -> list[str]:
     return place(found, where)
 
 
+def order(found: Anatomy, named: str) -> list[str]:
+    """Of lockdep's about interrupts: who takes the lock in one, which it shows first."""
+    first = next((each for each in found.traces if each.name == "dependency"), None)
+    return _reliable(first.frames) if first else lock(found, named)
+
+
 def hang(found: Anatomy, named: str) -> list[str]:
     """Of one about what goes on for too long: inside of what dispatched the work. A
     processor that waits for another is not to blame: the waiting is."""
-    if found.pc and found.pc.function.startswith("smp_call_function"):
-        return ["smp_call_function"]
+    if found.pc and found.pc.function.startswith(_WAITING):
+        return [_WAITING]
     for each in found.traces:
         names = _linked(found, _interrupted(_reliable(each.frames)))
         if any(machinery.plain(name) == "rcu_gp_kthread" for name in names):
             continue
+        if names and names[0].startswith(_WAITING):
+            return [_WAITING]
         if chosen := _inside(names):
             return chosen
     return place(found, named)
@@ -326,6 +336,7 @@ BLAMES: dict[str, Callable[[Anatomy, str], list[str]]] = {
     "place": place,
     "trace": trace,
     "lock": lock,
+    "order": order,
     "hang": hang,
     "text": text,
     "none": none,
@@ -342,7 +353,7 @@ def guilty(candidates: Sequence[str]) -> tuple[str, str]:
     """The first of the functions that is not machinery, and the next one outward; the
     very first where all are."""
     real = [each for each in candidates if not machinery.is_machinery(each)]
-    if candidates[:1] == ["smp_call_function"]:
+    if candidates[:1] == [_WAITING]:
         real = list(candidates)
     if not real:
         return (machinery.named(candidates[0]) if candidates else ""), ""

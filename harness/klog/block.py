@@ -53,7 +53,7 @@ class Block:
 # Strings one of which every opening and every mark has; the rest of a log is passed over.
 NEEDLES = (
     *("BUG", "WARNING:", "INFO: ", "nable to handle", "nternal error", "Oops", "PANIC: "),
-    *("Kernel panic", "cut here", "UBSAN:", "general protection", "KASAN: ", "vide error"),
+    *("Kernel panic", "cut here", "UBSAN:", "general protection", "KASAN: ", "ivide"),
     *("invalid opcode", "stack segment", "guard page", "stack overflow", "nsufficient stack"),
     *("lignment check", "SError", "Bad mode", "Unhandled", "nhandled ", "Kernel access"),
     *("rcu: ", "rcu_", "hard LOCKUP", "unreferenced object", "suspected memory leak"),
