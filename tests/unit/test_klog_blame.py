@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Which function a report is about, where its trace begins with others."""
+
+import pytest
+
+from harness.klog import machinery, splat
+from harness.klog.splat import Splat
+
+CPU = "CPU: 1 PID: 71 Comm: sh Not tainted 6.12.117 #1"
+END = "---[ end trace 0000000000000000 ]---"
+
+
+def trace(*functions: str) -> list[str]:
+    return ["Call trace:", *(f" {each}+0x10/0x200" for each in functions)]
+
+
+def read(*lines: str) -> Splat:
+    (found,) = splat.find(lines)
+    return found
+
+
+OOPS = "Unable to handle kernel NULL pointer dereference at virtual address 0000000000000000"
+
+
+@pytest.mark.parametrize(
+    ("pc", "lr", "frames", "function", "caller"),
+    [
+        # A leaf has no frame: its caller is in the link register only.
+        ("iommu_get_dma_domain", "iommu_dma_map_page", ("iommu_get_dma_domain", "dma_map"), 0, 1),
+        # After a call the link register is of the function itself.
+        ("viommu_probe", "viommu_probe", ("viommu_probe", "really_probe"), 0, "really_probe"),
+        # A helper is not to blame, its caller is.
+        ("__pi_memcpy", "feed_one", ("__pi_memcpy", "feed_all"), 1, "feed_all"),
+        (
+            "mutex_lock",
+            "mutex_lock",
+            ("mutex_lock", "feed_one", "feed_all"),
+            "feed_one",
+            "feed_all",
+        ),
+    ],
+)
+def test_an_oops_is_about_the_innermost_function_that_is_no_helper(
+    pc: str, lr: str, frames: tuple[str, ...], function: str | int, caller: str | int
+) -> None:
+    registers = [f"pc : {pc}+0x10/0x20", f"lr : {lr}+0x8/0x20"]
+    found = read(OOPS, CPU, *registers, *trace(*frames), END)
+    named = (pc, lr)
+    wanted = [each if isinstance(each, str) else named[each] for each in (function, caller)]
+    assert [found.function, found.caller] == wanted
+
+
+def test_a_jump_to_nowhere_is_the_fault_of_who_jumped() -> None:
+    registers = ["pc : 0x0", "lr : fq_flush_iotlb+0x20/0x40"]
+    found = read(OOPS, CPU, *registers, *trace("fq_flush_timeout", "call_timer_fn"), END)
+    assert (found.function, found.caller) == ("fq_flush_iotlb", "fq_flush_timeout")
+    data = "Unable to handle kernel execute from non-executable memory at virtual address ff"
+    found = read(data, CPU, "pc : table+0x0/0x40", "lr : jump+0x8/0x9", *trace("caller_of_it"), END)
+    assert found.function == "jump"
+
+
+STALL = "rcu: INFO: rcu_preempt self-detected stall on CPU"
+TICK = ("rcu_sched_clock_irq", "update_process_times", "hrtimer_interrupt", "gic_handle_irq")
+
+
+def test_a_hang_is_named_after_what_was_handed_the_work() -> None:
+    inner = ("lock_acquire", "_raw_spin_lock_bh", "anything", "feed_store", "dev_attr_store")
+    found = read(STALL, CPU, *trace(*TICK, "el1h_64_irq", *inner, "vfs_write"))
+    assert (found.function, found.title) == ("feed_store", "RCU stall in feed_store")
+    assert "el1h_64_irq" in found.frames
+
+
+def test_a_stall_is_not_about_the_grace_period_kthread() -> None:
+    starved = "rcu: RCU grace-period kthread stack dump:"
+    kthread = trace("__schedule", "schedule", "rcu_gp_fqs_loop", "rcu_gp_kthread", "kthread")
+    other = ["NMI backtrace for cpu 0", CPU, *trace("spin_here", "process_one_work")]
+    assert read(STALL, starved, *kthread, *other).function == "spin_here"
+
+
+def test_a_processor_that_waits_for_another_is_not_to_blame() -> None:
+    frames = trace(*TICK, "el1h_64_irq", "smp_call_function_single", "rcu_barrier", "feed_work")
+    assert read(STALL, CPU, *frames).function == "smp_call_function"
+
+
+def test_a_lock_that_an_interrupt_takes_is_named_after_who_takes_it_there() -> None:
+    found = read(
+        "WARNING: HARDIRQ-safe -> HARDIRQ-unsafe lock order detected",
+        "ffff8880120b9168 (&new->fa_lock){.?.+}-{2:2}, at: kill_fasync+0x14b/0x460",
+        "... which became HARDIRQ-irq-safe at:",
+        "  lock_acquire+0x29d/0x740",
+        "  serio_interrupt+0x7b/0xb0",
+        "stack backtrace:",
+        CPU,
+        *trace("kill_fasync"),
+    )
+    assert found.function == "serio_interrupt"
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "Fatal exception",
+        "Oops: Fatal exception in interrupt",
+        "kernel: panic_on_warn set ...",
+        "hung_task: blocked tasks",
+    ],
+)
+def test_a_panic_that_is_what_the_kernel_does_about_a_report_is_part_of_it(reason: str) -> None:
+    panic = f"Kernel panic - not syncing: {reason}"
+    found = read(OOPS, CPU, *trace("feed_one"), END, "note: sh[71] exited", panic, "SMP: stopping")
+    assert (found.kind, found.function, found.panic) == ("Oops", "feed_one", reason)
+
+
+def test_another_panic_is_a_report_of_its_own() -> None:
+    panic = "Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b"
+    oops, death = splat.find(
+        [OOPS, CPU, *trace("feed_one"), END, panic, CPU, *trace("panic", "exit")]
+    )
+    assert (oops.kind, oops.panic, death.kind) == ("Oops", "", "panic")
+
+
+def test_kasan_keeps_its_traces_apart() -> None:
+    found = read(
+        "BUG: KASAN: slab-use-after-free in feed_one+0x1/0x2",
+        CPU,
+        *trace("dump_stack", "kasan_report", "feed_one", "feed_all"),
+        "",
+        "Allocated by task 7:",
+        " kasan_save_stack+0x1/0x2",
+        " make_it+0x1/0x2",
+        "",
+        "Freed by task 8:",
+        " kfree+0x1/0x2",
+        " drop_it+0x1/0x2",
+        "=" * 66,
+    )
+    assert [each.name for each in found.chains] == ["call trace", "allocation", "free"]
+    assert found.chains[2].frames[-1].function == "drop_it"
+    assert (found.function, found.caller, found.cut) == ("feed_one", "feed_all", False)
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        ("__arm64_sys_write", "sys_write"),
+        ("__x64_sys_write", "sys_write"),
+        ("__do_sys_write", "sys_write"),
+        ("SyS_write", "sys_write"),
+        ("__do_softirq", "__do_softirq"),
+        ("f.isra.0.constprop.1", "f"),
+        (".L1", ".L1"),
+    ],
+)
+def test_a_function_has_one_name_on_all_architectures(function: str, name: str) -> None:
+    assert machinery.named(function) == name
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        *("sysfs_remove_link_from_group", "arm_smmu_write_strtab_ent", "__iommu_group_free_device"),
+        *(
+            "do_exit",
+            "rcu_eqs_enter",
+            "iommu_device_unlink",
+            "__iommu_probe_device",
+            "of_iommu_xlate",
+        ),
+        *("fq_flush_timeout", "vfio_group_release", "arm_smmu_detach_dev", "viommu_attach_dev"),
+        *("schedule_tail", "rtnl_lock", "lock_sock_nested", "kill_fasync", "console_lock"),
+    ],
+)
+def test_a_function_that_known_issues_name_is_no_machinery(function: str) -> None:
+    assert not machinery.is_machinery(function)
