@@ -37,7 +37,7 @@ _QUOTE = re.compile(r"(?:[ \t]?(?:>|&gt;))+ ?")
 _HTML = re.compile(r"&(?:[lg]t|amp|quot|nbsp|#\d{2,5}|#x[0-9a-f]{2,4});")
 # The time that printk puts first, and with CONFIG_PRINTK_CALLER who called it.
 _STAMP = re.compile(
-    r"\[ *(?P<time>\d{1,9}\.\d{3,9})(?: <[ \d.+-]{1,20}>)?\](?:\[ *(?P<caller>[TC]\d+)\])? ?"
+    r"\[ *(?P<time>\d{1,9}\.\d{1,9})(?: <[ \d.+-]{1,20}>)?\](?:\[ *(?P<caller>[TC]\d+)\])? ?"
 )
 _DAY = r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
 _CLOCK = r"\d\d:\d\d:\d\d(?:[.,]\d{1,9})?"
