@@ -122,8 +122,9 @@ _MOST_LINES = 3000
 _AFTERMATH = 400
 # So many lines of other callers can come before a report goes on.
 _SILENCE = 400
-# Within so many lines two that stand alone can be about the same.
-_NEAR = 8
+# Within so many lines two that stand alone can be about the same: six messages, and a record
+# of /dev/kmsg is three lines where a device says it.
+_NEAR = 20
 _MOST_BEFORE = 6
 # So much of a line an opening can be.
 _LONGEST = 1000
