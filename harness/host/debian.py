@@ -9,7 +9,7 @@ suite and architecture. The mirrors are those the host's apt already uses.
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,11 +25,15 @@ MIRROR_VARIABLE = "IOMMU_HARNESS_DEBIAN_MIRROR"
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """A Debian release; ``secured`` when it has a security suite beside it."""
+    """A Debian release; ``secured`` when it has a security suite beside it, ``base`` the
+    suite that its packages depend on where it is not whole by itself."""
 
     name: str
     secured: bool
+    base: str = ""
 
+
+BACKPORTS = Suite("trixie-backports", False, base="trixie")
 
 # In the order in which a package is looked for: the stable releases first.
 SUITES = (
@@ -37,6 +41,8 @@ SUITES = (
     Suite("bullseye", True),
     Suite("trixie", True),
     Suite("sid", False),
+    BACKPORTS,
+    Suite("experimental", False, base="sid"),
 )
 
 
@@ -54,18 +60,18 @@ class Moved(HostError):
     """The archive has another version by now than its lists said."""
 
 
-def find(name: str, architecture: str) -> Package:
+def find(name: str, architecture: str, suites: Sequence[Suite] = SUITES) -> Package:
     """The package in the first suite that has it.
 
     Raises UsageError when none has, HostError when the archive cannot be read.
     """
-    for suite in SUITES:
+    for suite in suites:
         for version in _known(suite, architecture, name, _candidates):
             return Package(name, version, suite, architecture)
-    suites = ", ".join(suite.name for suite in SUITES)
+    searched = ", ".join(suite.name for suite in suites)
     raise UsageError(
-        f"Debian has no package {name} in {suites}",
-        "5.10, 6.1, 6.12 and 7.2 are versions that it has",
+        f"Debian has no package {name} in {searched}",
+        "5.10, 6.1, 6.12, 7.2 and 7.3 are versions that it has",
     )
 
 
@@ -97,7 +103,8 @@ def download(package: Package, into: Path) -> Path:
 
 
 def download_closure(names: list[str], suite: Suite, architecture: str, into: Path) -> list[Path]:
-    """Fetches the packages and all they depend on, as files in ``into``."""
+    """Fetches the packages and all they depend on, as files in ``into``, an absolute path:
+    apt takes others from its own state on."""
     _update(suite, architecture)
     (into / "partial").mkdir()
     install = ("install", "--download-only", "--yes", "--no-install-recommends")
@@ -177,12 +184,14 @@ def _update(suite: Suite, architecture: str) -> None:
 
 def _write_sources(state: Path, suite: Suite, architecture: str) -> None:
     main, security = mirrors()
-    lines = [f"{main} {suite.name} main"]
+    lines = [f"{main} {name} main" for name in (suite.name, suite.base) if name]
     if suite.secured:
         lines.append(f"{security} {suite.name}-security main")
     options = f"[arch={architecture} signed-by={_KEYRING}]"
     text = "".join(f"deb {options} {line}\n" for line in lines)
     (state / "sources.list").write_text(text)
+    # apt takes nothing of backports and experimental where their base has it too.
+    (state / "preferences").write_text("Package: *\nPin: release a=*\nPin-Priority: 500\n")
 
 
 def mirrors() -> tuple[str, str]:
@@ -227,6 +236,7 @@ def _apt(
         "Dir::Cache": state,
         "Dir::Etc::sourcelist": state / "sources.list",
         "Dir::Etc::sourceparts": "/dev/null",
+        "Dir::Etc::preferences": state / "preferences",
         "Dir::Etc::preferencesparts": "/dev/null",
         "APT::Architecture": architecture,
         "APT::Architectures": architecture,
