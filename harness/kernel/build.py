@@ -216,7 +216,7 @@ def _build(job: _Job, into: Path) -> None:
     with _opened(job) as tree:
         with _making(job, tree, into / "build.log") as kbuild:
             release = _compile(job, kbuild, into)
-        notes = tree.notes
+        notes = (*tree.notes, *config.notes(job.options, (into / "config").read_text()))
     artifact.write(
         Kernel(
             key=job.key,

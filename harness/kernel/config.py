@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from harness.errors import UsageError
 from harness.host import paths
@@ -20,6 +21,10 @@ _UNSET = re.compile(r"# CONFIG_(\w+) is not set")
 # knows the option, or from a version on where an option is known before it can be
 # had: that is how fragments differ between kernels.
 _WHERE_IT_EXISTS = "#: where it exists"
+# The same for what every kernel had when the line was written, and a guest can do
+# without: kernels drop options, and what they were for is on then, or gone for good. A
+# kernel that does not know one is built without it, and its notes say so.
+_NOTED_WHERE_MISSING = "#: noted where it is missing"
 # The same for what Kconfig may drop, as dependencies have it: of somebody else's
 # configuration as much as there is.
 WHERE_IT_CAN_BE_HAD = "#: where it can be had"
@@ -33,8 +38,9 @@ _ALWAYS = ("base", "iommu")
 class Option:
     """One requested option: ``name`` without CONFIG_, ``value`` as in .config, "n" for
     "is not set"; ``where`` is the fragment and line that asks for it; ``optional``
-    that a kernel without the option is fine too, ``since`` the version before which
-    it is not asked for; one that is not ``insisted`` on Kconfig may have otherwise."""
+    that a kernel without the option is fine too, ``noted`` that it is, but its users
+    should know; ``since`` the version before which it is not asked for; one that is not
+    ``insisted`` on Kconfig may have otherwise."""
 
     name: str
     value: str
@@ -42,6 +48,7 @@ class Option:
     optional: bool = False
     since: tuple[int, int] = (0, 0)
     insisted: bool = True
+    noted: bool = False
 
     @property
     def line(self) -> str:
@@ -51,8 +58,19 @@ class Option:
 
     @property
     def request(self) -> str:
-        """The line, and how much it is insisted on: what shapes a configuration."""
+        """The line, and how much it is insisted on: what shapes a configuration. One that
+        is ``noted`` shapes none: without the option there is no other way to have it."""
         return f"{self.line} {self.optional}" + ("" if self.insisted else " if it can be had")
+
+
+# Of a line below no condition.
+_STRICTLY = Option("", "", "")
+
+_CONDITIONS: dict[str, dict[str, Any]] = {
+    _WHERE_IT_EXISTS: {"optional": True},
+    _NOTED_WHERE_MISSING: {"noted": True},
+    WHERE_IT_CAN_BE_HAD: {"optional": True, "insisted": False},
+}
 
 
 def fragments(variants: Iterable[str] = ()) -> list[Path]:
@@ -70,26 +88,28 @@ def variants() -> list[str]:
 def read(fragment: Path) -> list[Option]:
     """The options of a fragment. Raises UsageError for a line that is none."""
     options = []
-    optional, since, insisted = False, (0, 0), True
+    asked = _STRICTLY
     for number, raw in enumerate(fragment.read_text(errors="replace").splitlines(), start=1):
         line, where = raw.strip(), f"{fragment.name}:{number}"
         if not line:
-            optional, since, insisted = False, (0, 0), True
+            asked = _STRICTLY
         elif option := _option(line, where):
-            asked = replace(option, optional=optional, since=since, insisted=insisted)
-            options.append(asked)
-        elif line == _WHERE_IT_EXISTS:
-            optional = True
-        elif line == WHERE_IT_CAN_BE_HAD:
-            optional, insisted = True, False
-        elif match := _SINCE.fullmatch(line):
-            since = int(match[1]), int(match[2])
+            options.append(replace(asked, name=option.name, value=option.value, where=where))
+        elif condition := _condition(line):
+            asked = replace(asked, **condition)
         elif line.startswith("#:"):
-            known = f"write {_WHERE_IT_EXISTS!r} or '#: since 6.12'"
+            known = f"write {', '.join(map(repr, _CONDITIONS))} or '#: since 6.12'"
             raise UsageError(f"{where}: no such condition: {line!r}", known)
         elif not line.startswith("#"):
             raise UsageError(f"{where}: not a configuration line: {line!r}", "write CONFIG_X=y")
     return options
+
+
+def _condition(line: str) -> dict[str, Any]:
+    """The fields that it sets of the options below it."""
+    if match := _SINCE.fullmatch(line):
+        return {"since": (int(match[1]), int(match[2]))}
+    return _CONDITIONS.get(line, {})
 
 
 def _option(line: str, where: str) -> Option | None:
@@ -116,3 +136,15 @@ def lost(options: Sequence[Option], dotconfig: str) -> list[Option]:
     result = values(dotconfig)
     insisted = [option for option in options if option.insisted]
     return [option for option in insisted if result.get(option.name, "n") != option.value]
+
+
+def notes(options: Sequence[Option], dotconfig: str) -> tuple[str, ...]:
+    """What the users of the kernel with this configuration should know of the options:
+    those that it does not have, and that it was built without."""
+    result = values(dotconfig)
+    missing = [
+        f"CONFIG_{option.name} ({option.where})"
+        for option in options
+        if option.noted and option.value != "n" and option.name not in result
+    ]
+    return (f"this kernel has no option {', '.join(missing)}; built without",) if missing else ()

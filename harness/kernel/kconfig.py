@@ -52,13 +52,18 @@ class Symbol:
 
 
 def configure(kbuild: Kbuild, options: Sequence[Option]) -> None:
-    """Leaves a .config with the options and nothing else that can be off.
+    """Leaves a .config with the options and nothing else that can be off; those that the
+    kernel may lack, and does, are passed over.
 
     Raises OptionLost naming the first option that did not survive, who asked for
     it, and why Kconfig dropped it.
     """
     known = _known(kbuild.tree.source)
-    wanted = [option for option in options if not option.optional or option.name in known]
+    wanted = [
+        option
+        for option in options
+        if option.name in known or not (option.optional or option.noted)
+    ]
     with tempfile.NamedTemporaryFile("w", suffix=".config") as file:
         file.writelines(option.line + "\n" for option in wanted)
         file.flush()

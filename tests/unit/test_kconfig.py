@@ -82,6 +82,47 @@ def test_a_symbol_that_is_not_defined() -> None:
     assert kconfig.reason(Option("X", "y", "x:1"), None) == "this kernel has no such option"
 
 
+NOTED = Option("A", "y", "x:1", noted=True)
+
+
+def test_an_option_that_is_noted_has_to_survive_where_it_exists() -> None:
+    """Kconfig knows it, and dropped it: that is an error all the same."""
+    assert config.lost([NOTED], "# CONFIG_A is not set\n") == [NOTED]
+
+
+def test_only_what_is_wanted_and_missing_is_noted() -> None:
+    others = [Option("B", "n", "x:2", noted=True), Option("C", "y", "x:3", noted=True)]
+    assert config.notes([NOTED, *others], "CONFIG_C=y\n") == (
+        "this kernel has no option CONFIG_A (x:1); built without",
+    )
+    assert config.notes(others, "CONFIG_C=y\n") == ()
+
+
+def test_that_an_option_is_noted_makes_no_other_kernel() -> None:
+    assert NOTED.request == Option("A", "y", "y:2").request
+
+
+def test_a_condition_ends_with_its_block(tmp_path: Path) -> None:
+    path = tmp_path / "x.config"
+    text = "CONFIG_A=y\n#: noted where it is missing\n#: since 6.12\nCONFIG_B=y\n\nCONFIG_C=y\n"
+    path.write_text(text)
+    assert [(each.noted, each.since) for each in config.read(path)] == [
+        (False, (0, 0)),
+        (True, (6, 12)),
+        (False, (0, 0)),
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["MODULES", "VIRTIO_CONSOLE", "ARM_SMMU_V3", "VIRTIO_IOMMU", "PCI"]
+)
+def test_no_guest_works_without(name: str) -> None:
+    options = [each for path in config.fragments() for each in config.read(path)]
+    (option,) = (each for each in options if each.name == name)
+    assert not option.noted
+    assert not option.optional
+
+
 @pytest.mark.parametrize(
     ("expression", "value"),
     [

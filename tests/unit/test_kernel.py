@@ -98,6 +98,18 @@ def test_an_option_wanted_only_where_it_exists(tree: Path, tmp_path: Path) -> No
     assert kernel.config.read_text() == "CONFIG_NET=y\nCONFIG_B=y\n"
 
 
+@pytest.mark.usefixtures("no_fragments")
+def test_an_option_that_a_kernel_has_dropped_is_noted(tree: Path, tmp_path: Path) -> None:
+    fragment = tmp_path / "my.config"
+    fragment.write_text("#: noted where it is missing\nCONFIG_NOPE=y\nCONFIG_NET=y\n")
+    kernel = build.build(spec.parse(f"tree:{tree}", fragments=[fragment]))
+    assert kernel.config.read_text() == "CONFIG_NET=y\n"
+    note = "this kernel has no option CONFIG_NOPE (my.config:2); built without"
+    assert kernel.notes == (note,)
+    fragment.write_text("CONFIG_NET=y\n")
+    assert build.build(spec.parse(f"tree:{tree}", fragments=[fragment])).notes == ()
+
+
 def test_a_fragment_with_a_typo(tmp_path: Path) -> None:
     fragment = tmp_path / "my.config"
     fragment.write_text("CONFIG_A=y\nCONFIG_B y\n")
