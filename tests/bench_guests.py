@@ -44,8 +44,7 @@ def by_hand(taken: Snapshot, directory: Path) -> float:
         _tell(qmp, "qmp_capabilities")
         capability = {"capability": "x-ignore-shared", "state": True}
         _tell(qmp, "migrate-set-capabilities", capabilities=[capability])
-        _tell(qmp, "getfd", state.fileno(), fdname="state")
-        _tell(qmp, "migrate-incoming", uri="fd:state")
+        _begin_incoming(qmp, state.fileno())
         while b"inmigrate" in _tell(qmp, "query-status"):
             pass
         _tell(qmp, "cont")
@@ -56,6 +55,16 @@ def by_hand(taken: Snapshot, directory: Path) -> float:
         while ping.nonce.encode() not in heard:
             heard += command.recv(65536)
         return time.perf_counter() - started
+
+
+def _begin_incoming(qmp: socket.socket, state: int) -> None:
+    """In the way that this QEMU has, as Monitor does."""
+    if b"mapped-ram" in _tell(qmp, "query-migrate-capabilities"):
+        _tell(qmp, "add-fd", state, **{"fdset-id": 1})
+        _tell(qmp, "migrate-incoming", uri="file:/dev/fdset/1")
+    else:
+        _tell(qmp, "getfd", state, fdname="state")
+        _tell(qmp, "migrate-incoming", uri="fd:state")
 
 
 def by_hand_anywhere(taken: Snapshot, _number: int) -> float:

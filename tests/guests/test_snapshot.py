@@ -57,6 +57,7 @@ def test_a_warm_up_that_fails_is_told(guest_factory: GuestFactory) -> None:
 
 
 def test_any_state_can_be_branched_from(guest: Guest, tmp_path: Path) -> None:
+    program = guest.machine.qemu
     modules.load(guest, "iommu_client")
     guest.run("cd /sys/module; WORD=before")
     taken = snapshot.save(guest, tmp_path / "branch")
@@ -65,14 +66,14 @@ def test_any_state_can_be_branched_from(guest: Guest, tmp_path: Path) -> None:
     for number in range(2):
         directory = tmp_path / str(number)
         directory.mkdir()
-        with snapshot.restored(snapshot.load(taken.directory), directory) as fork:
+        with snapshot.restored(snapshot.load(taken.directory, program), directory) as fork:
             assert "iommu_client" in fork.state().modules
             assert fork.run("echo $WORD $PWD").out == b"before /sys/module\n"
             deeper = tmp_path / f"deeper{number}"
             fork.run("WORD=after")
             snapshot.save(fork, deeper)
             (directory / "fork").mkdir()
-            with snapshot.restored(snapshot.load(deeper), directory / "fork") as second:
+            with snapshot.restored(snapshot.load(deeper, program), directory / "fork") as second:
                 assert second.run("echo $WORD").out == b"after\n"
 
 
@@ -172,8 +173,8 @@ def test_a_kept_guest_needs_nothing_else_and_names_no_program(guest: Guest, tmp_
     record = json.loads((taken.directory / "snapshot.json").read_text())
     record["machine"]["qemu"] = "/nowhere/evil"
     (taken.directory / "snapshot.json").write_text(json.dumps(record))
-    loaded = snapshot.load(taken.directory)
-    assert loaded.boot.machine.qemu == topology.QEMU
+    loaded = snapshot.load(taken.directory, guest.machine.qemu)
+    assert loaded.boot.machine.qemu == guest.machine.qemu
     assert loaded.boot.image.parent == taken.directory
     record["qemu"] = "another QEMU"
     (taken.directory / "snapshot.json").write_text(json.dumps(record))
