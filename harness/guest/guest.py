@@ -371,6 +371,7 @@ def running(
         stack.callback(console.close)
         watch.start(on_death=console.interrupt)
         stack.callback(_end, started, watch)
+        qemu.check_stage(machine, monitor.execute)
         guest = Guest(
             boot=boot,
             running=started,

@@ -4,7 +4,7 @@
 import functools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,8 @@ def board(machine: Machine, options: str = "") -> list[str]:
     """The part that shapes the device tree: machine, processors, memory, devices."""
     argv = [machine.qemu, "-nodefaults", "-display", "none"]
     # GICv3, because the SMMU's MSIs need its ITS.
-    parts = ("virt", "gic-version=3", "dtb-randomness=off", machine.iommu.machine_option)
+    kind = _kind(machine)
+    parts = (kind, "gic-version=3", "dtb-randomness=off", machine.iommu.machine_option)
     argv += ["-M", ",".join(part for part in parts if part) + options]
     argv += ["-cpu", _CPU, "-smp", str(machine.cpus), "-m", f"{machine.memory}M"]
     if machine.stage:
@@ -143,6 +144,35 @@ def board(machine: Machine, options: str = "") -> list[str]:
     for each in _definitions(machine):
         argv += [f"-{each.option}", json.dumps(each.fields)]
     return argv
+
+
+# The last that leaves an SMMUv3's stage to -global: later ones set it themselves, to
+# nested (virt_9_2_options and no_nested_smmu in hw/arm/virt.c).
+_STAGES = "virt-9.1"
+
+
+def _kind(machine: Machine) -> str:
+    """The board. Of a QEMU that does not have the old one the newest is taken, and
+    ``check_stage`` says what came of it."""
+    has_it = machine.stage and re.search(rf"^{_STAGES} ", _said(machine.qemu, "-M", "help"), re.M)
+    return _STAGES if has_it else "virt"
+
+
+def check_stage(machine: Machine, execute: Callable[[str, dict[str, Any]], Any]) -> None:
+    """Asks the running QEMU, by QMP, for the stage of its SMMUv3. Raises UsageError where
+    it is not the machine's: QEMU drops a -global that something else overrides."""
+    if not machine.stage:
+        return
+    place = "/machine/unattached"
+    children = execute("qom-list", {"path": place})
+    names = (each["name"] for each in children if each["type"] == "child<arm-smmuv3>")
+    has = [execute("qom-get", {"path": f"{place}/{name}", "property": "stage"}) for name in names]
+    if has != [machine.stage]:
+        raise UsageError(
+            f"the machine {machine.name} has stage {machine.stage!r}, and {version(machine.qemu)} "
+            f"gives its SMMUv3 {' and '.join(map(repr, has)) or 'none'}",
+            "name another QEMU with --qemu, or leave stage out",
+        )
 
 
 def _definitions(machine: Machine) -> Iterator[Definition]:

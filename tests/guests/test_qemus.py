@@ -17,6 +17,9 @@ from tests import newest_qemu
 
 SMMUV3 = topology.named("smmuv3")
 
+# Bits of arm-smmu-v3's "features" (arm-smmu-v3.h, ARM_SMMU_FEAT_TRANS_S1 and _S2).
+FEATURES = {"1": {9}, "2": {10}, "nested": {9, 10}}
+
 
 @pytest.fixture(params=["this", "newest"])
 def program(request: pytest.FixtureRequest) -> str:
@@ -75,3 +78,28 @@ def test_a_state_is_refused_in_qemus_words(guest_factory: GuestFactory) -> None:
     guest = guest_factory(replace(SMMUV3, qemu=newest_qemu.path()))
     with pytest.raises(HostError, match=r"QEMU refuses migrate-incoming: .*already been started"):
         guest.monitor.load(guest.directory / "console-kernel.log")
+
+
+@pytest.mark.parametrize("stage", FEATURES)
+def test_the_guest_has_the_stage_that_its_machine_has(
+    guest_factory: GuestFactory, newest: str, stage: str
+) -> None:
+    """Not the one that QEMU's newest boards set."""
+    guest = guest_factory(replace(SMMUV3, name=f"stage{stage}", stage=stage, qemu=newest))
+    modules.load(guest, "arm_smmu_v3")
+    (word,) = (
+        entry.text.rpartition("(features 0x")[2].rstrip(")")
+        for entry in guest.kmsg()
+        if "(features 0x" in entry.text
+    )
+    assert {bit for bit in FEATURES["nested"] if int(word, 16) >> bit & 1} == FEATURES[stage]
+
+
+def test_a_stage_that_qemu_does_not_give_is_refused(
+    guest_factory: GuestFactory, newest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a QEMU that has dropped its old boards."""
+    monkeypatch.setattr(qemu, "_STAGES", "virt-0.0")
+    machine = replace(SMMUV3, name="mine", stage="1", qemu=newest)
+    with pytest.raises(UsageError, match=r"mine has stage '1', and QEMU .* gives .* 'nested'"):
+        guest_factory(machine)
