@@ -6,7 +6,7 @@ option that a fragment asks for is therefore looked up in the result.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ _NOTED_WHERE_MISSING = "#: noted where it is missing"
 # configuration as much as there is.
 WHERE_IT_CAN_BE_HAD = "#: where it can be had"
 _SINCE = re.compile(r"#: since (\d+)\.(\d+)")
+# The same for an option that a kernel has in place of another, which is then not asked for.
+_INSTEAD_OF = re.compile(r"#: instead of (\w+)")
 
 # Merged into every kernel, in this order; the other files are variants.
 _ALWAYS = ("base", "iommu")
@@ -39,7 +41,8 @@ class Option:
     """One requested option: ``name`` without CONFIG_, ``value`` as in .config, "n" for
     "is not set"; ``where`` is the fragment and line that asks for it; ``optional``
     that a kernel without the option is fine too, ``noted`` that it is, but its users
-    should know; ``since`` the version before which it is not asked for; one that is not
+    should know; ``since`` the version before which it is not asked for, ``instead_of``
+    the option that a kernel must lack for this one to be asked for; one that is not
     ``insisted`` on Kconfig may have otherwise."""
 
     name: str
@@ -49,6 +52,7 @@ class Option:
     since: tuple[int, int] = (0, 0)
     insisted: bool = True
     noted: bool = False
+    instead_of: str = ""
 
     @property
     def line(self) -> str:
@@ -60,7 +64,9 @@ class Option:
     def request(self) -> str:
         """The line, and how much it is insisted on: what shapes a configuration. One that
         is ``noted`` shapes none: without the option there is no other way to have it."""
-        return f"{self.line} {self.optional}" + ("" if self.insisted else " if it can be had")
+        instead = f" instead of {self.instead_of}" if self.instead_of else ""
+        freely = "" if self.insisted else " if it can be had"
+        return f"{self.line} {self.optional}{instead}{freely}"
 
 
 # Of a line below no condition.
@@ -98,7 +104,8 @@ def read(fragment: Path) -> list[Option]:
         elif condition := _condition(line):
             asked = replace(asked, **condition)
         elif line.startswith("#:"):
-            known = f"write {', '.join(map(repr, _CONDITIONS))} or '#: since 6.12'"
+            known = ", ".join(map(repr, (*_CONDITIONS, "#: instead of OTHER")))
+            known = f"write {known} or '#: since 6.12'"
             raise UsageError(f"{where}: no such condition: {line!r}", known)
         elif not line.startswith("#"):
             raise UsageError(f"{where}: not a configuration line: {line!r}", "write CONFIG_X=y")
@@ -109,6 +116,8 @@ def _condition(line: str) -> dict[str, Any]:
     """The fields that it sets of the options below it."""
     if match := _SINCE.fullmatch(line):
         return {"since": (int(match[1]), int(match[2]))}
+    if match := _INSTEAD_OF.fullmatch(line):
+        return {"instead_of": match[1]}
     return _CONDITIONS.get(line, {})
 
 
@@ -123,6 +132,22 @@ def _option(line: str, where: str) -> Option | None:
 def merged(options: Iterable[Option]) -> list[Option]:
     """One option a name: the last that asks wins."""
     return list({option.name: option for option in options}.values())
+
+
+def asked_of(options: Sequence[Option], known: Collection[str]) -> list[Option]:
+    """Those of the options that a kernel is asked for whose Kconfig files define ``known``."""
+    replaced = {option.instead_of for option in options}
+    return [
+        option
+        for option in options
+        if option.instead_of not in known
+        and (option.name in known or not (_spared(option) or option.name in replaced))
+    ]
+
+
+def _spared(option: Option) -> bool:
+    """Whether a kernel may lack it."""
+    return option.optional or option.noted
 
 
 def values(dotconfig: str) -> dict[str, str]:

@@ -59,11 +59,7 @@ def configure(kbuild: Kbuild, options: Sequence[Option]) -> None:
     it, and why Kconfig dropped it.
     """
     known = _known(kbuild.tree.source)
-    wanted = [
-        option
-        for option in options
-        if option.name in known or not (option.optional or option.noted)
-    ]
+    wanted = config.asked_of(options, known)
     with tempfile.NamedTemporaryFile("w", suffix=".config") as file:
         file.writelines(option.line + "\n" for option in wanted)
         file.flush()

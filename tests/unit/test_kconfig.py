@@ -170,3 +170,33 @@ def test_hostile_fragments(text: str) -> None:
         path.write_text(text)
         with contextlib.suppress(UsageError):
             config.read(path)
+
+
+SYSCTL = Option("PROC_SYSCTL", "y", "x:1"), Option("SYSCTL", "y", "x:2", instead_of="PROC_SYSCTL")
+
+
+@pytest.mark.parametrize(
+    ("known", "asked"),
+    [
+        ({"PROC_SYSCTL", "SYSCTL"}, ["PROC_SYSCTL"]),
+        ({"SYSCTL"}, ["SYSCTL"]),
+        # Which is then reported as lost.
+        (set(), ["SYSCTL"]),
+    ],
+)
+def test_one_option_stands_in_for_another(known: set[str], asked: list[str]) -> None:
+    assert [option.name for option in config.asked_of(SYSCTL, known)] == asked
+
+
+def test_an_option_that_is_lacked_is_asked_for_without_a_stand_in() -> None:
+    assert config.asked_of(SYSCTL[:1], set()) == [SYSCTL[0]]
+
+
+def test_every_kernel_is_asked_for_sysctl() -> None:
+    """The older ones by the name that they have always been asked by, and by no other."""
+    fragments = [option for path in config.fragments() for option in config.read(path)]
+    sysctl = [option for option in fragments if "SYSCTL" in option.name]
+    assert [(option.name, option.since, option.instead_of) for option in sysctl] == [
+        ("PROC_SYSCTL", (0, 0), ""),
+        ("SYSCTL", (7, 3), "PROC_SYSCTL"),
+    ]
