@@ -155,7 +155,7 @@ def _sections(path: Path, data: memoryview) -> Iterator[Section]:
             section = elf.get_section(number)
             start, size = section["sh_offset"], section["sh_size"]
             if section["sh_type"] == _NOBITS:
-                size = 0
+                start = size = 0  # of what is not in the file, the offset says nothing
             if start + size > len(data):
                 raise ValueError(f"section {number} ends beyond the file")
             yield Section(

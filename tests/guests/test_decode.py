@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Call traces of real guests, with the places that addr2line gives them."""
+
+import itertools
+import json
+import posixpath
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from harness.host import program, tools
+from harness.kernel.artifact import Kernel
+from harness.kernel.spec import KernelSpec
+from harness.klog import frame
+from harness.klog.frame import Chain, Frame
+from harness.klog.splat import Splat
+from harness.pytest_plugin import GuestFactory
+from harness.symbols import image, store, symbolise
+
+_FRAMES = 200  # distinct ones, at least
+
+# Of the allocations of these one in so many fails, and prints its call trace.
+_INTERVALS = (2, 7, 23, 61)
+_COMMANDS = (
+    "modprobe arm-smmu-v3",
+    "modprobe iommu-client",
+    "modprobe e1000e",
+    "ip link set eth0 up",
+    "rmmod iommu-client",
+    "rmmod e1000e",
+    "ls -lR /sys/kernel/iommu_groups /sys/bus",
+    "cat /proc/self/maps /proc/mounts /proc/modules /proc/interrupts",
+    "sh -c 'echo a | cat | cat'",
+    "mount -t tmpfs none /mnt",
+    "ip addr add 127.0.0.2/8 dev lo",
+    "ip link set lo up",
+    "ping -c 1 127.0.0.1",
+    "umount /mnt",
+    "mkdir /tmp/a /tmp/a/b",
+    "rm -r /tmp/a",
+    "sync",
+)
+_FAILSLAB = "cd /sys/kernel/debug/failslab; echo 100 > probability;"
+_FAILSLAB += " echo -1 > times; echo 2 > verbose; echo Y > task-filter; echo 0 > space;"
+_FAILSLAB += " echo N > ignore-gfp-wait; echo 0 > verbose_ratelimit_interval_ms; cd /"
+
+
+def traces(texts: Sequence[str]) -> tuple[Chain, ...]:
+    """Every run of frames in the messages is a call trace."""
+    parsed = map(frame.parse, texts)
+    runs = itertools.groupby(parsed, key=lambda each: each is not None and each.size is not None)
+    found = (tuple(filter(None, run)) for is_frame, run in runs if is_frame)
+    return tuple(Chain("call trace", frames) for frames in found)
+
+
+def splat_of(chains: tuple[Chain, ...], texts: tuple[str, ...], kernel: Kernel) -> Splat:
+    return Splat("WARNING", "", "", 0, "", kernel.release, (), texts, chains=chains)
+
+
+class Reference:
+    """addr2line's words about the objects that a kernel's symbols come from."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.images: dict[str, image.Image] = {}
+        self.objects: dict[str, list[Path]] = {}
+        for entry in store.entries(kernel):
+            names = json.loads((entry.path / "functions.json").read_text())["functions"]
+            path = entry.path / "object.elf"
+            self.images[str(path)] = image.read(path)
+            for name in {each.split(":", 2)[2] for each in names}:
+                self.objects.setdefault(name, []).append(path)
+
+    def places(self, each: Frame, subtracted: int) -> list[list[tuple[str, str]]]:
+        """Of every object that has the function."""
+        found = []
+        for path in self.objects.get(each.function, ()):
+            for function in self.images[str(path)].functions[each.function]:
+                assert each.offset is not None
+                found.append(addr2line(path, function.start + each.offset - subtracted))
+        return found
+
+
+def addr2line(path: Path, address: int) -> list[tuple[str, str]]:
+    """Functions and places, the innermost first."""
+    words = [tools.CROSS + "addr2line", "-i", "-f", "-e", str(path), f"{address:#x}"]
+    said = program.run(words).splitlines()
+    places = (re.sub(r" \(discriminator \d+\)", "", line) for line in said[1::2])
+    return list(zip(said[::2], map(trimmed, places), strict=True))
+
+
+def trimmed(place: str) -> str:
+    return re.sub(r".*/work/[^/]+/(source|objects/[^/]+)/", "", posixpath.normpath(place))
+
+
+@pytest.mark.splats(r".*")
+def test_frames_have_the_places_of_addr2line(
+    guest_factory: GuestFactory, kernel: Kernel, kernel_spec: KernelSpec
+) -> None:
+    guest = guest_factory("smmuv3")
+    guest.run("echo 1 > /proc/sys/kernel/sysrq; echo t > /proc/sysrq-trigger")
+    guest.run("echo l > /proc/sysrq-trigger; sleep 100 & echo w > /proc/sysrq-trigger")
+    guest.run(_FAILSLAB)
+    for interval, words in itertools.product(_INTERVALS, _COMMANDS):
+        guest.run(f"echo {interval} > /sys/kernel/debug/failslab/interval")
+        guest.run(f"(echo 1 > /proc/self/make-it-fail; {words}) > /dev/null 2>&1")
+    texts = tuple(record.text for record in guest.kmsg())
+    before = traces(texts)
+    splat = splat_of(before, texts, kernel)
+    done = symbolise.symbolised(splat, kernel, kernel_spec, wait=True)
+    marked = {line.removesuffix(" (P)").strip() for line in texts if line.endswith(" (P)")}
+    reference = Reference(kernel)
+    compared: set[str] = set()
+    wrong = []
+    for old, new in zip(before, done.splat.chains, strict=True):
+        for each, mine in groups(old, new):
+            name = symbolise.line(each)
+            if name in compared or mine[-1].place == "?":
+                continue
+            compared.add(name)
+            theirs = reference.places(each, 0 if name in marked else 1)
+            places = [found.place for found in mine]
+            if not any(agree(mine, there) for there in theirs):
+                wrong.append((name, places, theirs))
+    unknown = done.total - done.known
+    print(f"{len(compared)} frames agree but {len(wrong)}; {unknown} of {done.total} unknown")
+    assert wrong == []
+    assert len(compared) >= _FRAMES
+    assert unknown <= done.total / 20, done.reason
+
+
+def groups(before: Chain, after: Chain) -> Iterator[tuple[Frame, list[Frame]]]:
+    """Each frame of a trace with those inlined into it, and itself last."""
+    found = iter(after.frames)
+    for each in before.frames:
+        mine = [next(found)]
+        while mine[-1].inline:
+            mine.append(next(found))
+        yield each, mine
+
+
+def agree(mine: list[Frame], theirs: list[tuple[str, str]]) -> bool:
+    """The places of all, and the names of what is inlined: the last one is in the log with
+    the suffixes that the compiler gave it."""
+    inlined = [(each.function, each.place) for each in mine[:-1]]
+    return inlined == theirs[:-1] and mine[-1].place == theirs[-1][1]

@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Places in the source, of small kernels that the cross compiler makes in a moment."""
+
+import json
+import re
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.host import tools
+from harness.kernel.artifact import Kernel
+from harness.klog.frame import Chain, Frame
+from harness.klog.splat import Splat
+from harness.symbols import image, objects, recipe, symbolise, table
+from harness.symbols.image import Image
+from harness.symbols.symbolise import Symbolised
+from harness.symbols.symbols import Query, Symbols
+from harness.symbols.table import Scope, Table
+
+RELEASE = "6.12.0"
+SOURCE = """
+int shared; extern int other(int);
+static inline __attribute__((always_inline)) int deepest(int x) {
+    return other(x) + 1;
+}
+static inline __attribute__((always_inline)) int deep(int x) {
+    shared += deepest(x);
+    return x;
+}
+__attribute__((noinline)) static int local(int x) { return deep(x) + other(shared); }
+int outer(int x) {
+    int y = local(x);
+    if (x == 5) return other(y);
+    return deep(y) + deepest(x);
+}
+int __attribute__((section(".init.text"))) at_boot(void) { return local(other(1)); }
+__attribute__((noinline)) int other(int x) { asm volatile("nop"); return x + shared; }
+"""
+
+
+def compiled(path: Path, text: str = SOURCE, *options: str) -> Path:
+    source = path.with_suffix(".c")
+    source.write_text(text)
+    words = [
+        tools.CROSS + "gcc",
+        "-c",
+        "-O2",
+        "-fno-optimize-sibling-calls",
+        *options,
+        "-o",
+        str(path),
+        str(source),
+    ]
+    subprocess.run(words, check=True)
+    return path
+
+
+def linked(path: Path, *parts: Path) -> Path:
+    words = [tools.CROSS + "ld", "--build-id", "--entry=0", "-o", str(path), *map(str, parts)]
+    subprocess.run(words, check=True)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IOMMU_HARNESS_CACHE", str(tmp_path / "cache"))
+
+
+def kernel_of(tmp_path: Path, *options: str, text: str = SOURCE) -> Kernel:
+    """A kernel that is one object."""
+    linked(tmp_path / "vmlinux", compiled(tmp_path / "main.o", text, *options))
+    return Kernel("key", "debian:6.12", RELEASE, "gcc", tmp_path)
+
+
+def frame_of(kernel: Kernel, function: str, offset: int | None = None) -> Frame:
+    """A frame in the kernel; behind the function's first call unless ``offset`` says."""
+    where = image.read(kernel.directory / "vmlinux")
+    (found,) = where.functions[function]
+    if offset is None:
+        offset = next(
+            each for each in range(4, found.size, 4) if image.after_call(where, found, each)
+        )
+    return Frame(function, offset, found.room or found.size)
+
+
+def splat_of(*frames: Frame, text: tuple[str, ...] = (), kernel: str = RELEASE) -> Splat:
+    chains = (Chain("call trace", frames),)
+    return Splat("WARNING", "", "", 0, "", kernel, (), text, chains=chains)
+
+
+def decoded(kernel: Kernel, *frames: Frame, text: tuple[str, ...] = ()) -> Symbolised:
+    return symbolise.symbolised(splat_of(*frames, text=text), kernel)
+
+
+def addr2line(path: Path, addresses: list[int]) -> list[list[tuple[str, str]]]:
+    """What addr2line says of each address: functions and places."""
+    words = [tools.CROSS + "addr2line", "-a", "-i", "-f", "-e", str(path)]
+    given_ = "\n".join(map(hex, addresses))
+    said = subprocess.run(words, input=given_, text=True, capture_output=True, check=True).stdout
+    blocks = re.split(r"^0x[0-9a-f]+\n", said, flags=re.MULTILINE)[1:]
+    return [
+        [
+            (name, re.sub(r" \(disc.*|.*/", "", place))
+            for name, place in zip(block.splitlines()[::2], block.splitlines()[1::2], strict=True)
+        ]
+        for block in blocks
+    ]
+
+
+def spans(where: Image) -> dict[str, tuple[int, int]]:
+    found = (each for named in where.functions.values() for each in named if each.size)
+    return {objects.key(each): (each.start, each.start + each.size) for each in found}
+
+
+@pytest.mark.parametrize("options", [("-g",), ("-g", "-gdwarf-4"), ("-g", "-Os"), ("-g3",)])
+def test_every_instruction_has_the_places_of_addr2line(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    path = linked(tmp_path / "vmlinux", compiled(tmp_path / "main.o", SOURCE, *options))
+    where = image.read(path)
+    tables = objects.of_linked(
+        where, [each for named in where.functions.values() for each in named]
+    )
+    compared = 0
+    for name, (start, end) in spans(where).items():
+        theirs = addr2line(path, list(range(start, end, 4)))
+        mine = [tables[name].at(offset) for offset in range(0, end - start, 4)]
+        plain = [[(f, f"{Path(p[0]).name}:{p[1]}") for f, p in places] for places in mine]
+        assert plain == theirs
+        compared += len(mine)
+    assert compared > 30
+
+
+def test_an_object_compiled_with_g_has_the_tables_of_the_kernel(tmp_path: Path) -> None:
+    kernel = kernel_of(tmp_path)
+    of = image.read(kernel.directory / "vmlinux")
+    (tmp_path / "again").mkdir()
+    again = compiled(tmp_path / "again/main.o", SOURCE, "-g")
+    known = objects._known("main.o", of, again)
+    wanted = {objects.key(each) for n in ("outer", "local", "at_boot") for each in of.functions[n]}
+    assert wanted <= known.tables.keys()
+    (outer,) = of.functions["outer"]
+    innermost = known.tables[objects.key(outer)].at(outer.size - 8)
+    assert innermost[-1][0] == "outer"
+
+
+def test_an_object_with_other_code_has_none(tmp_path: Path) -> None:
+    of = image.read(kernel_of(tmp_path).directory / "vmlinux")
+    (tmp_path / "again").mkdir()
+    text = SOURCE.replace("x == 5", "x == 6")
+    known = objects._known("main.o", of, compiled(tmp_path / "again/main.o", text, "-g"))
+    names = {name.rsplit(":", 1)[1] for name in known.tables}
+    assert "outer" not in names
+    assert "local" in names
+
+
+def test_inlined_functions_stand_above_the_frame(tmp_path: Path) -> None:
+    kernel = kernel_of(tmp_path, "-g")
+    done = decoded(kernel, frame_of(kernel, "local"))
+    (chain,) = done.splat.chains
+    assert [each.function for each in chain.frames] == ["deepest", "deep", "local"]
+    assert [each.inline for each in chain.frames] == [True, True, False]
+    assert [each.place.rsplit("/", 1)[-1] for each in chain.frames] == [
+        "main.c:4",
+        "main.c:7",
+        "main.c:10",
+    ]
+    assert (done.known, done.total, done.reason) == (1, 1, "")
+    assert symbolise.line(chain.frames[0]).endswith("main.c:4) [inline]")
+
+
+def test_the_cache_has_what_was_found_before(tmp_path: Path) -> None:
+    kernel = kernel_of(tmp_path, "-g")
+    first = decoded(kernel, frame_of(kernel, "local"))
+    symbolise._symbols.cache_clear()
+    linked(tmp_path / "vmlinux", compiled(tmp_path / "main.o"))  # without -g
+    assert decoded(kernel, frame_of(kernel, "local")) == first
+    damaged = next((tmp_path / "cache/symbols").glob("*/tables.json"))
+    damaged.write_text("[]")
+    symbolise._symbols.cache_clear()
+    assert "has no debug information" in decoded(kernel, frame_of(kernel, "local")).reason
+
+
+def test_a_return_address_belongs_to_the_call_before_it(tmp_path: Path) -> None:
+    kernel = kernel_of(tmp_path, "-g")
+    each = frame_of(kernel, "outer")
+    assert each.offset is not None
+    assert each.size is not None
+    symbols = Symbols(kernel, None, False)
+    query = Query("outer", each.offset, each.size, "", False)
+    exact = replace(query, exact=True, offset=each.offset - 4)
+    answers = symbols.answers([query, exact])
+    assert answers[query].places == answers[exact].places
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"size": 0x1000}, "local has another size in this kernel than 0x1000"),
+        ({"function": "nothing"}, "the kernel has no function nothing"),
+        ({"module": "nvme"}, "the kernel has no module nvme"),
+        ({"offset": 0}, "local+0x0 is behind no call in this kernel"),
+        ({"offset": 1 << 60}, f"local+{1 << 60:#x} is behind no call in this kernel"),
+        ({"offset": None}, "local has no offset and size"),
+        ({"size": None}, "local has no offset and size"),
+    ],
+)
+def test_what_does_not_fit_has_no_place(
+    tmp_path: Path, change: dict[str, object], reason: str
+) -> None:
+    kernel = kernel_of(tmp_path, "-g")
+    done = decoded(kernel, replace(frame_of(kernel, "local"), **change))  # type: ignore[arg-type]
+    assert [each.place for each in done.splat.chains[0].frames] == ["?"]
+    assert (done.known, done.reason) == (0, reason)
+
+
+def test_functions_of_one_name_and_size_have_no_place(tmp_path: Path) -> None:
+    twin = "extern int other(int);\nint NAME(int x) { return 2 * local(x); }\n"
+    local = "__attribute__((noinline)) static int local(int x) { return other(x) + 7; }\n"
+    first = compiled(tmp_path / "a.o", local + twin.replace("NAME", "a"), "-g")
+    second = compiled(tmp_path / "b.o", "\n" + local + twin.replace("NAME", "b"), "-g")
+    last = compiled(tmp_path / "c.o", "int other(int x) { return x; }", "-g")
+    linked(tmp_path / "vmlinux", first, second, last)
+    kernel = Kernel("key", "debian:6.12", RELEASE, "gcc", tmp_path)
+    where = image.read(tmp_path / "vmlinux")
+    one, another = where.functions["local"]
+    assert one.room == another.room
+    offset = next(each for each in range(4, one.size, 4) if image.after_call(where, one, each))
+    done = decoded(kernel, Frame("local", offset, one.room))
+    assert done.reason == "2 functions local have this size"
+
+
+def test_a_kernel_without_debug_information_says_so(tmp_path: Path) -> None:
+    kernel = kernel_of(tmp_path)
+    done = decoded(kernel, frame_of(kernel, "local"))
+    assert "debian:6.12 has no debug information" in done.reason
+    assert "--variant debuginfo" in done.reason
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("RIP: 0010:local+0x10/0x20", "x86"),
+        ("PC is at local+0x10/0x20", "32-bit arm"),
+        ("epc : local+0x10/0x20", "riscv"),
+    ],
+)
+def test_a_log_of_another_architecture_is_refused(tmp_path: Path, line: str, said: str) -> None:
+    kernel = kernel_of(tmp_path, "-g")
+    done = decoded(kernel, frame_of(kernel, "local"), text=(line,))
+    assert (done.known, done.reason) == (0, f"the log is of {said}, and debian:6.12 is arm64")
+
+
+def test_a_log_of_another_release_is_refused(tmp_path: Path) -> None:
+    kernel = kernel_of(tmp_path, "-g")
+    splat = splat_of(frame_of(kernel, "local"), kernel="6.3.0-rc1")
+    done = symbolise.symbolised(splat, kernel)
+    assert done.reason == "the log is of 6.3.0-rc1, and debian:6.12 is 6.12.0"
+    assert done.splat == splat
+
+
+def test_a_log_of_another_build_is_refused_by_its_build_id(tmp_path: Path) -> None:
+    kernel = kernel_of(tmp_path, "-g")
+    each = frame_of(kernel, "local")
+    mine = image.read(tmp_path / "vmlinux").build_id
+    line = "CPU: 0 UID: 0 PID: 1 Comm: sh Not tainted 6.12.0 #1 PREEMPT {}"
+    assert decoded(kernel, each, text=(line.format(mine),)).known == 1
+    other = "ab" * 20
+    done = decoded(kernel, each, text=(line.format(other),))
+    assert done.known == 0
+    assert other in done.reason
+    assert mine in done.reason
+
+
+@pytest.mark.parametrize("suffix", ["(P)", "(FP)", "(PK)"])
+def test_a_marked_frame_is_where_the_processor_was(tmp_path: Path, suffix: str) -> None:
+    kernel = kernel_of(tmp_path, "-g")
+    each = frame_of(kernel, "other", 0)
+    assert decoded(kernel, each).known == 0
+    line = f" {symbolise.line(each)} {suffix}"
+    assert decoded(kernel, each, text=(line,)).known == 1
+
+
+@pytest.mark.parametrize("vector", ["el1h_64_irq", "el1_irq", "el1h_64_sync"])
+def test_an_interrupted_function_is_where_the_processor_was(tmp_path: Path, vector: str) -> None:
+    kernel = kernel_of(tmp_path, "-g")
+    done = decoded(kernel, Frame(vector, 0x10, 0x20), frame_of(kernel, "other", 0))
+    assert done.known == 1
+
+
+COMMAND = "ccache aarch64-linux-gnu-gcc -Wp,-MMD,{d}/.x.o.d -DNAME='\"a;b\"' -c -o {o} /src/x.c"
+
+
+@pytest.mark.parametrize(
+    ("where", "target", "variable", "behind"),
+    [
+        ("drivers/x.o", "drivers/x.o", "cmd_", ""),
+        ("drivers/x.o", "drivers/x.o", "savedcmd_", " ; ./tools/objtool x"),
+        ("guest-modules/x.o", "{root}/guest-modules/x.o", "savedcmd_", " && true"),
+        ("guest-modules/x.o", "x.o", "savedcmd_", ""),
+    ],
+)
+def test_a_recipe_compiles_elsewhere(
+    tmp_path: Path, where: str, target: str, variable: str, behind: str
+) -> None:
+    path = tmp_path / where
+    path.parent.mkdir(parents=True)
+    target = target.format(root=tmp_path)
+    saved = COMMAND.format(d=path.parent, o=target)
+    path.with_name(".x.o.cmd").write_text(f"{variable}{target} := {saved}{behind}\n\nsource := y\n")
+    found = recipe.read(tmp_path, path)
+    assert found
+    assert found.directory / target == path
+    words = found.with_debug_information(Path("/elsewhere/x.o"))
+    assert words == [
+        *("ccache", "aarch64-linux-gnu-gcc", '-DNAME="a;b"', "-c"),
+        *("-o", "/elsewhere/x.o", "/src/x.c", "-g"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "cmd_x.o := ld -r -o x.o a.o b.o", "cmd_x.o := gcc 'unended", "\x00\xff", "x"]
+)
+def test_what_was_not_compiled_has_no_recipe(tmp_path: Path, text: str) -> None:
+    (tmp_path / ".x.o.cmd").write_text(text)
+    assert recipe.read(tmp_path, tmp_path / "x.o") is None
+
+
+PLACES = st.tuples(st.text(), st.integers(0, 1 << 20))
+SCOPES = st.builds(
+    Scope,
+    st.text(),
+    st.integers(-1, 3),
+    PLACES,
+    st.lists(st.tuples(st.integers(), st.integers())).map(tuple),
+)
+
+
+@given(st.lists(PLACES, max_size=5), st.lists(SCOPES, max_size=5))
+def test_a_table_survives_json(places: list[tuple[str, int]], scopes: list[Scope]) -> None:
+    found = {"x": Table(tuple(range(len(places))), tuple(places), tuple(scopes))}
+    assert table.load(json.loads(json.dumps(table.dump(found)))) == found
+
+
+def test_a_module_of_the_kernel_is_decoded(tmp_path: Path) -> None:
+    kernel = kernel_of(tmp_path)
+    modules = tmp_path / "guest-modules"
+    modules.mkdir()
+    compiled(modules / "my-client.ko", SOURCE, "-g")
+    where = image.read(modules / "my-client.ko")
+    (local,) = where.functions["local"]
+    offset = next(each for each in range(4, local.size, 4) if image.after_call(where, local, each))
+    each = Frame("local", offset, local.room, "my_client")
+    done = decoded(kernel, each)
+    assert [f.function for f in done.splat.chains[0].frames] == ["deepest", "deep", "local"]
+    build_id = replace(each, build_id="00" * 20)
+    assert decoded(kernel, build_id).known == (0 if where.build_id else 1)
