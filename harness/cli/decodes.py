@@ -6,8 +6,9 @@ import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -74,8 +75,8 @@ class _Log:
         self._read_so_far = 0
         self._last = b"\n"
         self._raw, self._size = _opened(name)
-        self._file: IO[bytes] | gzip.GzipFile = self._raw
-        if self._raw.peek(2)[:2] == _GZIP:  # type: ignore[attr-defined]
+        self._file: BufferedReader | gzip.GzipFile = self._raw
+        if self._raw.peek(2)[:2] == _GZIP:
             self._file = gzip.GzipFile(fileobj=self._raw)
             self._size = 0
 
@@ -88,7 +89,7 @@ class _Log:
     def read(self, size: int) -> bytes:
         """As of a file; what is damaged ends there."""
         try:
-            data = self._file.read(size)
+            data = self._file.read1(size)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             self.note = f"{self.name} ends early: {error}"
             data = b""
@@ -104,16 +105,17 @@ class _Log:
             self.phase.title = f"reading {self.name}, {self._read_so_far // _MEGABYTE}{of} MB"
 
 
-def _opened(name: str) -> tuple[IO[bytes], int]:
+def _opened(name: str) -> tuple[BufferedReader, int]:
+    if name == _STDIN and sys.stdin is None:
+        raise UsageError("there is no standard input", "name a file")
     if name == _STDIN:
-        return sys.stdin.buffer, 0
-    path = Path(name)
-    if not name or not path.exists():
-        raise UsageError(f"no such log: {name!r}", "name a file, or - for standard input")
-    if path.is_dir():
-        raise UsageError(f"{name} is a directory", "name a file in it")
+        return cast(BufferedReader, sys.stdin.buffer), 0
     try:
-        return path.open("rb"), path.stat().st_size
+        if not name or not Path(name).exists():
+            raise UsageError(f"no such log: {name!r}", "name a file, or - for standard input")
+        if Path(name).is_dir():
+            raise UsageError(f"{name} is a directory", "name a file in it")
+        return Path(name).open("rb"), Path(name).stat().st_size
     except OSError as error:
         raise UsageError(f"{name} cannot be read: {error.strerror}", "name another") from error
 
