@@ -22,7 +22,7 @@ from harness.symbols import image, store, symbolise
 _FRAMES = 200  # distinct ones, at least
 
 # Of the allocations of these one in so many fails, and prints its call trace.
-_INTERVALS = (2, 7, 23, 61)
+_INTERVALS = (5, 11, 23, 61)
 _COMMANDS = (
     "modprobe arm-smmu-v3",
     "modprobe iommu-client",
@@ -34,9 +34,7 @@ _COMMANDS = (
     "cat /proc/self/maps /proc/mounts /proc/modules /proc/interrupts",
     "sh -c 'echo a | cat | cat'",
     "mount -t tmpfs none /mnt",
-    "ip addr add 127.0.0.2/8 dev lo",
     "ip link set lo up",
-    "ping -c 1 127.0.0.1",
     "umount /mnt",
     "mkdir /tmp/a /tmp/a/b",
     "rm -r /tmp/a",
