@@ -7,6 +7,7 @@ DWARF 5, sections 2.17 (ranges), 3.3 (subroutines, inlined ones) and 6.2 (lines)
 import bisect
 import posixpath
 import re
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,7 +50,7 @@ def tables(path: Path, functions: Mapping[str, Span]) -> dict[str, Table]:
     # What pyelftools raises for bytes that it does not expect.
     except (DWARFError, ELFError, ConstructError, ArithmeticError, AssertionError) as error:
         raise _broken(path, error) from None
-    except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
         raise _broken(path, error) from None
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Places in the source, of small kernels that the cross compiler makes in a moment."""
 
+import contextlib
 import json
 import re
 import subprocess
@@ -8,14 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from harness.errors import HostError
 from harness.host import tools
 from harness.kernel.artifact import Kernel
 from harness.klog.frame import Chain, Frame
 from harness.klog.splat import Splat
-from harness.symbols import image, objects, recipe, symbolise, table
+from harness.symbols import dwarf, image, objects, recipe, symbolise, table
 from harness.symbols.image import Image
 from harness.symbols.symbolise import Symbolised
 from harness.symbols.symbols import Query, Symbols
@@ -359,3 +361,27 @@ def test_a_module_of_the_kernel_is_decoded(tmp_path: Path) -> None:
     assert [f.function for f in done.splat.chains[0].frames] == ["deepest", "deep", "local"]
     build_id = replace(each, build_id="00" * 20)
     assert decoded(kernel, build_id).known == (0 if where.build_id else 1)
+
+
+@given(st.data())
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_damaged_debug_information_is_an_error_of_ours(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "damaged-vmlinux"
+    if not path.exists():
+        linked(path, compiled(path.with_suffix(".o"), SOURCE, "-g"))
+    where = image.read(path)
+    content = bytearray(path.read_bytes())
+    places = [each.data for each in where.sections if each.name.startswith(".debug_")]
+    start = content.find(bytes(data.draw(st.sampled_from(places))))
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[start + data.draw(st.integers(0, 60))] = data.draw(st.integers(0, 255))
+    broken = path.with_name("broken-vmlinux")
+    broken.write_bytes(content)
+    with contextlib.suppress(HostError):
+        dwarf.tables(broken, spans(where))
