@@ -26,10 +26,12 @@ Kind = Literal[
 ]
 
 # Which symptom a report is about when it shows several: the first of these.
-# Numbers, states and output weigh the same: the last of them is what a report comes to.
-_MEASURES = ("refcount", "status", "message", "output")
+# Of numbers and output the last is what a report comes to; what a tool or the kernel
+# complains of comes before them.
+_COMPLAINTS, _MEASURES = ("fact", "message"), ("refcount", "status", "output")
 WEIGHT: dict[Kind, int] = {
-    kind: 5 if kind in _MEASURES else number for number, kind in enumerate(get_args(Kind))
+    kind: 4 if kind in _COMPLAINTS else 5 if kind in _MEASURES else number
+    for number, kind in enumerate(get_args(Kind))
 }
 
 

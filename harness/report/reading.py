@@ -131,7 +131,7 @@ def _first(report: Report) -> tuple[Text, Session]:
     own = [each for t, each in report.sessions if t.number == text.number]
 
     def rank(each: Session) -> tuple[bool, bool, bool]:
-        shows = claim.expects_anything(_claims(report, text, each))
+        shows = claim.expects_anything([*claim.of_session(each), *_beside(report, text, each)])
         return each.quoted, not shows, _WITHOUT_THE_BUG.search(each.heading[-160:]) is not None
 
     best = min(own, key=rank)

@@ -114,7 +114,8 @@ def _panic(each: Claim, claims: Sequence[Claim], done: Replayed) -> tuple[bool |
         return False, f"the kernel panics: {seen}"
     own = [found for found in done.splats if found.kind != "panic"] or done.splats
     where = each.splat.function if each.splat else ""
-    if where and own and all(found.function != where for found in own if found.function):
+    # By the whole trace: after a call that does not return it names the next function.
+    if where and own and not any(where in (found.function, *found.frames[:8]) for found in own):
         return False, f"the kernel panics in {own[-1].function}"
     return True, f"the kernel panics: {seen}"
 
@@ -295,7 +296,6 @@ def _status(each: Claim, claims: Sequence[Claim], done: Replayed) -> tuple[bool 
 
 
 def _refcount(each: Claim, claims: Sequence[Claim], done: Replayed) -> tuple[bool | None, str]:
-    del claims
     step = done.step(each.step)
     if step is None:
         return _unreached(each, done)
@@ -308,7 +308,9 @@ def _refcount(each: Claim, claims: Sequence[Claim], done: Replayed) -> tuple[boo
     if row is None:
         return found.refcount == each.number, reason
     # Which modules hold others depends on the configuration; what else holds it does not.
-    held = set(row.holders) <= set(found.holders)
+    listed = {other.subject for other in claims if other.step == each.step}
+    more = set(found.holders) - set(row.holders)
+    held = set(row.holders) <= set(found.holders) and not more & listed
     same = row.anonymous == found.refcount - len(found.holders)
     return held and same, f"{reason}, held by {', '.join(found.holders) or 'no module'}"
 
@@ -323,7 +325,14 @@ def _output(each: Claim, claims: Sequence[Claim], done: Replayed) -> tuple[bool 
         held = _log_lines(wanted, step)
     else:
         held = compare.same_output(wanted, out, err, step.command)
-    return held, f"it prints {_printed(step)}"
+    foreign = "" if held else _foreign(each, done)
+    return (None, foreign) if foreign else (held, f"it prints {_printed(step)}")
+
+
+def _foreign(each: Claim, done: Replayed) -> str:
+    """Why what is printed is about a device that the guest does not have, or ""."""
+    text = "\n".join(each.lines)
+    return done.names.about(text) or lacking.hardware(text)
 
 
 def _printed(step: Step) -> str:
@@ -374,6 +383,9 @@ def _message(each: Claim, claims: Sequence[Claim], done: Replayed) -> tuple[bool
     printed = done.steps[each.step].out.splitlines()
     if any(compare.same_message(wanted, compare.normal(text)) for text in [*logged, *printed]):
         return True, "the kernel says so"
+    foreign = _foreign(each, done)
+    if foreign:
+        return None, foreign
     own = [record.text for record in done.steps[each.step].kmsg]
     return False, "the kernel says " + ("\n".join(own[:20]) or "nothing")
 

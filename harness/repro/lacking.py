@@ -49,6 +49,20 @@ def detector(told: Splat, kernel: Kernel) -> str:
     return f"{kernel.label} is built without CONFIG_{option}; try {hint}"
 
 
+# Whose messages no guest of ours has: other architectures' IOMMUs, and devices that QEMU
+# does not emulate.
+_HARDWARE = re.compile(
+    r"\b(?P<name>DMAR|AMD-Vi|IVRS|intel[-_]iommu|i915|amdgpu|radeon|nouveau|nvidia|mlx[45]_\w+|"
+    r"mpt3sas|megaraid_sas|ixgbe|i40e|ice|bnxt_en|hns3|hisi_\w+|qcom\S*|rockchip\S*|exynos\S*)\b"
+)
+
+
+def hardware(message: str) -> str:
+    """The hardware that a kernel message is about and no guest has, in words, or ""."""
+    match = _HARDWARE.search(message)
+    return f"the guest has no hardware of {match['name']}" if match else ""
+
+
 def shows_state(command: str) -> bool:
     """Whether all that the command does is to show something."""
     names = shell.programs(command)

@@ -122,12 +122,22 @@ class Names:
                 self.known[name] = name
             if own and (name in self.known or not fits):
                 continue
-            if len(fits) == 1:
+            twin = self._twin(name, fits[0]) if len(fits) == 1 else ""
+            if twin:
+                why = f"the report's {twin} and {name} are two, the guest has one {role}"
+                self.known.pop(twin, None)
+                self.unclear |= {twin: why, name: why}
+            elif len(fits) == 1:
                 self.known[name] = _as_written(name, fits[0])
                 said.append(f"the report's {name} is the guest's {fits[0]}, its only {role}")
             elif runs:
                 self.unclear[name] = _unclear(name, role, fits)
         return said
+
+    def _twin(self, name: str, guests: str) -> str:
+        """Another of the report's devices that is the guest's one already, "" for none."""
+        same = (each for each, ours in self.known.items() if _full(ours) == guests)
+        return next((each for each in same if _full(each) != _full(name)), "")
 
     def about(self, command: str) -> str:
         """Why a command that names devices cannot be run as meant, "" when it can."""

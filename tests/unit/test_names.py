@@ -80,3 +80,10 @@ def test_hostile_text_never_breaks_it(text: str) -> None:
     found.learn(text, names.entries(text), runs=True)
     found.learn(text, DEVICES, runs=True)
     found.translate(text)
+
+
+def test_two_devices_are_not_the_guests_one() -> None:
+    command = "ls /sys/bus/pci/devices/0000:01:00.0; ls /sys/bus/pci/devices/0000:01:00.1"
+    found = learned(command)
+    assert not found.known
+    assert "are two" in found.about("ls /sys/bus/pci/devices/0000:01:00.0")
