@@ -201,7 +201,9 @@ def test_the_iommu_is_found_among_virtio_devices(kernel: Kernel, tmp_path: Path)
     result = judged(kernel, tmp_path, text + "# ls /sys/class/iommu\n# echo done\ndone\n")
     assert "virtio1" in result.steps[1].command
     assert any("virtio0" in note for note in result.notes)
-    assert result.verdict.word == REPRODUCED
+    # With groups at registration there are some to take apart, and viommu_remove oopses.
+    oopses = GROUPS_AT_REGISTRATION.since.include(kernel.release)
+    assert result.verdict.word == (NOT if oopses else REPRODUCED)
 
 
 @pytest.mark.parametrize(
