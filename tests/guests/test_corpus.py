@@ -18,6 +18,10 @@ from harness.repro.request import Request
 from tests.conftest import REPORTS
 
 
+# Seconds of silence that are enough for all but what sleeps longer on purpose.
+_LIMIT = 6.0
+
+
 @dataclass(frozen=True)
 class Case:
     """A report, or one of its mutations: its ``text``, and its verdict by kernel version."""
@@ -29,6 +33,7 @@ class Case:
     symptom: str = ""
     machine: str | None = None
     options: dict[str, str] = field(default_factory=dict)
+    limit: float = _LIMIT
 
 
 def _cases() -> Iterator[Case]:
@@ -42,12 +47,14 @@ def _of_report(each: dict[str, Any]) -> Iterator[Case]:
     options = dict(zip(words[::2], words[1::2], strict=True))
     text = (REPORTS / each["file"]).read_bytes()
     machine, name = each.get("machine"), each["file"]
-    yield Case(name, name, text, each["verdict"], each.get("symptom", ""), machine, options)
+    limit = each.get("limit", _LIMIT)
+    symptom = each.get("symptom", "")
+    yield Case(name, name, text, each["verdict"], symptom, machine, options, limit)
     for number, mutation in enumerate(each.get("mutation", []), start=1):
         mutated = text.replace(mutation["from"].encode(), mutation["to"].encode())
         assert mutated != text
         verdict = mutation["verdict"]
-        yield Case(f"{name}-mutated-{number}", name, mutated, verdict, "", machine, options)
+        yield Case(f"{name}-mutated-{number}", name, mutated, verdict, "", machine, options, limit)
 
 
 @pytest.mark.parametrize("case", list(_cases()), ids=lambda case: case.id)
@@ -59,7 +66,7 @@ def test_a_report_of_the_corpus_gets_its_verdict(
         pytest.skip(f"nobody has seen the verdict on {version}")
     run = tmp_path / "run"
     run.mkdir()
-    result = replay.replay(_asked(case, tmp_path), kernel, run)
+    result = replay.replay(_asked(case, tmp_path), kernel, run, limit=case.limit)
     assert result.verdict.word == case.verdict[version], result.verdict.reason
     if result.verdict.word == "reproduced":
         assert case.symptom in result.verdict.symptom
