@@ -17,7 +17,6 @@ from harness.repro import names, replay, request
 from harness.repro.request import Request
 from tests.conftest import REPORTS
 
-
 # Seconds of silence that are enough for all but what sleeps longer on purpose.
 _LIMIT = 6.0
 
