@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from harness.kernel.artifact import Kernel
-from harness.report.claim import Claim
 from harness.repro import replay, request
 from harness.repro.replay import Result
 from harness.scenario.behaviour import GROUPS_AT_REGISTRATION, UNREGISTERING_REMOVES_GROUPS
@@ -226,7 +225,3 @@ def test_a_line_that_looks_like_a_command_is_named(tmp_path: Path) -> None:
     report.write_text("# modprobe a\n# frobnicate --all /dev/x | grep y\nbusy\n")
     notes = request.of(report).notes
     assert any("1 line that looks like a command was not taken (line 2)" in note for note in notes)
-
-
-def claims_of(result: Result) -> list[Claim]:
-    return [each.claim for each in result.judged]
