@@ -14,6 +14,7 @@ from harness.host import rundir
 from harness.kernel import build
 from harness.kernel.artifact import Kernel
 from harness.kernel.build import Outcome
+from harness.kernel.spec import KernelSpec
 from harness.machine import topology
 from harness.repro import names, record, replay, request, show
 from harness.repro.replay import Attempt, Result, Watcher
@@ -80,7 +81,7 @@ def repro(
         if not as_json:
             output.say(show.opening(asked[0]))
         built = build.build(specs[0])
-        result = _replay(asked[0], built, rundir.create(title, run_dir), how)
+        result = _replay(asked[0], (specs[0], built), rundir.create(title, run_dir), how)
         if as_json:
             output.print_json(record.result(result))
         raise typer.Exit(result.verdict.exit_code)
@@ -117,15 +118,17 @@ def _attempt(
     try:
         if not how.quiet:
             output.say(show.opening(asked))
-        result = _replay(asked, outcome.kernel, rundir.create("", below), how)
+        built = outcome.spec, outcome.kernel
+        result = _replay(asked, built, rundir.create("", below), how)
     except HarnessError as error:
         return Attempt(outcome.spec, name, None, error)
     return Attempt(outcome.spec, name, result, None)
 
 
-def _replay(asked: Request, kernel: Kernel, directory: Path, how: _How) -> Result:
+def _replay(asked: Request, built: tuple[KernelSpec, Kernel], directory: Path, how: _How) -> Result:
+    spec, kernel = built
     if how.quiet:
-        return replay.replay(asked, kernel, directory, limit=how.limit)
+        return replay.replay(asked, kernel, directory, limit=how.limit, spec=spec)
     driver = asked.machine.iommu.driver
     output.say(show.run(directory, kernel))
     watcher = Watcher(
@@ -133,7 +136,7 @@ def _replay(asked: Request, kernel: Kernel, directory: Path, how: _How) -> Resul
         on_step=lambda step, judged: output.say(show.step(step, judged, driver)),
         on_note=lambda text: output.say(show.note(text)),
     )
-    result = replay.replay(asked, kernel, directory, limit=how.limit, watcher=watcher)
+    result = replay.replay(asked, kernel, directory, limit=how.limit, watcher=watcher, spec=spec)
     output.say(show.closing(result))
     return result
 

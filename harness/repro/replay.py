@@ -28,6 +28,7 @@ from harness.repro.names import Names
 from harness.repro.player import Player
 from harness.repro.request import Request
 from harness.repro.verdict import Verdict
+from harness.symbols import symbolise
 
 _STAMP = re.compile(r"\[ *(\d+\.\d+)\](?:\[ *[TC]\d+\])? ?(.*)")
 
@@ -90,11 +91,13 @@ def replay(
     *,
     limit: float | None = None,
     watcher: Watcher = Watcher(),
+    spec: KernelSpec | None = None,
 ) -> Result:
     """Boots a guest, types the session into it, and judges what the report claims.
 
     ``directory`` gets everything that is observed, as it happens. What a guest that is
-    lost on the way has shown before stays, and what it has not makes no verdict.
+    lost on the way has shown before stays, and what it has not makes no verdict. With the
+    ``spec`` that the kernel was built from, splats get their places in the source.
     """
     result = Result(asked, kernel, directory)
     _describe(asked, kernel, directory)
@@ -135,6 +138,8 @@ def replay(
         except GuestError as error:
             result.error = error
     _conclude(result, log, first, names, hangs)
+    if spec:
+        _symbolise(result, spec)
     (directory / "result.json").write_text(json.dumps(record.result(result), indent=1) + "\n")
     return result
 
@@ -174,6 +179,16 @@ def _conclude(
         each for each in result.splats if not any(judge.same_splat(one, each) for one in told)
     ]
     result.lost_records = gaps(log)
+
+
+def _symbolise(result: Result, spec: KernelSpec) -> None:
+    """Gives the frames of the guest's splats their places."""
+    found = [symbolise.symbolised(each, result.kernel, spec) for each in result.splats]
+    places = {id(old): new.splat for old, new in zip(result.splats, found, strict=True)}
+    result.unmentioned = [places[id(each)] for each in result.unmentioned]
+    result.splats = list(places.values())
+    lacking = dict.fromkeys(each.reason for each in found if each.reason and each.total)
+    result.notes += [f"frames without a place in the source: {each}" for each in lacking]
 
 
 def _verdict(result: Result) -> Verdict:

@@ -7,11 +7,11 @@ from pathlib import Path
 from harness.guest.guest import Step
 from harness.guest.state import changes
 from harness.kernel.artifact import Kernel
-from harness.klog.splat import Splat
 from harness.repro.judge import Judgement
 from harness.repro.replay import Attempt, Result
 from harness.repro.request import Request
 from harness.repro.verdict import Word
+from harness.symbols import symbolise
 
 Line = tuple[str, str]
 
@@ -120,15 +120,13 @@ def _side_by_side(each: Judgement) -> Iterator[Line]:
 
 
 def closing(result: Result) -> Iterator[Line]:
-    """The claims, the splats that the report does not show, what was missed, and the
-    verdict."""
+    """The claims, the guest's splats, what was missed, and the verdict."""
     yield "", ""
     yield "bold", "claims:"
     for each in result.judged:
         yield from _claim(each)
     yield "", ""
-    for splat in result.unmentioned:
-        yield from _splat(splat)
+    yield from _splats(result)
     for first, last in result.lost_records:
         yield "yellow", f"kernel messages {first} to {last} were overwritten before they were read"
     word = result.verdict.word
@@ -178,8 +176,17 @@ def _row(row: Attempt) -> str:
     return f"{row.name} {kernel}".strip()
 
 
-def _splat(each: Splat) -> Iterator[Line]:
-    yield "bold yellow", f"the report does not mention this {each.kind}:"
-    for line in each.text:
-        yield "yellow", f"    {line}"
-    yield "", ""
+def _splats(result: Result) -> Iterator[Line]:
+    """The guest's splats; of those that are alike the first. Of one that the report has too
+    what is new are the places of its frames."""
+    for first, *more in symbolise.alike(result.splats):
+        times = f", {len(more) + 1} times" if more else ""
+        if first in result.unmentioned:
+            yield "bold yellow", f"the report does not mention this {first.kind}{times}:"
+            lines = [("yellow", line) for line in symbolise.text(first)]
+        else:
+            yield "bold", f"the kernel reports, as the report does{times}: {first.title}"
+            lines = [("", line) for line in symbolise.lines(first)]
+        for style, line in lines:
+            yield style, f"    {line}"
+        yield "", ""

@@ -3,7 +3,7 @@
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from harness.errors import HarnessError
@@ -183,6 +183,52 @@ def _summary(reasons: list[str]) -> str:
         return ""
     more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
     return different[0] + more
+
+
+def text(splat: Splat) -> list[str]:
+    """The lines of a splat that is symbolised, with the places of the frames behind them
+    and inlined functions above, as scripts/decode_stacktrace.sh prints them."""
+    places = _places(splat)
+    return [each for own in splat.text for each in _decoded(own, places)]
+
+
+_IN_TEXT = re.compile(r"(?<![\w$.])(?P<frame>[\w$.]+\+0x[0-9a-f]+/0x[0-9a-f]+)")
+
+
+def _places(splat: Splat) -> dict[str, list[Frame]]:
+    """Of a frame as the kernel prints it: the functions that are inlined there, innermost
+    first, and last itself, each with its place."""
+    found: dict[str, list[Frame]] = {}
+    inlined: list[Frame] = []
+    for frame in (each for chain in splat.chains for each in chain.frames):
+        inlined.append(frame)
+        if frame.offset is not None:
+            found.setdefault(_text(frame), inlined)
+            inlined = []
+    for register in (splat.pc, splat.lr):
+        if register:
+            found.setdefault(_text(register), [register])
+    return found
+
+
+def _decoded(own: str, places: dict[str, list[Frame]]) -> Iterator[str]:
+    match = _IN_TEXT.search(own)
+    found = places.get(match["frame"]) if match else None
+    if match is None or not found or found[-1].place in ("", _UNKNOWN):
+        yield own
+        return
+    *inlined, last = found
+    for each in inlined:
+        yield f"{own[: match.start()]}{each.function} ({each.place}) [inline]"
+    yield f"{own} ({last.place})"
+
+
+def alike(splats: Sequence[Splat]) -> list[list[Splat]]:
+    """Splats grouped by title and call traces: one that repeats need not be read twice."""
+    found: dict[tuple[str, ...], list[Splat]] = {}
+    for each in splats:
+        found.setdefault((each.title, *lines(each)), []).append(each)
+    return list(found.values())
 
 
 def lines(splat: Splat) -> Iterator[str]:

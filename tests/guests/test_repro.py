@@ -2,6 +2,7 @@
 """Replaying reports, as the command does it: verdicts, run directories, ways to stop."""
 
 import json
+import re
 import signal
 import stat
 from dataclasses import replace
@@ -176,8 +177,11 @@ def test_a_splat_that_the_report_does_not_mention_is_shown(
     (oops,) = [found for found in result["splats"] if found["kind"] == "Oops"]
     assert oops["function"] == "sysfs_remove_link_from_group"
     assert oops["title"] in result["unmentioned_splats"]
+    places = [each["place"] for chain in oops["chains"] for each in chain["frames"]]
+    assert any(each.startswith("drivers/iommu/iommu.c:") for each in places), places
     words = command.run("repro", tmp_path / "report.transcript", "--kernel", kernel_name)
     assert "the report does not mention this Oops" in words.out
+    assert re.search(r"pc : sysfs_remove_link_from_group\+\S+ \(fs/sysfs/group.c:\d+\)", words.out)
 
 
 def test_a_splat_that_the_report_mentions_is_not(kernel_name: str, tmp_path: Path) -> None:
@@ -188,6 +192,9 @@ def test_a_splat_that_the_report_mentions_is_not(kernel_name: str, tmp_path: Pat
 """
     _, result = repro(kernel_name, write(tmp_path, OOPS + mentioned), tmp_path / "run")
     assert not any("Unable to handle" in title for title in result["unmentioned_splats"])
+    words = command.run("repro", tmp_path / "report.transcript", "--kernel", kernel_name)
+    shown = "the kernel reports, as the report does: " in words.out
+    assert shown == any(each["kind"] == "Oops" for each in result["splats"])
 
 
 def test_a_hostile_report_stays_in_the_guest(kernel_name: str, tmp_path: Path) -> None:

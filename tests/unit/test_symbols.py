@@ -175,6 +175,29 @@ def test_inlined_functions_stand_above_the_frame(tmp_path: Path) -> None:
     assert symbolise.line(chain.frames[0]).endswith("main.c:4) [inline]")
 
 
+def test_the_text_of_a_splat_gets_its_places(tmp_path: Path) -> None:
+    """As of scripts/decode_stacktrace.sh: inlined functions above, a place behind."""
+    kernel = kernel_of(tmp_path, "-g")
+    frame = frame_of(kernel, "local")
+    printed = f" local+{frame.offset:#x}/{frame.size:#x}"
+    plain = decoded(kernel, frame).splat
+    first, second, *kept = symbolise.text(
+        replace(plain, text=(printed, "Code: 0 1", " gone+0x1/0x2"))
+    )
+    assert re.fullmatch(r" deepest \(\S*main.c:4\) \[inline\]", first)
+    assert re.fullmatch(r" deep \(\S*main.c:7\) \[inline\]", second)
+    assert re.fullmatch(re.escape(printed) + r" \(\S*main.c:10\)", kept[0])
+    assert kept[1:] == ["Code: 0 1", " gone+0x1/0x2"]
+
+
+def test_splats_are_alike_by_title_and_call_traces(tmp_path: Path) -> None:
+    kernel = kernel_of(tmp_path, "-g")
+    one = decoded(kernel, frame_of(kernel, "local")).splat
+    other = decoded(kernel, frame_of(kernel, "outer")).splat
+    again = replace(one, pid=7, text=("other words",))
+    assert symbolise.alike([one, other, again]) == [[one, again], [other]]
+
+
 def test_the_cache_has_what_was_found_before(tmp_path: Path) -> None:
     kernel = kernel_of(tmp_path, "-g")
     first = decoded(kernel, frame_of(kernel, "local"))
