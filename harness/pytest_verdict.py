@@ -15,6 +15,9 @@ from harness.klog import record, splat
 from harness.klog.splat import Splat
 from harness.scenario import known
 from harness.scenario.known import KnownIssue
+from harness.symbols import symbolise
+
+_SHOWN = 40  # lines of a splat; a stack dump after it is long
 
 
 def judge(
@@ -35,8 +38,8 @@ def judge(
     grave = [each for each in splats if each.severity != "notice"]
     unknown = known.unexplained(grave, [*provoked, *expected], issues)
     if unknown:
-        told = "\n".join(_told(each) for each in unknown)
-        _fail(report, f"the kernel reports what nobody expects:\n{told}")
+        shown = "\n".join(_shown(each, item) for each in unknown)
+        _fail(report, f"the kernel reports what nobody expects:\n{shown}")
         return
     missing = [each for each in provoked if not any(known.matches(each, s) for s in splats)]
     if missing and report.passed and not any(guest.dead for guest in guests):
@@ -93,9 +96,15 @@ def _appears(issue: KnownIssue, splats: list[Splat], report: pytest.TestReport) 
     return bool(explained)
 
 
-def _told(each: Splat) -> str:
-    text = "\n".join(f"    {line}" for line in each.text[:40])
-    return f"{known.described(each)}\n{text}"
+def _shown(each: Splat, item: pytest.Item) -> str:
+    """The splat in a line, its call traces with places in the source where the test is of
+    one kernel, and what the kernel printed."""
+    kernel: Kernel | None = item.funcargs.get("kernel")  # type: ignore[attr-defined]
+    callspec = getattr(item, "callspec", None)
+    spec = callspec.params.get("kernel_spec") if callspec else None
+    found = symbolise.symbolised(each, kernel, spec).splat if kernel else each
+    lines = [*symbolise.lines(found), *each.text[:_SHOWN]]
+    return "\n".join([known.described(each), *(f"    {line}" for line in lines)])
 
 
 def _fail(report: pytest.TestReport, text: str) -> None:

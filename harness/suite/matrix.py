@@ -13,7 +13,7 @@ Line = tuple[str, str]
 _RESULTS = ("failed", "unjudged", "skipped", "known", "not-applicable", "passed")
 _SHORT = {result: result for result in _RESULTS[:-1]} | {"not-applicable": "n/a"}
 
-_STORY_LINES = 12
+_STORY_LINES = 24
 
 
 def worst(outcomes: Sequence[Outcome]) -> list[Outcome]:
