@@ -34,11 +34,11 @@ from harness.suite import run
 @dataclass(frozen=True, slots=True)
 class Seen:
     """What one guest did: whether it has ``shown`` it, or stayed ``clean``, and ``reason``
-    in a line; ``splats`` name what its kernel reported."""
+    in a line; ``splats`` are what its kernel reported."""
 
     word: Word
     reason: str
-    splats: tuple[str, ...] = ()
+    splats: tuple[Splat, ...] = ()
 
 
 class Condition(Protocol):
@@ -55,12 +55,6 @@ class Condition(Protocol):
     def look(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Seen:
         """In a fresh guest, with all that is observed in the directory. Raises HarnessError
         where this host is in trouble."""
-
-
-def titles(splats: Sequence[Splat]) -> tuple[str, ...]:
-    """Names for splats that stay the same from one revision to the next."""
-    named = (f"{each.kind} in {each.function}" if each.function else each.title for each in splats)
-    return tuple(dict.fromkeys(named))
 
 
 def _unbootable(
@@ -96,7 +90,7 @@ def _seen_early(kernel: Kernel, machine: Machine, directory: Path) -> Seen:
 def _dead_on_arrival(error: GuestError) -> Seen:
     if isinstance(error, GuestHang):
         return Seen("unjudged", f"does not come up: {error.message}")
-    return Seen("no-boot", error.message, titles(splat.find(record.messages(error.log))))
+    return Seen("no-boot", error.message, tuple(splat.find(record.messages(error.log))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +119,7 @@ class Report:
             raise result.error
         words: dict[str, Word] = {"reproduced": "shown", "not-reproduced": "clean"}
         word = words.get(result.verdict.word, "unjudged")
-        return Seen(word, _first_difference(result), titles(result.unmentioned))
+        return Seen(word, _first_difference(result), tuple(result.splats))
 
 
 def _first_difference(result: replay.Result) -> str:
@@ -178,7 +172,7 @@ class Scenario:
         failed = [each for each in outcomes if each.result in ("failed", "known")]
         if failed:
             said = _told_splats(failed)
-            return Seen("shown", f"{failed[0].scenario}: {_line(failed[0].reason)}", titles(said))
+            return Seen("shown", f"{failed[0].scenario}: {_line(failed[0].reason)}", tuple(said))
         unjudged = [each for each in outcomes if each.result == "unjudged"]
         if unjudged:
             raise HostError(f"{unjudged[0].scenario}: {_line(unjudged[0].reason)}")
@@ -256,9 +250,9 @@ class Commands:
             return Seen("unjudged", error.message)
         told = self.tells(status, output, splats)
         if told is None:
-            return Seen("unjudged", f"it prints no such figure: {_line(output)}", titles(splats))
+            return Seen("unjudged", f"it prints no such figure: {_line(output)}", tuple(splats))
         reason = told or f"status {status}, {_line(output) or 'no output'}"
-        return Seen("shown" if told else "clean", reason, titles(splats))
+        return Seen("shown" if told else "clean", reason, tuple(splats))
 
 
 # The status of a command that its guest did not survive.

@@ -26,6 +26,7 @@ from harness.errors import HostError, UsageError
 from harness.host import git, paths
 from harness.kernel import git_source, spec
 from harness.kernel.spec import KernelSpec
+from harness.klog.splat import Splat
 from harness.machine import composed
 from harness.scenario import behaviour
 from harness.suite import run
@@ -288,10 +289,19 @@ def search(job: Job, tell: Callable[[Step], None], given: Path | None = None) ->
         verdicts = _given(job.directory / _GIVEN, asked.terms)
         try:
             searching = Search(job.history.repository, question, book, tell, verdicts)
-            return searching.find(lambda culprit: _without(job.history, culprit))
+            finding = searching.find(lambda culprit: _without(job.history, culprit))
+            return replace(finding, splats=_splats(finding, book, judge))
         finally:
             book.close()
             judge.close()
+
+
+def _splats(finding: Finding, book: Ledger, judge: KernelJudge) -> tuple[Splat, ...]:
+    """Those of the first run that shows what is looked for, of the culprit where it comes
+    with it, else of a parent."""
+    showing = (finding.culprit,) if finding.appears else finding.parents
+    shown = [run for each in showing for run in book.own_runs(each) if run.word == "shown"]
+    return judge.splats(shown[0]) if shown else ()
 
 
 def _without(found: History, culprit: str) -> str:

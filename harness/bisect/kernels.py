@@ -18,6 +18,11 @@ from harness.host import cache
 from harness.kernel import build
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
+from harness.klog import splat
+from harness.klog.splat import Splat
+from harness.symbols import symbolise
+
+_SPLATS = "splats.txt"
 
 # Of a kernel, what a guest gets to see.
 _SEEN = ("Image", "modules/", "guest-modules/")
@@ -51,7 +56,20 @@ class KernelJudge:
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
         seen = self.condition.look(self._spec(revision), self._kernel(revision), directory)
-        return Run(revision, seen.word, seen.reason, 0, seen.splats, str(directory))
+        text = [f"{line}\n" for each in seen.splats for line in each.text]
+        (directory / _SPLATS).write_text("".join(text))
+        return Run(revision, seen.word, seen.reason, 0, _titles(seen.splats), str(directory))
+
+    def splats(self, run: Run) -> tuple[Splat, ...]:
+        """What the run's kernel reported, with places in the source; of splats that are
+        alike the first."""
+        path = Path(run.directory) / _SPLATS
+        found = splat.find(path.read_text().splitlines()) if path.exists() else []
+        if not found:
+            return ()
+        spec, kernel = self._spec(run.revision), self._kernel(run.revision)
+        symbolised = [symbolise.symbolised(each, kernel, spec).splat for each in found]
+        return tuple(first for first, *_ in symbolise.alike(symbolised))
 
     def expect(self, revisions: Callable[[], Sequence[str]]) -> None:
         """Begins to build them."""
@@ -90,6 +108,12 @@ class KernelJudge:
         for kernel in self._ours:
             with contextlib.suppress(HarnessError, OSError):
                 snapshot.forget(kernel)
+
+
+def _titles(splats: Sequence[Splat]) -> tuple[str, ...]:
+    """Names for splats that stay the same from one revision to the next."""
+    named = (f"{each.kind} in {each.function}" if each.function else each.title for each in splats)
+    return tuple(dict.fromkeys(named))
 
 
 def _artifact(kernel: Kernel) -> str:

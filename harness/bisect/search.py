@@ -19,6 +19,7 @@ from harness.bisect.ledger import Ledger
 from harness.bisect.odds import Tally
 from harness.bisect.sides import Question, Side, Sides
 from harness.errors import HostError, UsageError
+from harness.klog.splat import Splat
 
 # An end is what its user says it is, unless its runs speak against that; and the
 # culprit's parent is held to more.
@@ -48,7 +49,8 @@ class Finding:
     """``culprit`` with ``confidence`` that it is the one; or none, and the ``candidates``
     are all that could not be judged. ``reverted`` says what the new end does without it,
     in words; ``verified`` that nothing of that speaks against it. ``appears``: with the
-    culprit comes what is looked for; else it goes."""
+    culprit comes what is looked for; else it goes. ``splats`` are what the kernel reports
+    where it is shown, next to the culprit, with places in the source."""
 
     culprit: str
     parents: tuple[str, ...]
@@ -59,6 +61,7 @@ class Finding:
     verified: bool
     steps: tuple[Step, ...]
     log: str
+    splats: tuple[Splat, ...] = ()
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from harness.bisect.job import Job
 from harness.bisect.search import Finding, Step
 from harness.host import git
 from harness.host.text import printable
+from harness.symbols import symbolise
 
 Line = tuple[str, str]
 
@@ -77,6 +78,7 @@ def record(job: Job, finding: Finding) -> dict[str, Any]:
             asdict(each) | {"name": _name(job, each.revision), "tally": str(each.tally)}
             for each in finding.steps
         ],
+        "splats": [asdict(each) for each in finding.splats],
         "log": finding.log,
     }
 
@@ -101,6 +103,9 @@ def closing(job: Job, finding: Finding) -> Iterator[Line]:
         yield "" if not asked else "yellow", f"  confidence {finding.confidence:.4f}{asked}"
         if finding.reverted:
             yield "", f"  the {job.asked.terms.new} end without it {finding.reverted}"
+        for splat in finding.splats:
+            yield "", f"  {'with' if finding.appears else 'without'} it: {splat.title}"
+            yield from (("", f"    {line}") for line in symbolise.lines(splat))
     yield "", f"  a text for a report, a page and all runs: {job.directory}"
 
 
@@ -155,6 +160,7 @@ def _facts(job: Job, finding: Finding) -> dict[str, Any]:
         "new": found.name(found.ends.new),
         "terms": asked.terms,
         "rows": rows,
+        "reports": [symbolise.text(each) for each in finding.splats],
         "checks": [row for row in rows if row["step"].why in ("check", "revert")],
         "runs": sum(each.tally.runs for each in _last_of_each(finding.steps)),
         "author": _author(job, finding) if asked.where.tree else "",

@@ -59,6 +59,23 @@ def test_a_scenario_that_fails(tmp_path: Path) -> None:
     assert (found["name"], found["appears"]) == ("debian:7.2", True)
 
 
+def test_the_splat_of_the_culprit_has_places_in_the_source(tmp_path: Path) -> None:
+    """Without the pin of 6.15 a module that is unloaded by force takes its groups along,
+    which a driver still owns (__iommu_group_free_device)."""
+    load = ("--command", "modprobe arm-smmu-v3", "--command", "modprobe test_module")
+    words = ("bisect", *load, "--command", "rmmod -f arm_smmu_v3", "--splat", "group_free_device")
+    ends = ("--releases", "--old", "debian:5.10", "--new", "debian:6.12", "--confidence", "0.9")
+    done = command.run(*words, *ends, "--run-dir", tmp_path / "run", "--json")
+    assert done.status == 0, done.err
+    found = json.loads(done.out)
+    assert found["splats"]
+    for each in found["splats"]:
+        assert each["function"] == "__iommu_group_free_device"
+    report = (tmp_path / "run/report.txt").read_text()
+    frame = r"iommu_device_unregister\+\S+ \(drivers/iommu/iommu.c:\d+\)"
+    assert re.search(frame, report), report
+
+
 def test_a_condition_that_is_true_at_both_ends(tmp_path: Path) -> None:
     words = ("bisect", "--command", "echo yes", "--matches", "yes", *RELEASES)
     done = command.run(*words, "--run-dir", tmp_path / "run")
