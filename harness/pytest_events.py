@@ -13,7 +13,7 @@ NOT_APPLICABLE = "not applicable: "
 
 # Properties of a report: where the test ran, what is wrong with it beside what it asserts
 # itself, and whether this host and not the kernel is to blame.
-FACTS, TOLD, UNJUDGED = "facts", "told", "unjudged"
+FACTS, TOLD, INCONCLUSIVE = "facts", "told", "inconclusive"
 
 # What xdist calls the part of a test in which its worker died (handle_crashitem), of which
 # nothing else is known: it may be that the host has no memory left.
@@ -98,12 +98,12 @@ def _result(report: pytest.TestReport) -> tuple[str, str]:
     if report.passed:
         return "passed", ""
     if report.when == _WORKER_DIED:
-        return "unjudged", report.longreprtext
+        return "inconclusive", report.longreprtext
     if report.failed:
         names = {name for name, _ in report.user_properties}
         # What the kernel itself reports stands, whatever else went wrong.
-        unjudged = UNJUDGED in names and TOLD not in names
-        return "unjudged" if unjudged else "failed", gist(report)
+        inconclusive = INCONCLUSIVE in names and TOLD not in names
+        return "inconclusive" if inconclusive else "failed", gist(report)
     # ("file", line, "Skipped: reason")
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
     reason = reason.removeprefix("Skipped: ")

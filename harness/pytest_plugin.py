@@ -349,7 +349,7 @@ def pytest_runtest_makereport(
     if facts := pytest_events.facts(item):
         report.user_properties.append((pytest_events.FACTS, facts))
     if call.excinfo and isinstance(call.excinfo.value, HostError):
-        report.user_properties.append((pytest_events.UNJUDGED, True))
+        report.user_properties.append((pytest_events.INCONCLUSIVE, True))
     guests = item.stash.get(_GUESTS, None)
     if guests and call.when == "call":
         expected = item.stash.setdefault(_EXPECTED, {})

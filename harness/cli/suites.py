@@ -117,8 +117,8 @@ def _exit_code(counts: dict[str, int], errors: Sequence[HarnessError]) -> int:
     """1 where a scenario failed, else what kept one from being judged."""
     if counts["failed"]:
         return 1
-    unjudged = 3 if counts["unjudged"] or counts["skipped"] else 0
-    return max([unjudged, *(error.exit_code for error in errors)])
+    inconclusive = 3 if counts["inconclusive"] or counts["skipped"] else 0
+    return max([inconclusive, *(error.exit_code for error in errors)])
 
 
 def _title(number: int, repeat: int) -> str:

@@ -10,7 +10,7 @@ from harness.suite.run import Outcome
 Line = tuple[str, str]
 
 # In the order in which they are told; of several rounds of one scenario the worst counts.
-_RESULTS = ("failed", "unjudged", "skipped", "known", "not-applicable", "passed")
+_RESULTS = ("failed", "inconclusive", "skipped", "known", "not-applicable", "passed")
 _SHORT = {result: result for result in _RESULTS[:-1]} | {"not-applicable": "n/a"}
 
 _STORY_LINES = 24
@@ -65,7 +65,7 @@ def lines(outcomes: Sequence[Outcome]) -> Iterator[Line]:
     yield from _grouped(outcomes, "known", "cyan")
     yield from _grouped(outcomes, "not-applicable", "")
     yield from _grouped(outcomes, "skipped", "yellow")
-    yield from _grouped(outcomes, "unjudged", "yellow")
+    yield from _grouped(outcomes, "inconclusive", "yellow")
     yield from _failures(outcomes)
 
 

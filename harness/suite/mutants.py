@@ -91,7 +91,7 @@ def healthy(request: Request, into: Path) -> None:
     failed = [
         each.scenario
         for each in run.run(request, into, title=f"scenarios on {request.kernels[0]}")
-        if each.result in ("failed", "unjudged")
+        if each.result in ("failed", "inconclusive")
     ]
     if failed:
         raise HostError(
@@ -194,5 +194,5 @@ def _judged(blank: Score, outcomes: Sequence[Outcome]) -> Score:
     if failed:
         by = tuple(each.scenario for each in failed)
         return replace(blank, caught=True, by=by, message=failed[0].reason)
-    unjudged = [each for each in outcomes if each.result == "unjudged"]
-    return replace(blank, problem=unjudged[0].reason if unjudged else "")
+    inconclusive = [each for each in outcomes if each.result == "inconclusive"]
+    return replace(blank, problem=inconclusive[0].reason if inconclusive else "")

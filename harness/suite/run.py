@@ -46,7 +46,7 @@ class Request:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """Of one scenario on one kernel and machine: ``result`` is passed, failed, known (a
-    known issue), not-applicable, skipped, or unjudged where this host is to blame;
+    known issue), not-applicable, skipped, or inconclusive where this host is to blame;
     ``reason`` says why, in a line, and ``story`` all that pytest has to say of a failure."""
 
     scenario: str
@@ -95,7 +95,7 @@ def run(
             f"{' '.join(request.scenarios)} is about none of {', '.join(request.machines)}",
             "see iommu-harness run --list",
         )
-    bad = any(each.result in ("failed", "unjudged") for each in found)
+    bad = any(each.result in ("failed", "inconclusive") for each in found)
     told = (_TESTS_FAILED, _STOPPED) if request.first_failure else (_TESTS_FAILED,)
     if status != 0 and not (bad and status in told):
         raise HostError(f"pytest ended with status {status}", f"its words are in {log}")

@@ -142,7 +142,7 @@ def test_a_splat_that_nobody_expects_fails_a_test_that_passes(
     assert status == (0 if "passed" in told else 1)
 
 
-@pytest.mark.parametrize(("body", "result"), [("pass", "unjudged"), (SPLAT, "failed")])
+@pytest.mark.parametrize(("body", "result"), [("pass", "inconclusive"), (SPLAT, "failed")])
 def test_the_hosts_fault_is_no_excuse_for_a_splat(
     tmp_path: Path, kernel_name: str, body: str, result: str
 ) -> None:
@@ -223,5 +223,5 @@ def test_a_worker_that_dies_judges_nobody(tmp_path: Path, kernel_name: str) -> N
     events = tmp_path / "events"
     run(tmp_path, text, f"--kernel={kernel_name}", "-n", "1", f"--events={events}")
     (told,) = map(json.loads, events.read_text().splitlines())
-    assert told["result"] == "unjudged"
+    assert told["result"] == "inconclusive"
     assert "crashed while running" in told["reason"]
