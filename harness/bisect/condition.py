@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What a search looks for, and how a fresh guest shows it."""
 
-import operator
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from harness.bisect.ending import End, Tells, line
 from harness.bisect.ledger import Word
 from harness.errors import (
     GuestError,
@@ -19,6 +18,7 @@ from harness.errors import (
     UsageError,
 )
 from harness.guest import guest, snapshot
+from harness.guest.guest import Guest
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
 from harness.klog import record, splat
@@ -26,7 +26,7 @@ from harness.klog.splat import Splat
 from harness.machine import composed
 from harness.machine.topology import Machine
 from harness.report import claim
-from harness.repro import replay, request
+from harness.repro import hang, replay, request
 from harness.repro.request import Request
 from harness.suite import run
 
@@ -82,14 +82,16 @@ def _seen_early(kernel: Kernel, machine: Machine, directory: Path) -> Seen:
     """Why a kernel dies before it has a console: it is booted with an early one."""
     try:
         with guest.booted(kernel, machine, directory, arguments="earlycon"):
-            return Seen("unjudged", "it died when it booted, and with an early console it did not")
+            return Seen(
+                "inconclusive", "it died when it booted, and with an early console it did not"
+            )
     except GuestError as error:
         return _dead_on_arrival(error)
 
 
 def _dead_on_arrival(error: GuestError) -> Seen:
     if isinstance(error, GuestHang):
-        return Seen("unjudged", f"does not come up: {error.message}")
+        return Seen("inconclusive", f"does not come up: {error.message}")
     return Seen("no-boot", error.message, tuple(splat.find(record.messages(error.log))))
 
 
@@ -118,7 +120,7 @@ class Report:
         if isinstance(result.error, GuestLost) and not isinstance(result.error, GuestReset):
             raise result.error
         words: dict[str, Word] = {"reproduced": "shown", "not-reproduced": "clean"}
-        word = words.get(result.verdict.word, "unjudged")
+        word = words.get(result.verdict.word, "inconclusive")
         return Seen(word, _first_difference(result), tuple(result.splats))
 
 
@@ -172,24 +174,20 @@ class Scenario:
         failed = [each for each in outcomes if each.result in ("failed", "known")]
         if failed:
             said = _told_splats(failed)
-            return Seen("shown", f"{failed[0].scenario}: {_line(failed[0].reason)}", tuple(said))
-        unjudged = [each for each in outcomes if each.result == "unjudged"]
-        if unjudged:
-            raise HostError(f"{unjudged[0].scenario}: {_line(unjudged[0].reason)}")
+            return Seen("shown", f"{failed[0].scenario}: {line(failed[0].reason)}", tuple(said))
+        inconclusive = [each for each in outcomes if each.result == "inconclusive"]
+        if inconclusive:
+            raise HostError(f"{inconclusive[0].scenario}: {line(inconclusive[0].reason)}")
         passed = [each for each in outcomes if each.result == "passed"]
         if passed:
             return Seen("clean", f"{len(passed)} scenarios pass")
-        return Seen("unjudged", _line(outcomes[0].reason))
+        return Seen("inconclusive", line(outcomes[0].reason))
 
 
 def _told_splats(failed: Sequence[run.Outcome]) -> list[Splat]:
     """Those that a scenario fails for."""
     lines = [line.strip() for each in failed for line in each.story.splitlines()]
     return splat.find(lines)
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())[:200]
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,20 +210,17 @@ class Boot:
         return replace(dead, word="shown") if dead else Seen("clean", "it boots")
 
 
-# What the last command ended with and printed, and the splats of the guest's whole life,
-# to why that is what is looked for, "" when it is not; None when it does not tell.
-Tells = Callable[[int, str, Sequence[Splat]], str | None]
-
-
 @dataclass(frozen=True, slots=True)
 class Commands:
-    """Commands of a user's, whose end, output or splats tell."""
+    """Commands of a user's, whose end, output or splats tell. ``limit`` is on the guest's
+    silence, in seconds; None is the guest's own."""
 
     commands: tuple[str, ...]
     machine: Machine
     label: str
     exact: bool
     tells: Tells
+    limit: float | None = None
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -235,75 +230,43 @@ class Commands:
         unbootable = _unbootable(kernel, self.machine, directory)
         if unbootable:
             return unbootable
-        status, output = 0, ""
         try:
-            with snapshot.started(kernel, self.machine, directory) as running:
-                for each in self.commands:
-                    step = running.step(each)
-                    status, output = step.status, step.out + step.err
-                    _note(directory, each, status, output)
-                splats = splat.find([record.text for record in running.kmsg()])
+            with snapshot.started(kernel, self.machine, directory, limit=self.limit) as running:
+                end = self._end(running, kernel, directory)
         except GuestPanic as error:
-            status, output = _KILLED, error.message
             splats = splat.find(record.messages(error.log))
+            end = End(_KILLED, error.message, tuple(splats))
         except (GuestHang, GuestReset) as error:
-            return Seen("unjudged", error.message)
-        told = self.tells(status, output, splats)
-        if told is None:
-            return Seen("unjudged", f"it prints no such figure: {_line(output)}", tuple(splats))
-        reason = told or f"status {status}, {_line(output) or 'no output'}"
-        return Seen("shown" if told else "clean", reason, tuple(splats))
+            return Seen("inconclusive", error.message)
+        seen = self.tells(end)
+        if seen is None:
+            reason = "it does not end" if end.hangs is not None else "it prints no such figure"
+            return Seen("inconclusive", f"{reason}: {line(end.hangs or end.output)}", end.splats)
+        reason = seen or f"status {end.status}, {line(end.output) or 'no output'}"
+        return Seen("shown" if seen else "clean", reason, end.splats)
+
+    def _end(self, running: Guest, kernel: Kernel, directory: Path) -> End:
+        """Raises GuestHang for a command before the last one."""
+        status, output = 0, ""
+        for number, each in enumerate(self.commands, start=1):
+            try:
+                step = running.step(each)
+            except GuestHang:
+                if number < len(self.commands):
+                    raise
+                where = hang.where(running, each, kernel) or "nothing shows where"
+                _note(directory, each, f"it does not end: {where}\n", "hang")
+                found = splat.find([entry.text for entry in running.kmsg_so_far])
+                return End(_KILLED, "", tuple(found), where)
+            status, output = step.status, step.out + step.err
+            _note(directory, each, output, str(status))
+        return End(status, output, tuple(splat.find([entry.text for entry in running.kmsg()])))
 
 
 # The status of a command that its guest did not survive.
 _KILLED = 128
 
 
-def _note(directory: Path, command: str, status: int, output: str) -> None:
+def _note(directory: Path, command: str, output: str, ended: str) -> None:
     with (directory / "steps.txt").open("a") as file:
-        file.write(f"$ {command}\n{output}[{status}]\n")
-
-
-def fails(status: int, output: str, _splats: Sequence[Splat]) -> str:
-    """The last command ends with another status than 0."""
-    return f"status {status}: {_line(output)}" if status else ""
-
-
-def prints(pattern: re.Pattern[str]) -> Tells:
-    """The last command's output has the pattern in it."""
-
-    def tells(_status: int, output: str, _splats: Sequence[Splat]) -> str:
-        found = pattern.search(output)
-        return f"it prints {_line(found[0])!r}" if found else ""
-
-    return tells
-
-
-def reports(pattern: re.Pattern[str]) -> Tells:
-    """The kernel reports a splat with the pattern in its kind, title or place."""
-
-    def tells(_status: int, _output: str, splats: Sequence[Splat]) -> str:
-        told = (f"{each.kind}: {each.opening} in {each.function}" for each in splats)
-        return next((each for each in told if pattern.search(each)), "")
-
-    return tells
-
-
-_COMPARISONS = {"above": operator.gt, "below": operator.lt}
-
-
-def figure(pattern: re.Pattern[str], side: str, threshold: float) -> Tells:
-    """The number that the pattern's group finds in the output passes a threshold."""
-
-    def tells(_status: int, output: str, _splats: Sequence[Splat]) -> str | None:
-        found = pattern.search(output)
-        if not found:
-            return None
-        try:
-            number = float(found[1])
-        except (TypeError, ValueError):
-            return None
-        passes = _COMPARISONS[side](number, threshold)
-        return f"{number:g} is {side} {threshold:g}" if passes else ""
-
-    return tells
+        file.write(f"$ {command}\n{output}[{ended}]\n")

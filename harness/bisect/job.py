@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness.bisect import condition, history, ledger
+from harness.bisect import condition, ending, history, ledger
 from harness.bisect.condition import Condition
+from harness.bisect.ending import Tells
 from harness.bisect.gitbisect import Ends, Terms
 from harness.bisect.history import WITHOUT, History
 from harness.bisect.kernels import KernelJudge
@@ -59,7 +60,7 @@ class Where:
 class What:
     """What is looked for: a ``report`` that reproduces, ``scenarios`` that fail, a kernel
     that does not ``boot``, or ``commands`` whose status, ``splat``, ``output`` or
-    ``figure`` (a pattern, above or below a threshold) tells."""
+    ``figure`` (a pattern, above or below a threshold) tells, or that the last one ``hangs``."""
 
     report: str = ""
     session: str | None = None
@@ -72,6 +73,7 @@ class What:
     figure: str = ""
     side: str = ""
     threshold: float = 0.0
+    hangs: bool = False
     machine: str = ""
     qemu: str = ""
     limit: float | None = None
@@ -239,23 +241,25 @@ def _condition(what: What) -> Condition:
     if what.boot:
         return condition.Boot(machine)
     label, exact, tells = _telling(what)
-    return condition.Commands(what.commands, machine, label, exact, tells)
+    return condition.Commands(what.commands, machine, label, exact, tells, what.limit)
 
 
-def _telling(what: What) -> tuple[str, bool, condition.Tells]:
+def _telling(what: What) -> tuple[str, bool, Tells]:
     """Of commands: what is looked for, whether nothing else looks the same, and how it is
     told."""
     if what.splat:
-        return f"the kernel reports {what.splat}", True, condition.reports(_pattern(what.splat))
+        return f"the kernel reports {what.splat}", True, ending.reports(_pattern(what.splat))
     if what.output:
-        return f"the output has {what.output}", True, condition.prints(_pattern(what.output))
+        return f"the output has {what.output}", True, ending.prints(_pattern(what.output))
     if what.figure:
         pattern = _pattern(what.figure)
         if pattern.groups != 1:
             raise UsageError(f"{what.figure!r} has no group for the figure", "as in 'took (\\d+)'")
         label = f"the figure is {what.side} {what.threshold:g}"
-        return label, True, condition.figure(pattern, what.side, what.threshold)
-    return f"{what.commands[-1]!r} fails", False, condition.fails
+        return label, True, ending.figure(pattern, what.side, what.threshold)
+    if what.hangs:
+        return f"{what.commands[-1]!r} does not end", False, ending.hangs
+    return f"{what.commands[-1]!r} fails", False, ending.fails
 
 
 def _pattern(text: str) -> re.Pattern[str]:

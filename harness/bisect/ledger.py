@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from harness.bisect.odds import Tally
 from harness.host.rundir import JsonLines
 
-Word = Literal["shown", "clean", "no-boot", "unjudged"]
+Word = Literal["shown", "clean", "no-boot", "inconclusive"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ class Ledger:
             self._builds[built.revision] = built
             return
         run = Run(**record["run"] | {"splats": tuple(record["run"]["splats"])})
-        if run.word == "unjudged":
+        if run.word == "inconclusive":
             return  # nothing is known from it, so a search that goes on tries again
         self._recorded.setdefault(run.revision, []).append(run)
 

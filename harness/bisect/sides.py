@@ -95,7 +95,7 @@ class Sides:
     def run_end(self, end: str) -> Run:
         """One more run of an end. Raises HostError for one that says nothing."""
         run = self.ledger.run(end)
-        if run.word in ("no-boot", "unjudged"):
+        if run.word in ("no-boot", "inconclusive"):
             told = "does not boot" if run.word == "no-boot" else "cannot be judged"
             raise HostError(f"the {self.end_name(end)} {told}: {run.reason}")
         return run
@@ -113,7 +113,7 @@ class Sides:
             return "skip", f"does not build: {failure}"
         while True:
             unfit = [why for run in self.ledger.runs(revision) if (why := self._unfit(run))]
-            lost = sum(run.word == "unjudged" for run in self.ledger.runs(revision))
+            lost = sum(run.word == "inconclusive" for run in self.ledger.runs(revision))
             if len(unfit) > lost or lost >= _LOST:
                 return "skip", unfit[-1]
             tally = self.tally(revision)
@@ -145,7 +145,7 @@ class Sides:
         """Why the run says nothing about what is looked for; "" where it does."""
         if run.word == "no-boot":
             return f"does not boot: {run.reason}"
-        if run.word == "unjudged":
+        if run.word == "inconclusive":
             return f"cannot be judged: {run.reason}"
         if run.word == "shown" and self.question.exact:
             return ""

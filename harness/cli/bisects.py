@@ -81,6 +81,9 @@ def find(
     ] = "",
     above: Annotated[float | None, typer.Option(help="Bad: the figure is above it.")] = None,
     below: Annotated[float | None, typer.Option(help="Bad: the figure is below it.")] = None,
+    hang: Annotated[
+        bool, typer.Option("--hang", help="Bad: the last command does not end; see --limit.")
+    ] = False,
     boot: Annotated[bool, typer.Option(help="Bad: the kernel does not boot.")] = False,
     path: Annotated[
         list[str], typer.Option(help="Only changes of this path of the tree; repeatable.")
@@ -146,6 +149,7 @@ def find(
         figure=figure,
         side=side,
         threshold=threshold or 0.0,
+        hangs=hang,
         machine=machine,
         qemu=qemu,
         limit=limit,
@@ -211,9 +215,11 @@ def _check(what: What, threshold: float | None) -> None:
     if len(given) != 1:
         told = f"{' and '.join(given)} are several things" if given else "nothing"
         raise UsageError(f"{told} to look for", f"name one of {', '.join(ways)}")
-    looks = [each for each in (what.splat, what.output, what.figure) if each]
+    looks = [each for each in (what.splat, what.output, what.figure, what.hangs) if each]
     if len(looks) > 1:
-        raise UsageError("--splat, --matches and --figure are three conditions", "give one")
+        raise UsageError("--splat, --matches, --figure and --hang are four conditions", "give one")
+    if what.hangs and not what.commands:
+        raise UsageError("nothing is run that could hang", "give the --command")
     if (what.output or what.figure) and not what.commands:
         raise UsageError("nothing prints what is looked for", "give the --command")
     if bool(what.figure) != (threshold is not None):

@@ -17,7 +17,8 @@ from tests.conftest import PATCHES, REPORTS
 from tests.processes import wait_until
 
 REFCOUNT = REPORTS / "refcount-at-modprobe.transcript"
-RELEASES = ("--releases", "--old", "debian:6.12")
+# Both of which the other tests build too.
+RELEASES = ("--releases", "--old", "debian:6.12", "--new", "debian:7.2")
 
 
 def test_releases_tell_when_groups_came_to_be_made_at_registration(tmp_path: Path) -> None:
@@ -47,6 +48,25 @@ def test_a_command_and_a_pattern(tmp_path: Path) -> None:
     assert done.status == 0, done.err
     found = json.loads(done.out)
     assert (found["name"], found["appears"]) == ("debian:7.2", True)
+
+
+def test_a_command_that_hangs(tmp_path: Path) -> None:
+    """The guest's module "hang" never comes back from its init."""
+    hangs = "case $(uname -r) in 7.*) modprobe hang; esac"
+    words = ("bisect", "--command", hangs, "--hang", "--limit", "2", *RELEASES)
+    ends = ("--confidence", "0.9", "--run-dir", tmp_path / "run", "--json")
+    done = command.run(*words, *ends)
+    assert done.status == 0, done.err
+    found = json.loads(done.out)
+    assert (found["name"], found["appears"]) == ("debian:7.2", True)
+    assert any("do_init_module" in each["reason"] for each in found["steps"])
+
+
+def test_a_setup_command_that_hangs_tells_nothing(tmp_path: Path) -> None:
+    words = ("bisect", "--command", "modprobe hang", "--command", "true", "--limit", "2")
+    done = command.run(*words, "--hang", *RELEASES, "--run-dir", tmp_path / "run")
+    assert done.status == 3, done.out + done.err
+    assert "silent" in done.err or "answer" in done.err, done.err
 
 
 def test_a_scenario_that_fails(tmp_path: Path) -> None:

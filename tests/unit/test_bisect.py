@@ -105,7 +105,7 @@ def test_a_parent_that_cannot_be_judged_leaves_a_doubt(find: Search_, commits: l
     class Lost(Drawn):
         def run(self, revision: str, number: int) -> Run:
             if revision == commits[21] and number > 1:
-                return Run(revision, "unjudged", "it hangs", 0)
+                return Run(revision, "inconclusive", "it hangs", 0)
             return super().run(revision, number)
 
     found = find(Lost(commits, 22))
@@ -118,7 +118,7 @@ def test_a_run_that_was_lost_is_run_again_when_the_search_goes_on(
 ) -> None:
     class Hangs(Drawn):
         def run(self, revision: str, number: int) -> Run:  # noqa: ARG002
-            return Run(revision, "unjudged", "it hangs", 0)
+            return Run(revision, "inconclusive", "it hangs", 0)
 
     with pytest.raises(HostError, match="cannot be judged: it hangs"):
         find(Hangs(commits, 17))
