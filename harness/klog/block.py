@@ -89,6 +89,10 @@ _CONSEQUENCE = re.compile(
     r"Aiee, killing interrupt handler|Attempted to kill the idle task|bad mode|BUG!|"
     r"Asynchronous SError Interrupt|Unrecoverable exception|Corrupted kernel stack)"
 )
+# Kinds whose text a WARN prints: the kernels from 4.11 to 4.14 do so before the cut mark.
+_WARN_TEXTS = frozenset(
+    name for kind in kinds.KINDS if kind.name == "WARNING" for name in kind.within
+)
 # Of what else a report is made than of frames; the rest are messages of others.
 _CONTENT = re.compile(
     r"""
@@ -239,7 +243,7 @@ class Assembler:
         if (opened := opens(text)) is not None:
             self._opening(key, message, *opened)
         elif _CUT.match(text):
-            if block is None or block.framed or block.kind.ends:
+            if block is None or not _awaits_place(block):
                 self._close(key, "opening")
                 self._cut = {key: []}
                 self._cut_until = message.number + _SILENCE
@@ -350,6 +354,14 @@ def opens(text: str) -> tuple[Kind, re.Match[str]] | None:
         if match := kind.opening.match(line):
             return kind, match
     return None
+
+
+def _awaits_place(block: Block) -> bool:
+    """Whether a cut mark stands between a report's text and the line that says where."""
+    if block.framed:
+        return False
+    texts = block.kind.name in _WARN_TEXTS and len(block.messages) <= _MOST_BEFORE
+    return texts or not block.kind.ends
 
 
 def _append(block: Block, message: Message, *, content: bool) -> None:

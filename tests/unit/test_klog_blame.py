@@ -82,6 +82,14 @@ def test_a_processor_that_waits_for_another_is_not_to_blame() -> None:
     assert read(STALL, CPU, *frames).function == "smp_call_function"
 
 
+def test_a_cut_mark_can_stand_between_the_text_of_a_warning_and_its_place() -> None:
+    text = "refcount_t: underflow; use-after-free."
+    place = "WARNING: CPU: 1 PID: 71 at lib/refcount.c:186 refcount_sub_and_test+0x1/0x2"
+    cut = "------------[ cut here ]------------"
+    found = read(text, cut, place, CPU, *trace("refcount_sub_and_test", "feed_one"), END)
+    assert (found.kind, found.function, found.file) == ("refcount_t", "feed_one", "lib/refcount.c")
+
+
 def test_a_lock_that_an_interrupt_takes_is_named_after_who_takes_it_there() -> None:
     found = read(
         "WARNING: HARDIRQ-safe -> HARDIRQ-unsafe lock order detected",
