@@ -322,6 +322,15 @@ def _interrupted(names: list[str]) -> list[str]:
     return names[entry + 1 :] or names
 
 
+def outermost(found: Anatomy, named: str) -> list[str]:
+    """Of one that came to light by chance: the work that the task was at."""
+    names = trace(found, named)
+    for index in range(len(names) - 1, -1, -1):
+        if not (machinery.is_machinery(names[index]) or machinery.dispatches(names[index])):
+            return names[index:]
+    return names
+
+
 def text(found: Anatomy, named: str) -> list[str]:
     """Of one whose opening says it, or nothing does."""
     return [named] if named else trace(found, named)
@@ -338,6 +347,7 @@ BLAMES: dict[str, Callable[[Anatomy, str], list[str]]] = {
     "lock": lock,
     "order": order,
     "hang": hang,
+    "outermost": outermost,
     "text": text,
     "none": none,
 }

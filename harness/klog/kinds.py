@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 Severity = Literal["fatal", "serious", "notice"]
-Blame = Literal["place", "trace", "lock", "order", "hang", "text", "none"]
+Blame = Literal["place", "trace", "lock", "order", "hang", "outermost", "text", "none"]
 
 
 @dataclass(frozen=True, slots=True)

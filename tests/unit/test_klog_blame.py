@@ -90,6 +90,23 @@ def test_a_cut_mark_can_stand_between_the_text_of_a_warning_and_its_place() -> N
     assert (found.kind, found.function, found.file) == ("refcount_t", "feed_one", "lib/refcount.c")
 
 
+@pytest.mark.parametrize(
+    ("frames", "function"),
+    [
+        # System calls and works dispatch further inside as well.
+        (("lookup_one", "really_probe", "__arm64_sys_write", "el0_svc", "el0t_64_sync"), 2),
+        (("shrink_one", "shrink_node", "feed_work", "process_one_work", "worker_thread"), 2),
+    ],
+)
+def test_an_overrun_stack_is_named_after_the_work_of_its_task(
+    frames: tuple[str, ...], function: int
+) -> None:
+    panic = "Kernel panic - not syncing: corrupted stack end detected inside scheduler"
+    head = ("dump_stack", "panic", "__schedule", "_cond_resched")
+    found = read(panic, CPU, *trace(*head, *frames))
+    assert (found.kind, found.function) == ("panic", machinery.named(frames[function]))
+
+
 def test_a_lock_that_an_interrupt_takes_is_named_after_who_takes_it_there() -> None:
     found = read(
         "WARNING: HARDIRQ-safe -> HARDIRQ-unsafe lock order detected",
