@@ -47,6 +47,7 @@ OPENINGS = [
         "Oops",
         None,
     ),
+    ("segment-related general protection fault: 0010 [#1] SMP", "Oops", None),
     ("divide error: 0000 [#1] PREEMPT SMP", "Oops", None),
     ("Oops: divide error: 0000 [#1] SMP", "Oops", None),
     ("invalid opcode: 0000 [#1] SMP", "Oops", None),
@@ -89,6 +90,7 @@ OPENINGS = [
     ("UBSAN: Undefined behaviour in ../drivers/iommu/iommu.c:10:5", "UBSAN", None),
     ("UBSAN: shift-out-of-bounds in drivers/iommu/iommu.c:10:5", "UBSAN", None),
     ("unreferenced object 0xffff000003321300 (size 64):", "kmemleak", None),
+    ("unreferenced object ", "kmemleak", None),
     ("BUG: memory leak", "kmemleak", None),
     # lockdep
     ("WARNING: possible circular locking dependency detected", "lockdep", None),
@@ -149,6 +151,7 @@ OPENINGS = [
     ("ODEBUG: free active (active state 0) object type: timer_list hint: f", "ODEBUG", None),
     ("DMA-API: e1000e 0000:00:05.0: device driver frees DMA memory with", "DMA-API", None),
     ("e1000e 0000:00:05.0: DMA-API: device driver tries to free DMA memory", "DMA-API", None),
+    ("vc4 soc:gpu: DMA-API: cpu touching an active dma mapped cacheline", "DMA-API", None),
     ("Device 'x' does not have a release() function, it is broken", "device release", None),
     ("CFI failure at f+0x1/0x2 (target: g+0x0/0x4; expected type: 0x1)", "CFI", "f"),
 ]
