@@ -46,8 +46,9 @@ def named(function: str) -> str:
 
 @functools.lru_cache(maxsize=1 << 14)
 def is_machinery(function: str) -> bool:
-    """Whether a report that shows the function is about some other."""
-    return _ALL.fullmatch(plain(function)) is not None
+    """Whether a report that shows the function is about some other. ``_noprof`` ends the
+    names of allocators since they are profiled (6.10, linux/alloc_tag.h)."""
+    return _ALL.fullmatch(plain(function).removesuffix("_noprof")) is not None
 
 
 @functools.lru_cache(maxsize=1 << 14)

@@ -197,3 +197,14 @@ def test_a_function_has_one_name_on_all_architectures(function: str, name: str) 
 )
 def test_a_function_that_known_issues_name_is_no_machinery(function: str) -> None:
     assert not machinery.is_machinery(function)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        *("__alloc_frozen_pages_noprof", "___kmalloc_large_node", "get_free_pages_noprof"),
+        *("_atomic_dec_and_lock_irqsave", "__alloc_skb", "sk_stream_alloc_skb"),
+    ],
+)
+def test_an_allocator_or_a_lock_is_machinery(function: str) -> None:
+    assert machinery.is_machinery(function)
