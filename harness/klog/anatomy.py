@@ -74,10 +74,6 @@ _NO_CODE = re.compile(
 _LAST_FUNCTION = re.compile(r"\s*last function: (?P<function>[\w.]+)")
 
 
-# The traces of which parts have a name of their own.
-_MARKED = frozenset((MAIN, "task", "panic"))
-
-
 # The traces whose parts have names of their own.
 _MARKED = frozenset((MAIN, "task", "panic"))
 
@@ -270,8 +266,8 @@ def _linked(found: Anatomy, names: list[str]) -> list[str]:
 
 
 def trace(found: Anatomy, named: str) -> list[str]:
-    """Of one that only its call trace locates."""
-    return _reliable(found.main) or place(found, named)
+    """Of one that only its call trace locates; lockdep's without one, its first lock."""
+    return _reliable(found.main) or place(found, named) or found.locks[:1]
 
 
 def lock(found: Anatomy, named: str) -> list[str]:
@@ -360,13 +356,14 @@ def _reliable(frames: Sequence[Frame]) -> list[str]:
 
 
 def guilty(candidates: Sequence[str]) -> tuple[str, str]:
-    """The first of the functions that is not machinery, and the next one outward; the
-    very first where all are."""
+    """The first of the functions that is not machinery, and the next one outward; where
+    all are, the first that does not only print."""
     real = [each for each in candidates if not machinery.is_machinery(each)]
     if candidates[:1] == [_WAITING]:
         real = list(candidates)
     if not real:
-        return (machinery.named(candidates[0]) if candidates else ""), ""
+        found = [each for each in candidates if not machinery.prints(each)] or candidates
+        return (machinery.named(found[0]) if found else ""), ""
     outward = (machinery.named(each) for each in real[1:])
     function = machinery.named(real[0])
     return function, next((each for each in outward if each != function), "")

@@ -107,6 +107,22 @@ def test_an_overrun_stack_is_named_after_the_work_of_its_task(
     assert (found.kind, found.function) == ("panic", machinery.named(frames[function]))
 
 
+def test_what_only_prints_is_not_to_blame_even_where_nothing_else_is_shown() -> None:
+    opening = "BUG: using smp_processor_id() in preemptible [00000000] code: sh/71"
+    found = read(opening, CPU, *trace("dump_stack", "check_preemption_disabled"))
+    assert found.function == "check_preemption_disabled"
+
+
+def test_a_report_of_lockdep_without_a_trace_is_about_its_lock() -> None:
+    found = read(
+        "WARNING: Nested lock was not taken",
+        "sh/71 is trying to lock:",
+        "ffff00000332d370 (&dev->mutex){+.+.}-{3:3}, at: feed_one+0x9d/0x110",
+        "but this task is not holding:",
+    )
+    assert (found.function, found.cut) == ("feed_one", True)
+
+
 def test_a_lock_that_an_interrupt_takes_is_named_after_who_takes_it_there() -> None:
     found = read(
         "WARNING: HARDIRQ-safe -> HARDIRQ-unsafe lock order detected",
