@@ -213,7 +213,7 @@ class _Reader:
         elif "suspicious rcu_" in text and (match := _SUSPICIOUS.match(text)) is not None:
             found.file, found.line = match["file"], int(match["line"])
         elif "last function" in text and (match := _LAST_FUNCTION.match(text)) is not None:
-            found.last_function = match["function"]
+            found.last_function = found.last_function or match["function"]
 
     def _task(self, match: re.Match[str]) -> None:
         found, groups = self.found, match.groupdict(default="")

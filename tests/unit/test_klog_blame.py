@@ -107,6 +107,12 @@ def test_an_overrun_stack_is_named_after_the_work_of_its_task(
     assert (found.kind, found.function) == ("panic", machinery.named(frames[function]))
 
 
+def test_of_two_last_functions_the_first_is_the_report_s() -> None:
+    opening = "BUG: workqueue leaked lock or atomic: kworker/0:1/0x00000000/353"
+    lines = ("     last function: feed_work", CPU, *trace("dump_stack", "process_one_work"))
+    assert read(opening, *lines, "     last function: other_work").function == "feed_work"
+
+
 def test_what_only_prints_is_not_to_blame_even_where_nothing_else_is_shown() -> None:
     opening = "BUG: using smp_processor_id() in preemptible [00000000] code: sh/71"
     found = read(opening, CPU, *trace("dump_stack", "check_preemption_disabled"))
@@ -220,7 +226,10 @@ def test_a_function_that_known_issues_name_is_no_machinery(function: str) -> Non
     [
         *("__alloc_frozen_pages_noprof", "___kmalloc_large_node", "get_free_pages_noprof"),
         *("_atomic_dec_and_lock_irqsave", "__alloc_skb", "sk_stream_alloc_skb"),
+        *("rhashtable_lookup_fast", "interval_tree_iter_first", "device_for_each_child"),
+        *("rust_helper_BUG", "_RNvCs1x_7___rustc17rust_begin_unwind"),
+        *("_RNvNtCs1x_4core9panicking9panic_fmt", "_RNvNtCs1x_4core6option13unwrap_failed"),
     ],
 )
-def test_an_allocator_or_a_lock_is_machinery(function: str) -> None:
+def test_what_everything_calls_is_machinery(function: str) -> None:
     assert machinery.is_machinery(function)
