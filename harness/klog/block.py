@@ -268,7 +268,7 @@ class Assembler:
         if kind.alone:
             self._single(kind, match, message)
             return
-        if block is not None and block.kind.name in kind.within:
+        if block is not None and _goes_on(block, kind):
             block.places.append(match)
             _append(block, message, content=True)
             return
@@ -354,6 +354,14 @@ def opens(text: str) -> tuple[Kind, re.Match[str]] | None:
         if match := kind.opening.match(line):
             return kind, match
     return None
+
+
+def _goes_on(block: Block, kind: Kind) -> bool:
+    """Whether what opens a report of the kind is part of one that is open."""
+    if block.kind.name in kind.within:
+        return True
+    bare = len(block.messages) == len(block.places)
+    return kind.again and block.kind.name == kind.name and bare
 
 
 def _awaits_place(block: Block) -> bool:

@@ -23,6 +23,7 @@ class Kind:
     ends: bool
     alone: bool
     within: frozenset[str]
+    again: bool
 
 
 _PARTS = {
@@ -47,6 +48,7 @@ def _kind(entry: dict[str, Any]) -> Kind:
         entry.get("ends", False),
         entry.get("alone", False),
         frozenset(entry.get("within", ())),
+        entry.get("again", False),
     )
 
 

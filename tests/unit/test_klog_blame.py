@@ -77,6 +77,20 @@ def test_a_stall_is_not_about_the_grace_period_kthread() -> None:
     assert read(STALL, starved, *kthread, *other).function == "spin_here"
 
 
+def test_a_stall_that_two_processors_find_is_one() -> None:
+    other = "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:"
+    backtrace = ["NMI backtrace for cpu 1", CPU, *trace("spin_here", "process_one_work")]
+    assert read(STALL, other, *backtrace).function == "spin_here"
+    later = ["rcu: \t(detected by 0, t=10002 jiffies, g=-959, q=12 ncpus=2)", other]
+    assert len(splat.find([STALL, *later, *backtrace])) == 2
+
+
+def test_a_stall_is_not_about_the_console_that_reports_it() -> None:
+    console = ("wait_for_xmitr", "pl011_console_putchar", "uart_console_write", "printk")
+    frames = trace(*console, *TICK, "el1h_64_irq", "spin_here", "feed_work", "process_one_work")
+    assert read(STALL, CPU, *frames).function == "feed_work"
+
+
 def test_a_processor_that_waits_for_another_is_not_to_blame() -> None:
     frames = trace(*TICK, "el1h_64_irq", "smp_call_function_single", "rcu_barrier", "feed_work")
     assert read(STALL, CPU, *frames).function == "smp_call_function"
@@ -226,6 +240,7 @@ def test_a_function_that_known_issues_name_is_no_machinery(function: str) -> Non
     [
         *("__alloc_frozen_pages_noprof", "___kmalloc_large_node", "get_free_pages_noprof"),
         *("_atomic_dec_and_lock_irqsave", "__alloc_skb", "sk_stream_alloc_skb"),
+        *("ldsem_down_write", "pl011_console_write", "uart_console_write"),
         *("rhashtable_lookup_fast", "interval_tree_iter_first", "device_for_each_child"),
         *("rust_helper_BUG", "_RNvCs1x_7___rustc17rust_begin_unwind"),
         *("_RNvNtCs1x_4core9panicking9panic_fmt", "_RNvNtCs1x_4core6option13unwrap_failed"),
