@@ -318,6 +318,17 @@ def _interrupted(names: list[str]) -> list[str]:
     return names[entry + 1 :] or names
 
 
+# What ends a grace period is somewhere else than what waits for its end.
+_GRACE_PERIOD = re.compile(r"synchronize_(?:s?rcu|net|sched)\w*|(?:s|_)?rcu_barrier\w*")
+
+
+def wait(found: Anatomy, named: str) -> list[str]:
+    """Of a task that waits for too long: what waits, or that it is for RCU."""
+    names = trace(found, named)
+    grace = next((each for each in names if _GRACE_PERIOD.fullmatch(machinery.plain(each))), "")
+    return [grace] if grace else names
+
+
 def outermost(found: Anatomy, named: str) -> list[str]:
     """Of one that came to light by chance: the work that the task was at."""
     names = trace(found, named)
@@ -343,6 +354,7 @@ BLAMES: dict[str, Callable[[Anatomy, str], list[str]]] = {
     "lock": lock,
     "order": order,
     "hang": hang,
+    "wait": wait,
     "outermost": outermost,
     "text": text,
     "none": none,
@@ -359,8 +371,6 @@ def guilty(candidates: Sequence[str]) -> tuple[str, str]:
     """The first of the functions that is not machinery, and the next one outward; where
     all are, the first that does not only print."""
     real = [each for each in candidates if not machinery.is_machinery(each)]
-    if candidates[:1] == [_WAITING]:
-        real = list(candidates)
     if not real:
         found = [each for each in candidates if not machinery.prints(each)] or candidates
         return (machinery.named(found[0]) if found else ""), ""

@@ -133,6 +133,19 @@ def test_what_only_prints_is_not_to_blame_even_where_nothing_else_is_shown() -> 
     assert found.function == "check_preemption_disabled"
 
 
+@pytest.mark.parametrize(
+    ("frames", "function"),
+    [
+        (("__schedule", "schedule", "__wait_rcu_gp", "synchronize_rcu", "pull"), "synchronize_rcu"),
+        (("schedule", "wait_for_completion", "rcu_barrier", "pull"), "rcu_barrier"),
+        (("__schedule", "schedule", "wait_for_completion", "kthread_stop", "pull"), "pull"),
+    ],
+)
+def test_a_task_that_waits_for_rcu_is_not_to_blame(frames: tuple[str, ...], function: str) -> None:
+    opening = "INFO: task rmmod:33 blocked for more than 120 seconds."
+    assert read(opening, CPU, *trace(*frames, "notify")).function == function
+
+
 def test_a_report_of_lockdep_without_a_trace_is_about_its_lock() -> None:
     found = read(
         "WARNING: Nested lock was not taken",
