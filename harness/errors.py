@@ -85,7 +85,12 @@ class GuestHang(GuestError):
 
 
 class GuestLost(GuestError):
-    """QEMU ended without the guest asking for it; its own words are in the message."""
+    """The guest cannot be spoken with any more, and it is not known that its kernel died."""
+
+
+class QemuEnded(GuestLost):
+    """QEMU ended without the guest asking for it, as by the host's OOM killer: that says
+    nothing about the kernel. QEMU's own words are in the message."""
 
 
 class GuestUnseen(GuestError):

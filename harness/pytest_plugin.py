@@ -22,7 +22,7 @@ from typing import NoReturn, Protocol
 import pytest
 
 from harness import pytest_events, pytest_story, pytest_verdict
-from harness.errors import HostError, UsageError
+from harness.errors import HostError, QemuEnded, UsageError
 from harness.guest import clients, snapshot
 from harness.guest.guest import Guest
 from harness.kernel import build, spec
@@ -348,7 +348,7 @@ def pytest_runtest_makereport(
     report = yield
     if facts := pytest_events.facts(item):
         report.user_properties.append((pytest_events.FACTS, facts))
-    if call.excinfo and isinstance(call.excinfo.value, HostError):
+    if call.excinfo and isinstance(call.excinfo.value, HostError | QemuEnded):
         report.user_properties.append((pytest_events.INCONCLUSIVE, True))
     guests = item.stash.get(_GUESTS, None)
     if guests and call.when == "call":

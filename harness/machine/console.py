@@ -12,7 +12,7 @@ from typing import Any, cast
 import pexpect
 from pexpect import fdpexpect
 
-from harness.errors import GuestHang, GuestLost, GuestPanic, GuestReset, GuestUnseen
+from harness.errors import GuestHang, GuestLost, GuestPanic, GuestReset, GuestUnseen, QemuEnded
 from harness.machine import frames, watch
 from harness.machine.process import Process
 from harness.machine.watch import Watch
@@ -282,7 +282,7 @@ class Console:
             return GuestPanic(death.text, self._watch.tail)
         if death.kind == "reset":
             return GuestReset(death.text, log=self._watch.tail)
-        return GuestLost(death.text or self._process.last_words(), log=self._watch.tail)
+        return QemuEnded(death.text or self._process.last_words(), log=self._watch.tail)
 
     def _hear_out(self) -> None:
         """What the console still says, until QEMU ends, the panic or the grace is over."""

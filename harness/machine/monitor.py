@@ -15,7 +15,7 @@ from typing import Any
 from qemu.qmp import Message, QMPClient, QMPError, Runstate
 from qemu.qmp.qmp_client import ExecuteError
 
-from harness.errors import GuestHang, GuestLost, HostError, Unmigratable
+from harness.errors import GuestHang, HostError, QemuEnded, Unmigratable
 
 _LIMIT = 30.0  # seconds for an answer, of a QEMU that is fine
 _LOOK = 0.001  # seconds between two questions about what is under way
@@ -61,7 +61,7 @@ class Monitor:
                 self.shutdown_reason = _reason(event)
 
     def execute(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
-        """What QEMU answers. Raises HostError when it refuses, GuestLost when it has
+        """What QEMU answers. Raises HostError when it refuses, QemuEnded when it has
         ended, GuestHang when it says nothing."""
         return self._call(command, arguments)
 
@@ -125,7 +125,7 @@ class Monitor:
         if not self._connected.wait(_LIMIT):
             raise GuestHang(f"QEMU has not greeted within {_LIMIT:.0f} s")
         if not self._loop or self._loop.is_closed():
-            raise GuestLost("QEMU has ended")
+            raise QemuEnded("QEMU has ended")
         call = self._execute(command, arguments, descriptor)
         try:
             return asyncio.run_coroutine_threadsafe(call, self._loop).result(_LIMIT)
@@ -134,7 +134,7 @@ class Monitor:
         except TimeoutError:
             raise GuestHang(f"QEMU has not answered {command} within {_LIMIT:.0f} s") from None
         except (QMPError, CancelledError, RuntimeError, OSError) as error:
-            raise GuestLost(f"QEMU ended during {command}: {error}") from None
+            raise QemuEnded(f"QEMU ended during {command}: {error}") from None
 
     async def _execute(
         self, command: str, arguments: dict[str, Any] | None, descriptor: int | None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import GuestHang, GuestLost, GuestPanic
+from harness.errors import GuestHang, GuestLost, GuestPanic, QemuEnded
 from harness.guest import traffic
 from harness.guest.guest import Guest
 from harness.kernel.artifact import Kernel
@@ -69,7 +69,7 @@ def test_a_guest_that_shuts_itself_down_is_lost(smmuv3: Guest, command: str, wor
 def test_a_killed_qemu_is_told_as_such(guest_factory: GuestFactory, name: str) -> None:
     guest = guest_factory(MACHINES[name])
     os.kill(guest.pid, signal.SIGKILL)
-    with pytest.raises(GuestLost, match="QEMU ended by SIGKILL"):
+    with pytest.raises(QemuEnded, match="QEMU ended by SIGKILL"):
         guest.run("true")
 
 

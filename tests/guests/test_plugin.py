@@ -217,6 +217,17 @@ def test_what_a_kernel_cannot_show_is_not_applicable(tmp_path: Path, kernel_name
     }
 
 
+def test_a_qemu_that_the_host_kills_says_nothing_about_the_kernel(
+    tmp_path: Path, kernel_name: str
+) -> None:
+    text = "import os\ndef test_it(guest):\n    os.kill(guest.pid, 9)\n    guest.run('true')\n"
+    events = tmp_path / "events"
+    run(tmp_path, text, f"--kernel={kernel_name}", f"--events={events}")
+    (found,) = map(json.loads, events.read_text().splitlines())
+    assert found["result"] == "inconclusive"
+    assert "QEMU ended by SIGKILL" in found["reason"]
+
+
 def test_a_worker_that_dies_judges_nobody(tmp_path: Path, kernel_name: str) -> None:
     """As one would for which the host has no memory left."""
     text = "import os\ndef test_it(guest):\n    os.kill(os.getpid(), 9)\n"
