@@ -18,7 +18,7 @@ from harness.errors import (
     UsageError,
 )
 from harness.guest import guest, snapshot
-from harness.guest.guest import Guest
+from harness.guest.guest import Guest, Step
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
 from harness.klog import record, splat
@@ -230,9 +230,15 @@ class Commands:
         unbootable = _unbootable(kernel, self.machine, directory)
         if unbootable:
             return unbootable
+        *before, last = self.commands
         try:
             with snapshot.started(kernel, self.machine, directory, limit=self.limit) as running:
-                end = self._end(running, kernel, directory)
+                for each in before:
+                    step = running.step(each)
+                    _note(directory, step)
+                    if step.status:
+                        return Seen("inconclusive", f"{each!r} before it fails: {_ended(step)}")
+                end = _end(running, last, kernel, directory)
         except GuestPanic as error:
             splats = splat.find(record.messages(error.log))
             end = End(_KILLED, error.message, tuple(splats))
@@ -245,28 +251,31 @@ class Commands:
         reason = seen or f"status {end.status}, {line(end.output) or 'no output'}"
         return Seen("shown" if seen else "clean", reason, end.splats)
 
-    def _end(self, running: Guest, kernel: Kernel, directory: Path) -> End:
-        """Raises GuestHang for a command before the last one."""
-        status, output = 0, ""
-        for number, each in enumerate(self.commands, start=1):
-            try:
-                step = running.step(each)
-            except GuestHang:
-                if number < len(self.commands):
-                    raise
-                where = hang.where(running, each, kernel) or "nothing shows where"
-                _note(directory, each, f"it does not end: {where}\n", "hang")
-                found = splat.find([entry.text for entry in running.kmsg_so_far])
-                return End(_KILLED, "", tuple(found), where)
-            status, output = step.status, step.out + step.err
-            _note(directory, each, output, str(status))
-        return End(status, output, tuple(splat.find([entry.text for entry in running.kmsg()])))
+
+def _end(running: Guest, command: str, kernel: Kernel, directory: Path) -> End:
+    """How the last command ends, or where it hangs."""
+    try:
+        step = running.step(command)
+    except GuestHang as error:
+        where = hang.where(running, command, kernel) or error.message
+        with (directory / _STEPS).open("a") as file:
+            file.write(f"$ {command}\nit does not end: {where}\n")
+        found = splat.find([entry.text for entry in running.kmsg_so_far])
+        return End(_KILLED, "", tuple(found), where)
+    _note(directory, step)
+    found = splat.find([entry.text for entry in running.kmsg()])
+    return End(step.status, step.out + step.err, tuple(found))
 
 
+def _ended(step: Step) -> str:
+    return f"status {step.status}, {line(step.out + step.err) or 'no output'}"
+
+
+_STEPS = "steps.txt"
 # The status of a command that its guest did not survive.
 _KILLED = 128
 
 
-def _note(directory: Path, command: str, output: str, ended: str) -> None:
-    with (directory / "steps.txt").open("a") as file:
-        file.write(f"$ {command}\n{output}[{ended}]\n")
+def _note(directory: Path, step: Step) -> None:
+    with (directory / _STEPS).open("a") as file:
+        file.write(f"$ {step.command}\n{step.out}{step.err}[{step.status}]\n")

@@ -70,7 +70,10 @@ def find(
         str, typer.Option(metavar="SPEC", help=f"For --series and --kconfig: {options.SPEC}")
     ] = "debian:6.12",
     command: Annotated[
-        list[str], typer.Option(help="A command in the guest, bad when it fails; repeatable.")
+        list[str],
+        typer.Option(
+            help="In the guest, bad when it fails; repeatable: those before have to succeed."
+        ),
     ] = [],  # noqa: B006
     splat: Annotated[str, typer.Option(help="Bad: the kernel reports this (a pattern).")] = "",
     matches: Annotated[

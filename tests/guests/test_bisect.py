@@ -69,6 +69,14 @@ def test_a_setup_command_that_hangs_tells_nothing(tmp_path: Path) -> None:
     assert "silent" in done.err or "answer" in done.err, done.err
 
 
+def test_a_setup_command_that_fails_tells_nothing(tmp_path: Path) -> None:
+    """It would look as if the last one had shown nothing."""
+    words = ("bisect", "--command", "modprobe no-such-module", "--command", "true", *RELEASES)
+    done = command.run(*words, "--run-dir", tmp_path / "run")
+    assert done.status == 3, done.out + done.err
+    assert "'modprobe no-such-module' before it fails: status 1" in done.err, done.err
+
+
 def test_a_scenario_that_fails(tmp_path: Path) -> None:
     """On 7.2 it runs into a known issue."""
     name = "groups::test_functions_that_come_back_share_a_group_again"
