@@ -42,10 +42,17 @@ _SOURCES = {
     "git": git_source.source_of,
 }
 
-# What is no fault of the kernel: a full disk, and a host that is short of memory.
+# What is no fault of the kernel: a host that is short of space, memory, processes or files.
 _HOST_CAUSES = (
-    re.compile(r".*No space left on device.*"),
-    re.compile(r".*(?:Killed signal terminated program|\*\*\*.* Killed\b).*"),
+    re.compile(
+        r".*(?:No space left on device|Disk quota exceeded|Read-only file system|"
+        r"Input/output error|Too many open files|Cannot allocate memory).*"
+    ),
+    re.compile(r".*\b(?:out of memory|memory exhausted)\b.*", re.IGNORECASE),
+    re.compile(r".*\bfork: (?:retry: )?Resource temporarily unavailable.*"),
+    # gcc and collect2 of what they start, a shell of what it does (link-vmlinux.sh), make.
+    re.compile(r".*(?:Killed signal terminated program|terminated with signal 9\b).*"),
+    re.compile(r"\S+: line \d+: +\d+ Killed\b.*|make(?:\[\d+\])?: \*\*\*.* Killed\b.*"),
 )
 
 # In the order in which they name the cause best.
@@ -373,11 +380,13 @@ def _first_error(job: _Job, log: Path, source_tree: Path, failure: ProgramFailed
     kept = cache.directory("failed-builds") / f"{job.key}.log"
     shutil.copy(log, kept)
     text = log.read_text(errors="replace").replace(f"{source_tree}/", "")
-    lines = text.splitlines()
-    for cause in (*_HOST_CAUSES, *_CAUSES):
-        found = next((line.strip() for line in lines if cause.fullmatch(line.strip())), None)
-        if found and cause in _HOST_CAUSES:
-            return HostError(f"the kernel cannot be built here: {found}", f"see {kept}")
-        if found:
-            return BuildError(f"the kernel does not build: {found}", f"the whole log is {kept}")
-    return BuildError(f"the kernel does not build: {failure.message}", f"the log is {kept}")
+    if found := _cause(text, _HOST_CAUSES):
+        return HostError(f"the kernel cannot be built here: {found}", f"see {kept}")
+    found = _cause(text, _CAUSES) or failure.message
+    return BuildError(f"the kernel does not build: {found}", f"the whole log is {kept}")
+
+
+def _cause(text: str, causes: Sequence[re.Pattern[str]]) -> str:
+    """The line that names the cause best, "" where none does."""
+    lines = [line.strip() for line in text.splitlines()]
+    return next((line for cause in causes for line in lines if cause.fullmatch(line)), "")

@@ -219,3 +219,37 @@ def test_guest_modules_are_those_of_this_checkout(
         monkeypatch.setattr(paths, "data", lambda _data, name=name: tmp_path / name)
         (module,) = build.build(spec.parse(f"tree:{tree}")).guest_modules
         assert module.read_text() == name
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "aarch64-linux-gnu-ld terminated with signal 9 [Killed]",
+        "collect2: fatal error: ld terminated with signal 9 [Killed]",
+        "aarch64-linux-gnu-gcc: fatal error: Killed signal terminated program cc1",
+        "scripts/link-vmlinux.sh: line 113: 20131 Killed  ${ld} ${ldflags} -o ${output}",
+        "make[2]: *** [scripts/Makefile.vmlinux:34: vmlinux] Killed",
+        "cc1: out of memory allocating 65536 bytes after a total of 41418752 bytes",
+        "LLVM ERROR: out of memory",
+        "aarch64-linux-gnu-ld: final link failed: memory exhausted",
+        "virtual memory exhausted: Cannot allocate memory",
+        "/bin/sh: 1: fork: Resource temporarily unavailable",
+        "ar: vmlinux.a: No space left on device",
+        "fatal error: cannot open scripts/mod/elfconfig.h: Too many open files",
+    ],
+)
+def test_a_host_in_need_is_no_fault_of_the_kernel(line: str) -> None:
+    log = f"  CC      drivers/iommu/iommu.o\n{line}\nmake: *** [Makefile:1] Error 2\n"
+    assert build._cause(log, build._HOST_CAUSES) == line
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "drivers/iommu/iommu.c:1:9: error: 'b' undeclared here (not in a function)",
+        "ld: iommu.c:(.text+0x1): undefined reference to `kill'",
+        "make[1]: *** [scripts/Makefile.build:250: drivers/iommu/iommu.o] Error 1",
+    ],
+)
+def test_a_kernel_that_is_wrong_is_no_fault_of_the_host(line: str) -> None:
+    assert build._cause(line, build._HOST_CAUSES) == ""
