@@ -2,7 +2,7 @@
 """Revisions judged by real kernels: built, and run in fresh guests."""
 
 import contextlib
-import shutil
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,14 +51,18 @@ class KernelJudge:
         return Built(revision, _artifact(kernel), "", 0)
 
     def run(self, revision: str, number: int) -> Run:
-        directory = self.directory / f"{revision[:20]}-{number}"
-        # Of a run that was killed nothing may be taken for this one's.
-        shutil.rmtree(directory, ignore_errors=True)
+        directory = self._free(revision, number)
         directory.mkdir(parents=True)
         seen = self.condition.look(self._spec(revision), self._kernel(revision), directory)
         text = [f"{line}\n" for each in seen.splats for line in each.text]
         (directory / _SPLATS).write_text("".join(text))
         return Run(revision, seen.word, seen.reason, 0, _titles(seen.splats), str(directory))
+
+    def _free(self, revision: str, number: int) -> Path:
+        """Where no run has left its evidence: one that judged nothing is not counted when a
+        search goes on, nor is one that was killed."""
+        directories = (self.directory / f"{revision[:20]}-{n}" for n in itertools.count(number))
+        return next(each for each in directories if not each.exists())
 
     def splats(self, run: Run) -> tuple[Splat, ...]:
         """What the run's kernel reported, with places in the source; of splats that are

@@ -48,9 +48,10 @@ class Step:
 class Finding:
     """``culprit`` with ``confidence`` that it is the one; or none, and the ``candidates``
     are all that could not be judged. ``reverted`` says what the new end does without it,
-    in words; ``verified`` that nothing of that speaks against it. ``appears``: with the
-    culprit comes what is looked for; else it goes. ``splats`` are what the kernel reports
-    where it is shown, next to the culprit, with places in the source."""
+    in words; ``verified`` whether that confirms it, None where there is no such kernel or it
+    cannot be judged. ``appears``: with the culprit comes what is looked for; else it goes.
+    ``splats`` are what the kernel reports where it is shown, next to the culprit, with places
+    in the source."""
 
     culprit: str
     parents: tuple[str, ...]
@@ -58,7 +59,7 @@ class Finding:
     candidates: tuple[str, ...]
     appears: bool
     reverted: str
-    verified: bool
+    verified: bool | None
     steps: tuple[Step, ...]
     log: str
     splats: tuple[Splat, ...] = ()
@@ -114,7 +115,7 @@ class Search:
             candidates=candidates,
             appears=self._sides.appears,
             reverted=reverted,
-            verified=bool(culprit) and side != "new",
+            verified={"old": True, "new": False}.get(side),
             steps=tuple(self._steps),
             log=self._log,
         )

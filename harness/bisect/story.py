@@ -84,8 +84,9 @@ def record(job: Job, finding: Finding) -> dict[str, Any]:
 
 
 def is_sure(job: Job, finding: Finding) -> bool:
-    """Whether there is an answer, as sure as was asked."""
-    return finding.verified and finding.confidence >= job.asked.confidence
+    """Whether there is an answer, as sure as was asked, that no revert speaks against."""
+    sure = finding.confidence >= job.asked.confidence
+    return bool(finding.culprit) and finding.verified is not False and sure
 
 
 def closing(job: Job, finding: Finding) -> Iterator[Line]:

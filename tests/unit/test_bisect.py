@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from harness.bisect import gitbisect, odds
 from harness.bisect.gitbisect import Ends, GitBisect, Terms
-from harness.bisect.ledger import Ledger, Run
+from harness.bisect.ledger import Built, Ledger, Run
 from harness.bisect.odds import Rates, Tally
 from harness.bisect.search import Finding, Search
 from harness.bisect.sides import Question
@@ -123,6 +123,32 @@ def test_a_run_that_was_lost_is_run_again_when_the_search_goes_on(
     with pytest.raises(HostError, match="cannot be judged: it hangs"):
         find(Hangs(commits, 17))
     assert find(Drawn(commits, 17)).culprit == commits[17]
+
+
+@pytest.mark.parametrize(
+    ("without", "verified"),
+    [({}, None), ({0: "build"}, None), ({0: "clean"}, True), ({0: "shown"}, False)],
+)
+def test_a_revert_that_could_not_be_made_verifies_nothing(
+    line: tuple[Path, list[str]], tmp_path: Path, without: dict[int, str], verified: bool | None
+) -> None:
+    repository, commits = line
+
+    class Reverting(Drawn):
+        def build(self, revision: str) -> Built:
+            if revision == "without":
+                return Built(revision, "", "no" if without[0] == "build" else "", 0)
+            return super().build(revision)
+
+        def run(self, revision: str, number: int) -> Run:
+            if revision == "without":
+                return Run(revision, without[0], "", 0)  # type: ignore[arg-type]
+            return super().run(revision, number)
+
+    question = Question(Ends(commits[-1], (commits[0],)), Terms())
+    searching = Search(repository, question, Ledger(tmp_path / "ledger", Reverting(commits, 17)))
+    found = searching.find(lambda _culprit: "without" if without else "")
+    assert (found.culprit, found.verified) == (commits[17], verified)
 
 
 def test_a_log_that_was_corrected_counts(

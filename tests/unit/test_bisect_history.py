@@ -115,6 +115,14 @@ def test_revisions_that_do_not_build_are_skipped_and_fixups_mend_them(
     assert judge.build(tree.commits[2]).artifact != judge.build(tree.commits[3]).artifact
 
 
+def test_no_run_takes_the_evidence_of_another(tree: Tree, tmp_path: Path) -> None:
+    """A run that could not be judged is not counted when a search goes on."""
+    found = history.revisions(tree.path, tree.ends, BASE, (), tree.into)
+    judge = KernelJudge(found, Contains("bug"), tmp_path / "runs")
+    runs = [judge.run(tree.commits[7], number) for number in (1, 1, 2)]
+    assert [Path(each.directory).name[-2:] for each in runs] == ["-1", "-2", "-3"]
+
+
 def test_what_may_be_wanted_next_is_built_meanwhile(tree: Tree, tmp_path: Path) -> None:
     """And ended when it is not."""
     (tree.path / "drivers/slow").write_text("60\n")
