@@ -5,9 +5,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from harness.report import prompt
+
 # "> " as often as a mail program has quoted the line.
 _QUOTE = re.compile(r"(?:[ \t]?>)+[ \t]?")
-_ANSI = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()][A-Z0-9]|[=>])")
+_ANSI = re.compile(
+    r"(?:\x1b|\^\[(?=\[))(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()][A-Z0-9]|[=>])"
+)
 
 # What opens and closes a block that is shown as it is.
 _FENCE = re.compile(r"(?P<mark>```+|~~~+)[ \t]*[\w{}.=\"' -]*$")
@@ -23,8 +27,9 @@ _MARKUP = re.compile(
 _STAMPS = tuple(
     re.compile(pattern)
     for pattern in (
-        r"\[\d\d:\d\d(?::\d\d)?\] ?<[^<>\s]{1,40}> ?",
-        r"\d\d:\d\d(?::\d\d)? ?<[^<>\s]{1,40}> ?",
+        r"(?:\d{4}-\d\d-\d\d )?\[?\d\d:\d\d(?::\d\d)?\]? ?<[ @+]?(?P<speaker>[^<>\s]{1,40})> ?",
+        r"(?:\d{4}-\d\d-\d\d )?\d\d:\d\d(?::\d\d)? {1,20}[@+]?"
+        r"(?P<speaker>[\w\[\]`^-]{1,40}) [|\u2502] ?",
         r"\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?:? {1,3}",
         r"\d\d:\d\d:\d\d\.\d+ {1,3}",
     )
@@ -76,8 +81,26 @@ def _unstamped(raw: list[str]) -> list[str]:
     for stamp in _STAMPS:
         found = sum(stamp.match(line) is not None for line in written)
         if found > 2 and found >= _STAMPED_SHARE * len(written):
-            return [stamp.sub("", line, count=1) for line in raw]
+            return _of_speakers(raw, stamp) if stamp.groups else _without(raw, stamp)
     return raw
+
+
+def _without(raw: list[str], stamp: re.Pattern[str]) -> list[str]:
+    return [stamp.sub("", line, count=1) for line in raw]
+
+
+def _of_speakers(raw: list[str], stamp: re.Pattern[str]) -> list[str]:
+    """A chat's lines without stamps: what they say who type no command stands between the
+    others' output, as blank lines."""
+    typing = {
+        match["speaker"]
+        for line in raw
+        if (match := stamp.match(line)) and prompt.of(line[match.end() :].strip())
+    }
+    if not typing:
+        return _without(raw, stamp)
+    others = [(match := stamp.match(line)) and match["speaker"] not in typing for line in raw]
+    return ["" if other else line for other, line in zip(others, _without(raw, stamp), strict=True)]
 
 
 def _lines(raw: list[str]) -> Iterator[Line]:
@@ -111,7 +134,7 @@ def _lines(raw: list[str]) -> Iterator[Line]:
 
 def _cleaned(line: str) -> str:
     """Without colours, and with what a carriage return leaves of the line on a terminal."""
-    if "\x1b" in line:
+    if "\x1b" in line or "^[[" in line:
         line = _ANSI.sub("", line)
     if "\r" in line:
         line = line.rpartition("\r")[2] or line.replace("\r", "")

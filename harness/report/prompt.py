@@ -19,7 +19,9 @@ class Prompt:
     command: str
 
 
-_TIME = r"(?:\[?\d\d:\d\d(?::\d\d)?\]? ?)?(?:\([\w.-]{1,30}\) ?)?"
+# What a prompt may have before it: the lower corner of one of two lines, a status, a time.
+_CORNER = r"(?:[\u2570\u2514][\u2500-]+ ?)"
+_TIME = r"(?:\d{1,3}\|)?(?:\[\d{1,3}\] )?(?:\[?\d\d:\d\d(?::\d\d)?\]? ?)?(?:\([\w.-]{1,30}\) ?)?"
 _USER = r"[\w.-]{1,40}@(?P<host>[\w.-]{1,60}|\(none\))"
 _DIR = r"(?P<dir>~|[~/][^\s#$%>\]]{0,200})"
 _BRANCH = r"(?: \([\w/.-]{1,60}\))?"
@@ -31,7 +33,7 @@ _STRONG = tuple(
         # root@host:~#  root@host ~ #  root@host:/sys (main)$
         rf"{_USER}(?:[: ] ?{_DIR})?{_BRANCH} ?[#$%]",
         # root@host ~>  as fish prints it
-        rf"{_USER}[: ]{_DIR}(?: \[\d+\])? ?>",
+        rf"{_USER}[: ]{_DIR}{_BRANCH}(?: \[\d+\])? ?>",
         # root@host e1000e#
         rf"{_USER} (?P<dir>[\w.+-]{{1,60}}) ?[#$%]",
         # [root@host dir]#
@@ -44,6 +46,8 @@ _STRONG = tuple(
         "[\u279c\u276f\u03bb] +"
         r"(?:(?P<dir>~|[~/]?[\w./-]{1,80}) +)?(?:git:\([\w/.-]{1,60}\) )?(?:\u2717 +)?(?:[#$%] ?)?",
         r"\(initramfs\)",
+        # The second line of a prompt of two.
+        rf"{_CORNER}[#$%>\u276f]",
     )
 )
 # Prompts that could also open prose, a comment or a heading: what follows has to be known.
@@ -84,6 +88,19 @@ def of(line: str) -> Prompt | None:
             return _prompt(line, match)
     match = _DOLLAR.match(line) or _LONE.fullmatch(line)
     return _prompt(line, match) if match else None
+
+
+# The first line of a prompt of two: its upper corner, and who and where it is.
+_UPPER = re.compile(
+    r"[\u256d\u250c][\u2500-]+ ?\(?[\w.-]{1,40}[^\w\s.-](?P<host>[\w.-]{1,60})\)?"
+    r"(?:[-: ]*\[?(?P<dir>~|[~/][^\s\]]{0,200})\]?)?(?: .{0,80})?"
+)
+
+
+def upper(line: str) -> Prompt | None:
+    """The first line of a prompt of two lines; the command follows in the next."""
+    match = _UPPER.fullmatch(line)
+    return Prompt(line, match["host"], match["dir"] or "", "") if match else None
 
 
 def _prompt(line: str, match: re.Match[str]) -> Prompt:

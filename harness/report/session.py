@@ -15,8 +15,11 @@ from harness.report.lines import Line
 from harness.report.prompt import Prompt
 
 _STATUS = re.compile(r"\[(\d{1,3})\]")
-_CONTINUED = re.compile(r">[ \t]?")
+_CONTINUED = re.compile(r"^>[ \t]?")
 _INTERRUPT = re.compile(r"(?:.*[^^])?(?:\^C)+")
+
+# What sudo asks on the terminal, in whatever language.
+_PASSWORD = re.compile(r"\[sudo[^\]]*\] [^:]{1,80}: ?")
 
 # Blank lines that may stand between one command's output and the next prompt.
 _MAX_BLANK = 2
@@ -162,7 +165,7 @@ def _begins_again(base: _Part, part: _Part) -> bool:
 
 
 def _parts(lines: Sequence[Line]) -> Iterator[_Part]:
-    prompts = [None if line.diff or line.border else prompt.of(line.bare) for line in lines]
+    lines, prompts = _with_prompts(lines)
     position, prose_from = 0, 0
     while position < len(lines):
         if not _opens(prompts[position]):
@@ -173,6 +176,22 @@ def _parts(lines: Sequence[Line]) -> Iterator[_Part]:
         prose_from = position
         if part.commands:
             yield part
+
+
+def _with_prompts(lines: Sequence[Line]) -> tuple[list[Line], list[Prompt | None]]:
+    """The prompts of lines. Of a prompt of two lines the second has all that the first
+    names, which stands as a blank line."""
+    kept: list[Line] = []
+    prompts: list[Prompt | None] = []
+    above: Prompt | None = None
+    for line in lines:
+        found = None if line.diff or line.border else prompt.of(line.bare)
+        if found and above:
+            found = replace(found, host=above.host, directory=above.directory)
+        above = prompt.upper(line.bare)
+        kept.append(replace(line, text="") if above else line)
+        prompts.append(found)
+    return kept, prompts
 
 
 def _opens(found: Prompt | None) -> bool:
@@ -340,6 +359,7 @@ def _finished(
     texts = [(lines[n].number, lines[n].text[own:]) for n in shown]
     if not ended:
         texts = output.without_prose(texts)
+    texts = [each for each in texts if not _PASSWORD.fullmatch(each[1].strip())]
     interrupted = any(_INTERRUPT.fullmatch(each.strip()) for _, each in texts)
     texts = [(number, output.without_note(each.replace("^C", ""))) for number, each in texts]
     while texts and not texts[-1][1].strip():

@@ -29,6 +29,10 @@ def commands(text: str) -> list[list[str]]:
         "host:~ # ",
         "root@(none):~# ",
         "[root@(none) /]# ",
+        "me@box ~/linux (master)> ",
+        "me@box ~/linux (master) [1]> ",
+        "1|console:/ # ",
+        "[0] root@host:~# ",
     ],
 )
 def test_prompts_people_paste(prompt: str) -> None:
@@ -39,6 +43,57 @@ def test_prompts_people_paste(prompt: str) -> None:
     (found,) = sessions(text)
     assert found.texts == ("modprobe arm-smmu-v3", "rmmod arm-smmu-v3")
     assert found.commands[1].output == ("rmmod: busy",)
+
+
+@pytest.mark.parametrize(
+    ("upper", "lower"),
+    [
+        ("\u256d\u2500root@vm /sys/kernel", "\u2570\u2500# "),
+        ("\u256d\u2500root@vm /sys/kernel \u2039main\u203a", "\u2570\u2500\u276f "),
+        ("\u250c\u2500\u2500(root\u327fvm)-[/sys/kernel]", "\u2514\u2500# "),
+    ],
+)
+def test_prompts_of_two_lines(upper: str, lower: str) -> None:
+    (found,) = sessions(
+        f"{upper}\n{lower}ls iommu_groups\n0\n\n{upper}\n{lower}rmmod x\nrmmod: busy\n\nThanks\n"
+    )
+    assert found.texts == ("ls iommu_groups", "rmmod x")
+    assert [each.output for each in found.commands] == [("0",), ("rmmod: busy",)]
+    assert {each.directory for each in found.commands} == {"/sys/kernel"}
+    assert found.host == "vm"
+
+
+@pytest.mark.parametrize(
+    "asked", ["[sudo] password for joe: ", "[sudo] Passwort f\u00fcr joe: ", "[sudo: x] Password: "]
+)
+def test_what_sudo_asks_is_no_output(asked: str) -> None:
+    (found,) = sessions(f"$ sudo cat /x\n{asked}\n1\n$ sudo true\n")
+    assert found.commands[0].output == ("1",)
+
+
+@pytest.mark.parametrize(
+    "stamp",
+    ["2026-02-11 10:22 <{}> ", "[10:22] <@{}> ", "10:22 <{}> ", "10:22:11      {} | "],
+)
+def test_others_in_a_chat_are_no_output(stamp: str) -> None:
+    joe, kai = stamp.format("joe"), stamp.format("kai")
+    (found,) = sessions(f"{joe}# rmmod x\n{joe}rmmod: busy\n{kai}looks normal\n{joe}# lsmod\n")
+    assert found.texts == ("rmmod x", "lsmod")
+    assert found.commands[0].output == ("rmmod: busy",)
+
+
+def test_escapes_that_a_capture_spells_out_are_no_text() -> None:
+    assert commands("/ # ^[[6nrmmod x\n/ # ^[[6n\n") == [["rmmod x"]]
+
+
+def test_a_redirection_in_a_here_document_is_no_prompt() -> None:
+    (found,) = sessions(
+        "# cat > /t <<EOF\necho 1 > /sys/x\nEOF\n# cat > /t <<EOF\n> echo 2\n> EOF\n"
+    )
+    assert found.texts == (
+        "cat > /t <<EOF\necho 1 > /sys/x\nEOF",
+        "cat > /t <<EOF\necho 2\nEOF",
+    )
 
 
 @pytest.mark.parametrize(
