@@ -8,10 +8,12 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Fact:
     """What a message says: a ``kind`` of the table below and its ``subject``, a module with
-    underscores, a path or a program ("" where the message names none)."""
+    underscores, a path or a program ("" where the message names none). ``holders`` are the
+    modules that it says use the subject."""
 
     kind: str
     subject: str
+    holders: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.subject}: {self.kind}" if self.subject else self.kind
@@ -32,6 +34,7 @@ def _wording(kind: str, pattern: str) -> _Wording:
 
 IN_USE, NOT_LOADED, NO_MODULE, NO_COMMAND = "in use", "not loaded", "not found", "not a command"
 WRITE_FAILS, LOAD_FAILS, NO_FILE = "write fails", "load fails", "no such file"
+READ_FAILS = "read fails"
 
 # As strerror(3) of glibc and musl has them, and what busybox's moderror says instead.
 _ERRNOS = {
@@ -48,6 +51,8 @@ _ERRNOS = {
     "invalid module format": "ENOEXEC",
     "bad file descriptor": "EBADF",
     "resource temporarily unavailable": "EAGAIN",
+    "try again": "EAGAIN",
+    "is a directory": "EISDIR",
     "cannot allocate memory": "ENOMEM",
     "out of memory": "ENOMEM",
     "permission denied": "EACCES",
@@ -77,6 +82,13 @@ _ERRNO = r"(?P<errno>[A-Za-z][\w ,/()-]+?)\.?"
 # Who says it: "bash: line 1:", "sh:", "-bash: echo:", or the file that our shell reads from.
 _WHO = r"(?:(?:/\S+|-?(?:ba|da|a|k|z)?sh|line \d+|eval|echo|printf|cat|\S+\.sh): ?)*(?:line \d+: )?"
 
+# They read files; what may go wrong with one that is there.
+_READER = r"cat|head|tail|grep|od|hexdump|xxd"
+_READ_ERRNO = (
+    r"(?P<errno>Is a directory|Input/output error|I/O error|Operation not permitted|"
+    r"Invalid argument|No such device|Resource temporarily unavailable|Device or resource busy)"
+)
+
 _WORDINGS = (
     # busybox 1.35 modutils/modprobe.c and rmmod.c; older ones print no quotes.
     # EAGAIN is what delete_module(2) gives for a module in use with O_NONBLOCK.
@@ -89,7 +101,14 @@ _WORDINGS = (
     _wording(
         IN_USE,
         rf"(?:(?:modprobe: )?FATAL|(?:rmmod: )?ERROR|rmmod: ERROR|modprobe: FATAL): Module {_NAME} "
-        r"is in use(?: by:? .*)?\.?",
+        r"is in use(?: by:? (?P<holders>[\w, -]+))?\.?",
+    ),
+    # delete_module(2) itself: kmod's rmmod without its own check, and toybox.
+    _wording(
+        IN_USE,
+        rf"(?:rmmod|modprobe): (?:ERROR: )?(?:\S+ \w+\(\) )?(?:could not remove|failed to unload) "
+        rf"(?:module )?{_NAME}: "
+        r"(?:Resource temporarily unavailable|Device or resource busy|Try again)",
     ),
     _wording(NO_MODULE, rf"modprobe: module {_NAME} not found in modules\.dep"),
     _wording(NO_MODULE, rf"modprobe: FATAL: Module {_NAME} not found(?: in directory \S+)?\.?"),
@@ -105,6 +124,8 @@ _WORDINGS = (
         rf")?{_NAME}"
         rf"(?: \(\S+\))?: {_ERRNO}",
     ),
+    # dash's echo, and busybox's tee, say this of every errno.
+    _wording(WRITE_FAILS, r"(?:\S*sh: \d+: )?echo: echo: I/O error|tee: \S+: I/O error"),
     _wording(WRITE_FAILS, rf"{_WHO}(?:tee: )?write error: {_ERRNO}"),
     _wording(WRITE_FAILS, rf"(?:tee: \S+|write): {_ERRNO}"),
     _wording(WRITE_FAILS, rf"dd: (?:error )?writing \S+: {_ERRNO}"),
@@ -119,6 +140,11 @@ _WORDINGS = (
         "permission denied",
         rf"{_WHO}(?:\w+: )?(?:can't (?:open|stat|create)|cannot (?:access|open|create))? ?"
         r"['`\"]?(?P<subject>[/.~][^'\":]*)['\"]?: Permission denied",
+    ),
+    _wording(NO_FILE, rf"{_WHO}no such file or directory: (?P<subject>[/.~]\S*)"),
+    _wording("permission denied", rf"{_WHO}permission denied: (?P<subject>[/.~]\S*)"),
+    _wording(
+        READ_FAILS, rf"(?:{_READER}): (?:read error|error reading \S+|[/.~\w][^:]*): {_READ_ERRNO}"
     ),
     _wording(NO_COMMAND, r".*?(?P<subject>[\w./-]+): (?:command )?not found"),
     _wording(NO_COMMAND, r"(?:ba|z)?sh: command not found: (?P<subject>[\w./-]+)"),
@@ -146,8 +172,19 @@ def of(line: str) -> Fact | None:
         subject = (groups.get("subject") or "").strip()
         if wording.kind in _MODULE_KINDS:
             subject = subject.replace("-", "_")
-        return Fact(kind, subject)
+        return Fact(kind, subject, _names(groups.get("holders") or ""))
     return None
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(word.replace("-", "_") for word in re.split(r"[\s,]+", text) if word)
+
+
+def same_kind(said: Fact, seen: Fact) -> bool:
+    """Whether both say the same; a tool that names no errno leaves open which it was."""
+    if said.kind == WRITE_FAILS:
+        return seen.kind.startswith(WRITE_FAILS)
+    return said.kind == seen.kind
 
 
 def errno_in(text: str) -> str:

@@ -51,9 +51,15 @@ def _balance(words: Sequence[str]) -> int:
     return balance
 
 
+_RUNS_SCRIPT = re.compile(r"(?:ba|da|a|k|z)?sh|source|\.|eval|\S+\.sh")
+
+
 def is_compound(text: str) -> bool:
-    """Whether the command has parts whose own exit status is not the command's."""
-    return _COMPOUND.search(text) is not None
+    """Whether the command has parts whose own exit status is not the command's, as a script
+    has."""
+    if _COMPOUND.search(text):
+        return True
+    return any(_RUNS_SCRIPT.fullmatch(name) for name in programs(text))
 
 
 _SPLIT = re.compile(r"\|\||&&|[|;&\n(){}]")

@@ -131,7 +131,8 @@ def same_line(wanted: str, seen: str) -> bool:
     """Whether two lines of output say the same."""
     said = fact.of(wanted)
     if said is not None:
-        return said == fact.of(seen)
+        other = fact.of(seen)
+        return other is not None and fact.same_kind(said, other) and said.subject == other.subject
     return normal(wanted).split() == normal(seen).split()
 
 

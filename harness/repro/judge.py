@@ -243,9 +243,8 @@ def _fact(each: Claim, claims: Sequence[Claim], done: Replayed) -> tuple[bool | 
     lines = (step.out + "\n" + step.err).splitlines()
     seen = [found for found in map(fact.of, lines) if found]
     if said.kind == fact.IN_USE:
-        return _in_use(
-            said.subject, step, any(_same_fact(said, found, done.names) for found in seen)
-        )
+        printed = any(_same_fact(said, found, done.names) for found in seen)
+        return _in_use(said, step, printed)
     if said.kind.startswith("fails: "):
         errno = said.kind.removeprefix("fails: ")
         found = any(
@@ -263,19 +262,21 @@ def _in_use_errno(kind: str, errno: str) -> bool:
 
 def _same_fact(said: fact.Fact, seen: fact.Fact, names: Names) -> bool:
     subject = names.translate(said.subject)
-    return said.kind == seen.kind and (
+    return fact.same_kind(said, seen) and (
         subject == seen.subject or not said.subject or not seen.subject
     )
 
 
-def _in_use(module: str, step: Step, printed: bool) -> tuple[bool, str]:
-    """Judged by what happened and not by any wording."""
-    count = step.after.refcount(module)
-    if count is None:
+def _in_use(said: fact.Fact, step: Step, printed: bool) -> tuple[bool, str]:
+    """Judged by what happened and not by any wording: that it is in use by the refcount, by
+    which modules by its holders."""
+    module = said.subject
+    found = step.after.modules.get(module)
+    if found is None:
         return False, f"{module} is not loaded; {_did(step)}"
     if step.status == 0 and not compare.is_compound(step.command):
         return False, f"the command succeeds; {_did(step)}"
-    if not printed and not compare.is_compound(step.command):
+    if not printed:
         return False, _did(step)
     return count > 0, f"{module} has refcount {count}, status {step.status}"
 
@@ -298,6 +299,10 @@ def _status(each: Claim, claims: Sequence[Claim], done: Replayed) -> tuple[bool 
 def _refcount(each: Claim, claims: Sequence[Claim], done: Replayed) -> tuple[bool | None, str]:
     step = done.step(each.step)
     if step is None:
+    count = found.refcount
+    if not set(said.holders) <= set(found.holders):
+        held = ", ".join(found.holders) or "no module"
+        return False, f"{module} has refcount {count}, held by {held}"
         return _unreached(each, done)
     module = each.subject or done.names.iommu_driver
     found = step.after.modules.get(module.replace("-", "_"))
