@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Each claim of a report held against what the guest did."""
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -134,7 +135,8 @@ def _splat(each: Claim, claims: Sequence[Claim], done: Replayed) -> tuple[bool |
     del claims
     told = each.splat
     assert told is not None
-    same = next((found for found in done.splats if same_splat(told, found)), None)
+    alike = [found for found in done.splats if same_splat(told, found)]
+    same = next((found for found in alike if not _comes_later(each, found, done)), None)
     if same:
         return True, f"the kernel reports {same.title}"
     detector = lacking.detector(told, done.kernel)
@@ -145,6 +147,27 @@ def _splat(each: Claim, claims: Sequence[Claim], done: Replayed) -> tuple[bool |
 
 def _no_splat(each: Claim, told: Splat, done: Replayed) -> tuple[bool | None, str]:
     """What it means that the kernel does not report the splat."""
+# Tasks that do what a command began, when it may have ended.
+_WORKER = re.compile(r"(?:kworker|ksoftirqd|swapper|migration|rcu|irq/)")
+
+
+def _comes_later(each: Claim, found: Splat, done: Replayed) -> bool:
+    """Whether a command typed after the one below which the report has the splat is what makes
+    it. What goes on in the background, or a worker does, has no such order."""
+    if each.step is None or _WORKER.match(found.comm) or not found.comm:
+        return False
+    before = done.commands[: each.step + 1]
+    if any(one.background or one.text.rstrip().endswith("&") for one in before):
+        return False
+    return _step_of(found, done) > each.step
+
+
+def _step_of(found: Splat, done: Replayed) -> int:
+    """The step in whose part of the log the splat begins."""
+    ends = itertools.accumulate(len(step.kmsg) for step in done.steps)
+    return next((number for number, end in enumerate(ends) if found.first < end), len(done.steps))
+
+
     alike = [found for found in done.splats if found.kind == told.kind]
     if alike and not told.function and not told.line:
         return None, "the report's trace names no function to compare"
