@@ -147,6 +147,11 @@ def normal(line: str) -> str:
     return match[1] if match else line
 
 
+def is_elision(line: str) -> bool:
+    """Whether the line stands for lines that the report leaves out."""
+    return _ELIDED.fullmatch(line.strip()) is not None
+
+
 def same_message(wanted: str, seen: str) -> bool:
     """Whether two kernel messages say the same."""
     if wanted.endswith((" (re)", " (glob)")):
