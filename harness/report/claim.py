@@ -42,7 +42,8 @@ class Claim:
     session. Of a ``symptom`` the verdict is made; a claim that is none may differ.
     What it states is in ``lines`` (output or a message's text), ``number`` (a status, a
     refcount), ``fact`` or ``splat``; ``subject`` is a module, "" for the IOMMU's driver, of a
-    row that the report has ``chosen`` from all that are loaded."""
+    row that the report has ``chosen`` from all that are loaded. A refcount without a number
+    is that of a module that is not loaded."""
 
     kind: Kind
     text: str
@@ -89,8 +90,34 @@ def of_session(session: Session) -> list[Claim]:
         for number, command in enumerate(session.commands)
         for claim in _of_command(number, command)
     ]
+    found += _absent(session)
+    found.sort(key=lambda each: each.step or 0)
     texts = " ".join(session.texts).replace("-", "_")
     return _promoted([_demoted(each, texts) for each in found])
+
+
+_REMOVES = re.compile(r"\b(?:rmmod|modprobe +(?:-\w+ +)*-\w*r\w*)\s+(?:-\w+ +)*(?P<module>[\w-]+)")
+_LOADS = re.compile(r"\b(?:modprobe|insmod)\b")
+
+
+def _absent(session: Session) -> Iterator[Claim]:
+    """A whole list of modules without one that was to be removed claims that it is gone."""
+    removed: set[str] = set()
+    for number, command in enumerate(session.commands):
+        rows = [row for line in command.output if (row := modules.row(line))]
+        if modules.lists_all(command.text) and rows and not _elided(command):
+            for name in sorted(removed - {row.name for row in rows}):
+                where = lines_of(command.line, command.last)
+                text = f"`{shortened(command.text)}` does not show {name}"
+                yield Claim("refcount", text, where, number, subject=name)
+        taken = [match["module"].replace("-", "_") for match in _REMOVES.finditer(command.text)]
+        removed.update(taken)
+        if not taken and _LOADS.search(command.text):
+            removed.clear()
+
+
+def _elided(command: Command) -> bool:
+    return any(_COUNTED_ELISION.fullmatch(line.strip()) for line in command.output)
 
 
 def expects_anything(claims: Sequence[Claim]) -> bool:
@@ -115,6 +142,15 @@ def _promoted(claims: list[Claim]) -> list[Claim]:
         replace(each, symptom=True) if each.kind in ("message", "refcount") else each
         for each in claims
     ]
+
+
+def of_emptiness(each: Claim, session: Session) -> Claim:
+    """Of a report that has no other symptom: that a command shows nothing is one, where its
+    reporter looks for something and the next prompt proves that nothing came."""
+    if each.kind != "silence" or each.step is None:
+        return each
+    command = session.commands[each.step]
+    return replace(each, symptom=command.ended and context.shows_state(command.text))
 
 
 def shortened(text: str) -> str:

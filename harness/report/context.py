@@ -32,6 +32,16 @@ def is_context(command: str) -> bool:
     return names[0] in _PROGRAMS and all(name in _PROGRAMS | _FILTERS for name in names[1:])
 
 
+# Programs that only show what there is.
+_SHOWING = programs.words("showing")
+
+
+def shows_state(command: str) -> bool:
+    """Whether all that the command does is to show something."""
+    names = shell.programs(command)
+    return bool(names) and all(name in _SHOWING for name in names) and ">" not in command
+
+
 def is_endless(command: str) -> bool:
     """Whether the command goes on until it is interrupted, by design."""
     names = shell.programs(command)

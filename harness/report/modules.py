@@ -28,6 +28,11 @@ def lists(command: str) -> bool:
     return "lsmod" in shell.programs(command) or "/proc/modules" in command
 
 
+def lists_all(command: str) -> bool:
+    """Whether the command lists all modules and nothing else."""
+    return command.strip().removeprefix("sudo ") in ("lsmod", "cat /proc/modules")
+
+
 def row(line: str) -> Row | None:
     """The row in a line, None for the header and for what is none."""
     match = _ROW.fullmatch(line.strip())

@@ -167,7 +167,9 @@ def _claims(report: Report, text: Text, chosen: Session) -> list[Claim]:
         steps = {each.step for each in stated}
         found = [each for each in found if each.kind != "silence" or each.step not in steps]
         found += stated
-    return found
+    if any(each.symptom for each in found):
+        return found
+    return [claim.of_emptiness(each, chosen) for each in found]
 
 
 def _is_known(one: Claim, others: Sequence[Claim]) -> bool:

@@ -139,14 +139,14 @@ def _splat(each: Claim, claims: Sequence[Claim], done: Replayed) -> tuple[bool |
     same = next((found for found in alike if not _comes_later(each, found, done)), None)
     if same:
         return True, f"the kernel reports {same.title}"
+    if alike:
+        return False, f"the kernel reports it in step {_step_of(alike[0], done) + 1}"
     detector = lacking.detector(told, done.kernel)
     if detector:
         return None, detector
     return _no_splat(each, told, done)
 
 
-def _no_splat(each: Claim, told: Splat, done: Replayed) -> tuple[bool | None, str]:
-    """What it means that the kernel does not report the splat."""
 # Tasks that do what a command began, when it may have ended.
 _WORKER = re.compile(r"(?:kworker|ksoftirqd|swapper|migration|rcu|irq/)")
 
@@ -168,6 +168,8 @@ def _step_of(found: Splat, done: Replayed) -> int:
     return next((number for number, end in enumerate(ends) if found.first < end), len(done.steps))
 
 
+def _no_splat(each: Claim, told: Splat, done: Replayed) -> tuple[bool | None, str]:
+    """What it means that the kernel does not report the splat."""
     alike = [found for found in done.splats if found.kind == told.kind]
     if alike and not told.function and not told.line:
         return None, "the report's trace names no function to compare"
@@ -297,6 +299,10 @@ def _in_use(said: fact.Fact, step: Step, printed: bool) -> tuple[bool, str]:
     found = step.after.modules.get(module)
     if found is None:
         return False, f"{module} is not loaded; {_did(step)}"
+    count = found.refcount
+    if not set(said.holders) <= set(found.holders):
+        held = ", ".join(found.holders) or "no module"
+        return False, f"{module} has refcount {count}, held by {held}"
     if step.status == 0 and not compare.is_compound(step.command):
         return False, f"the command succeeds; {_did(step)}"
     if not printed:
@@ -322,13 +328,11 @@ def _status(each: Claim, claims: Sequence[Claim], done: Replayed) -> tuple[bool 
 def _refcount(each: Claim, claims: Sequence[Claim], done: Replayed) -> tuple[bool | None, str]:
     step = done.step(each.step)
     if step is None:
-    count = found.refcount
-    if not set(said.holders) <= set(found.holders):
-        held = ", ".join(found.holders) or "no module"
-        return False, f"{module} has refcount {count}, held by {held}"
         return _unreached(each, done)
     module = each.subject or done.names.iommu_driver
     found = step.after.modules.get(module.replace("-", "_"))
+    if each.number is None:
+        return found is None, f"{module} is {'loaded' if found else 'not loaded'}"
     if found is None:
         return (None if lacking.module(module, done.kernel) else False), f"{module} is not loaded"
     row = modules.row(each.lines[0]) if each.lines else None
@@ -443,7 +447,7 @@ def _silence(each: Claim, claims: Sequence[Claim], done: Replayed) -> tuple[bool
         return False, f"it is killed, {_did(step)}"
     if step.status and step.err.strip():
         return False, _did(step)
-    if step.out.strip() and lacking.shows_state(step.command) and not _noise(step):
+    if step.out.strip() and context.shows_state(step.command) and not _noise(step):
         return False, f"it prints {_printed(step)}"
     return True, f"status {step.status}"
 

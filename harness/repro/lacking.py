@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from harness.guest.guest import Step
 from harness.kernel.artifact import Kernel
 from harness.klog.splat import Splat
-from harness.report import fact, programs, shell
+from harness.report import fact, shell
 from harness.report.claim import Claim
 from harness.report.session import Command
 from harness.repro.names import Names
@@ -23,9 +23,6 @@ _DETECTORS = {
     "UBSAN": ("UBSAN", "--fragment FILE with CONFIG_UBSAN=y"),
 }
 _ATOMIC = re.compile(r"sleeping function called|scheduling while atomic")
-
-# Programs that only show what there is.
-_SHOWING = programs.words("showing")
 
 # The status of a command that the shell cannot find.
 _NOT_FOUND = 127
@@ -61,12 +58,6 @@ def hardware(message: str) -> str:
     """The hardware that a kernel message is about and no guest has, in words, or ""."""
     match = _HARDWARE.search(message)
     return f"the guest has no hardware of {match['name']}" if match else ""
-
-
-def shows_state(command: str) -> bool:
-    """Whether all that the command does is to show something."""
-    names = shell.programs(command)
-    return bool(names) and all(name in _SHOWING for name in names) and ">" not in command
 
 
 def of(

@@ -23,7 +23,14 @@ from harness.repro.verdict import Verdict
 OLD_BUSYBOX = "modprobe: can't unload module arm_smmu_v3: Resource temporarily unavailable"
 BUSYBOX = "modprobe: can't unload module 'arm-smmu-v3': Resource temporarily unavailable"
 KMOD = "modprobe: FATAL: Module arm_smmu_v3 is in use."
-RMMOD = "rmmod: ERROR: Module arm_smmu_v3 is in use by: vfio"
+RMMOD = "rmmod: ERROR: Module arm_smmu_v3 is in use"
+LIBKMOD = (
+    "rmmod: ERROR: ../libkmod/libkmod-module.c:854 kmod_module_remove_module() "
+    "could not remove 'arm_smmu_v3': Resource temporarily unavailable"
+)
+RMMOD_TRIES = "rmmod: ERROR: could not remove module arm_smmu_v3: Resource temporarily unavailable"
+TOYBOX = "rmmod: failed to unload arm_smmu_v3: Try again"
+IN_USE = [OLD_BUSYBOX, BUSYBOX, KMOD, RMMOD, LIBKMOD, RMMOD_TRIES, TOYBOX]
 
 
 def with_refcount(refcount: int | None) -> State:
@@ -82,15 +89,128 @@ def difference(wanted: Command, done: Step) -> str | None:
     return next((each.reason for each in found if each.held is False and each.claim.judges), None)
 
 
-@pytest.mark.parametrize("line", [OLD_BUSYBOX, BUSYBOX, KMOD, RMMOD])
+@pytest.mark.parametrize("line", IN_USE)
 def test_one_fact_in_many_words(line: str) -> None:
     assert fact.of(line) == Fact("in use", "arm_smmu_v3")
 
 
-@pytest.mark.parametrize("told", [OLD_BUSYBOX, BUSYBOX, KMOD, RMMOD])
-@pytest.mark.parametrize("seen", [OLD_BUSYBOX, BUSYBOX, KMOD, RMMOD])
+@pytest.mark.parametrize("told", IN_USE)
+@pytest.mark.parametrize("seen", IN_USE)
 def test_words_of_one_tool_match_those_of_another(told: str, seen: str) -> None:
     assert difference(command(told), step(1, err=seen + "\n", refcount=2)) is None
+
+
+@pytest.mark.parametrize(
+    ("holders", "same"), [(("vfio",), True), (("vfio", "other"), True), ((), False)]
+)
+def test_who_uses_a_module_is_said_by_its_holders(holders: tuple[str, ...], same: bool) -> None:
+    state = State(modules={"arm_smmu_v3": Module("arm_smmu_v3", "live", 2, holders)})
+    done = replace(step(1, err=BUSYBOX), after=state)
+    assert (difference(command(f"{RMMOD} by: vfio"), done) is None) is same
+
+
+@pytest.mark.parametrize("text", ["sh /tmp/t.sh", "./t.sh", "bash -c 'rmmod arm_smmu_v3'", ". t"])
+def test_the_status_of_a_script_says_nothing_about_its_parts(text: str) -> None:
+    done = replace(step(0, err=BUSYBOX, refcount=1), command=text)
+    assert difference(command(RMMOD, text=text), done) is None
+
+
+def test_a_part_of_a_command_that_is_not_refused_is_not_in_use() -> None:
+    """Reloaded, the module may have a refcount all the same."""
+    text = "rmmod -f arm_smmu_v3; modprobe arm_smmu_v3"
+    done = replace(step(0, refcount=1), command=text)
+    assert difference(command(RMMOD, text=text), done)
+
+
+@pytest.mark.parametrize(
+    ("told", "same"),
+    [
+        ("sh: write error: Operation not permitted", True),
+        ("sh: 1: echo: echo: I/O error", True),
+        ("tee: /sys/x: I/O error", True),
+        ("sh: write error: Input/output error", False),
+        ("sh: write error: Invalid argument", False),
+    ],
+)
+def test_a_tool_that_names_no_errno_leaves_it_open(told: str, same: bool) -> None:
+    done = step(1, err="sh: write error: Operation not permitted\n")
+    assert (difference(command(told), done) is None) is same
+
+
+def test_an_errno_that_the_guest_does_not_name_is_not_seen() -> None:
+    done = step(1, err="tee: /sys/x: I/O error\n")
+    assert difference(command("tee: /sys/x: Operation not permitted"), done)
+
+
+REMOVED = [command(text="rmmod arm_smmu_v3 2>&-"), command("one 4096 0", text="lsmod")]
+
+
+@pytest.mark.parametrize(("refcount", "expected"), [(None, True), (1, False)])
+def test_a_list_without_a_module_says_that_it_is_gone(refcount: int | None, expected: bool) -> None:
+    found = judged(REMOVED, [step(1), step(refcount=refcount)])
+    (gone,) = [each for each in found if "does not show" in each.claim.text]
+    assert gone.claim.symptom
+    assert gone.held is expected
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        [command("one 4096 0", text="lsmod")],
+        [REMOVED[0], command("one 4096 0", text="lsmod | head -2")],
+        [REMOVED[0], command("one 4096 0", "...", text="lsmod")],
+        [REMOVED[0], command(text="modprobe arm-smmu-v3"), REMOVED[1]],
+    ],
+)
+def test_a_part_of_a_list_says_nothing_of_other_modules(commands: list[Command]) -> None:
+    texts = [each.text for each in claim.of_session(Session(tuple(commands)))]
+    assert not any("does not show" in text for text in texts)
+
+
+def warning(comm: str) -> tuple[str, ...]:
+    return (
+        "------------[ cut here ]------------",
+        "WARNING: CPU: 0 PID: 35 at drivers/iommu/iommu.c:634 some_function+0x70/0xa8",
+        f"CPU: 0 UID: 0 PID: 35 Comm: {comm} Not tainted 6.12.117 #1",
+        "pc : some_function+0x70/0xa8",
+        "lr : some_function+0x38/0xa8",
+        "Call trace:",
+        " some_function+0x70/0xa8",
+        "---[ end trace 0000000000000000 ]---",
+    )
+
+
+@pytest.mark.parametrize(
+    ("place", "comm", "same"),
+    [(0, "rmmod", True), (1, "rmmod", True), (2, "rmmod", False), (2, "kworker/0:1", True)],
+)
+def test_a_splat_does_not_come_after_the_step_that_shows_it(
+    place: int, comm: str, same: bool
+) -> None:
+    shown = command(*(f"[    6.1] {line}" for line in warning("rmmod")))
+    steps = [step(kmsg=warning(comm) if number == place else ()) for number in range(3)]
+    found = judged([command(), shown, command()], steps)
+    assert [each.held for each in found if each.claim.kind == "splat"] == [same]
+
+
+ADDED = "[    1.5] e1000e 0000:00:01.0: Adding to iommu group 0"
+
+
+@pytest.mark.parametrize(
+    ("text", "told", "same"),
+    [
+        ("dmesg | grep 'iommu group'", (ADDED, ADDED), True),
+        ("dmesg | grep 'iommu group'", (ADDED,), False),
+        ("dmesg | grep 'iommu group'", (ADDED, "..."), True),
+        ("dmesg | grep 'iommu group' | tail -1", (ADDED,), True),
+        ("dmesg", (ADDED,), True),
+    ],
+)
+def test_messages_that_are_looked_for_come_as_often(
+    text: str, told: tuple[str, ...], same: bool
+) -> None:
+    done = replace(step(out=f"{ADDED}\n{ADDED}\n[ 2.0] other\n"), command=text)
+    assert (difference(command(*told, text=text), done) is None) is same
 
 
 @pytest.mark.parametrize(
@@ -146,6 +266,9 @@ def test_kernel_messages_match_without_time() -> None:
     [
         ("cat: /x: No such file or directory", "cat: can't open '/x': No such file or directory"),
         ("bash: write error: Device or resource busy", "sh: write error: Device or resource busy"),
+        ("cat: /sys/x: Is a directory", "cat: read error: Is a directory"),
+        ("zsh: permission denied: /x", "sh: can't create /x: Permission denied"),
+        ("zsh: no such file or directory: /x", "cat: can't open '/x': No such file or directory"),
         ("-bash: foo: command not found", "/proc/self/fd/8: eval: line 6: foo: not found"),
         ("[    3.1] arm-smmu-v3: hello", "[    0.458724] arm-smmu-v3: hello"),
     ],

@@ -273,3 +273,19 @@ def test_a_trace_belongs_to_the_session_above_it(tmp_path: Path) -> None:
     )
     splats = [[each.kind for each in request.of(path, n).claims if each.splat] for n in ("1", "2")]
     assert splats == [["splat"], []]
+
+
+@pytest.mark.parametrize(
+    ("text", "symptom"),
+    [
+        ("# modprobe e1000e\n# dmesg | grep 'iommu group'\n#\n", True),
+        ("# modprobe e1000e\n# dmesg | grep 'iommu group'\n", False),
+        ("# modprobe e1000e\n# rmmod e1000e\n#\n", False),
+    ],
+)
+def test_that_nothing_is_shown_is_a_symptom_where_it_is_looked_for(
+    tmp_path: Path, text: str, symptom: bool
+) -> None:
+    (tmp_path / "r.txt").write_text(text)
+    case = reading.choose(reading.read(tmp_path / "r.txt"), None)
+    assert [each.symptom for each in case.claims] == [False, symptom]

@@ -64,10 +64,10 @@ def test_prompts_of_two_lines(upper: str, lower: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "asked", ["[sudo] password for joe: ", "[sudo] Passwort f\u00fcr joe: ", "[sudo: x] Password: "]
+    "question", ["[sudo] password for joe: ", "[sudo] Passwort f\u00fcr joe: ", "[sudo: x] Password: "]
 )
-def test_what_sudo_asks_is_no_output(asked: str) -> None:
-    (found,) = sessions(f"$ sudo cat /x\n{asked}\n1\n$ sudo true\n")
+def test_what_sudo_asks_is_no_output(question: str) -> None:
+    (found,) = sessions(f"$ sudo cat /x\n{question}\n1\n$ sudo true\n")
     assert found.commands[0].output == ("1",)
 
 
