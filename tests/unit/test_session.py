@@ -64,7 +64,8 @@ def test_prompts_of_two_lines(upper: str, lower: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "question", ["[sudo] password for joe: ", "[sudo] Passwort f\u00fcr joe: ", "[sudo: x] Password: "]
+    "question",
+    ["[sudo] password for joe: ", "[sudo] Passwort f\u00fcr joe: ", "[sudo: x] Password: "],
 )
 def test_what_sudo_asks_is_no_output(question: str) -> None:
     (found,) = sessions(f"$ sudo cat /x\n{question}\n1\n$ sudo true\n")
