@@ -11,7 +11,7 @@ from harness.guest.guest import Step
 from harness.guest.state import State, changes
 from harness.klog import splat
 from harness.report.session import Command
-from harness.repro.judge import Judgement
+from harness.repro.replayed import Judgement
 
 if TYPE_CHECKING:
     from harness.repro.replay import Result

@@ -22,10 +22,10 @@ from harness.klog.record import Record, gaps
 from harness.klog.splat import Splat
 from harness.machine import qemu
 from harness.report.session import Command
-from harness.repro import judge, record, verdict
-from harness.repro.judge import Judgement, Replayed
+from harness.repro import crash, judge, record, verdict
 from harness.repro.names import Names
 from harness.repro.player import Player
+from harness.repro.replayed import Judgement, Replayed
 from harness.repro.request import Request
 from harness.repro.verdict import Verdict
 from harness.symbols import symbolise
@@ -176,7 +176,7 @@ def _conclude(
     result.verdict = _verdict(result)
     told = [each.splat for each in result.request.claims if each.splat]
     result.unmentioned = [
-        each for each in result.splats if not any(judge.same_splat(one, each) for one in told)
+        each for each in result.splats if not any(crash.same_splat(one, each) for one in told)
     ]
     result.lost_records = gaps(log)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from harness.guest.guest import Step
 from harness.guest.state import changes
 from harness.kernel.artifact import Kernel
-from harness.repro.judge import Judgement
 from harness.repro.replay import Attempt, Result
+from harness.repro.replayed import Judgement
 from harness.repro.request import Request
 from harness.repro.verdict import Word
 from harness.symbols import symbolise

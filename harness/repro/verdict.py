@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.report.claim import WEIGHT
-from harness.repro.judge import Judgement
+from harness.repro.replayed import Judgement
 
 Word = Literal["reproduced", "not-reproduced", "inconclusive"]
 

@@ -16,8 +16,8 @@ from harness.report import claim, fact
 from harness.report.fact import Fact
 from harness.report.session import Command, Session
 from harness.repro import judge, verdict
-from harness.repro.judge import Judgement, Replayed
 from harness.repro.names import Names
+from harness.repro.replayed import Judgement, Replayed
 from harness.repro.verdict import Verdict
 
 OLD_BUSYBOX = "modprobe: can't unload module arm_smmu_v3: Resource temporarily unavailable"

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Claims about what a command does: its status, output and messages, and whether it is
+refused."""
+
+from collections.abc import Sequence
+
+from harness.guest.guest import Step
+from harness.klog import splat
+from harness.report import claim, context, fact, modules, shell, traces
+from harness.report.claim import Claim
+from harness.repro import compare, lacking
+from harness.repro.crash import DEATH, died, same_splat
+from harness.repro.names import Names
+from harness.repro.replayed import Case, Held, Replayed, unreached
+
+
+def claimed_fact(case: Case) -> Held:
+    each, done = case.claim, case.done
+    step = done.step(each.step)
+    said = each.fact
+    if step is None or said is None:
+        return unreached(each, done)
+    lines = (step.out + "\n" + step.err).splitlines()
+    seen = [found for found in map(fact.of, lines) if found]
+    if said.kind == fact.IN_USE:
+        printed = any(_same_fact(said, found, done.names) for found in seen)
+        return _in_use(said, step, printed)
+    if said.kind.startswith("fails: "):
+        errno = said.kind.removeprefix("fails: ")
+        found = any(
+            other.kind.endswith(errno) or _in_use_errno(other.kind, errno) for other in seen
+        )
+        return found, _did(step)
+    if said.kind == fact.NOT_LOADED and step.before.refcount(said.subject) is not None:
+        return False, f"{said.subject} is loaded"
+    return any(_same_fact(said, other, done.names) for other in seen), _did(step)
+
+
+def _in_use_errno(kind: str, errno: str) -> bool:
+    return kind == fact.IN_USE and errno in ("EBUSY", "EAGAIN", "EWOULDBLOCK")
+
+
+def _same_fact(said: fact.Fact, seen: fact.Fact, names: Names) -> bool:
+    subject = names.translate(said.subject)
+    return fact.same_kind(said, seen) and (
+        subject == seen.subject or not said.subject or not seen.subject
+    )
+
+
+def _in_use(said: fact.Fact, step: Step, printed: bool) -> tuple[bool, str]:
+    """Judged by what happened and not by any wording: that it is in use by the refcount, by
+    which modules by its holders."""
+    module = said.subject
+    found = step.after.modules.get(module)
+    if found is None:
+        return False, f"{module} is not loaded; {_did(step)}"
+    count = found.refcount
+    if not set(said.holders) <= set(found.holders):
+        held = ", ".join(found.holders) or "no module"
+        return False, f"{module} has refcount {count}, held by {held}"
+    if step.status == 0 and not compare.is_compound(step.command):
+        return False, f"the command succeeds; {_did(step)}"
+    if not printed:
+        return False, _did(step)
+    return count > 0, f"{module} has refcount {count}, status {step.status}"
+
+
+def _did(step: Step) -> str:
+    printed = " | ".join(
+        line.strip() for line in (step.out + step.err).splitlines() if line.strip()
+    )
+    return f"status {step.status}, " + (printed[:300] or "no output")
+
+
+def status(case: Case) -> Held:
+    each, done = case.claim, case.done
+    step = done.step(each.step)
+    if step is None:
+        return unreached(each, done)
+    return step.status == each.number, f"exit status {step.status}"
+
+
+def refcount(case: Case) -> Held:
+    each, claims, done = case.claim, case.claims, case.done
+    step = done.step(each.step)
+    if step is None:
+        return unreached(each, done)
+    module = each.subject or done.names.iommu_driver
+    found = step.after.modules.get(module.replace("-", "_"))
+    if each.number is None:
+        return found is None, f"{module} is {'loaded' if found else 'not loaded'}"
+    if found is None:
+        return (None if lacking.module(module, done.kernel) else False), f"{module} is not loaded"
+    row = modules.row(each.lines[0]) if each.lines else None
+    reason = f"{module} has refcount {found.refcount}"
+    if row is None:
+        return found.refcount == each.number, reason
+    # Which modules hold others depends on the configuration; what else holds it does not.
+    listed = {other.subject for other in claims if other.step == each.step}
+    more = set(found.holders) - set(row.holders)
+    held = set(row.holders) <= set(found.holders) and not more & listed
+    same = row.anonymous == found.refcount - len(found.holders)
+    return held and same, f"{reason}, held by {', '.join(found.holders) or 'no module'}"
+
+
+def output(case: Case) -> Held:
+    each, claims, done = case.claim, case.claims, case.done
+    step = done.step(each.step)
+    if step is None:
+        return unreached(each, done)
+    wanted = [done.names.translate(line) for line in each.lines]
+    out, err = _without_claimed(step, each, claims, done.names)
+    if traces.prints_log(step.command):
+        held = _log_lines(wanted, step)
+    else:
+        held = compare.same_output(wanted, out, err, step.command)
+    foreign = "" if held else _foreign(each, done)
+    return (None, foreign) if foreign else (held, f"it prints {_printed(step)}")
+
+
+def _foreign(each: Claim, done: Replayed) -> str:
+    """Why what is printed is about a device that the guest does not have, or ""."""
+    text = "\n".join(each.lines)
+    return done.names.about(text) or lacking.hardware(text)
+
+
+def _printed(step: Step) -> str:
+    lines = [line for line in (step.out + step.err).splitlines() if line.strip()]
+    return "\n".join(lines[:40]) or "nothing"
+
+
+def _without_claimed(
+    step: Step, each: Claim, claims: Sequence[Claim], names: Names
+) -> tuple[str, str]:
+    """What a step printed but for lines that other claims of it are about."""
+    others = [
+        names.translate(other.lines[0])
+        for other in claims
+        if other.step == each.step and other.kind == "fact" and other.lines
+    ]
+    dead = claim.told_dead(claims, each.step if each.step is not None else -1)
+
+    def kept(text: str) -> str:
+        lines = [
+            line
+            for line in text.splitlines()
+            if not any(compare.same_line(other, line) for other in others)
+            and not (dead and DEATH.match(line.strip()))
+        ]
+        return "\n".join(lines)
+
+    return kept(step.out), kept(step.err)
+
+
+def _log_lines(wanted: Sequence[str], step: Step) -> bool:
+    """Whether what the command prints of the log has the messages, in order, none of them
+    more often where it shows all that match; the log of a guest has others."""
+    printed = [compare.normal(line) for line in step.out.splitlines()]
+    told = [compare.normal(line) for line in wanted if not compare.is_elision(line)]
+    seen = iter(printed)
+    if not all(any(compare.same_message(line, text) for text in seen) for line in told):
+        return False
+    if len(told) < len(wanted) or not _shows_all(step.command):
+        return True
+    return all(_times(line, printed) <= _times(line, told) for line in told)
+
+
+def _shows_all(command: str) -> bool:
+    """Whether it prints all messages that match, and no end or beginning of them."""
+    names = shell.programs(command)
+    return names[-1:] == ["grep"] and not {"head", "tail"} & set(names)
+
+
+def _times(line: str, texts: Sequence[str]) -> int:
+    return sum(compare.same_message(line, text) for text in texts)
+
+
+def message(case: Case) -> Held:
+    each, done = case.claim, case.done
+    assert each.step is not None
+    if done.step(each.step) is None:
+        return unreached(each, done)
+    wanted = done.names.translate(each.lines[0])
+    # A worker may say it while the next command runs.
+    logged = [record.text for step in done.steps[each.step : each.step + 2] for record in step.kmsg]
+    printed = done.steps[each.step].out.splitlines()
+    if any(compare.same_message(wanted, compare.normal(text)) for text in [*logged, *printed]):
+        return True, "the kernel says so"
+    foreign = _foreign(each, done)
+    if foreign:
+        return None, foreign
+    own = [record.text for record in done.steps[each.step].kmsg]
+    return False, "the kernel says " + ("\n".join(own[:20]) or "nothing")
+
+
+def silence(case: Case) -> Held:
+    """A command that the report shows to print nothing: it must not fail or die, and one
+    that shows something must show nothing."""
+    each, claims, done = case.claim, case.claims, case.done
+    assert each.step is not None
+    step = done.step(each.step)
+    if step is None:
+        return unreached(each, done)
+    if died(step) and not claim.told_dead(claims, each.step) and not _shown(claims, step):
+        return False, f"it is killed, {_did(step)}"
+    if step.status and step.err.strip():
+        return False, _did(step)
+    if step.out.strip() and context.shows_state(step.command) and not _noise(step):
+        return False, f"it prints {_printed(step)}"
+    return True, f"status {step.status}"
+
+
+def _shown(claims: Sequence[Claim], step: Step) -> bool:
+    """Whether the report shows a splat of the step, though not that the command dies of it."""
+    seen = splat.find([record.text for record in step.kmsg])
+    told = [each.splat for each in claims if each.splat]
+    return any(same_splat(one, other) for one in told for other in seen)
+
+
+def _noise(step: Step) -> bool:
+    """Whether a command shows the whole log, of which a report leaves out what it likes."""
+    return traces.prints_log(step.command) and "|" not in step.command
