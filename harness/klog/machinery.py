@@ -18,10 +18,11 @@ def _patterns(*tables: str) -> re.Pattern[str]:
 
 
 _TABLES: dict[str, str] = tomllib.loads(Path(__file__).with_name("machinery.toml").read_text())
-_ALL = _patterns("reports", "entry", "scheduler", "helpers")
+_ALL = _patterns("reports", "entry", "scheduler", "helpers", "transforms")
 _PRINTING = _patterns("printing")
 _INTERRUPT = _patterns("interrupts")
 _DISPATCH = _patterns("dispatch")
+_WAITS = _patterns("waits")
 _SYSCALL = re.compile(
     r"(?:__(?:x64|ia32|x32|arm64|riscv|s390x?|powerpc|se|do)_(?:compat_)?sys_|SyS_|SYSC_"
     r"|compat_SyS_)(?P<name>\w+)"
@@ -68,3 +69,9 @@ def interrupts(function: str) -> bool:
 def dispatches(function: str) -> bool:
     """Whether it hands work to what does it."""
     return _DISPATCH.fullmatch(plain(function)) is not None
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def waits(function: str) -> bool:
+    """Whether it only takes a lock, so that a task that hangs there is about its caller."""
+    return _WAITS.fullmatch(plain(function)) is not None

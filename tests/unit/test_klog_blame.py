@@ -261,3 +261,33 @@ def test_a_function_that_known_issues_name_is_no_machinery(function: str) -> Non
 )
 def test_what_everything_calls_is_machinery(function: str) -> None:
     assert machinery.is_machinery(function)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        *("print_lock_name", "print_circular_bug_entry", "__bfs", "kthread_insert_work"),
+        *("folio_wait_bit_common", "__folio_lock_killable", "migration_entry_wait_on_locked"),
+        *("__lock_buffer", "usleep_range_state", "__const_udelay", "__srcu_read_lock"),
+        *("percpu_counter_add_batch", "lockref_get", "sg_next", "nla_put", "__nla_parse"),
+        *("memdup_user_nul", "simple_read_from_buffer", "seq_putc", "ip6_addr_string", "vsscanf"),
+        *("aes_encrypt", "crypto_shash_update", "sha256_transform_blocks", "gf128mul_4k_lle"),
+        *("crypto_cbc_encrypt", "skcipher_walk_done", "scatterwalk_copychunks", "drbg_seed"),
+        *("chacha_block_generic", "__crypto_xor", "crypto_cipher_encrypt_one", "keccakf"),
+    ],
+)
+def test_helpers_of_subsystems_and_transforms_are_machinery(function: str) -> None:
+    assert machinery.is_machinery(function)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        *("crypto_alloc_shash", "crypto_unregister_alg", "crypto_aead_setkey", "aes_probe"),
+        *("remove_wait_queue", "add_wait_queue", "blk_mq_get_tag", "print_report_card"),
+        *("skb_segment", "usb_get_status", "seq_show", "filemap_fault", "tty_open"),
+        *("hash_accept", "af_alg_accept", "sha_probe", "nla_policy_check", "netdev_run_todo"),
+    ],
+)
+def test_the_work_of_a_subsystem_is_no_machinery(function: str) -> None:
+    assert not machinery.is_machinery(function)
