@@ -123,12 +123,17 @@ class Anatomy:
 
     @property
     def main(self) -> list[Frame]:
-        """The frames of the report's own call trace."""
-        for name in (MAIN, "panic", "access", "task"):
-            found = [trace for trace in self.traces if trace.name == name]
+        """The frames of the report's own call trace. A WARN that panics has only that of the
+        panic; where several tasks' are shown, it is the one that the program counter is in."""
+        for names in (frozenset((MAIN, "panic")), {"access"}, {"task"}):
+            found = [trace.frames for trace in self.traces if trace.name in names]
             if found:
-                return found[0].frames
+                return next((each for each in found if self._holds_pc(each)), found[0])
         return []
+
+    def _holds_pc(self, frames: list[Frame]) -> bool:
+        several = self.pc is not None and len(set(self.users)) > 1
+        return several and self.pc in frames
 
     @property
     def chains(self) -> tuple[Chain, ...]:
@@ -325,8 +330,13 @@ _GRACE_PERIOD = re.compile(r"synchronize_(?:s?rcu|net|sched)\w*|(?:s|_)?rcu_barr
 def wait(found: Anatomy, named: str) -> list[str]:
     """Of a task that waits for too long: what waits, or that it is for RCU."""
     names = trace(found, named)
-    grace = next((each for each in names if _GRACE_PERIOD.fullmatch(machinery.plain(each))), "")
-    return [grace] if grace else names
+    plain = [machinery.plain(each) for each in names]
+    at = next((i for i, each in enumerate(plain) if _GRACE_PERIOD.fullmatch(each)), -1)
+    # What waits for the lock of a barrier waits for some other task's.
+    locked = at > 0 and "mutex_lock" in plain[at - 1]
+    if at >= 0 and not locked:
+        return [names[at]]
+    return [each for each in names if not machinery.waits(each)] or names
 
 
 def outermost(found: Anatomy, named: str) -> list[str]:

@@ -272,6 +272,10 @@ class Assembler:
             block.places.append(match)
             _append(block, message, content=True)
             return
+        if block is not None and not key and _interrupts(block, kind):
+            _append(block, message, content=True)
+            block.foreign = True
+            return
         self._close(key, "opening")
         self._forget(key)
         before = self._cut.pop(key, []) if kind.ends else []
@@ -362,6 +366,12 @@ def _goes_on(block: Block, kind: Kind) -> bool:
         return True
     bare = len(block.messages) == len(block.places)
     return kind.again and block.kind.name == kind.name and bare
+
+
+def _interrupts(block: Block, kind: Kind) -> bool:
+    """Whether, in a log without callers, what opens a report of the kind is of another
+    processor: one that makes a report whose end is marked has no memory to ask for."""
+    return kind.name == "page allocation" and block.kind.ends and block.strays == 0
 
 
 def _awaits_place(block: Block) -> bool:

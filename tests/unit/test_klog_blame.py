@@ -291,3 +291,56 @@ def test_helpers_of_subsystems_and_transforms_are_machinery(function: str) -> No
 )
 def test_the_work_of_a_subsystem_is_no_machinery(function: str) -> None:
     assert not machinery.is_machinery(function)
+
+
+WARNING = "WARNING: CPU: 1 PID: 71 at mm/slab_common.c:1012 kmalloc_slab+0x5d/0x70"
+PANIC = "Kernel panic - not syncing: panic_on_warn set ..."
+OTHER = "CPU: 0 PID: 90 Comm: rm Not tainted 6.12.117 #1"
+
+
+def test_a_warning_that_panics_has_the_trace_of_the_panic() -> None:
+    own = trace("dump_stack", "panic", "__warn", "kmalloc_slab", "feed_one", "feed_all")
+    found = read(WARNING, PANIC, CPU, *own, OTHER, *trace("dump_stack", "should_fail", "drink"))
+    assert (found.function, found.caller) == ("feed_one", "feed_all")
+
+
+def test_of_the_traces_of_two_tasks_it_is_the_one_with_the_program_counter() -> None:
+    lines = [OOPS, CPU, "pc : mutex_lock+0x10/0x200", "lr : mutex_lock+0x8/0x200"]
+    own = trace("mutex_lock", "feed_one", "feed_all")
+    found = read(*lines, OTHER, *trace("dump_stack", "should_fail", "drink"), CPU, *own, END)
+    assert (found.function, found.caller) == ("feed_one", "feed_all")
+
+
+HUNG = "INFO: task sh:71 blocked for more than 120 seconds."
+
+
+@pytest.mark.parametrize(
+    ("frames", "function"),
+    [
+        (("__schedule", "schedule", "__wait_rcu_gp", "synchronize_rcu", "feed_one"), 3),
+        (("__schedule", "__wait_for_common", "rcu_barrier", "feed_one"), 2),
+        # It waits for another task that is at the same barrier.
+        (("__schedule", "__mutex_lock", "rcu_barrier", "feed_one"), 3),
+        (("schedule_timeout", "__down", "down", "console_lock", "feed_one"), 4),
+        (("schedule", "__mutex_lock", "tty_lock", "feed_one"), 3),
+        (("schedule", "__mutex_lock", "rtnl_lock", "feed_one"), 2),
+    ],
+)
+def test_a_hung_task_is_about_what_waits(frames: tuple[str, ...], function: int) -> None:
+    assert read(HUNG, "Call Trace:", *trace(*frames)).function == frames[function]
+
+
+@pytest.mark.parametrize("dispatcher", ["nfnetlink_rcv_msg", "genl_rcv_msg", "xfrm_user_rcv_msg"])
+def test_a_hang_is_about_what_a_message_of_netlink_asks_for(dispatcher: str) -> None:
+    stuck = trace("spin_there", "feed_one", dispatcher, "netlink_rcv_skb", "netlink_unicast")
+    stall = "rcu: INFO: rcu_preempt self-detected stall on CPU"
+    assert read(stall, *stuck).function == "feed_one"
+
+
+def test_an_allocation_that_fails_elsewhere_does_not_end_an_oops() -> None:
+    failure = "rm: page allocation failure: order:0, mode:0x40cc0(GFP_KERNEL), nodemask=(null)"
+    registers = ["pc : feed_one+0x10/0x200", "lr : feed_one+0x8/0x20"]
+    own = trace("feed_one", "feed_all")
+    elsewhere = [failure, OTHER, *trace("dump_stack", "warn_alloc", "drink")]
+    found = read(OOPS, CPU, *registers, *elsewhere, *own, END)
+    assert (found.kind, found.function, found.interleaved) == ("Oops", "feed_one", True)
