@@ -80,9 +80,11 @@ _MARKED = frozenset((MAIN, "task", "panic"))
 
 @dataclass(slots=True)
 class Trace:
-    """Frames under one header, in parts: the mark of each (``IRQ`` or "")."""
+    """Frames under one header, in parts: the mark of each (``IRQ`` or ""). ``user`` is the
+    task of the last header before it."""
 
     name: str
+    user: str = ""
     parts: list[tuple[str, list[Frame]]] = field(default_factory=list)
 
     @property
@@ -106,6 +108,7 @@ class Anatomy:
 
     traces: list[Trace] = field(default_factory=list)
     pc: Frame | None = None
+    pc_user: str = ""
     lr: Frame | None = None
     # The link register holds a return address; the program counter is of no code.
     linked: bool = False
@@ -124,16 +127,18 @@ class Anatomy:
     @property
     def main(self) -> list[Frame]:
         """The frames of the report's own call trace. A WARN that panics has only that of the
-        panic; where several tasks' are shown, it is the one that the program counter is in."""
-        for names in (frozenset((MAIN, "panic")), {"access"}, {"task"}):
-            found = [trace.frames for trace in self.traces if trace.name in names]
+        panic; of several tasks' it is the one of whose registers the program counter is."""
+        for names in ({MAIN, "panic"}, {"access"}, {"task"}):
+            found = [trace for trace in self.traces if trace.name in names]
+            own = [trace for trace in found if trace.user == self.pc_user]
             if found:
-                return next((each for each in found if self._holds_pc(each)), found[0])
+                return (own or found)[0].frames
         return []
 
-    def _holds_pc(self, frames: list[Frame]) -> bool:
-        several = self.pc is not None and len(set(self.users)) > 1
-        return several and self.pc in frames
+    @property
+    def user(self) -> str:
+        """The task whose header was the last."""
+        return self.users[-1] if self.users else ""
 
     @property
     def chains(self) -> tuple[Chain, ...]:
@@ -167,7 +172,7 @@ class _Reader:
 
     def _frame(self, each: Frame, caller: Frame | None) -> None:
         if self.trace is None:
-            self.trace = Trace(self.name)
+            self.trace = Trace(self.name, self.found.user)
             self.found.traces.append(self.trace)
         if caller is None or self.trace.last != each.function:
             self.trace.add(self.mark, each)
@@ -195,6 +200,8 @@ class _Reader:
                 self.found.jumped = True
             if self.found.pc is None or (self.found.pc.inline and each is not None):
                 self.found.pc = each
+            # Kernels up to 4.x name it in a line before the task's header as well.
+            self.found.pc_user = self.found.pc_user or self.found.user
             if (ra := _RA.match(match["rest"])) is not None:
                 self.found.lr = self.found.lr or frame.parse(ra["rest"])
         elif self.found.lr is None and (match := _LR.match(text)) is not None:

@@ -304,10 +304,15 @@ def test_a_warning_that_panics_has_the_trace_of_the_panic() -> None:
     assert (found.function, found.caller) == ("feed_one", "feed_all")
 
 
-def test_of_the_traces_of_two_tasks_it_is_the_one_with_the_program_counter() -> None:
-    lines = [OOPS, CPU, "pc : mutex_lock+0x10/0x200", "lr : mutex_lock+0x8/0x200"]
-    own = trace("mutex_lock", "feed_one", "feed_all")
-    found = read(*lines, OTHER, *trace("dump_stack", "should_fail", "drink"), CPU, *own, END)
+@pytest.mark.parametrize("own", [("mutex_lock", "feed_one", "feed_all"), ("feed_one", "feed_all")])
+def test_of_the_traces_of_two_tasks_it_is_the_one_with_the_program_counter(
+    own: tuple[str, ...],
+) -> None:
+    other = [OTHER, *trace("dump_stack", "should_fail", "drink")]
+    registers = [CPU, "RIP: 0010:mutex_lock+0x10/0x200"]
+    found = read(OOPS, *other, *registers, *trace(*own), END)
+    assert (found.function, found.caller) == ("feed_one", "feed_all")
+    found = read(OOPS, "IP: mutex_lock+0x10/0x200", *other, *registers, *trace(*own), END)
     assert (found.function, found.caller) == ("feed_one", "feed_all")
 
 
