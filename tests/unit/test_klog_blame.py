@@ -349,3 +349,13 @@ def test_an_allocation_that_fails_elsewhere_does_not_end_an_oops() -> None:
     elsewhere = [failure, OTHER, *trace("dump_stack", "warn_alloc", "drink")]
     found = read(OOPS, CPU, *registers, *elsewhere, *own, END)
     assert (found.kind, found.function, found.interleaved) == ("Oops", "feed_one", True)
+
+
+def test_an_overwritten_stack_is_of_the_function_that_the_panic_names() -> None:
+    panic = "Kernel panic - not syncing: stack-protector: Kernel stack is corrupted in: "
+    found = read(f"{panic}feed_one+0x7ea/0x7f0", CPU, "Call Trace:", "Kernel Offset: disabled")
+    assert (found.kind, found.function) == ("panic", "feed_one")
+    assert found.title == "kernel panic: stack-protector: Kernel stack is corrupted in feed_one"
+    own = trace("dump_stack", "panic", "__stack_chk_fail", "feed_one", "feed_all")
+    found = read(f"{panic}ffffffff8123abcd", CPU, *own)
+    assert (found.function, found.caller) == ("feed_one", "feed_all")
