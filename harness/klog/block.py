@@ -89,6 +89,8 @@ _CONSEQUENCE = re.compile(
     r"Aiee, killing interrupt handler|Attempted to kill the idle task|bad mode|BUG!|"
     r"Asynchronous SError Interrupt|Unrecoverable exception|Corrupted kernel stack)"
 )
+# What an oops shows before its registers, and no report behind its trace.
+_MODULES = re.compile(r"\s*Modules linked in:")
 # Kinds whose text a WARN prints: the kernels from 4.11 to 4.14 do so before the cut mark.
 _WARN_TEXTS = frozenset(
     name for kind in kinds.KINDS if kind.name == "WARNING" for name in kind.within
@@ -147,6 +149,8 @@ class Assembler:
         self._cut: dict[str, list[Message]] = {}
         self._cut_until = _NEVER
         self._recent: dict[str, Block] = {}
+        # The oops that another processor's report has interrupted, in a log without callers.
+        self._parked: Block | None = None
         self._last_single: Block | None = None
         # A heap by first line; the number of them makes a block's place in it unique.
         self._done: list[tuple[int, int, Block]] = []
@@ -174,7 +178,7 @@ class Assembler:
 
     def finish(self) -> Iterator[Block]:
         for key in list(self._open):
-            self._close(key, "log")
+            self._end(key, "log")
         self._forget()
         if self._last_single is not None:
             self._finished(self._last_single)
@@ -189,8 +193,7 @@ class Assembler:
     def _changed(self) -> None:
         self._stale = False
         held = [*self._open.values(), *self._recent.values()]
-        if self._last_single is not None:
-            held.append(self._last_single)
+        held += [each for each in (self._last_single, self._parked) if each is not None]
         self._oldest = min((each.first for each in held), default=_NEVER)
         recent = (each.last + _AFTERMATH for each in self._recent.values())
         silent = (each.messages[-1].number + _SILENCE for each in self._open.values())
@@ -244,13 +247,13 @@ class Assembler:
             self._opening(key, message, *opened)
         elif _CUT.match(text):
             if block is None or not _awaits_place(block):
-                self._close(key, "opening")
+                self._end(key, "opening")
                 self._cut = {key: []}
                 self._cut_until = message.number + _SILENCE
                 self._expiry = min(self._expiry, self._cut_until)
         elif _BOOT.match(text):
             for each in list(self._open):
-                self._close(each, "boot")
+                self._end(each, "boot")
             self._forget()
         else:
             return False
@@ -276,7 +279,10 @@ class Assembler:
             _append(block, message, content=True)
             block.foreign = True
             return
-        self._close(key, "opening")
+        if block is not None and not key and _is_interrupted(block, kind):
+            self._parked = self._open.pop(key)
+            block.foreign = True
+        self._end(key, "opening")
         self._forget(key)
         before = self._cut.pop(key, []) if kind.ends else []
         if len(self._open) >= _MOST_OPEN:
@@ -319,6 +325,9 @@ class Assembler:
 
     def _line(self, key: str, block: Block, message: Message) -> None:
         text = message.text
+        if not key and self._parked is not None and block.framed and _MODULES.match(text):
+            self._close(key, "others")
+            block = self._open[key]
         is_frame = frame.parse(text) is not None
         block.framed = block.framed or is_frame
         _append(block, message, content=is_frame or _CONTENT.match(text) is not None)
@@ -327,6 +336,11 @@ class Assembler:
             self._close(key, "mark")
         elif block.strays > _MOST_STRAYS or len(block.messages) > _MOST_LINES:
             self._close(key, "others")
+
+    def _end(self, key: str, end: End) -> None:
+        """Closes a caller's report, and the one that it has interrupted."""
+        self._close(key, end)
+        self._close(key, end)
 
     def _close(self, key: str, end: End) -> None:
         block = self._open.pop(key, None)
@@ -338,6 +352,8 @@ class Assembler:
             self._finished(block)
         else:
             self._recent[key] = block
+        if not key and self._parked is not None:
+            self._open[key], self._parked = self._parked, None
         self._stale = True
 
     def _forget(self, key: str | None = None) -> None:
@@ -366,6 +382,13 @@ def _goes_on(block: Block, kind: Kind) -> bool:
         return True
     bare = len(block.messages) == len(block.places)
     return kind.again and block.kind.name == kind.name and bare
+
+
+def _is_interrupted(block: Block, kind: Kind) -> bool:
+    """Whether an oops, of which the log has no frame yet, goes on behind a report of the kind:
+    nothing else is found on a processor between an exception and its registers."""
+    dying = block.kind.severity == "fatal" and block.kind.ends and not block.framed
+    return dying and kind.severity == "serious" and not kind.ends
 
 
 def _interrupts(block: Block, kind: Kind) -> bool:

@@ -359,3 +359,16 @@ def test_an_overwritten_stack_is_of_the_function_that_the_panic_names() -> None:
     own = trace("dump_stack", "panic", "__stack_chk_fail", "feed_one", "feed_all")
     found = read(f"{panic}ffffffff8123abcd", CPU, *own)
     assert (found.function, found.caller) == ("feed_one", "feed_all")
+
+
+def test_an_oops_goes_on_behind_what_another_processor_reports() -> None:
+    atomic = "BUG: using __this_cpu_read() in preemptible [00000000] code: rm/90"
+    other = [atomic, OTHER, *trace("dump_stack", "check_preemption_disabled", "drink", "sip")]
+    own = ["Modules linked in:", CPU, "RIP: 0010:kfree+0x10/0x200", *trace("feed_one", "feed_all")]
+    oops, report = splat.find([OOPS, *other, *own, END])
+    assert (oops.kind, oops.function, oops.interleaved) == ("Oops", "feed_one", True)
+    assert (report.kind, report.function, report.pid) == ("preemptible", "drink", 90)
+    # Where the oops does not go on, it ends with the log or the next report.
+    assert [each.kind for each in splat.find([OOPS, *other])] == ["Oops", "preemptible"]
+    kinds = [each.kind for each in splat.find([OOPS, *other, WARNING, CPU, *trace("a", "b")])]
+    assert kinds == ["Oops", "preemptible", "WARNING"]
