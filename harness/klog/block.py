@@ -123,6 +123,8 @@ _CONTENT = re.compile(
     re.VERBOSE,
 )
 _MOST_STRAYS = 30
+# So few lines of others, or empty ones, that a report can still be going on.
+_FEW_STRAYS = 3
 _MOST_LINES = 3000
 # So many lines after a report a panic can be what it led to; so many a WARN's text has.
 _AFTERMATH = 400
@@ -394,7 +396,7 @@ def _is_interrupted(block: Block, kind: Kind) -> bool:
 def _interrupts(block: Block, kind: Kind) -> bool:
     """Whether, in a log without callers, what opens a report of the kind is of another
     processor: one that makes a report whose end is marked has no memory to ask for."""
-    return kind.name == "page allocation" and block.kind.ends and block.strays == 0
+    return kind.name == "page allocation" and block.kind.ends and block.strays <= _FEW_STRAYS
 
 
 def _awaits_place(block: Block) -> bool:

@@ -349,6 +349,9 @@ def test_an_allocation_that_fails_elsewhere_does_not_end_an_oops() -> None:
     elsewhere = [failure, OTHER, *trace("dump_stack", "warn_alloc", "drink")]
     found = read(OOPS, CPU, *registers, *elsewhere, *own, END)
     assert (found.kind, found.function, found.interleaved) == ("Oops", "feed_one", True)
+    own = trace("dump_stack", "panic", "__warn", "kmalloc_slab", "feed_one")
+    found = read(WARNING, PANIC, "", failure, CPU, *own, *elsewhere[1:])
+    assert (found.kind, found.function, found.interleaved) == ("WARNING", "feed_one", True)
 
 
 def test_an_overwritten_stack_is_of_the_function_that_the_panic_names() -> None:
