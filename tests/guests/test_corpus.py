@@ -62,7 +62,7 @@ def test_a_report_of_the_corpus_gets_its_verdict(
 ) -> None:
     version = ".".join(kernel.release.split(".")[:2])
     if version not in case.verdict:
-        pytest.skip(f"nobody has seen the verdict on {version}")
+        pytest.skip(f"the table has no verdict for {version}")
     run = tmp_path / "run"
     run.mkdir()
     result = replay.replay(_asked(case, tmp_path), kernel, run, limit=case.limit)
