@@ -137,7 +137,9 @@ def _queries(chain: Chain, exact: frozenset[str]) -> Iterator[tuple[Frame, Query
     above = ""
     for frame in chain.frames:
         interrupted = _VECTOR.fullmatch(above) is not None
-        yield frame, _query(frame, interrupted or _text(frame) in exact)
+        # Up to 5.15 arm64 unwinds from the start of dump_backtrace itself.
+        begins = not above and frame.offset == 0
+        yield frame, _query(frame, interrupted or begins or _text(frame) in exact)
         above = frame.function
 
 

@@ -210,6 +210,15 @@ def test_the_cache_has_what_was_found_before(tmp_path: Path) -> None:
     assert "has no debug information" in decoded(kernel, frame_of(kernel, "local")).reason
 
 
+def test_a_trace_may_begin_with_the_start_of_a_function(tmp_path: Path) -> None:
+    """Up to 5.15 arm64's begin with dump_backtrace+0x0; elsewhere no call returns there."""
+    kernel = kernel_of(tmp_path, "-g")
+    start = frame_of(kernel, "local", 0)
+    (chain,) = decoded(kernel, start, start).splat.chains
+    assert chain.frames[0].place.endswith("main.c:10")
+    assert chain.frames[1].place == "?"
+
+
 def test_a_return_address_belongs_to_the_call_before_it(tmp_path: Path) -> None:
     kernel = kernel_of(tmp_path, "-g")
     each = frame_of(kernel, "outer")
