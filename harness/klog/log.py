@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import IO
 
 from harness.klog import message, splat
-from harness.klog.block import NEEDLES, Assembler
+from harness.klog.assembler import Assembler
+from harness.klog.block import NEEDLES
 from harness.klog.message import Message
 from harness.klog.splat import Splat
 

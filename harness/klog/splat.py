@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from harness.klog import anatomy, message
 from harness.klog.anatomy import Anatomy
-from harness.klog.block import Assembler, Block
+from harness.klog.assembler import Assembler
+from harness.klog.block import Block
 from harness.klog.frame import Chain, Frame
 from harness.klog.kinds import Severity
 from harness.klog.machinery import prints
