@@ -33,6 +33,7 @@ class _Group(TyperGroup):
 
 app = typer.Typer(
     cls=_Group,
+    add_completion=False,
     no_args_is_help=True,
     help="Find the change that made the difference: bisect REPORT|SCENARIO, or --command. "
     "Its options are those of find: see bisect find --help.",

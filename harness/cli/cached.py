@@ -12,7 +12,9 @@ from harness.errors import UsageError, did_you_mean
 from harness.host import inventory, paths
 from harness.host.inventory import Item
 
-app = typer.Typer(help="The cache: list it, check it, clear it.", no_args_is_help=True)
+app = typer.Typer(
+    add_completion=False, help="The cache: list it, check it, clear it.", no_args_is_help=True
+)
 
 
 @app.command("ls")

@@ -13,7 +13,9 @@ from harness.kernel.artifact import Kernel
 from harness.kernel.build import Outcome
 
 app = typer.Typer(
-    help="Kernels: build them, list those built, look into them.", no_args_is_help=True
+    add_completion=False,
+    help="Kernels: build them, list those built, look into them.",
+    no_args_is_help=True,
 )
 
 

@@ -2,6 +2,7 @@
 """The command itself: its subcommands, and how it ends."""
 
 import errno
+import importlib
 import importlib.metadata
 import os
 import signal
@@ -9,39 +10,57 @@ import sys
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
-from harness.cli import (
-    bisects,
-    cached,
-    decodes,
-    kernels,
-    machines,
-    options,
-    output,
-    reports,
-    shell,
-    suites,
-)
+from harness.cli import options, output
 from harness.errors import HarnessError, HostError, UsageError
 from harness.host import paths, tools
 from harness.host.text import printable
 
+# Where each command is, by its name: a Typer application or a function. What is not asked
+# for is not imported, which takes longer than most commands.
+_COMMANDS = {
+    "repro": "reports:repro",
+    "decode": "decodes:decode",
+    "run": "suites:run_",
+    "mutants": "suites:mutants_",
+    "bisect": "bisects:app",
+    "shell": "shell:shell",
+    "kernel": "kernels:app",
+    "machines": "machines:machines",
+    "cache": "cached:app",
+}
+
+
+class _Commands(TyperGroup):
+    """The commands, each imported when it is asked for. The types are click's or, since it
+    has a copy, typer's own."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*_COMMANDS, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in _COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        module, _, name = _COMMANDS[cmd_name].partition(":")
+        found = getattr(importlib.import_module(f"harness.cli.{module}"), name)
+        if not isinstance(found, typer.Typer):
+            alone = typer.Typer(add_completion=False)
+            alone.command(cmd_name)(found)
+            found = alone
+        command = typer.main.get_command(found)
+        command.name = cmd_name
+        return command
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Real kernels with modular IOMMU drivers, in QEMU, driven through their lifecycle.",
     no_args_is_help=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-app.add_typer(kernels.app, name="kernel")
-app.add_typer(cached.app, name="cache")
-app.add_typer(bisects.app, name="bisect")
-app.command()(reports.repro)
-app.command()(decodes.decode)
-app.command("run")(suites.run_)
-app.command("mutants")(suites.mutants_)
-app.command()(machines.machines)
-app.command()(shell.shell)
 
 
 def _version(asked: bool) -> None:

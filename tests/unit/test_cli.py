@@ -5,10 +5,12 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from harness.cli import main
 from tests import command, fake_linux
 from tests.conftest import REPORTS
 
@@ -205,3 +207,19 @@ def test_the_wheel_carries_what_it_builds_from(tmp_path: Path) -> None:
     ).stdout
     for name in ("kconfigs/base.config", "dts/platform-clients.dts", "guest-scripts/init.c"):
         assert f"harness/data/{name}" in listing
+
+
+def test_what_is_not_asked_for_is_not_imported() -> None:
+    """A second of each command's time otherwise."""
+    code = "import sys, harness.cli.main; print(*sorted(sys.modules))"
+    words = [sys.executable, "-c", code]
+    loaded = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+    assert "harness.cli.output" in loaded
+    assert not {"harness.guest", "harness.klog", "harness.bisect", "paramiko"} & set(loaded)
+
+
+def test_each_command_shows_its_help() -> None:
+    for name in main._COMMANDS:
+        done = command.run(name, "--help")
+        assert done.status == 0, done.err
+        assert f"iommu-harness {name}" in done.out
