@@ -11,18 +11,17 @@ import re
 import tomllib
 from pathlib import Path
 
+_TABLES: dict[str, str] = tomllib.loads(Path(__file__).with_name("machinery.toml").read_text())
+_MACHINERY = ("reports", "entry", "scheduler", "helpers", "transforms")
 
-def _patterns(*tables: str) -> re.Pattern[str]:
+
+# Compiled when a report is read, which most commands do not.
+@functools.cache
+def _pattern(*tables: str) -> re.Pattern[str]:
     names = (name for table in tables for name in _TABLES[table].split())
     return re.compile("|".join(f"(?:{name})" for name in names))
 
 
-_TABLES: dict[str, str] = tomllib.loads(Path(__file__).with_name("machinery.toml").read_text())
-_ALL = _patterns("reports", "entry", "scheduler", "helpers", "transforms")
-_PRINTING = _patterns("printing")
-_INTERRUPT = _patterns("interrupts")
-_DISPATCH = _patterns("dispatch")
-_WAITS = _patterns("waits")
 _SYSCALL = re.compile(
     r"(?:__(?:x64|ia32|x32|arm64|riscv|s390x?|powerpc|se|do)_(?:compat_)?sys_|SyS_|SYSC_"
     r"|compat_SyS_)(?P<name>\w+)"
@@ -49,29 +48,29 @@ def named(function: str) -> str:
 def is_machinery(function: str) -> bool:
     """Whether a report that shows the function is about some other. ``_noprof`` ends the
     names of allocators since they are profiled (6.10, linux/alloc_tag.h)."""
-    return _ALL.fullmatch(plain(function).removesuffix("_noprof")) is not None
+    return _pattern(*_MACHINERY).fullmatch(plain(function).removesuffix("_noprof")) is not None
 
 
 @functools.lru_cache(maxsize=1 << 14)
 def prints(function: str) -> bool:
     """Whether it is what prints a report, at the head of its trace, or lockdep's own
     functions, without which such a trace says nothing of where."""
-    return _PRINTING.fullmatch(plain(function)) is not None
+    return _pattern("printing").fullmatch(plain(function)) is not None
 
 
 @functools.lru_cache(maxsize=1 << 14)
 def interrupts(function: str) -> bool:
     """Whether what it has interrupted is what follows in a trace."""
-    return _INTERRUPT.fullmatch(plain(function)) is not None
+    return _pattern("interrupts").fullmatch(plain(function)) is not None
 
 
 @functools.lru_cache(maxsize=1 << 14)
 def dispatches(function: str) -> bool:
     """Whether it hands work to what does it."""
-    return _DISPATCH.fullmatch(plain(function)) is not None
+    return _pattern("dispatch").fullmatch(plain(function)) is not None
 
 
 @functools.lru_cache(maxsize=1 << 14)
 def waits(function: str) -> bool:
     """Whether it only takes a lock, so that a task that hangs there is about its caller."""
-    return _WAITS.fullmatch(plain(function)) is not None
+    return _pattern("waits").fullmatch(plain(function)) is not None
