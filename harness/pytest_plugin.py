@@ -63,6 +63,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--events", metavar="FILE", help="append a JSON line for each test that has ended"
     )
+    group.addoption("--plain-splats", action="store_true", help="do not decode unexpected splats")
     group.addoption(
         "--keep-failed", action="store_true", help="keep the guests of failed tests for good"
     )

@@ -102,7 +102,9 @@ def _shown(each: Splat, item: pytest.Item) -> str:
     kernel: Kernel | None = item.funcargs.get("kernel")  # type: ignore[attr-defined]
     callspec = getattr(item, "callspec", None)
     spec = callspec.params.get("kernel_spec") if callspec else None
-    found = symbolise.symbolised(each, kernel, spec).splat if kernel else each
+    found = each
+    if kernel and not item.config.getoption("--plain-splats"):
+        found = symbolise.symbolised(each, kernel, spec).splat
     lines = [*symbolise.lines(found), *each.text[:_SHOWN]]
     return "\n".join([known.described(each), *(f"    {line}" for line in lines)])
 

@@ -236,7 +236,15 @@ def _condition(what: What) -> Condition:
     if what.scenarios:
         list(run.chosen(what.scenarios))
         behaviour.claims(list(what.behaviours))
-        request = run.Request((), (name,), what.scenarios, what.behaviours, what.qemu, workers=1)
+        request = run.Request(
+            (),
+            (name,),
+            what.scenarios,
+            what.behaviours,
+            what.qemu,
+            workers=1,
+            decoded=False,
+        )
         return condition.Scenario(request)
     if what.boot:
         return condition.Boot(machine)

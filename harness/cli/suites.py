@@ -252,6 +252,7 @@ def mutants_(
         tuple(behaviours),
         workers=workers,
         first_failure=True,
+        decoded=False,
     )
     mutants.healthy(request, into / "as-it-is")
     lines = rundir.JsonLines(into / "mutants.jsonl")

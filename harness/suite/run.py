@@ -31,7 +31,8 @@ class Request:
     """What to run: ``scenarios`` are names of files or pytest's ids within them (none:
     all); ``behaviours`` what a user says of the kernels; ``first_failure`` ends there, and
     ``likely`` are scenarios, as outcomes name them, with parameters or without, that are run
-    before all others."""
+    before all others. ``decoded``: splats get their places in the source, which for a kernel
+    that is not kept is not worth its time."""
 
     kernels: tuple[KernelSpec, ...]
     machines: tuple[str, ...]
@@ -41,6 +42,7 @@ class Request:
     workers: int = 0
     first_failure: bool = False
     likely: tuple[str, ...] = ()
+    decoded: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,7 @@ def _arguments(request: Request, events: Path) -> list[str]:
     workers = request.workers or "auto"
     argv += [f"--events={events}", f"--numprocesses={workers}"]
     argv += _FIRST_FAILURE if request.first_failure else ["--dist=worksteal"]
+    argv += [] if request.decoded else ["--plain-splats"]
     argv += [f"--likely={name}" for name in request.likely]
     for spec in request.kernels:
         argv.append(f"--kernel={spec.kind}:{spec.where}")

@@ -11,6 +11,7 @@ import pytest
 
 from harness.kernel.artifact import Kernel
 from harness.scenario import known
+from harness.scenario.behaviour import UNREGISTERING_REMOVES_GROUPS
 from tests import command
 
 PASSES = """
@@ -140,6 +141,26 @@ def test_a_splat_that_nobody_expects_fails_a_test_that_passes(
     status, said = run(tmp_path, text, f"--kernel={kernel_name}")
     assert told in said
     assert status == (0 if "passed" in told else 1)
+
+
+OOPS = """
+def test_it(guest):
+    guest.run("modprobe virtio-iommu; modprobe e1000e; cd /sys/bus/virtio/drivers/virtio_iommu")
+    guest.run("for each in virtio*; do echo $each > unbind; done")
+"""
+
+
+@pytest.mark.parametrize(("options", "decoded"), [((), True), (("--plain-splats",), False)])
+def test_an_unexpected_splat_has_places_in_the_source(
+    tmp_path: Path, kernel_name: str, kernel: Kernel, options: tuple[str, ...], decoded: bool
+) -> None:
+    if not UNREGISTERING_REMOVES_GROUPS.since.include(kernel.release):
+        pytest.skip("unbinding a virtio-iommu does not oops here")
+    words = (f"--kernel={kernel_name}", "--machine=virtio-iommu", *options)
+    status, said = run(tmp_path, OOPS, *words)
+    assert (status, "in sysfs_remove_link_from_group" in said) == (1, True)
+    place = r"iommu_device_unregister\+\S+ \(drivers/iommu/iommu.c:\d+\)"
+    assert bool(re.search(place, said)) == decoded
 
 
 @pytest.mark.parametrize(("body", "result"), [("pass", "inconclusive"), (SPLAT, "failed")])
