@@ -82,6 +82,9 @@ _ERRNO = r"(?P<errno>[A-Za-z][\w ,/()-]+?)\.?"
 # Who says it: "bash: line 1:", "sh:", "-bash: echo:", or the file that our shell reads from.
 _WHO = r"(?:(?:/\S+|-?(?:ba|da|a|k|z)?sh|line \d+|eval|echo|printf|cat|\S+\.sh): ?)*(?:line \d+: )?"
 
+# A file; the name of a PCI device has colons.
+_PATH = r"(?P<subject>[/.~](?:[^'\":]|:(?! ))*)"
+
 # They read files; what may go wrong with one that is there.
 _READER = r"cat|head|tail|grep|od|hexdump|xxd"
 _READ_ERRNO = (
@@ -133,13 +136,13 @@ _WORDINGS = (
         NO_FILE,
         rf"{_WHO}(?:\w+: )?(?:can't (?:open|stat|create|cd to|read)|cannot (?:access|open|create|"
         rf"stat))? ?"
-        r"['`\"]?(?P<subject>[/.~][^'\":]*)['\"]?: (?:No such file or directory|nonexistent "
+        rf"['`\"]?{_PATH}['\"]?: (?:No such file or directory|nonexistent "
         r"directory)",
     ),
     _wording(
         "permission denied",
         rf"{_WHO}(?:\w+: )?(?:can't (?:open|stat|create)|cannot (?:access|open|create))? ?"
-        r"['`\"]?(?P<subject>[/.~][^'\":]*)['\"]?: Permission denied",
+        rf"['`\"]?{_PATH}['\"]?: Permission denied",
     ),
     _wording(NO_FILE, rf"{_WHO}no such file or directory: (?P<subject>[/.~]\S*)"),
     _wording("permission denied", rf"{_WHO}permission denied: (?P<subject>[/.~]\S*)"),

@@ -24,6 +24,8 @@ def claimed_fact(case: Case) -> Held:
     seen = [found for found in map(fact.of, lines) if found]
     if said.kind == fact.IN_USE:
         printed = any(_same_fact(said, found, done.names) for found in seen)
+        if _is_unknown(said.subject, done):
+            return None, f"the guest has no module {said.subject}"
         return _in_use(said, step, printed)
     if said.kind.startswith("fails: "):
         errno = said.kind.removeprefix("fails: ")
@@ -45,6 +47,14 @@ def _same_fact(said: fact.Fact, seen: fact.Fact, names: Names) -> bool:
     return fact.same_kind(said, seen) and (
         subject == seen.subject or not said.subject or not seen.subject
     )
+
+
+def _is_unknown(module: str, done: Replayed) -> bool:
+    """Whether the guest does not have the module, and has not loaded another under its name.
+    A machine has the driver of its IOMMU."""
+    loaded = any(module in step.after.modules for step in done.steps)
+    has = loaded or module == done.names.iommu_driver
+    return not has and bool(lacking.module(module, done.kernel))
 
 
 def _in_use(said: fact.Fact, step: Step, printed: bool) -> tuple[bool, str]:

@@ -373,6 +373,28 @@ def test_a_module_that_the_guest_lacks_leaves_nothing_to_judge(said: str) -> Non
     assert "the guest has no module my_driver" in found.reason
 
 
+def test_that_a_module_which_the_guest_lacks_is_in_use_cannot_be_judged() -> None:
+    told = command("rmmod: ERROR: Module nvidia is in use")
+    found = verdict_of([told], [step(1, err="rmmod: ERROR: Module nvidia is not currently loaded")])
+    assert (found.word, "no module nvidia" in found.reason) == ("inconclusive", True)
+
+
+@pytest.mark.parametrize(
+    ("told", "seen"),
+    [
+        (
+            "ls: cannot access '{0}': No such file or directory",
+            "ls: {0}: No such file or directory",
+        ),
+        ("cat: {0}: Permission denied", "cat: can't open '{0}': Permission denied"),
+    ],
+)
+def test_a_path_with_the_name_of_a_pci_device_is_one(told: str, seen: str) -> None:
+    path = "/sys/bus/pci/devices/0000:00:01.0/iommu_group"
+    assert fact.of(told.format(path)) == fact.of(seen.format(path))
+    assert fact.of(told.format(path)) is not None
+
+
 def test_a_status_that_holds_for_want_of_a_module_is_none() -> None:
     lacking = step(1, err="modprobe: module my_driver not found in modules.dep")
     assert verdict_of([command(status=1)], [lacking]).word == "inconclusive"
