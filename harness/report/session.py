@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from harness.report import output, prompt, shell
+from harness.report import context, output, prompt, shell
 from harness.report.lines import Line
 from harness.report.prompt import Prompt
 
@@ -144,16 +144,21 @@ _ANOTHER_MACHINE = re.compile(
 
 
 def _continued(found: Sequence[_Part], part: _Part) -> _Part | None:
-    """The part that this one goes on with: the last of the same quotation, unless it is
-    about another machine or begins the same again."""
-    base = next((each for each in reversed(found) if each.depth == part.depth), None)
-    if base is None or base is not found[-1]:
+    """The part that this one goes on with: the last, of the same quotation or one that is
+    answered, unless this is about another machine or begins the same again."""
+    base = found[-1] if found else None
+    if base is None or not (base.depth == part.depth or _answers(base, part)):
         return None
     if base.host and part.host and base.host != part.host:
         return None
     if _ANOTHER_MACHINE.search(part.heading):
         return None
     return None if _begins_again(base, part) else base
+
+
+def _answers(base: _Part, part: _Part) -> bool:
+    """Whether it only shows more of the state that the quoted session above it has led to."""
+    return part.depth < base.depth and all(context.shows_state(each.text) for each in part.commands)
 
 
 def _begins_again(base: _Part, part: _Part) -> bool:

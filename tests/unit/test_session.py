@@ -163,6 +163,17 @@ def test_a_quoted_session_alone_counts() -> None:
     assert commands("On Monday X wrote:\n> $ modprobe a\n> oops\n>\n> Why?\n") == [["modprobe a"]]
 
 
+@pytest.mark.parametrize(
+    ("answer", "together"),
+    [("$ lsmod | grep a\na 1 2\n", True), ("$ modprobe b\n$ lsmod | grep a\na 1 2\n", False)],
+)
+def test_an_answer_that_only_shows_more_goes_on_with_what_it_quotes(
+    answer: str, together: bool
+) -> None:
+    quoted = "On Monday X wrote:\n> > $ modprobe a\n> > $ rmmod a\n> > no\n>\n> And lsmod?\n\n"
+    assert (len(sessions(quoted + answer)) == 1) is together
+
+
 def test_blank_lines_between_prompts_do_not_end_a_session() -> None:
     text = "$ modprobe a\n[ 1.0] hello\n\n$ rmmod a\n\n\nSo it goes.\n"
     (found,) = sessions(text)
