@@ -28,7 +28,7 @@ Kind = Literal[
 # Which symptom a report is about when it shows several: the first of these.
 # Of numbers and output the last is what a report comes to; what a tool or the kernel
 # complains of comes before them.
-_COMPLAINTS, _MEASURES = ("fact", "message"), ("refcount", "status", "output")
+_COMPLAINTS, _MEASURES = ("fact", "message"), ("refcount", "status", "output", "silence")
 WEIGHT: dict[Kind, int] = {
     kind: 4 if kind in _COMPLAINTS else 5 if kind in _MEASURES else number
     for number, kind in enumerate(get_args(Kind))
@@ -144,13 +144,25 @@ def _promoted(claims: list[Claim]) -> list[Claim]:
     ]
 
 
-def of_emptiness(each: Claim, session: Session) -> Claim:
-    """Of a report that has no other symptom: that a command shows nothing is one, where its
-    reporter looks for something and the next prompt proves that nothing came."""
-    if each.kind != "silence" or each.step is None:
-        return each
+def with_emptiness(claims: Sequence[Claim], session: Session) -> list[Claim]:
+    """The claims of a report. That a command shows nothing is a symptom where its reporter
+    looks for something, the next prompt proves that nothing came, and all symptoms are
+    figures that come before it: the last one is what the report comes to."""
+    symptoms = [each for each in claims if each.symptom]
+    if any(each.kind not in _MEASURES or each.step is None for each in symptoms):
+        return list(claims)
+    last = max((each.step for each in symptoms if each.step is not None), default=-1)
+    return [
+        replace(each, symptom=True) if _is_emptiness(each, session, last) else each
+        for each in claims
+    ]
+
+
+def _is_emptiness(each: Claim, session: Session, last: int) -> bool:
+    if each.kind != "silence" or each.step is None or each.step <= last:
+        return False
     command = session.commands[each.step]
-    return replace(each, symptom=command.ended and context.shows_state(command.text))
+    return command.ended and context.shows_state(command.text)
 
 
 def shortened(text: str) -> str:
@@ -183,7 +195,8 @@ def _of_command(number: int, command: Command) -> Iterator[Claim]:
 def _is_context(command: Command) -> bool:
     if context.is_context(command.text) or context.only_moves_shell(command.text):
         return True
-    return (command.interrupted or command.background) and context.is_endless(command.text)
+    goes_on = command.interrupted or command.background or not command.ended
+    return goes_on and context.is_endless(command.text)
 
 
 def of_splat(splat: Splat, where: str, step: int | None) -> Claim:

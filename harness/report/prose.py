@@ -21,6 +21,14 @@ _NOT_A_CLAIM = re.compile(
     r"panic))\b",
     re.IGNORECASE,
 )
+# What a sentence ends with that has said what does happen.
+_EXPECTATION = re.compile(
+    r"(?: instead of| rather than|,? not) (?:the (?:expected|usual) )?(?:\d{1,4}|zero|one)\b"
+    r"| \((?:I |we )?(?:would (?:have )?|should |was |were )?(?:expect\w*|be)\b[^()]*\)"
+    r"|,? (?:but |while |where |whereas |although |though |and )?(?:I|we|one) "
+    r"(?:would (?:have )?)?expect\w*\b.*",
+    re.IGNORECASE,
+)
 _SENTENCE = re.compile(r"[^.!?:;]+(?:[.!?:;](?=\S)[^.!?:;]*)*[.!?:;]*")
 
 _COUNT = re.compile(
@@ -108,8 +116,9 @@ def _messages(lines: Sequence[Line], session: Session) -> Iterator[Claim]:
 
 def _statements(lines: Sequence[Line], session: Session) -> Iterator[Claim]:
     for first, last, sentence in _sentences(lines):
-        if not _NOT_A_CLAIM.search(sentence):
-            yield from _of_sentence(sentence, session, lines_of(first, last))
+        stated = _EXPECTATION.sub("", sentence)
+        if not _NOT_A_CLAIM.search(stated):
+            yield from _of_sentence(stated, session, lines_of(first, last))
 
 
 def _sentences(lines: Sequence[Line]) -> Iterator[tuple[int, int, str]]:

@@ -23,7 +23,7 @@ _WITHOUT_THE_BUG = re.compile(
     r"\b(?:with (?:the|this|my|that|your|both|all|v\d) (?:\w+ ){0,3}(?:patch|patches|fix|series|"
     r"change|"
     r"commit)|patched|after (?:applying|the fix|the patch)|expected|should|works?|working|good|"
-    r"fixed|"
+    r"fixed|fine|okay|no problems?|"
     r"no longer|correct\w*)\b",
     re.IGNORECASE,
 )
@@ -167,9 +167,7 @@ def _claims(report: Report, text: Text, chosen: Session) -> list[Claim]:
         steps = {each.step for each in stated}
         found = [each for each in found if each.kind != "silence" or each.step not in steps]
         found += stated
-    if any(each.symptom for each in found):
-        return found
-    return [claim.of_emptiness(each, chosen) for each in found]
+    return claim.with_emptiness(found, chosen)
 
 
 def _is_known(one: Claim, others: Sequence[Claim]) -> bool:

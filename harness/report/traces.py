@@ -39,6 +39,7 @@ def prints_log(command: str) -> bool:
     return any(name in ("dmesg", "journalctl") for name in shell.programs(command))
 
 
+_RULE = re.compile(r" *={30,} *")
 _MARK = re.compile(r"-+\[ (?:cut here|end trace|end Kernel panic)\b.*")
 
 
@@ -51,10 +52,17 @@ def split(texts: Sequence[str], numbers: Sequence[int]) -> Shown:
     rest = [
         (number, text)
         for n, (number, text) in enumerate(zip(numbers, texts, strict=False))
-        if n not in taken and not _MARK.search(text)
+        if n not in taken and not _MARK.search(text) and not _frames(text, n, taken)
     ]
     places = (_lines(numbers[each.first - 1], numbers[each.last - 1]) for each in serious)
     return Shown(tuple(zip(serious, places, strict=True)), tuple(rest))
+
+
+def _frames(text: str, place: int, taken: set[int]) -> bool:
+    """Whether the line is a rule that a splat begins or ends with."""
+    return _RULE.fullmatch(message(text) or text) is not None and bool(
+        {place - 1, place + 1} & taken
+    )
 
 
 def _lines(first: int, last: int) -> str:

@@ -111,7 +111,8 @@ class Player:
     def _step(self, text: str, command: Command) -> Step:
         if context.only_moves_shell(text):
             return replace(self.guest.step("true"), command=text)
-        if command.background or (command.interrupted and context.is_endless(text)):
+        goes_on = command.interrupted or not command.ended
+        if command.background or (goes_on and context.is_endless(text)):
             wrapped = _BACKGROUND.format(command=text, looks=_LOOKS)
             return replace(self.guest.step(wrapped), command=text)
         return self.guest.step(text)

@@ -281,6 +281,8 @@ def test_a_trace_belongs_to_the_session_above_it(tmp_path: Path) -> None:
         ("# modprobe e1000e\n# dmesg | grep 'iommu group'\n#\n", True),
         ("# modprobe e1000e\n# dmesg | grep 'iommu group'\n", False),
         ("# modprobe e1000e\n# rmmod e1000e\n#\n", False),
+        ("# ls /sys/kernel/iommu_groups\n0\n# ls /sys/kernel/iommu_groups\n#\n", True),
+        ("# ls /sys/kernel/iommu_groups\n0\n# ls /sys/kernel/iommu_groups\n", False),
     ],
 )
 def test_that_nothing_is_shown_is_a_symptom_where_it_is_looked_for(
@@ -288,4 +290,57 @@ def test_that_nothing_is_shown_is_a_symptom_where_it_is_looked_for(
 ) -> None:
     (tmp_path / "r.txt").write_text(text)
     case = reading.choose(reading.read(tmp_path / "r.txt"), None)
-    assert [each.symptom for each in case.claims] == [False, symptom]
+    assert case.claims[-1].kind == "silence"
+    assert case.claims[-1].symptom is symptom
+
+
+@pytest.mark.parametrize(
+    ("said", "count"),
+    [
+        ("The refcount of arm_smmu_v3 stays at 2, I would have expected 0.", 2),
+        ("After that the refcount of arm_smmu_v3 still is 1 instead of 0.", 1),
+        ("The refcount is 3 (should be 2).", 3),
+        ("I would expect that the refcount is 0.", None),
+        ("The refcount should be 1 instead of 0.", None),
+    ],
+)
+def test_what_is_expected_beside_what_is_seen_is_no_part_of_it(
+    tmp_path: Path, said: str, count: int | None
+) -> None:
+    (tmp_path / "r.txt").write_text(f"I do:\n\n    # modprobe a\n    # rmmod a\n\n{said}\n")
+    case = reading.choose(reading.read(tmp_path / "r.txt"), None)
+    found = [each.number for each in case.claims if each.kind == "refcount"]
+    assert found == ([] if count is None else [count])
+
+
+def test_a_session_in_which_all_is_fine_does_not_show_the_bug(tmp_path: Path) -> None:
+    path = tmp_path / "r.txt"
+    path.write_text(
+        "Without a client all is fine:\n\n# rmmod a\n# echo $?\n0\n\n"
+        "After a reboot, with one, it is not:\n\n# rmmod a\nno\n"
+    )
+    assert request.of(path).session.commands[0].output == ("no",)
+
+
+def test_what_a_log_follower_prints_in_another_terminal_is_no_symptom(tmp_path: Path) -> None:
+    path = tmp_path / "r.txt"
+    path.write_text("# rmmod a\nno\n\nTerminal 2:\n\n# dmesg -w\n[    1.2] e1000e: bound\n")
+    case = reading.choose(reading.read(path), None)
+    assert [(each.kind, each.symptom) for each in case.claims] == [
+        ("output", True),
+        ("context", False),
+    ]
+
+
+@pytest.mark.parametrize("stamp", ["", "[   44.100000] "])
+def test_the_rules_around_a_splat_are_no_output(tmp_path: Path, stamp: str) -> None:
+    shown = (
+        "=" * 60,
+        "BUG: KASAN: slab-use-after-free in iommu_group_remove_device+0x1c/0x80",
+        "Read of size 8 at addr ffff000002470000 by task modprobe/77",
+        "=" * 60,
+    )
+    path = tmp_path / "r.txt"
+    path.write_text("$ rmmod a\n$ dmesg\n" + "".join(f"{stamp}{line}\n" for line in shown))
+    case = reading.choose(reading.read(path), None)
+    assert [each.kind for each in case.claims if each.symptom] == ["splat"]
