@@ -23,10 +23,11 @@ _NOT_A_CLAIM = re.compile(
 )
 # What a sentence ends with that has said what does happen.
 _EXPECTATION = re.compile(
-    r"(?: instead of| rather than|,? not) (?:the (?:expected|usual) )?(?:\d{1,4}|zero|one)\b"
+    r"(?: instead of| rather than|,?(?: and| but)? not) (?:the (?:expected|usual) )?"
+    r"(?:\d{1,4}|zero|one)\b"
     r"| \((?:I |we )?(?:would (?:have )?|should |was |were )?(?:expect\w*|be)\b[^()]*\)"
-    r"|,? (?:but |while |where |whereas |although |though |and )?(?:I|we|one) "
-    r"(?:would (?:have )?)?expect\w*\b.*",
+    r"|,? (?:as |but |while |where |whereas |although |though |and )?(?:I|we|one) "
+    r"(?:had |would (?:have )?)?expect\w*\b.*",
     re.IGNORECASE,
 )
 _SENTENCE = re.compile(r"[^.!?:;]+(?:[.!?:;](?=\S)[^.!?:;]*)*[.!?:;]*")

@@ -300,6 +300,7 @@ def test_that_nothing_is_shown_is_a_symptom_where_it_is_looked_for(
         ("The refcount of arm_smmu_v3 stays at 2, I would have expected 0.", 2),
         ("After that the refcount of arm_smmu_v3 still is 1 instead of 0.", 1),
         ("The refcount is 3 (should be 2).", 3),
+        ("The refcount is 4 and not 2 as I had expected.", 4),
         ("I would expect that the refcount is 0.", None),
         ("The refcount should be 1 instead of 0.", None),
     ],
