@@ -33,6 +33,10 @@ _BUILD_ID = re.compile(r"CPU: \d+ .*#\d+ (?:.* )?(?P<id>[0-9a-f]{40})\s*$")
 _VECTOR = re.compile(r"el1[ht]?(?:_64)?_(?:sync|irq|fiq|error)")
 _MARKED = re.compile(r"(?P<frame>[\w$.]+\+0x[0-9a-f]+/0x[0-9a-f]+) .*\(F?K?P[FK]*\)")
 
+# What arm64 unwinds from, up to 5.15: the start of the function, where no call returns to
+# (start_backtrace, arch/arm64/kernel/stacktrace.c).
+_BEGINNINGS = frozenset(("dump_backtrace", "arch_stack_walk"))
+
 _UNKNOWN = "?"
 
 
@@ -137,8 +141,7 @@ def _queries(chain: Chain, exact: frozenset[str]) -> Iterator[tuple[Frame, Query
     above = ""
     for frame in chain.frames:
         interrupted = _VECTOR.fullmatch(above) is not None
-        # Up to 5.15 arm64 unwinds from the start of dump_backtrace itself.
-        begins = not above and frame.offset == 0
+        begins = frame.function in _BEGINNINGS and frame.offset == 0
         yield frame, _query(frame, interrupted or begins or _text(frame) in exact)
         above = frame.function
 

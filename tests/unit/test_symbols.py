@@ -212,9 +212,9 @@ def test_the_cache_has_what_was_found_before(tmp_path: Path) -> None:
 
 def test_a_trace_may_begin_with_the_start_of_a_function(tmp_path: Path) -> None:
     """Up to 5.15 arm64's begin with dump_backtrace+0x0; elsewhere no call returns there."""
-    kernel = kernel_of(tmp_path, "-g")
-    start = frame_of(kernel, "local", 0)
-    (chain,) = decoded(kernel, start, start).splat.chains
+    kernel = kernel_of(tmp_path, "-g", text=SOURCE.replace("local", "dump_backtrace"))
+    start, other = (frame_of(kernel, name, 0) for name in ("dump_backtrace", "outer"))
+    (chain,) = decoded(kernel, start, other).splat.chains
     assert chain.frames[0].place.endswith("main.c:10")
     assert chain.frames[1].place == "?"
 
