@@ -52,7 +52,7 @@ _LR = re.compile(
 )
 _RA = re.compile(r".*\bra ?: (?P<rest>[A-Za-z_].*)")
 _TASK = re.compile(
-    r"\s*CPU: (?P<cpu>\d+)(?: UID: \d+)? PID: (?P<pid>\d+) Comm: (?P<comm>.{0,40}?) "
+    r"\s*CPU: (?P<cpu>\d+)(?: UID: \d+)? PID: (?P<pid>-?\d+) Comm: (?P<comm>.{0,40}?) "
     r"(?P<taint>Not tainted|Tainted: [A-Z ]*[A-Z])\s+(?P<kernel>\S+)?"
 )
 _OLD_TASK = re.compile(
@@ -66,7 +66,7 @@ _WHO = re.compile(
     r"\s*(?P<comm>\S.{0,32}?)/(?P<pid>\d+)(?: \[[^\]]*\])? (?:is |just |takes|still )"
     r"|\s*Process (?P<comm2>\S.{0,32}?) \(pid: (?P<pid2>\d+)"
 )
-_AT = re.compile(r".*(?:,| ) ?at: (?:\[<[0-9a-f]+>\] ?)?(?P<function>[A-Za-z_$.][\w$.]*)\+0x")
+_AT = re.compile(r".*(?:,| ) ?at: (?:\[<[0-9a-f]+>\]\s*)?(?P<function>[A-Za-z_$.][\w$.]*)\+0x")
 _SUSPICIOUS = re.compile(r"\s*(?:\.\./)*(?P<file>[\w./+-]+):(?P<line>\d+) suspicious rcu_")
 _NO_CODE = re.compile(
     r".*(?:execute from non-executable|execution of user|NX-protected|execute userspace) "
@@ -285,7 +285,7 @@ def trace(found: Anatomy, named: str) -> list[str]:
 def lock(found: Anatomy, named: str) -> list[str]:
     """Of lockdep's, which says where the lock is taken and where another one was."""
     where = next((each for each in found.locks[:2] if not machinery.is_machinery(each)), named)
-    return place(found, where)
+    return place(found, where) or found.locks[:1]
 
 
 def order(found: Anatomy, named: str) -> list[str]:

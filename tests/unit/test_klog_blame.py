@@ -375,3 +375,33 @@ def test_an_oops_goes_on_behind_what_another_processor_reports() -> None:
     assert [each.kind for each in splat.find([OOPS, *other])] == ["Oops", "preemptible"]
     kinds = [each.kind for each in splat.find([OOPS, *other, WARNING, CPU, *trace("a", "b")])]
     assert kinds == ["Oops", "preemptible", "WARNING"]
+
+
+def test_a_stall_is_named_after_what_a_socket_s_operation_hands_work_to() -> None:
+    stall = "rcu: INFO: rcu_preempt self-detected stall on CPU"
+    frames = ("feed_one", "feed_sendmsg", "sock_sendmsg", "____sys_sendmsg", "__sys_sendmmsg")
+    assert read(stall, CPU, *trace(*frames, "__arm64_sys_sendmmsg")).function == "feed_sendmsg"
+
+
+def test_the_callbacks_that_copy_to_a_user_are_not_to_blame() -> None:
+    opening = "BUG: KASAN: slab-out-of-bounds in simple_copy_to_iter+0x1/0x2"
+    frames = ("dump_stack", "kasan_report", "simple_copy_to_iter", "feed_iter", "feed_all")
+    assert read(opening, CPU, *trace(*frames)).function == "feed_iter"
+
+
+def test_lockdep_s_report_of_what_takes_a_console_s_lock_names_it() -> None:
+    found = read(
+        "[ INFO: possible circular locking dependency detected ]",
+        "swapper/2/0 is trying to acquire lock:",
+        " (&port_lock_key){-.-...}, at: [<c036a6dc>]     feed_console_write+0x108/0x134",
+    )
+    assert found.function == "feed_console_write"
+
+
+def test_a_pid_that_is_overwritten_hides_no_warning() -> None:
+    found = read(
+        "WARNING: CPU: 5 PID: -534549613 at kernel/feed.c:26 feed_one+0x230/0x23c",
+        "CPU: 5 PID: -534549613 Comm: Yl Not tainted 6.12.0 #8",
+        *trace("feed_all"),
+    )
+    assert (found.kind, found.function, found.pid) == ("WARNING", "feed_one", -534549613)
