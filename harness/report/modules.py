@@ -8,14 +8,19 @@ from harness.report import shell
 
 _ROW = re.compile(r"(?P<name>\w+)\s+\d+\s+(?P<count>\d+)(?:\s+(?P<holders>\S.*?))?\s*")
 
+_STATE = re.compile(r"\s+(Live|Loading|Unloading)\b")
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A module as lsmod shows it: its size depends on the build, and is left out."""
+    """A module as lsmod shows it: its size depends on the build, and is left out. ``state``
+    is in lower case, "" where it is not shown. A ``permanent`` one has no exit function."""
 
     name: str
     refcount: int
     holders: tuple[str, ...]
+    state: str = ""
+    permanent: bool = False
 
     @property
     def anonymous(self) -> int:
@@ -39,6 +44,10 @@ def row(line: str) -> Row | None:
     if match is None:
         return None
     # /proc/modules has a state, an address and taints behind the holders.
-    words = re.split(r"\s+(?:Live|Loading|Unloading)\b|\s+\(", match["holders"] or "")[0]
-    holders = tuple(word for word in re.split(r"[\s,]+", words) if re.fullmatch(r"\w+", word))
-    return Row(match["name"], int(match["count"]), holders)
+    said = match["holders"] or ""
+    state = _STATE.search(said)
+    words = re.split(r"\s+\(", said[: state.start()] if state else said)[0]
+    held = re.split(r"[\s,]+", words)
+    holders = tuple(word for word in held if re.fullmatch(r"\w+", word))
+    shown = state[1].lower() if state else ""
+    return Row(match["name"], int(match["count"]), holders, shown, "[permanent]" in held)

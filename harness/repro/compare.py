@@ -26,9 +26,10 @@ def _of_lsmod(line: str) -> str:
     return "" if re.match(r"Module\s+Size\s+Used by", line) or modules.row(line) else line
 
 
+_LONG_OPTION = re.compile(r"\bls (?:\S+ )*-\w*l")
 _LONG = re.compile(
-    r"[-dlbcps][-rwxsStT]{9}[.+@]?\s+\d+\s+\S+\s+\S+\s+(?:\d+,\s+)?\d+\s+.*?"
-    r"(?:\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?: [+-]\d{4})?|\d{4})\s(.*)"
+    r"(?P<mode>[-dlbcps][-rwxsStT]{9})[.+@]?\s+\d+\s+\S+\s+\S+\s+(?:\d+,\s+)?\d+\s+.*?"
+    r"(?:\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?: [+-]\d{4})?|\d{4})\s(?P<name>.*)"
 )
 
 
@@ -37,23 +38,45 @@ def _of_long_listing(line: str) -> str:
     if re.fullmatch(r"total \d+", line.strip()):
         return ""
     row = _LONG.fullmatch(line.strip())
-    return row[1] if row else line
+    return row["name"] if row else line
+
+
+def _of_long_sysfs_listing(line: str) -> str:
+    """The mode as well: the kernel sets it, and no reporter's umask."""
+    row = _LONG.fullmatch(line.strip())
+    return f"{row['mode']} {row['name']}" if row else _of_long_listing(line)
+
+
+def _lists_long(command: str) -> bool:
+    return "ls" in shell.programs(command) and _LONG_OPTION.search(command) is not None
 
 
 def _of_time(line: str) -> str:
     return "" if re.match(r"\s*(?:real|user|sys)\b", line) else line
 
 
+_REAL = re.compile(r"\s*real\s+(?:(?P<minutes>\d+)m ?)?(?P<seconds>\d+(?:[.,]\d+)?)s?\s*")
+# Seconds that are no machine's slowness: no emulated one needs a tenth of them without the cause.
+_MUCH = 10.0
+
+
+def _takes_long(lines: Sequence[str], command: str, most: float = _MUCH) -> bool:
+    """Whether what "time" prints is that many seconds or more."""
+    if not command.startswith("time "):
+        return False
+    found = (match for line in lines if (match := _REAL.fullmatch(line)))
+    return any(_seconds(match) >= most for match in found)
+
+
+def _seconds(match: re.Match[str]) -> float:
+    return 60 * int(match["minutes"] or 0) + float(match["seconds"].replace(",", "."))
+
+
 # Rules for what one program prints. Each takes a line; "" leaves it out.
 _RULES: tuple[tuple[Callable[[str], bool], Rule], ...] = (
     (modules.lists, _of_lsmod),
-    (
-        lambda command: (
-            "ls" in shell.programs(command)
-            and re.search(r"\bls (?:\S+ )*-\w*l", command) is not None
-        ),
-        _of_long_listing,
-    ),
+    (lambda command: _lists_long(command) and "/sys/" in command, _of_long_sysfs_listing),
+    (_lists_long, _of_long_listing),
     (lambda command: command.startswith("time "), _of_time),
 )
 
@@ -66,6 +89,10 @@ def rules_of(command: str) -> list[Rule]:
 def same_output(wanted: Sequence[str], out: str, err: str, command: str) -> bool:
     """Whether the lines are what the command printed: standard output and error as a terminal
     may have mixed them, the one before the other."""
+    if _takes_long(wanted, command) and not _takes_long(
+        [*out.splitlines(), *err.splitlines()], command, _MUCH / 10
+    ):
+        return False
     rules = rules_of(command)
     told = _prepared(wanted, rules)
     first, second = _prepared(out.splitlines(), rules), _prepared(err.splitlines(), rules)

@@ -110,7 +110,21 @@ def refcount(case: Case) -> Held:
     more = set(found.holders) - set(row.holders)
     held = set(row.holders) <= set(found.holders) and not more & listed
     same = row.anonymous == found.refcount - len(found.holders)
+    if mark := _other_mark(row, step):
+        return False, f"{reason}, {mark}"
     return held and same, f"{reason}, held by {', '.join(found.holders) or 'no module'}"
+
+
+def _other_mark(row: modules.Row, step: Step) -> str:
+    """What the guest's row says where the report's has another mark, or ""."""
+    seen = next(
+        (r for r in map(modules.row, step.out.splitlines()) if r and r.name == row.name), None
+    )
+    if seen is None:
+        return ""
+    if row.state and seen.state and row.state != seen.state:
+        return seen.state
+    return "not permanent" if row.permanent and not seen.permanent else ""
 
 
 def output(case: Case) -> Held:

@@ -449,3 +449,39 @@ def test_a_lost_guest_makes_no_verdict() -> None:
 def test_virtio_numbers_depend_on_the_machine() -> None:
     done = step(kmsg=("virtio_iommu virtio1: input address: 64 bits",))
     assert difference(command("[ 2.0] virtio_iommu virtio0: input address: 64 bits"), done) is None
+
+
+@pytest.mark.parametrize(
+    ("told", "same"),
+    [
+        ("arm_smmu_v3 40960 2 - Live 0xffff80007a6b0000", True),
+        ("arm_smmu_v3 40960 2 - Unloading 0xffff80007a6b0000", False),
+        ("arm_smmu_v3 40960 2 [permanent], Live 0xffff80007a6b0000", False),
+        ("arm_smmu_v3 45056  2", True),
+        ("arm_smmu_v3 45056  2 [permanent]", False),
+    ],
+)
+def test_marks_of_a_row(told: str, same: bool) -> None:
+    row = "arm_smmu_v3 40960 2 - Live 0xffff800078620000\n"
+    wanted = command(told, text="grep smmu /proc/modules")
+    assert (difference(wanted, step(out=row, refcount=2)) is None) is same
+
+
+@pytest.mark.parametrize(
+    ("path", "same"), [("/sys/kernel/iommu_groups/0/type", False), ("/tmp/type", True)]
+)
+def test_what_may_be_done_with_an_attribute_is_the_kernels(path: str, same: bool) -> None:
+    wanted = command(f"-r--r--r--. 1 root root 4096 Nov  3 10:00 {path}", text=f"ls -l {path}")
+    done = replace(
+        step(out=f"-rw-r--r--    1 root     0   4096 Jan  1 00:00 {path}\n"),
+        command=f"ls -l {path}",
+    )
+    assert (difference(wanted, done) is None) is same
+
+
+@pytest.mark.parametrize(("told", "same"), [("real\t0m0.911s", True), ("real\t0m40.113s", False)])
+def test_a_command_that_takes_long_only_there(told: str, same: bool) -> None:
+    text = "time modprobe -r e1000e"
+    wanted = command(told, "user\t0m0.001s", text=text)
+    done = replace(step(err="real\t0m 0.06s\nuser\t0m 0.00s\n"), command=text)
+    assert (difference(wanted, done) is None) is same
