@@ -60,7 +60,7 @@ class Claim:
     @property
     def judges(self) -> bool:
         """Whether the verdict depends on it: on a symptom, and on each step before it."""
-        return self.symptom or self.kind == "silence"
+        return self.symptom or self.kind in ("silence", "status")
 
 
 # What a shell says of a command that a signal killed, as an oops does.
@@ -70,6 +70,9 @@ _DEATH = re.compile(
 )
 # Kinds of splats whose task does not live on.
 _DEADLY = frozenset({"Oops", "BUG"})
+
+# Above, a status says which signal has ended the command.
+_LAST_OWN_STATUS = 128
 
 # Words of a message that says something is wrong; other messages describe a device.
 _ALARM = re.compile(
@@ -186,6 +189,11 @@ def _of_command(number: int, command: Command) -> Iterator[Claim]:
     if command.status is not None:
         text = f"{name} exits with status {command.status}"
         yield Claim("status", text, where, number, number=command.status)
+    elif command.next_status is not None and command.next_status <= _LAST_OWN_STATUS:
+        # That commands succeed is how a session goes, and no symptom.
+        told = command.next_status
+        text = f"{name} exits with status {told}"
+        yield Claim("status", text, where, number, told != 0, number=told)
     shown = traces.split(command.output, command.numbers)
     for splat, place in shown.splats:
         yield of_splat(splat, place, number)

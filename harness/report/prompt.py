@@ -11,17 +11,22 @@ from harness.report import programs
 class Prompt:
     """A prompt with what follows it. ``text`` is the prompt, ``host`` and ``directory``
     what it names ("" where it does not; a directory may be "~" or a last component),
-    ``command`` "" for a lone prompt."""
+    ``command`` "" for a lone prompt. ``number`` is what stands in brackets before it, a
+    status or a count."""
 
     text: str
     host: str
     directory: str
     command: str
+    number: int | None = None
 
 
 # What a prompt may have before it: the lower corner of one of two lines, a status, a time.
 _CORNER = r"(?:[\u2570\u2514][\u2500-]+ ?)"
-_TIME = r"(?:\d{1,3}\|)?(?:\[\d{1,3}\] )?(?:\[?\d\d:\d\d(?::\d\d)?\]? ?)?(?:\([\w.-]{1,30}\) ?)?"
+_TIME = (
+    r"(?:\d{1,3}\|)?(?:\[(?P<number>\d{1,3})\] )?"
+    r"(?:\[?\d\d:\d\d(?::\d\d)?\]? ?)?(?:\([\w.-]{1,30}\) ?)?"
+)
 _USER = r"[\w.-]{1,40}@(?P<host>[\w.-]{1,60}|\(none\))"
 _DIR = r"(?P<dir>~|[~/][^\s#$%>\]]{0,200})"
 _BRANCH = r"(?: \([\w/.-]{1,60}\))?"
@@ -42,6 +47,7 @@ _STRONG = tuple(
         # host:~#  / #  ~ $  host ~ #
         rf"(?P<host>[\w.-]{{1,60}}):{_DIR} ?[#$]",
         rf"(?:(?P<host>[\w.-]{{1,60}}) )?{_DIR} [#$]",
+        "[\u279c\u276f\u03bb] +(?P<dir>~)",
         # Arrows and a lambda, as themes of zsh have them.
         "[\u279c\u276f\u03bb] +"
         r"(?:(?P<dir>~|[~/]?[\w./-]{1,80}) +)?(?:git:\([\w/.-]{1,60}\) )?(?:\u2717 +)?(?:[#$%] ?)?",
@@ -107,12 +113,19 @@ def _prompt(line: str, match: re.Match[str]) -> Prompt:
     groups = match.groupdict()
     command = (groups.get("command") or "").rstrip()
     text = line[: len(line) - len(groups.get("command") or "")].rstrip()
-    return Prompt(text, groups.get("host") or "", groups.get("dir") or "", command)
+    number = int(groups["number"]) if groups.get("number") else None
+    return Prompt(text, groups.get("host") or "", groups.get("dir") or "", command, number)
+
+
+# Brackets around a command that has more than words, which a remark in brackets has not.
+_SUBSHELL = re.compile(r"\( ?([a-z][^()]*[/|>&;$][^()]*)\)(?: *[;&|>].*)?")
 
 
 def is_command(text: str) -> bool:
     """Whether a shell's user would type it. Prose may begin with a verb that is also a
     program; it has neither options nor paths, or ends like a sentence."""
+    if inner := _SUBSHELL.fullmatch(text):
+        return is_command(inner[1])
     first = (text.split(maxsplit=1) or [""])[0].rstrip(";")
     if _PATH_OR_ASSIGNMENT.fullmatch(first):
         return True
@@ -121,7 +134,7 @@ def is_command(text: str) -> bool:
     return first not in _VERBS or text == first or bool(_SHELL_SIGN.search(text))
 
 
-_PASSED_OVER = re.compile(r"[#%] +[a-z][\w.+-]* .*(?:[|>]| -{1,2}\w|/\w)")
+_PASSED_OVER = re.compile(r"[#%] +[a-z][\w.+-]*(?= ).*(?:[|>]| -{1,2}\w|/\w)")
 
 
 def looks_like_command(line: str) -> bool:

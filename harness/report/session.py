@@ -32,7 +32,9 @@ class Command:
     and ``last`` are its own first line and the last of its output. ``directory`` is what
     its prompt names. ``interrupted`` by ^C. Where the output is not ``shown``, as of a
     script, an empty one says nothing. ``ended``: the next prompt stands below it.
-    ``background``: the report goes on in another terminal while it runs."""
+    ``background``: the report goes on in another terminal while it runs. ``next_status``
+    is what the next prompt shows of its status. ``passed``: numbers of lines below it that
+    are another command's, which is not known for one."""
 
     text: str
     output: tuple[str, ...]
@@ -44,6 +46,8 @@ class Command:
     shown: bool = True
     ended: bool = False
     background: bool = False
+    next_status: int | None = None
+    passed: tuple[int, ...] = ()
 
     @property
     def last(self) -> int:
@@ -212,6 +216,7 @@ def _part(
     opening = prompts[position]
     assert opening is not None
     part = _Part(first.depth, opening.host, heading)
+    numbers: list[int | None] = []
     while position < len(lines) and _same_place(first, lines[position]):
         found = prompts[position]
         if found is None:
@@ -221,13 +226,28 @@ def _part(
             continue
         text, begins = _whole_command(lines, prompts, position, first)
         shown, position = _output(lines, prompts, begins, first, opening)
+        ends = position
         while position < len(lines) and _is_unknown(lines[position], prompts[position], opening):
             _, position = _output(lines, prompts, position + 1, first, opening)
         after = _next_prompt(lines, prompts, position, first, opening)
-        ended = after < len(lines) and _is_prompt(lines, prompts, after, first, opening)
-        part.commands.append(_finished(text, shown, lines, found, begins, ended=ended))
+        below = prompts[after] if after < len(lines) else None
+        ended = below is not None and _is_prompt(lines, prompts, after, first, opening)
+        numbers.append(below.number if below and ended and ends == position else None)
+        done = _finished(text, shown, lines, found, begins, ended=ended)
+        passed = tuple(line.number for line in lines[ends:position])
+        part.commands.append(replace(done, passed=passed))
         position = after
+    if _are_statuses([opening.number, *numbers]):
+        pairs = zip(part.commands, numbers, strict=True)
+        part.commands = [replace(each, next_status=number) for each, number in pairs]
     return part, position
+
+
+def _are_statuses(numbers: Sequence[int | None]) -> bool:
+    """Whether what prompts show are statuses, which are 0 now and again. A shell's count of
+    commands goes up, and a window's number stays."""
+    known = [number for number in numbers if number is not None]
+    return known.count(0) > 1 and len(set(known)) > 1
 
 
 def _same_place(first: Line, line: Line) -> bool:

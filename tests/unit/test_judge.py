@@ -485,3 +485,12 @@ def test_a_command_that_takes_long_only_there(told: str, same: bool) -> None:
     wanted = command(told, "user\t0m0.001s", text=text)
     done = replace(step(err="real\t0m 0.06s\nuser\t0m 0.00s\n"), command=text)
     assert (difference(wanted, done) is None) is same
+
+
+@pytest.mark.parametrize(("status", "symptom"), [(0, False), (1, True)])
+def test_a_status_that_a_prompt_shows(status: int, symptom: bool) -> None:
+    wanted = replace(command(), next_status=status)
+    claims = claim.of_session(Session((wanted,)))
+    assert any(each.kind == "status" and each.symptom is symptom for each in claims)
+    assert difference(wanted, step(status=status)) is None
+    assert difference(wanted, step(status=1 - status)) == f"exit status {1 - status}"

@@ -308,3 +308,30 @@ def test_comments_are_no_commands(comment: str) -> None:
 
 def test_a_cut_quoted_hunk_ends_with_its_quotation() -> None:
     assert commands("> @@ -1,9 +1,9 @@\n> -a\n>  b\n\n $ modprobe x\n") == [["modprobe x"]]
+
+
+def test_statuses_that_prompts_show() -> None:
+    (found,) = sessions(
+        "[0] root@vm:~# modprobe x\n[0] root@vm:~# rmmod x\n[1] root@vm:~# cat y\n2\n"
+        "[0] root@vm:~#\n"
+    )
+    assert [each.next_status for each in found.commands] == [0, 1, 0]
+
+
+@pytest.mark.parametrize("numbers", [(0, 1, 2), (1, 1, 1), (0, 0, 0), (41, 42, 43)])
+def test_counts_that_prompts_show(numbers: tuple[int, ...]) -> None:
+    (found,) = sessions("".join(f"[{n}] root@vm:~# modprobe x\n" for n in numbers))
+    assert {each.next_status for each in found.commands} == {None}
+
+
+def test_a_home_directory_behind_an_arrow() -> None:
+    (found,) = sessions("\u279c  ~ modprobe x\n\u279c  ~ cat y\n2\n\u279c  ~\n")
+    assert found.texts == ("modprobe x", "cat y")
+    assert found.commands[1].output == ("2",)
+
+
+def test_a_subshell_behind_a_lone_prompt() -> None:
+    (found,) = sessions("# modprobe x\n# (echo virtio1 > /sys/unbind)\nSegmentation fault\n")
+    assert found.texts == ("modprobe x", "(echo virtio1 > /sys/unbind)")
+    (found,) = sessions("# modprobe x\n# (see below for more)\n")
+    assert found.texts == ("modprobe x",)
