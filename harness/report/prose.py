@@ -62,6 +62,7 @@ _IN_USE = re.compile(
     r"(?:unload\w*|remov\w*)|cannot be (?:unloaded|removed)|fails? to unload)\b",
     re.IGNORECASE,
 )
+_PANIC = re.compile(r"\b(?:panics|panicked|kernel panic)\b", re.IGNORECASE)
 _KILLED = re.compile(
     r"\b(?:seg(?:mentation)?[ -]?faults?|segfaulted|is killed|gets killed)\b", re.IGNORECASE
 )
@@ -70,12 +71,40 @@ _KILLED = re.compile(
 def claims(lines: Sequence[Line], session: Session) -> list[Claim]:
     """The claims of a message's prose about the session: messages of tools that stand in it,
     and sentences. Each is about the command that it names, else the last one."""
-    inside = {n for each in session.commands if each.shown for n in (each.line, *each.numbers)}
+    inside = {
+        number
+        for each in session.commands
+        if each.shown
+        for number in (each.line, *each.numbers, *each.passed)
+    }
     usable = [line for line in _observed(lines) if line.number not in inside]
     found: dict[tuple[str, int | None], Claim] = {}
     for claim in (*_messages(usable, session), *_statements(usable, session)):
         found.setdefault((claim.kind, claim.step), claim)
     return list(found.values())
+
+
+# Words of a sentence that goes on where the session has ended.
+_GOES_ON = re.compile(
+    r"\b(?:then|afterwards?|after (?:that|this)|now|at (?:this|that) point|finally|"
+    r"(?:this|the) last|here|that)\b",
+    re.IGNORECASE,
+)
+
+
+def of_end(lines: Sequence[Line], session: Session) -> list[Claim]:
+    """What the first paragraph below a session says of its last command, which shows
+    nothing: "that hangs", "and then the refcount is 3"."""
+    last = len(session.commands) - 1
+    below = [line for line in lines if line.number > session.last]
+    start = next((n for n, line in enumerate(below) if not line.blank), len(below))
+    end = next((n for n in range(start, len(below)) if below[n].blank), len(below))
+    paragraph = list(_observed(below[start:end]))
+    text = " ".join(line.bare for line in paragraph)
+    if not _GOES_ON.search(text):
+        return []
+    stated = _statements(paragraph, session)
+    return [each for each in stated if each.step == last]
 
 
 _SECTION = re.compile(
@@ -145,6 +174,9 @@ def _of_sentence(sentence: str, session: Session, where: str) -> Iterator[Claim]
         return
     if _HANG.search(sentence):
         yield Claim("hang", f"{name} does not end", where, step)
+        return
+    if _PANIC.search(sentence):
+        yield Claim("panic", "the kernel panics", where, step)
         return
     if _KILLED.search(sentence):
         yield Claim("killed", f"{name} is killed", where, step)

@@ -11,7 +11,7 @@ from harness.errors import UsageError
 from harness.report import claim, lines, prompt, prose, script, session, traces
 from harness.report.claim import Claim
 from harness.report.lines import Line
-from harness.report.session import Session
+from harness.report.session import Command, Session
 
 HOW_TO_WRITE = (
     "write what was typed and printed, each command behind '$ ' or '# ', "
@@ -167,7 +167,13 @@ def _claims(report: Report, text: Text, chosen: Session) -> list[Claim]:
         steps = {each.step for each in stated}
         found = [each for each in found if each.kind != "silence" or each.step not in steps]
         found += stated
+    elif not _shows_anything(chosen.commands[-1]):
+        found += prose.of_end(text.lines, chosen)
     return claim.with_emptiness(found, chosen)
+
+
+def _shows_anything(command: Command) -> bool:
+    return bool(command.output) or command.status is not None or command.interrupted
 
 
 def _is_known(one: Claim, others: Sequence[Claim]) -> bool:

@@ -345,3 +345,36 @@ def test_the_rules_around_a_splat_are_no_output(tmp_path: Path, stamp: str) -> N
     path.write_text("$ rmmod a\n$ dmesg\n" + "".join(f"{stamp}{line}\n" for line in shown))
     case = reading.choose(reading.read(path), None)
     assert [each.kind for each in case.claims if each.symptom] == ["splat"]
+
+
+def claimed(tmp_path: Path, text: str) -> list[tuple[str, int | None, int | None]]:
+    path = tmp_path / "report"
+    path.write_text(text)
+    claims = reading.choose(reading.read(path), None).claims
+    return [(each.kind, each.step, each.number) for each in claims if each.symptom]
+
+
+COUNTED = "# modprobe x-y\n# cat /sys/module/x_y/refcnt\n2\n# modprobe -r x-y\n"
+
+
+@pytest.mark.parametrize(
+    ("below", "symptom"),
+    [
+        ("... and then the refcount is 3.", ("refcount", 2, 3)),
+        ("That last one hangs for ever.", ("hang", 2, None)),
+        ("At this point the kernel panics.", ("panic", 2, None)),
+    ],
+)
+def test_words_below_a_command_that_shows_nothing(
+    tmp_path: Path, below: str, symptom: tuple[str, int | None, int | None]
+) -> None:
+    shown = ("output", 1, None)
+    assert claimed(tmp_path, f"{COUNTED}\n{below}\n") == [shown, symptom]
+    assert claimed(tmp_path, f"{COUNTED}\nI read the code.\n\n{below}\n") == [shown]
+    said = f"{COUNTED}rmmod: busy\n\n{below}\n"
+    assert claimed(tmp_path, said) == [shown, ("output", 2, None)]
+
+
+def test_what_an_unknown_program_prints_is_no_prose(tmp_path: Path) -> None:
+    text = "# modprobe x\n# iommu-top --once\nSegmentation fault (core dumped)\n"
+    assert claimed(tmp_path, text) == []
