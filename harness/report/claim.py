@@ -69,7 +69,7 @@ _DEATH = re.compile(
     r"Illegal instruction|Aborted)(?:\s.*)?"
 )
 # Kinds of splats whose task does not live on.
-_DEADLY = frozenset({"Oops", "BUG"})
+DEADLY = frozenset({"Oops", "BUG"})
 
 # Above, a status says which signal has ended the command.
 _LAST_OWN_STATUS = 128
@@ -150,21 +150,26 @@ def _promoted(claims: list[Claim]) -> list[Claim]:
 def with_emptiness(claims: Sequence[Claim], session: Session) -> list[Claim]:
     """The claims of a report. That a command shows nothing is a symptom where its reporter
     looks for something, the next prompt proves that nothing came, and all symptoms are
-    figures that come before it: the last one is what the report comes to."""
+    figures or complaints that come before it: the last one is what the report comes to."""
     symptoms = [each for each in claims if each.symptom]
-    if any(each.kind not in _MEASURES or each.step is None for each in symptoms):
+    kinds = (*_MEASURES, *_COMPLAINTS)
+    if any(each.kind not in kinds or each.step is None for each in symptoms):
         return list(claims)
+    complains = any(each.kind in _COMPLAINTS for each in symptoms)
     last = max((each.step for each in symptoms if each.step is not None), default=-1)
     return [
-        replace(each, symptom=True) if _is_emptiness(each, session, last) else each
+        replace(each, symptom=True) if _is_emptiness(each, session, last, complains) else each
         for each in claims
     ]
 
 
-def _is_emptiness(each: Claim, session: Session, last: int) -> bool:
+def _is_emptiness(each: Claim, session: Session, last: int, complains: bool) -> bool:
+    """Of a log whose lines a report leaves out, it says nothing where something complains."""
     if each.kind != "silence" or each.step is None or each.step <= last:
         return False
     command = session.commands[each.step]
+    if complains and traces.prints_log(command.text):
+        return False
     return command.ended and context.shows_state(command.text)
 
 
@@ -287,7 +292,7 @@ def told_dead(claims: Sequence[Claim], step: int) -> bool:
         claim.step == step
         and (
             claim.kind in ("killed", "panic")
-            or (claim.splat is not None and claim.splat.kind in _DEADLY)
+            or (claim.splat is not None and claim.splat.kind in DEADLY)
         )
         for claim in claims
     )

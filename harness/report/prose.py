@@ -63,6 +63,10 @@ _IN_USE = re.compile(
     re.IGNORECASE,
 )
 _PANIC = re.compile(r"\b(?:panics|panicked|kernel panic)\b", re.IGNORECASE)
+_OOPS = re.compile(
+    r"\b(?:oopses|oopsed|kernel oops|an oops|null[ -]pointer (?:dereference|deref))\b",
+    re.IGNORECASE,
+)
 _KILLED = re.compile(
     r"\b(?:seg(?:mentation)?[ -]?faults?|segfaulted|is killed|gets killed)\b", re.IGNORECASE
 )
@@ -177,6 +181,9 @@ def _of_sentence(sentence: str, session: Session, where: str) -> Iterator[Claim]
         return
     if _PANIC.search(sentence):
         yield Claim("panic", "the kernel panics", where, step)
+        return
+    if _OOPS.search(sentence):
+        yield Claim("splat", "the kernel oopses", where, step)
         return
     if _KILLED.search(sentence):
         yield Claim("killed", f"{name} is killed", where, step)

@@ -7,7 +7,7 @@ import re
 from harness.errors import GuestHang, GuestPanic
 from harness.guest.guest import Step
 from harness.klog.splat import Splat
-from harness.report.claim import Claim
+from harness.report.claim import DEADLY, Claim
 from harness.repro import lacking
 from harness.repro.replayed import Case, Held, Replayed, unreached
 
@@ -43,7 +43,8 @@ def _same_panic(wanted: str, seen: str) -> bool:
 def splat(case: Case) -> Held:
     each, done = case.claim, case.done
     told = each.splat
-    assert told is not None
+    if told is None:
+        return _oops(done)
     alike = [found for found in done.splats if same_splat(told, found)]
     same = next((found for found in alike if not _comes_later(each, found, done)), None)
     if same:
@@ -54,6 +55,16 @@ def splat(case: Case) -> Held:
     if detector:
         return None, detector
     return _no_splat(each, told, done)
+
+
+def _oops(done: Replayed) -> Held:
+    """Any that a task dies of: words do not say which."""
+    deadly = next((found for found in done.splats if found.kind in DEADLY), None)
+    if deadly:
+        return True, f"the kernel reports {deadly.title}"
+    if done.error is not None and not isinstance(done.error, GuestPanic):
+        return None, str(done.error)
+    return False, "the kernel does not oops"
 
 
 # Tasks that do what a command began, when it may have ended.

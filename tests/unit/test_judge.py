@@ -13,6 +13,7 @@ from harness.kernel.artifact import Kernel
 from harness.klog import splat
 from harness.klog.record import Record
 from harness.report import claim, fact
+from harness.report.claim import Claim
 from harness.report.fact import Fact
 from harness.report.session import Command, Session
 from harness.repro import judge, verdict
@@ -64,6 +65,7 @@ def judged(
     steps: list[Step],
     error: GuestPanic | GuestLost | None = None,
     hangs: dict[int, str] | None = None,
+    claims: list[Claim] | None = None,
 ) -> list[Judgement]:
     done = Replayed(
         tuple(commands),
@@ -74,7 +76,7 @@ def judged(
         Names("", "arm_smmu_v3"),
         hangs or {},
     )
-    return judge.judge(claim.of_session(Session(tuple(commands))), done)
+    return judge.judge(claims or claim.of_session(Session(tuple(commands))), done)
 
 
 def verdict_of(
@@ -494,3 +496,22 @@ def test_a_status_that_a_prompt_shows(status: int, symptom: bool) -> None:
     assert any(each.kind == "status" and each.symptom is symptom for each in claims)
     assert difference(wanted, step(status=status)) is None
     assert difference(wanted, step(status=1 - status)) == f"exit status {1 - status}"
+
+
+WARNED = "WARNING: CPU: 0 PID: 35 at drivers/iommu/iommu.c:634 some_function+0x70/0xa8"
+
+
+@pytest.mark.parametrize(
+    ("said", "same"), [((), False), ((WARNED,), False), ((OOPS[0].partition("] ")[2],), True)]
+)
+def test_an_oops_in_words(said: tuple[str, ...], same: bool) -> None:
+    told = Claim("splat", "the kernel oopses", "line 1", 0)
+    (found,) = judged([command()], [step(kmsg=said)], claims=[told])
+    assert found.held is same
+
+
+@pytest.mark.parametrize("error", [None, GuestPanic("Fatal exception")])
+def test_a_panic_in_words(error: GuestPanic | None) -> None:
+    told = Claim("panic", "the kernel panics", "line 1", 0)
+    (found,) = judged([command()], [step()], error, claims=[told])
+    assert found.held is (error is not None)

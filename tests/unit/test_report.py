@@ -363,6 +363,7 @@ COUNTED = "# modprobe x-y\n# cat /sys/module/x_y/refcnt\n2\n# modprobe -r x-y\n"
         ("... and then the refcount is 3.", ("refcount", 2, 3)),
         ("That last one hangs for ever.", ("hang", 2, None)),
         ("At this point the kernel panics.", ("panic", 2, None)),
+        ("Then it oopses in iommu_group_release.", ("splat", 2, None)),
     ],
 )
 def test_words_below_a_command_that_shows_nothing(
@@ -378,3 +379,12 @@ def test_words_below_a_command_that_shows_nothing(
 def test_what_an_unknown_program_prints_is_no_prose(tmp_path: Path) -> None:
     text = "# modprobe x\n# iommu-top --once\nSegmentation fault (core dumped)\n"
     assert claimed(tmp_path, text) == []
+
+
+@pytest.mark.parametrize(
+    ("looked", "empty"), [("lsmod | grep x_y", True), ("dmesg | tail -3", False)]
+)
+def test_nothing_found_after_a_complaint(tmp_path: Path, looked: str, empty: bool) -> None:
+    busy = "# modprobe x-y\n# rmmod x_y\nrmmod: ERROR: Module x_y is in use\n"
+    found = claimed(tmp_path, f"{busy}# {looked}\n#\n")
+    assert found == [("fact", 1, None)] + [("silence", 2, None)] * empty
