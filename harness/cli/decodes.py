@@ -99,10 +99,18 @@ class _Log:
     def _count(self, data: bytes) -> None:
         self.lines += data.count(b"\n") + (not data and self._last != b"\n")
         self._last = data[-1:] if data else b"\n"
-        self._read_so_far += len(data)
+        before, self._read_so_far = self._read_so_far, self._read_so_far + len(data)
         if self.phase:
+            read = self._read_so_far // _MEGABYTE
             of = f" of {self._size // _MEGABYTE}" if self._size else ""
-            self.phase.title = f"reading {self.name}, {self._read_so_far // _MEGABYTE}{of} MB"
+            self.phase.title = f"reading {self.name}, {read}{of} MB"
+            for _ in range(read - before // _MEGABYTE):
+                self.phase.step()
+
+    def shown_by(self, phase: progress.Phase) -> None:
+        """Shows how far it is read in the phase; how long still, where its size is known."""
+        self.phase = phase
+        phase.expect(max(0, self._size - self._read_so_far) // _MEGABYTE)
 
 
 def _opened(name: str) -> tuple[BufferedReader, int]:
@@ -127,7 +135,8 @@ def _symbolised(
     printed between must not meet a bar."""
     splats = log.splats(source)  # type: ignore[arg-type]
     while True:
-        with progress.phase("decode", f"reading {source.name}") as source.phase:
+        with progress.phase("decode", f"reading {source.name}") as phase:
+            source.shown_by(phase)
             splat = next(splats, None)
         if splat is None:
             return
