@@ -76,6 +76,9 @@ class Monitor:
                 raise
             raise Unmigratable(error.message) from None
         self._wait(lambda: self._finished("query-migrate"))
+        # Completed is said before the thread of the migration lets go of the guest, which
+        # refuses to go on until then (qmp_cont, RUN_STATE_FINISH_MIGRATE).
+        self._wait(lambda: self.execute("query-status")["status"] != "finish-migrate")
 
     def load(self, file: Path) -> None:
         """The state that ``save`` wrote, into a QEMU that was started to wait for one.
