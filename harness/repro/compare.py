@@ -96,7 +96,7 @@ def same_output(wanted: Sequence[str], out: str, err: str, command: str) -> bool
     rules = rules_of(command)
     told = _prepared(wanted, rules)
     first, second = _prepared(out.splitlines(), rules), _prepared(err.splitlines(), rules)
-    if _lists_names(command) and not any(_ELIDED.fullmatch(line.strip()) for line in told):
+    if _lists_names(command) and not any(map(is_elision, told)):
         # A terminal has them in columns.
         return sorted(" ".join(told).split()) == sorted(" ".join([*first, *second]).split())
     comparison = _Comparison(time.monotonic() + _PATTERN_SECONDS)
@@ -130,7 +130,7 @@ class _Comparison:
         places of ``seen``, because an elision stands for any number of lines."""
         ends = {0}
         for line in wanted:
-            if _ELIDED.fullmatch(line.strip()):
+            if is_elision(line):
                 ends = set(range(min(ends), len(seen) + 1))
             else:
                 ends = {end + 1 for end in ends if end < len(seen) and self._same(line, seen[end])}
@@ -185,8 +185,3 @@ def same_message(wanted: str, seen: str) -> bool:
         comparison = _Comparison(time.monotonic() + _PATTERN_SECONDS)
         return comparison.matches([wanted], [seen.rstrip()])
     return same_line(_VIRTIO.sub("virtioN", wanted), _VIRTIO.sub("virtioN", seen))
-
-
-def is_compound(command: str) -> bool:
-    """Whether the command's status says nothing about its parts."""
-    return shell.is_compound(command)

@@ -68,7 +68,7 @@ def _in_use(said: fact.Fact, step: Step, printed: bool) -> tuple[bool, str]:
     if not set(said.holders) <= set(found.holders):
         held = ", ".join(found.holders) or "no module"
         return False, f"{module} has refcount {count}, held by {held}"
-    if step.status == 0 and not compare.is_compound(step.command):
+    if step.status == 0 and not shell.is_compound(step.command):
         return False, f"the command succeeds; {_did(step)}"
     if not printed:
         return False, _did(step)
