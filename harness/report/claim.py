@@ -196,9 +196,9 @@ def _of_command(number: int, command: Command) -> Iterator[Claim]:
         yield Claim("status", text, where, number, number=command.status)
     elif command.next_status is not None and command.next_status <= _LAST_OWN_STATUS:
         # That commands succeed is how a session goes, and no symptom.
-        told = command.next_status
-        text = f"{name} exits with status {told}"
-        yield Claim("status", text, where, number, told != 0, number=told)
+        reported = command.next_status
+        text = f"{name} exits with status {reported}"
+        yield Claim("status", text, where, number, reported != 0, number=reported)
     shown = traces.split(command.output, command.numbers)
     for splat, place in shown.splats:
         yield of_splat(splat, place, number)
@@ -286,7 +286,7 @@ def _claims_silence(command: Command) -> bool:
     return command.shown and command.status is None and ended
 
 
-def told_dead(claims: Sequence[Claim], step: int) -> bool:
+def reports_death(claims: Sequence[Claim], step: int) -> bool:
     """Whether the report shows that the command of that step dies."""
     return any(
         claim.step == step

@@ -94,13 +94,15 @@ def same_output(wanted: Sequence[str], out: str, err: str, command: str) -> bool
     ):
         return False
     rules = rules_of(command)
-    told = _prepared(wanted, rules)
+    reported = _prepared(wanted, rules)
     first, second = _prepared(out.splitlines(), rules), _prepared(err.splitlines(), rules)
-    if _lists_names(command) and not any(map(is_elision, told)):
+    if _lists_names(command) and not any(map(is_elision, reported)):
         # A terminal has them in columns.
-        return sorted(" ".join(told).split()) == sorted(" ".join([*first, *second]).split())
+        return sorted(" ".join(reported).split()) == sorted(" ".join([*first, *second]).split())
     comparison = _Comparison(time.monotonic() + _PATTERN_SECONDS)
-    return comparison.matches(told, first + second) or comparison.matches(told, second + first)
+    return comparison.matches(reported, first + second) or comparison.matches(
+        reported, second + first
+    )
 
 
 def _lists_names(command: str) -> bool:

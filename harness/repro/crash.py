@@ -42,19 +42,19 @@ def _same_panic(wanted: str, seen: str) -> bool:
 
 def splat(case: Case) -> Held:
     each, done = case.claim, case.done
-    told = each.splat
-    if told is None:
+    reported = each.splat
+    if reported is None:
         return _oops(done)
-    alike = [found for found in done.splats if same_splat(told, found)]
+    alike = [found for found in done.splats if same_splat(reported, found)]
     same = next((found for found in alike if not _comes_later(each, found, done)), None)
     if same:
         return True, f"the kernel reports {same.title}"
     if alike:
         return False, f"the kernel reports it in step {_step_of(alike[0], done) + 1}"
-    detector = lacking.detector(told, done.kernel)
+    detector = lacking.detector(reported, done.kernel)
     if detector:
         return None, detector
-    return _no_splat(each, told, done)
+    return _no_splat(each, reported, done)
 
 
 def _oops(done: Replayed) -> Held:
@@ -88,29 +88,31 @@ def _step_of(found: Splat, done: Replayed) -> int:
     return next((number for number, end in enumerate(ends) if found.first < end), len(done.steps))
 
 
-def _no_splat(each: Claim, told: Splat, done: Replayed) -> Held:
+def _no_splat(each: Claim, reported: Splat, done: Replayed) -> Held:
     """What it means that the kernel does not report the splat."""
-    alike = [found for found in done.splats if found.kind == told.kind]
-    if alike and not told.function and not told.line:
+    alike = [found for found in done.splats if found.kind == reported.kind]
+    if alike and not reported.function and not reported.line:
         return None, "the report's trace names no function to compare"
     if alike and (done.error is None or isinstance(done.error, GuestPanic | GuestHang)):
         return False, f"the kernel reports another one: {alike[0].title}"
     if done.error is not None and not isinstance(done.error, GuestPanic):
         return unreached(each, done)
-    return False, f"the kernel reports no {told.kind}"
+    return False, f"the kernel reports no {reported.kind}"
 
 
-def same_splat(told: Splat, seen: Splat) -> bool:
+def same_splat(reported: Splat, seen: Splat) -> bool:
     """Whether two reports of kernels are the same by meaning: of one kind, in one function
     that is called alike, at one place where both are of one release. Processors, PIDs,
     addresses, offsets, registers, names of processes and taint do not count."""
-    if _kind(told) != _kind(seen):
+    if _kind(reported) != _kind(seen):
         return False
-    if told.function and seen.function:
+    if reported.function and seen.function:
         return (
-            told.function == seen.function and _called_alike(told, seen) and _same_line(told, seen)
+            reported.function == seen.function
+            and _called_alike(reported, seen)
+            and _same_line(reported, seen)
         )
-    return bool(told.file) and (told.file, told.line) == (seen.file, seen.line)
+    return bool(reported.file) and (reported.file, reported.line) == (seen.file, seen.line)
 
 
 _LOCKDEP = re.compile(
@@ -131,18 +133,18 @@ def _kind(splat: Splat) -> tuple[str, str]:
     return splat.kind, detail
 
 
-def _called_alike(told: Splat, seen: Splat) -> bool:
-    if not told.caller or not seen.caller or told.caller == seen.caller:
+def _called_alike(reported: Splat, seen: Splat) -> bool:
+    if not reported.caller or not seen.caller or reported.caller == seen.caller:
         return True
-    return told.caller in seen.frames[:8] or seen.caller in told.frames[:8]
+    return reported.caller in seen.frames[:8] or seen.caller in reported.frames[:8]
 
 
-def _same_line(told: Splat, seen: Splat) -> bool:
+def _same_line(reported: Splat, seen: Splat) -> bool:
     """Lines move from release to release; within one they say which of a function's checks."""
-    if not told.line or not seen.line or told.file != seen.file:
+    if not reported.line or not seen.line or reported.file != seen.file:
         return True
-    same_release = bool(told.kernel) and told.kernel == seen.kernel
-    return told.line == seen.line or not same_release
+    same_release = bool(reported.kernel) and reported.kernel == seen.kernel
+    return reported.line == seen.line or not same_release
 
 
 def killed(case: Case) -> Held:

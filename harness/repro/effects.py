@@ -162,7 +162,7 @@ def _without_claimed(
         for other in claims
         if other.step == each.step and other.kind == "fact" and other.lines
     ]
-    dead = claim.told_dead(claims, each.step if each.step is not None else -1)
+    dead = claim.reports_death(claims, each.step if each.step is not None else -1)
 
     def kept(text: str) -> str:
         lines = [
@@ -180,13 +180,13 @@ def _log_lines(wanted: Sequence[str], step: Step) -> bool:
     """Whether what the command prints of the log has the messages, in order, none of them
     more often where it shows all that match; the log of a guest has others."""
     printed = [compare.normal(line) for line in step.out.splitlines()]
-    told = [compare.normal(line) for line in wanted if not compare.is_elision(line)]
+    reported = [compare.normal(line) for line in wanted if not compare.is_elision(line)]
     seen = iter(printed)
-    if not all(any(compare.same_message(line, text) for text in seen) for line in told):
+    if not all(any(compare.same_message(line, text) for text in seen) for line in reported):
         return False
-    if len(told) < len(wanted) or not _shows_all(step.command):
+    if len(reported) < len(wanted) or not _shows_all(step.command):
         return True
-    return all(_times(line, printed) <= _times(line, told) for line in told)
+    return all(_times(line, printed) <= _times(line, reported) for line in reported)
 
 
 def _shows_all(command: str) -> bool:
@@ -225,7 +225,7 @@ def silence(case: Case) -> Held:
     step = done.step(each.step)
     if step is None:
         return unreached(each, done)
-    if died(step) and not claim.told_dead(claims, each.step) and not _shown(claims, step):
+    if died(step) and not claim.reports_death(claims, each.step) and not _shown(claims, step):
         return False, f"it is killed, {_did(step)}"
     if step.status and step.err.strip():
         return False, _did(step)
@@ -237,8 +237,8 @@ def silence(case: Case) -> Held:
 def _shown(claims: Sequence[Claim], step: Step) -> bool:
     """Whether the report shows a splat of the step, though not that the command dies of it."""
     seen = splat.find([record.text for record in step.kmsg])
-    told = [each.splat for each in claims if each.splat]
-    return any(same_splat(one, other) for one in told for other in seen)
+    reported = [each.splat for each in claims if each.splat]
+    return any(same_splat(one, other) for one in reported for other in seen)
 
 
 def _noise(step: Step) -> bool:

@@ -47,8 +47,8 @@ def _with_reasons(
 
 
 def _lacks(command: Command, step: Step, own: Sequence[Claim], done: Replayed) -> str:
-    told = "\n".join(line for each in done.commands for line in each.output)
-    return lacking.of(command, step, own, told=told, names=done.names, kernel=done.kernel)
+    reported = "\n".join(line for each in done.commands for line in each.output)
+    return lacking.of(command, step, own, reported=reported, names=done.names, kernel=done.kernel)
 
 
 def _about(claims: Sequence[Claim], step: int) -> list[Claim]:

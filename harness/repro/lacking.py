@@ -36,10 +36,10 @@ _KERNELS = re.compile(
 )
 
 
-def detector(told: Splat, kernel: Kernel) -> str:
+def detector(reported: Splat, kernel: Kernel) -> str:
     """Why the kernel cannot make such a report, "" where it can."""
-    option, hint = _DETECTORS.get(told.kind, ("", ""))
-    if _ATOMIC.search(told.text[0]):
+    option, hint = _DETECTORS.get(reported.kind, ("", ""))
+    if _ATOMIC.search(reported.text[0]):
         option, hint = "DEBUG_ATOMIC_SLEEP", "--variant lockdep"
     if not option or kernel.option(option):
         return ""
@@ -65,19 +65,19 @@ def of(
     step: Step,
     own: Sequence[Claim],
     *,
-    told: str,
+    reported: str,
     names: Names,
     kernel: Kernel,
 ) -> str:
     """What the step needs that the guest does not have, in words, or "": what the report's
-    machine did not have either is none. ``own`` are the claims about the step, ``told`` is
+    machine did not have either is none. ``own`` are the claims about the step, ``reported`` is
     all that the report shows; what is only context does not count."""
     if own and all(each.kind == "context" for each in own):
         return ""
     unclear = names.about(command.text)
     if unclear:
         return unclear
-    said_there = {fact.of(line) for line in told.splitlines()}
+    said_there = {fact.of(line) for line in reported.splitlines()}
     for line in step.err.splitlines():
         said = fact.of(line)
         found = _missing(said, step, kernel) if said and said not in said_there else ""
@@ -86,7 +86,7 @@ def of(
             found = f"the guest's {option['program']} has no such option: {line.strip()[:120]}"
         if found:
             return found
-    return _parameter(told, step)
+    return _parameter(reported, step)
 
 
 def _missing(said: fact.Fact, step: Step, kernel: Kernel) -> str:
@@ -125,10 +125,10 @@ def module(name: str, kernel: Kernel) -> str:
 _WITHOUT_MODULE = frozenset({"pcieport", "virtio_pci"})
 
 
-def _parameter(told: str, step: Step) -> str:
+def _parameter(reported: str, step: Step) -> str:
     """A module's parameter that this kernel's module does not have (kernel/params.c)."""
     for record in step.kmsg:
         match = _UNKNOWN_PARAMETER.search(record.text)
-        if match and match[0] not in told:
+        if match and match[0] not in reported:
             return f"the guest's {match['module']} has no parameter {match['name']}"
     return ""

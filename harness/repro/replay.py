@@ -174,9 +174,9 @@ def _conclude(
     done = _replayed(result, shown, names, hangs)
     result.judged = judge.judge(result.request.claims, done)
     result.verdict = _verdict(result)
-    told = [each.splat for each in result.request.claims if each.splat]
+    reported = [each.splat for each in result.request.claims if each.splat]
     result.unmentioned = [
-        each for each in result.splats if not any(crash.same_splat(one, each) for one in told)
+        each for each in result.splats if not any(crash.same_splat(one, each) for one in reported)
     ]
     result.lost_records = gaps(log)
 

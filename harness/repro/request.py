@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a report asks to be replayed, and on which machine."""
+"""What of a report is replayed, and on which machine."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from harness.report.claim import Claim
 from harness.report.reading import Report
 from harness.report.session import Session
 
-# Modules that reports name and nobody has, by the guest module that does the
+# Modules that reports name and no kernel has, by the guest module that does the
 # same; guest-scripts/modules builds it under either name.
 _STAND_INS = {"test_module": "iommu_client"}
 
@@ -45,7 +45,7 @@ def of(
     qemu: str = topology.QEMU,
     devices: Mapping[str, str] | None = None,
 ) -> Request:
-    """What the report in a file asks for, on the program ``qemu``. Raises UsageError for a
+    """The replay of a file's report on the program ``qemu``. Raises UsageError for a
     report without a session, for a ``session`` that it does not have (``reading.choose``),
     and for an unknown machine."""
     report = reading.read(path)

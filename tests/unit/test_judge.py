@@ -96,10 +96,10 @@ def test_one_fact_in_many_words(line: str) -> None:
     assert fact.of(line) == Fact("in use", "arm_smmu_v3")
 
 
-@pytest.mark.parametrize("told", IN_USE)
+@pytest.mark.parametrize("reported", IN_USE)
 @pytest.mark.parametrize("seen", IN_USE)
-def test_words_of_one_tool_match_those_of_another(told: str, seen: str) -> None:
-    assert difference(command(told), step(1, err=seen + "\n", refcount=2)) is None
+def test_words_of_one_tool_match_those_of_another(reported: str, seen: str) -> None:
+    assert difference(command(reported), step(1, err=seen + "\n", refcount=2)) is None
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_part_of_a_command_that_is_not_refused_is_not_in_use() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "same"),
+    ("reported", "same"),
     [
         ("sh: write error: Operation not permitted", True),
         ("sh: 1: echo: echo: I/O error", True),
@@ -134,9 +134,9 @@ def test_a_part_of_a_command_that_is_not_refused_is_not_in_use() -> None:
         ("sh: write error: Invalid argument", False),
     ],
 )
-def test_a_tool_that_names_no_errno_leaves_it_open(told: str, same: bool) -> None:
+def test_a_tool_that_names_no_errno_leaves_it_open(reported: str, same: bool) -> None:
     done = step(1, err="sh: write error: Operation not permitted\n")
-    assert (difference(command(told), done) is None) is same
+    assert (difference(command(reported), done) is None) is same
 
 
 def test_an_errno_that_the_guest_does_not_name_is_not_seen() -> None:
@@ -199,7 +199,7 @@ ADDED = "[    1.5] e1000e 0000:00:01.0: Adding to iommu group 0"
 
 
 @pytest.mark.parametrize(
-    ("text", "told", "same"),
+    ("text", "reported", "same"),
     [
         ("dmesg | grep 'iommu group'", (ADDED, ADDED), True),
         ("dmesg | grep 'iommu group'", (ADDED,), False),
@@ -209,10 +209,10 @@ ADDED = "[    1.5] e1000e 0000:00:01.0: Adding to iommu group 0"
     ],
 )
 def test_messages_that_are_looked_for_come_as_often(
-    text: str, told: tuple[str, ...], same: bool
+    text: str, reported: tuple[str, ...], same: bool
 ) -> None:
     done = replace(step(out=f"{ADDED}\n{ADDED}\n[ 2.0] other\n"), command=text)
-    assert (difference(command(*told, text=text), done) is None) is same
+    assert (difference(command(*reported, text=text), done) is None) is same
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_kernel_messages_match_without_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "seen"),
+    ("reported", "seen"),
     [
         ("cat: /x: No such file or directory", "cat: can't open '/x': No such file or directory"),
         ("bash: write error: Device or resource busy", "sh: write error: Device or resource busy"),
@@ -275,12 +275,12 @@ def test_kernel_messages_match_without_time() -> None:
         ("[    3.1] arm-smmu-v3: hello", "[    0.458724] arm-smmu-v3: hello"),
     ],
 )
-def test_what_a_machine_or_a_tool_words_otherwise(told: str, seen: str) -> None:
-    assert difference(command(told), step(1, out=seen + "\n")) is None
+def test_what_a_machine_or_a_tool_words_otherwise(reported: str, seen: str) -> None:
+    assert difference(command(reported), step(1, out=seen + "\n")) is None
 
 
 @pytest.mark.parametrize(
-    ("told", "same"),
+    ("reported", "same"),
     [
         ("arm_smmu_v3            77824  2", True),
         # Which modules hold others depends on the configuration.
@@ -290,7 +290,7 @@ def test_what_a_machine_or_a_tool_words_otherwise(told: str, seen: str) -> None:
         ("arm_smmu_v3            77824  2 e1000e", False),
     ],
 )
-def test_a_row_of_lsmod_is_a_name_a_count_and_holders(told: str, same: bool) -> None:
+def test_a_row_of_lsmod_is_a_name_a_count_and_holders(reported: str, same: bool) -> None:
     state = State(
         modules={
             "arm_smmu_v3": Module("arm_smmu_v3", "live", 2, ()),
@@ -298,7 +298,7 @@ def test_a_row_of_lsmod_is_a_name_a_count_and_holders(told: str, same: bool) -> 
         }
     )
     done = replace(step(0), command="lsmod", after=state)
-    assert (difference(command(told, text="lsmod"), done) is None) is same
+    assert (difference(command(reported, text="lsmod"), done) is None) is same
 
 
 def test_a_number_counts_where_no_rule_says_otherwise() -> None:
@@ -307,15 +307,15 @@ def test_a_number_counts_where_no_rule_says_otherwise() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "seen"),
+    ("reported", "seen"),
     [
         ("cat: /x: No such file or directory", "cat: can't open '/y': No such file or directory"),
         ("[    3.1] one", "[    3.1] two"),
         ("...: No such device", "something else"),
     ],
 )
-def test_what_is_not_the_same(told: str, seen: str) -> None:
-    assert difference(command(told), step(1, out=seen + "\n"))
+def test_what_is_not_the_same(reported: str, seen: str) -> None:
+    assert difference(command(reported), step(1, out=seen + "\n"))
 
 
 def test_status() -> None:
@@ -376,13 +376,15 @@ def test_a_module_that_the_guest_lacks_leaves_nothing_to_judge(said: str) -> Non
 
 
 def test_that_a_module_which_the_guest_lacks_is_in_use_cannot_be_judged() -> None:
-    told = command("rmmod: ERROR: Module nvidia is in use")
-    found = verdict_of([told], [step(1, err="rmmod: ERROR: Module nvidia is not currently loaded")])
+    reported = command("rmmod: ERROR: Module nvidia is in use")
+    found = verdict_of(
+        [reported], [step(1, err="rmmod: ERROR: Module nvidia is not currently loaded")]
+    )
     assert (found.word, "no module nvidia" in found.reason) == ("inconclusive", True)
 
 
 @pytest.mark.parametrize(
-    ("told", "seen"),
+    ("reported", "seen"),
     [
         (
             "ls: cannot access '{0}': No such file or directory",
@@ -391,10 +393,10 @@ def test_that_a_module_which_the_guest_lacks_is_in_use_cannot_be_judged() -> Non
         ("cat: {0}: Permission denied", "cat: can't open '{0}': Permission denied"),
     ],
 )
-def test_a_path_with_the_name_of_a_pci_device_is_one(told: str, seen: str) -> None:
+def test_a_path_with_the_name_of_a_pci_device_is_one(reported: str, seen: str) -> None:
     path = "/sys/bus/pci/devices/0000:00:01.0/iommu_group"
-    assert fact.of(told.format(path)) == fact.of(seen.format(path))
-    assert fact.of(told.format(path)) is not None
+    assert fact.of(reported.format(path)) == fact.of(seen.format(path))
+    assert fact.of(reported.format(path)) is not None
 
 
 def test_a_status_that_holds_for_want_of_a_module_is_none() -> None:
@@ -410,8 +412,8 @@ def test_what_differs_before_a_module_is_missing_is_judged() -> None:
 
 def test_a_module_that_the_report_lacks_too_is_no_reason() -> None:
     lacking = step(1, err="modprobe: module my_driver not found in modules.dep")
-    told = command("modprobe: FATAL: Module my_driver not found.", "and more", status=1)
-    assert verdict_of([told], [lacking]).word == "not-reproduced"
+    reported = command("modprobe: FATAL: Module my_driver not found.", "and more", status=1)
+    assert verdict_of([reported], [lacking]).word == "not-reproduced"
 
 
 def test_a_report_of_a_missing_module_is_judged() -> None:
@@ -423,10 +425,10 @@ def test_a_report_of_a_missing_module_is_judged() -> None:
 OOPS = ("[ 1.0] Unable to handle kernel NULL pointer dereference at virtual address 08",)
 
 
-@pytest.mark.parametrize("told", [OOPS, ("Segmentation fault",), ("Killed",)])
-def test_a_command_that_the_report_shows_dying_may_die(told: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("reported", [OOPS, ("Segmentation fault",), ("Killed",)])
+def test_a_command_that_the_report_shows_dying_may_die(reported: tuple[str, ...]) -> None:
     done = step(139, killed=True, kmsg=(OOPS[0].partition("] ")[2],))
-    assert difference(command(*told), done) is None
+    assert difference(command(*reported), done) is None
 
 
 @pytest.mark.parametrize("text", ["modprobe -r a; echo $?", "modprobe -r a | tee x"])
@@ -436,16 +438,16 @@ def test_the_status_of_a_compound_command_says_nothing_about_its_part(text: str)
 
 
 def test_panics() -> None:
-    told = command("[ 1.0] Kernel panic - not syncing: Fatal exception in interrupt")
+    reported = command("[ 1.0] Kernel panic - not syncing: Fatal exception in interrupt")
     same, other = GuestPanic("Fatal exception in interrupt"), GuestPanic("sysrq triggered crash")
-    assert verdict_of([told], [], same).word == "reproduced"
-    assert verdict_of([told], [], other).word == "not-reproduced"
+    assert verdict_of([reported], [], same).word == "reproduced"
+    assert verdict_of([reported], [], other).word == "not-reproduced"
     assert verdict_of([command("x")], [], other).word == "inconclusive"
 
 
 def test_a_lost_guest_makes_no_verdict() -> None:
-    told = command("[ 1.0] Kernel panic - not syncing: Fatal exception in interrupt")
-    assert verdict_of([told], [], GuestLost("QEMU ended by SIGKILL")).word == "inconclusive"
+    reported = command("[ 1.0] Kernel panic - not syncing: Fatal exception in interrupt")
+    assert verdict_of([reported], [], GuestLost("QEMU ended by SIGKILL")).word == "inconclusive"
 
 
 def test_virtio_numbers_depend_on_the_machine() -> None:
@@ -454,7 +456,7 @@ def test_virtio_numbers_depend_on_the_machine() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "same"),
+    ("reported", "same"),
     [
         ("arm_smmu_v3 40960 2 - Live 0xffff80007a6b0000", True),
         ("arm_smmu_v3 40960 2 - Unloading 0xffff80007a6b0000", False),
@@ -463,9 +465,9 @@ def test_virtio_numbers_depend_on_the_machine() -> None:
         ("arm_smmu_v3 45056  2 [permanent]", False),
     ],
 )
-def test_marks_of_a_row(told: str, same: bool) -> None:
+def test_marks_of_a_row(reported: str, same: bool) -> None:
     row = "arm_smmu_v3 40960 2 - Live 0xffff800078620000\n"
-    wanted = command(told, text="grep smmu /proc/modules")
+    wanted = command(reported, text="grep smmu /proc/modules")
     assert (difference(wanted, step(out=row, refcount=2)) is None) is same
 
 
@@ -481,10 +483,12 @@ def test_what_may_be_done_with_an_attribute_is_the_kernels(path: str, same: bool
     assert (difference(wanted, done) is None) is same
 
 
-@pytest.mark.parametrize(("told", "same"), [("real\t0m0.911s", True), ("real\t0m40.113s", False)])
-def test_a_command_that_takes_long_only_there(told: str, same: bool) -> None:
+@pytest.mark.parametrize(
+    ("reported", "same"), [("real\t0m0.911s", True), ("real\t0m40.113s", False)]
+)
+def test_a_command_that_takes_long_only_there(reported: str, same: bool) -> None:
     text = "time modprobe -r e1000e"
-    wanted = command(told, "user\t0m0.001s", text=text)
+    wanted = command(reported, "user\t0m0.001s", text=text)
     done = replace(step(err="real\t0m 0.06s\nuser\t0m 0.00s\n"), command=text)
     assert (difference(wanted, done) is None) is same
 
@@ -505,13 +509,13 @@ WARNED = "WARNING: CPU: 0 PID: 35 at drivers/iommu/iommu.c:634 some_function+0x7
     ("said", "same"), [((), False), ((WARNED,), False), ((OOPS[0].partition("] ")[2],), True)]
 )
 def test_an_oops_in_words(said: tuple[str, ...], same: bool) -> None:
-    told = Claim("splat", "the kernel oopses", "line 1", 0)
-    (found,) = judged([command()], [step(kmsg=said)], claims=[told])
+    reported = Claim("splat", "the kernel oopses", "line 1", 0)
+    (found,) = judged([command()], [step(kmsg=said)], claims=[reported])
     assert found.held is same
 
 
 @pytest.mark.parametrize("error", [None, GuestPanic("Fatal exception")])
 def test_a_panic_in_words(error: GuestPanic | None) -> None:
-    told = Claim("panic", "the kernel panics", "line 1", 0)
-    (found,) = judged([command()], [step()], error, claims=[told])
+    reported = Claim("panic", "the kernel panics", "line 1", 0)
+    (found,) = judged([command()], [step()], error, claims=[reported])
     assert found.held is (error is not None)
