@@ -241,13 +241,12 @@ class Commands:
                 end = _end(running, last, kernel, directory)
         except GuestPanic as error:
             splats = splat.find(record.messages(error.log))
-            end = End(_KILLED, error.message, tuple(splats))
+            end = End(_KILLED, error.message, tuple(splats), panicked=True)
         except (GuestHang, GuestReset) as error:
             return Seen("inconclusive", error.message)
         seen = self.tells(end)
         if seen is None:
-            reason = "it does not end" if end.hangs is not None else "it prints no such figure"
-            return Seen("inconclusive", f"{reason}: {line(end.hangs or end.output)}", end.splats)
+            return Seen("inconclusive", _undecided(end), end.splats)
         reason = seen or f"status {end.status}, {line(end.output) or 'no output'}"
         return Seen("shown" if seen else "clean", reason, end.splats)
 
@@ -265,6 +264,15 @@ def _end(running: Guest, command: str, kernel: Kernel, directory: Path) -> End:
     _note(directory, step)
     found = splat.find([entry.text for entry in running.kmsg()])
     return End(step.status, step.out + step.err, tuple(found))
+
+
+def _undecided(end: End) -> str:
+    """Why the end does not say whether it is what is looked for."""
+    if end.hangs is not None:
+        return f"it does not end: {line(end.hangs)}"
+    if end.panicked:
+        return line(end.output)
+    return f"it prints no such figure: {line(end.output)}"
 
 
 def _ended(step: Step) -> str:

@@ -12,12 +12,14 @@ from harness.klog.splat import Splat
 @dataclass(frozen=True, slots=True)
 class End:
     """How the last command ended: its ``status`` and ``output``, and the ``splats`` of the
-    guest's whole life. ``hangs`` says where it does not end, None for one that does."""
+    guest's whole life. ``hangs`` says where it does not end, None for one that does;
+    ``panicked`` that the guest did not survive it, or one before it."""
 
     status: int
     output: str
     splats: tuple[Splat, ...] = ()
     hangs: str | None = None
+    panicked: bool = False
 
 
 # Why an end is what is looked for, "" where it is not; None where it does not tell.
@@ -31,8 +33,10 @@ def fails(end: End) -> str | None:
     return f"status {end.status}: {line(end.output)}" if end.status else ""
 
 
-def hangs(end: End) -> str:
+def hangs(end: End) -> str | None:
     """The last command does not end."""
+    if end.panicked:
+        return None
     return "" if end.hangs is None else f"it does not end: {end.hangs}"
 
 

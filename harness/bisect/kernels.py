@@ -54,8 +54,9 @@ class KernelJudge:
         directory = self._free(revision, number)
         directory.mkdir(parents=True)
         seen = self.condition.look(self._spec(revision), self._kernel(revision), directory)
-        text = [f"{line}\n" for each in seen.splats for line in each.text]
-        (directory / _SPLATS).write_text("".join(text))
+        if seen.splats:
+            text = [f"{line}\n" for each in seen.splats for line in each.text]
+            (directory / _SPLATS).write_text("".join(text))
         return Run(revision, seen.word, seen.reason, 0, _titles(seen.splats), str(directory))
 
     def _free(self, revision: str, number: int) -> Path:

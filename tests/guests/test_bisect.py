@@ -66,7 +66,14 @@ def test_a_setup_command_that_hangs_tells_nothing(tmp_path: Path) -> None:
     words = ("bisect", "--command", "modprobe hang", "--command", "true", "--limit", "2")
     done = command.run(*words, "--hang", *RELEASES, "--run-dir", tmp_path / "run")
     assert done.status == 3, done.out + done.err
-    assert "silent" in done.err or "answer" in done.err, done.err
+    assert "the guest has been silent for 2 s" in done.err, done.err
+
+
+def test_a_kernel_that_panics_instead_of_hanging_says_nothing(tmp_path: Path) -> None:
+    words = ("bisect", "--command", "echo c > /proc/sysrq-trigger", "--hang", *RELEASES)
+    done = command.run(*words, "--run-dir", tmp_path / "run")
+    assert done.status == 3, done.out + done.err
+    assert "the kernel panicked: sysrq triggered crash" in done.err, done.err
 
 
 def test_a_setup_command_that_fails_tells_nothing(tmp_path: Path) -> None:
