@@ -9,7 +9,8 @@ from typing import Literal, get_args
 from harness.klog.splat import Splat
 from harness.report import context, fact, modules, traces
 from harness.report.fact import Fact
-from harness.report.session import Command, Session
+from harness.report.part import Command
+from harness.report.session import Session
 
 Kind = Literal[
     "panic",

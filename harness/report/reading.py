@@ -11,7 +11,8 @@ from harness.errors import UsageError
 from harness.report import claim, lines, prompt, prose, script, session, traces
 from harness.report.claim import Claim
 from harness.report.lines import Line
-from harness.report.session import Command, Session
+from harness.report.part import Command
+from harness.report.session import Session
 
 HOW_TO_WRITE = (
     "write what was typed and printed, each command behind '$ ' or '# ', "

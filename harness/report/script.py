@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from harness.report import output, prompt, shell
 from harness.report.lines import Line
-from harness.report.session import Command, Session
+from harness.report.part import Command
+from harness.report.session import Session
 
 # Where a script stands in the guest.
 PATH = "/tmp/reproducer"  # noqa: S108  in the guest, whose only user is root

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from harness.guest.guest import Step
 from harness.report.claim import Claim, Kind
-from harness.report.session import Command
+from harness.report.part import Command
 from harness.repro import crash, effects, lacking
 from harness.repro.replayed import Case, Held, Judgement, Replayed
 

@@ -9,7 +9,7 @@ from harness.kernel.artifact import Kernel
 from harness.klog.splat import Splat
 from harness.report import fact, shell
 from harness.report.claim import Claim
-from harness.report.session import Command
+from harness.report.part import Command
 from harness.repro.names import Names
 
 # What a kind of report takes of a kernel, and the variant that has it.

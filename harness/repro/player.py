@@ -10,7 +10,7 @@ from harness.errors import GuestError, GuestHang
 from harness.guest.guest import Guest, Step
 from harness.kernel.artifact import Kernel
 from harness.report import context
-from harness.report.session import Command
+from harness.report.part import Command
 from harness.repro import hang, names
 from harness.repro.names import Entry, Names
 

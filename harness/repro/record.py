@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from harness.guest.guest import Step
 from harness.guest.state import State, changes
 from harness.klog import splat
-from harness.report.session import Command
+from harness.report.part import Command
 from harness.repro.replayed import Judgement
 
 if TYPE_CHECKING:

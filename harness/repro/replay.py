@@ -21,7 +21,7 @@ from harness.klog import splat
 from harness.klog.record import Record, gaps
 from harness.klog.splat import Splat
 from harness.machine import qemu
-from harness.report.session import Command
+from harness.report.part import Command
 from harness.repro import crash, judge, record, verdict
 from harness.repro.names import Names
 from harness.repro.player import Player

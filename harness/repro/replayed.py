@@ -9,7 +9,7 @@ from harness.guest.guest import Step
 from harness.kernel.artifact import Kernel
 from harness.klog.splat import Splat
 from harness.report.claim import Claim
-from harness.report.session import Command
+from harness.report.part import Command
 from harness.repro.names import Names
 
 # Whether a claim holds, None where this guest cannot show it, and what the guest did.

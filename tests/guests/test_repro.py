@@ -18,7 +18,7 @@ from harness.guest.state import State
 from harness.kernel import build, spec
 from harness.kernel.artifact import Kernel
 from harness.pytest_plugin import GuestFactory
-from harness.report.session import Command
+from harness.report.part import Command
 from harness.repro import record, show
 from harness.scenario.behaviour import GROUPS_AT_REGISTRATION, UNREGISTERING_REMOVES_GROUPS
 from tests import command

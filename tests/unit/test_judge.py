@@ -15,7 +15,8 @@ from harness.klog.record import Record
 from harness.report import claim, fact
 from harness.report.claim import Claim
 from harness.report.fact import Fact
-from harness.report.session import Command, Session
+from harness.report.part import Command
+from harness.report.session import Session
 from harness.repro import judge, verdict
 from harness.repro.names import Names
 from harness.repro.replayed import Judgement, Replayed
