@@ -26,6 +26,7 @@ _ENTRIES = (
     "firmware",
     "snapshot",
     "symbols",
+    "excerpt",
 )
 _WORK = "work"
 KINDS = (*_ENTRIES, _WORK)

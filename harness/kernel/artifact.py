@@ -14,7 +14,8 @@ class Kernel:
     ``label`` is for people, ``release`` what uname -r says, ``key`` the cache key.
     ``notes`` are what its users should know: patches that did not apply exactly,
     what a prebuilt kernel lacks. Without ``serial_ports`` the kernel has no virtio
-    serial ports of its own, and commands share the kernel's console.
+    serial ports of its own, and commands share the kernel's console. ``source`` is the
+    identity of its source, before patches.
     """
 
     key: str
@@ -24,6 +25,7 @@ class Kernel:
     directory: Path
     notes: tuple[str, ...] = ()
     serial_ports: bool = True
+    source: str = ""
 
     @property
     def image(self) -> Path:
@@ -58,7 +60,9 @@ def write(kernel: Kernel) -> None:
     (kernel.directory / "kernel.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
-def load(directory: Path) -> Kernel:
-    """The kernel of a cache entry."""
+def load(directory: Path, label: str = "") -> Kernel:
+    """The kernel of a cache entry; under another label, where the same content has been built
+    by another name."""
     record = json.loads((directory / "kernel.json").read_text())
-    return Kernel(**record | {"notes": tuple(record["notes"])}, directory=directory)
+    changed = {"notes": tuple(record["notes"]), **({"label": label} if label else {})}
+    return Kernel(**record | changed, directory=directory)

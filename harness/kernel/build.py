@@ -2,20 +2,21 @@
 """From a kernel spec to a built kernel in the cache."""
 
 import contextlib
-import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from harness.errors import BuildError, HarnessError, HostError, ProgramFailed, UsageError
+from harness.errors import HarnessError, HostError, ProgramFailed, UsageError
 from harness.host import cache, debian, paths, program, progress
 from harness.kernel import (
     artifact,
+    buildlog,
     config,
     debian_source,
+    excerpt,
     git_source,
     kconfig,
     prebuilt,
@@ -25,6 +26,7 @@ from harness.kernel import (
 )
 from harness.kernel.artifact import Kernel
 from harness.kernel.config import Option
+from harness.kernel.excerpt import Excerpt
 from harness.kernel.kbuild import Kbuild
 from harness.kernel.series import Patch
 from harness.kernel.source import Source
@@ -41,28 +43,6 @@ _SOURCES = {
     "tree": tree_source.source_of,
     "git": git_source.source_of,
 }
-
-# What is no fault of the kernel: a host that is short of space, memory, processes or files.
-_HOST_CAUSES = (
-    re.compile(
-        r".*(?:No space left on device|Disk quota exceeded|Read-only file system|"
-        r"Input/output error|Too many open files|Cannot allocate memory).*"
-    ),
-    re.compile(r".*\b(?:out of memory|memory exhausted)\b.*", re.IGNORECASE),
-    re.compile(r".*\bfork: (?:retry: )?Resource temporarily unavailable.*"),
-    # gcc and collect2 of what they start, a shell of what it does (link-vmlinux.sh), make.
-    re.compile(r".*(?:Killed signal terminated program|terminated with signal 9\b).*"),
-    re.compile(r"\S+: line \d+: +\d+ Killed\b.*|make(?:\[\d+\])?: \*\*\*.* Killed\b.*"),
-)
-
-# In the order in which they name the cause best.
-_CAUSES = (
-    re.compile(r"\S+:\d+(:\d+)?: (fatal )?error: .*"),
-    re.compile(r"ERROR: modpost: .*"),
-    re.compile(r".*undefined reference to .*"),
-    re.compile(r"make(\[\d+\])?: \*\*\* No rule to make target .*"),
-    re.compile(r".*\berror:.*", re.IGNORECASE),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +79,11 @@ class _Job:
         return cache.digest(
             _RECIPE, self.source.identity, toolchain, "\n".join(options), modules, *patches
         )
+
+    @property
+    def source_key(self) -> str:
+        """Of the source alone, as it is patched."""
+        return cache.digest(self.source.identity, *(patch.text for patch in self.patches))
 
 
 def build(spec: KernelSpec) -> Kernel:
@@ -164,6 +149,25 @@ def configuration(spec: KernelSpec) -> list[kconfig.Line]:
     return _with_job(spec, _origins)
 
 
+def source(spec: KernelSpec) -> Excerpt:
+    """What the kernel is made from, as far as it is kept; nothing of a prebuilt one. Nothing
+    is compiled. Raises UsageError as ``build`` does."""
+    if spec.kind == "prebuilt":
+        return Excerpt()
+    return _with_job(spec, _kept)
+
+
+def _kept(job: _Job) -> Excerpt:
+    """Without the work tree, in which another build may be at work for minutes."""
+
+    def make(into: Path) -> None:
+        with cache.scratch() as scratch:
+            excerpt.check_out(job.source, job.patches, scratch)
+            excerpt.write(scratch, into)
+
+    return Excerpt(cache.entry("excerpt", job.source_key, f"source of {job.label}", make))
+
+
 def _origins(job: _Job) -> list[kconfig.Line]:
     _check_host()
     with (
@@ -189,7 +193,7 @@ def _built(job: _Job) -> Kernel:
     title = f"kernel {job.label}"
     entry = cache.entry("kernel", job.key, title, lambda into: _build(job, into))
     # Another name for the same content may have built it.
-    return replace(artifact.load(entry), label=job.label)
+    return artifact.load(entry, job.label)
 
 
 def built() -> list[Kernel]:
@@ -232,6 +236,7 @@ def _build(job: _Job, into: Path) -> None:
             compiler=job.compiler,
             notes=notes,
             directory=into,
+            source=job.source.identity,
         )
     )
 
@@ -279,7 +284,7 @@ def _making(job: _Job, tree: Worktree, path: Path) -> Iterator[Kbuild]:
             yield Kbuild(tree, job.spec.toolchain, log)
         except ProgramFailed as failure:
             log.flush()
-            raise _first_error(job, path, tree.source, failure) from failure
+            raise buildlog.error(path, tree.source, job.key, failure) from failure
 
 
 def _store_patches(patches: Sequence[Patch], directory: Path) -> None:
@@ -373,20 +378,3 @@ def _install_modules(objects: Path, into: Path) -> None:
         target = into / "kernel" / module
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(objects / module, target)
-
-
-def _first_error(job: _Job, log: Path, source_tree: Path, failure: ProgramFailed) -> HostError:
-    """The error a person would look for, with the log kept where it can be read."""
-    kept = cache.directory("failed-builds") / f"{job.key}.log"
-    shutil.copy(log, kept)
-    text = log.read_text(errors="replace").replace(f"{source_tree}/", "")
-    if found := _cause(text, _HOST_CAUSES):
-        return HostError(f"the kernel cannot be built here: {found}", f"see {kept}")
-    found = _cause(text, _CAUSES) or failure.message
-    return BuildError(f"the kernel does not build: {found}", f"the whole log is {kept}")
-
-
-def _cause(text: str, causes: Sequence[re.Pattern[str]]) -> str:
-    """The line that names the cause best, "" where none does."""
-    lines = [line.strip() for line in text.splitlines()]
-    return next((line for cause in causes for line in lines if cause.fullmatch(line)), "")

@@ -146,3 +146,16 @@ def _unreadable(repository: Path, revision: str, failure: ProgramFailed) -> Host
         f"git cannot read {revision} of {repository}: {failure.message}",
         f"see what git -C {repository} fsck says",
     )
+
+
+def has(where: str, commit: str) -> bool | None:
+    """Whether the commit is in the revision's history; None where the repository does not
+    have it, so that nothing follows."""
+    repository, revision = _split(where)
+    own = commit_of(repository, revision)
+    try:
+        common = git.run(repository, "merge-base", own, f"{commit}^{{commit}}")
+        wanted = git.run(repository, "rev-parse", "--verify", f"{commit}^{{commit}}")
+    except ProgramFailed:
+        return None
+    return common == wanted

@@ -13,7 +13,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import UsageError
@@ -92,7 +92,7 @@ def kernel(where: str) -> Kernel:
     entry = cache.entry(
         "kernel", key, f"kernel {label}", lambda into: _import(parts, wanted, key, into)
     )
-    return replace(artifact.load(entry), label=label)
+    return artifact.load(entry, label)
 
 
 def _parts(root: Path) -> _Parts:

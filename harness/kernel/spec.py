@@ -33,6 +33,14 @@ class KernelSpec:
     def __str__(self) -> str:
         return " + ".join([f"{self.kind}:{self.where}", *self.changes])
 
+    @property
+    def key(self) -> str:
+        """The whole of it in a line, with the paths of its files."""
+        files = (path.absolute() for path in (*self.patches, *self.fragments))
+        return " ".join(
+            [self.kind, self.where, *map(str, files), *self.variants, self.toolchain.name]
+        )
+
     def with_variants(self, names: Sequence[str]) -> "KernelSpec":
         """The kernel with these variants too; a prebuilt one is what it is."""
         if self.kind == "prebuilt":

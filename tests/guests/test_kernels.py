@@ -13,7 +13,7 @@ from harness.kernel import build, config, inspection, spec
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
 from harness.pytest_plugin import GuestFactory
-from harness.scenario.behaviour import Versions
+from harness.scenario.version import Versions
 from tests import command
 from tests.conftest import PATCHES, REPORTS
 

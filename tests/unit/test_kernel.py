@@ -14,6 +14,7 @@ from harness.errors import BuildError, ToolMissing, UsageError
 from harness.host import paths, tools
 from harness.kernel import (
     build,
+    buildlog,
     config,
     debian_source,
     spec,
@@ -240,7 +241,7 @@ def test_guest_modules_are_those_of_this_checkout(
 )
 def test_a_host_in_need_is_no_fault_of_the_kernel(line: str) -> None:
     log = f"  CC      drivers/iommu/iommu.o\n{line}\nmake: *** [Makefile:1] Error 2\n"
-    assert build._cause(log, build._HOST_CAUSES) == line
+    assert buildlog._cause(log, buildlog._HOST_CAUSES) == line
 
 
 @pytest.mark.parametrize(
@@ -252,4 +253,4 @@ def test_a_host_in_need_is_no_fault_of_the_kernel(line: str) -> None:
     ],
 )
 def test_a_kernel_that_is_wrong_is_no_fault_of_the_host(line: str) -> None:
-    assert build._cause(line, build._HOST_CAUSES) == ""
+    assert buildlog._cause(line, buildlog._HOST_CAUSES) == ""

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Those files of a kernel's source from which its behaviour can be read, as they were
+compiled, patches included: kept in the cache after the work tree has moved on.
+"""
+
+import re
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.host import contents
+from harness.kernel import patching
+from harness.kernel.series import Patch
+from harness.kernel.source import Source
+
+# Device life cycle, and what maps and isolates devices.
+_KEPT = re.compile(
+    r"drivers/(iommu|vfio)/.*\.[ch]"
+    r"|drivers/(base|of|acpi|acpi/arm64|pci|pci/hotplug|virtio)/[^/]*\.[ch]"
+    r"|arch/arm64/mm/dma-mapping\.c"
+    r"|include/linux/[^/]*\.h"
+)
+
+_FILE = "source.zip"
+
+_COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
+
+
+def check_out(source: Source, patches: Sequence[Patch], into: Path) -> None:
+    """Puts the files, and those that patches touch, into the directory, as the patches leave
+    them. Raises UsageError for a patch that does not apply."""
+    manifest = source.manifest()
+    touched = {name for patch in patches for name in patching.touched(patch)}
+    names = [name for name in manifest if name in touched or _KEPT.fullmatch(name)]
+    source.put(names, into)
+    for patch in patches:
+        patching.apply(into, patch)
+
+
+def write(tree: Path, into: Path) -> None:
+    """Stores the files that are kept of those in the tree."""
+    names = sorted(name for name in contents.walk(tree) if _KEPT.fullmatch(name))
+    with zipfile.ZipFile(into / _FILE, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name in names:
+            archive.write(tree / name, name)
+
+
+@dataclass(frozen=True, slots=True)
+class Excerpt:
+    """``directory`` is where ``write`` has stored it; None: there is no source, as of a
+    prebuilt kernel."""
+
+    directory: Path | None = None
+    _read: dict[str, str | None] = field(default_factory=dict, compare=False, repr=False)
+
+    def code(self, name: str) -> str | None:
+        """The file without its comments; None where the source has no such file."""
+        if name not in self._read:
+            self._read[name] = self._code(name)
+        return self._read[name]
+
+    def _code(self, name: str) -> str | None:
+        if self.directory is None:
+            return None
+        with zipfile.ZipFile(self.directory / _FILE) as archive:
+            try:
+                text = archive.read(name).decode(errors="replace")
+            except KeyError:
+                return None
+        return _COMMENT.sub("", text)
+
+
+def definition(code: str, name: str) -> str | None:
+    """The function, or the initialised object, of that name; None where the code
+    defines none. In kernel style both open in the first column and end with a brace there."""
+    return next(_definitions(code, name), None)
+
+
+def _definitions(code: str, name: str) -> Iterator[str]:
+    named = rf"\b{re.escape(name)}(?:\[\w*\])?\s*[(=]"
+    opening = re.compile(rf"^(?![ \t#}}]).*{named}[^;{{]*\{{", re.MULTILINE)
+    for match in opening.finditer(code):
+        end = code.find("\n}", match.end() - 1)
+        if end >= 0:
+            yield code[match.start() : end + 2]

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a result is of: exact enough to say later which kernel and which programs were
+judged."""
+
+import hashlib
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+from harness.errors import ToolMissing
+from harness.kernel.artifact import Kernel
+from harness.machine import qemu
+
+
+def of_kernel(kernel: Kernel) -> dict[str, Any]:
+    """``key`` is the digest of all that it is made from; ``source`` that of the source
+    before patches ("" where nobody recorded it)."""
+    patches = sorted((kernel.directory / "patches").glob("*"))
+    return {
+        "label": kernel.label,
+        "release": kernel.release,
+        "key": kernel.key,
+        "source": kernel.source,
+        "patches": [_digest(path) for path in patches],
+        "config": _digest(kernel.config) if kernel.config.exists() else "",
+        "compiler": kernel.compiler,
+    }
+
+
+def of_tools(program: str) -> dict[str, str]:
+    """Of the QEMU, and of ourselves."""
+    try:
+        version = qemu.version(program)
+    except ToolMissing:
+        version = ""
+    return {"qemu": version, "iommu-harness": importlib.metadata.version("iommu-harness")}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
