@@ -12,7 +12,7 @@ from harness.kernel.spec import KernelSpec
 NOT_APPLICABLE = "not applicable: "
 
 # Properties of a report: where the test ran, what is wrong with it beside what it asserts
-# itself, and whether this host and not the kernel is to blame.
+# itself, and what else than the kernel may be to blame: this host, or what is believed of it.
 FACTS, TOLD, INCONCLUSIVE = "facts", "told", "inconclusive"
 
 # What xdist calls the part of a test in which its worker died (handle_crashitem), of which
@@ -114,6 +114,7 @@ def _result(report: pytest.TestReport) -> tuple[str, str]:
 
 def gist(report: pytest.TestReport) -> str:
     """The lines of a failure that say what was wrong: the kernel's, then the test's."""
-    told = [str(text) for name, text in report.user_properties if name == TOLD]
+    properties = report.user_properties
+    told = [text for name, text in properties if name != FACTS and isinstance(text, str)]
     lines = report.longreprtext.splitlines()
     return "\n".join([*told, *(line[1:].strip() for line in lines if line.startswith("E  "))])

@@ -12,7 +12,6 @@ which a kernel cannot show a scenario, which is then not applicable.
 """
 
 import contextlib
-import functools
 import os
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,21 +20,22 @@ from typing import NoReturn, Protocol
 
 import pytest
 
-from harness import pytest_events, pytest_story, pytest_verdict
+from harness import pytest_doubts, pytest_events, pytest_kernels, pytest_story, pytest_verdict
 from harness.errors import HostError, QemuEnded, UsageError
 from harness.guest import clients, snapshot
 from harness.guest.guest import Guest
-from harness.kernel import build, spec
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
 from harness.machine import composed, topology
 from harness.machine.topology import Machine
+from harness.pytest_doubts import Doubts
 from harness.pytest_events import NOT_APPLICABLE, Events
 from harness.pytest_story import Watched
-from harness.scenario import behaviour, known
-from harness.scenario.behaviour import Behaviour, Claims
+from harness.pytest_verdict import Expected
+from harness.scenario import known
+from harness.scenario.behaviour import Behaviour
+from harness.scenario.belief import Beliefs
 
-DEFAULT_KERNEL = "debian:6.12"
 DEFAULT_MACHINE = "smmuv3"
 
 # What a guest costs beside the memory of its machine, MiB: QEMU itself.
@@ -44,18 +44,8 @@ _QEMU_MEMORY = 200
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("iommu-harness", "real kernels in QEMU")
-    group.addoption("--kernel", action="append", default=[], metavar="SPEC", help="repeatable")
-    group.addoption("--variant", action="append", default=[], metavar="NAME", help="repeatable")
-    group.addoption("--patch", action="append", default=[], metavar="FILE", help="repeatable")
-    group.addoption("--fragment", action="append", default=[], metavar="FILE", help="repeatable")
+    pytest_kernels.add_options(group)
     group.addoption("--machine", action="append", default=[], metavar="NAME", help="repeatable")
-    group.addoption(
-        "--behaviour",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="the kernel shows it, or with no-NAME does not, whatever its version; repeatable",
-    )
     group.addoption("--qemu", default=topology.QEMU, metavar="PATH", help="another QEMU")
     group.addoption(
         "--likely", action="append", default=[], metavar="NAME", help="run this scenario first"
@@ -63,7 +53,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--events", metavar="FILE", help="append a JSON line for each test that has ended"
     )
-    group.addoption("--plain-splats", action="store_true", help="do not decode unexpected splats")
+    group.addoption(
+        "--plain-failures",
+        action="store_true",
+        help="neither decode unexpected splats nor try what another behaviour would come to",
+    )
     group.addoption(
         "--keep-failed", action="store_true", help="keep the guests of failed tests for good"
     )
@@ -85,8 +79,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if events and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Events(Path(events)))
     try:
-        _kernels(config)
-        _claims(config)
+        pytest_kernels.named(config)
+        pytest_kernels.claimed(config)
         for name in config.getoption("--machine"):
             composed.machine(name)
     except UsageError as error:
@@ -98,7 +92,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names = metafunc.fixturenames
     if "kernel_spec" not in names:
         return
-    kernels = _kernels(metafunc.config)
+    kernels = pytest_kernels.named(metafunc.config)
     if "machine" not in names:
         ids = [each.where for each in kernels]
         metafunc.parametrize("kernel_spec", kernels, ids=ids, scope="session")
@@ -110,18 +104,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     ]
     ids = [f"{kernel.where}-{machine.name}" for kernel, machine in pairs]
     metafunc.parametrize("kernel_spec, machine", pairs, ids=ids, scope="session")
-
-
-def _kernels(config: pytest.Config) -> list[KernelSpec]:
-    variants: list[str] = config.getoption("--variant")
-    patches = [Path(each) for each in config.getoption("--patch")]
-    fragments = [Path(each) for each in config.getoption("--fragment")]
-    texts = _asked(config, "--kernel", DEFAULT_KERNEL)
-    return [spec.parse(text, patches, fragments, variants) for text in texts]
-
-
-def _claims(config: pytest.Config) -> Claims:
-    return behaviour.claims(config.getoption("--behaviour"))
 
 
 def _asked(config: pytest.Config, option: str, default: str) -> list[str]:
@@ -174,6 +156,24 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             raise pytest.UsageError(f"no known issue {name!r}")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Of a test that is about a kernel, one that fails is looked into."""
+    if _spec(item) is None:
+        return None
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for report in pytest_doubts.run(item, nextitem):
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+def _spec(item: pytest.Item) -> KernelSpec | None:
+    callspec = getattr(item, "callspec", None)
+    spec = callspec.params.get("kernel_spec") if callspec else None
+    return spec if isinstance(spec, KernelSpec) else None
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """``-n auto``: half as many again as there are cores for us, because a guest waits for a
@@ -193,14 +193,9 @@ def _available_memory() -> int:
 
 
 @pytest.fixture(scope="session")
-def kernel(kernel_spec: KernelSpec) -> Kernel:
+def kernel(kernel_spec: KernelSpec, request: pytest.FixtureRequest) -> Kernel:
     """The kernel under test, built if it is not yet in the cache."""
-    return _built(kernel_spec)
-
-
-@functools.cache
-def _built(wanted: KernelSpec) -> Kernel:
-    return build.build(wanted)
+    return pytest_kernels.built(request.config, kernel_spec)
 
 
 @dataclass(slots=True)
@@ -220,10 +215,15 @@ class Shows(Protocol):
 
 
 @pytest.fixture
-def shows(kernel: Kernel, request: pytest.FixtureRequest) -> Shows:
-    """``shows(GROUPS_AT_REGISTRATION)``: by the kernel's version, or what the user says."""
-    claims = _claims(request.config)
-    return lambda wanted: claims.show(wanted, kernel.release)
+def shows(kernel_spec: KernelSpec, request: pytest.FixtureRequest) -> Shows:
+    """``shows(GROUPS_AT_REGISTRATION)``: by the kernel's source, or what the user says."""
+    table = pytest_kernels.beliefs(request.config, kernel_spec).behaviours
+    doubts: Doubts = request.node.stash.setdefault(pytest_doubts.DOUBTS, Doubts())
+
+    def shown(wanted: Behaviour) -> bool:
+        return doubts.shown(wanted.name, table[wanted.name])
+
+    return shown
 
 
 class ExpectSplat(Protocol):
@@ -239,7 +239,7 @@ _EXPECTED = pytest.StashKey[dict[str, bool]]()
 
 @pytest.fixture
 def expect_splat(request: pytest.FixtureRequest) -> ExpectSplat:
-    """``expect_splat("WARNING: .*iommu.c")``."""
+    """``expect_splat("WARNING in iommu_setup_default_domain")``, as finding.Pattern has it."""
     expected = request.node.stash.setdefault(_EXPECTED, {})
 
     def expect(*patterns: str, sometimes: bool = False) -> None:
@@ -251,11 +251,17 @@ def expect_splat(request: pytest.FixtureRequest) -> ExpectSplat:
 @pytest.fixture(autouse=True)
 def _applicable(request: pytest.FixtureRequest) -> None:
     """A scenario that the kernel cannot show is not run, and says why."""
-    for marker in request.node.iter_markers("needs"):
-        shows: Shows = request.getfixturevalue("shows")
-        for wanted in marker.args:
-            if not shows(wanted):
-                not_applicable(f"it needs that {wanted.reason}")
+    wanted: list[Behaviour] = [
+        each for marker in request.node.iter_markers("needs") for each in marker.args
+    ]
+    if not wanted:
+        return
+    spec: KernelSpec = request.getfixturevalue("kernel_spec")
+    table = pytest_kernels.beliefs(request.config, spec).behaviours
+    for each in wanted:
+        evidence = table[each.name]
+        if not evidence.shown:
+            not_applicable(f"it needs that {each.what} ({each.source}): {evidence.why}")
 
 
 def not_applicable(reason: str) -> NoReturn:
@@ -349,14 +355,27 @@ def pytest_runtest_makereport(
     report = yield
     if facts := pytest_events.facts(item):
         report.user_properties.append((pytest_events.FACTS, facts))
-    if call.excinfo and isinstance(call.excinfo.value, HostError | QemuEnded):
+    error = call.excinfo.value if call.excinfo else None
+    if isinstance(error, HostError | QemuEnded):
         report.user_properties.append((pytest_events.INCONCLUSIVE, True))
     guests = item.stash.get(_GUESTS, None)
     if guests and call.when == "call":
-        expected = item.stash.setdefault(_EXPECTED, {})
-        pytest_verdict.judge(item, report, [each.guest for each in guests.watched], expected)
+        running = [each.guest for each in guests.watched]
+        expected = _expected(item, running)
+        pytest_verdict.judge(item, report, error, expected, _beliefs(item))
         if report.failed:
             for number, watched in enumerate(guests.watched, start=1):
                 title = f"guest {number}, {watched.guest.machine.name}"
                 report.sections.append((title, pytest_story.story(item, number, watched)))
     return report
+
+
+def _expected(item: pytest.Item, guests: list[Guest]) -> Expected:
+    provoked = (each for marker in item.iter_markers("splats") for each in marker.args)
+    return Expected(guests, dict.fromkeys(provoked, False) | item.stash.setdefault(_EXPECTED, {}))
+
+
+def _beliefs(item: pytest.Item) -> Beliefs:
+    """Of the test's kernel; nothing of a test that brings its own."""
+    spec = _spec(item)
+    return pytest_kernels.beliefs(item.config, spec) if spec else Beliefs({}, {})

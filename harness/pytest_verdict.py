@@ -1,59 +1,84 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a test's guests have to say of it: splats that nobody expects, and known issues."""
+"""What a test comes to beside what it asserts: splats and errors of drivers that are not
+expected, and known issues, which explain what they are about and nothing else.
+"""
 
-import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import pytest
 
 from harness import pytest_events
-from harness.errors import GuestError
+from harness.errors import GuestError, HostError, QemuEnded
 from harness.guest.guest import Guest
 from harness.host.text import printable
 from harness.kernel.artifact import Kernel
 from harness.klog import record, splat
 from harness.klog.splat import Splat
-from harness.scenario import known
+from harness.scenario import finding, known
+from harness.scenario.belief import Beliefs
+from harness.scenario.finding import Finding, Pattern
 from harness.scenario.known import KnownIssue
 from harness.symbols import symbolise
 
 _SHOWN = 40  # lines of a splat; a stack dump after it is long
 
 
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """The ``guests`` of a test, and what it makes their kernels report on purpose: patterns of
+    splats, each with whether it is only sometimes reported."""
+
+    guests: Sequence[Guest]
+    splats: Mapping[str, bool]
+
+    @property
+    def due(self) -> list[str]:
+        return [text for text, sometimes in self.splats.items() if not sometimes]
+
+    def unexpected(self, findings: Sequence[Finding]) -> list[Finding]:
+        patterns = [Pattern(text) for text in self.splats]
+        return [each for each in findings if not any(p.matches(each) for p in patterns)]
+
+
 def judge(
     item: pytest.Item,
     report: pytest.TestReport,
-    guests: Sequence[Guest],
-    expected: Mapping[str, bool],
+    error: BaseException | None,
+    expected: Expected,
+    beliefs: Beliefs,
 ) -> None:
-    """Beside what the test itself asserts: what the kernel reported meanwhile, and
-    whether a known issue explains all that. ``expected`` are patterns of splats, each with
-    whether it is only sometimes reported."""
-    said = [line for guest in guests for line in _said(guest)]
-    splats = splat.find(said)
-    provoked = [each for marker in item.iter_markers("splats") for each in marker.args]
-    provoked += [each for each, sometimes in expected.items() if not sometimes]
-    issues = _issues(item)
-    # Scenarios make the hardware unhappy on purpose, and memory short.
-    grave = [each for each in splats if each.severity != "notice"]
-    unknown = known.unexplained(grave, [*provoked, *expected], issues)
-    if unknown:
-        shown = "\n".join(_shown(each, item) for each in unknown)
-        _fail(report, f"the kernel reports what nobody expects:\n{shown}")
-        return
-    missing = [each for each in provoked if not any(known.matches(each, s) for s in splats)]
-    if missing and report.passed and not any(guest.dead for guest in guests):
+    """Fails a test in whose guests something is found that neither it nor a known issue of
+    the kernel expects; one that failed as a known issue does has run into that."""
+    reported = [each for guest in expected.guests for each in _reported(guest)]
+    missing = [text for text in expected.due if not any(map(Pattern(text).matches, reported))]
+    found = [*expected.unexpected(reported), *(_of(error) if report.failed else ())]
+    issues = _issues(item, beliefs)
+    explained = {issue.id: issue.explained(found) for issue in issues}
+    left = [each for each in found if not any(each in mine for mine in explained.values())]
+    if left:
+        _fail_with(item, report, left, beliefs, explained)
+    elif missing and report.passed and not any(guest.dead for guest in expected.guests):
         _fail(report, f"the kernel does not report what the test provokes: {', '.join(missing)}")
-        return
-    for issue in issues:
-        if _appears(issue, splats, report):
-            report.outcome = "skipped"
-            report.wasxfail = f"known issue {issue.id}: {issue.title}"
-            return
-    due = set(named_issues(item)) - set(named_issues(item, sometimes=True))
-    absent = [issue for issue in issues if issue.id in due]
-    if absent and report.passed:
-        _fail(report, f"known issue {absent[0].id} does not appear: {absent[0].title}")
+    elif found:
+        _know(report, next(issue for issue in issues if explained[issue.id]))
+    elif report.passed:
+        _look_for_absent(item, report, issues, beliefs)
+
+
+def _of(error: BaseException | None) -> list[Finding]:
+    """Of a host in trouble nothing follows."""
+    if error is None or isinstance(error, HostError | QemuEnded):
+        return []
+    return finding.of_error(error)
+
+
+def _reported(guest: Guest) -> list[Finding]:
+    """What the guest's kernel reports; scenarios make the hardware unhappy on purpose, and
+    memory short."""
+    return [
+        finding.of_splat(each) for each in splat.find(_said(guest)) if each.severity != "notice"
+    ]
 
 
 def _said(guest: Guest) -> list[str]:
@@ -65,6 +90,51 @@ def _said(guest: Guest) -> list[str]:
         return record.messages(error.log)
 
 
+def _fail_with(
+    item: pytest.Item,
+    report: pytest.TestReport,
+    left: Sequence[Finding],
+    beliefs: Beliefs,
+    explained: Mapping[str, Sequence[Finding]],
+) -> None:
+    lines = [_shown(each.splat, item) for each in left if each.splat]
+    lines = ["the kernel reports what is not expected:", *lines] if lines else []
+    lines += _near(left, beliefs, named_issues(item))
+    lines += [f"known issue {name} explains the rest" for name, mine in explained.items() if mine]
+    if lines:
+        _fail(report, "\n".join(lines))
+
+
+def _near(left: Sequence[Finding], beliefs: Beliefs, names: Sequence[str]) -> list[str]:
+    """The issues that the test names and that would explain what is left, on a kernel that
+    had them."""
+    return [
+        f"it looks like known issue {name}, which this kernel should not have:"
+        f" {beliefs.issues[name].why}"
+        for name in names
+        if not beliefs.issues[name].shown and known.issues()[name].explained(left)
+    ]
+
+
+def _know(report: pytest.TestReport, issue: KnownIssue) -> None:
+    report.outcome = "skipped"
+    report.wasxfail = f"known issue {issue.id}: {issue.title}"
+
+
+def _look_for_absent(
+    item: pytest.Item, report: pytest.TestReport, issues: Sequence[KnownIssue], beliefs: Beliefs
+) -> None:
+    """An issue that is in the source has to appear; one that only the version speaks for may
+    be fixed."""
+    due = set(named_issues(item)) - set(named_issues(item, sometimes=True))
+    for issue in issues:
+        evidence = beliefs.issues[issue.id]
+        if issue.id in due and not evidence.guess:
+            text = f"known issue {issue.id} does not appear: {issue.title} ({evidence.why})"
+            _fail(report, text)
+            return
+
+
 def named_issues(item: pytest.Item, *, sometimes: bool = False) -> list[str]:
     """The known issues that the test says it runs into, where they apply; or only those
     that need not appear."""
@@ -73,27 +143,13 @@ def named_issues(item: pytest.Item, *, sometimes: bool = False) -> list[str]:
     return [name for each in named for name in each.args]
 
 
-def _issues(item: pytest.Item) -> list[KnownIssue]:
+def _issues(item: pytest.Item, beliefs: Beliefs) -> list[KnownIssue]:
     """The known issues that the test names, where they apply."""
-    named = [known.issues()[name] for name in named_issues(item)]
     callspec = getattr(item, "callspec", None)
-    if not named or callspec is None:
-        return []
-    kernel: Kernel = item.funcargs["kernel"]  # type: ignore[attr-defined]
-    machine = callspec.params.get("machine")
+    machine = callspec.params.get("machine") if callspec else None
     name = machine.name if machine else ""
-    return [issue for issue in named if issue.applies(kernel.release, name)]
-
-
-def _appears(issue: KnownIssue, splats: list[Splat], report: pytest.TestReport) -> bool:
-    """An issue with a symptom is how a test fails; one with splats only is those. A warning
-    is no reason for a test to fail: what it asserts has to hold all the same."""
-    if issue.symptom:
-        return report.failed and bool(re.search(issue.symptom, pytest_events.gist(report)))
-    explained = [each for each in splats if issue.explains(each)]
-    if report.failed:
-        return any(each.kind != "WARNING" for each in explained)
-    return bool(explained)
+    named = [known.issues()[each] for each in named_issues(item)]
+    return [each for each in named if each.on(name) and beliefs.issues[each.id].shown]
 
 
 def _shown(each: Splat, item: pytest.Item) -> str:
@@ -102,11 +158,12 @@ def _shown(each: Splat, item: pytest.Item) -> str:
     kernel: Kernel | None = item.funcargs.get("kernel")  # type: ignore[attr-defined]
     callspec = getattr(item, "callspec", None)
     spec = callspec.params.get("kernel_spec") if callspec else None
-    found = each
-    if kernel and not item.config.getoption("--plain-splats"):
-        found = symbolise.symbolised(each, kernel, spec).splat
-    lines = [*symbolise.lines(found), *each.text[:_SHOWN]]
-    return "\n".join([known.described(each), *(f"    {line}" for line in lines)])
+    decoded = each
+    if kernel and not item.config.getoption("--plain-failures"):
+        decoded = symbolise.symbolised(each, kernel, spec).splat
+    lines = [*symbolise.lines(decoded), *each.text[:_SHOWN]]
+    title = f"{each.kind}: {each.opening} in {' < '.join(finding.calls(each)[:8])}"
+    return "\n".join([title, *(f"    {line}" for line in lines)])
 
 
 def _fail(report: pytest.TestReport, text: str) -> None:

@@ -24,6 +24,7 @@ _COMMANDS = {
     "decode": "decodes:decode",
     "run": "suites:run_",
     "mutants": "suites:mutants_",
+    "behaviours": "behaviours:behaviours",
     "bisect": "bisects:app",
     "shell": "shell:shell",
     "kernel": "kernels:app",

@@ -11,11 +11,10 @@ import typer
 from harness.cli import options, output
 from harness.errors import HarnessError, HostError, UsageError, did_you_mean
 from harness.host import progress, rundir
-from harness.kernel import build
 from harness.kernel.spec import KernelSpec
-from harness.machine import composed, topology
+from harness.machine import composed, provenance, topology
 from harness.scenario import behaviour
-from harness.suite import matrix, mutants, run
+from harness.suite import matrix, mutants, resolved, run
 from harness.suite.mutants import Score
 from harness.suite.run import Outcome, Request
 
@@ -72,17 +71,19 @@ def run_(
     )
     _check(machine, behaviours, scenario)
     _check_clients(specs, machine)
-    specs, errors = _build(specs, machine)
+    found = resolved.build(specs, machine, behaviour.claims(behaviours))
+    directory = rundir.create("scenarios", run_dir)
     request = Request(
-        tuple(specs),
+        found.specs,
         tuple(machine),
         tuple(scenario),
         tuple(behaviours),
         qemu,
         workers,
         first_failure,
+        resolved=resolved.write(found.kernels, directory),
     )
-    directory = rundir.create("scenarios", run_dir)
+    errors = [*found.errors]
     progress.say(f"run: {directory}")
     try:
         for number in range(1, repeat + 1):
@@ -90,19 +91,21 @@ def run_(
     except HostError as failure:
         errors.append(failure)
     except (KeyboardInterrupt, SystemExit):  # ^C, or told to end
-        _tell(directory, repeat, as_json=as_json)
+        _tell(directory, repeat, qemu, as_json=as_json)
         raise
-    counts = _tell(directory, repeat, as_json=as_json)
+    counts = _tell(directory, repeat, qemu, as_json=as_json)
     for error in errors:
         output.say([("red", str(error))])
     raise typer.Exit(_exit_code(counts, errors))
 
 
-def _tell(directory: Path, repeat: int, *, as_json: bool) -> dict[str, int]:
+def _tell(directory: Path, repeat: int, qemu: str, *, as_json: bool) -> dict[str, int]:
     """What has come of the rounds until now, on the terminal and in the directory; how often
     each result."""
     every = run.outcomes(directory, range(1, repeat + 1))
     record = _record(every, directory)
+    record["kernels"] = resolved.provenance_of(directory)
+    record["tools"] = provenance.of_tools(qemu)
     (directory / "result.json").write_text(output.text_of(record))
     if as_json:
         output.print_json(record)
@@ -140,23 +143,6 @@ def _check_clients(specs: Sequence[KernelSpec], machines: Sequence[str]) -> None
                 f"a prebuilt kernel has none of the guest modules that {name}'s clients need",
                 f"name {name}+nic, or a kernel with its source",
             )
-
-
-def _build(
-    specs: Sequence[KernelSpec], machines: Sequence[str]
-) -> tuple[list[KernelSpec], list[HarnessError]]:
-    """Those that can be built, with the variants that the machines need, and why others
-    cannot; one that fails does not stop the others. Raises the error where none can."""
-    errors: dict[KernelSpec, HarnessError] = {}
-    for name in machines:
-        wanted = [spec.with_variants(composed.machine(name).variants) for spec in specs]
-        for spec, outcome in zip(specs, build.build_all(wanted), strict=True):
-            if outcome.error:
-                errors[spec] = outcome.error
-    good = [spec for spec in specs if spec not in errors]
-    if not good:
-        raise next(iter(errors.values()))
-    return good, list(errors.values())
 
 
 def _record(every: list[Outcome], directory: Path) -> dict[str, Any]:
@@ -203,7 +189,7 @@ def _list_subjects(*, as_json: bool) -> None:
         file.stem.removeprefix("test_"): file.read_text().split('"""')[1].partition("\n\n")[0]
         for file in sorted(run.directory().glob("test_*.py"))
     }
-    behaviours = {each.name: each.reason for each in behaviour.TABLE.values()}
+    behaviours = {each.name: f"{each.what} ({each.source})" for each in behaviour.TABLE.values()}
     if as_json:
         output.print_json({"scenarios": subjects, "behaviours": behaviours})
         return
@@ -243,7 +229,7 @@ def mutants_(
         raise UsageError("a prebuilt kernel cannot be patched", "name one with its source")
     _check(machine, behaviours, scenario)
     chosen = _chosen(mutants.read(directory), only)
-    _build([spec], machine)
+    resolved.build([spec], machine, behaviour.claims(behaviours))
     into = rundir.create("mutants", run_dir)
     request = Request(
         (spec,),

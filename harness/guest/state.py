@@ -162,47 +162,66 @@ _READERS = {
 }
 
 
-def contradictions(state: State) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """Of sysfs: the ``rule`` that is broken, and its ``name`` (a device, a group, an IOMMU)."""
+
+    rule: str
+    name: str
+    text: str
+
+
+def contradictions(state: State) -> list[Contradiction]:
     """Where sysfs contradicts itself: what iommu_device_link, iommu_group_add_device and
     their opposites leave has to agree from both ends, and a group has a device."""
     return [
         *_group_contradictions(state),
         *_iommu_contradictions(state),
         *(
-            f"{name} has group {device.group} and links to no IOMMU"
+            Contradiction(
+                "grouped-without-iommu",
+                name,
+                f"{name} has group {device.group} and links to no IOMMU",
+            )
             for name, device in state.devices.items()
             if device.group is not None and not device.iommu
         ),
     ]
 
 
-def _group_contradictions(state: State) -> Iterator[str]:
+def _group_contradictions(state: State) -> Iterator[Contradiction]:
     for number, group in state.groups.items():
         if not group.devices:
-            yield f"group {number} has no devices left"
+            yield Contradiction("empty-group", str(number), f"group {number} has no devices left")
         for name in group.devices:
             device = state.devices.get(name)
             own = device.group if device else None
             if own != number:
-                yield f"group {number} has {name}, whose own group is {_number(own)}"
+                text = f"group {number} has {name}, whose own group is {_number(own)}"
+                yield Contradiction("member-elsewhere", name, text)
     for name, device in state.devices.items():
         if device.group is not None and device.group not in state.groups:
-            yield f"{name} has group {device.group}, which does not exist"
+            text = f"{name} has group {device.group}, which does not exist"
+            yield Contradiction("no-such-group", name, text)
         elif device.group is not None and name not in state.groups[device.group].devices:
-            yield f"{name} has group {device.group}, which does not have it"
+            text = f"{name} has group {device.group}, which does not have it"
+            yield Contradiction("no-member", name, text)
 
 
-def _iommu_contradictions(state: State) -> Iterator[str]:
+def _iommu_contradictions(state: State) -> Iterator[Contradiction]:
     for iommu, names in state.iommus.items():
         for name in names:
             device = state.devices.get(name)
             if device is None or device.iommu != iommu:
-                yield f"IOMMU {iommu} links to {name}, which does not link back"
+                text = f"IOMMU {iommu} links to {name}, which does not link back"
+                yield Contradiction("no-link-to-iommu", name, text)
     for name, device in state.devices.items():
         if device.iommu and name not in state.iommus.get(device.iommu, ()):
-            yield f"{name} links to IOMMU {device.iommu}, which does not link back"
+            text = f"{name} links to IOMMU {device.iommu}, which does not link back"
+            yield Contradiction("no-link-from-iommu", name, text)
         if device.iommu and device.group is None:
-            yield f"{name} links to IOMMU {device.iommu} and has no group"
+            text = f"{name} links to IOMMU {device.iommu} and has no group"
+            yield Contradiction("iommu-without-group", name, text)
 
 
 def changes(before: State, after: State) -> list[str]:

@@ -9,49 +9,109 @@ import re
 from collections.abc import Iterator, Sequence
 
 from harness.guest import clients, modules
-from harness.guest.guest import Guest
+from harness.guest.guest import Guest, Step
 from harness.guest.state import NO_DEFAULT_DOMAIN, State, contradictions
 from harness.klog.record import Record
 from harness.machine.topology import Machine
+from harness.scenario import finding
+from harness.scenario.finding import Finding
 
 
-def findings(machine: Machine, state: State) -> list[str]:
+def findings(machine: Machine, state: State) -> list[Finding]:
     """What is wrong with the state of a guest on that machine: sysfs that contradicts
     itself, a reference count that is not one for each device with a group
     (iommu_init_device takes it, iommu_deinit_device puts it), and a group without a default
-    domain, which nobody who owns its DMA could give it back to."""
-    return [*contradictions(state), *_refcount(machine, state), *_default_domains(state)]
+    domain, to which an owner of its DMA could not return it."""
+    return [
+        *(Finding("sysfs", each.name, each.rule, each.text) for each in contradictions(state)),
+        *_refcount(machine, state),
+        *_default_domains(state),
+    ]
 
 
-def _refcount(machine: Machine, state: State) -> Iterator[str]:
+def _refcount(machine: Machine, state: State) -> Iterator[Finding]:
     driver = machine.iommu.driver
     count, grouped = state.refcount(driver), state.grouped
     if count is None and grouped:
-        yield f"{driver} is not loaded, and {_list(grouped)} still in a group"
+        text = f"{driver} is not loaded, and {_list(grouped)} still in a group"
+        yield Finding("refcount", driver, "unloaded", text)
     elif count is not None and count != len(grouped):
-        yield f"{driver} has refcount {count}, with {len(grouped)} in a group: {_list(grouped)}"
+        text = f"{driver} has refcount {count}, with {len(grouped)} in a group: {_list(grouped)}"
+        yield Finding("refcount", driver, str(count), text)
 
 
-def _default_domains(state: State) -> Iterator[str]:
+def _default_domains(state: State) -> Iterator[Finding]:
     for number, group in state.groups.items():
         if group.type == NO_DEFAULT_DOMAIN:
-            yield f"group {number} of {_list(list(group.devices))} has no default domain"
+            devices = _list(list(group.devices))
+            text = f"group {number} of {devices} has no default domain"
+            yield Finding("default-domain", devices, "none", text)
+
+
+def untranslated(state: State) -> list[Finding]:
+    """Devices that are bound without the IOMMU that firmware gives them."""
+    return [
+        Finding("translated", name, "no", f"{name} is bound past its IOMMU")
+        for name in state.untranslated
+    ]
 
 
 # arm_smmu_handle_event and its like of other versions; viommu_fault_handler.
 _FAULT = re.compile(
-    r"arm-smmu-v3 \S+: event 0x[0-9a-f]+ received|virtio_iommu \S+: .*fault from EP"
+    r"(arm-smmu-v3|virtio_iommu) \S+: (?:event 0x[0-9a-f]+ received|.*fault from EP)"
 )
 
 
-def faults(log: Sequence[Record]) -> list[str]:
-    """The first DMA that the IOMMU has stopped, of those that its driver tells of: somebody
-    went on with what he had given back."""
-    stopped = [entry.text for entry in log if _FAULT.match(entry.text)]
-    return stopped[:1]
+def faults(log: Sequence[Record]) -> list[Finding]:
+    """The first DMA that the IOMMU has stopped, of those that its driver logs: a device
+    went on with what was given back."""
+    stopped = [(match[1], each.text) for each in log if (match := _FAULT.match(each.text))]
+    return [Finding("dma-fault", driver, text=text) for driver, text in stopped[:1]]
 
 
-def give_back(guest: Guest, state: State) -> list[str]:
+# How the messages of IOMMUs' drivers and of their core begin (dev_err, pr_fmt).
+_DRIVERS = re.compile(r"(arm-smmu-v3|virtio_iommu|iommu|vfio-pci|vfio|iommufd)\b[ :]")
+_ERROR = 3  # KERN_ERR
+
+
+def errors(log: Sequence[Record], expected: Sequence[str]) -> list[Finding]:
+    """What IOMMUs' drivers and their core log as an error or worse, each message once, but
+    for DMA faults and where one of the ``expected`` patterns is found."""
+    texts = dict.fromkeys(each.text for each in log if each.level <= _ERROR)
+    return [
+        Finding("driver-error", match[1], text=text)
+        for text in texts
+        if (match := _DRIVERS.match(text))
+        and not _FAULT.match(text)
+        and not any(re.search(pattern, text) for pattern in expected)
+    ]
+
+
+def survives(step: Step) -> None:
+    """Raises Broken where an oops has ended the step's command."""
+    finding.require(not step.killed, finding.KILLED, step.command)
+
+
+def is_served(user: Step) -> None:
+    """Raises Broken where a user of VFIO or iommufd is refused: its last words are
+    "IOCTL: ERRNO", or what was wrong."""
+    name, _, error = (user.err.splitlines() or [""])[-1].rpartition(": ")
+    finding.require(user.status == 0, "user", name, error)
+
+
+def left(state: State) -> list[Finding]:
+    """What is there of groups and IOMMUs without a driver of theirs."""
+    groups = (
+        Finding("group-left", _list(list(group.devices)), text=f"group {number} is left")
+        for number, group in state.groups.items()
+    )
+    return [
+        *groups,
+        *(Finding("iommu-left", name, text=f"IOMMU {name} is left") for name in state.iommus),
+    ]
+
+
+def give_back(guest: Guest, state: State) -> list[Finding]:
     """Takes away all devices of the guest, which shows ``state``, their drivers still
     loaded, and unloads the IOMMU's; what is wrong then."""
     driver = guest.machine.iommu.driver
@@ -60,29 +120,28 @@ def give_back(guest: Guest, state: State) -> list[str]:
     clients.remove_all(guest, state)
     unloaded = guest.run(f"rmmod {driver}")
     bare = guest.state()
-    left = [
-        f"with no device left there is group {number} of {_list(list(group.devices))}"
-        for number, group in bare.groups.items()
-    ]
     count = bare.refcount(driver)
-    if count is not None:
-        said = unloaded.err.decode(errors="replace").strip()
-        left.append(f"with no device left {driver} has refcount {count}: {said}")
-    elif bare.iommus:
-        left.append(f"without {driver} there is IOMMU {_list(list(bare.iommus))}")
-    return left
+    if count is None:
+        return left(bare)
+    said = unloaded.err.decode(errors="replace").strip()
+    text = f"with no device left {driver} has refcount {count}: {said}"
+    return [Finding("refcount-left", driver, str(count), text)]
 
 
 def _list(names: list[str]) -> str:
     return ", ".join(names) or "nothing"
 
 
-def owners(guest: Guest, *names: str) -> list[str]:
-    """Which of the devices' groups somebody still has the DMA of, and what a claim is refused
+def owners(guest: Guest, *names: str) -> list[Finding]:
+    """Which of the devices' groups still have an owner of their DMA, and what a claim is refused
     with (iommu_group_claim_dma_owner, by the guest module dma_owner); one that is granted
     is given back."""
     refused = {name: _claim_refused(guest, name) for name in names}
-    return [f"somebody owns the group of {name}: {why}" for name, why in refused.items() if why]
+    return [
+        Finding("owner", name, why, f"the group of {name} has an owner: {why}")
+        for name, why in refused.items()
+        if why
+    ]
 
 
 def _claim_refused(guest: Guest, name: str) -> str:

@@ -1,71 +1,79 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Known issues: bugs of kernels that scenarios run into, from known-issues.toml.
 
-Strict both ways: where an issue applies, the scenario that names it has to show it,
-unless it is a race that may go well.
+Strict both ways: where a kernel has an issue, the scenario that names it has to show it,
+unless it is a race that may go well; and it explains those findings that it is about, and
+no others.
 """
 
 import fnmatch
 import functools
-import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from harness.klog.splat import Splat
-from harness.scenario.behaviour import Versions
+from harness.scenario import behaviour, probe
+from harness.scenario.finding import Finding, Pattern
+from harness.scenario.probe import Evidence, Examined, Sign
+from harness.scenario.version import Versions
+
+
+@dataclass(frozen=True, slots=True)
+class Symptom:
+    """Findings of one kind that an issue causes, with one that is (``like``), and one near
+    by that is not (``unlike``)."""
+
+    pattern: Pattern
+    like: str
+    unlike: str
 
 
 @dataclass(frozen=True, slots=True)
 class KnownIssue:
-    """``introduced`` and ``fixed`` say which kernels have it; ``machines`` are patterns
-    of names. ``splats`` are patterns of what it makes the kernel report, ``symptom`` one
-    of how a scenario fails ("" where splats are all). ``evidence`` is where it was seen
-    or follows from, ``upstream`` what has become of it there."""
+    """``needs`` are the behaviours without which no kernel has it, ``signs`` what in the
+    source decides it, ``introduced`` and ``fixed`` the versions, where neither can;
+    ``machines`` are patterns of names. ``symptoms`` are what it causes, and ``follows`` what
+    comes after these, and is nothing of its own. ``evidence`` is where it was seen or follows
+    from, ``upstream`` what has become of it there."""
 
     id: str
     title: str
+    needs: tuple[str, ...]
+    signs: tuple[Sign, ...]
     introduced: Versions
     fixed: Versions
     machines: tuple[str, ...]
-    splats: tuple[str, ...]
-    symptom: str
+    symptoms: tuple[Symptom, ...]
+    follows: tuple[Pattern, ...]
     evidence: str
     upstream: str
 
-    def applies(self, release: str, machine: str) -> bool:
-        """Whether a kernel of that release has it on the machine of that name."""
-        if not self.introduced.include(release) or self.fixed.include(release):
-            return False
+    def on(self, machine: str) -> bool:
+        """Whether the machine of that name can show it."""
         return any(fnmatch.fnmatchcase(machine, pattern) for pattern in self.machines)
 
-    def explains(self, splat: Splat) -> bool:
-        """Whether the splat is the issue's."""
-        return any(matches(pattern, splat) for pattern in self.splats)
+    def of(self, examined: Examined) -> Evidence:
+        """Whether the kernel has it."""
+        for name in self.needs:
+            needed = behaviour.TABLE[name].evidence(examined)
+            if not needed.shown:
+                return Evidence(shown=False, by=needed.by, why=f"no {name}: {needed.why}")
+        if self.needs and not self.signs:
+            return Evidence(shown=True, by="source", why=f"it has {', '.join(self.needs)}")
+        return probe.evidence(examined, self.signs, "", self.introduced, self.fixed)
 
-
-def matches(pattern: str, splat: Splat) -> bool:
-    """A pattern of a splat is found in its kind, opening, function or call trace."""
-    return re.search(pattern, described(splat)) is not None
-
-
-def described(splat: Splat) -> str:
-    """The splat in a line: kind, the line it opens with, function, and who called."""
-    frames = " < ".join(splat.frames[:8])
-    return f"{splat.kind}: {splat.opening} in {splat.function or '?'}; {frames}"
-
-
-def unexplained(
-    splats: Sequence[Splat], patterns: Sequence[str], issues: Sequence[KnownIssue]
-) -> list[Splat]:
-    """Those that neither a pattern nor an issue accounts for."""
-    return [
-        each
-        for each in splats
-        if not any(matches(pattern, each) for pattern in patterns)
-        and not any(issue.explains(each) for issue in issues)
-    ]
+    def explained(self, findings: Sequence[Finding]) -> list[Finding]:
+        """Those of a test's findings, in the order in which they came, that are the
+        issue's, and what followed from them."""
+        own: list[Finding] = []
+        for finding in findings:
+            causes = any(each.pattern.matches(finding) for each in self.symptoms)
+            follows = bool(own) and any(each.matches(finding) for each in self.follows)
+            if causes or follows:
+                own.append(finding)
+        return own
 
 
 @functools.cache
@@ -76,23 +84,20 @@ def issues() -> dict[str, KnownIssue]:
     return {each.id: each for each in found}
 
 
-def _issue(record: dict[str, object]) -> KnownIssue:
-    def text(name: str) -> str:
-        return str(record.get(name, ""))
-
-    def texts(name: str) -> tuple[str, ...]:
-        value = record.get(name, [])
-        assert isinstance(value, list), name
-        return tuple(map(str, value))
-
+def _issue(record: dict[str, Any]) -> KnownIssue:
+    symptoms = (
+        Symptom(Pattern(each["is"]), each["like"], each["unlike"]) for each in record["symptoms"]
+    )
     return KnownIssue(
-        text("id"),
-        text("title"),
-        Versions(texts("introduced")),
-        Versions(texts("fixed")),
-        texts("machines"),
-        texts("splats"),
-        text("symptom"),
-        text("evidence"),
-        text("upstream"),
+        record["id"],
+        record["title"],
+        tuple(record.get("needs", ())),
+        tuple(Sign(**each) for each in record.get("signs", ())),
+        Versions(tuple(record["introduced"])),
+        Versions(tuple(record.get("fixed", ()))),
+        tuple(record["machines"]),
+        tuple(symptoms),
+        tuple(map(Pattern, record.get("follows", ()))),
+        record["evidence"],
+        record["upstream"],
     )

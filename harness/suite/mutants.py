@@ -15,7 +15,7 @@ from harness.host import cache, history, paths, rundir
 from harness.kernel import build
 from harness.kernel.artifact import Kernel
 from harness.machine import composed
-from harness.scenario.behaviour import Versions
+from harness.scenario.version import Versions
 from harness.suite import run
 from harness.suite.run import Outcome, Request
 

@@ -26,13 +26,18 @@ _ENDED = re.compile(r"(?:\[gw\d+\] )?.*\b(?:PASSED|FAILED|SKIPPED|XFAIL|XPASS|ER
 _COUNT = re.compile(r"\[(\d+) items?\]|collected (\d+) items?")
 
 
+# As pytest_verdict says it.
+_ISSUE = re.compile(r"known issue ([\w-]+): ")
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What to run: ``scenarios`` are names of files or pytest's ids within them (none:
     all); ``behaviours`` what a user says of the kernels; ``first_failure`` ends there, and
     ``likely`` are scenarios, as outcomes name them, with parameters or without, that are run
-    before all others. ``decoded``: splats get their places in the source, which for a kernel
-    that is not kept is not worth its time."""
+    before all others. ``decoded``: splats get their places in the source, and failures are
+    looked into, which for a kernel that is not kept is not worth its time. ``resolved`` has
+    the kernels as they have been built (suite.resolved)."""
 
     kernels: tuple[KernelSpec, ...]
     machines: tuple[str, ...]
@@ -43,6 +48,7 @@ class Request:
     first_failure: bool = False
     likely: tuple[str, ...] = ()
     decoded: bool = True
+    resolved: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,12 @@ class Outcome:
     seconds: float
     story: str
     round: int = 1
+
+    @property
+    def issue(self) -> str:
+        """The known issue that it has run into; "" without one."""
+        match = _ISSUE.match(self.reason) if self.result == "known" else None
+        return match[1] if match else ""
 
     @property
     def subject(self) -> str:
@@ -132,7 +144,7 @@ def _arguments(request: Request, events: Path) -> list[str]:
     workers = request.workers or "auto"
     argv += [f"--events={events}", f"--numprocesses={workers}"]
     argv += _FIRST_FAILURE if request.first_failure else ["--dist=worksteal"]
-    argv += [] if request.decoded else ["--plain-splats"]
+    argv += [] if request.decoded else ["--plain-failures"]
     argv += [f"--likely={name}" for name in request.likely]
     for spec in request.kernels:
         argv.append(f"--kernel={spec.kind}:{spec.where}")
@@ -143,6 +155,7 @@ def _arguments(request: Request, events: Path) -> list[str]:
     argv += [f"--machine={name}" for name in request.machines]
     argv += [f"--behaviour={name}" for name in request.behaviours]
     argv += [f"--qemu={request.qemu}"] if request.qemu else []
+    argv += [f"--resolved={request.resolved}"] if request.resolved else []
     return [*argv, *map(str, chosen(request.scenarios))]
 
 

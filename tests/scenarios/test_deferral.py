@@ -11,6 +11,7 @@ from harness.guest import clients, devices, modules
 from harness.guest.guest import Guest
 from harness.guest.state import State
 from harness.pytest_plugin import ExpectSplat, GuestFactory, Shows
+from harness.scenario.audit import survives
 from harness.scenario.behaviour import CLIENTS_WAIT, LATE_BIND_WARNS
 
 
@@ -71,7 +72,7 @@ def test_who_waits_too_long_goes_without_and_comes_in_when_bound_again(
     assert after.untranslated == [nic]
     devices.unbind(guest, nic)
     if shows(LATE_BIND_WARNS):
-        expect_splat(r"WARNING: .*iommu\.c.* in (__)?iommu_probe_device;")
+        expect_splat("WARNING in __iommu_probe_device|iommu_probe_device")
     again = devices.bind(guest, nic, "e1000e")
     assert again.after.devices[nic].group is not None
     assert again.after.untranslated == []
@@ -147,7 +148,7 @@ def test_who_goes_while_he_waits_is_forgotten(guest: Guest) -> None:
     waiting = devices.deferred(guest)
     assert waiting == sorted(clients.behind(guest.state()))
     for name in clients.pci(guest.state()):
-        assert not devices.remove(guest, name).killed, "the shell was killed by an oops"
+        survives(devices.remove(guest, name))
     if clients.platform(guest.state()):
         guest.run(f"modprobe {clients.PLATFORM_DEVICES}; rmmod {clients.PLATFORM_DEVICES}")
     assert devices.deferred(guest) == []

@@ -16,6 +16,7 @@ from harness.guest import clients, devices, modules, tracing
 from harness.guest.guest import Guest, Step
 from harness.guest.state import State
 from harness.pytest_plugin import ExpectSplat, Shows
+from harness.scenario.audit import survives
 from harness.scenario.behaviour import (
     CLIENTS_WAIT,
     FORCE_WARNS,
@@ -127,7 +128,7 @@ def test_a_bus_is_scanned_after_the_driver_has_gone(guest: Guest, shows: Shows) 
         devices.remove(guest, name)
     assert modules.unload(guest, guest.machine.iommu.driver).status == 0
     step = devices.rescan(guest)
-    assert not step.killed, "the shell was killed by an oops"
+    survives(step)
     (nic,) = clients.pci(before)
     assert step.after.devices[nic].group is None
     modules.load(guest, guest.machine.iommu.driver)
@@ -167,7 +168,7 @@ def unbind_virtio_iommu(guest: Guest) -> State:
     step = guest.step(
         "cd /sys/bus/virtio/drivers/virtio_iommu; for d in virtio[0-9]*; do echo $d > unbind; done"
     )
-    assert not step.killed, "the shell was killed by an oops"
+    survives(step)
     assert step.status == 0, step.err
     return step.after
 
@@ -210,7 +211,7 @@ def test_an_smmu_unloaded_by_force_takes_its_groups_along(
         for name in ("e1000e", "iommu_client"):
             modules.unload(bound_guest, name)
     elif shows(FORCE_WARNS):
-        expect_splat("WARNING: .*iommu.c.*__iommu_group_free_device")
+        expect_splat("WARNING in __iommu_group_free_device")
     step = modules.unload(bound_guest, "arm_smmu_v3", force=True)
     assert (step.status, step.after.refcount("arm_smmu_v3")) == (0, None)
     assert (step.after.groups, step.after.iommus) == ({}, {})

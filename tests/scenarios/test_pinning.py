@@ -16,7 +16,7 @@ from harness.guest import clients, devices, modules, vfio
 from harness.guest.guest import Guest, Step
 from harness.guest.state import State
 from harness.pytest_plugin import GuestFactory, Shows
-from harness.scenario import audit
+from harness.scenario import audit, finding
 from harness.scenario.behaviour import GROUPS_AT_REGISTRATION, UNBIND_UNPINS
 
 IN_USE = "Resource temporarily unavailable"  # EAGAIN of delete_module(2)
@@ -217,10 +217,14 @@ def test_any_device_left_keeps_the_driver(bound_guest: Guest) -> None:
 def test_it_is_devices_that_count_and_not_groups(
     guest_factory: GuestFactory, preset: str, count: int
 ) -> None:
-    state = clients.bound(guest_factory(f"+{preset}", bound=True))
-    nics = clients.nics(state)
+    guest = guest_factory(f"+{preset}", bound=True)
+    state = clients.bound(guest)
+    nics, pinned = clients.nics(state), pins(guest) or 0
     assert len(nics) == count
     assert set(nics) <= set(state.grouped)
+    for number, name in enumerate(nics, start=1):
+        devices.remove(guest, name)
+        assert pins(guest) == pinned - number
 
 
 @with_clients
@@ -268,8 +272,7 @@ def test_fifty_random_rounds_stay_balanced(bound_guest: Guest, seed: int) -> Non
         move = rng.choice(_moves(state))
         bound_guest.run(move)
         state = bound_guest.state()
-        wrong = audit.findings(bound_guest.machine, state)
-        assert not wrong, f"round {number}, {move}: {'; '.join(wrong)}"
+        finding.none_of(audit.findings(bound_guest.machine, state), f"round {number}, {move}")
 
 
 def _moves(state: State) -> list[str]:

@@ -16,6 +16,7 @@ from harness.guest.devices import GroupType
 from harness.guest.guest import Guest
 from harness.guest.state import State
 from harness.pytest_plugin import GuestFactory, Shows, not_applicable
+from harness.scenario import audit
 from harness.scenario.behaviour import (
     CLIENTS_WAIT,
     DMA_OWNERSHIP,
@@ -229,7 +230,7 @@ def test_after_an_owner_a_driver_is_translated(talker: Guest, way: str) -> None:
     if way == "vfio":
         vfio.give(talker, nic)
         opened = vfio.use(talker, "group", group, nic)
-        assert opened.status == 0, opened.err
+        audit.is_served(opened)
         vfio.take_back(talker, nic)
     else:
         devices.unbind(talker, nic)

@@ -11,12 +11,16 @@ import pytest
 from harness.guest import clients, devices, modules, tracing, vfio
 from harness.guest.guest import Guest
 from harness.pytest_plugin import ExpectSplat, GuestFactory, Shows
-from harness.scenario import audit
+from harness.scenario import audit, finding
 from harness.scenario.behaviour import (
     DMA_OWNERSHIP,
     FIRST_ATTACH_WARNS,
     GROUPS_AT_REGISTRATION,
 )
+from harness.scenario.finding import Finding
+
+# What fails for want of memory, a driver's probe reports.
+pytestmark = pytest.mark.errors("driver_sysfs_add failed", "failed with error -12")
 
 
 def assert_unwound(guest: Guest, name: str, bind: str, undo: str) -> int:
@@ -33,10 +37,12 @@ def assert_unwound(guest: Guest, name: str, bind: str, undo: str) -> int:
         after = guest.state()
         wrong = audit.findings(guest.machine, after)
         if after.devices[name].group is None and after.groups != base.groups:
-            wrong.append(f"groups are {after.groups} and were {base.groups}")
+            text = f"groups are {after.groups} and were {base.groups}"
+            wrong.append(Finding("groups-as-before", text=text))
         if after.modules.keys() != base.modules.keys():
-            wrong.append(f"modules are {list(after.modules)} and were {list(base.modules)}")
-        assert not wrong, f"with allocation {failure.number} failing: {'; '.join(wrong)}"
+            text = f"modules are {list(after.modules)} and were {list(base.modules)}"
+            wrong.append(Finding("modules-as-before", text=text))
+        finding.none_of(wrong, f"with allocation {failure.number} failing")
         failed += failure.status != 0
         if after != base:
             guest.run(undo)
@@ -56,7 +62,7 @@ def test_a_platform_device_that_fails_to_bind_is_as_before(
     guest = guest_factory(f"+nic+{preset}")
     client = "b000000.client0"
     if shows(FIRST_ATTACH_WARNS) and not shows(GROUPS_AT_REGISTRATION):
-        expect_splat("WARNING: .*in iommu_setup_default_domain")
+        expect_splat("WARNING in iommu_setup_default_domain")
     modules.load(guest, "iommu_client_device")
     modules.load(guest, "arm_smmu_v3")
     guest.run("echo 0 > /sys/bus/platform/drivers_autoprobe")
@@ -80,7 +86,7 @@ def test_a_pci_device_that_fails_to_bind_is_as_before(
     """pci_dma_configure, with a driver that does no more than bind."""
     smmu = guest.machine.iommu.driver == "arm_smmu_v3"
     if smmu and shows(FIRST_ATTACH_WARNS) and not shows(GROUPS_AT_REGISTRATION):
-        expect_splat("WARNING: .*in iommu_setup_default_domain")
+        expect_splat("WARNING in iommu_setup_default_domain")
     nic = clients.pci(guest.state())[0]
     modules.load(guest, guest.machine.iommu.driver)
     modules.load(guest, "pci-stub")
@@ -97,7 +103,7 @@ def test_a_pci_device_that_fails_to_bind_is_as_before(
 @pytest.mark.machines("smmuv3")
 @pytest.mark.needs(GROUPS_AT_REGISTRATION)
 @pytest.mark.known_issue("failed-attach-is-detached")
-@pytest.mark.splats("WARNING: .*in iommu_setup_default_domain")
+@pytest.mark.splats("WARNING in iommu_setup_default_domain")
 def test_a_device_that_fails_to_be_added_leaves_nothing(guest: Guest) -> None:
     """iommu_bus_notifier: each allocation of adding two devices fails once. One that is
     added without a group goes without a trace, and gets a group when it is added again."""
@@ -110,7 +116,7 @@ def test_a_device_that_fails_to_be_added_leaves_nothing(guest: Guest) -> None:
     for failure in tracing.failures(guest, "write", clients.PRESENT, "1", but_for=tracing.RCACHES):
         state = guest.state()
         wrong = audit.findings(guest.machine, state)
-        assert not wrong, f"with allocation {failure.number} failing: {'; '.join(wrong)}"
+        finding.none_of(wrong, f"with allocation {failure.number} failing")
         without += any(name in state.devices and name not in state.grouped for name in names)
         guest.run(f"echo 0 > {clients.PRESENT}")
         assert guest.state() == base, f"with allocation {failure.number} failing"
@@ -129,7 +135,7 @@ def test_a_group_that_vfio_failed_to_take_goes_with_its_device(guest: Guest) -> 
     devices.unbind(guest, nic)
     fail_to_take(guest, nic)
     left = devices.remove(guest, nic).after.groups
-    assert group not in left, f"without its device there is group {group}"
+    finding.require(group not in left, "group-left-by-vfio", nic)
 
 
 def fail_to_take(guest: Guest, nic: str) -> None:
@@ -173,7 +179,7 @@ def test_a_binding_that_fails_anywhere_owns_nothing(bound_guest: Guest) -> None:
         failed += failure.status != 0
     assert failed > 2
     devices.unbind(bound_guest, name)
-    assert audit.owners(bound_guest, name) == []
+    finding.none_of(audit.owners(bound_guest, name))
     devices.bind(bound_guest, name, "iommu_client")
     assert bound_guest.state().devices[name].driver == "iommu_client"
 
@@ -210,7 +216,7 @@ def test_an_smmu_that_fails_to_probe_leaves_nothing(
     """arm_smmu_device_probe -> iommu_device_register -> bus_iommu_probe: what one device
     of the bus could not get undoes all the others."""
     if shows(GROUPS_AT_REGISTRATION):
-        expect_splat("WARNING: .*in iommu_setup_default_domain")
+        expect_splat("WARNING in iommu_setup_default_domain")
     smmu = next(name for name in guest.state().devices if "smmu" in name)
     guest.run("echo 0 > /sys/bus/platform/drivers_autoprobe")
     modules.load(guest, "arm_smmu_v3")
@@ -221,12 +227,11 @@ def test_an_smmu_that_fails_to_probe_leaves_nothing(
         wrong = audit.findings(guest.machine, state)
         if not state.devices[smmu].driver:
             failed += 1
-            wrong += [f"group {number} is left" for number in state.groups]
-            wrong += [f"IOMMU {name} is left" for name in state.iommus]
+            wrong += audit.left(state)
         else:
             clients.remove_all(guest)
             guest.run("rmmod arm_smmu_v3; modprobe arm_smmu_v3")
             clients.bring_back(guest)
-        assert not wrong, f"with allocation {failure.number} failing: {'; '.join(wrong)}"
+        finding.none_of(wrong, f"with allocation {failure.number} failing")
     assert failed > 10
     assert guest.state().devices[smmu].driver == "arm-smmu-v3"

@@ -1,9 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-only
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from harness.errors import UsageError
-from harness.scenario import behaviour
-from harness.scenario.behaviour import GROUPS_AT_REGISTRATION, UNBIND_UNPINS, Versions
+from harness.kernel import excerpt
+from harness.kernel.artifact import Kernel
+from harness.kernel.excerpt import Excerpt
+from harness.scenario import behaviour, probe
+from harness.scenario.behaviour import FIRST_ATTACH_WARNS, UNBIND_UNPINS
+from harness.scenario.probe import Examined, Sign
+from harness.scenario.version import Versions
+
+CORE = "drivers/iommu/iommu.c"
 
 
 @pytest.mark.parametrize(
@@ -33,11 +43,106 @@ def test_what_no_kernel_has_not_even_an_unknown_one_has() -> None:
     assert not Versions(("6.12.3",)).include("unknown")
 
 
-def test_a_user_knows_better() -> None:
-    claims = behaviour.claims(["unbind-unpins", "no-groups-at-iommu-registration"])
-    assert claims.show(UNBIND_UNPINS, "6.12.1")
-    assert not claims.show(GROUPS_AT_REGISTRATION, "7.2.0")
-    assert behaviour.claims([]).show(GROUPS_AT_REGISTRATION, "7.2.0")
+def examined(where: Path, files: dict[str, str], release: str = "6.12.1") -> Examined:
+    """A kernel with these files of source."""
+    for name, text in files.items():
+        path = where / "tree" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (where / "tree").mkdir(exist_ok=True)
+    excerpt.write(where / "tree", where)
+    (where / "config").write_text("CONFIG_DRIVER_DEFERRED_PROBE_TIMEOUT=10\n")
+    return Examined(Kernel("key", "label", release, "gcc", where), Excerpt(where))
+
+
+INIT = """
+static int iommu_init_device(struct device *dev);
+
+static int iommu_init_device(struct device *dev)
+{
+	if (!dev->iommu) /* dma_configure(dev) */
+		%s;
+	return 0;
+}
+
+static int other(void)
+{
+	return dma_configure(dev);
+}
+"""
+SIGN = Sign(CORE, r"dma_configure\(", "iommu_init_device")
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("return dev->bus->dma_configure(dev)", True),
+        ("return 0", False),
+        ("return 0; // dma_configure(dev)", False),
+    ],
+)
+def test_the_function_decides_and_no_comment_and_no_other(
+    tmp_path: Path, line: str, shown: bool
+) -> None:
+    found = probe.evidence(examined(tmp_path, {CORE: INIT % line}), [SIGN], "", Versions())
+    assert (found.shown, found.by) == (shown, "source")
+    assert not found.guess
+
+
+def test_a_function_that_is_gone_leaves_it_to_the_version_as_a_guess(tmp_path: Path) -> None:
+    kernel = examined(tmp_path, {CORE: "int renamed(void)\n{\n}\n"}, "6.15.2")
+    found = probe.evidence(kernel, [SIGN], "", Versions(("6.15",)))
+    assert (found.shown, found.guess) == (True, True)
+    assert "6.15.2" in found.why
+
+
+def test_the_history_decides_before_the_version(tmp_path: Path) -> None:
+    kernel = replace(examined(tmp_path, {}), ancestor=lambda commit: commit == "bcb81ac6ae3c")
+    found = probe.evidence(kernel, [SIGN], "bcb81ac6ae3c", Versions())
+    assert (found.shown, found.by) == (True, "history")
+    found = probe.evidence(kernel, [SIGN], "aa0958570f24", Versions(("5.10",)))
+    assert (found.shown, found.by) == (False, "history")
+
+
+def test_a_sign_that_must_hold_leaves_it_to_the_next_one(tmp_path: Path) -> None:
+    kernel = examined(tmp_path, {CORE: INIT % "return 1"})
+    one = replace(SIGN, code="return 1", must=True)
+    for code, shown in (("return 0", True), ("return 2", False)):
+        signs = [one, replace(SIGN, code=code)]
+        assert probe.evidence(kernel, signs, "", Versions()).shown == shown
+    signs = [replace(one, code="return 3"), replace(SIGN, code="return 0")]
+    assert not probe.evidence(kernel, signs, "", Versions()).shown
+    assert probe.evidence(kernel, [one], "", Versions()).shown
+
+
+def test_the_configuration_decides(tmp_path: Path) -> None:
+    kernel = examined(tmp_path, {})
+    for code, shown in (("[1-9][0-9]*", True), ("0", False)):
+        sign = Sign(option="DRIVER_DEFERRED_PROBE_TIMEOUT", code=code)
+        found = probe.evidence(kernel, [sign], "", Versions())
+        assert (found.shown, found.by) == (shown, "configuration")
+
+
+def test_objects_and_functions_are_found_whole() -> None:
+    code = (
+        "int name(int a);\n#define name(x) x\nint caller(void)\n{\n\tname(1);\n}\n"
+        "static const struct ops name = {\n\t.a = b,\n};\n"
+        "static int\nname(int a,\n     int b)\n{\n\tif (a) {\n\t}\n\treturn b;\n}\n"
+        "int after(void)\n{\n}\n"
+    )
+    assert excerpt.definition(code, "name") == "static const struct ops name = {\n\t.a = b,\n}"
+    function = excerpt.definition(code.replace("ops name", "ops other"), "name")
+    assert function == "name(int a,\n     int b)\n{\n\tif (a) {\n\t}\n\treturn b;\n}"
+    assert excerpt.definition(code, "absent") is None
+
+
+def test_a_user_knows_better(tmp_path: Path) -> None:
+    kernel = examined(tmp_path, {})
+    claimed = behaviour.claims(["unbind-unpins", "no-first-attach-warns"])
+    table = behaviour.table(kernel, claimed)
+    assert (table[UNBIND_UNPINS.name].shown, table[UNBIND_UNPINS.name].by) == (True, "user")
+    assert not table[FIRST_ATTACH_WARNS.name].shown
+    assert behaviour.table(kernel, {})[FIRST_ATTACH_WARNS.name].guess
 
 
 def test_a_behaviour_that_does_not_exist() -> None:
@@ -51,3 +156,4 @@ def test_names_are_unique_and_every_entry_names_its_source() -> None:
         assert name == each.name
         assert each.source
         assert each.what
+        assert each.signs

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A scenario that fails is run again, once for each behaviour of the kernel that it went by,
+as if the kernel did the opposite: where it passes then, the belief is what is wrong.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from _pytest.runner import runtestprotocol
+
+from harness import pytest_events
+from harness.host.text import printable
+from harness.scenario.probe import Evidence
+
+
+@dataclass(slots=True)
+class Doubts:
+    """``relied`` are the behaviours that a test went by, ``doubted`` the one that it is run
+    with as if the opposite held."""
+
+    doubted: str = ""
+    relied: dict[str, Evidence] = field(default_factory=dict)
+
+    def shown(self, name: str, evidence: Evidence) -> bool:
+        """Whether the test shall take it that the kernel shows the behaviour."""
+        self.relied[name] = evidence
+        return evidence.shown != (name == self.doubted)
+
+
+DOUBTS = pytest.StashKey[Doubts]()
+
+
+def run(item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
+    """The reports of the test; of one that fails with what is to be doubted."""
+    reports = runtestprotocol(item, log=False, nextitem=nextitem)
+    failed = next((each for each in reports if each.failed), None)
+    if failed is None or item.config.getoption("--plain-failures"):
+        return reports
+    for name, evidence in _passing(item, nextitem):
+        _doubt(failed, name, evidence)
+    return reports
+
+
+def _passing(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[tuple[str, Evidence]]:
+    """The behaviours with whose opposite the test passes."""
+    relied = dict(item.stash.get(DOUBTS, Doubts()).relied)
+    for name, evidence in relied.items():
+        if evidence.by == "user":
+            continue
+        item.stash = pytest.Stash()
+        item.stash[DOUBTS] = Doubts(name)
+        item._initrequest()  # type: ignore[attr-defined]  # fixtures of its own
+        again = runtestprotocol(item, log=False, nextitem=nextitem)
+        if all(each.passed for each in again):
+            yield name, evidence
+
+
+def _doubt(report: pytest.TestReport, name: str, evidence: Evidence) -> None:
+    """A guess may be wrong, and says nothing then; what the source says and the guest
+    contradicts is a failure."""
+    word = "not to have" if evidence.shown else "to have"
+    text = f"this kernel seems {word} {name}, against what is believed: {evidence.why}"
+    report.longrepr = f"{printable(text)}\n\n{report.longreprtext}"
+    doubtful = pytest_events.INCONCLUSIVE if evidence.guess else pytest_events.TOLD
+    report.user_properties.append((doubtful, text))

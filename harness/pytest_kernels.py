@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The kernels that pytest runs on: what ``--kernel`` names, built, and what is believed of
+each. A job that runs pytest has built them, and hands over which (``--resolved``), so that
+all of its processes run just these, whatever becomes of a tree meanwhile.
+"""
+
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.kernel import artifact, build, spec
+from harness.kernel.artifact import Kernel
+from harness.kernel.spec import KernelSpec
+from harness.scenario import behaviour, belief
+from harness.scenario.belief import Beliefs
+
+DEFAULT = "debian:6.12"
+
+
+def add_options(group: pytest.OptionGroup) -> None:
+    for name, metavar in (
+        ("--kernel", "SPEC"),
+        ("--variant", "NAME"),
+        ("--patch", "FILE"),
+        ("--fragment", "FILE"),
+    ):
+        group.addoption(name, action="append", default=[], metavar=metavar, help="repeatable")
+    group.addoption(
+        "--behaviour",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="the kernel shows it, or with no-NAME does not, whatever its source; repeatable",
+    )
+    group.addoption("--resolved", metavar="FILE", help="these kernels, as a job has built them")
+
+
+def named(config: pytest.Config) -> list[KernelSpec]:
+    """Those of the command line. Raises UsageError for what is no kernel."""
+    variants: list[str] = config.getoption("--variant")
+    patches = [Path(each) for each in config.getoption("--patch")]
+    fragments = [Path(each) for each in config.getoption("--fragment")]
+    texts: list[str] = config.getoption("--kernel") or [DEFAULT]
+    return [spec.parse(text, patches, fragments, variants) for text in texts]
+
+
+def claimed(config: pytest.Config) -> dict[str, bool]:
+    """The behaviours that the user names. Raises UsageError for others."""
+    return behaviour.claims(config.getoption("--behaviour"))
+
+
+def built(config: pytest.Config, wanted: KernelSpec) -> Kernel:
+    """The kernel, built if it is not yet in the cache."""
+    row = _resolved(config).get(wanted.key)
+    if row:
+        return artifact.load(Path(row["directory"]), label=row["label"])
+    return _built(wanted)
+
+
+_built = functools.cache(build.build)
+
+
+def beliefs(config: pytest.Config, wanted: KernelSpec) -> Beliefs:
+    """What is believed of the kernel."""
+    row = _resolved(config).get(wanted.key)
+    return belief.read(row["beliefs"]) if row else _beliefs(wanted, tuple(claimed(config).items()))
+
+
+@functools.cache
+def _beliefs(wanted: KernelSpec, claims: tuple[tuple[str, bool], ...]) -> Beliefs:
+    return belief.of(wanted, _built(wanted), dict(claims))
+
+
+def _resolved(config: pytest.Config) -> Mapping[str, Any]:
+    given: str | None = config.getoption("--resolved")
+    return _read(Path(given)) if given else {}
+
+
+@functools.cache
+def _read(file: Path) -> Mapping[str, Any]:
+    rows: Mapping[str, Any] = json.loads(file.read_text())
+    return rows

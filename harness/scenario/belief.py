@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What is believed of a kernel before it boots: its behaviours, and the known issues that it
+has, each with the evidence.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.kernel.artifact import Kernel
+from harness.kernel.spec import KernelSpec
+from harness.scenario import behaviour, known, probe
+from harness.scenario.probe import Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class Beliefs:
+    """Both by name."""
+
+    behaviours: dict[str, Evidence]
+    issues: dict[str, Evidence]
+
+
+def of(spec: KernelSpec, kernel: Kernel, claimed: Mapping[str, bool]) -> Beliefs:
+    """Of the kernel that was built from the spec; ``claimed`` is what the user says."""
+    examined = probe.examined(spec, kernel)
+    issues = {name: issue.of(examined) for name, issue in known.issues().items()}
+    return Beliefs(behaviour.table(examined, claimed), issues)
+
+
+def read(record: Mapping[str, Any]) -> Beliefs:
+    """From JSON, which has it as ``asdict`` gives it."""
+    return Beliefs(_table(record["behaviours"]), _table(record["issues"]))
+
+
+def _table(rows: Mapping[str, Any]) -> dict[str, Evidence]:
+    return {name: Evidence(**row) for name, row in rows.items()}
