@@ -149,9 +149,11 @@ def report(
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A scenario of the suite that fails, or runs into a known issue."""
+    """A scenario of the suite that fails, or runs into one of the ``known`` issues named:
+    others are of other origin than what is looked for."""
 
     request: run.Request
+    known: tuple[str, ...] = ()
     exact: bool = False
 
     @property
@@ -171,17 +173,27 @@ class Scenario:
                 return unbootable
         request = replace(self.request, kernels=(spec,))
         outcomes = run.run(request, directory, title=self.label)
-        failed = [each for each in outcomes if each.result in ("failed", "known")]
+        failed = [each for each in outcomes if each.result == "failed" or self._is_known(each)]
         if failed:
             said = _told_splats(failed)
             return Seen("shown", f"{failed[0].scenario}: {line(failed[0].reason)}", tuple(said))
         inconclusive = [each for each in outcomes if each.result == "inconclusive"]
         if inconclusive:
             raise HostError(f"{inconclusive[0].scenario}: {line(inconclusive[0].reason)}")
-        passed = [each for each in outcomes if each.result == "passed"]
-        if passed:
-            return Seen("clean", f"{len(passed)} scenarios pass")
+        results = [each.result for each in outcomes]
+        if "passed" in results or "known" in results:
+            return Seen("clean", self._clean(outcomes))
         return Seen("inconclusive", line(outcomes[0].reason))
+
+    def _is_known(self, outcome: run.Outcome) -> bool:
+        return outcome.result == "known" and outcome.issue in self.known
+
+    @staticmethod
+    def _clean(outcomes: Sequence[run.Outcome]) -> str:
+        passed = sum(each.result == "passed" for each in outcomes)
+        issues = sorted({each.issue for each in outcomes if each.result == "known"})
+        more = [f"known issue {name} appears (--known {name} looks for it)" for name in issues]
+        return "; ".join([f"{passed} scenarios pass", *more])
 
 
 def _told_splats(failed: Sequence[run.Outcome]) -> list[Splat]:

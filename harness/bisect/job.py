@@ -23,13 +23,13 @@ from harness.bisect.kernels import KernelJudge
 from harness.bisect.ledger import Ledger
 from harness.bisect.search import Finding, Search, Step
 from harness.bisect.sides import Question
-from harness.errors import HostError, UsageError
+from harness.errors import HostError, UsageError, did_you_mean
 from harness.host import git, paths
 from harness.kernel import git_source, spec
 from harness.kernel.spec import KernelSpec
 from harness.klog.splat import Splat
 from harness.machine import composed
-from harness.scenario import behaviour
+from harness.scenario import behaviour, known
 from harness.suite import run
 
 _REQUEST, _LEDGER, _GIVEN = "request.json", "ledger.jsonl", "given.log"
@@ -58,14 +58,16 @@ class Where:
 
 @dataclass(frozen=True, slots=True)
 class What:
-    """What is looked for: a ``report`` that reproduces, ``scenarios`` that fail, a kernel
-    that does not ``boot``, or ``commands`` whose status, ``splat``, ``output`` or
-    ``figure`` (a pattern, above or below a threshold) tells, or that the last one ``hangs``."""
+    """What is looked for: a ``report`` that reproduces, ``scenarios`` that fail, or run into
+    an issue that is ``known``, a kernel that does not ``boot``, or ``commands`` whose status,
+    ``splat``, ``output`` or ``figure`` (a pattern, above or below a threshold) tells, or that
+    the last one ``hangs``."""
 
     report: str = ""
     session: str | None = None
     scenarios: tuple[str, ...] = ()
     behaviours: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
     boot: bool = False
     commands: tuple[str, ...] = ()
     splat: str = ""
@@ -245,11 +247,19 @@ def _condition(what: What) -> Condition:
             workers=1,
             decoded=False,
         )
-        return condition.Scenario(request)
+        _check_known(what.known)
+        return condition.Scenario(request, what.known)
     if what.boot:
         return condition.Boot(machine)
     label, exact, tells = _telling(what)
     return condition.Commands(what.commands, machine, label, exact, tells, what.limit)
+
+
+def _check_known(names: Sequence[str]) -> None:
+    for name in names:
+        if name not in known.issues():
+            hint = did_you_mean(name, known.issues(), "see iommu-harness behaviours")
+            raise UsageError(f"no known issue {name!r}", hint)
 
 
 def _telling(what: What) -> tuple[str, bool, Tells]:

@@ -113,6 +113,10 @@ def find(
     behaviours: Annotated[
         list[str], typer.Option("--behaviour", metavar="NAME", help="As for run; repeatable.")
     ] = [],  # noqa: B006
+    known: Annotated[
+        list[str],
+        typer.Option(metavar="ISSUE", help="A scenario that runs into it counts; repeatable."),
+    ] = [],  # noqa: B006
     run_dir: Annotated[Path | None, typer.Option(help="Where the search is kept.")] = None,
     debian_mirror: options.Mirror = "",
     as_json: options.Json = False,
@@ -146,6 +150,7 @@ def find(
         session=session,
         scenarios=scenarios,
         behaviours=tuple(behaviours),
+        known=tuple(known),
         boot=boot,
         commands=tuple(command),
         splat=splat,
