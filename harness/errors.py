@@ -4,6 +4,7 @@ where, and the mend. Unexpected kernel behaviour is a verdict, never one of thes
 """
 
 import difflib
+import errno
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -40,6 +41,10 @@ class OptionLost(UsageError):
 
 class HostError(HarnessError):
     """This host could not do it: disk, network, permissions."""
+
+
+class HostStarved(HostError):
+    """A guest got too little of this host's processors to be judged."""
 
 
 class Unmigratable(HostError):
@@ -100,6 +105,20 @@ class GuestUnseen(GuestError):
 class GuestReset(GuestLost):
     """The guest shut itself down or reset itself, without a panic on its console: one that
     panics before it has a console does that."""
+
+
+# Of this host, whatever was asked of it: no space, memory, processes or files.
+_EXHAUSTED = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO),
+    *(errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE),
+}
+
+
+def is_host_trouble(error: BaseException | None) -> bool:
+    """Whether the error says something of this host, and so nothing of a kernel."""
+    if isinstance(error, OSError):
+        return error.errno in _EXHAUSTED
+    return isinstance(error, HostError | QemuEnded | MemoryError)
 
 
 def did_you_mean(word: str, words: Iterable[str], otherwise: str) -> str:

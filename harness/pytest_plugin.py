@@ -20,16 +20,16 @@ from typing import NoReturn, Protocol
 
 import pytest
 
-from harness import pytest_doubts, pytest_events, pytest_kernels, pytest_story, pytest_verdict
-from harness.errors import HostError, QemuEnded, UsageError
+from harness import pytest_events, pytest_kernels, pytest_reruns, pytest_story, pytest_verdict
+from harness.errors import UsageError, is_host_trouble
 from harness.guest import clients, snapshot
 from harness.guest.guest import Guest
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
 from harness.machine import composed, topology
 from harness.machine.topology import Machine
-from harness.pytest_doubts import Doubts
 from harness.pytest_events import NOT_APPLICABLE, Events
+from harness.pytest_reruns import Doubts
 from harness.pytest_story import Watched
 from harness.pytest_verdict import Expected
 from harness.scenario import known
@@ -162,7 +162,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     if _spec(item) is None:
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for report in pytest_doubts.run(item, nextitem):
+    for report in pytest_reruns.run(item, nextitem):
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
@@ -218,7 +218,7 @@ class Shows(Protocol):
 def shows(kernel_spec: KernelSpec, request: pytest.FixtureRequest) -> Shows:
     """``shows(GROUPS_AT_REGISTRATION)``: by the kernel's source, or what the user says."""
     table = pytest_kernels.beliefs(request.config, kernel_spec).behaviours
-    doubts: Doubts = request.node.stash.setdefault(pytest_doubts.DOUBTS, Doubts())
+    doubts: Doubts = request.node.stash.setdefault(pytest_reruns.DOUBTS, Doubts())
 
     def shown(wanted: Behaviour) -> bool:
         return doubts.shown(wanted.name, table[wanted.name])
@@ -356,8 +356,8 @@ def pytest_runtest_makereport(
     if facts := pytest_events.facts(item):
         report.user_properties.append((pytest_events.FACTS, facts))
     error = call.excinfo.value if call.excinfo else None
-    if isinstance(error, HostError | QemuEnded):
-        report.user_properties.append((pytest_events.INCONCLUSIVE, True))
+    if is_host_trouble(error):
+        report.user_properties.append((pytest_events.HOST, True))
     guests = item.stash.get(_GUESTS, None)
     if guests and call.when == "call":
         running = [each.guest for each in guests.watched]

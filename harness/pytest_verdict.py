@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from harness import pytest_events
-from harness.errors import GuestError, HostError, QemuEnded
+from harness.errors import GuestError, is_host_trouble
 from harness.guest.guest import Guest
 from harness.host.text import printable
 from harness.kernel.artifact import Kernel
@@ -68,7 +68,7 @@ def judge(
 
 def _of(error: BaseException | None) -> list[Finding]:
     """Of a host in trouble nothing follows."""
-    if error is None or isinstance(error, HostError | QemuEnded):
+    if error is None or is_host_trouble(error):
         return []
     return finding.of_error(error)
 

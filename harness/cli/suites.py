@@ -151,6 +151,7 @@ def _record(every: list[Outcome], directory: Path) -> dict[str, Any]:
         "run_dir": str(directory),
         "counts": matrix.counts(outcomes),
         "flaky": matrix.flaky(every),
+        "retried": matrix.retried(every),
         "scenarios": [asdict(each) for each in outcomes],
     }
 
@@ -160,6 +161,8 @@ def _closing(every: list[Outcome], directory: Path) -> Iterator[tuple[str, str]]
     yield "", ""
     for name in matrix.flaky(every):
         yield "red", f"not the same in all rounds: {name}"
+    for text in matrix.retried(every):
+        yield "yellow", f"host trouble, run again: {text}"
     told = ", ".join(f"{count} {result.replace('-', ' ')}" for result, count in counts.items())
     last = max(each.round for each in every)
     rounds = f", the worst of {last} rounds" if last > 1 else ""

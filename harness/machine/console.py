@@ -12,7 +12,15 @@ from typing import Any, cast
 import pexpect
 from pexpect import fdpexpect
 
-from harness.errors import GuestHang, GuestLost, GuestPanic, GuestReset, GuestUnseen, QemuEnded
+from harness.errors import (
+    GuestHang,
+    GuestLost,
+    GuestPanic,
+    GuestReset,
+    GuestUnseen,
+    HostStarved,
+    QemuEnded,
+)
 from harness.machine import frames, watch
 from harness.machine.process import Process
 from harness.machine.watch import Watch
@@ -223,7 +231,7 @@ class Console:
         ends = _ENDS_SINGLE if self._single else _ENDS
         self._spawn.left = _MAX_OUTPUT
         heard, since = 0, time.monotonic()
-        started = since
+        started, mark = since, 0.0
         while True:
             try:
                 found = self._spawn.expect(ends, min(limit, _LOOK), searchwindowsize=_WINDOW)
@@ -240,7 +248,9 @@ class Console:
             if found in {_EOF, _PANIC}:
                 raise self.dead()
             if len(self._before()) != heard:
-                heard, since = len(self._before()), time.monotonic()
+                heard, since, mark = len(self._before()), time.monotonic(), 0.0
+            elif not mark:
+                mark = self._process.waited()
             if not self._spawn.left or time.monotonic() - started > _TOTAL * limit:
                 printed = _MAX_OUTPUT - self._spawn.left
                 raise GuestHang(
@@ -250,6 +260,7 @@ class Console:
                     self._watch.tail,
                 )
             if time.monotonic() - self._last_life(since) >= limit:
+                self._check_host(self._process.waited() - mark, limit)
                 raise GuestHang(
                     f"the guest has been silent for {limit:.0f} s",
                     "if the command needs that long, raise --limit",
@@ -261,6 +272,14 @@ class Console:
                     "if the command needs that long, raise --limit",
                     self._watch.tail,
                 )
+
+    def _check_host(self, starved: float, limit: float) -> None:
+        """A guest that waits for the host's processors for half of the time is not silent."""
+        if starved >= limit / 2:
+            raise HostStarved(
+                f"QEMU has waited for a processor for {starved:.0f} s of {limit:.0f} s",
+                "run fewer guests at once, or raise --limit",
+            )
 
     def _last_life(self, since: float) -> float:
         """When there was the last sign of life, of a command that has been silent ``since``

@@ -32,6 +32,16 @@ class Process:
     sockets: dict[str, socket.socket]
     log: Path
 
+    def waited(self) -> float:
+        """Seconds for which that of QEMU's threads that waited most could have run and was not
+        let (run_delay of Documentation/scheduler/sched-stats.rst); 0 where the host's kernel
+        does not count."""
+        found = [0]
+        for file in Path(f"/proc/{self.popen.pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError, ValueError):
+                found.append(int(file.read_text().split()[1]))
+        return max(found) / 1e9
+
     def last_words(self) -> str:
         """How QEMU ended, and the last line that it printed."""
         with contextlib.suppress(subprocess.TimeoutExpired):

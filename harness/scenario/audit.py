@@ -6,6 +6,7 @@ on a path nobody thought of is seen by whichever scenario goes that way.
 """
 
 import re
+import signal
 from collections.abc import Iterator, Sequence
 
 from harness.guest import clients, modules
@@ -87,9 +88,15 @@ def errors(log: Sequence[Record], expected: Sequence[str]) -> list[Finding]:
     ]
 
 
+# What a shell says of a command that SIGSEGV or SIGKILL has ended (die, arm64_force_sig_fault).
+_BY_OOPS = {128 + signal.SIGKILL, 128 + signal.SIGSEGV}
+
+
 def survives(step: Step) -> None:
-    """Raises Broken where an oops has ended the step's command."""
-    finding.require(not step.killed, finding.KILLED, step.command)
+    """Raises Broken where a signal has ended the step's shell, or its last command: an oops
+    does that."""
+    killed = step.killed or step.status in _BY_OOPS
+    finding.require(not killed, finding.KILLED, step.command)
 
 
 def is_served(user: Step) -> None:

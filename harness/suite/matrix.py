@@ -44,6 +44,15 @@ def counts(outcomes: Sequence[Outcome]) -> dict[str, int]:
     return {result: found[result] for result in reversed(_RESULTS)}
 
 
+def retried(outcomes: Sequence[Outcome]) -> list[str]:
+    """The scenarios that this host has kept from an end the first time, and how."""
+    return [
+        f"{each.scenario} [{each.kernel} {each.machine}]: {each.retried.splitlines()[-1]}"
+        for each in outcomes
+        if each.retried
+    ]
+
+
 def lines(outcomes: Sequence[Outcome]) -> Iterator[Line]:
     """A row for each subject, a column for each kernel and machine; then what did not
     simply pass, and why."""

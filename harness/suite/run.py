@@ -55,7 +55,8 @@ class Request:
 class Outcome:
     """Of one scenario on one kernel and machine: ``result`` is passed, failed, known (a
     known issue), not-applicable, skipped, or inconclusive where this host is to blame;
-    ``reason`` says why, in a line, and ``story`` all that pytest has to say of a failure."""
+    ``reason`` says why, in a line, and ``story`` all that pytest has to say of a failure;
+    ``retried`` is what this host did to it when it was run the first time."""
 
     scenario: str
     kernel: str
@@ -65,6 +66,7 @@ class Outcome:
     seconds: float
     story: str
     round: int = 1
+    retried: str = ""
 
     @property
     def issue(self) -> str:

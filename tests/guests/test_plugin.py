@@ -181,12 +181,12 @@ def test_the_hosts_fault_is_no_excuse_for_a_splat(
 
 KNOWN = """
 import pytest
+from harness.scenario.audit import survives
 @pytest.mark.machines("virtio-iommu")
 @pytest.mark.known_issue("virtio-iommu-unbind")
 def test_it(guest):
     guest.run("modprobe virtio-iommu; modprobe e1000e")
-    step = guest.step("cd /sys/bus/virtio/drivers/virtio_iommu; {}")
-    assert not step.killed
+    survives(guest.step("cd /sys/bus/virtio/drivers/virtio_iommu; {}"))
 """
 
 
@@ -256,6 +256,62 @@ def test_a_qemu_that_the_host_kills_says_nothing_about_the_kernel(
     (found,) = map(json.loads, events.read_text().splitlines())
     assert found["result"] == "inconclusive"
     assert "QEMU ended by SIGKILL" in found["reason"]
+    assert "QEMU ended by SIGKILL" in found["retried"]
+
+
+TROUBLE = """
+import errno
+from pathlib import Path
+def test_it(guest):
+    seen = Path("seen")
+    if not seen.exists():
+        seen.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert guest.run("true").number == 0
+"""
+
+
+def test_what_the_host_has_kept_from_an_end_is_run_once_more(
+    tmp_path: Path, kernel_name: str
+) -> None:
+    events = tmp_path / "events"
+    status, said = run(tmp_path, TROUBLE, f"--kernel={kernel_name}", f"--events={events}")
+    assert status == 0, said
+    (found,) = map(json.loads, events.read_text().splitlines())
+    assert found["result"] == "passed"
+    assert "No space left on device" in found["retried"]
+
+
+BELIEVES = """
+from harness.scenario.behaviour import UNBIND_UNPINS
+def test_it(guest, shows):
+    assert guest.run("true").number == 0
+    assert shows(UNBIND_UNPINS)
+"""
+
+
+@pytest.mark.parametrize(("form", "result"), [("source", "failed"), ("guess", "inconclusive")])
+def test_a_belief_that_the_guest_contradicts_is_named(
+    tmp_path: Path, kernel: Kernel, kernel_name: str, form: str, result: str
+) -> None:
+    """A guess that is wrong is no failure of the kernel."""
+    name = kernel_name if form == "source" else f"prebuilt:{kernel.directory}"
+    events = tmp_path / "events"
+    words = (f"--kernel={name}", f"--events={events}")
+    status, said = run(tmp_path, BELIEVES, *words)
+    assert status == 1
+    assert "this kernel seems to have unbind-unpins" in said
+    (found,) = map(json.loads, events.read_text().splitlines())
+    assert found["result"] == result
+    assert "this kernel seems to have unbind-unpins" in found["reason"]
+
+
+def test_a_test_that_fails_either_way_says_nothing_of_beliefs(
+    tmp_path: Path, kernel_name: str
+) -> None:
+    text = BELIEVES + "    assert False\n"
+    _, said = run(tmp_path, text, f"--kernel={kernel_name}")
+    assert "this kernel seems" not in said
 
 
 def test_a_worker_that_dies_judges_nobody(tmp_path: Path, kernel_name: str) -> None:

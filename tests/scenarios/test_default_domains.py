@@ -102,6 +102,7 @@ def test_there_and_back_again(bound_guest: Guest) -> None:
     assert devices.bind(bound_guest, nic, "e1000e").status == 0
 
 
+@pytest.mark.errors("Device is still bound to driver")
 @pytest.mark.needs(TYPE_CAN_BE_SET)
 def test_a_group_in_use_keeps_its_type(bound_guest: Guest, shows: Shows) -> None:
     nic = nic_of(bound_guest.state())
@@ -126,6 +127,7 @@ def test_a_group_in_use_may_become_lazy(bound_guest: Guest, shows: Shows) -> Non
     assert devices.group_type(bound_guest, group) == "DMA-FQ"
 
 
+@pytest.mark.errors("Device is still bound to driver")
 @pytest.mark.needs(TYPE_CAN_BE_SET)
 @pytest.mark.parametrize("owner", ["vfio", "kernel"])
 def test_a_group_that_a_user_owns_keeps_its_type(bound_guest: Guest, owner: str) -> None:
@@ -163,6 +165,7 @@ def test_a_type_that_does_not_exist_is_refused(bound_guest: Guest, word: str) ->
     assert step.after == step.before
 
 
+@pytest.mark.errors("Cannot change default domain: Group has more than one device")
 @pytest.mark.needs(TYPE_CAN_BE_SET)
 def test_the_type_of_a_group_of_several(guest_factory: GuestFactory, shows: Shows) -> None:
     """All of them have to be idle."""

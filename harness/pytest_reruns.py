@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A scenario that fails is run again, once for each behaviour of the kernel that it went by,
-as if the kernel did the opposite: where it passes then, the belief is what is wrong.
+"""Which tests are run again, and what follows from that.
+
+One that this host has kept from an end is run once more. One that fails is run again for
+each behaviour of the kernel that it went by, as if the kernel did the opposite: where it passes
+then, the belief is what is wrong.
 """
 
 from collections.abc import Iterator
@@ -32,27 +35,40 @@ DOUBTS = pytest.StashKey[Doubts]()
 
 
 def run(item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
-    """The reports of the test; of one that fails with what is to be doubted."""
+    """The reports of the test."""
     reports = runtestprotocol(item, log=False, nextitem=nextitem)
+    trouble = next(filter(pytest_events.is_host_trouble, reports), None)
+    if trouble:
+        reports = _again(item, nextitem, Doubts())
+        for each in reports:
+            text = pytest_events.gist(trouble).strip()
+            each.user_properties.append((pytest_events.RETRIED, text or "the host"))
     failed = next((each for each in reports if each.failed), None)
     if failed is None or item.config.getoption("--plain-failures"):
         return reports
-    for name, evidence in _passing(item, nextitem):
-        _doubt(failed, name, evidence)
+    if not pytest_events.is_host_trouble(failed):
+        for name, evidence in _passing(item, nextitem):
+            _doubt(failed, name, evidence)
     return reports
+
+
+def _again(
+    item: pytest.Item, nextitem: pytest.Item | None, doubts: Doubts
+) -> list[pytest.TestReport]:
+    """Afresh: nothing of the run before is left."""
+    item.stash = pytest.Stash()
+    item.stash[DOUBTS] = doubts
+    item._initrequest()  # type: ignore[attr-defined]
+    return runtestprotocol(item, log=False, nextitem=nextitem)
 
 
 def _passing(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[tuple[str, Evidence]]:
     """The behaviours with whose opposite the test passes."""
     relied = dict(item.stash.get(DOUBTS, Doubts()).relied)
     for name, evidence in relied.items():
-        if evidence.by == "user":
-            continue
-        item.stash = pytest.Stash()
-        item.stash[DOUBTS] = Doubts(name)
-        item._initrequest()  # type: ignore[attr-defined]  # fixtures of its own
-        again = runtestprotocol(item, log=False, nextitem=nextitem)
-        if all(each.passed for each in again):
+        if evidence.by != "user" and all(
+            each.passed for each in _again(item, nextitem, Doubts(name))
+        ):
             yield name, evidence
 
 
