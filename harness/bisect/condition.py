@@ -28,7 +28,9 @@ from harness.machine.topology import Machine
 from harness.report import claim
 from harness.repro import hang, replay, request
 from harness.repro.request import Request
-from harness.suite import run
+from harness.scenario import behaviour, belief
+from harness.suite import resolved, run
+from harness.suite.resolved import Resolved
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,10 @@ class Scenario:
             unbootable = _unbootable(kernel, machine, directory)
             if unbootable:
                 return unbootable
-        request = replace(self.request, kernels=(spec,))
+        claimed = behaviour.claims([*self.request.behaviours])
+        found = Resolved(spec, kernel, belief.of(spec, kernel, claimed))
+        file = resolved.write([found], directory)
+        request = replace(self.request, kernels=(spec,), resolved=file)
         outcomes = run.run(request, directory, title=self.label)
         failed = [each for each in outcomes if each.result == "failed" or self._is_known(each)]
         if failed:

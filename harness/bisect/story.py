@@ -15,6 +15,7 @@ from harness.bisect.job import Job
 from harness.bisect.search import Finding, Step
 from harness.host import git
 from harness.host.text import printable
+from harness.machine import provenance
 from harness.symbols import symbolise
 
 Line = tuple[str, str]
@@ -74,6 +75,7 @@ def record(job: Job, finding: Finding) -> dict[str, Any]:
         "reverted": finding.reverted,
         "verified": finding.verified,
         "run_dir": str(job.directory),
+        "tools": provenance.of_tools(job.asked.what.qemu),
         "steps": [
             asdict(each) | {"name": _name(job, each.revision), "tally": str(each.tally)}
             for each in finding.steps

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from harness.guest.guest import Step
 from harness.guest.state import State, changes
 from harness.klog import splat
+from harness.machine import provenance
 from harness.report.part import Command
 from harness.repro.replayed import Judgement
 
@@ -27,6 +28,10 @@ def result(done: Result) -> dict[str, Any]:
         "report": done.request.name,
         "kernel": done.kernel.label,
         "machine": done.request.machine.name,
+        "provenance": {
+            "kernel": provenance.of_kernel(done.kernel),
+            "tools": provenance.of_tools(done.request.machine.qemu),
+        },
         "run_dir": str(done.directory),
         "notes": [*done.request.notes, *done.kernel.notes, *done.notes],
         "claims": [claim(each) for each in done.judged],
