@@ -123,7 +123,11 @@ FIRMWARE_RESERVES = _behaviour(
     "6.3",
     "an IOMMU heeds the regions that a device tree reserves for a device",
     "of_iommu_get_resv_regions, a5bf3cfce8cb",
-    Sign("drivers/iommu/dma-iommu.c", r"\bof_iommu_get_resv_regions\("),
+    Sign(
+        "drivers/iommu/dma-iommu.c",
+        r"\bof_iommu_get_resv_regions\(",
+        symbol="of_iommu_get_resv_regions",
+    ),
     commit="a5bf3cfce8cb",
 )
 DIRECT_IS_NOBODYS = _behaviour(
@@ -139,7 +143,7 @@ TYPE_CAN_BE_SET = _behaviour(
     "5.11",
     "a group's default domain can be changed at run time",
     "iommu_group_store_type, Documentation/ABI/testing/sysfs-kernel-iommu_groups",
-    Sign(_CORE, r"\biommu_group_store_type\("),
+    Sign(_CORE, r"\biommu_group_store_type\(", symbol="iommu_group_store_type"),
 )
 TYPE_OF_ANY_GROUP = _behaviour(
     "type-of-any-group-can-be-set",
@@ -183,7 +187,11 @@ DMA_OWNERSHIP = _behaviour(
     "5.19",
     "a group's DMA has one owner: kernel drivers, or a user",
     "512881eacfa7",
-    Sign(_CORE, r"\biommu_device_use_default_domain\("),
+    Sign(
+        _CORE,
+        r"\biommu_device_use_default_domain\(",
+        symbol="iommu_device_use_default_domain",
+    ),
     commit="512881eacfa7",
 )
 

@@ -23,7 +23,9 @@ class Beliefs:
 
 def of(spec: KernelSpec, kernel: Kernel, claimed: Mapping[str, bool]) -> Beliefs:
     """Of the kernel that was built from the spec; ``claimed`` is what the user says."""
-    examined = probe.examined(spec, kernel)
+    signs = [sign for each in behaviour.TABLE.values() for sign in each.signs]
+    signs += [sign for each in known.issues().values() for sign in each.signs]
+    examined = probe.examined(spec, kernel, {sign.symbol for sign in signs if sign.symbol})
     issues = {name: issue.of(examined) for name, issue in known.issues().items()}
     return Beliefs(behaviour.table(examined, claimed), issues)
 

@@ -4,14 +4,18 @@ distributions carry changes back, and between two releases every kernel has one 
 """
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
+from harness.errors import GuestError
+from harness.guest import guest
+from harness.host import cache
 from harness.kernel import build, excerpt, git_source
 from harness.kernel.artifact import Kernel
 from harness.kernel.excerpt import Excerpt
 from harness.kernel.spec import KernelSpec
+from harness.machine import composed
 from harness.scenario import version
 from harness.scenario.version import Versions
 
@@ -23,7 +27,8 @@ class Sign:
     comments. A kernel that has it shows what the sign is about, and one that has it not
     does not; the other way round where ``shown`` is false. A kernel without the place leaves it
     to the next sign. With ``must``, one that has it leaves it to the next as well. With
-    ``option`` it is that configuration option's value."""
+    ``option`` it is that configuration option's value. ``symbol`` is a function that comes
+    with it, and is never inlined: it decides where there is no source."""
 
     file: str = ""
     code: str = ""
@@ -31,12 +36,13 @@ class Sign:
     shown: bool = True
     must: bool = False
     option: str = ""
+    symbol: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Whether a kernel shows something, ``by`` what (user, source, configuration, history,
-    version), and ``why`` we think so."""
+    """Whether a kernel shows something, ``by`` what (user, source, configuration, symbols,
+    history, version), and ``why`` we think so."""
 
     shown: bool
     by: str
@@ -50,20 +56,42 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What is known of a kernel before it boots. ``ancestor`` says of a commit whether it is
-    in its history, None where no repository can."""
+    """What is known of a kernel. ``ancestor`` says of a commit whether it is in its history,
+    None where no repository can; ``symbols`` are those of the functions asked for that a
+    kernel without source has, None where nobody looked."""
 
     kernel: Kernel
     source: Excerpt
     ancestor: Callable[[str], bool | None] = lambda _: None
+    symbols: frozenset[str] | None = None
 
 
-def examined(spec: KernelSpec, kernel: Kernel) -> Examined:
-    """The kernel that was built from the spec."""
+def examined(spec: KernelSpec, kernel: Kernel, symbols: Iterable[str]) -> Examined:
+    """The kernel that was built from the spec; of a prebuilt one, which of the symbols it
+    has."""
     source = build.source(spec)
-    if spec.kind != "git":
-        return Examined(kernel, source)
-    return Examined(kernel, source, lambda commit: git_source.has(spec.where, commit))
+    if spec.kind == "prebuilt":
+        return Examined(kernel, source, symbols=_present(kernel, sorted(symbols)))
+    if spec.kind == "git":
+        return Examined(kernel, source, lambda commit: git_source.has(spec.where, commit))
+    return Examined(kernel, source)
+
+
+# One that any kernel of the harness has: a list without it is no list.
+_ANY = "really_probe"
+
+
+def _present(kernel: Kernel, names: Sequence[str]) -> frozenset[str] | None:
+    """By /proc/kallsyms of a guest; the Image itself has the list compressed."""
+    words = " ".join(f"-e '[ \t]{name}$'" for name in (*names, _ANY))
+    machine = replace(composed.machine("smmuv3+nic"), memory=512)
+    try:
+        with cache.scratch() as scratch, guest.booted(kernel, machine, scratch) as running:
+            lines = running.run(f"grep {words} /proc/kallsyms").out.decode().splitlines()
+    except GuestError:
+        return None
+    found = {line.split()[2] for line in lines}
+    return frozenset(found) if _ANY in found else None
 
 
 def evidence(
@@ -104,6 +132,10 @@ def _of_signs(examined: Examined, signs: Sequence[Sign]) -> Evidence | None:
 def _of_sign(examined: Examined, sign: Sign) -> Evidence | None:
     if sign.option:
         return _of_option(examined.kernel, sign)
+    if sign.symbol and examined.symbols is not None:
+        shown = (sign.symbol in examined.symbols) == sign.shown
+        has = "is" if sign.symbol in examined.symbols else "is not"
+        return Evidence(shown, "symbols", f"{sign.symbol} {has} in /proc/kallsyms")
     code = examined.source.code(sign.file)
     if code is None:
         return None

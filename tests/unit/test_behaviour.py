@@ -123,6 +123,20 @@ def test_the_configuration_decides(tmp_path: Path) -> None:
         assert (found.shown, found.by) == (shown, "configuration")
 
 
+def test_without_source_the_symbols_decide_before_the_version(tmp_path: Path) -> None:
+    sign = replace(SIGN, symbol="iommu_init_device")
+    own = examined(tmp_path, {CORE: INIT % "return 0"})
+    for symbols, shown, by in (
+        (frozenset({"iommu_init_device"}), True, "symbols"),
+        (frozenset[str](), False, "symbols"),
+        (None, True, "version"),
+    ):
+        kernel = Examined(own.kernel, Excerpt(), symbols=symbols)
+        found = probe.evidence(kernel, [sign], "", Versions(("6.12",)))
+        assert (found.shown, found.by) == (shown, by)
+    assert probe.evidence(own, [sign], "", Versions()).by == "source"
+
+
 def test_objects_and_functions_are_found_whole() -> None:
     code = (
         "int name(int a);\n#define name(x) x\nint caller(void)\n{\n\tname(1);\n}\n"
