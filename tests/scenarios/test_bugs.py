@@ -92,7 +92,12 @@ _STEP = 7
 
 @pytest.mark.machines("smmuv3", "smmuv3-acpi")
 @pytest.mark.known_issue("failed-smmu-probe-leaves-sysfs")
-@pytest.mark.errors("failed with error", "can't request region", "Failed to register iommu")
+@pytest.mark.errors(
+    "failed with error",
+    "can't (request region|generate pretty name)",
+    "ioremap failed",
+    "Failed to register iommu",
+)
 # Not each allocation fails here.
 @pytest.mark.known_issue("failed-attach-is-detached", sometimes=True)
 def test_an_smmu_that_fails_over_and_over_comes_up_in_the_end(
