@@ -1,95 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-only
+"""Claims about what a command prints and ends with."""
+
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.errors import GuestLost, GuestPanic
 from harness.guest.guest import Step
 from harness.guest.state import Module, State
-from harness.kernel.artifact import Kernel
-from harness.klog import splat
-from harness.klog.record import Record
 from harness.report import claim, fact
-from harness.report.claim import Claim
 from harness.report.fact import Fact
-from harness.report.part import Command
 from harness.report.session import Session
-from harness.repro import judge, verdict
-from harness.repro.names import Names
-from harness.repro.replayed import Judgement, Replayed
-from harness.repro.verdict import Verdict
-
-OLD_BUSYBOX = "modprobe: can't unload module arm_smmu_v3: Resource temporarily unavailable"
-BUSYBOX = "modprobe: can't unload module 'arm-smmu-v3': Resource temporarily unavailable"
-KMOD = "modprobe: FATAL: Module arm_smmu_v3 is in use."
-RMMOD = "rmmod: ERROR: Module arm_smmu_v3 is in use"
-LIBKMOD = (
-    "rmmod: ERROR: ../libkmod/libkmod-module.c:854 kmod_module_remove_module() "
-    "could not remove 'arm_smmu_v3': Resource temporarily unavailable"
-)
-RMMOD_TRIES = "rmmod: ERROR: could not remove module arm_smmu_v3: Resource temporarily unavailable"
-TOYBOX = "rmmod: failed to unload arm_smmu_v3: Try again"
-IN_USE = [OLD_BUSYBOX, BUSYBOX, KMOD, RMMOD, LIBKMOD, RMMOD_TRIES, TOYBOX]
-
-
-def with_refcount(refcount: int | None) -> State:
-    if refcount is None:
-        return State()
-    return State(modules={"arm_smmu_v3": Module("arm_smmu_v3", "live", refcount, ())})
-
-
-def step(
-    status: int = 0,
-    out: str = "",
-    err: str = "",
-    kmsg: tuple[str, ...] = (),
-    refcount: int | None = None,
-    killed: bool = False,
-) -> Step:
-    records = tuple(Record(6, number, 0.0, text) for number, text in enumerate(kmsg))
-    state = with_refcount(refcount)
-    return Step("x", status, killed, out, err, records, state, state, 0.001)
-
-
-def command(*output: str, status: int | None = None, text: str = "x") -> Command:
-    return Command(text, output, status, 1, tuple(range(2, 2 + len(output))))
-
-
-KERNEL = Kernel("key", "debian:6.12", "6.12.117", "gcc", Path("/nonexistent"))
-
-
-def judged(
-    commands: list[Command],
-    steps: list[Step],
-    error: GuestPanic | GuestLost | None = None,
-    hangs: dict[int, str] | None = None,
-    claims: list[Claim] | None = None,
-) -> list[Judgement]:
-    done = Replayed(
-        tuple(commands),
-        tuple(steps),
-        tuple(splat.find([record.text for step in steps for record in step.kmsg])),
-        error,
-        KERNEL,
-        Names("", "arm_smmu_v3"),
-        hangs or {},
-    )
-    return judge.judge(claims or claim.of_session(Session(tuple(commands))), done)
-
-
-def verdict_of(
-    commands: list[Command], steps: list[Step], error: GuestPanic | GuestLost | None = None
-) -> Verdict:
-    return verdict.judge(judged(commands, steps, error))
-
-
-def difference(wanted: Command, done: Step) -> str | None:
-    """Why the first claim of the command that decides does not hold, None where all do."""
-    found = judged([wanted], [done])
-    return next((each.reason for each in found if each.held is False and each.claim.judges), None)
+from tests.unit.judging import BUSYBOX, IN_USE, OLD_BUSYBOX, RMMOD, command, difference, step
 
 
 @pytest.mark.parametrize("line", IN_USE)
@@ -145,77 +68,6 @@ def test_an_errno_that_the_guest_does_not_name_is_not_seen() -> None:
     assert difference(command("tee: /sys/x: Operation not permitted"), done)
 
 
-REMOVED = [command(text="rmmod arm_smmu_v3 2>&-"), command("one 4096 0", text="lsmod")]
-
-
-@pytest.mark.parametrize(("refcount", "expected"), [(None, True), (1, False)])
-def test_a_list_without_a_module_says_that_it_is_gone(refcount: int | None, expected: bool) -> None:
-    found = judged(REMOVED, [step(1), step(refcount=refcount)])
-    (gone,) = [each for each in found if "does not show" in each.claim.text]
-    assert gone.claim.symptom
-    assert gone.held is expected
-
-
-@pytest.mark.parametrize(
-    "commands",
-    [
-        [command("one 4096 0", text="lsmod")],
-        [REMOVED[0], command("one 4096 0", text="lsmod | head -2")],
-        [REMOVED[0], command("one 4096 0", "...", text="lsmod")],
-        [REMOVED[0], command(text="modprobe arm-smmu-v3"), REMOVED[1]],
-    ],
-)
-def test_a_part_of_a_list_says_nothing_of_other_modules(commands: list[Command]) -> None:
-    texts = [each.text for each in claim.of_session(Session(tuple(commands)))]
-    assert not any("does not show" in text for text in texts)
-
-
-def warning(comm: str) -> tuple[str, ...]:
-    return (
-        "------------[ cut here ]------------",
-        "WARNING: CPU: 0 PID: 35 at drivers/iommu/iommu.c:634 some_function+0x70/0xa8",
-        f"CPU: 0 UID: 0 PID: 35 Comm: {comm} Not tainted 6.12.117 #1",
-        "pc : some_function+0x70/0xa8",
-        "lr : some_function+0x38/0xa8",
-        "Call trace:",
-        " some_function+0x70/0xa8",
-        "---[ end trace 0000000000000000 ]---",
-    )
-
-
-@pytest.mark.parametrize(
-    ("place", "comm", "same"),
-    [(0, "rmmod", True), (1, "rmmod", True), (2, "rmmod", False), (2, "kworker/0:1", True)],
-)
-def test_a_splat_does_not_come_after_the_step_that_shows_it(
-    place: int, comm: str, same: bool
-) -> None:
-    shown = command(*(f"[    6.1] {line}" for line in warning("rmmod")))
-    steps = [step(kmsg=warning(comm) if number == place else ()) for number in range(3)]
-    found = judged([command(), shown, command()], steps)
-    assert [each.held for each in found if each.claim.kind == "splat"] == [same]
-
-
-ADDED = "[    1.5] e1000e 0000:00:01.0: Adding to iommu group 0"
-
-
-@pytest.mark.parametrize(
-    ("text", "reported", "same"),
-    [
-        ("dmesg | grep 'iommu group'", (ADDED, ADDED), True),
-        ("dmesg | grep 'iommu group'", (ADDED,), False),
-        ("dmesg | grep 'iommu group'", (ADDED, "..."), True),
-        ("dmesg | grep 'iommu group' | tail -1", (ADDED,), True),
-        ("dmesg", (ADDED,), True),
-    ],
-)
-def test_messages_that_are_looked_for_come_as_often(
-    text: str, reported: tuple[str, ...], same: bool
-) -> None:
-    done = replace(step(out=f"{ADDED}\n{ADDED}\n[ 2.0] other\n"), command=text)
-    assert (difference(command(*reported, text=text), done) is None) is same
-
-
 @pytest.mark.parametrize(
     ("done", "instead"),
     [
@@ -257,13 +109,6 @@ def test_text(wanted: tuple[str, ...], same: bool) -> None:
     assert (difference(command(*wanted), step(out="a\n", err="b\n")) is None) is same
 
 
-def test_kernel_messages_match_without_time() -> None:
-    done = step(kmsg=("one", "two", "three"))
-    assert difference(command("[   12.345678] one", "[   13.000000] three"), done) is None
-    assert difference(command("[    1.0][   T71] two"), done) is None
-    assert difference(command("[    1.0] four"), done)
-
-
 @pytest.mark.parametrize(
     ("reported", "seen"),
     [
@@ -278,33 +123,6 @@ def test_kernel_messages_match_without_time() -> None:
 )
 def test_what_a_machine_or_a_tool_words_otherwise(reported: str, seen: str) -> None:
     assert difference(command(reported), step(1, out=seen + "\n")) is None
-
-
-@pytest.mark.parametrize(
-    ("reported", "same"),
-    [
-        ("arm_smmu_v3            77824  2", True),
-        # Which modules hold others depends on the configuration.
-        ("vfio                   45056  3 vfio_pci,vfio_iommu_type1", True),
-        ("vfio                   45056  4 vfio_pci,vfio_iommu_type1", False),
-        ("arm_smmu_v3            77824  1", False),
-        ("arm_smmu_v3            77824  2 e1000e", False),
-    ],
-)
-def test_a_row_of_lsmod_is_a_name_a_count_and_holders(reported: str, same: bool) -> None:
-    state = State(
-        modules={
-            "arm_smmu_v3": Module("arm_smmu_v3", "live", 2, ()),
-            "vfio": Module("vfio", "live", 4, ("vfio_iommu_type1", "vfio_pci", "vfio_pci_core")),
-        }
-    )
-    done = replace(step(0), command="lsmod", after=state)
-    assert (difference(command(reported, text="lsmod"), done) is None) is same
-
-
-def test_a_number_counts_where_no_rule_says_otherwise() -> None:
-    """A row of slabinfo looks like one of lsmod."""
-    assert difference(command("kmalloc-64 1234 5"), step(out="kmalloc-64 1235 5\n"))
 
 
 @pytest.mark.parametrize(
@@ -347,43 +165,6 @@ def test_the_same_text_matches_itself(lines: list[str]) -> None:
     assert difference(command(*lines), step(out="\n".join(lines))) is None
 
 
-def test_verdicts() -> None:
-    good, bad = command("a"), command("b")
-    done = step(out="a\n")
-    assert verdict_of([good], [done]).word == "reproduced"
-    found = verdict_of([good, bad], [done, done])
-    assert (found.word, found.exit_code) == ("not-reproduced", 1)
-    assert "step 2" in found.reason
-    lacking = step(127, err="/proc/self/fd/8: eval: line 2: lspci: not found\n")
-    found = verdict_of([bad], [lacking])
-    assert (found.word, found.exit_code) == ("inconclusive", 3)
-    assert "the guest has no lspci" in found.reason
-    assert verdict_of([command()], [step()]).word == "inconclusive"
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        "modprobe: FATAL: Module my_driver not found in directory /lib/modules/6.12.117",
-        "modprobe: module my_driver not found in modules.dep",
-        "insmod: can't insert './my-driver.ko': No such file or directory",
-    ],
-)
-def test_a_module_that_the_guest_lacks_leaves_nothing_to_judge(said: str) -> None:
-    """What follows differs because of that, whatever the kernel does."""
-    found = verdict_of([command(status=0), command("in use")], [step(1, err=said), step(0)])
-    assert found.word == "inconclusive"
-    assert "the guest has no module my_driver" in found.reason
-
-
-def test_that_a_module_which_the_guest_lacks_is_in_use_cannot_be_judged() -> None:
-    reported = command("rmmod: ERROR: Module nvidia is in use")
-    found = verdict_of(
-        [reported], [step(1, err="rmmod: ERROR: Module nvidia is not currently loaded")]
-    )
-    assert (found.word, "no module nvidia" in found.reason) == ("inconclusive", True)
-
-
 @pytest.mark.parametrize(
     ("reported", "seen"),
     [
@@ -400,76 +181,10 @@ def test_a_path_with_the_name_of_a_pci_device_is_one(reported: str, seen: str) -
     assert fact.of(reported.format(path)) is not None
 
 
-def test_a_status_that_holds_for_want_of_a_module_is_none() -> None:
-    lacking = step(1, err="modprobe: module my_driver not found in modules.dep")
-    assert verdict_of([command(status=1)], [lacking]).word == "inconclusive"
-
-
-def test_what_differs_before_a_module_is_missing_is_judged() -> None:
-    lacking = step(1, err="modprobe: module my_driver not found in modules.dep")
-    found = verdict_of([command("in use"), command(status=0)], [step(0), lacking])
-    assert found.word == "not-reproduced"
-
-
-def test_a_module_that_the_report_lacks_too_is_no_reason() -> None:
-    lacking = step(1, err="modprobe: module my_driver not found in modules.dep")
-    reported = command("modprobe: FATAL: Module my_driver not found.", "and more", status=1)
-    assert verdict_of([reported], [lacking]).word == "not-reproduced"
-
-
-def test_a_report_of_a_missing_module_is_judged() -> None:
-    said = "modprobe: FATAL: Module my_driver not found in directory /lib/modules/6.12.117"
-    lacking = step(1, err="modprobe: module my_driver not found in modules.dep")
-    assert verdict_of([command(said)], [lacking]).word == "reproduced"
-
-
-OOPS = ("[ 1.0] Unable to handle kernel NULL pointer dereference at virtual address 08",)
-
-
-@pytest.mark.parametrize("reported", [OOPS, ("Segmentation fault",), ("Killed",)])
-def test_a_command_that_the_report_shows_dying_may_die(reported: tuple[str, ...]) -> None:
-    done = step(139, killed=True, kmsg=(OOPS[0].partition("] ")[2],))
-    assert difference(command(*reported), done) is None
-
-
 @pytest.mark.parametrize("text", ["modprobe -r a; echo $?", "modprobe -r a | tee x"])
 def test_the_status_of_a_compound_command_says_nothing_about_its_part(text: str) -> None:
     done = replace(step(0, err=BUSYBOX + "\n", refcount=2), command=text)
     assert difference(command(OLD_BUSYBOX), done) is None
-
-
-def test_panics() -> None:
-    reported = command("[ 1.0] Kernel panic - not syncing: Fatal exception in interrupt")
-    same, other = GuestPanic("Fatal exception in interrupt"), GuestPanic("sysrq triggered crash")
-    assert verdict_of([reported], [], same).word == "reproduced"
-    assert verdict_of([reported], [], other).word == "not-reproduced"
-    assert verdict_of([command("x")], [], other).word == "inconclusive"
-
-
-def test_a_lost_guest_makes_no_verdict() -> None:
-    reported = command("[ 1.0] Kernel panic - not syncing: Fatal exception in interrupt")
-    assert verdict_of([reported], [], GuestLost("QEMU ended by SIGKILL")).word == "inconclusive"
-
-
-def test_virtio_numbers_depend_on_the_machine() -> None:
-    done = step(kmsg=("virtio_iommu virtio1: input address: 64 bits",))
-    assert difference(command("[ 2.0] virtio_iommu virtio0: input address: 64 bits"), done) is None
-
-
-@pytest.mark.parametrize(
-    ("reported", "same"),
-    [
-        ("arm_smmu_v3 40960 2 - Live 0xffff80007a6b0000", True),
-        ("arm_smmu_v3 40960 2 - Unloading 0xffff80007a6b0000", False),
-        ("arm_smmu_v3 40960 2 [permanent], Live 0xffff80007a6b0000", False),
-        ("arm_smmu_v3 45056  2", True),
-        ("arm_smmu_v3 45056  2 [permanent]", False),
-    ],
-)
-def test_marks_of_a_row(reported: str, same: bool) -> None:
-    row = "arm_smmu_v3 40960 2 - Live 0xffff800078620000\n"
-    wanted = command(reported, text="grep smmu /proc/modules")
-    assert (difference(wanted, step(out=row, refcount=2)) is None) is same
 
 
 @pytest.mark.parametrize(
@@ -501,22 +216,3 @@ def test_a_status_that_a_prompt_shows(status: int, symptom: bool) -> None:
     assert any(each.kind == "status" and each.symptom is symptom for each in claims)
     assert difference(wanted, step(status=status)) is None
     assert difference(wanted, step(status=1 - status)) == f"exit status {1 - status}"
-
-
-WARNED = "WARNING: CPU: 0 PID: 35 at drivers/iommu/iommu.c:634 some_function+0x70/0xa8"
-
-
-@pytest.mark.parametrize(
-    ("said", "same"), [((), False), ((WARNED,), False), ((OOPS[0].partition("] ")[2],), True)]
-)
-def test_an_oops_in_words(said: tuple[str, ...], same: bool) -> None:
-    reported = Claim("splat", "the kernel oopses", "line 1", 0)
-    (found,) = judged([command()], [step(kmsg=said)], claims=[reported])
-    assert found.held is same
-
-
-@pytest.mark.parametrize("error", [None, GuestPanic("Fatal exception")])
-def test_a_panic_in_words(error: GuestPanic | None) -> None:
-    reported = Claim("panic", "the kernel panics", "line 1", 0)
-    (found,) = judged([command()], [step()], error, claims=[reported])
-    assert found.held is (error is not None)

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Claims about the kernel's log."""
+
+from dataclasses import replace
+
+import pytest
+
+from harness.errors import GuestPanic
+from harness.report.claim import Claim
+from tests.unit.judging import OOPS, command, difference, judged, step, verdict_of
+
+
+def warning(comm: str) -> tuple[str, ...]:
+    return (
+        "------------[ cut here ]------------",
+        "WARNING: CPU: 0 PID: 35 at drivers/iommu/iommu.c:634 some_function+0x70/0xa8",
+        f"CPU: 0 UID: 0 PID: 35 Comm: {comm} Not tainted 6.12.117 #1",
+        "pc : some_function+0x70/0xa8",
+        "lr : some_function+0x38/0xa8",
+        "Call trace:",
+        " some_function+0x70/0xa8",
+        "---[ end trace 0000000000000000 ]---",
+    )
+
+
+@pytest.mark.parametrize(
+    ("place", "comm", "same"),
+    [(0, "rmmod", True), (1, "rmmod", True), (2, "rmmod", False), (2, "kworker/0:1", True)],
+)
+def test_a_splat_does_not_come_after_the_step_that_shows_it(
+    place: int, comm: str, same: bool
+) -> None:
+    shown = command(*(f"[    6.1] {line}" for line in warning("rmmod")))
+    steps = [step(kmsg=warning(comm) if number == place else ()) for number in range(3)]
+    found = judged([command(), shown, command()], steps)
+    assert [each.held for each in found if each.claim.kind == "splat"] == [same]
+
+
+ADDED = "[    1.5] e1000e 0000:00:01.0: Adding to iommu group 0"
+
+
+@pytest.mark.parametrize(
+    ("text", "reported", "same"),
+    [
+        ("dmesg | grep 'iommu group'", (ADDED, ADDED), True),
+        ("dmesg | grep 'iommu group'", (ADDED,), False),
+        ("dmesg | grep 'iommu group'", (ADDED, "..."), True),
+        ("dmesg | grep 'iommu group' | tail -1", (ADDED,), True),
+        ("dmesg", (ADDED,), True),
+    ],
+)
+def test_messages_that_are_looked_for_come_as_often(
+    text: str, reported: tuple[str, ...], same: bool
+) -> None:
+    done = replace(step(out=f"{ADDED}\n{ADDED}\n[ 2.0] other\n"), command=text)
+    assert (difference(command(*reported, text=text), done) is None) is same
+
+
+def test_kernel_messages_match_without_time() -> None:
+    done = step(kmsg=("one", "two", "three"))
+    assert difference(command("[   12.345678] one", "[   13.000000] three"), done) is None
+    assert difference(command("[    1.0][   T71] two"), done) is None
+    assert difference(command("[    1.0] four"), done)
+
+
+@pytest.mark.parametrize("reported", [OOPS, ("Segmentation fault",), ("Killed",)])
+def test_a_command_that_the_report_shows_dying_may_die(reported: tuple[str, ...]) -> None:
+    done = step(139, killed=True, kmsg=(OOPS[0].partition("] ")[2],))
+    assert difference(command(*reported), done) is None
+
+
+def test_panics() -> None:
+    reported = command("[ 1.0] Kernel panic - not syncing: Fatal exception in interrupt")
+    same, other = GuestPanic("Fatal exception in interrupt"), GuestPanic("sysrq triggered crash")
+    assert verdict_of([reported], [], same).word == "reproduced"
+    assert verdict_of([reported], [], other).word == "not-reproduced"
+    assert verdict_of([command("x")], [], other).word == "inconclusive"
+
+
+def test_virtio_numbers_depend_on_the_machine() -> None:
+    done = step(kmsg=("virtio_iommu virtio1: input address: 64 bits",))
+    assert difference(command("[ 2.0] virtio_iommu virtio0: input address: 64 bits"), done) is None
+
+
+WARNED = "WARNING: CPU: 0 PID: 35 at drivers/iommu/iommu.c:634 some_function+0x70/0xa8"
+
+
+@pytest.mark.parametrize(
+    ("said", "same"), [((), False), ((WARNED,), False), ((OOPS[0].partition("] ")[2],), True)]
+)
+def test_an_oops_in_words(said: tuple[str, ...], same: bool) -> None:
+    reported = Claim("splat", "the kernel oopses", "line 1", 0)
+    (found,) = judged([command()], [step(kmsg=said)], claims=[reported])
+    assert found.held is same
+
+
+@pytest.mark.parametrize("error", [None, GuestPanic("Fatal exception")])
+def test_a_panic_in_words(error: GuestPanic | None) -> None:
+    reported = Claim("panic", "the kernel panics", "line 1", 0)
+    (found,) = judged([command()], [step()], error, claims=[reported])
+    assert found.held is (error is not None)

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Claims about rows of lsmod and /proc/modules."""
+
+from dataclasses import replace
+
+import pytest
+
+from harness.guest.state import Module, State
+from harness.report import claim
+from harness.report.part import Command
+from harness.report.session import Session
+from tests.unit.judging import command, difference, judged, step
+
+REMOVED = [command(text="rmmod arm_smmu_v3 2>&-"), command("one 4096 0", text="lsmod")]
+
+
+@pytest.mark.parametrize(("refcount", "expected"), [(None, True), (1, False)])
+def test_a_list_without_a_module_says_that_it_is_gone(refcount: int | None, expected: bool) -> None:
+    found = judged(REMOVED, [step(1), step(refcount=refcount)])
+    (gone,) = [each for each in found if "does not show" in each.claim.text]
+    assert gone.claim.symptom
+    assert gone.held is expected
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        [command("one 4096 0", text="lsmod")],
+        [REMOVED[0], command("one 4096 0", text="lsmod | head -2")],
+        [REMOVED[0], command("one 4096 0", "...", text="lsmod")],
+        [REMOVED[0], command(text="modprobe arm-smmu-v3"), REMOVED[1]],
+    ],
+)
+def test_a_part_of_a_list_says_nothing_of_other_modules(commands: list[Command]) -> None:
+    texts = [each.text for each in claim.of_session(Session(tuple(commands)))]
+    assert not any("does not show" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("reported", "same"),
+    [
+        ("arm_smmu_v3            77824  2", True),
+        # Which modules hold others depends on the configuration.
+        ("vfio                   45056  3 vfio_pci,vfio_iommu_type1", True),
+        ("vfio                   45056  4 vfio_pci,vfio_iommu_type1", False),
+        ("arm_smmu_v3            77824  1", False),
+        ("arm_smmu_v3            77824  2 e1000e", False),
+    ],
+)
+def test_a_row_of_lsmod_is_a_name_a_count_and_holders(reported: str, same: bool) -> None:
+    state = State(
+        modules={
+            "arm_smmu_v3": Module("arm_smmu_v3", "live", 2, ()),
+            "vfio": Module("vfio", "live", 4, ("vfio_iommu_type1", "vfio_pci", "vfio_pci_core")),
+        }
+    )
+    done = replace(step(0), command="lsmod", after=state)
+    assert (difference(command(reported, text="lsmod"), done) is None) is same
+
+
+def test_a_number_counts_where_no_rule_says_otherwise() -> None:
+    """A row of slabinfo looks like one of lsmod."""
+    assert difference(command("kmalloc-64 1234 5"), step(out="kmalloc-64 1235 5\n"))
+
+
+@pytest.mark.parametrize(
+    ("reported", "same"),
+    [
+        ("arm_smmu_v3 40960 2 - Live 0xffff80007a6b0000", True),
+        ("arm_smmu_v3 40960 2 - Unloading 0xffff80007a6b0000", False),
+        ("arm_smmu_v3 40960 2 [permanent], Live 0xffff80007a6b0000", False),
+        ("arm_smmu_v3 45056  2", True),
+        ("arm_smmu_v3 45056  2 [permanent]", False),
+    ],
+)
+def test_marks_of_a_row(reported: str, same: bool) -> None:
+    row = "arm_smmu_v3 40960 2 - Live 0xffff800078620000\n"
+    wanted = command(reported, text="grep smmu /proc/modules")
+    assert (difference(wanted, step(out=row, refcount=2)) is None) is same
