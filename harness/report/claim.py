@@ -17,6 +17,7 @@ Kind = Literal[
     "splat",
     "hang",
     "killed",
+    "contradiction",
     "fact",
     "refcount",
     "status",

@@ -13,7 +13,8 @@ from harness.report.session import Session
 
 # A sentence with one of these says what should be, or what does not happen.
 _NOT_A_CLAIM = re.compile(
-    r"\b(?:should|expect\w*|would|could|must|not? (?:longer|more)|never (?:saw|seen|happen\w*)|"
+    r"\b(?:should|expect\w*|would|could|may|might|must|perhaps|maybe|probably|possibl[ey]|"
+    r"not? (?:longer|more)|never (?:saw|seen|happen\w*)|"
     r"can ?not reproduce|can't reproduce|unable to reproduce|fix(?:es|ed)?|with (?:the|this|my) "
     r"patch|"
     r"patched|if|instead of|supposed|ideally|does(?:n't| not) (?:hang|happen|crash|oops|panic)|"
@@ -32,8 +33,9 @@ _EXPECTATION = re.compile(
 )
 _SENTENCE = re.compile(r"[^.!?:;]+(?:[.!?:;](?=\S)[^.!?:;]*)*[.!?:;]*")
 
-_COUNT = re.compile(
-    r"\b(?:ref(?:erence)?[ -]?(?:count(?:er|s)?|cnt)|refcnt|use count|usage count)\b"
+COUNT = re.compile(
+    r"\b(?:ref(?:erence)?[ -]?(?:count(?:er|s)?|cnt)|refcnt|"
+    r"(?:use|usage|the|its) count)\b"
     r"(?: (?:of|for) (?:the )?[`'\"]?(?P<module>[a-z]\w*(?:[-_]\w+)+)[`'\"]?)?[^.\d]{0,60}?\b"
     r"(?:is|are|was|stays?|remains?|still|at|shows?|to|becomes|=|:)[ =:]+(?:still |at |then )*"
     r"(?P<number>\d{1,4}|zero|one|two|three|four)\b",
@@ -50,7 +52,7 @@ _STATUS = re.compile(
 _ERRNO = re.compile(
     r"(?:\bwith|\breturns?|\bgives?|\bgot|\bget|\bsays?|\bis|:|\()? ?-?\b(?P<errno>E[A-Z]{3,12})\b"
 )
-_HANG = re.compile(
+HANG = re.compile(
     r"\b(?:hangs?|hung|hanging|freezes?|froze|frozen|stuck|deadlocks?|never (?:returns?|comes? "
     r"back|"
     r"ends?|finish\w*)|(?:does|did) ?n[o']t (?:return|come back|end|finish)|blocks? for ?ever)\b",
@@ -75,17 +77,43 @@ _KILLED = re.compile(
 def claims(lines: Sequence[Line], session: Session) -> list[Claim]:
     """The claims of a message's prose about the session: messages of tools that stand in it,
     and sentences. Each is about the command that it names, else the last one."""
+    usable = _own(lines, session)
+    found: dict[tuple[str, int | None], Claim] = {}
+    for claim in (*_messages(usable, session), *_statements(usable, session)):
+        found.setdefault((claim.kind, claim.step), claim)
+    return list(found.values())
+
+
+def _own(lines: Sequence[Line], session: Session) -> list[Line]:
+    """The lines of a message's prose, which stand in no command."""
     inside = {
         number
         for each in session.commands
         if each.shown
         for number in (each.line, *each.numbers, *each.passed)
     }
-    usable = [line for line in _observed(lines) if line.number not in inside]
-    found: dict[tuple[str, int | None], Claim] = {}
-    for claim in (*_messages(usable, session), *_statements(usable, session)):
-        found.setdefault((claim.kind, claim.step), claim)
-    return list(found.values())
+    return [line for line in _observed(lines) if line.number not in inside]
+
+
+def statements(lines: Sequence[Line], session: Session) -> list[tuple[str, str]]:
+    """What a message's prose states, a sentence each, with its place."""
+    return list(_stated(_own(lines, session)))
+
+
+# What is worse than anything that a session without one shows.
+CRASHES = frozenset({"panic", "splat", "killed", "hang"})
+
+
+def of_crashes(lines: Sequence[Line], session: Session) -> list[Claim]:
+    """What a message says in words of a panic, an oops, a death or a hang; of a hang only
+    where the session does not show that the command ends."""
+    found = (each for each in claims(lines, session) if each.kind in CRASHES)
+    return [each for each in found if each.kind != "hang" or _may_hang(session, each)]
+
+
+def _may_hang(session: Session, each: Claim) -> bool:
+    command = session.commands[each.step or 0]
+    return each.step == len(session.commands) - 1 and not (command.ended or command.output)
 
 
 # Words of a sentence that goes on where the session has ended.
@@ -149,10 +177,15 @@ def _messages(lines: Sequence[Line], session: Session) -> Iterator[Claim]:
 
 
 def _statements(lines: Sequence[Line], session: Session) -> Iterator[Claim]:
+    for where, sentence in _stated(lines):
+        yield from _of_sentence(sentence, session, where)
+
+
+def _stated(lines: Sequence[Line]) -> Iterator[tuple[str, str]]:
     for first, last, sentence in _sentences(lines):
         stated = _EXPECTATION.sub("", sentence)
         if not _NOT_A_CLAIM.search(stated):
-            yield from _of_sentence(stated, session, lines_of(first, last))
+            yield lines_of(first, last), stated
 
 
 def _sentences(lines: Sequence[Line]) -> Iterator[tuple[int, int, str]]:
@@ -169,14 +202,22 @@ def _sentences(lines: Sequence[Line]) -> Iterator[tuple[int, int, str]]:
         paragraph = []
 
 
+def without_commands(sentence: str, session: Session) -> str:
+    """The sentence without the commands in it, whose words say nothing of what they do."""
+    for text in sorted(session.texts, key=len, reverse=True):
+        sentence = sentence.replace(text, shell.programs(text)[0] if shell.programs(text) else "")
+    return sentence
+
+
 def _of_sentence(sentence: str, session: Session, where: str) -> Iterator[Claim]:
     step = _step_of(sentence, session)
     command = session.commands[step].text
+    sentence = without_commands(sentence, session)
     name = f"`{command.partition(chr(10))[0]}`"
-    if match := _COUNT.search(sentence):
+    if match := COUNT.search(sentence):
         yield _count(match, session, where)
         return
-    if _HANG.search(sentence):
+    if HANG.search(sentence):
         yield Claim("hang", f"{name} does not end", where, step)
         return
     if _PANIC.search(sentence):
@@ -198,9 +239,14 @@ def _of_sentence(sentence: str, session: Session, where: str) -> Iterator[Claim]
         yield Claim("fact", f"{name}: {said}", where, step, fact=said)
 
 
-def _count(match: re.Match[str], session: Session, where: str) -> Claim:
+def number_of(match: re.Match[str]) -> int:
+    """The number of a COUNT."""
     word = match["number"].lower()
-    count = _NUMBERS[word] if word in _NUMBERS else int(word)
+    return _NUMBERS[word] if word in _NUMBERS else int(word)
+
+
+def _count(match: re.Match[str], session: Session, where: str) -> Claim:
+    count = number_of(match)
     module = (match["module"] or "").replace("-", "_")
     text = f"the refcount of {module or 'the IOMMU driver'} is {count}"
     last = len(session.commands) - 1

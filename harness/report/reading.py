@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness import mail
 from harness.errors import UsageError
-from harness.report import claim, lines, prompt, prose, script, session, traces
+from harness.report import claim, contradiction, lines, prompt, prose, script, session, traces
 from harness.report.claim import Claim
 from harness.report.lines import Line
 from harness.report.part import Command
@@ -168,9 +168,44 @@ def _claims(report: Report, text: Text, chosen: Session) -> list[Claim]:
         steps = {each.step for each in stated}
         found = [each for each in found if each.kind != "silence" or each.step not in steps]
         found += stated
-    elif not _shows_anything(chosen.commands[-1]):
-        found += prose.of_end(text.lines, chosen)
-    return claim.with_emptiness(found, chosen)
+    else:
+        found += _in_words(text, chosen, found)
+    found = claim.with_emptiness(found, chosen)
+    return [*found, *contradiction.of(_about(text, chosen), chosen, found)]
+
+
+def _in_words(text: Text, chosen: Session, found: Sequence[Claim]) -> list[Claim]:
+    """What words add to symptoms that a session shows: how it ends, and a crash where it
+    shows none."""
+    ends = _shows_anything(chosen.commands[-1])
+    stated = [] if ends else prose.of_end(text.lines, chosen)
+    if any(each.kind in prose.CRASHES for each in (*found, *stated)):
+        return stated
+    return [*stated, *prose.of_crashes(_about(text, chosen), chosen)]
+
+
+def _about(text: Text, chosen: Session) -> list[Line]:
+    """The lines of a message that can be about the session: up to the next, and after the one
+    before it. What a reply says is about its own kernel."""
+    if chosen.quoted:
+        return []
+    before = [each.last for each in text.sessions if each.last < chosen.line]
+    after = [each.line for each in text.sessions if each.line > chosen.last]
+    lines = [
+        n
+        for n in text.lines
+        if max(before, default=0) < n.number < min(after, default=n.number + 1)
+    ]
+    return _without_last_paragraph(lines) if after else lines
+
+
+def _without_last_paragraph(some: Sequence[Line]) -> list[Line]:
+    """It is the heading of what follows."""
+    kept = list(some)
+    for blank in (True, False):
+        while kept and kept[-1].blank == blank:
+            kept.pop()
+    return kept
 
 
 def _shows_anything(command: Command) -> bool:

@@ -97,6 +97,11 @@ _ANOTHER_MACHINE = re.compile(
 )
 
 
+def is_elsewhere(prose: str) -> bool:
+    """Whether the prose is about another machine, kernel or boot than what stands above it."""
+    return _ANOTHER_MACHINE.search(prose) is not None
+
+
 def _continued(found: Sequence[Part], part: Part) -> Part | None:
     """The part that this one goes on with: the last, of the same quotation or one that is
     answered, unless this is about another machine or begins the same again."""
@@ -105,7 +110,7 @@ def _continued(found: Sequence[Part], part: Part) -> Part | None:
         return None
     if base.host and part.host and base.host != part.host:
         return None
-    if _ANOTHER_MACHINE.search(part.heading):
+    if is_elsewhere(part.heading):
         return None
     return None if _begins_again(base, part) else base
 

@@ -55,11 +55,16 @@ def _about(claims: Sequence[Claim], step: int) -> list[Claim]:
     return [each for each in claims if each.step == step]
 
 
+def _contradiction(_: Case) -> Held:
+    return None, "no kernel does both"
+
+
 _JUDGES: dict[Kind, Callable[[Case], Held]] = {
     "panic": crash.panic,
     "splat": crash.splat,
     "killed": crash.killed,
     "hang": crash.hang,
+    "contradiction": _contradiction,
     "fact": effects.claimed_fact,
     "status": effects.status,
     "refcount": effects.refcount,

@@ -371,9 +371,11 @@ def test_words_below_a_command_that_shows_nothing(
 ) -> None:
     shown = ("output", 1, None)
     assert claimed(tmp_path, f"{COUNTED}\n{below}\n") == [shown, symptom]
-    assert claimed(tmp_path, f"{COUNTED}\nI read the code.\n\n{below}\n") == [shown]
+    further = [symptom] if symptom[0] != "refcount" else []
+    assert claimed(tmp_path, f"{COUNTED}\nI read the code.\n\n{below}\n") == [shown, *further]
     said = f"{COUNTED}rmmod: busy\n\n{below}\n"
-    assert claimed(tmp_path, said) == [shown, ("output", 2, None)]
+    further = [symptom] if symptom[0] in ("panic", "splat") else []
+    assert claimed(tmp_path, said) == [shown, ("output", 2, None), *further]
 
 
 def test_what_an_unknown_program_prints_is_no_prose(tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Words of a report that its session does not agree with."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.report import reading
+
+LOAD = "# modprobe arm-smmu-v3\n# modprobe e1000e\n"
+REFUSED = f"{LOAD}# rmmod arm_smmu_v3\nrmmod: ERROR: Module arm_smmu_v3 is in use\n"
+DONE = f"{LOAD}# rmmod arm_smmu_v3\n# lsmod | grep -c smmu\n0\n"
+COUNTED = (
+    f"{LOAD}# cat /sys/module/arm_smmu_v3/refcnt\n1\n# rmmod e1000e\n"
+    "# cat /sys/module/arm_smmu_v3/refcnt\n0\n"
+)
+
+
+def kinds(tmp_path: Path, text: str) -> list[str]:
+    (tmp_path / "r.txt").write_text(text)
+    case = reading.choose(reading.read(tmp_path / "r.txt"), None)
+    return [each.kind for each in case.claims if each.symptom]
+
+
+@pytest.mark.parametrize(
+    ("said", "session", "contradicts"),
+    [
+        ("With a client rmmod arm_smmu_v3 succeeds.", REFUSED, True),
+        ("Unloading the IOMMU driver works without any complaint.", REFUSED, True),
+        ("rmmod is refused.", REFUSED, False),
+        ("rmmod works before a client is loaded.", REFUSED, False),
+        ("rmmod works in 6.1.", REFUSED, False),
+        ("rmmod works. With a client it does not.", REFUSED, False),
+        ("I expect that rmmod works.", REFUSED, False),
+        ("modprobe works.", REFUSED, False),
+        ("A client that is unloaded keeps a reference.", REFUSED, False),
+        ("rmmod fails with EBUSY.", DONE, True),
+        ("rmmod hangs.", DONE, True),
+        ("rmmod works.", DONE, False),
+        ("rmmod fails.", DONE.replace("v3\n# ls", "v3 2>/dev/null\n# ls"), False),
+        ("rmmod hangs.", DONE.replace("rmmod arm_smmu_v3", "rmmod arm_smmu_v3 &"), False),
+        ("The count stays at 1.", COUNTED, True),
+        ("The refcount is 3.", COUNTED, True),
+        ("The refcount is 1 with a client.", COUNTED, False),
+        ("The count stays at 0. Before it was 7.", COUNTED, False),
+        ("The refcount is 3.", f"{COUNTED}# rmmod arm_smmu_v3\nno\n", False),
+    ],
+)
+@pytest.mark.parametrize("above", [True, False])
+def test_words_that_a_session_does_not_agree_with(
+    tmp_path: Path, said: str, session: str, contradicts: bool, above: bool
+) -> None:
+    text = f"{said}\n\n{session}" if above else f"{session}#\n\n{said}\n"
+    assert ("contradiction" in kinds(tmp_path, text)) is contradicts
+
+
+def test_words_about_another_session(tmp_path: Path) -> None:
+    text = f"Mine:\n\n{REFUSED}\nWith the patch rmmod works:\n\n{DONE}\nrmmod succeeds.\n"
+    assert kinds(tmp_path, text) == ["fact"]
+
+
+def test_words_of_a_reply(tmp_path: Path) -> None:
+    quoted = "".join(f"> {line}\n" for line in REFUSED.splitlines())
+    assert kinds(tmp_path, f"{quoted}\nHere rmmod works.\n") == ["fact"]
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("The kernel oopses.", "splat"),
+        ("The kernel panics then.", "panic"),
+        ("rmmod hangs.", "hang"),
+        ("The kernel might oops.", None),
+        ("It never hangs or oopses, it should not.", None),
+    ],
+)
+def test_words_of_a_crash_count_beside_figures(tmp_path: Path, said: str, kind: str | None) -> None:
+    session = f"{LOAD}# cat /sys/module/arm_smmu_v3/refcnt\n1\n# rmmod e1000e\n"
+    expected = ["output", kind] if kind else ["output"]
+    assert kinds(tmp_path, f"{said}\n\n{session}") == expected
