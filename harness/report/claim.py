@@ -44,8 +44,8 @@ class Claim:
     session. Of a ``symptom`` the verdict is made; a claim that is none may differ.
     What it states is in ``lines`` (output or a message's text), ``number`` (a status, a
     refcount), ``fact`` or ``splat``; ``subject`` is a module, "" for the IOMMU's driver, of a
-    row that the report has ``chosen`` from all that are loaded. A refcount without a number
-    is that of a module that is not loaded."""
+    row that the report has ``chosen`` from all that are loaded, ``tainted`` where the report
+    is about its taints. A refcount without a number is that of a module that is not loaded."""
 
     kind: Kind
     text: str
@@ -58,6 +58,7 @@ class Claim:
     splat: Splat | None = None
     subject: str = ""
     chosen: bool = False
+    tainted: bool = False
 
     @property
     def judges(self) -> bool:

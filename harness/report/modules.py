@@ -9,18 +9,21 @@ from harness.report import shell
 _ROW = re.compile(r"(?P<name>\w+)\s+\d+\s+(?P<count>\d+)(?:\s+(?P<holders>\S.*?))?\s*")
 
 _STATE = re.compile(r"\s+(Live|Loading|Unloading)\b")
+_TAINTS = re.compile(r"\(([A-Z]+)[+-]?\)$")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """A module as lsmod shows it: its size depends on the build, and is left out. ``state``
-    is in lower case, "" where it is not shown. A ``permanent`` one has no exit function."""
+    is in lower case, "" where it is not shown. A ``permanent`` one has no exit function.
+    ``taints`` are the letters of /proc/modules."""
 
     name: str
     refcount: int
     holders: tuple[str, ...]
     state: str = ""
     permanent: bool = False
+    taints: str = ""
 
     @property
     def anonymous(self) -> int:
@@ -50,4 +53,12 @@ def row(line: str) -> Row | None:
     held = re.split(r"[\s,]+", words)
     holders = tuple(word for word in held if re.fullmatch(r"\w+", word))
     shown = state[1].lower() if state else ""
-    return Row(match["name"], int(match["count"]), holders, shown, "[permanent]" in held)
+    taints = _TAINTS.search(said)
+    return Row(
+        match["name"],
+        int(match["count"]),
+        holders,
+        shown,
+        "[permanent]" in held,
+        taints[1] if taints else "",
+    )

@@ -100,6 +100,16 @@ def statements(lines: Sequence[Line], session: Session) -> list[tuple[str, str]]
     return list(_stated(_own(lines, session)))
 
 
+_TAINTS = re.compile(
+    r"\b(?:unsigned|out[- ]of[- ]tree|taints?)\b|(?-i:\([OEFCPRKXN]{1,4}\))", re.IGNORECASE
+)
+
+
+def is_about_taints(lines: Sequence[Line], session: Session) -> bool:
+    """Whether a message says something of how modules taint the kernel."""
+    return any(_TAINTS.search(sentence) for _, sentence in statements(lines, session))
+
+
 # What is worse than anything that a session without one shows.
 CRASHES = frozenset({"panic", "splat", "killed", "hang"})
 

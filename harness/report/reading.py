@@ -170,6 +170,8 @@ def _claims(report: Report, text: Text, chosen: Session) -> list[Claim]:
         found += stated
     else:
         found += _in_words(text, chosen, found)
+    if prose.is_about_taints(text.lines, chosen):
+        found = [replace(each, tainted=each.kind == "refcount") for each in found]
     found = claim.with_emptiness(found, chosen)
     return [*found, *contradiction.of(_about(text, chosen), chosen, found)]
 

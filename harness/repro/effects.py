@@ -110,13 +110,15 @@ def refcount(case: Case) -> Held:
     more = set(found.holders) - set(row.holders)
     held = set(row.holders) <= set(found.holders) and not more & listed
     same = row.anonymous == found.refcount - len(found.holders)
-    if mark := _other_mark(row, step):
+    if mark := _other_mark(row, step, taints=each.tainted):
         return False, f"{reason}, {mark}"
     return held and same, f"{reason}, held by {', '.join(found.holders) or 'no module'}"
 
 
-def _other_mark(row: modules.Row, step: Step) -> str:
-    """What the guest's row says where the report's has another mark, or ""."""
+def _other_mark(row: modules.Row, step: Step, *, taints: bool) -> str:
+    """What the guest's row says where the report's has another mark, or "". Taints count
+    where the report is about them: whether a module is in the tree or signed is a matter of
+    its build."""
     seen = next(
         (r for r in map(modules.row, step.out.splitlines()) if r and r.name == row.name), None
     )
@@ -124,6 +126,8 @@ def _other_mark(row: modules.Row, step: Step) -> str:
         return ""
     if row.state and seen.state and row.state != seen.state:
         return seen.state
+    if taints and row.state and row.taints != seen.taints:
+        return f"taints {seen.taints or 'none'}"
     return "not permanent" if row.permanent and not seen.permanent else ""
 
 

@@ -77,3 +77,21 @@ def test_marks_of_a_row(reported: str, same: bool) -> None:
     row = "arm_smmu_v3 40960 2 - Live 0xffff800078620000\n"
     wanted = command(reported, text="grep smmu /proc/modules")
     assert (difference(wanted, step(out=row, refcount=2)) is None) is same
+
+
+@pytest.mark.parametrize(
+    ("row", "about", "same"),
+    [
+        ("arm_smmu_v3 40960 2 - Live 0xffff80007a6b0000 (O)", True, True),
+        ("arm_smmu_v3 40960 2 - Live 0xffff80007a6b0000 (OE)", True, False),
+        ("arm_smmu_v3 40960 2 - Live 0xffff80007a6b0000", True, False),
+        ("arm_smmu_v3 40960 2 - Live 0xffff80007a6b0000 (OE)", False, True),
+        ("arm_smmu_v3 45056  2", True, True),
+    ],
+)
+def test_taints_count_where_a_report_is_about_them(row: str, about: bool, same: bool) -> None:
+    wanted = command(row, text="grep smmu /proc/modules")
+    claims = [replace(each, tainted=about) for each in claim.of_session(Session((wanted,)))]
+    done = step(out="arm_smmu_v3 40960 2 - Live 0xffff800078620000 (O)\n", refcount=2)
+    (found,) = judged([wanted], [done], claims=claims)
+    assert found.held is same
