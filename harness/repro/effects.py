@@ -139,17 +139,21 @@ def output(case: Case) -> Held:
     wanted = [done.names.translate(line) for line in each.lines]
     out, err = _without_claimed(step, each, claims, done.names)
     if traces.prints_log(step.command):
-        held = _log_lines(wanted, step)
-    else:
-        held = compare.same_output(wanted, out, err, step.command)
-    foreign = "" if held else _foreign(each, done)
+        return _log(each.lines, step, done)
+    held = compare.same_output(wanted, out, err, step.command)
+    foreign = "" if held else _foreign("\n".join(each.lines), done)
     return (None, foreign) if foreign else (held, f"it prints {_printed(step)}")
 
 
-def _foreign(each: Claim, done: Replayed) -> str:
+def _foreign(text: str, done: Replayed) -> str:
     """Why what is printed is about a device that the guest does not have, or ""."""
-    text = "\n".join(each.lines)
     return done.names.about(text) or lacking.hardware(text)
+
+
+def _foreign_message(line: str, done: Replayed) -> str:
+    """Why the kernel's message is about a device, or of a driver, that the guest does not
+    have, or ""."""
+    return _foreign(line, done) or lacking.driver(compare.normal(line), done.kernel)
 
 
 def _printed(step: Step) -> str:
@@ -180,17 +184,35 @@ def _without_claimed(
     return kept(step.out), kept(step.err)
 
 
-def _log_lines(wanted: Sequence[str], step: Step) -> bool:
+def _log(lines: Sequence[str], step: Step, done: Replayed) -> Held:
     """Whether what the command prints of the log has the messages, in order, none of them
-    more often where it shows all that match; the log of a guest has others."""
+    more often where it shows all that match; the log of a guest has others. Of those that it
+    does not have, the ones of drivers that the guest cannot have say nothing."""
     printed = [compare.normal(line) for line in step.out.splitlines()]
-    reported = [compare.normal(line) for line in wanted if not compare.is_elision(line)]
-    seen = iter(printed)
-    if not all(any(compare.same_message(line, text) for text in seen) for line in reported):
-        return False
-    if len(reported) < len(wanted) or not _shows_all(step.command):
-        return True
-    return all(_times(line, printed) <= _times(line, reported) for line in reported)
+    reported = [line for line in lines if not compare.is_elision(line)]
+    wanted = [compare.normal(done.names.translate(line)) for line in reported]
+    missing = [reported[number] for number in _missing(wanted, printed)]
+    foreign = [why for line in missing if (why := _foreign_message(line, done))]
+    if len(missing) > len(foreign):
+        return False, f"it prints {_printed(step)}"
+    if foreign:
+        return None, foreign[0]
+    complete = len(reported) == len(lines) and _shows_all(step.command)
+    often = complete and any(_times(line, printed) > _times(line, wanted) for line in wanted)
+    return not often, f"it prints {_printed(step)}"
+
+
+def _missing(wanted: Sequence[str], printed: Sequence[str]) -> list[int]:
+    """The places of the messages that are not among what is printed, in order."""
+    found, start = [], 0
+    for number, line in enumerate(wanted):
+        pairs = enumerate(printed[start:], start=start)
+        place = next((n for n, text in pairs if compare.same_message(line, text)), None)
+        if place is None:
+            found.append(number)
+        else:
+            start = place + 1
+    return found
 
 
 def _shows_all(command: str) -> bool:
@@ -214,7 +236,7 @@ def message(case: Case) -> Held:
     printed = done.steps[each.step].out.splitlines()
     if any(compare.same_message(wanted, compare.normal(text)) for text in [*logged, *printed]):
         return True, "the kernel says so"
-    foreign = _foreign(each, done)
+    foreign = _foreign_message(each.lines[0], done)
     if foreign:
         return None, foreign
     own = [record.text for record in done.steps[each.step].kmsg]

@@ -60,6 +60,21 @@ def hardware(message: str) -> str:
     return f"the guest has no hardware of {match['name']}" if match else ""
 
 
+# A device's driver before it, or a driver whose name says that it is none of the kernel's own
+# parts; a device without a driver has its bus there.
+_SPEAKER = re.compile(r"(?:([a-z][\w-]+) \S*\d\S*(?: \S+)?|([a-z][a-z\d]*(?:[_-][a-z\d]+)+)): ")
+_BUSES = re.compile(r"acpi|amba|cpu|i2c|mdio_bus|net|of|pci|platform|scsi|spi|usb|virtio")
+
+
+def driver(message: str, kernel: Kernel) -> str:
+    """The driver that says the kernel message and no guest has, in words, or ""."""
+    match = _SPEAKER.match(message)
+    name = (match[1] or match[2]) if match else ""
+    if not name or _BUSES.fullmatch(name) or not module(name, kernel):
+        return ""
+    return f"the guest has no driver {name}"
+
+
 def of(
     command: Command,
     step: Step,

@@ -2,12 +2,14 @@
 """Claims about the kernel's log."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from harness.errors import GuestPanic
 from harness.report.claim import Claim
-from tests.unit.judging import OOPS, command, difference, judged, step, verdict_of
+from harness.repro import lacking
+from tests.unit.judging import KERNEL, OOPS, command, difference, judged, step, verdict_of
 
 
 def warning(comm: str) -> tuple[str, ...]:
@@ -99,3 +101,46 @@ def test_a_panic_in_words(error: GuestPanic | None) -> None:
     reported = Claim("panic", "the kernel panics", "line 1", 0)
     (found,) = judged([command()], [step()], error, claims=[reported])
     assert found.held is (error is not None)
+
+
+@pytest.mark.parametrize(
+    ("message", "name"),
+    [
+        ("acme_gpu 1c000000.gpu: Adding to iommu group 1", "acme_gpu"),
+        ("acme 0000:01:00.0 eth1: link is up", "acme"),
+        ("acme_dma: cannot attach domain", "acme_dma"),
+        ("e1000e 0000:00:01.0: Adding to iommu group 0", ""),
+        ("pci 0000:00:01.0: Adding to iommu group 0", ""),
+        ("iommu: Default domain type: Translated", ""),
+        ("Kernel panic - not syncing: Fatal exception", ""),
+    ],
+)
+def test_a_message_of_a_driver_that_no_guest_has(tmp_path: Path, message: str, name: str) -> None:
+    kernel = replace(KERNEL, directory=tmp_path)
+    kernel.modules.mkdir(parents=True)
+    (kernel.modules / "e1000e.ko").touch()
+    why = lacking.driver(message, kernel)
+    assert why == (f"the guest has no driver {name}" if name else "")
+
+
+FOREIGN = "[    1.7] acme_gpu 1c000000.gpu: Adding to iommu group 1"
+MISSING = "[    1.7] iommu: Adding to iommu group 1"
+
+
+@pytest.mark.parametrize(
+    ("reported", "held"),
+    [
+        ((ADDED,), True),
+        ((ADDED, FOREIGN), None),
+        ((ADDED, MISSING), False),
+        ((ADDED, FOREIGN, MISSING), False),
+        ((FOREIGN, ADDED), None),
+    ],
+)
+def test_a_message_that_no_guest_can_have_says_nothing(
+    reported: tuple[str, ...], held: bool | None
+) -> None:
+    text = "dmesg | grep 'iommu group'"
+    done = replace(step(out=f"{ADDED}\n"), command=text)
+    (found,) = judged([command(*reported, text=text)], [done])
+    assert found.held is held
