@@ -66,7 +66,7 @@ def where(guest: Guest, command: str, kernel: Kernel) -> str:
             found = tasks([record.text for record in guest.sysrq(letter)])
         except GuestError:
             return _processors(guest, kernel)
-        own = [each for each in found if _is_of(each, command)]
+        own = of_command(found, command)
         if letter == "w" and found:
             return str((own or found)[0])
         if own:
@@ -74,8 +74,15 @@ def where(guest: Guest, command: str, kernel: Kernel) -> str:
     return ""
 
 
-def _is_of(task: Task, command: str) -> bool:
-    return task.comm in {name[:15] for name in shell.programs(command)}
+# What the guest's shell is called: it opens and writes files itself (guest-scripts/init.c).
+_SHELL = frozenset({"busybox", "sh"})
+
+
+def of_command(found: Sequence[Task], command: str) -> list[Task]:
+    """The tasks of the command's programs, else the shell's own: a builtin has no other."""
+    names = {name[:15] for name in shell.programs(command)}
+    programs = [each for each in found if each.comm in names]
+    return programs or [each for each in found if each.comm in _SHELL]
 
 
 def _processors(guest: Guest, kernel: Kernel) -> str:
