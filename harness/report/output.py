@@ -64,6 +64,42 @@ def without_prose(texts: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
     return list(texts)
 
 
+# What its reporter says between two commands: words, of which the first is no program's.
+_REMARKS = re.compile(
+    r"(?:(?:ok|okay|so|now|and|then|but|well|oh|wait|again|also|let|let's|i|we|weird|strange|"
+    r"funny|interesting),? (?!\d)(?:[\w'-]+[,;]? ?){1,12}|h+m+|huh|wtf|weird|strange|"
+    r"h+m+,?(?: [\w'-]+[,;]?){1,12})[.:!?…]*",
+    re.IGNORECASE,
+)
+
+
+def without_remarks(texts: Sequence[tuple[int, str]], command: str) -> list[tuple[int, str]]:
+    """The lines, each with its number, without the remarks before and behind the output of a
+    command, which does not print such words."""
+
+    def is_remark(text: str) -> bool:
+        return _REMARKS.fullmatch(text.strip()) is not None and text.strip() not in command
+
+    kept = list(texts)
+    while kept and is_remark(kept[-1][1]):
+        kept.pop()
+    while kept and is_remark(kept[0][1]):
+        del kept[0]
+    return kept
+
+
+# A remark behind a command: an arrow, or a comment.
+_COMMAND_NOTE = re.compile(r"(?P<arrow>\s+(?:#+ ?)?(?:<[-=~]+|←|⇐)\s)|\s#+\s")
+
+
+def command_and_note(text: str) -> tuple[str, str]:
+    """A command without the remark behind an arrow, and this or its comment."""
+    match = _COMMAND_NOTE.search(text)
+    if match is None or "\n" in text:
+        return text, ""
+    return text[: match.start()] if match["arrow"] else text, text[match.end() :].strip()
+
+
 def without_note(line: str) -> str:
     """The line without the remark behind it."""
     match = _NOTE.search(line)

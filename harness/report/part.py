@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from harness.report import output, prompt, shell
+from harness.report import output, prompt, prompted, shell
 from harness.report.lines import Line
 from harness.report.prompt import Prompt
 
@@ -33,7 +33,8 @@ class Command:
     script, an empty one says nothing. ``ended``: the next prompt stands below it.
     ``background``: the report goes on in another terminal while it runs. ``next_status``
     is what the next prompt shows of its status. ``passed``: numbers of lines below it that
-    are another command's, which is not known for one."""
+    are another command's, which is not known for one. ``note`` is what its reporter wrote
+    behind it."""
 
     text: str
     output: tuple[str, ...]
@@ -47,6 +48,7 @@ class Command:
     background: bool = False
     next_status: int | None = None
     passed: tuple[int, ...] = ()
+    note: str = ""
 
     @property
     def last(self) -> int:
@@ -66,7 +68,7 @@ class Part:
 
 def parts(lines: Sequence[Line]) -> Iterator[Part]:
     """The parts of all sessions in a message, in order; the prose above is their heading."""
-    lines, prompts = _with_prompts(lines)
+    lines, prompts = prompted.read(lines)
     position, prose_from = 0, 0
     while position < len(lines):
         if not _opens(prompts[position]):
@@ -77,22 +79,6 @@ def parts(lines: Sequence[Line]) -> Iterator[Part]:
         prose_from = position
         if part.commands:
             yield part
-
-
-def _with_prompts(lines: Sequence[Line]) -> tuple[list[Line], list[Prompt | None]]:
-    """The prompts of lines. Of a prompt of two lines the second has all that the first
-    names, which stands as a blank line."""
-    kept: list[Line] = []
-    prompts: list[Prompt | None] = []
-    above: Prompt | None = None
-    for line in lines:
-        found = None if line.diff or line.border else prompt.of(line.bare)
-        if found and above:
-            found = replace(found, host=above.host, directory=above.directory)
-        above = prompt.upper(line.bare)
-        kept.append(replace(line, text="") if above else line)
-        prompts.append(found)
-    return kept, prompts
 
 
 def _opens(found: Prompt | None) -> bool:
@@ -127,7 +113,8 @@ def _part(
         numbers.append(below.number if below and ended and ends == position else None)
         done = _finished(text, shown, lines, found, begins, ended=ended)
         passed = tuple(line.number for line in lines[ends:position])
-        part.commands.append(replace(done, passed=passed))
+        known = below.status if below and ended and ends == position else None
+        part.commands.append(replace(done, passed=passed, next_status=known))
         position = after
     if _are_statuses([opening.number, *numbers]):
         pairs = zip(part.commands, numbers, strict=True)
@@ -274,8 +261,7 @@ def _finished(
     indent = min((lines[n].indent for n in shown if not lines[n].blank), default=0)
     own = min(indent, lines[begins - 1].indent)
     texts = [(lines[n].number, lines[n].text[own:]) for n in shown]
-    if not ended:
-        texts = output.without_prose(texts)
+    texts = output.without_remarks(texts, text) if ended else output.without_prose(texts)
     texts = [each for each in texts if not _PASSWORD.fullmatch(each[1].strip())]
     interrupted = any(_INTERRUPT.fullmatch(each.strip()) for _, each in texts)
     texts = [(number, output.without_note(each.replace("^C", ""))) for number, each in texts]
@@ -284,8 +270,9 @@ def _finished(
     status = _STATUS.fullmatch(texts[-1][1].strip()) if texts else None
     if status:
         texts.pop()
+    command, note = output.command_and_note(text)
     return Command(
-        text,
+        command,
         tuple(each for _, each in texts),
         int(status[1]) if status else None,
         lines[begins - 1].number
@@ -295,4 +282,5 @@ def _finished(
         found.directory,
         interrupted,
         ended=ended,
+        note=note,
     )

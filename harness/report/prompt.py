@@ -11,14 +11,23 @@ from harness.report import programs
 class Prompt:
     """A prompt with what follows it. ``text`` is the prompt, ``host`` and ``directory``
     what it names ("" where it does not; a directory may be "~" or a last component),
-    ``command`` "" for a lone prompt. ``number`` is what stands in brackets before it, a
-    status or a count."""
+    ``command`` "" for a lone prompt. ``number`` is what it has before or behind all that, a
+    status or a count; ``status`` what fish has in brackets, which is one."""
 
     text: str
     host: str
     directory: str
     command: str
     number: int | None = None
+    status: int | None = None
+
+    @property
+    def opening(self) -> str:
+        """What all prompts of its shell begin with: up to the host."""
+        if not self.host:
+            return ""
+        before, host, _ = self.text.partition(f"@{self.host}")
+        return before + host
 
 
 # What a prompt may have before it: the lower corner of one of two lines, a status, a time.
@@ -35,10 +44,10 @@ _BRANCH = r"(?: \([\w/.-]{1,60}\))?"
 _STRONG = tuple(
     re.compile(_TIME + pattern + r"(?:[ \t]+(?P<command>\S.*)|[ \t]*)$")
     for pattern in (
-        # root@host:~#  root@host ~ #  root@host:/sys (main)$
-        rf"{_USER}(?:[: ] ?{_DIR})?{_BRANCH} ?[#$%]",
-        # root@host ~>  as fish prints it
-        rf"{_USER}[: ]{_DIR}{_BRANCH}(?: \[\d+\])? ?>",
+        # root@host:~#  root@host ~ #  root@host:/sys (main)$  root@host:~ 0 #
+        rf"{_USER}(?:[: ] ?{_DIR})?{_BRANCH}(?: (?P<behind>\d{{1,3}}))? ?[#$%]",
+        # root@host ~>  root@host ~ [1]#  as fish prints it
+        rf"{_USER}[: ]{_DIR}{_BRANCH}(?: \[(?:\d+\|)*(?P<status>\d{{1,3}})\])? ?[>#]",
         # root@host e1000e#
         rf"{_USER} (?P<dir>[\w.+-]{{1,60}}) ?[#$%]",
         # [root@host dir]#
@@ -113,8 +122,16 @@ def _prompt(line: str, match: re.Match[str]) -> Prompt:
     groups = match.groupdict()
     command = (groups.get("command") or "").rstrip()
     text = line[: len(line) - len(groups.get("command") or "")].rstrip()
-    number = int(groups["number"]) if groups.get("number") else None
-    return Prompt(text, groups.get("host") or "", groups.get("dir") or "", command, number)
+    number = groups.get("number") or groups.get("behind")
+    status = groups.get("status")
+    return Prompt(
+        text,
+        groups.get("host") or "",
+        groups.get("dir") or "",
+        command,
+        int(number) if number else None,
+        int(status) if status else None,
+    )
 
 
 # Brackets around a command that has more than words, which a remark in brackets has not.

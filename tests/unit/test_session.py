@@ -335,3 +335,48 @@ def test_a_subshell_behind_a_lone_prompt() -> None:
     assert found.texts == ("modprobe x", "(echo virtio1 > /sys/unbind)")
     (found,) = sessions("# modprobe x\n# (see below for more)\n")
     assert found.texts == ("modprobe x",)
+
+
+def test_a_status_behind_the_directory() -> None:
+    text = "root@box:~ 0 # true\nroot@box:~ 0 # false\nroot@box:~ 1 # true\nroot@box:~ 0 #\n"
+    (found,) = sessions(text)
+    assert found.texts == ("true", "false", "true")
+    assert [command.next_status for command in found.commands] == [0, 1, 0]
+
+
+def test_a_status_in_brackets_as_fish_prints_it() -> None:
+    text = "root@box ~# false\nroot@box ~ [1]# true\nroot@box ~# false | true\nroot@box ~ [1|0]#"
+    (found,) = sessions(text)
+    assert [command.next_status for command in found.commands] == [1, None, 0]
+
+
+@pytest.mark.parametrize("output", ["1", "a/b", "x.y"])
+def test_a_prompt_behind_output(output: str) -> None:
+    text = f"root@box:~# true\nroot@box:~# printf {output}\n{output}root@box:~# true\n"
+    (found,) = sessions(text)
+    assert [command.output for command in found.commands] == [(), (output,), ()]
+
+
+def test_another_user_is_no_output() -> None:
+    text = "root@box:~# true\nbroot@box:~# true\nbroot@box:~# true\nroot@box:~# true\n"
+    (found,) = sessions(text)
+    assert len(found.commands) == 4
+
+
+@pytest.mark.parametrize(
+    "remark", ["ok so now", "hm weird", "and then", "hmm", "Now the NIC.", "let's see, the count"]
+)
+def test_remarks_between_commands(remark: str) -> None:
+    (found,) = sessions(f"# rmmod a\n{remark}\n# cat b\n1\n{remark}\n# true\n")
+    assert [command.output for command in found.commands] == [(), ("1",), ()]
+
+
+@pytest.mark.parametrize("output", ["ok", "ok 1 - loads", "no such device", "wait: 3", "I/O error"])
+def test_words_that_programs_print(output: str) -> None:
+    (found,) = sessions(f"# prove x\n# ./t.sh && echo ok\n{output}\n# true\n")
+    assert found.commands[-2].output == (output,)
+
+
+def test_what_echo_prints_is_no_remark() -> None:
+    (found,) = sessions("# echo and then\nand then\n# true\n")
+    assert found.commands[0].output == ("and then",)
