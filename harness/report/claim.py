@@ -22,6 +22,7 @@ Kind = Literal[
     "refcount",
     "status",
     "message",
+    "device",
     "output",
     "silence",
     "context",
@@ -30,7 +31,8 @@ Kind = Literal[
 # Which symptom a report is about when it shows several: the first of these.
 # Of numbers and output the last is what a report comes to; what a tool or the kernel
 # complains of comes before them.
-_COMPLAINTS, _MEASURES = ("fact", "message"), ("refcount", "status", "output", "silence")
+_COMPLAINTS = ("fact", "message")
+_MEASURES = ("refcount", "status", "device", "output", "silence")
 WEIGHT: dict[Kind, int] = {
     kind: 4 if kind in _COMPLAINTS else 5 if kind in _MEASURES else number
     for number, kind in enumerate(get_args(Kind))
@@ -42,10 +44,12 @@ class Claim:
     """One statement: of a ``kind``, in words (``text``), from the lines ``where``.
     ``step`` counts the session's commands from 0, None for what stands beside the
     session. Of a ``symptom`` the verdict is made; a claim that is none may differ.
-    What it states is in ``lines`` (output or a message's text), ``number`` (a status, a
-    refcount), ``fact`` or ``splat``; ``subject`` is a module, "" for the IOMMU's driver, of a
-    row that the report has ``chosen`` from all that are loaded, ``tainted`` where the report
-    is about its taints. A refcount without a number is that of a module that is not loaded."""
+    What it states is in ``lines`` (output, a message's text, a device's driver), ``number``
+    (a status, a refcount, a group), ``fact`` or ``splat``; ``subject`` is a module, "" for the
+    IOMMU's driver, or a device, "" for any. Of rows of modules one is ``chosen`` by the
+    report from all that are loaded, ``tainted`` where the report is about its taints. A
+    refcount without a number is that of a module that is not loaded, a device without a
+    number or lines one that has no group."""
 
     kind: Kind
     text: str
@@ -244,7 +248,9 @@ def _of_texts(
         yield Claim("output", f"{name} prints {shortened(shown[0])}", where, number, lines=shown)
     elif not (said or output) and _claims_silence(command):
         where = lines_of(command.line, command.line)
-        yield Claim("silence", f"{name} prints nothing", where, number, False)
+        # What is to be printed on success, and is not, is a failure.
+        fails = command.ended and context.announces(command.text) == "&&"
+        yield Claim("silence", f"{name} prints nothing", where, number, fails)
 
 
 def _of_line(number: int, command: Command, line: int, text: str) -> Claim | None:

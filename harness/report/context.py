@@ -42,6 +42,16 @@ def shows_state(command: str) -> bool:
     return bool(names) and all(name in _SHOWING for name in names) and ">" not in command
 
 
+_ANNOUNCES = re.compile(r"(?P<sign>&&|\|\|)\s*(?:echo|printf)\s[^;|&>]*")
+
+
+def announces(command: str) -> str:
+    """ "&&" or "||" where the command ends with words that it prints when it succeeds, or
+    fails; else ""."""
+    found = list(_ANNOUNCES.finditer(command.strip()))
+    return found[-1]["sign"] if found and found[-1].end() == len(command.strip()) else ""
+
+
 def is_endless(command: str) -> bool:
     """Whether the command goes on until it is interrupted, by design."""
     names = shell.programs(command)

@@ -4,7 +4,7 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from harness.report import context, prose, session, shell
+from harness.report import context, prose, sentences, session, shell
 from harness.report.claim import Claim
 from harness.report.lines import Line
 from harness.report.session import Session
@@ -46,7 +46,7 @@ def of(lines: Sequence[Line], shown: Session, claims: Sequence[Claim]) -> list[C
     unless other sentences do: words that say both are about two cases."""
     said = [
         (where, sentence)
-        for where, sentence in prose.statements(lines, shown)
+        for where, sentence in sentences.stated_about(lines, shown)
         if not (_OTHER_CASE.search(sentence) or session.is_elsewhere(sentence))
     ]
     return [*_outcomes(said, shown, claims), *_counts(said, claims, shown)]
@@ -68,7 +68,7 @@ def _outcomes(said: _Said, shown: Session, claims: Sequence[Claim]) -> Iterator[
 def _other_outcome(sentence: str, shown: Session, claims: Sequence[Claim]) -> int | None:
     """The last command that the sentence names, where all of them end otherwise."""
     steps = _named(sentence, shown)
-    words = prose.without_commands(sentence, shown)
+    words = sentences.without_commands(sentence, shown)
     for says, ends in _ENDINGS:
         if says(words):
             otherwise = steps and all(ends(step, shown, claims) for step in steps)

@@ -3,35 +3,12 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
-from harness.report import fact, shell
-from harness.report.claim import Claim, lines_of
+from harness.report import device, fact, sentences, shell, traces
+from harness.report.claim import Claim, lines_of, of_splat
 from harness.report.fact import Fact
 from harness.report.lines import Line
 from harness.report.session import Session
-
-# A sentence with one of these says what should be, or what does not happen.
-_NOT_A_CLAIM = re.compile(
-    r"\b(?:should|expect\w*|would|could|may|might|must|perhaps|maybe|probably|possibl[ey]|"
-    r"not? (?:longer|more)|never (?:saw|seen|happen\w*)|"
-    r"can ?not reproduce|can't reproduce|unable to reproduce|fix(?:es|ed)?|with (?:the|this|my) "
-    r"patch|"
-    r"patched|if|instead of|supposed|ideally|does(?:n't| not) (?:hang|happen|crash|oops|panic)|"
-    r"did(?:n't| not) (?:hang|happen|crash|oops|panic)|without (?:a |any )?(?:hang|crash|oops|"
-    r"panic))\b",
-    re.IGNORECASE,
-)
-# What a sentence ends with that has said what does happen.
-_EXPECTATION = re.compile(
-    r"(?: instead of| rather than|,?(?: and| but)? not) (?:the (?:expected|usual) )?"
-    r"(?:\d{1,4}|zero|one)\b"
-    r"| \((?:I |we )?(?:would (?:have )?|should |was |were )?(?:expect\w*|be)\b[^()]*\)"
-    r"|,? (?:as |but |while |where |whereas |although |though |and )?(?:I|we|one) "
-    r"(?:had |would (?:have )?)?expect\w*\b.*",
-    re.IGNORECASE,
-)
-_SENTENCE = re.compile(r"[^.!?:;]+(?:[.!?:;](?=\S)[^.!?:;]*)*[.!?:;]*")
 
 COUNT = re.compile(
     r"\b(?:ref(?:erence)?[ -]?(?:count(?:er|s)?|cnt)|refcnt|"
@@ -64,6 +41,12 @@ _IN_USE = re.compile(
     r"(?:unload\w*|remov\w*)|cannot be (?:unloaded|removed)|fails? to unload)\b",
     re.IGNORECASE,
 )
+_NOTHING = re.compile(
+    r"\b(?:prints?|printed|shows?|outputs?|says?|lists?|gives?|returns?|has|found|finds?) "
+    r"(?:me )?(?:absolutely )?nothing\b|\bno output\b|\b(?:is|stays|comes out|was) empty\b",
+    re.IGNORECASE,
+)
+_LOG = re.compile(r"\b(?:dmesg|logs?|console|journal\w*|syslog)\b", re.IGNORECASE)
 _PANIC = re.compile(r"\b(?:panics|panicked|kernel panic)\b", re.IGNORECASE)
 _OOPS = re.compile(
     r"\b(?:oopses|oopsed|kernel oops|an oops|null[ -]pointer (?:dereference|deref))\b",
@@ -77,27 +60,12 @@ _KILLED = re.compile(
 def claims(lines: Sequence[Line], session: Session) -> list[Claim]:
     """The claims of a message's prose about the session: messages of tools that stand in it,
     and sentences. Each is about the command that it names, else the last one."""
-    usable = _own(lines, session)
+    usable = sentences.own(lines, session)
     found: dict[tuple[str, int | None], Claim] = {}
-    for claim in (*_messages(usable, session), *_statements(usable, session)):
+    said = (*_messages(usable, session), *_logged(usable), *_statements(usable, session))
+    for claim in said:
         found.setdefault((claim.kind, claim.step), claim)
     return list(found.values())
-
-
-def _own(lines: Sequence[Line], session: Session) -> list[Line]:
-    """The lines of a message's prose, which stand in no command."""
-    inside = {
-        number
-        for each in session.commands
-        if each.shown
-        for number in (each.line, *each.numbers, *each.passed)
-    }
-    return [line for line in _observed(lines) if line.number not in inside]
-
-
-def statements(lines: Sequence[Line], session: Session) -> list[tuple[str, str]]:
-    """What a message's prose states, a sentence each, with its place."""
-    return list(_stated(_own(lines, session)))
 
 
 _TAINTS = re.compile(
@@ -107,7 +75,7 @@ _TAINTS = re.compile(
 
 def is_about_taints(lines: Sequence[Line], session: Session) -> bool:
     """Whether a message says something of how modules taint the kernel."""
-    return any(_TAINTS.search(sentence) for _, sentence in statements(lines, session))
+    return any(_TAINTS.search(sentence) for _, sentence in sentences.stated_about(lines, session))
 
 
 # What is worse than anything that a session without one shows.
@@ -141,37 +109,12 @@ def of_end(lines: Sequence[Line], session: Session) -> list[Claim]:
     below = [line for line in lines if line.number > session.last]
     start = next((n for n, line in enumerate(below) if not line.blank), len(below))
     end = next((n for n in range(start, len(below)) if below[n].blank), len(below))
-    paragraph = list(_observed(below[start:end]))
+    paragraph = list(sentences.observed(below[start:end]))
     text = " ".join(line.bare for line in paragraph)
     if not _GOES_ON.search(text):
         return []
     stated = _statements(paragraph, session)
     return [each for each in stated if each.step == last]
-
-
-_SECTION = re.compile(
-    r"(?:[#*=_ ]*)(?P<name>expected|additional|environment|version|workaround|how reproducible|"
-    r"actual|observed|steps|description|what happen|result|current)\b[^.]{0,60}$",
-    re.IGNORECASE,
-)
-# Of a form's parts these say what the kernel should do, or is.
-_NO_OBSERVATION = re.compile(
-    r"expected|additional|environment|version|workaround|how reproducible", re.IGNORECASE
-)
-
-
-def _observed(lines: Sequence[Line]) -> Iterator[Line]:
-    """The lines of a message's own prose, without the parts of a form that say what should
-    be. What is left out stands as a blank line, which ends a sentence."""
-    skips = False
-    for line in lines:
-        section = _SECTION.match(line.bare)
-        if section:
-            skips = _NO_OBSERVATION.match(section["name"]) is not None
-        if skips or line.diff or line.border or line.depth:
-            yield replace(line, text="")
-        else:
-            yield line
 
 
 def _messages(lines: Sequence[Line], session: Session) -> Iterator[Claim]:
@@ -186,47 +129,57 @@ def _messages(lines: Sequence[Line], session: Session) -> Iterator[Claim]:
         yield Claim("fact", text, where, step, lines=(line.bare,), fact=said)
 
 
+# A line of the log in quotes.
+_QUOTED_LOG = re.compile(
+    r"\b(?:dmesg|logs?|console|journal\w*|syslog|kernel)\b(?P<says>[^`\"“]{1,60})"
+    r"(?:`+(?P<code>[^`]{8,300})`+|[\"“](?P<words>[^\"”]{8,300})[\"”])",
+    re.IGNORECASE,
+)
+_DENIED = re.compile(r"\b(?:not?|never|nothing|\w+n't|command|option)\b", re.IGNORECASE)
+
+
+def _logged(lines: Sequence[Line]) -> Iterator[Claim]:
+    """Messages of the kernel that are quoted in a sentence; they may come at any step."""
+    for first, last, paragraph in sentences.paragraphs(lines):
+        for match in _QUOTED_LOG.finditer(paragraph):
+            before = sentences.SENTENCE.findall(paragraph[: match.start()] + match["says"])[-1:]
+            if any(not sentences.states(each) or _DENIED.search(each) for each in before):
+                continue
+            text = match["code"] or match["words"]
+            yield _of_log(traces.message(text) or text.strip(), lines_of(first, last))
+
+
+def _of_log(text: str, where: str) -> Claim:
+    found = traces.split([text], [0]).splats
+    if found:
+        return of_splat(found[0][0], where, None)
+    return Claim("message", f"the kernel says: {text}", where, None, lines=(text,))
+
+
 def _statements(lines: Sequence[Line], session: Session) -> Iterator[Claim]:
-    for where, sentence in _stated(lines):
-        yield from _of_sentence(sentence, session, where)
+    for where, sentence in sentences.stated(lines):
+        yield from _of_sentence(sentence, session, where, _step_of(sentence, session))
 
 
-def _stated(lines: Sequence[Line]) -> Iterator[tuple[str, str]]:
-    for first, last, sentence in _sentences(lines):
-        stated = _EXPECTATION.sub("", sentence)
-        if not _NOT_A_CLAIM.search(stated):
-            yield lines_of(first, last), stated
+def of_notes(session: Session) -> list[Claim]:
+    """What remarks behind commands say of them."""
+    return [
+        claim
+        for step, command in enumerate(session.commands)
+        if command.note and sentences.states(command.note)
+        for claim in _of_sentence(command.note, session, lines_of(command.line, command.line), step)
+    ]
 
 
-def _sentences(lines: Sequence[Line]) -> Iterator[tuple[int, int, str]]:
-    """Each sentence with the first and last line of its paragraph."""
-    paragraph: list[Line] = []
-    for line in [*lines, None]:
-        if line is not None and not line.blank and not fact.of(line.bare):
-            paragraph.append(line)
-            continue
-        if paragraph:
-            text = " ".join(each.bare for each in paragraph)
-            for match in _SENTENCE.finditer(text):
-                yield paragraph[0].number, paragraph[-1].number, match[0].strip()
-        paragraph = []
-
-
-def without_commands(sentence: str, session: Session) -> str:
-    """The sentence without the commands in it, whose words say nothing of what they do."""
-    for text in sorted(session.texts, key=len, reverse=True):
-        sentence = sentence.replace(text, shell.programs(text)[0] if shell.programs(text) else "")
-    return sentence
-
-
-def _of_sentence(sentence: str, session: Session, where: str) -> Iterator[Claim]:
-    step = _step_of(sentence, session)
+def _of_sentence(sentence: str, session: Session, where: str, step: int) -> Iterator[Claim]:
     command = session.commands[step].text
-    sentence = without_commands(sentence, session)
+    sentence = sentences.without_commands(sentence, session)
     name = f"`{command.partition(chr(10))[0]}`"
     if match := COUNT.search(sentence):
         yield _count(match, session, where)
         return
+    if placed := device.of(sentence, where, step):
+        yield placed
     if HANG.search(sentence):
         yield Claim("hang", f"{name} does not end", where, step)
         return
@@ -238,6 +191,8 @@ def _of_sentence(sentence: str, session: Session, where: str) -> Iterator[Claim]
         return
     if _KILLED.search(sentence):
         yield Claim("killed", f"{name} is killed", where, step)
+    if _NOTHING.search(sentence) and _is_of_command(sentence, command):
+        yield Claim("silence", f"{name} prints nothing", where, step)
     if match := _STATUS.search(sentence):
         status = int(match["number"])
         yield Claim("status", f"{name} exits with status {status}", where, step, number=status)
@@ -253,6 +208,11 @@ def number_of(match: re.Match[str]) -> int:
     """The number of a COUNT."""
     word = match["number"].lower()
     return _NUMBERS[word] if word in _NUMBERS else int(word)
+
+
+def _is_of_command(sentence: str, command: str) -> bool:
+    """Whether it can be about what the command prints, and not about the log."""
+    return traces.prints_log(command) or not _LOG.search(sentence)
 
 
 def _count(match: re.Match[str], session: Session, where: str) -> Claim:

@@ -157,23 +157,31 @@ def _claims(report: Report, text: Text, chosen: Session) -> list[Claim]:
     """Those of the session, of the traces beside it, and of the prose where neither says
     anything."""
     own = claim.of_session(chosen)
+    own = _with_words(own, [each for each in prose.of_notes(chosen) if not _is_said(each, own)])
     beside = [each for each in _beside(report, text, chosen) if not _is_known(each, own)]
     found = [*own, *beside]
     if not any(each.symptom for each in found):
         others = (each for each in report.texts if each.number != text.number)
         found += [each for other in others for each in _traces(other, other.lines, ())][:4]
     if not any(each.symptom for each in found):
-        # What happened in words is not that nothing is printed.
-        stated = prose.claims(text.lines, chosen)
-        steps = {each.step for each in stated}
-        found = [each for each in found if each.kind != "silence" or each.step not in steps]
-        found += stated
+        found = _with_words(found, prose.claims(text.lines, chosen))
     else:
         found += _in_words(text, chosen, found)
     if prose.is_about_taints(text.lines, chosen):
         found = [replace(each, tainted=each.kind == "refcount") for each in found]
     found = claim.with_emptiness(found, chosen)
     return [*found, *contradiction.of(_about(text, chosen), chosen, found)]
+
+
+def _with_words(found: Sequence[Claim], stated: Sequence[Claim]) -> list[Claim]:
+    """With what is stated in words, which is not that a command prints nothing."""
+    steps = {each.step for each in stated}
+    kept = [each for each in found if each.kind != "silence" or each.step not in steps]
+    return [*kept, *stated]
+
+
+def _is_said(one: Claim, others: Sequence[Claim]) -> bool:
+    return any((one.kind, one.step) == (each.kind, each.step) for each in others)
 
 
 def _in_words(text: Text, chosen: Session, found: Sequence[Claim]) -> list[Claim]:

@@ -8,7 +8,7 @@ from harness.guest.guest import Step
 from harness.klog import splat
 from harness.report import claim, context, fact, modules, shell, traces
 from harness.report.claim import Claim
-from harness.repro import compare, lacking
+from harness.repro import compare, lacking, names
 from harness.repro.crash import DEATH, died, same_splat
 from harness.repro.names import Names
 from harness.repro.replayed import Case, Held, Replayed, unreached
@@ -225,21 +225,48 @@ def _times(line: str, texts: Sequence[str]) -> int:
     return sum(compare.same_message(line, text) for text in texts)
 
 
+def device(case: Case) -> Held:
+    """Where a device is after a step: its driver, or its group."""
+    each, done = case.claim, case.done
+    step = done.step(each.step)
+    if step is None:
+        return unreached(each, done)
+    devices = step.after.devices
+    if not each.subject:
+        bound = [name for name, one in devices.items() if _is_driver(one.driver, each.lines[0])]
+        return bool(bound), f"{each.lines[0]} has {', '.join(bound) or 'no device'}"
+    name = names.full(done.names.translate(each.subject))
+    found = devices.get(name)
+    if found is None:
+        return None, done.names.about(each.subject) or f"the guest has no device {name}"
+    if each.lines:
+        return _is_driver(
+            found.driver, each.lines[0]
+        ), f"{name} has driver {found.driver or 'none'}"
+    return found.group == each.number, f"{name} has group {found.group}"
+
+
+def _is_driver(driver: str, said: str) -> bool:
+    return driver.replace("-", "_") == said.replace("-", "_")
+
+
 def message(case: Case) -> Held:
     each, done = case.claim, case.done
-    assert each.step is not None
-    if done.step(each.step) is None:
+    if each.step is not None and done.step(each.step) is None:
         return unreached(each, done)
     wanted = done.names.translate(each.lines[0])
     # A worker may say it while the next command runs.
-    logged = [record.text for step in done.steps[each.step : each.step + 2] for record in step.kmsg]
-    printed = done.steps[each.step].out.splitlines()
+    steps = done.steps if each.step is None else done.steps[each.step : each.step + 2]
+    logged = [record.text for step in steps for record in step.kmsg]
+    printed = [] if each.step is None else done.steps[each.step].out.splitlines()
     if any(compare.same_message(wanted, compare.normal(text)) for text in [*logged, *printed]):
         return True, "the kernel says so"
     foreign = _foreign_message(each.lines[0], done)
     if foreign:
         return None, foreign
-    own = [record.text for record in done.steps[each.step].kmsg]
+    if each.step is None and done.error is not None:
+        return unreached(each, done)
+    own = [record.text for step in steps[:1] for record in step.kmsg]
     return False, "the kernel says " + ("\n".join(own[:20]) or "nothing")
 
 
@@ -255,7 +282,8 @@ def silence(case: Case) -> Held:
         return False, f"it is killed, {_did(step)}"
     if step.status and step.err.strip():
         return False, _did(step)
-    if step.out.strip() and context.shows_state(step.command) and not _noise(step):
+    shows = context.shows_state(step.command) or context.announces(step.command)
+    if step.out.strip() and shows and not _noise(step):
         return False, f"it prints {_printed(step)}"
     return True, f"status {step.status}"
 

@@ -70,5 +70,6 @@ _JUDGES: dict[Kind, Callable[[Case], Held]] = {
     "refcount": effects.refcount,
     "output": effects.output,
     "message": effects.message,
+    "device": effects.device,
     "silence": effects.silence,
 }

@@ -116,7 +116,7 @@ class Names:
                 said.append(f"the report's {name} is the guest's {self.chosen[name]}, as chosen")
                 continue
             role, fits = self._fits(name, command, devices)
-            own = next((each for each in devices if each.name == _full(name)), None)
+            own = next((each for each in devices if each.name == full(name)), None)
             if own and (not own.driver or own.name in fits):
                 # It stays the same one when it is gone.
                 self.known[name] = name
@@ -136,8 +136,8 @@ class Names:
 
     def _twin(self, name: str, guests: str) -> str:
         """Another of the report's devices that is the guest's one already, "" for none."""
-        same = (each for each, ours in self.known.items() if _full(ours) == guests)
-        return next((each for each in same if _full(each) != _full(name)), "")
+        same = (each for each, ours in self.known.items() if full(ours) == guests)
+        return next((each for each in same if full(each) != full(name)), "")
 
     def about(self, command: str) -> str:
         """Why a command that names devices cannot be run as meant, "" when it can."""
@@ -184,17 +184,18 @@ def names_in(command: str) -> Iterator[str]:
     yield from dict.fromkeys(found)
 
 
-def _full(name: str) -> str:
+def full(name: str) -> str:
+    """The name with the PCI domain that a report may leave out."""
     return f"0000:{name}" if _BDF.fullmatch(name) and name.count(":") == 1 else name
 
 
 def _as_written(name: str, guests: str) -> str:
     """Without the PCI domain where the report writes none."""
-    return guests.removeprefix("0000:") if _full(name) != name else guests
+    return guests.removeprefix("0000:") if full(name) != name else guests
 
 
 def _has(name: str, devices: Iterable[Entry]) -> bool:
-    return any(each.name == _full(name) for each in devices)
+    return any(each.name == full(name) for each in devices)
 
 
 def _is_iommu(name: str, drivers: Iterable[str]) -> bool:
