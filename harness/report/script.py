@@ -3,8 +3,9 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from harness.report import output, prompt, shell
+from harness.report import output, prompt, results, shell
 from harness.report.lines import Line
 from harness.report.part import Command
 from harness.report.session import Session
@@ -67,7 +68,8 @@ def _shebang_scripts(lines: Sequence[Line]) -> Iterator[Session]:
         body = [line.text for line in lines[position:end]]
         first = lines[position]
         position = end
-        yield _session([_script(match["interpreter"], body, first, lines[end - 1])], first)
+        script = _script(match["interpreter"], body, first, lines[end - 1])
+        yield _session([_with_output(script, lines, lines[end - 1].number)], first)
 
 
 def _script(interpreter: str, body: Sequence[str], first: Line, last: Line) -> Command:
@@ -78,6 +80,12 @@ def _script(interpreter: str, body: Sequence[str], first: Line, last: Line) -> C
     )
     numbers = tuple(range(first.number, last.number + 1))
     return Command(text, (), None, first.number, numbers, shown=False)
+
+
+def _with_output(script: Command, lines: Sequence[Line], last: int) -> Command:
+    """The script with the output that the report shows below its last line."""
+    shown = results.block(lines, last)
+    return replace(script, output=shown[0], numbers=shown[1], shown=True) if shown else script
 
 
 def _script_end(lines: Sequence[Line], position: int) -> int:
@@ -112,17 +120,31 @@ def _blocks(lines: Sequence[Line]) -> Iterator[Session]:
     they are."""
     position = 0
     while position < len(lines):
-        first = lines[position]
-        if first.blank or first.diff or first.border or not _is_shell(first.bare):
-            position += 1
-            continue
-        end = position
-        while end < len(lines) and _same_block(first, lines[end]):
-            end += 1
+        end = _block_end(lines, position)
         block = [line for line in lines[position:end] if not line.blank]
-        if _is_block(lines, position, block):
-            yield _session(list(_commands(block)), first)
+        if block and _is_block(lines, position, block):
+            found = _of_block(lines, block)
+            yield found
+            end = max(end, position + found.last - block[0].number + 1)
         position = max(end, position + 1)
+
+
+def _block_end(lines: Sequence[Line], position: int) -> int:
+    """Past the block that begins at ``position``, or this where none does."""
+    first = lines[position]
+    end = position
+    if first.blank or first.diff or first.border or not _is_shell(first.bare):
+        return end
+    while end < len(lines) and _same_block(first, lines[end]):
+        end += 1
+    return end
+
+
+def _of_block(lines: Sequence[Line], block: Sequence[Line]) -> Session:
+    """Commands, or where the report shows what all of them print a script."""
+    script = _script("sh", [line.text for line in block], block[0], block[-1])
+    whole = _with_output(script, lines, block[-1].number)
+    return _session([whole] if whole.shown else list(_commands(block)), block[0])
 
 
 def _same_block(first: Line, line: Line) -> bool:
@@ -139,9 +161,10 @@ def _is_block(lines: Sequence[Line], position: int, block: Sequence[Line]) -> bo
     if not set_off or shell.incomplete(whole):
         return False
     begun = list(_commands(block))
-    programs = [each for each in begun if prompt.is_command(each.text)]
-    plain = [each for each in begun if each in programs or _KEYWORDS.match(each.text)]
-    return bool(programs) and len(plain) == len(begun)
+    known = [each for each in begun if prompt.is_command(each.text)]
+    plain = [each for each in begun if each in known or _KEYWORDS.match(each.text)]
+    # Of a configuration all lines are assignments.
+    return any(shell.programs(each.text) for each in known) and len(plain) == len(begun)
 
 
 def _commands(block: Sequence[Line]) -> Iterator[Command]:
@@ -173,7 +196,7 @@ def _numbered(lines: Sequence[Line]) -> Iterator[Session]:
                 for text in _of_item(line)
             ]
         if commands:
-            yield _session(commands, lines[start])
+            yield _session(results.of_last(lines, commands), lines[start])
             return
 
 
