@@ -5,11 +5,12 @@ A line is a command only behind a prompt, outside a diff, and when what follows 
 can be one; everything else is output or prose.
 """
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from harness.report import output, prompt, prompted, shell
+from harness.report import output, prompt, prompted, shell, traces
 from harness.report.lines import Line
 from harness.report.prompt import Prompt
 
@@ -19,6 +20,9 @@ _INTERRUPT = re.compile(r"(?:.*[^^])?(?:\^C)+")
 
 # What sudo asks on the terminal, in whatever language.
 _PASSWORD = re.compile(r"\[sudo[^\]]*\] [^:]{1,80}: ?")
+
+# Lines of a splat behind a blank line that are looked at.
+_MOST_FRAMES = 100
 
 # Blank lines that may stand between one command's output and the next prompt.
 _MAX_BLANK = 2
@@ -192,7 +196,7 @@ def _output(
             break
         if _is_prompt(lines, prompts, position, first, opening):
             break
-        if line.blank and not _continues(lines, prompts, position, first):
+        if line.blank and not _continues(lines, prompts, position, first, shown):
             break
         if not line.blank and _is_outdented(line, first):
             break
@@ -217,10 +221,15 @@ def _is_outdented(line: Line, first: Line) -> bool:
 
 
 def _continues(
-    lines: Sequence[Line], prompts: Sequence[Prompt | None], position: int, first: Line
+    lines: Sequence[Line],
+    prompts: Sequence[Prompt | None],
+    position: int,
+    first: Line,
+    shown: Sequence[int],
 ) -> bool:
     """Whether output goes on after the blank line: only an indented or fenced session can
-    tell it from the prose that follows, and only the kernel stamps what it prints."""
+    tell it from the prose that follows, and only the kernel stamps what it prints, or goes on
+    with a splat that is ``shown``."""
     after = next(
         (n for n in range(position, min(len(lines), position + 20)) if not lines[n].blank), None
     )
@@ -229,7 +238,10 @@ def _continues(
     following = lines[after]
     if first.fence or output.is_kernel_message(following.bare):
         return True
-    return 0 < first.indent <= following.indent
+    if 0 < first.indent <= following.indent:
+        return True
+    stretch = itertools.takewhile(lambda line: not line.blank, lines[after : after + _MOST_FRAMES])
+    return traces.goes_on([lines[n].text for n in shown], [line.text for line in stretch])
 
 
 def _next_prompt(
@@ -261,7 +273,12 @@ def _finished(
     indent = min((lines[n].indent for n in shown if not lines[n].blank), default=0)
     own = min(indent, lines[begins - 1].indent)
     texts = [(lines[n].number, lines[n].text[own:]) for n in shown]
-    texts = output.without_remarks(texts, text) if ended else output.without_prose(texts)
+    if ended:
+        texts = output.without_remarks(texts, text)
+    else:
+        # A splat has headings that look like sentences.
+        end = traces.end([each for _, each in texts])
+        texts = [*texts[:end], *output.without_prose(texts[end:])]
     texts = [each for each in texts if not _PASSWORD.fullmatch(each[1].strip())]
     interrupted = any(_INTERRUPT.fullmatch(each.strip()) for _, each in texts)
     texts = [(number, output.without_note(each.replace("^C", ""))) for number, each in texts]

@@ -58,6 +58,26 @@ def split(texts: Sequence[str], numbers: Sequence[int]) -> Shown:
     return Shown(tuple(zip(serious, places, strict=True)), tuple(rest))
 
 
+def end(texts: Sequence[str]) -> int:
+    """How many of the lines there are up to the end of the last splat, 0 without one."""
+    return max(
+        (each.last for each in log.splats(f"{text}\n".encode() for text in texts)), default=0
+    )
+
+
+# Lines of a splat before a blank one that are looked at: KASAN's dumps are the longest.
+_MOST_LINES = 200
+
+
+def goes_on(above: Sequence[str], below: Sequence[str]) -> bool:
+    """Whether the lines below a blank line belong to a splat that the ones above it end
+    with, as of KASAN, whose parts blank lines separate."""
+    texts = [*above[-_MOST_LINES:], "", *below]
+    split_at = len(texts) - len(below)
+    found = log.splats(f"{text}\n".encode() for text in texts)
+    return any(each.first < split_at < each.last for each in found)
+
+
 def _frames(text: str, place: int, taken: set[int]) -> bool:
     """Whether the line is a rule that a splat begins or ends with."""
     return _RULE.fullmatch(message(text) or text) is not None and bool(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.report import reading
+from tests.unit.claimed import claimed
 
 LOAD = "# modprobe arm-smmu-v3\n# modprobe e1000e\n"
 REFUSED = f"{LOAD}# rmmod arm_smmu_v3\nrmmod: ERROR: Module arm_smmu_v3 is in use\n"
@@ -17,9 +17,7 @@ COUNTED = (
 
 
 def kinds(tmp_path: Path, text: str) -> list[str]:
-    (tmp_path / "r.txt").write_text(text)
-    case = reading.choose(reading.read(tmp_path / "r.txt"), None)
-    return [each.kind for each in case.claims if each.symptom]
+    return [kind for kind, _ in claimed(tmp_path, text)]
 
 
 @pytest.mark.parametrize(

@@ -6,19 +6,9 @@ from pathlib import Path
 import pytest
 
 from harness.report import reading
-from harness.report.claim import Claim
+from tests.unit.claimed import claimed, symptoms
 
 LOADED = "# modprobe arm-smmu-v3\n# modprobe e1000e\n"
-
-
-def symptoms(tmp_path: Path, text: str) -> list[Claim]:
-    (tmp_path / "r.txt").write_text(text)
-    case = reading.choose(reading.read(tmp_path / "r.txt"), None)
-    return [each for each in case.claims if each.symptom]
-
-
-def claimed(tmp_path: Path, text: str) -> list[tuple[str, int | None]]:
-    return [(each.kind, each.step) for each in symptoms(tmp_path, text)]
 
 
 @pytest.mark.parametrize(

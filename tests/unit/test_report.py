@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from harness.errors import UsageError
 from harness.report import reading
 from harness.repro import request
+from tests.unit.claimed import numbered
 
 SESSION = "$ modprobe arm-smmu-v3\n$ modprobe -r arm-smmu-v3\nmodprobe: can't unload module\n"
 
@@ -203,19 +204,6 @@ def test_hostile_bytes_are_text_or_an_error(tmp_path: Path, data: bytes, start: 
                 reading.choose(report, None)
 
 
-def test_the_splats_of_a_report_are_found_behind_quotes(tmp_path: Path) -> None:
-    path = tmp_path / "report"
-    path.write_text(
-        ">> [    7.227853] ------------[ cut here ]------------\n"
-        ">> [    7.227900] WARNING: CPU: 0 PID: 9 at drivers/iommu/iommu.c:2198\n"
-        ">> __iommu_group_set_domain+0xb4/0xc8\n"
-        ">> [    7.227920] Modules linked in:\n"
-        "\n$ modprobe arm-smmu-v3\n"
-    )
-    found = [each.splat for each in request.of(path).claims if each.splat]
-    assert [(each.kind, each.line) for each in found] == [("WARNING", 2198)]
-
-
 @pytest.mark.parametrize(
     ("text", "machine", "kmod"),
     [
@@ -262,17 +250,6 @@ def test_the_session_that_shows_the_bug_is_chosen(tmp_path: Path) -> None:
         "With the patch:\n\n# rmmod a\n# echo 0\n0\n\nWithout the patch:\n\n# rmmod a\nno\n"
     )
     assert request.of(path).session.commands[0].output == ("no",)
-
-
-def test_a_trace_belongs_to_the_session_above_it(tmp_path: Path) -> None:
-    warning = "[ 1.0] WARNING: CPU: 0 PID: 9 at drivers/iommu/iommu.c:2198 f+0xb4/0xc8\n"
-    path = tmp_path / "report"
-    path.write_text(
-        f"$ rmmod a\n\n{warning}\n\nWith the patch applied there is none:\n\n$ rmmod a\n$ echo "
-        f"1\n1\n"
-    )
-    splats = [[each.kind for each in request.of(path, n).claims if each.splat] for n in ("1", "2")]
-    assert splats == [["splat"], []]
 
 
 @pytest.mark.parametrize(
@@ -333,27 +310,6 @@ def test_what_a_log_follower_prints_in_another_terminal_is_no_symptom(tmp_path: 
     ]
 
 
-@pytest.mark.parametrize("stamp", ["", "[   44.100000] "])
-def test_the_rules_around_a_splat_are_no_output(tmp_path: Path, stamp: str) -> None:
-    shown = (
-        "=" * 60,
-        "BUG: KASAN: slab-use-after-free in iommu_group_remove_device+0x1c/0x80",
-        "Read of size 8 at addr ffff000002470000 by task modprobe/77",
-        "=" * 60,
-    )
-    path = tmp_path / "r.txt"
-    path.write_text("$ rmmod a\n$ dmesg\n" + "".join(f"{stamp}{line}\n" for line in shown))
-    case = reading.choose(reading.read(path), None)
-    assert [each.kind for each in case.claims if each.symptom] == ["splat"]
-
-
-def claimed(tmp_path: Path, text: str) -> list[tuple[str, int | None, int | None]]:
-    path = tmp_path / "report"
-    path.write_text(text)
-    claims = reading.choose(reading.read(path), None).claims
-    return [(each.kind, each.step, each.number) for each in claims if each.symptom]
-
-
 COUNTED = "# modprobe x-y\n# cat /sys/module/x_y/refcnt\n2\n# modprobe -r x-y\n"
 
 
@@ -370,17 +326,17 @@ def test_words_below_a_command_that_shows_nothing(
     tmp_path: Path, below: str, symptom: tuple[str, int | None, int | None]
 ) -> None:
     shown = ("output", 1, None)
-    assert claimed(tmp_path, f"{COUNTED}\n{below}\n") == [shown, symptom]
+    assert numbered(tmp_path, f"{COUNTED}\n{below}\n") == [shown, symptom]
     further = [symptom] if symptom[0] != "refcount" else []
-    assert claimed(tmp_path, f"{COUNTED}\nI read the code.\n\n{below}\n") == [shown, *further]
+    assert numbered(tmp_path, f"{COUNTED}\nI read the code.\n\n{below}\n") == [shown, *further]
     said = f"{COUNTED}rmmod: busy\n\n{below}\n"
     further = [symptom] if symptom[0] in ("panic", "splat") else []
-    assert claimed(tmp_path, said) == [shown, ("output", 2, None), *further]
+    assert numbered(tmp_path, said) == [shown, ("output", 2, None), *further]
 
 
 def test_what_an_unknown_program_prints_is_no_prose(tmp_path: Path) -> None:
     text = "# modprobe x\n# iommu-top --once\nSegmentation fault (core dumped)\n"
-    assert claimed(tmp_path, text) == []
+    assert numbered(tmp_path, text) == []
 
 
 @pytest.mark.parametrize(
@@ -388,5 +344,5 @@ def test_what_an_unknown_program_prints_is_no_prose(tmp_path: Path) -> None:
 )
 def test_nothing_found_after_a_complaint(tmp_path: Path, looked: str, empty: bool) -> None:
     busy = "# modprobe x-y\n# rmmod x_y\nrmmod: ERROR: Module x_y is in use\n"
-    found = claimed(tmp_path, f"{busy}# {looked}\n#\n")
+    found = numbered(tmp_path, f"{busy}# {looked}\n#\n")
     assert found == [("fact", 1, None)] + [("silence", 2, None)] * empty
