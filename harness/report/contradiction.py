@@ -4,7 +4,7 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from harness.report import context, prose, sentences, session, shell
+from harness.report import context, count, crashes, sentences, session, shell
 from harness.report.claim import Claim
 from harness.report.lines import Line
 from harness.report.session import Session
@@ -19,6 +19,7 @@ _OTHER_CASE = re.compile(
 _SUCCEEDS = re.compile(
     r"\b(?:succeed(?:s|ed)|works?|worked|go(?:es)? through|went through|"
     r"without (?:a |any )?(?:error|complaint|problem|message)s?|"
+    r"(?:is|was) possible|can (?:still )?be (?:unload|remov)ed|"
     r"(?:is|was|gets|got) (?:silently |still )?(?:un)?(?:loaded|removed))\b",
     re.IGNORECASE,
 )
@@ -115,7 +116,7 @@ _Shows = Callable[[int, Session, Sequence[Claim]], bool]
 # What a sentence says of a command's end, and what is otherwise.
 _ENDINGS: tuple[tuple[Callable[[str], object], _Shows], ...] = (
     (_succeeds, _is_refused),
-    (prose.HANG.search, _has_ended),
+    (crashes.HANG.search, _has_ended),
     (_FAILS.search, _is_done),
 )
 
@@ -158,9 +159,9 @@ def _counts(said: _Said, claims: Sequence[Claim], shown: Session) -> Iterator[Cl
     that is shown where nothing stays. What changes them afterwards leaves them open."""
     seen = [(each.step, number) for each in claims for number in _numbers(each, shown)]
     stated = [
-        (where, sentence, prose.number_of(match))
+        (where, sentence, found.number)
         for where, sentence in said
-        if (match := prose.COUNT.search(sentence)) and not _DENIES.search(sentence)
+        if (found := count.of(sentence)) and not _DENIES.search(sentence)
     ]
     if not seen or any(number == seen[-1][1] for _, _, number in stated):
         return

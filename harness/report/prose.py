@@ -4,21 +4,13 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from harness.report import device, fact, sentences, shell, traces
+from harness.report import count, crashes, device, fact, sentences, shell, traces
 from harness.report.claim import Claim, lines_of, of_splat
+from harness.report.count import Count
 from harness.report.fact import Fact
 from harness.report.lines import Line
 from harness.report.session import Session
 
-COUNT = re.compile(
-    r"\b(?:ref(?:erence)?[ -]?(?:count(?:er|s)?|cnt)|refcnt|"
-    r"(?:use|usage|the|its) count)\b"
-    r"(?: (?:of|for) (?:the )?[`'\"]?(?P<module>[a-z]\w*(?:[-_]\w+)+)[`'\"]?)?[^.\d]{0,60}?\b"
-    r"(?:is|are|was|stays?|remains?|still|at|shows?|to|becomes|=|:)[ =:]+(?:still |at |then )*"
-    r"(?P<number>\d{1,4}|zero|one|two|three|four)\b",
-    re.IGNORECASE,
-)
-_NUMBERS = {"zero": 0, "one": 1, "two": 2, "three": 3, "four": 4}
 _STATUS = re.compile(
     r"\b(?:returns?|returned|exit(?:s|ed)?(?: with)?(?: (?:code|status|value))?(?: (?:is|of|was))?|"
     r"(?:exit|return) (?:code|status|value)(?: (?:is|of|was))?|rc ?=)"
@@ -28,12 +20,6 @@ _STATUS = re.compile(
 )
 _ERRNO = re.compile(
     r"(?:\bwith|\breturns?|\bgives?|\bgot|\bget|\bsays?|\bis|:|\()? ?-?\b(?P<errno>E[A-Z]{3,12})\b"
-)
-HANG = re.compile(
-    r"\b(?:hangs?|hung|hanging|freezes?|froze|frozen|stuck|deadlocks?|never (?:returns?|comes? "
-    r"back|"
-    r"ends?|finish\w*)|(?:does|did) ?n[o']t (?:return|come back|end|finish)|blocks? for ?ever)\b",
-    re.IGNORECASE,
 )
 _IN_USE = re.compile(
     r"\b(?:(?:is|still|as|says?|module|be) (?:still )?(?:in use|busy)|refus\w+|can(?:no|')t "
@@ -47,24 +33,23 @@ _NOTHING = re.compile(
     re.IGNORECASE,
 )
 _LOG = re.compile(r"\b(?:dmesg|logs?|console|journal\w*|syslog)\b", re.IGNORECASE)
-_PANIC = re.compile(r"\b(?:panics|panicked|kernel panic)\b", re.IGNORECASE)
-_OOPS = re.compile(
-    r"\b(?:oopses|oopsed|kernel oops|an oops|null[ -]pointer (?:dereference|deref))\b",
-    re.IGNORECASE,
-)
-_KILLED = re.compile(
-    r"\b(?:seg(?:mentation)?[ -]?faults?|segfaulted|is killed|gets killed)\b", re.IGNORECASE
-)
 
 
 def claims(lines: Sequence[Line], session: Session) -> list[Claim]:
     """The claims of a message's prose about the session: messages of tools that stand in it,
     and sentences. Each is about the command that it names, else the last one."""
     usable = sentences.own(lines, session)
-    found: dict[tuple[str, int | None], Claim] = {}
-    said = (*_messages(usable, session), *_logged(usable), *_statements(usable, session))
+    found: dict[tuple[str, int | None, str], Claim] = {}
+    said = (
+        *_messages(usable, session),
+        *_logged(usable),
+        *_shown_log(usable),
+        *_statements(usable, session),
+    )
     for claim in said:
-        found.setdefault((claim.kind, claim.step), claim)
+        # Of messages each is one; of what else is said of a step the first sentence counts.
+        what = claim.text if claim.kind == "message" else ""
+        found.setdefault((claim.kind, claim.step, what), claim)
     return list(found.values())
 
 
@@ -149,6 +134,20 @@ def _logged(lines: Sequence[Line]) -> Iterator[Claim]:
             yield _of_log(traces.message(text) or text.strip(), lines_of(first, last))
 
 
+# A few lines of the log are shown for what they say, a whole one for whatever may be in it.
+_FEW = 5
+
+
+def _shown_log(lines: Sequence[Line]) -> Iterator[Claim]:
+    """Messages of the kernel in lines of their own, which are no splat's."""
+    stamped = [line for line in lines if traces.message(line.bare) is not None]
+    numbers = [line.number for line in stamped]
+    rest = traces.split([line.bare for line in stamped], numbers).rest
+    if len(rest) == len(stamped) <= _FEW:
+        for number, text in rest:
+            yield _of_log(traces.message(text) or "", lines_of(number, number))
+
+
 def _of_log(text: str, where: str) -> Claim:
     found = traces.split([text], [0]).splats
     if found:
@@ -175,22 +174,14 @@ def _of_sentence(sentence: str, session: Session, where: str, step: int) -> Iter
     command = session.commands[step].text
     sentence = sentences.without_commands(sentence, session)
     name = f"`{command.partition(chr(10))[0]}`"
-    if match := COUNT.search(sentence):
-        yield _count(match, session, where)
+    if counted := count.of(sentence):
+        yield _count(counted, session, where)
         return
     if placed := device.of(sentence, where, step):
         yield placed
-    if HANG.search(sentence):
-        yield Claim("hang", f"{name} does not end", where, step)
+    if crash := crashes.of(sentence, name, where, step):
+        yield crash
         return
-    if _PANIC.search(sentence):
-        yield Claim("panic", "the kernel panics", where, step)
-        return
-    if _OOPS.search(sentence):
-        yield Claim("splat", "the kernel oopses", where, step)
-        return
-    if _KILLED.search(sentence):
-        yield Claim("killed", f"{name} is killed", where, step)
     if _NOTHING.search(sentence) and _is_of_command(sentence, command):
         yield Claim("silence", f"{name} prints nothing", where, step)
     if match := _STATUS.search(sentence):
@@ -199,15 +190,9 @@ def _of_sentence(sentence: str, session: Session, where: str, step: int) -> Iter
     if errno := _errno_in(sentence):
         said = Fact(f"fails: {errno}", "")
         yield Claim("fact", f"{name} fails with {errno}", where, step, fact=said)
-    elif _IN_USE.search(sentence) and _unloads(command):
+    elif _IN_USE.search(sentence) and _is_refused(sentence, session, step):
         said = Fact(fact.IN_USE, shell.last_word(command).replace("-", "_"))
         yield Claim("fact", f"{name}: {said}", where, step, fact=said)
-
-
-def number_of(match: re.Match[str]) -> int:
-    """The number of a COUNT."""
-    word = match["number"].lower()
-    return _NUMBERS[word] if word in _NUMBERS else int(word)
 
 
 def _is_of_command(sentence: str, command: str) -> bool:
@@ -215,12 +200,10 @@ def _is_of_command(sentence: str, command: str) -> bool:
     return traces.prints_log(command) or not _LOG.search(sentence)
 
 
-def _count(match: re.Match[str], session: Session, where: str) -> Claim:
-    count = number_of(match)
-    module = (match["module"] or "").replace("-", "_")
-    text = f"the refcount of {module or 'the IOMMU driver'} is {count}"
+def _count(said: Count, session: Session, where: str) -> Claim:
+    text = f"the refcount of {said.module or 'the IOMMU driver'} is {said.number}"
     last = len(session.commands) - 1
-    return Claim("refcount", text, where, last, number=count, subject=module)
+    return Claim("refcount", text, where, last, number=said.number, subject=said.module)
 
 
 _FAILS = re.compile(r"\b(?:fail|err(?:no|or)|return|refus|say|got|get|with|end)", re.IGNORECASE)
@@ -232,6 +215,15 @@ def _errno_in(sentence: str) -> str:
     if match and match["errno"] in fact.ERRNO_NAMES:
         return match["errno"]
     return fact.errno_in(sentence) if _FAILS.search(sentence) else ""
+
+
+def _is_refused(sentence: str, session: Session, step: int) -> bool:
+    """Whether the sentence can be about the step: that unloads a module, and where it names
+    any of the session's, then this."""
+    words = re.findall(r"\w+", sentence.replace("-", "_"))
+    modules = [shell.last_word(text).replace("-", "_") for text in session.texts]
+    named = [each for each in modules if each in words]
+    return _unloads(session.commands[step].text) and (not named or modules[step] in named)
 
 
 def _unloads(command: str) -> bool:

@@ -12,7 +12,7 @@ from harness.report.session import Session
 
 # A sentence with one of these says what should be, or what does not happen.
 _NOT_A_CLAIM = re.compile(
-    r"\b(?:should|expect\w*|would|could|may|might|must|perhaps|maybe|probably|possibl[ey]|"
+    r"\b(?:should|expect\w*|would|could|may|might|must|perhaps|maybe|probably|possibly|"
     r"not? (?:longer|more)|never (?:saw|seen|happen\w*)|"
     r"can ?not reproduce|can't reproduce|unable to reproduce|fix(?:es|ed)?|with (?:the|this|my) "
     r"patch|"

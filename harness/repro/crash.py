@@ -4,7 +4,7 @@
 import itertools
 import re
 
-from harness.errors import GuestHang, GuestPanic
+from harness.errors import GuestHang, GuestPanic, GuestReset
 from harness.guest.guest import Step
 from harness.klog.splat import Splat
 from harness.report.claim import DEADLY, Claim
@@ -58,11 +58,13 @@ def splat(case: Case) -> Held:
 
 
 def _oops(done: Replayed) -> Held:
-    """Any that a task dies of: words do not say which."""
+    """Any that a task or the kernel dies of: words do not say which."""
+    if isinstance(done.error, GuestPanic | GuestReset):
+        return True, str(done.error)
     deadly = next((found for found in done.splats if found.kind in DEADLY), None)
     if deadly:
         return True, f"the kernel reports {deadly.title}"
-    if done.error is not None and not isinstance(done.error, GuestPanic):
+    if done.error is not None:
         return None, str(done.error)
     return False, "the kernel does not oops"
 

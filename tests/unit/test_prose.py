@@ -115,3 +115,50 @@ def test_that_no_success_is_printed_is_a_failure(
 ) -> None:
     assert claimed(tmp_path, f"{LOADED}# {command}\n#\n") == found
     assert claimed(tmp_path, f"{LOADED}# {command}\n") == []
+
+
+@pytest.mark.parametrize(
+    ("said", "subject", "number"),
+    [
+        ("arm_smmu_v3 still has a reference count of 1.", "arm_smmu_v3", 1),
+        ("arm_smmu_v3 keeps two references.", "arm_smmu_v3", 2),
+        ("After that it has 3 references.", "", 3),
+        ("It has no references.", "", None),
+    ],
+)
+def test_references(tmp_path: Path, said: str, subject: str, number: int | None) -> None:
+    found = symptoms(tmp_path, f"{LOADED}# rmmod e1000e\n\n{said}\n")
+    counts = [(each.subject, each.number) for each in found if each.kind == "refcount"]
+    assert counts == ([] if number is None else [(subject, number)])
+
+
+def test_who_cannot_be_unloaded(tmp_path: Path) -> None:
+    session = f"{LOADED}# rmmod e1000e\n"
+    assert claimed(tmp_path, f"{session}\narm-smmu-v3 cannot be unloaded.\n") == []
+    assert claimed(tmp_path, f"{session}\nrmmod: e1000e cannot be unloaded.\n") == [("fact", 2)]
+
+
+@pytest.mark.parametrize(
+    ("said", "function"),
+    [
+        ("I get a WARNING in __iommu_group_free_device.", "__iommu_group_free_device"),
+        ("It oopses in `iommu_group_release`.", "iommu_group_release"),
+        ("The machine reboots.", None),
+        ("This crashes my box.", None),
+    ],
+)
+def test_a_crash(tmp_path: Path, said: str, function: str | None) -> None:
+    (found,) = symptoms(tmp_path, f"{LOADED}\n{said}\n")
+    assert (found.kind, found.splat.function if found.splat else None) == ("splat", function)
+
+
+@pytest.mark.parametrize("said", ["After a reboot the module is there.", "My editor crashed."])
+def test_no_crash(tmp_path: Path, said: str) -> None:
+    assert claimed(tmp_path, f"{LOADED}\n{said}\n") == []
+
+
+@pytest.mark.parametrize(("times", "found"), [(1, 1), (5, 5), (6, 0)])
+def test_a_few_messages_in_lines_of_their_own(tmp_path: Path, times: int, found: int) -> None:
+    log = "".join(f"[    {n}.000000] e1000e 0000:00:01.0: {n}\n" for n in range(times))
+    seen = symptoms(tmp_path, f"I run\n\n    modprobe e1000e\n\nand see\n\n{log}")
+    assert [each.kind for each in seen] == ["message"] * found
