@@ -84,7 +84,11 @@ def _says_both(sentence: str, said: _Said) -> bool:
 
 def _succeeds(sentence: str) -> bool:
     stated = _BACKGROUND.sub("", sentence)
-    return _SUCCEEDS.search(stated) is not None and not _DENIES.search(stated)
+    match = _SUCCEEDS.search(stated)
+    if match is None or _FAILS.search(stated[match.end() :]):
+        return False
+    clause = stated[: match.start()].rpartition(",")[2]
+    return _DENIES.search(clause) is None
 
 
 def _is_refused(step: int, _: Session, claims: Sequence[Claim]) -> bool:

@@ -25,6 +25,9 @@ def kinds(tmp_path: Path, text: str) -> list[str]:
     [
         ("With a client rmmod arm_smmu_v3 succeeds.", REFUSED, True),
         ("Unloading the IOMMU driver works without any complaint.", REFUSED, True),
+        ("rmmod succeeds, nothing keeps the module.", REFUSED, True),
+        ("rmmod does not succeed.", REFUSED, False),
+        ("rmmod of a NIC works, that of arm_smmu_v3 does not.", REFUSED, False),
         ("rmmod is refused.", REFUSED, False),
         ("rmmod works before a client is loaded.", REFUSED, False),
         ("rmmod works in 6.1.", REFUSED, False),
