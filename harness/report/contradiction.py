@@ -4,18 +4,11 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from harness.report import context, count, crashes, sentences, session, shell
+from harness.report import context, count, crashes, sentences, shell
 from harness.report.claim import Claim
 from harness.report.lines import Line
 from harness.report.session import Session
 
-# Words of a sentence that is about another case than the session.
-_OTHER_CASE = re.compile(
-    r"\b(?:without (?:a|any|the|its) (?:client|device|module|driver|patch\w*|nic)s?|unless|"
-    r"otherwise|once|until|before|only|first|"
-    r"sometimes|usually|normally|used to|previously|earlier|elsewhere|work ?around)\b",
-    re.IGNORECASE,
-)
 _SUCCEEDS = re.compile(
     r"\b(?:succeed(?:s|ed)|works?|worked|go(?:es)? through|went through|"
     r"without (?:a |any )?(?:error|complaint|problem|message)s?|"
@@ -48,7 +41,7 @@ def of(lines: Sequence[Line], shown: Session, claims: Sequence[Claim]) -> list[C
     said = [
         (where, sentence)
         for where, sentence in sentences.stated_about(lines, shown)
-        if not (_OTHER_CASE.search(sentence) or session.is_elsewhere(sentence))
+        if not sentences.is_other_case(sentence)
     ]
     return [*_outcomes(said, shown, claims), *_counts(said, claims, shown)]
 

@@ -19,8 +19,9 @@ _OOPS = re.compile(
 )
 _MACHINE = r"(?:kernel|box|board|machine|system|host|vm|guest|everything|computer|laptop|server)"
 _CRASH = re.compile(
-    rf"\b{_MACHINE} (?:\w+ )?(?:crashe[sd]|crashing|reboots|rebooted|resets|dies|died)\b"
-    rf"|\bcrash(?:es|ed)? (?:the|my|our|this) (?:\w+ )?{_MACHINE}\b",
+    r"^(?!.*\b(?:fine|ok|okay|cleanly|normally)\b).*\b(?:"
+    rf"{_MACHINE} (?:\w+ )?(?:crashe[sd]|crashing|reboots|rebooted|resets|dies|died)"
+    rf"|crash(?:es|ed) (?:the|my|our|this) (?:\w+ )?{_MACHINE})\b",
     re.IGNORECASE,
 )
 _KILLED = re.compile(

@@ -2,7 +2,7 @@
 """What a report claims in words, where its session shows nothing."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from harness.report import count, crashes, device, fact, sentences, shell, traces
 from harness.report.claim import Claim, lines_of, of_splat
@@ -68,10 +68,16 @@ CRASHES = frozenset({"panic", "splat", "killed", "hang"})
 
 
 def of_crashes(lines: Sequence[Line], session: Session) -> list[Claim]:
-    """What a message says in words of a panic, an oops, a death or a hang; of a hang only
-    where the session does not show that the command ends."""
-    found = (each for each in claims(lines, session) if each.kind in CRASHES)
-    return [each for each in found if each.kind != "hang" or _may_hang(session, each)]
+    """What a message says in words of a panic, an oops, a death or a hang of the session; of a
+    hang only where this does not show that the command ends."""
+    own = sentences.own(lines, session)
+    usable = [each for each in sentences.stated(own) if not sentences.is_other_case(each[1])]
+    found = [*_logged(own), *_of_sentences(usable, session)]
+    return [
+        each
+        for each in found
+        if each.kind in CRASHES and (each.kind != "hang" or _may_hang(session, each))
+    ]
 
 
 def _may_hang(session: Session, each: Claim) -> bool:
@@ -156,7 +162,11 @@ def _of_log(text: str, where: str) -> Claim:
 
 
 def _statements(lines: Sequence[Line], session: Session) -> Iterator[Claim]:
-    for where, sentence in sentences.stated(lines):
+    yield from _of_sentences(sentences.stated(lines), session)
+
+
+def _of_sentences(said: Iterable[tuple[str, str]], session: Session) -> Iterator[Claim]:
+    for where, sentence in said:
         yield from _of_sentence(sentence, session, where, _step_of(sentence, session))
 
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 from harness.report import fact, shell
 from harness.report.claim import lines_of
 from harness.report.lines import Line
-from harness.report.session import Session
+from harness.report.session import Session, is_elsewhere
 
 # A sentence with one of these says what should be, or what does not happen.
 _NOT_A_CLAIM = re.compile(
-    r"\b(?:should|expect\w*|would|could|may|might|must|perhaps|maybe|probably|possibly|"
+    r"\b(?:should|expect\w*|would|could|may|might|must|afraid|fear\w*|worr\w+|perhaps|maybe|probably|possibly|"
     r"not? (?:longer|more)|never (?:saw|seen|happen\w*)|"
     r"can ?not reproduce|can't reproduce|unable to reproduce|fix(?:es|ed)?|with (?:the|this|my) "
     r"patch|"
@@ -30,12 +30,24 @@ _EXPECTATION = re.compile(
     r"(?:had |would (?:have )?)?expect\w*\b.*",
     re.IGNORECASE,
 )
+# Words of a sentence that is about another case than the session.
+_OTHER_CASE = re.compile(
+    r"\b(?:without (?:a|any|the|its) (?:client|device|module|driver|patch\w*|nic)s?|unless|"
+    r"otherwise|once|until|before|only|first|"
+    r"sometimes|usually|normally|used to|previously|earlier|elsewhere|work ?around)\b",
+    re.IGNORECASE,
+)
 SENTENCE = re.compile(r"[^.!?:;]+(?:[.!?:;](?=\S)[^.!?:;]*)*[.!?:;]*")
 
 
 def states(sentence: str) -> bool:
     """Whether the sentence says what happens, and not what should or does not."""
     return _NOT_A_CLAIM.search(sentence) is None
+
+
+def is_other_case(sentence: str) -> bool:
+    """Whether the sentence is about another case, machine or kernel than the session."""
+    return _OTHER_CASE.search(sentence) is not None or is_elsewhere(sentence)
 
 
 def own(lines: Sequence[Line], session: Session) -> list[Line]:

@@ -72,6 +72,10 @@ def test_words_of_a_reply(tmp_path: Path) -> None:
         ("The kernel panics then.", "panic"),
         ("rmmod hangs.", "hang"),
         ("The kernel might oops.", None),
+        ("I was afraid that it panics.", None),
+        ("On another board a kernel panic made me look.", None),
+        ("The box reboots.", "splat"),
+        ("The box still reboots fine.", None),
         ("It never hangs or oopses, it should not.", None),
     ],
 )
