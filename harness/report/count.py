@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 _NUMBER = r"(?P<number>\d{1,4}|zero|one|two|three|four)\b"
 # A module by its name, and no other word.
-_MODULE = r"`?(?P<owner>[a-z]\w*(?:[-_]\w+)+)`?"
+_NAME = r"[a-z][a-z\d]{0,30}(?:[-_][a-z\d]{1,30}){1,8}"
+_MODULE = rf"(?<![\w-])`?(?P<owner>{_NAME})`?"
 _PATTERNS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
         rf"(?:{_MODULE} (?:\w+ )?(?:has|shows|keeps|holds) (?:an? |the )?)?"
         r"\b(?:ref(?:erence)?[ -]?(?:count(?:er|s)?|cnt)|refcnt|(?:use|usage|the|its) count)\b"
-        r"(?: (?:of|for) (?:the )?[`'\"]?(?P<module>[a-z]\w*(?:[-_]\w+)+)[`'\"]?)?[^.\d]{0,60}?"
+        rf"(?: (?:of|for) (?:the )?[`'\"]?(?P<module>{_NAME})[`'\"]?)?[^.\d]{{0,60}}?"
         r"\b(?:is|are|was|stays?|remains?|still|at|shows?|to|becomes|of|=|:)[ =:]+"
         rf"(?:still |at |then )*{_NUMBER}",
         rf"(?:{_MODULE} (?:\w+ )?)?\b(?:has|have|holds?|keeps?|kept|leaves?) "

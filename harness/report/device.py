@@ -5,7 +5,7 @@ import re
 
 from harness.report.claim import Claim
 
-_NAME = r"[`'\"]?\b(?P<device>[\w:.-]*\d[\w:.-]*)[`'\"]?"
+_NAME = r"(?<![\w:.-])[`'\"]?(?P<device>\w[\w:.-]{0,30}?\d[\w:.-]{0,30})[`'\"]?"
 _IS = r"(?:is|are|stays?|remains?|was|were) (?:(?:still|also|now) )*"
 
 # What is not bound to one, or not in one, is another statement.

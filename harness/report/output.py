@@ -65,10 +65,10 @@ def without_prose(texts: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
 
 
 # What its reporter says between two commands: words, of which the first is no program's.
+_WORDS = r"[\w'-]+(?:[,;]? [\w'-]+){0,11}"
 _REMARKS = re.compile(
     r"(?:(?:ok|okay|so|now|and|then|but|well|oh|wait|again|also|let|let's|i|we|weird|strange|"
-    r"funny|interesting),? (?!\d)(?:[\w'-]+[,;]? ?){1,12}|h+m+|huh|wtf|weird|strange|"
-    r"h+m+,?(?: [\w'-]+[,;]?){1,12})[.:!?…]*",
+    rf"funny|interesting),? (?!\d){_WORDS}|h+m+|huh|wtf|weird|strange|h+m+,? {_WORDS})[.:!?…]*",
     re.IGNORECASE,
 )
 

@@ -22,7 +22,7 @@ _ACTUAL = re.compile(
     re.IGNORECASE,
 )
 # What a program prints, and no sentence.
-_LITERAL = re.compile(r"`+(?P<code>[^`]+)`+|-?\d+|\S*[\d/_:]\S*")
+_LITERAL = re.compile(r"`+(?P<code>[^`]+)`+|-?\d+|\S{0,100}?[\d/_:]\S*")
 _NOTHING = re.compile(r"(?:nothing|no output|empty|\(empty\)|\(nothing\))\.?", re.IGNORECASE)
 
 Shown = tuple[tuple[str, ...], tuple[int, ...]]

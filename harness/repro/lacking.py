@@ -62,7 +62,9 @@ def hardware(message: str) -> str:
 
 # A device's driver before it, or a driver whose name says that it is none of the kernel's own
 # parts; a device without a driver has its bus there.
-_SPEAKER = re.compile(r"(?:([a-z][\w-]+) \S*\d\S*(?: \S+)?|([a-z][a-z\d]*(?:[_-][a-z\d]+)+)): ")
+_SPEAKER = re.compile(
+    r"(?:([a-z][\w-]+) \S{0,60}?\d\S{0,60}(?: \S+)?|([a-z][a-z\d]*(?:[_-][a-z\d]+)+)): "
+)
 _BUSES = re.compile(r"acpi|amba|cpu|i2c|mdio_bus|net|of|pci|platform|scsi|spi|usb|virtio")
 
 

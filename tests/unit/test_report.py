@@ -2,6 +2,7 @@
 import contextlib
 import gzip
 import io
+import time
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -346,3 +347,13 @@ def test_nothing_found_after_a_complaint(tmp_path: Path, looked: str, empty: boo
     busy = "# modprobe x-y\n# rmmod x_y\nrmmod: ERROR: Module x_y is in use\n"
     found = numbered(tmp_path, f"{busy}# {looked}\n#\n")
     assert found == [("fact", 1, None)] + [("silence", 2, None)] * empty
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["ok " + "a" * 4000 + "/", "1." * 2000 + " is", "refcount of " + "a_" * 2000, "a_" * 2000],
+)
+def test_words_made_to_take_long(tmp_path: Path, line: str) -> None:
+    start = time.monotonic()
+    numbered(tmp_path, f"{line}\n\n# cat a\n{line}\n# rmmod a\n\n{line}\n")
+    assert time.monotonic() - start < 2
