@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from harness.klog import anatomy, message
+from harness.klog import anatomy, blame, message
 from harness.klog.anatomy import Anatomy
 from harness.klog.assembler import Assembler
 from harness.klog.block import Block
@@ -89,8 +89,8 @@ def of(block: Block) -> Splat:
     """What a report's lines say."""
     found = anatomy.read(block.texts[len(block.before) :])
     groups = _groups(block)
-    candidates = anatomy.BLAMES[block.kind.blame](found, groups.get("function", ""))
-    function, caller = anatomy.guilty(candidates)
+    candidates = blame.BLAMES[block.kind.blame](found, groups.get("function", ""))
+    function, caller = blame.guilty(candidates)
     names = tuple(each.function for each in found.main if each.reliable)
     return Splat(
         block.kind.name,

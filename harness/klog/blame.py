@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The function that a report is about, from what its lines say."""
+
+import re
+from collections.abc import Callable, Sequence
+
+from harness.klog import machinery
+from harness.klog.anatomy import Anatomy
+from harness.klog.frame import Frame
+
+# A processor in smp_call_function_single and the like waits for what another does.
+_WAITING = "smp_call_function"
+
+
+def place(found: Anatomy, named: str) -> list[str]:
+    """The functions to choose from, the likeliest first, of a report whose opening names
+    one ("" where it does not)."""
+    first = [named] if named else []
+    if found.pc and machinery.plain(found.pc.function) != machinery.plain(named):
+        first.append(found.pc.function)
+    main = _reliable(found.main)
+    if first and not any(each.reliable for each in found.main):
+        main = []
+    names = {machinery.plain(each) for each in first}
+    behind = next((i + 1 for i, each in enumerate(main) if machinery.plain(each) in names), 0)
+    if found.jumped:
+        # Who has jumped there is in the link register.
+        first = [found.lr.function] if found.lr else []
+    elif not main and found.lr:
+        main = [found.lr.function]
+    return _linked(found, [*first, *main[behind:]])
+
+
+def _linked(found: Anatomy, names: list[str]) -> list[str]:
+    """With the function of the link register behind that of the program counter: a caller
+    that the trace lacks, because its callee or itself has made no frame."""
+    if not (found.linked and found.pc and found.lr) or found.jumped:
+        return names
+    pc, lr = found.pc.function, found.lr.function
+    at = names.index(pc) if pc in names else len(names)
+    if at == len(names) or lr in {pc, *names[at + 1 : at + 2]}:
+        return names
+    return [*names[: at + 1], lr, *names[at + 1 :]]
+
+
+def trace(found: Anatomy, named: str) -> list[str]:
+    """Of one that only its call trace locates; lockdep's without one, its first lock."""
+    return _reliable(found.main) or place(found, named) or found.locks[:1]
+
+
+def lock(found: Anatomy, named: str) -> list[str]:
+    """Of lockdep's, which says where the lock is taken and where another one was."""
+    where = next((each for each in found.locks[:2] if not machinery.is_machinery(each)), named)
+    return place(found, where) or found.locks[:1]
+
+
+def order(found: Anatomy, named: str) -> list[str]:
+    """Of lockdep's about interrupts: who takes the lock in one, which it shows first."""
+    first = next((each for each in found.traces if each.name == "dependency"), None)
+    return _reliable(first.frames) if first else lock(found, named)
+
+
+def hang(found: Anatomy, named: str) -> list[str]:
+    """Of one about what goes on for too long: inside of what dispatched the work. A
+    processor that waits for another is not to blame: the waiting is."""
+    if found.pc and found.pc.function.startswith(_WAITING):
+        return [_WAITING]
+    for each in found.traces:
+        names = _linked(found, _interrupted(_reliable(each.frames)))
+        if any(machinery.plain(name) == "rcu_gp_kthread" for name in names):
+            continue
+        if names and names[0].startswith(_WAITING):
+            return [_WAITING]
+        if chosen := _inside(names):
+            return chosen
+    return place(found, named)
+
+
+def _inside(names: Sequence[str]) -> list[str]:
+    last = -1
+    for index, name in enumerate(names):
+        if machinery.dispatches(name) and last >= 0:
+            return list(names[last:])
+        if (not machinery.is_machinery(name) and not machinery.dispatches(name)) or machinery.named(
+            name
+        ).startswith("sys_"):
+            last = index
+    return [name for name in names if not machinery.is_machinery(name)]
+
+
+def _interrupted(names: list[str]) -> list[str]:
+    """Behind the functions of the interrupt that found it."""
+    entry = next((i for i, name in enumerate(names) if machinery.interrupts(name)), -1)
+    if not all(machinery.is_machinery(name) for name in names[:entry]):
+        return names
+    return names[entry + 1 :] or names
+
+
+# What ends a grace period is somewhere else than what waits for its end.
+_GRACE_PERIOD = re.compile(r"synchronize_(?:s?rcu|net|sched)\w*|(?:s|_)?rcu_barrier\w*")
+
+
+def wait(found: Anatomy, named: str) -> list[str]:
+    """Of a task that waits for too long: what waits, or that it is for RCU."""
+    names = trace(found, named)
+    plain = [machinery.plain(each) for each in names]
+    at = next((i for i, each in enumerate(plain) if _GRACE_PERIOD.fullmatch(each)), -1)
+    # What waits for the lock of a barrier waits for some other task's.
+    locked = at > 0 and "mutex_lock" in plain[at - 1]
+    if at >= 0 and not locked:
+        return [names[at]]
+    return [each for each in names if not machinery.waits(each)] or names
+
+
+def outermost(found: Anatomy, named: str) -> list[str]:
+    """Of one that came to light by chance: the work that the task was at."""
+    names = trace(found, named)
+    for index in range(len(names) - 1, -1, -1):
+        if not (machinery.is_machinery(names[index]) or machinery.dispatches(names[index])):
+            return names[index:]
+    return names
+
+
+def text(found: Anatomy, named: str) -> list[str]:
+    """Of one whose opening says it, or nothing does."""
+    return [named] if named else trace(found, named)
+
+
+def none(found: Anatomy, _named: str) -> list[str]:
+    """Of one that is about no function, unless it says which was the last."""
+    return [found.last_function] if found.last_function else []
+
+
+BLAMES: dict[str, Callable[[Anatomy, str], list[str]]] = {
+    "place": place,
+    "trace": trace,
+    "lock": lock,
+    "order": order,
+    "hang": hang,
+    "wait": wait,
+    "outermost": outermost,
+    "text": text,
+    "none": none,
+}
+
+
+def _reliable(frames: Sequence[Frame]) -> list[str]:
+    real = [each for each in frames if not each.inline] or frames
+    sure = [each.function for each in real if each.reliable]
+    return sure or [each.function for each in real]
+
+
+def guilty(candidates: Sequence[str]) -> tuple[str, str]:
+    """The first of the functions that is not machinery, and the next one outward; where
+    all are, the first that does not only print."""
+    real = [each for each in candidates if not machinery.is_machinery(each)]
+    if not real:
+        found = [each for each in candidates if not machinery.prints(each)] or candidates
+        return (machinery.named(found[0]) if found else ""), ""
+    outward = (machinery.named(each) for each in real[1:])
+    function = machinery.named(real[0])
+    return function, next((each for each in outward if each != function), "")
