@@ -13,8 +13,8 @@ MAIN = "call trace"
 # Lines that say whose frames follow. MAIN's own headers stand last.
 _HEADERS = (
     (r"\s*(?:INFO: |kfence-#\d+.* )?[Aa]llocated (?:by|in)\b", "allocation"),
-    (r"\s*Uninit was created at", "allocation"),
-    (r"\s*(?:INFO: )?[Ff]reed (?:by|in)\b", "free"),
+    (r"\s*Uninit was created at|\s*page (?:last )?allocated via order", "allocation"),
+    (r"\s*(?:INFO: )?[Ff]reed (?:by|in)\b|\s*page last free\b", "free"),
     (r"\s*Uninit was stored|\s*Local variable", "origin"),
     (r"\s*(?:Last potentially related|Second to last potentially)", "work creation"),
     (r"\s*-> #\d+|.*\bstate was registered at:|\s*\.\.\. (?:which|\s)", "dependency"),
@@ -68,6 +68,8 @@ _SUSPICIOUS = re.compile(r"\s*(?:\.\./)*(?P<file>[\w./+-]+):(?P<line>\d+) suspic
 _NO_CODE = re.compile(
     r".*(?:execute from non-executable|execution of user|NX-protected|execute userspace) "
 )
+# What a worker is at: the queue, the work.
+_WORK = re.compile(r"\s*Workqueue: \S+ (?P<function>[\w.]+)")
 _LAST_FUNCTION = re.compile(r"\s*last function: (?P<function>[\w.]+)")
 
 
@@ -118,6 +120,7 @@ class Anatomy:
     locks: list[str] = field(default_factory=list)
     users: list[str] = field(default_factory=list)
     last_function: str = ""
+    work: str = ""
     file: str = ""
     line: int = 0
 
@@ -154,6 +157,7 @@ class _Reader:
         self.name = MAIN
         self.mark = ""
         self.trace: Trace | None = None
+        self.nowhere = False
 
     def line(self, text: str) -> None:
         if (each := frame.parse(text)) is not None:
@@ -162,6 +166,9 @@ class _Reader:
             return
         elif "<" in text and (mark := _MARK.match(text)) is not None:
             self.mark = "" if mark["end"] else _MARKS.get(mark["name"], "")
+            # Kernels up to 4.8 put the first frame in the line of the mark.
+            if (each := frame.parse(text[mark.end() :])) is not None:
+                self._frame(each, None)
         else:
             self._header(text)
             self._registers(text)
@@ -195,8 +202,10 @@ class _Reader:
                 self._frame(each, None)
             if self.found.pc is None and each is None and self.found.lr is None:
                 self.found.jumped = True
-            if self.found.pc is None or (self.found.pc.inline and each is not None):
-                self.found.pc = each
+            if not self.nowhere and (self.found.pc is None or self.found.pc.inline):
+                self.found.pc = each or self.found.pc
+            # What it has interrupted, further down, is not what it has jumped from.
+            self.nowhere = self.nowhere or self.found.pc is None
             # Kernels up to 4.x name it in a line before the task's header as well.
             self.found.pc_user = self.found.pc_user or self.found.user
             if (ra := _RA.match(match["rest"])) is not None:
@@ -223,6 +232,8 @@ class _Reader:
             found.file, found.line = match["file"], int(match["line"])
         elif "last function" in text and (match := _LAST_FUNCTION.match(text)) is not None:
             found.last_function = found.last_function or match["function"]
+        elif "Workqueue: " in text and (match := _WORK.match(text)) is not None:
+            found.work = found.work or match["function"]
 
     def _task(self, match: re.Match[str]) -> None:
         found, groups = self.found, match.groupdict(default="")

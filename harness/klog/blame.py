@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from harness.klog import machinery
-from harness.klog.anatomy import Anatomy
+from harness.klog.anatomy import Anatomy, Trace
 from harness.klog.frame import Frame
 
 # A processor in smp_call_function_single and the like waits for what another does.
@@ -66,7 +66,7 @@ def hang(found: Anatomy, named: str) -> list[str]:
     if found.pc and found.pc.function.startswith(_WAITING):
         return [_WAITING]
     for each in found.traces:
-        names = _linked(found, _interrupted(_reliable(each.frames)))
+        names = _linked(found, _interrupted(each))
         if any(machinery.plain(name) == "rcu_gp_kthread" for name in names):
             continue
         if names and names[0].startswith(_WAITING):
@@ -88,27 +88,31 @@ def _inside(names: Sequence[str]) -> list[str]:
     return [name for name in names if not machinery.is_machinery(name)]
 
 
-def _interrupted(names: list[str]) -> list[str]:
-    """Behind the functions of the interrupt that found it."""
-    entry = next((i for i, name in enumerate(names) if machinery.interrupts(name)), -1)
-    if not all(machinery.is_machinery(name) for name in names[:entry]):
+def _interrupted(each: Trace) -> list[str]:
+    """Behind the functions of the interrupt that found it: what enters one is the last of
+    them, or the mark says where they end."""
+    names = _reliable(each.frames)
+    mark, first = each.parts[0]
+    entry = (i + 1 for i, name in enumerate(names) if machinery.interrupts(name))
+    end = next(entry, len(_reliable(first)) if mark else 0)
+    if not all(machinery.is_machinery(name) for name in names[:end]):
         return names
-    return names[entry + 1 :] or names
+    return names[end:] or names
 
 
 # What ends a grace period is somewhere else than what waits for its end.
-_GRACE_PERIOD = re.compile(r"synchronize_(?:s?rcu|net|sched)\w*|(?:s|_)?rcu_barrier\w*")
+_GRACE_PERIOD = re.compile(r"_?(synchronize_(?:s?rcu|net|sched)|s?rcu_barrier)\w*")
 
 
 def wait(found: Anatomy, named: str) -> list[str]:
     """Of a task that waits for too long: what waits, or that it is for RCU."""
     names = trace(found, named)
-    plain = [machinery.plain(each) for each in names]
-    at = next((i for i, each in enumerate(plain) if _GRACE_PERIOD.fullmatch(each)), -1)
+    matches = [_GRACE_PERIOD.fullmatch(machinery.plain(each)) for each in names]
+    at = next((i for i, match in enumerate(matches) if match), -1)
     # What waits for the lock of a barrier waits for some other task's.
-    locked = at > 0 and "mutex_lock" in plain[at - 1]
-    if at >= 0 and not locked:
-        return [names[at]]
+    locked = at > 0 and "mutex_lock" in names[at - 1]
+    if (match := matches[at] if at >= 0 else None) and not locked:
+        return [match[1]]
     return [each for each in names if not machinery.waits(each)] or names
 
 
@@ -126,6 +130,11 @@ def text(found: Anatomy, named: str) -> list[str]:
     return [named] if named else trace(found, named)
 
 
+def work(found: Anatomy, _named: str) -> list[str]:
+    """Of one that shows what the workers are at, if it does."""
+    return [found.work] if found.work else []
+
+
 def none(found: Anatomy, _named: str) -> list[str]:
     """Of one that is about no function, unless it says which was the last."""
     return [found.last_function] if found.last_function else []
@@ -140,6 +149,7 @@ BLAMES: dict[str, Callable[[Anatomy, str], list[str]]] = {
     "wait": wait,
     "outermost": outermost,
     "text": text,
+    "work": work,
     "none": none,
 }
 

@@ -117,7 +117,7 @@ CONTENT = re.compile(
     \(detected|\t|in_atomic|preempt|Preempt|RCU\ |caller\ is|turning\ off|the\ code|maybe\ you|
     you\ didn|last\ function|comm\ |index\ |shift\ |signed\ |unsigned\ |load\ |member\ |left\ |
     "echo|note:|Fixing|Disabling\ lock|debug_locks|stack|addr|invalid\ opcode|Oops|KASAN|kasan|
-    Mem-Info)""",
+    Mem-Info|workqueue\ \S+:|pwq\ \d|pool\ \d|pending:|in-flight:|inactive:|Showing\ b)""",
     re.VERBOSE,
 )
 # So few lines of others, or empty ones, that a report can still be going on.

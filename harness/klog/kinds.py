@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 Severity = Literal["fatal", "serious", "notice"]
-Blame = Literal["place", "trace", "lock", "order", "hang", "outermost", "text", "none"]
+Blame = Literal[
+    "place", "trace", "lock", "order", "hang", "wait", "outermost", "work", "text", "none"
+]
 
 
 @dataclass(frozen=True, slots=True)

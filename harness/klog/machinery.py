@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 
 _TABLES: dict[str, str] = tomllib.loads(Path(__file__).with_name("machinery.toml").read_text())
-_MACHINERY = ("reports", "entry", "scheduler", "helpers", "transforms")
+_MACHINERY = ("boundaries", "reports", "entry", "scheduler", "helpers", "transforms")
 
 
 # Compiled when a report is read, which most commands do not.
@@ -20,6 +20,12 @@ _MACHINERY = ("reports", "entry", "scheduler", "helpers", "transforms")
 def _pattern(*tables: str) -> re.Pattern[str]:
     names = (name for table in tables for name in _TABLES[table].split())
     return re.compile("|".join(f"(?:{name})" for name in names))
+
+
+# An inner form of what is machinery, with leading underscores, is machinery as well.
+@functools.cache
+def _machinery() -> re.Pattern[str]:
+    return re.compile(f"_*(?:{_pattern(*_MACHINERY).pattern})")
 
 
 _SYSCALL = re.compile(
@@ -48,7 +54,7 @@ def named(function: str) -> str:
 def is_machinery(function: str) -> bool:
     """Whether a report that shows the function is about some other. ``_noprof`` ends the
     names of allocators since they are profiled (6.10, linux/alloc_tag.h)."""
-    return _pattern(*_MACHINERY).fullmatch(plain(function).removesuffix("_noprof")) is not None
+    return _machinery().fullmatch(plain(function).removesuffix("_noprof")) is not None
 
 
 @functools.lru_cache(maxsize=1 << 14)
@@ -67,7 +73,7 @@ def interrupts(function: str) -> bool:
 @functools.lru_cache(maxsize=1 << 14)
 def dispatches(function: str) -> bool:
     """Whether it hands work to what does it."""
-    return _pattern("dispatch").fullmatch(plain(function)) is not None
+    return _pattern("dispatch").fullmatch(named(function)) is not None
 
 
 @functools.lru_cache(maxsize=1 << 14)

@@ -59,6 +59,13 @@ def test_a_jump_to_nowhere_is_the_fault_of_who_jumped() -> None:
     assert found.function == "jump"
 
 
+def test_a_jump_to_nowhere_is_not_from_what_its_interrupt_has_interrupted() -> None:
+    registers = ["RIP: 0010:0xffffffffffffffff", "Call Trace:", " <IRQ>"]
+    timer = trace("feed_timers", "irq_exit", "apic_timer_interrupt")[1:]
+    found = read(OOPS, CPU, *registers, *timer, "RIP: 0010:drink+0x1/0x2", " </IRQ>", END)
+    assert (found.function, found.pc) == ("feed_timers", None)
+
+
 STALL = "rcu: INFO: rcu_preempt self-detected stall on CPU"
 TICK = ("rcu_sched_clock_irq", "update_process_times", "hrtimer_interrupt", "gic_handle_irq")
 
@@ -68,6 +75,41 @@ def test_a_hang_is_named_after_what_was_handed_the_work() -> None:
     found = read(STALL, CPU, *trace(*TICK, "el1h_64_irq", *inner, "vfs_write"))
     assert (found.function, found.title) == ("feed_store", "RCU stall in feed_store")
     assert "el1h_64_irq" in found.frames
+
+
+def test_a_hang_is_behind_the_interrupt_whose_mark_stands_before_a_frame() -> None:
+    stall = "INFO: rcu_sched detected stalls on CPUs/tasks:"
+    interrupt = " <IRQ>  [<ffffffff816efb87>] _sched_show_task+0x31a/0x325"
+    behind = " <EOI>  [<ffffffff815bcdb1>] feed_one+0x21/0x60"
+    frames = ["Call Trace:", interrupt, *trace(*TICK)[1:], behind, *trace("vfs_write")[1:]]
+    found = read(stall, *frames)
+    assert (found.function, found.frames[0]) == ("feed_one", "_sched_show_task")
+    assert [each.name for each in found.chains] == ["IRQ", "call trace"]
+
+
+def test_a_workqueue_s_lockup_is_about_the_work_of_the_first_worker_that_is_shown() -> None:
+    opening = "BUG: workqueue lockup - pool cpus=0 node=0 flags=0x0 nice=0 stuck for 168s!"
+    busy = ["workqueue events: flags=0x0", "  pwq 2: cpus=0 node=0", "    in-flight: 84:feed"]
+    found = read(opening, "Showing busy workqueues and worker pools:", *busy * 20)
+    assert (found.function, len(found.text)) == ("", 62)
+    worker = ["pool 2:", "task:kworker/0:1     state:R  running task     stack:0     pid:10"]
+    shown = [*worker, "Workqueue: queue feed_work", *trace("__schedule", "preempt_schedule")]
+    found = read(opening, *busy, *shown, "Workqueue: queue other_work")
+    assert (found.function, found.cut) == ("feed_work", False)
+
+
+def test_who_had_a_page_before_is_not_whom_the_report_is_about() -> None:
+    found = read(
+        "BUG: Bad page state in process sh  pfn:ab652",
+        "page last allocated via order 0, migratetype Unmovable, gfp_mask 0x2820, pid 7, ts 1",
+        *trace("post_alloc_hook", "make_it")[1:],
+        "page last free pid 8 tgid 8 stack trace:",
+        *trace("free_unref_page", "drop_it")[1:],
+        CPU,
+        *trace("dump_stack", "bad_page", "free_unref_page", "feed_one"),
+    )
+    assert [each.name for each in found.chains] == ["allocation", "free", "call trace"]
+    assert found.function == "feed_one"
 
 
 def test_a_stall_is_not_about_the_grace_period_kthread() -> None:
@@ -137,6 +179,7 @@ def test_what_only_prints_is_not_to_blame_even_where_nothing_else_is_shown() -> 
     ("frames", "function"),
     [
         (("__schedule", "schedule", "__wait_rcu_gp", "synchronize_rcu", "pull"), "synchronize_rcu"),
+        (("schedule", "synchronize_rcu_expedited", "pull"), "synchronize_rcu"),
         (("schedule", "wait_for_completion", "rcu_barrier", "pull"), "rcu_barrier"),
         (("__schedule", "schedule", "wait_for_completion", "kthread_stop", "pull"), "pull"),
     ],
@@ -242,6 +285,7 @@ def test_a_function_has_one_name_on_all_architectures(function: str, name: str) 
         ),
         *("fq_flush_timeout", "vfio_group_release", "arm_smmu_detach_dev", "viommu_attach_dev"),
         *("schedule_tail", "rtnl_lock", "lock_sock_nested", "kill_fasync", "console_lock"),
+        *("__fput", "exit_to_user_mode_loop"),
     ],
 )
 def test_a_function_that_known_issues_name_is_no_machinery(function: str) -> None:
@@ -257,6 +301,8 @@ def test_a_function_that_known_issues_name_is_no_machinery(function: str) -> Non
         *("rhashtable_lookup_fast", "interval_tree_iter_first", "device_for_each_child"),
         *("rust_helper_BUG", "_RNvCs1x_7___rustc17rust_begin_unwind"),
         *("_RNvNtCs1x_4core9panicking9panic_fmt", "_RNvNtCs1x_4core6option13unwrap_failed"),
+        *("__timer_delete_sync", "__sched_text_start", "_stext", "__pfx_feed_one", "sk_stop_timer"),
+        *("dev_alloc_skb", "skb_free_head", "page_frag_free", "__panic", "__printk_safe_flush"),
     ],
 )
 def test_what_everything_calls_is_machinery(function: str) -> None:
