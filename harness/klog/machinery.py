@@ -9,23 +9,34 @@ innermost function that is none of these. The names are in machinery.toml.
 import functools
 import re
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 
 _TABLES: dict[str, str] = tomllib.loads(Path(__file__).with_name("machinery.toml").read_text())
 _MACHINERY = ("boundaries", "reports", "entry", "scheduler", "helpers", "transforms")
 
 
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """Those of tables: the plain as they are, the others as a pattern. An inner form of one,
+    with leading underscores, is one as well."""
+
+    plain: frozenset[str]
+    pattern: re.Pattern[str]
+
+    def has(self, name: str) -> bool:
+        known = name in self.plain or name.lstrip("_") in self.plain
+        return known or self.pattern.fullmatch(name) is not None
+
+
 # Compiled when a report is read, which most commands do not.
 @functools.cache
-def _pattern(*tables: str) -> re.Pattern[str]:
-    names = (name for table in tables for name in _TABLES[table].split())
-    return re.compile("|".join(f"(?:{name})" for name in names))
-
-
-# An inner form of what is machinery, with leading underscores, is machinery as well.
-@functools.cache
-def _machinery() -> re.Pattern[str]:
-    return re.compile(f"_*(?:{_pattern(*_MACHINERY).pattern})")
+def _names(*tables: str) -> _Names:
+    names = [name for table in tables for name in _TABLES[table].split()]
+    patterns = (f"(?:{name})" for name in names if not name.isidentifier())
+    return _Names(
+        frozenset(filter(str.isidentifier, names)), re.compile(f"_*(?:{'|'.join(patterns)})")
+    )
 
 
 _SYSCALL = re.compile(
@@ -54,29 +65,29 @@ def named(function: str) -> str:
 def is_machinery(function: str) -> bool:
     """Whether a report that shows the function is about some other. ``_noprof`` ends the
     names of allocators since they are profiled (6.10, linux/alloc_tag.h)."""
-    return _machinery().fullmatch(plain(function).removesuffix("_noprof")) is not None
+    return _names(*_MACHINERY).has(plain(function).removesuffix("_noprof"))
 
 
 @functools.lru_cache(maxsize=1 << 14)
 def prints(function: str) -> bool:
     """Whether it is what prints a report, at the head of its trace, or lockdep's own
     functions, without which such a trace says nothing of where."""
-    return _pattern("printing").fullmatch(plain(function)) is not None
+    return _names("printing").has(plain(function))
 
 
 @functools.lru_cache(maxsize=1 << 14)
 def interrupts(function: str) -> bool:
     """Whether what it has interrupted is what follows in a trace."""
-    return _pattern("interrupts").fullmatch(plain(function)) is not None
+    return _names("interrupts").has(plain(function))
 
 
 @functools.lru_cache(maxsize=1 << 14)
 def dispatches(function: str) -> bool:
     """Whether it hands work to what does it."""
-    return _pattern("dispatch").fullmatch(named(function)) is not None
+    return _names("dispatch").has(named(function))
 
 
 @functools.lru_cache(maxsize=1 << 14)
 def waits(function: str) -> bool:
     """Whether it only takes a lock, so that a task that hangs there is about its caller."""
-    return _pattern("waits").fullmatch(plain(function)) is not None
+    return _names("waits").has(plain(function))
