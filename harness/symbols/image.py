@@ -2,10 +2,9 @@
 """The functions of vmlinux, a module or an object, and their code."""
 
 import bisect
-import re
 import struct
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,7 @@ _LOCAL = 0
 
 # What scripts/mksysmap keeps out of kallsyms, in code: mapping symbols of the ABI, the
 # compiler's labels, and what the linker and objcopy make.
-_NOT_IN_KALLSYMS = re.compile(r"\$|\.L|__efistub_|__kvm_nvhe_|__pi_[.$]|__AArch64|.*_veneer$|$")
+_NOT_IN_KALLSYMS = ("$", ".L", "__efistub_", "__kvm_nvhe_", "__pi_.", "__pi_$", "__AArch64")
 
 # ELF for the Arm 64-bit Architecture: Elf64_Rela, and the types of eight bytes.
 _RELOCATION = struct.Struct("<QQq")
@@ -45,13 +44,52 @@ class Function:
         return size == self.room if self.room is not None else size >= self.size
 
 
+class Functions(Mapping[str, list[Function]]):
+    """Those of each name, made when they are asked for: a trace needs twenty of a vmlinux's
+    fifty thousand."""
+
+    def __init__(self, sections: list[Section], symbols: list[Symbol]) -> None:
+        starts: dict[int, set[int]] = {n: set() for n, each in enumerate(sections) if each.code}
+        self._named: dict[str, list[tuple[Symbol, str]]] = defaultdict(list)
+        unit = ""
+        for symbol in symbols:
+            if symbol.kind == _FILE:
+                unit = symbol.name
+            elif symbol.section in starts and _in_kallsyms(symbol.name):
+                starts[symbol.section].add(symbol.value)
+                if symbol.kind in (_FUNCTION, _NO_TYPE):
+                    self._named[symbol.name].append((symbol, unit))
+        # The addresses of symbols in each section of code, in order.
+        self._starts = {number: sorted(values) for number, values in starts.items()}
+
+    def __getitem__(self, name: str) -> list[Function]:
+        if name not in self._named:
+            raise KeyError(name)
+        return [self._function(symbol, unit) for symbol, unit in self._named[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._named)
+
+    def __len__(self) -> int:
+        return len(self._named)
+
+    def _function(self, symbol: Symbol, unit: str) -> Function:
+        behind = self._starts[symbol.section]
+        place = bisect.bisect_right(behind, symbol.value)
+        room = behind[place] - symbol.value if place < len(behind) else None
+        local = unit if symbol.binding == _LOCAL else ""
+        return Function(symbol.name, symbol.section, symbol.value, symbol.size, room, local)
+
+
+def _in_kallsyms(name: str) -> bool:
+    return bool(name) and not name.startswith(_NOT_IN_KALLSYMS) and not name.endswith("_veneer")
+
+
 @dataclass(frozen=True, slots=True)
 class Image:
-    """``functions`` has those of each name."""
-
     path: Path
     sections: list[Section]
-    functions: dict[str, list[Function]]
+    functions: Functions
     build_id: str
 
     def code(self, function: Function) -> bytes:
@@ -67,37 +105,7 @@ class Image:
 def read(path: Path) -> Image:
     """Raises UsageError for what is no whole 64-bit arm64 object."""
     sections, symbols = elf.parts(path)
-    functions: dict[str, list[Function]] = defaultdict(list)
-    for each in _functions(sections, symbols):
-        functions[each.name].append(each)
-    return Image(path, sections, dict(functions), elf.build_id(sections))
-
-
-def _functions(sections: list[Section], symbols: list[Symbol]) -> Iterable[Function]:
-    unit = ""
-    starts = _starts(sections, symbols)
-    for symbol in symbols:
-        if symbol.kind == _FILE:
-            unit = symbol.name
-        elif symbol.kind in (_FUNCTION, _NO_TYPE) and symbol.section in starts:
-            if _NOT_IN_KALLSYMS.match(symbol.name):
-                continue
-            behind = starts[symbol.section]
-            place = bisect.bisect_right(behind, symbol.value)
-            room = behind[place] - symbol.value if place < len(behind) else None
-            local = unit if symbol.binding == _LOCAL else ""
-            yield Function(symbol.name, symbol.section, symbol.value, symbol.size, room, local)
-
-
-def _starts(sections: list[Section], symbols: list[Symbol]) -> dict[int, list[int]]:
-    """The addresses of symbols in each section of code, in order."""
-    found: dict[int, set[int]] = {
-        number: set() for number, section in enumerate(sections) if section.code
-    }
-    for symbol in symbols:
-        if symbol.section in found and not _NOT_IN_KALLSYMS.match(symbol.name):
-            found[symbol.section].add(symbol.value)
-    return {number: sorted(values) for number, values in found.items()}
+    return Image(path, sections, Functions(sections, symbols), elf.build_id(sections))
 
 
 def same_code(mine: Image, function: Function, other: Image, theirs: Function) -> bool:
