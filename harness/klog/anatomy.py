@@ -63,6 +63,12 @@ _WHO = re.compile(
     r"\s*(?P<comm>\S.{0,32}?)/(?P<pid>\d+)(?: \[[^\]]*\])? (?:is |just |takes|still )"
     r"|\s*Process (?P<comm2>\S.{0,32}?) \(pid: (?P<pid2>\d+)"
 )
+# Whose report it is, as lines before its trace say. Those of BUG and WARNING among them are
+# openings of kinds.toml.
+_OWNER = re.compile(
+    r"\b(?:by task|locks? held by|code:|atomic:) .{1,32}?/(?P<pid>\d+)\b"
+    r"|\bpid: (?P<pid2>\d+), name: |WARNING: CPU: \d+ PID: (?P<pid3>\d+) "
+)
 _AT = re.compile(r".*(?:,| ) ?at: (?:\[<[0-9a-f]+>\]\s*)?(?P<function>[A-Za-z_$.][\w$.]*)\+0x")
 _SUSPICIOUS = re.compile(r"\s*(?:\.\./)*(?P<file>[\w./+-]+):(?P<line>\d+) suspicious rcu_")
 _NO_CODE = re.compile(
@@ -103,7 +109,8 @@ class Trace:
 @dataclass(slots=True)
 class Anatomy:
     """What was found in a report's lines. ``locks`` are the functions that lockdep names
-    behind ``at:``, ``users`` the tasks in the order of their headers."""
+    behind ``at:``, ``users`` the tasks in the order of their headers, ``owner`` the one whose
+    report it is, where a line says so."""
 
     traces: list[Trace] = field(default_factory=list)
     pc: Frame | None = None
@@ -119,6 +126,7 @@ class Anatomy:
     comm: str = ""
     locks: list[str] = field(default_factory=list)
     users: list[str] = field(default_factory=list)
+    owner: str = ""
     last_function: str = ""
     work: str = ""
     file: str = ""
@@ -127,12 +135,16 @@ class Anatomy:
     @property
     def main(self) -> list[Frame]:
         """The frames of the report's own call trace. A WARN that panics has only that of the
-        panic; of several tasks' it is the one of whose registers the program counter is."""
+        panic; of several tasks' it is that of whose report it is, or of whose registers the
+        program counter is."""
         for names in ({MAIN, "panic"}, {"access"}, {"task"}):
             found = [trace for trace in self.traces if trace.name in names]
-            own = [trace for trace in found if trace.user == self.pc_user]
+            for user in (self.owner, self.pc_user):
+                own = [trace for trace in found if user and trace.user == user]
+                if own:
+                    return own[0].frames
             if found:
-                return (own or found)[0].frames
+                return found[0].frames
         return []
 
     @property
@@ -216,6 +228,8 @@ class _Reader:
 
     def _words(self, text: str) -> None:
         found = self.found
+        if not found.owner and not found.traces and (match := _OWNER.search(text)) is not None:
+            found.owner = match["pid"] or match["pid2"] or match["pid3"]
         if "omm" in text and (match := _TASK.match(text) or _OLD_TASK.match(text)):
             found.users.append(match["pid"])
             self._task(match)
@@ -241,7 +255,8 @@ class _Reader:
             found.kernel = groups["kernel"].rstrip(")")
             taint = groups["taint"].replace("Not tainted", "").removeprefix("Tainted:")
             found.taint = "".join(taint.split())
-        if len(found.users) == 1 and groups.get("pid"):
+        own = [each for each in found.users if each == (found.owner or found.users[0])]
+        if len(own) == 1 and groups.get("pid") == own[0]:
             found.pid, found.comm = int(groups["pid"]), groups["comm"].strip()
             found.cpu = int(groups["cpu"]) if groups.get("cpu") else None
 

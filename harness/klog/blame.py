@@ -162,11 +162,12 @@ def _reliable(frames: Sequence[Frame]) -> list[str]:
 
 def guilty(candidates: Sequence[str]) -> tuple[str, str]:
     """The first of the functions that is not machinery, and the next one outward; where
-    all are, the first that does not only print."""
+    all are, the first that does not report, or at least does not only print."""
     real = [each for each in candidates if not machinery.is_machinery(each)]
     if not real:
-        found = [each for each in candidates if not machinery.prints(each)] or candidates
-        return (machinery.named(found[0]) if found else ""), ""
+        other = [each for each in candidates if not machinery.reports(each)]
+        other = other or [each for each in candidates if not machinery.prints(each)]
+        return machinery.named(next(iter(other or candidates), "")), ""
     outward = (machinery.named(each) for each in real[1:])
     function = machinery.named(real[0])
     return function, next((each for each in outward if each != function), "")

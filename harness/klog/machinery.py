@@ -69,6 +69,12 @@ def is_machinery(function: str) -> bool:
 
 
 @functools.lru_cache(maxsize=1 << 14)
+def reports(function: str) -> bool:
+    """Whether it finds that there is something to report, or is no code at all."""
+    return _names("boundaries", "reports").has(plain(function))
+
+
+@functools.lru_cache(maxsize=1 << 14)
 def prints(function: str) -> bool:
     """Whether it is what prints a report, at the head of its trace, or lockdep's own
     functions, without which such a trace says nothing of where."""

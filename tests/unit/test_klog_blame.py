@@ -173,6 +173,8 @@ def test_what_only_prints_is_not_to_blame_even_where_nothing_else_is_shown() -> 
     opening = "BUG: using smp_processor_id() in preemptible [00000000] code: sh/71"
     found = read(opening, CPU, *trace("dump_stack", "check_preemption_disabled"))
     assert found.function == "check_preemption_disabled"
+    frames = ("__sanitizer_cov_trace_pc", "trace_hardirqs_off", "el1_abort")
+    assert read(OOPS, CPU, *trace(*frames)).function == "el1_abort"
 
 
 @pytest.mark.parametrize(
@@ -360,6 +362,28 @@ def test_of_the_traces_of_two_tasks_it_is_the_one_with_the_program_counter(
     assert (found.function, found.caller) == ("feed_one", "feed_all")
     found = read(OOPS, "IP: mutex_lock+0x10/0x200", *other, *registers, *trace(*own), END)
     assert (found.function, found.caller) == ("feed_one", "feed_all")
+
+
+@pytest.mark.parametrize(
+    "opening",
+    [
+        ["BUG: KASAN: use-after-free in kfree+0x1/0x2", "Read of size 4 at addr f0 by task sh/71"],
+        ["WARNING: suspicious RCU usage", "1 lock held by sh/71:"],
+        ["BUG: using smp_processor_id() in preemptible [00000000] code: sh/71"],
+        ["BUG: scheduling while atomic: sh/71/0x00000002"],
+        [
+            "BUG: sleeping function called from invalid context at mm/slab.h:5",
+            "in_atomic(): 1, irqs_disabled(): 0, pid: 71, name: sh",
+        ],
+        ["WARNING: CPU: 1 PID: 71 at lib/x.c:5"],
+    ],
+    ids=lambda each: str(each[0])[:20],
+)
+def test_of_the_traces_of_two_tasks_it_is_that_of_whose_report_it_is(opening: list[str]) -> None:
+    other = [OTHER, *trace("dump_stack", "should_fail", "drink")]
+    found = read(*opening, *other, CPU, *trace("dump_stack", "kfree", "feed_one", "feed_all"))
+    assert (found.function, found.caller, found.pid) == ("feed_one", "feed_all", 71)
+    assert (found.cpu, found.interleaved) == (1, True)
 
 
 HUNG = "INFO: task sh:71 blocked for more than 120 seconds."
