@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from harness.klog import machinery
 from harness.klog.anatomy import Anatomy, Trace
 from harness.klog.frame import Frame
+from harness.klog.kinds import Blame
 
 # A processor in smp_call_function_single and the like waits for what another does.
 _WAITING = "smp_call_function"
@@ -49,9 +50,12 @@ def trace(found: Anatomy, named: str) -> list[str]:
 
 
 def lock(found: Anatomy, named: str) -> list[str]:
-    """Of lockdep's, which says where the lock is taken and where another one was."""
-    where = next((each for each in found.locks[:2] if not machinery.is_machinery(each)), named)
-    return place(found, where) or found.locks[:1]
+    """Of lockdep's, which says where the lock is taken; where that is a lock's own function,
+    the trace says from where, or else the place of another lock."""
+    taken = [each for each in found.locks[:2] if not machinery.locks(each)]
+    if taken and taken[0] == found.locks[0]:
+        return place(found, taken[0])
+    return _reliable(found.main) or place(found, next(iter(taken), named)) or found.locks[:1]
 
 
 def order(found: Anatomy, named: str) -> list[str]:
@@ -102,6 +106,8 @@ def _interrupted(each: Trace) -> list[str]:
 
 # What ends a grace period is somewhere else than what waits for its end.
 _GRACE_PERIOD = re.compile(r"_?(synchronize_(?:s?rcu|net|sched)|s?rcu_barrier)\w*")
+# Since 5.1 RCU has one flavour.
+_FLAVOURS = {"synchronize_sched": "synchronize_rcu"}
 
 
 def wait(found: Anatomy, named: str) -> list[str]:
@@ -112,7 +118,7 @@ def wait(found: Anatomy, named: str) -> list[str]:
     # What waits for the lock of a barrier waits for some other task's.
     locked = at > 0 and "mutex_lock" in names[at - 1]
     if (match := matches[at] if at >= 0 else None) and not locked:
-        return [match[1]]
+        return [_FLAVOURS.get(match[1], match[1])]
     return [each for each in names if not machinery.waits(each)] or names
 
 
@@ -140,7 +146,7 @@ def none(found: Anatomy, _named: str) -> list[str]:
     return [found.last_function] if found.last_function else []
 
 
-BLAMES: dict[str, Callable[[Anatomy, str], list[str]]] = {
+BLAMES: dict[Blame, Callable[[Anatomy, str], list[str]]] = {
     "place": place,
     "trace": trace,
     "lock": lock,
@@ -160,10 +166,15 @@ def _reliable(frames: Sequence[Frame]) -> list[str]:
     return sure or [each.function for each in real]
 
 
-def guilty(candidates: Sequence[str]) -> tuple[str, str]:
+# What is passed over when the first function to blame is looked for.
+_ASIDE = {"lock": machinery.locks, "order": machinery.locks}
+
+
+def guilty(kind: Blame, candidates: Sequence[str]) -> tuple[str, str]:
     """The first of the functions that is not machinery, and the next one outward; where
     all are, the first that does not report, or at least does not only print."""
-    real = [each for each in candidates if not machinery.is_machinery(each)]
+    aside = _ASIDE.get(kind, machinery.is_machinery)
+    real = [each for each in candidates if not aside(each)]
     if not real:
         other = [each for each in candidates if not machinery.reports(each)]
         other = other or [each for each in candidates if not machinery.prints(each)]

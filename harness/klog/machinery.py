@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _TABLES: dict[str, str] = tomllib.loads(Path(__file__).with_name("machinery.toml").read_text())
-_MACHINERY = ("boundaries", "reports", "entry", "scheduler", "helpers", "transforms")
+_LOCKING = ("boundaries", "reports", "locks", "messages")
+_MACHINERY = (*_LOCKING, "entry", "scheduler", "helpers", "transforms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,13 @@ def is_machinery(function: str) -> bool:
     """Whether a report that shows the function is about some other. ``_noprof`` ends the
     names of allocators since they are profiled (6.10, linux/alloc_tag.h)."""
     return _names(*_MACHINERY).has(plain(function).removesuffix("_noprof"))
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def locks(function: str) -> bool:
+    """Whether it only takes or gives back a lock, or reports: of what lockdep finds, all
+    others that take the lock can be to blame, the scheduler and allocators among them."""
+    return _names(*_LOCKING).has(plain(function))
 
 
 @functools.lru_cache(maxsize=1 << 14)

@@ -144,6 +144,10 @@ def test_a_cut_mark_can_stand_between_the_text_of_a_warning_and_its_place() -> N
     cut = "------------[ cut here ]------------"
     found = read(text, cut, place, CPU, *trace("refcount_sub_and_test", "feed_one"), END)
     assert (found.kind, found.function, found.file) == ("refcount_t", "feed_one", "lib/refcount.c")
+    text, place = "list_del corruption. next->prev is wrong", "kernel BUG at lib/list_debug.c:56!"
+    found = read(text, cut, place, CPU, *trace("__list_del_entry_valid", "feed_one"), END)
+    assert (found.kind, found.function) == ("list corruption", "feed_one")
+    assert (found.file, found.line) == ("lib/list_debug.c", 56)
 
 
 @pytest.mark.parametrize(
@@ -182,6 +186,7 @@ def test_what_only_prints_is_not_to_blame_even_where_nothing_else_is_shown() -> 
     [
         (("__schedule", "schedule", "__wait_rcu_gp", "synchronize_rcu", "pull"), "synchronize_rcu"),
         (("schedule", "synchronize_rcu_expedited", "pull"), "synchronize_rcu"),
+        (("schedule", "wait_rcu_gp", "synchronize_sched", "pull"), "synchronize_rcu"),
         (("schedule", "wait_for_completion", "rcu_barrier", "pull"), "rcu_barrier"),
         (("__schedule", "schedule", "wait_for_completion", "kthread_stop", "pull"), "pull"),
     ],
@@ -199,6 +204,33 @@ def test_a_report_of_lockdep_without_a_trace_is_about_its_lock() -> None:
         "but this task is not holding:",
     )
     assert (found.function, found.cut) == ("feed_one", True)
+
+
+LOCKED = "ffff88807d (&n->list_lock){..-.}-{3:3}, at: {}+0x2a8/0x558"
+
+
+@pytest.mark.parametrize(
+    ("taken", "frames", "function"),
+    [
+        # The scheduler's and the allocator's own locks are what a report can be about.
+        ("put_cpu_partial", ("lock_acquire", "put_cpu_partial", "kfree"), "put_cpu_partial"),
+        ("try_to_wake_up", ("lock_acquire", "try_to_wake_up", "feed"), "try_to_wake_up"),
+        # Locks are not, nor the allocator's for what it may do, nor waiting for work.
+        ("fs_reclaim_acquire", ("fs_reclaim_acquire", "kmalloc_node", "feed"), "kmalloc_node"),
+        ("flush_workqueue", ("lock_acquire", "flush_workqueue", "feed"), "feed"),
+        ("vprintk_emit", ("_raw_spin_lock", "vprintk_emit", "panic", "bad_mode"), "bad_mode"),
+    ],
+)
+@pytest.mark.parametrize(
+    "opening",
+    ["WARNING: inconsistent lock state", "WARNING: possible circular locking dependency detected"],
+)
+def test_a_report_of_lockdep_is_about_what_takes_the_lock(
+    opening: str, taken: str, frames: tuple[str, ...], function: str
+) -> None:
+    other = "1 lock held by sh/71:", " #0: ff (rcu_read_lock){....}-{1:3}, at: lookup+0x0/0x4a8"
+    found = read(opening, LOCKED.replace("{}", taken), *other, CPU, *trace("dump_stack", *frames))
+    assert found.function == function
 
 
 def test_a_lock_that_an_interrupt_takes_is_named_after_who_takes_it_there() -> None:
@@ -304,6 +336,7 @@ def test_a_function_that_known_issues_name_is_no_machinery(function: str) -> Non
         *("rust_helper_BUG", "_RNvCs1x_7___rustc17rust_begin_unwind"),
         *("_RNvNtCs1x_4core9panicking9panic_fmt", "_RNvNtCs1x_4core6option13unwrap_failed"),
         *("__timer_delete_sync", "__sched_text_start", "_stext", "__pfx_feed_one", "sk_stop_timer"),
+        *("release_sock", "netif_receive_skb_list", "__netif_receive_skb_core"),
         *("dev_alloc_skb", "skb_free_head", "page_frag_free", "__panic", "__printk_safe_flush"),
     ],
 )

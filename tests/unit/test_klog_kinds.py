@@ -54,6 +54,7 @@ OPENINGS = [
     ("stack segment: 0000 [#1] SMP", "Oops", None),
     ("traps: PANIC: double fault, error_code: 0x0", "Oops", None),
     ("BUG: stack guard page was hit at 00000000 (stack is 0..1)", "Oops", None),
+    ("IPv6: BUG: Address fc00:: on device lo is missing its host route.", "BUG", None),
     ("BUG: TASK stack guard page was hit at 00000000 (stack is 0..1)", "Oops", None),
     ("Insufficient stack space to handle exception!", "Oops", None),
     ("Internal error: Oops: 96000004 [#1] SMP", "Oops", None),
