@@ -110,7 +110,7 @@ class Trace:
 class Anatomy:
     """What was found in a report's lines. ``locks`` are the functions that lockdep names
     behind ``at:``, ``users`` the tasks in the order of their headers, ``owner`` the one whose
-    report it is, where a line says so."""
+    report it is, where a line says so; ``modular`` the functions that modules have."""
 
     traces: list[Trace] = field(default_factory=list)
     pc: Frame | None = None
@@ -127,6 +127,7 @@ class Anatomy:
     locks: list[str] = field(default_factory=list)
     users: list[str] = field(default_factory=list)
     owner: str = ""
+    modular: set[str] = field(default_factory=set)
     last_function: str = ""
     work: str = ""
     file: str = ""
@@ -190,6 +191,8 @@ class _Reader:
         if self.trace is None:
             self.trace = Trace(self.name, self.found.user)
             self.found.traces.append(self.trace)
+        if each.module:
+            self.found.modular.add(each.function)
         if caller is None or self.trace.last != each.function:
             self.trace.add(self.mark, each)
         if caller:

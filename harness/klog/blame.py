@@ -170,11 +170,12 @@ def _reliable(frames: Sequence[Frame]) -> list[str]:
 _ASIDE = {"lock": machinery.locks, "order": machinery.locks}
 
 
-def guilty(kind: Blame, candidates: Sequence[str]) -> tuple[str, str]:
+def guilty(kind: Blame, found: Anatomy, candidates: Sequence[str]) -> tuple[str, str]:
     """The first of the functions that is not machinery, and the next one outward; where
     all are, the first that does not report, or at least does not only print."""
     aside = _ASIDE.get(kind, machinery.is_machinery)
-    real = [each for each in candidates if not aside(each)]
+    sides = ((machinery.of_modules if n in found.modular else aside, n) for n in candidates)
+    real = [name for side, name in sides if not side(name)]
     if not real:
         other = [each for each in candidates if not machinery.reports(each)]
         other = other or [each for each in candidates if not machinery.prints(each)]

@@ -14,7 +14,8 @@ from pathlib import Path
 
 _TABLES: dict[str, str] = tomllib.loads(Path(__file__).with_name("machinery.toml").read_text())
 _LOCKING = ("boundaries", "reports", "locks", "messages")
-_MACHINERY = (*_LOCKING, "entry", "scheduler", "helpers", "transforms")
+_OF_MODULES = ("drivers", "transforms")
+_MACHINERY = (*_LOCKING, "entry", "scheduler", "helpers", *_OF_MODULES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,12 @@ def is_machinery(function: str) -> bool:
     """Whether a report that shows the function is about some other. ``_noprof`` ends the
     names of allocators since they are profiled (6.10, linux/alloc_tag.h)."""
     return _names(*_MACHINERY).has(plain(function).removesuffix("_noprof"))
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def of_modules(function: str) -> bool:
+    """Whether it is machinery that a module can have; the rest is the kernel's own."""
+    return _names(*_OF_MODULES).has(plain(function))
 
 
 @functools.lru_cache(maxsize=1 << 14)

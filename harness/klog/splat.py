@@ -90,7 +90,7 @@ def of(block: Block) -> Splat:
     found = anatomy.read(block.texts[len(block.before) :])
     groups = _groups(block)
     candidates = blame.BLAMES[block.kind.blame](found, groups.get("function", ""))
-    function, caller = blame.guilty(block.kind.blame, candidates)
+    function, caller = blame.guilty(block.kind.blame, found, candidates)
     names = tuple(each.function for each in found.main if each.reliable)
     return Splat(
         block.kind.name,

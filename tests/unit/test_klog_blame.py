@@ -501,6 +501,15 @@ def test_lockdep_s_report_of_what_takes_a_console_s_lock_names_it() -> None:
     assert found.function == "feed_console_write"
 
 
+def test_what_a_module_has_is_none_of_the_kernel_s_machinery() -> None:
+    opening = "BUG: KASAN: stack-out-of-bounds in kasan_feed+0x204/0x22c [feed]"
+    frames = ["Call trace:", " kasan_report+0xa8/0xe0", " kasan_feed+0x204/0x22c [feed]"]
+    assert read(opening, CPU, *frames, " run_case+0x1/0x2").function == "kasan_feed"
+    # Of that which can be one, the next one outward is to blame.
+    frames = ["Call trace:", " usb_control_msg+0xa8/0xe0 [usbcore]", " probe+0x204/0x22c [feed]"]
+    assert read(OOPS, CPU, *frames).function == "probe"
+
+
 def test_a_pid_that_is_overwritten_hides_no_warning() -> None:
     found = read(
         "WARNING: CPU: 5 PID: -534549613 at kernel/feed.c:26 feed_one+0x230/0x23c",
