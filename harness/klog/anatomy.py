@@ -62,6 +62,7 @@ _RELEASE = re.compile(
 _WHO = re.compile(
     r"\s*(?P<comm>\S.{0,32}?)/(?P<pid>\d+)(?: \[[^\]]*\])? (?:is |just |takes|still )"
     r"|\s*Process (?P<comm2>\S.{0,32}?) \(pid: (?P<pid2>\d+)"
+    r'|\s*comm "(?P<comm3>.{0,32}?)", pid (?P<pid3>\d+)'
 )
 # Whose report it is, as lines before its trace say. Those of BUG and WARNING among them are
 # openings of kinds.toml.
@@ -239,8 +240,8 @@ class _Reader:
         elif " #" in text and (match := _RELEASE.match(text)) is not None:
             self._task(match)
         elif not found.comm and (match := _WHO.match(text)) is not None:
-            found.comm = match["comm"] or match["comm2"]
-            found.pid = int(match["pid"] or match["pid2"] or 0)
+            found.comm = match["comm"] or match["comm2"] or match["comm3"]
+            found.pid = int(match["pid"] or match["pid2"] or match["pid3"] or 0)
         if "execut" in text and _NO_CODE.match(text):
             found.jumped = True
         if " at: " in text and (match := _AT.match(text)) is not None:

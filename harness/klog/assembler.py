@@ -39,6 +39,8 @@ _NEAR = 20
 # So many reports can be open at a time.
 _MOST_OPEN = 64
 _NEVER = 1 << 62
+# What kmemleak puts before each line of its reports, in the log and not in its file.
+_EACH_LINE = "kmemleak: "
 
 
 class Assembler:
@@ -68,6 +70,8 @@ class Assembler:
         return not self._open and not self._cut
 
     def feed(self, message: Message) -> list[Block]:
+        if message.text.startswith(_EACH_LINE):
+            message = message._replace(text=message.text.removeprefix(_EACH_LINE))
         if message.number > self._expiry:
             self._expire(message.number)
         self._take(message)
@@ -171,7 +175,10 @@ class Assembler:
         if kind.name == "panic" and self._led_to(key, message, match):
             return
         if kind.alone:
-            self._single(kind, match, message)
+            if block is not None and goes_on(block, kind):
+                append(block, message, content=True)
+            else:
+                self._single(kind, match, message)
             return
         if block is not None and goes_on(block, kind):
             block.places.append(match)

@@ -288,3 +288,33 @@ def test_a_message_says_when_and_from_whom() -> None:
         "T71",
         4,
     )
+
+
+LEAK = """unreferenced object 0xffff00000661f1a0 (size 32):
+  comm "modprobe", pid 33, jiffies 4294674099
+  hex dump (first 32 bytes):
+    6b 6b 6b 6b 6b 6b 6b 6b 6b 6b 6b 6b 6b 6b 6b 6b  kkkkkkkkkkkkkkkk
+  backtrace (crc 362c6625):
+    kmemleak_alloc+0x74/0xb0
+    {}+0x60/0x578 [feed]
+    do_one_initcall+0xc0/0x444
+"""
+
+
+@pytest.mark.parametrize("prefix", ["", "kmemleak: "])
+def test_each_object_that_kmemleak_lists_is_a_report(prefix: str) -> None:
+    text = LEAK.format("feed_one") + LEAK.format("feed_all")
+    found = read([f"[    7.1] {prefix}{each}" for each in text.splitlines()])
+    assert [(each.kind, each.function) for each in found] == [
+        ("kmemleak", "feed_one"),
+        ("kmemleak", "feed_all"),
+    ]
+    assert [(each.comm, each.pid, each.first, each.last) for each in found] == [
+        ("modprobe", 33, 1, 8),
+        ("modprobe", 33, 9, 16),
+    ]
+    # The count belongs to what stands above it, where anything does.
+    count = "[    8.2] kmemleak: 2 new suspected memory leaks (see /sys/kernel/debug/kmemleak)"
+    assert [each.function for each in read([count])] == [""]
+    both = read([*(f"[    7.1] kmemleak: {each}" for each in text.splitlines()), count])
+    assert [each.last for each in both] == [8, 17]
