@@ -22,6 +22,7 @@ _HEADERS = (
     (r"\s*the (?:first|second) lock", "dependency"),
     (r"\s*(?:read|write|assert)\b.{0,40} (?:to|of) .*\bby (?:task|interrupt)", "access"),
     (r"\s*Preemption disabled at", "preemption"),
+    (r".{0,120}\bat offset \d+ in frame:", "frame"),
     (r"\s*(?:NMI backtrace for|Task dump for|task:|Sending NMI|rcu: .*(?:dump|ran:))", "task"),
     (r"\s*\S{1,20} {1,20}[RSDTXZI] (?:running task| {0,20})\s*\d+ +\d+ +\d+ ", "task"),
     (r"\s*Kernel panic - not syncing", "panic"),

@@ -45,6 +45,11 @@ def _near(lines: "_Lines", assembler: Assembler) -> Iterator[Message]:
             yield found
 
 
+# A message is known to be whole when the next one begins: in the JSON of dmesg that is six
+# lines further down, where it names the caller.
+_FOLLOWING = 8
+
+
 class _Lines:
     """The lines of a log, out of pieces of any size, each with its number, from 1, and
     whether it has a needle."""
@@ -58,7 +63,7 @@ class _Lines:
         return self.where(lambda: True)
 
     def where(self, wanted: Callable[[], bool]) -> Iterator[tuple[str, int, bool]]:
-        """Those that have a needle, two that follow each of them, and while ``wanted``
+        """Those that have a needle, some that follow each of them, and while ``wanted``
         says so all."""
         for piece in self._pieces:
             yield from self._piece(piece, wanted)
@@ -72,7 +77,7 @@ class _Lines:
                 at = start
                 continue
             if start == at:
-                self._patience = 3
+                self._patience = _FOLLOWING
             stop = piece.find(b"\n", at)
             stop = len(piece) if stop < 0 else stop
             line = piece[at : min(stop, at + _LONGEST)].decode(errors="replace")

@@ -290,6 +290,20 @@ def test_a_message_says_when_and_from_whom() -> None:
     )
 
 
+def test_a_report_whose_first_line_alone_is_conspicuous_is_read_out_of_any_form() -> None:
+    lines = [
+        "BUG: KASAN: use-after-free in feed_one+0x1/0x2",
+        "Read of size 4 at addr f0 by task sh/71",
+        "CPU: 1 PID: 71 Comm: sh Not tainted 6.12.117 #1",
+        "Call trace:",
+        " feed_one+0x1/0x2",
+        " feed_all+0x1/0x2",
+    ]
+    record = '      {{\n"pri": 4,\n"time": 4.1,\n"caller": "T71",\n"msg": "{}"\n      }},'
+    (found,) = read([part for each in lines for part in record.format(each).split("\n")])
+    assert (found.function, found.caller, found.pid) == ("feed_one", "feed_all", 71)
+
+
 LEAK = """unreferenced object 0xffff00000661f1a0 (size 32):
   comm "modprobe", pid 33, jiffies 4294674099
   hex dump (first 32 bytes):
