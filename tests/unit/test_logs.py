@@ -63,11 +63,14 @@ def test_a_log_is_read_as_an_engineer_reads_it(parse: Parse) -> None:
 
 def differing(wanted: dict[str, Any], splat: Splat) -> list[tuple[str, object]]:
     """The fields that the table has otherwise, with what was read."""
-    plain = [each for each in wanted.items() if each[0] != "frames"]
+    plain = [each for each in wanted.items() if each[0] not in {"frames", "chains"}]
     seen = [(name, value, getattr(splat, name)) for name, value in plain]
     found: list[tuple[str, object]] = [(name, got) for name, value, got in seen if got != value]
     if not contains(splat.frames, wanted.get("frames", ())):
         found.append(("frames", splat.frames))
+    chains = [each.name for each in splat.chains]
+    if chains != wanted.get("chains", chains):
+        found.append(("chains", chains))
     return found
 
 
