@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Which functions are machinery, and by which names functions go."""
+
+import pytest
+
+from harness.klog import machinery
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        ("__arm64_sys_write", "sys_write"),
+        ("__x64_sys_write", "sys_write"),
+        ("__do_sys_write", "sys_write"),
+        ("SyS_write", "sys_write"),
+        ("__do_softirq", "__do_softirq"),
+        ("f.isra.0.constprop.1", "f"),
+        (".L1", ".L1"),
+    ],
+)
+def test_a_function_has_one_name_on_all_architectures(function: str, name: str) -> None:
+    assert machinery.named(function) == name
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        *("sysfs_remove_link_from_group", "arm_smmu_write_strtab_ent", "__iommu_group_free_device"),
+        *(
+            "do_exit",
+            "rcu_eqs_enter",
+            "iommu_device_unlink",
+            "__iommu_probe_device",
+            "of_iommu_xlate",
+        ),
+        *("fq_flush_timeout", "vfio_group_release", "arm_smmu_detach_dev", "viommu_attach_dev"),
+        *("schedule_tail", "rtnl_lock", "lock_sock_nested", "kill_fasync", "console_lock"),
+        *("__fput", "exit_to_user_mode_loop"),
+    ],
+)
+def test_a_function_that_known_issues_name_is_no_machinery(function: str) -> None:
+    assert not machinery.is_machinery(function)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        *("__alloc_frozen_pages_noprof", "___kmalloc_large_node", "get_free_pages_noprof"),
+        *("_atomic_dec_and_lock_irqsave", "__alloc_skb", "sk_stream_alloc_skb"),
+        *("ldsem_down_write", "pl011_console_write", "uart_console_write"),
+        *("rhashtable_lookup_fast", "interval_tree_iter_first", "device_for_each_child"),
+        *("rust_helper_BUG", "_RNvCs1x_7___rustc17rust_begin_unwind"),
+        *("_RNvNtCs1x_4core9panicking9panic_fmt", "_RNvNtCs1x_4core6option13unwrap_failed"),
+        *("__timer_delete_sync", "__sched_text_start", "_stext", "__pfx_feed_one", "sk_stop_timer"),
+        *("release_sock", "netif_receive_skb_list", "__netif_receive_skb_core"),
+        *("dev_alloc_skb", "skb_free_head", "page_frag_free", "__panic", "__printk_safe_flush"),
+    ],
+)
+def test_what_everything_calls_is_machinery(function: str) -> None:
+    assert machinery.is_machinery(function)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        *("print_lock_name", "print_circular_bug_entry", "__bfs", "kthread_insert_work"),
+        *("folio_wait_bit_common", "__folio_lock_killable", "migration_entry_wait_on_locked"),
+        *("__lock_buffer", "usleep_range_state", "__const_udelay", "__srcu_read_lock"),
+        *("percpu_counter_add_batch", "lockref_get", "sg_next", "nla_put", "__nla_parse"),
+        *("memdup_user_nul", "simple_read_from_buffer", "seq_putc", "ip6_addr_string", "vsscanf"),
+        *("aes_encrypt", "crypto_shash_update", "sha256_transform_blocks", "gf128mul_4k_lle"),
+        *("crypto_cbc_encrypt", "skcipher_walk_done", "scatterwalk_copychunks", "drbg_seed"),
+        *("chacha_block_generic", "__crypto_xor", "crypto_cipher_encrypt_one", "keccakf"),
+    ],
+)
+def test_helpers_of_subsystems_and_transforms_are_machinery(function: str) -> None:
+    assert machinery.is_machinery(function)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        *("crypto_alloc_shash", "crypto_unregister_alg", "crypto_aead_setkey", "aes_probe"),
+        *("remove_wait_queue", "add_wait_queue", "blk_mq_get_tag", "print_report_card"),
+        *("skb_segment", "usb_get_status", "seq_show", "filemap_fault", "tty_open"),
+        *("hash_accept", "af_alg_accept", "sha_probe", "nla_policy_check", "netdev_run_todo"),
+    ],
+)
+def test_the_work_of_a_subsystem_is_no_machinery(function: str) -> None:
+    assert not machinery.is_machinery(function)
