@@ -233,6 +233,12 @@ def test_a_report_of_lockdep_is_about_what_takes_the_lock(
     assert found.function == function
 
 
+def test_a_lock_that_nothing_has_set_up_is_not_that_of_what_locks_it() -> None:
+    frames = "dump_stack", "register_lock_class", "lock_acquire", "del_timer_sync", "feed_one"
+    found = read("INFO: trying to register non-static key.", CPU, *trace(*frames))
+    assert found.function == "feed_one"
+
+
 def test_a_lock_that_an_interrupt_takes_is_named_after_who_takes_it_there() -> None:
     found = read(
         "WARNING: HARDIRQ-safe -> HARDIRQ-unsafe lock order detected",
@@ -352,6 +358,11 @@ HUNG = "INFO: task sh:71 blocked for more than 120 seconds."
 )
 def test_a_hung_task_is_about_what_waits(frames: tuple[str, ...], function: int) -> None:
     assert read(HUNG, "Call Trace:", *trace(*frames)).function == frames[function]
+
+
+def test_the_name_of_a_hung_task_can_be_of_two_lines() -> None:
+    hung = "INFO: task two", "lines:71 blocked for more than 120 seconds."
+    assert read(*hung, "Call Trace:", *trace("schedule", "feed_one")).function == "feed_one"
 
 
 @pytest.mark.parametrize("dispatcher", ["nfnetlink_rcv_msg", "genl_rcv_msg", "xfrm_user_rcv_msg"])

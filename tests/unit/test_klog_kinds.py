@@ -134,6 +134,7 @@ OPENINGS = [
     ("INFO: task rmmod:33 blocked for more than 15 seconds.", "hung task", None),
     ("INFO: task rmmod:33 blocked in I/O wait for more than 15 seconds.", "hung task", None),
     ("INFO: task rmmod:33 can't die for more than 15 seconds.", "hung task", None),
+    ("INFO: task two", "hung task", None),
     # counts, lists, caches, names
     ("refcount_t: underflow; use-after-free.", "refcount_t", None),
     ("refcount_t: saturated; leaking memory.", "refcount_t", None),

@@ -54,6 +54,7 @@ def test_a_function_that_known_issues_name_is_no_machinery(function: str) -> Non
         *("__timer_delete_sync", "__sched_text_start", "_stext", "__pfx_feed_one", "sk_stop_timer"),
         *("release_sock", "netif_receive_skb_list", "__netif_receive_skb_core"),
         *("dev_alloc_skb", "skb_free_head", "page_frag_free", "__panic", "__printk_safe_flush"),
+        *("ref_tracker_free", "ref_tracker_alloc"),
     ],
 )
 def test_what_everything_calls_is_machinery(function: str) -> None:
