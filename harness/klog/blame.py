@@ -24,7 +24,7 @@ def place(found: Anatomy, named: str) -> list[str]:
         main = []
     names = {machinery.plain(each) for each in first}
     behind = next((i + 1 for i, each in enumerate(main) if machinery.plain(each) in names), 0)
-    if found.jumped:
+    if found.jumped and not named:
         # Who has jumped there is in the link register.
         first = [found.lr.function] if found.lr else []
     elif not main and found.lr:

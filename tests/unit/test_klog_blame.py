@@ -59,6 +59,15 @@ def test_a_jump_to_nowhere_is_the_fault_of_who_jumped() -> None:
     assert found.function == "jump"
 
 
+def test_a_warning_whose_registers_have_no_names_is_about_the_function_it_names() -> None:
+    found = read(
+        "WARNING: CPU: 1 PID: 71 at arch/riscv/mm/physaddr.c:16 feed_one+0x44/0x5c",
+        "epc: ffffffe000207654 ra : ffffffe000207654 sp : ffffffe00b777cd0",
+        *trace("walk_stackframe", "panic", "do_trap_break"),
+    )
+    assert found.function == "feed_one"
+
+
 def test_a_jump_to_nowhere_is_not_from_what_its_interrupt_has_interrupted() -> None:
     registers = ["RIP: 0010:0xffffffffffffffff", "Call Trace:", " <IRQ>"]
     timer = trace("feed_timers", "irq_exit", "apic_timer_interrupt")[1:]

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.klog import log, message, splat
@@ -215,6 +215,7 @@ def test_a_log_that_ends_anywhere_is_read(length: int) -> None:
         assert 0 < found.first <= found.last <= len(REPORT)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(FORMS)), st.randoms())
 def test_forms_can_follow_one_another(form: str, chance: random.Random) -> None:
     other = chance.choice(["dmesg", "mail", "texts", "syslog"])

@@ -23,6 +23,7 @@ OPENINGS = [
     ("WARNING: CPU: 0 PID: 1 at f+0x1/0x2", "WARNING", "f"),
     ("WARNING: at drivers/iommu/iommu.c:9 f+0x1/0x2()", "WARNING", "f"),
     ("WARNING: drivers/iommu/iommu.c:9 at f+0x1/0x2, CPU#1: sh/71", "WARNING", "f"),
+    ("WARNING: drivers/iommu/iommu.c:9 at 0x0, CPU#1: sh/71", "WARNING", None),
     ("WARNING: CPU: 0 PID: 1 at rust/kernel/x.rs:9 f+0x1/0x2", "WARNING", "f"),
     ("kernel BUG at drivers/vfio/vfio.c:698!", "BUG", "viommu_probe"),
     # oopses: arm64, arm, x86, riscv, powerpc
