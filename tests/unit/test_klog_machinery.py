@@ -35,7 +35,8 @@ def test_a_function_has_one_name_on_all_architectures(function: str, name: str) 
         ),
         *("fq_flush_timeout", "vfio_group_release", "arm_smmu_detach_dev", "viommu_attach_dev"),
         *("schedule_tail", "rtnl_lock", "lock_sock_nested", "kill_fasync", "console_lock"),
-        *("__fput", "exit_to_user_mode_loop"),
+        *("__fput", "exit_to_user_mode_loop", "nfsd_reply_cache_free_locked"),
+        "pci_fixup_device",
     ],
 )
 def test_a_function_that_known_issues_name_is_no_machinery(function: str) -> None:
