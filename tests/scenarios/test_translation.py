@@ -17,6 +17,7 @@ from harness.guest.guest import Guest
 from harness.guest.state import State
 from harness.pytest_plugin import GuestFactory, Shows, not_applicable
 from harness.scenario import audit
+from harness.scenario.audit import survives
 from harness.scenario.behaviour import (
     CLIENTS_WAIT,
     DMA_OWNERSHIP,
@@ -268,9 +269,10 @@ def test_an_smmu_without_driver_lets_everything_through(guest_factory: GuestFact
         devices.remove(guest, name)
     assert modules.unload(guest, "arm_smmu_v3").status == 0
     modules.load(guest, "virtio_net")
-    nic = nic_of(devices.rescan(guest).after)
-    assert guest.state().untranslated
-    assert_direct(guest, nic)
+    step = devices.rescan(guest)
+    survives(step)
+    assert step.after.untranslated
+    assert_direct(guest, nic_of(step.after))
 
 
 @pytest.mark.machines("smmuv3")

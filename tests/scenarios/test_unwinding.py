@@ -208,6 +208,12 @@ def test_drivers_can_have_a_group_that_a_user_failed_to_get(siblings: Guest) -> 
     assert refused > 0
 
 
+@pytest.mark.errors(
+    r"failed with error -\d+",
+    "can't (request region|generate pretty name)",
+    "ioremap failed",
+    "[Ff]ailed to (allocate|register iommu)",
+)
 @pytest.mark.machines("smmuv3", "smmuv3-acpi")
 @pytest.mark.known_issue("failed-smmu-probe-leaves-sysfs", "failed-attach-is-detached")
 def test_an_smmu_that_fails_to_probe_leaves_nothing(
