@@ -12,7 +12,8 @@ from harness.errors import HostError
 @dataclass
 class Drawn:
     """A judge of a line of commits: those from ``culprit`` on show it in ``rate`` of their
-    runs, the others in ``noise``. ``odd`` says what else becomes of some."""
+    runs, or in those that ``rates`` has for them, the others in ``noise``. ``odd`` says what else
+    becomes of some."""
 
     commits: list[str]
     culprit: int
@@ -21,6 +22,7 @@ class Drawn:
     seed: int = 0
     odd: dict[int, str] = field(default_factory=dict)
     same: dict[int, int] = field(default_factory=dict)
+    rates: dict[int, float] = field(default_factory=dict)
     done: list[str] = field(default_factory=list)
     limit: int = 10**9
 
@@ -42,9 +44,12 @@ class Drawn:
         if odd == "lost":
             raise HostError("QEMU is gone")
         draw = random.Random(f"{self.seed} {place} {number}").random()
-        shown = draw < (self.rate if place >= self.culprit else self.noise)
+        shown = draw < self._rate(place)
         splats = ("WARNING in other",) if odd == "splat" else ()
         return Run(revision, "shown" if shown else "clean", "", 0, splats)
+
+    def _rate(self, place: int) -> float:
+        return self.rates.get(place, self.rate) if place >= self.culprit else self.noise
 
     def expect(self, revisions: Callable[[], Sequence[str]]) -> None:
         pass

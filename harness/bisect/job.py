@@ -89,7 +89,7 @@ class Asked:
     what: What
     terms: Terms = field(default_factory=Terms)
     confidence: float = 0.99
-    most_runs: int = 200
+    most_runs: int = 500
     either_way: bool = False
 
 

@@ -9,14 +9,14 @@ the search back to there.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.bisect import gitbisect, odds
 from harness.bisect.gitbisect import GitBisect, Position
 from harness.bisect.ledger import Ledger
-from harness.bisect.odds import Tally
+from harness.bisect.odds import Bar, Tally
 from harness.bisect.sides import Question, Side, Sides
 from harness.errors import HostError, UsageError
 from harness.klog.splat import Splat
@@ -45,13 +45,25 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """A last word on a revision that is said to lack what is looked for: the ``error`` that
+    was ``asked`` for, and what its runs leave, if it would show it at the ``rate`` or above."""
+
+    revision: str
+    tally: Tally
+    asked: float
+    error: float
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """``culprit`` with ``confidence`` that it is the one; or none, and the ``candidates``
     are all that could not be judged. ``reverted`` says what the new end does without it,
     in words; ``verified`` whether that confirms it, None where there is no such kernel or it
     cannot be judged. ``appears``: with the culprit comes what is looked for; else it goes.
     ``splats`` are what the kernel reports where it is shown, next to the culprit, with places
-    in the source."""
+    in the source. ``held`` is how sure the side is that does not show it."""
 
     culprit: str
     parents: tuple[str, ...]
@@ -63,6 +75,7 @@ class Finding:
     steps: tuple[Step, ...]
     log: str
     splats: tuple[Splat, ...] = ()
+    held: tuple[Held, ...] = ()
 
 
 @dataclass(slots=True)
@@ -118,6 +131,7 @@ class Search:
             verified={"old": True, "new": False}.get(side),
             steps=tuple(self._steps),
             log=self._log,
+            held=tuple(self._held(culprit, parents)),
         )
 
     # The ends.
@@ -180,7 +194,8 @@ class Search:
             if tally.runs >= self.question.most_runs:
                 break
             often = tally.runs >= self.ledger.tally(other).runs
-            if often and not tally.shown and self._sides.showing_given(end) <= _END_DOUBT:
+            doubt = self._sides.showing_given(end, Bar(_END_DOUBT))
+            if often and not tally.shown and doubt <= _END_DOUBT:
                 break
             if tally.shown and odds.are_distinct(self.ledger.tally(other), tally, _CLEARLY):
                 break
@@ -230,7 +245,7 @@ class Search:
 
     def _judged(self, revision: str, left: int) -> tuple[str, str]:
         """old, new or skip, and why."""
-        return self._sides.settled(revision, lambda sure: odds.enough_for_a_step(sure, left))
+        return self._sides.settled(revision, odds.of_a_step(left))
 
     # The last word.
 
@@ -245,17 +260,37 @@ class Search:
 
     def _mistaken(self, culprit: str, parents: tuple[str, ...]) -> str:
         """The revision that is on the other side than the answer has it; "" for none."""
-        doubt = (1 - self.question.confidence) / (1 + len(parents)) / self._rests
-        for revision, side in ((culprit, "new"), *((each, "old") for each in parents)):
-            if revision in self.given or not revision:
+        for revision, side, bar in self._last_bars(culprit, parents):
+            if revision in self.given:
                 continue
             if not self.ledger.build(revision).failure:
                 self._sides.before.setdefault(revision, self.ledger.tally(revision))
-            settled, reason = self._sides.settled(revision, lambda p: min(p, 1 - p) <= doubt)
+            settled, reason = self._sides.settled(revision, bar)
             self._record(revision, settled, reason, 0, "check")
             if settled not in (side, "skip"):
                 return revision
         return ""
+
+    def _last_bars(self, culprit: str, parents: tuple[str, ...]) -> Iterator[tuple[str, Side, Bar]]:
+        """Each revision of the answer, the side where it has to be, and what that takes:
+        first those that show it, whose rates the others are held to."""
+        doubt = (1 - self.question.confidence) / (1 + len(parents)) / self._rests
+        new, old = ((culprit,) if culprit else ()), parents
+        showing, lacking = (new, old) if self._sides.appears else (old, new)
+        for each in showing:
+            bar = Bar(doubt, odds.WIDER, measured=odds.LAST_SHOWN)
+            yield each, self._sides.side(shows=True), bar
+        for each in lacking:
+            yield each, self._sides.side(shows=False), Bar(doubt, odds.WIDER, near=showing)
+
+    def _held(self, culprit: str, parents: tuple[str, ...]) -> Iterator[Held]:
+        for revision, side, bar in self._last_bars(culprit, parents):
+            tally = self._sides.tally(revision)
+            if side == self._sides.side(shows=True) or not tally.runs or revision in self.given:
+                continue
+            error = self._sides.showing_given(revision, bar)
+            rate = self._sides.least_rate(revision, bar)
+            yield Held(revision, tally, bar.doubt, error, rate)
 
     def _overturn(self, revision: str) -> None:
         """The revision is put right, and what contradicts it is forgotten."""
@@ -290,9 +325,11 @@ class Search:
     def _sure(self, culprit: str, parents: tuple[str, ...]) -> float:
         """How probable it is that the culprit has the change and its parents have not; of
         one that cannot be run nothing is known, and a user's own verdict is taken."""
-        sure = 1.0 if culprit in self.given else self._sides.new_given(culprit)
-        for parent in parents:
-            sure *= 1.0 if parent in self.given else 1 - self._sides.new_given(parent)
+        sure = 1.0
+        for revision, side, bar in self._last_bars(culprit, parents):
+            new = self._sides.new_given(revision, bar)
+            right = new if side == "new" else 1 - new
+            sure *= 1.0 if revision in self.given else right
         return max(0.0, 1 - self._rests * (1 - sure))
 
     @property
@@ -302,8 +339,8 @@ class Search:
 
     def _reverted(self, name: str) -> tuple[str, str]:
         """On which side the new end is without the culprit, and that in words."""
-        doubt = (1 - self.question.confidence) / 2
-        side, reason = self._sides.settled(name, lambda p: min(p, 1 - p) <= doubt)
+        bar = Bar((1 - self.question.confidence) / 2, odds.WIDER)
+        side, reason = self._sides.settled(name, bar)
         self._record(name, side, reason, 0, "revert")
         if side == "skip":
             return side, reason

@@ -3,7 +3,6 @@
 say of how often each side shows what is looked for.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -11,7 +10,7 @@ from typing import Literal
 from harness.bisect import gitbisect
 from harness.bisect.gitbisect import Ends, Terms
 from harness.bisect.ledger import Ledger, Run
-from harness.bisect.odds import Rates, Tally
+from harness.bisect.odds import Bar, Rates, Tally
 from harness.errors import HostError
 
 Side = Literal["old", "new"]
@@ -32,7 +31,7 @@ class Question:
     confidence: float = 0.99
     exact: bool = True
     either_way: bool = False
-    most_runs: int = 100
+    most_runs: int = 500
 
 
 @dataclass(slots=True)
@@ -68,16 +67,26 @@ class Sides:
         terms = {"old": self.question.terms.old, "new": self.question.terms.new}
         return terms.get(side, side)
 
-    def showing_given(self, revision: str) -> float:
+    def showing_given(self, revision: str, bar: Bar) -> float:
         """How probable it is that the revision can show it, by its runs and what those of
         others say of the rates."""
+        return self._rates(revision, bar).showing_given(self.tally(revision), bar.rarer)
+
+    def least_rate(self, revision: str, bar: Bar) -> float:
+        """The rate that the revision is held to."""
+        return self._rates(revision, bar).least(bar.rarer)
+
+    def _rates(self, revision: str, bar: Bar) -> Rates:
+        """Those of all others, or of one near it that shows it more seldom than they do."""
         shows, lacks = self.side(shows=True), self.side(shows=False)
         showing = [rev for rev, verdict in self.verdicts.items() if verdict == shows]
         lacking = [rev for rev, verdict in self.verdicts.items() if verdict == lacks]
+        others = self._known(revision, [*self.showing_ends(), *showing])
+        near = [seen for each in bar.near if (seen := self.tally(each)).shown]
         return Rates(
-            self._known(revision, [*self.showing_ends(), *showing]),
+            min([others, *near], key=lambda seen: seen.rate),
             self._known(revision, [*self.lacking_ends(), *lacking]),
-        ).showing_given(self.tally(revision))
+        )
 
     def _known(self, revision: str, others: list[str]) -> Tally:
         """The others' runs; one's own are no evidence of the rate that they are held to."""
@@ -87,9 +96,9 @@ class Sides:
         """The side whose revisions show it, or do not."""
         return "new" if shows == self.appears else "old"
 
-    def new_given(self, revision: str) -> float:
+    def new_given(self, revision: str, bar: Bar) -> float:
         """How probable it is that the revision has the change."""
-        showing = self.showing_given(revision)
+        showing = self.showing_given(revision, bar)
         return showing if self.appears else 1 - showing
 
     def run_end(self, end: str) -> Run:
@@ -105,9 +114,9 @@ class Sides:
         it was chosen for what the others have shown."""
         return self.ledger.tally(revision) - self.before.get(revision, Tally())
 
-    def settled(self, revision: str, enough: Callable[[float], bool]) -> tuple[str, str]:
-        """The revision is run until it is clear ``enough`` on which side it is, by the
-        probability that it shows it: old, new or skip, and why."""
+    def settled(self, revision: str, bar: Bar) -> tuple[str, str]:
+        """The revision is run until it is clear on which side it is: old, new or skip, and
+        why."""
         failure = self.ledger.build(revision).failure
         if failure:
             return "skip", f"does not build: {failure}"
@@ -117,8 +126,8 @@ class Sides:
             if len(unfit) > lost or lost >= _LOST:
                 return "skip", unfit[-1]
             tally = self.tally(revision)
-            showing = self.showing_given(revision)
-            if tally.runs and enough(showing):
+            showing = self.showing_given(revision, bar)
+            if tally.runs and bar.is_met(showing, tally):
                 side = self.side(shows=showing > 0.5)
                 runs = self.ledger.runs(revision)
                 told = [run.reason for run in runs if (run.word == "shown") == (showing > 0.5)]

@@ -12,7 +12,7 @@ import jinja2
 from harness.bisect import gitbisect
 from harness.bisect.history import WITHOUT
 from harness.bisect.job import Job
-from harness.bisect.search import Finding, Step
+from harness.bisect.search import Finding, Held, Step
 from harness.host import git
 from harness.host.text import printable
 from harness.machine import provenance
@@ -80,9 +80,31 @@ def record(job: Job, finding: Finding) -> dict[str, Any]:
             asdict(each) | {"name": _name(job, each.revision), "tally": str(each.tally)}
             for each in finding.steps
         ],
+        "held": [_held_record(job, each) for each in finding.held],
         "splats": [asdict(each) for each in finding.splats],
         "log": finding.log,
     }
+
+
+def _held_record(job: Job, each: Held) -> dict[str, Any]:
+    return {
+        "revision": each.revision,
+        "name": _name(job, each.revision),
+        "runs": each.tally.runs,
+        "shown": each.tally.shown,
+        "asked_error": each.asked,
+        "error": each.error,
+        "least_rate": round(each.rate, 6),
+    }
+
+
+def _held(job: Job, each: Held) -> str:
+    """How sure a side is that does not show it, and which rate that is about."""
+    return (
+        f"{_name(job, each.revision)}: shown in {each.tally} runs; that it would be shown in"
+        f" {each.rate:.1%} of them or more has a probability of {each.error:.2g}"
+        f" ({each.asked:.2g} asked)"
+    )
 
 
 def is_sure(job: Job, finding: Finding) -> bool:
@@ -104,6 +126,7 @@ def closing(job: Job, finding: Finding) -> Iterator[Line]:
         yield "bold", f"{name}: with it {comes} what is looked for"
         asked = "" if is_sure(job, finding) else f", not the {job.asked.confidence:g} asked for"
         yield "" if not asked else "yellow", f"  confidence {finding.confidence:.4f}{asked}"
+        yield from (("", f"  {_held(job, each)}") for each in finding.held)
         if finding.reverted:
             yield "", f"  the {job.asked.terms.new} end without it {finding.reverted}"
         for splat in finding.splats:
@@ -164,6 +187,7 @@ def _facts(job: Job, finding: Finding) -> dict[str, Any]:
         "terms": asked.terms,
         "rows": rows,
         "reports": [symbolise.text(each) for each in finding.splats],
+        "held": [_held(job, each) for each in finding.held],
         "checks": [row for row in rows if row["step"].why in ("check", "revert")],
         "runs": sum(each.tally.runs for each in _last_of_each(finding.steps)),
         "author": _author(job, finding) if asked.where.tree else "",

@@ -100,7 +100,7 @@ def find(
         ),
     ] = [],  # noqa: B006
     confidence: Annotated[float, typer.Option(help="How sure the answer has to be.")] = 0.99,
-    most_runs: Annotated[int, typer.Option(min=1, help="Of one revision.")] = 200,
+    most_runs: Annotated[int, typer.Option(min=1, help="Of one revision.")] = 500,
     patch: options.Patches = [],  # noqa: B006
     fragment: options.Fragments = [],  # noqa: B006
     variant: options.Variants = [],  # noqa: B006

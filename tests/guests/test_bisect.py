@@ -32,6 +32,10 @@ def test_releases_tell_when_groups_came_to_be_made_at_registration(tmp_path: Pat
     assert found["confidence"] >= 0.99
     report = (tmp_path / "run/report.txt").read_text()
     assert "Confidence 0.99" in report
+    (held,) = found["held"]
+    assert (held["name"], held["shown"]) == ("debian:7.2", 0)
+    assert held["error"] <= held["asked_error"]
+    assert f"({held['asked_error']:.2g} asked)" in report
     assert "Fixes:" not in report  # no commit
     assert "<h1>debian:7.2</h1>" in (tmp_path / "run/report.html").read_text()
     logged = command.run("bisect", "log", tmp_path / "run")

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The search, with verdicts that are drawn: real git, no kernel."""
 
+import bisect
+import functools
 import json
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +17,7 @@ from hypothesis import strategies as st
 from harness.bisect import gitbisect, odds
 from harness.bisect.gitbisect import Ends, GitBisect, Terms
 from harness.bisect.ledger import Built, Ledger, Run
-from harness.bisect.odds import Rates, Tally
+from harness.bisect.odds import Bar, Rates, Tally
 from harness.bisect.search import Finding, Search
 from harness.bisect.sides import Question
 from harness.errors import HostError, UsageError
@@ -78,6 +81,32 @@ def test_a_step_that_was_mistaken_is_put_right(find: Search_, commits: list[str]
     for step in found.steps:
         verdicts.setdefault(step.revision, set()).add(step.verdict)
     assert any({"old", "new"} <= each for each in verdicts.values())
+
+
+@pytest.mark.parametrize(("before", "seed"), [(0.2, 0), (0.3, 1)])
+def test_a_change_that_makes_a_race_wider_is_not_the_culprit(
+    find: Search_, commits: list[str], before: float, seed: int
+) -> None:
+    """The end always shows it; the revisions before that change in one of some runs."""
+    draw = random.Random(seed)
+    culprit = draw.randrange(1, 25)
+    rates = dict.fromkeys(range(culprit, draw.randrange(culprit + 1, 33)), before)
+    found = find(Drawn(commits, culprit, rates=rates, seed=seed))
+    assert found.culprit == commits[culprit]
+    assert found.confidence >= 0.99
+
+
+def test_what_the_parent_is_held_to_is_part_of_the_answer(
+    find: Search_, commits: list[str]
+) -> None:
+    (held,) = find(Drawn(commits, 17)).held
+    assert held.revision == commits[16]
+    assert held.error <= held.asked
+    assert held.asked == pytest.approx(0.01 / 2 / 6)
+    # The culprit has shown it ten times of ten; the rate is a fifth of what that says.
+    assert held.rate == pytest.approx(11 / 12 / odds.WIDER)
+    assert held.tally.shown == 0
+    assert held.error >= (1 - held.rate) ** held.tally.runs
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -336,8 +365,81 @@ def test_rates_that_are_the_same_are_not_distinct(tally: Tally) -> None:
 
 @given(st.floats(0, 1), st.integers(1, 10000))
 def test_a_step_near_the_end_needs_less(sure: float, left: int) -> None:
-    if odds.enough_for_a_step(sure, left * 2):
-        assert odds.enough_for_a_step(sure, left)
+    if odds.of_a_step(left * 2).is_met(sure, NONE):
+        assert odds.of_a_step(left).is_met(sure, NONE)
+
+
+@pytest.mark.parametrize("seen", [Tally(0, 37), Tally(3, 20), Tally(0, 0), Tally(1, 0)])
+@pytest.mark.parametrize("known", [NONE, Tally(10, 0), Tally(10, 23)])
+def test_the_evidence_of_a_rarer_rate_is_an_integral(seen: Tally, known: Tally) -> None:
+    """Over the rate of which the runs are known, by the midpoint rule."""
+
+    def density(rate: float) -> float:
+        return rate**known.shown * (1 - rate) ** known.clean
+
+    places = [(number + 0.5) / 4000 for number in range(4000)]
+    whole = sum(density(each) for each in places)
+    part = sum(
+        density(each) * (each / 5) ** seen.shown * (1 - each / 5) ** seen.clean for each in places
+    )
+    found = odds._evidence_of_rarer(seen, known, 5.0)
+    assert found == pytest.approx(math.log(part / whole), abs=1e-4)
+
+
+def test_a_rate_that_others_are_held_to_is_measured() -> None:
+    bar = Bar(0.01, measured=5)
+    assert not bar.is_met(0.999, Tally(4, 2))
+    assert bar.is_met(0.999, Tally(5, 2))
+    assert bar.is_met(0.001, Tally(0, 40))
+
+
+# The rate of a parent, by that of its child: what nobody assumed of either.
+HISTORIES: dict[str, Callable[[random.Random], tuple[float, float]]] = {
+    "a fifth": lambda _draw: (1.0, 0.2),
+    "a fifth of half": lambda _draw: (0.5, 0.1),
+    "falling by factors": lambda draw: (
+        (child := 2.0 ** -draw.randrange(4)),
+        child / draw.choice((2, 3, 4, 5)),
+    ),
+    "U-shaped": lambda draw: (1.0, 0.2 + 0.8 * draw.betavariate(0.5, 0.5)),
+    "bimodal": lambda draw: (draw.choice((0.25, 1.0)), draw.choice((0.2, 1.0))),
+    "drifting": lambda draw: (
+        (child := draw.uniform(0.1, 1)),
+        max(0.02, child * draw.uniform(0.2, 1.2)),
+    ),
+}
+
+
+@pytest.mark.parametrize("history", HISTORIES)
+@pytest.mark.parametrize("asked", [0.01, 0.001])
+def test_a_parent_that_shows_it_is_called_clean_as_seldom_as_asked(
+    history: str, asked: float
+) -> None:
+    """Over children whose rate was measured by chance, what is left of the parent's runs."""
+    draw = random.Random(history)
+    errors = [_missed(*HISTORIES[history](draw), asked, odds.WIDER, draw) for _ in range(200)]
+    assert sum(errors) / len(errors) <= asked
+    # And so it is by that: with one rate for all it is not.
+    unheld = [_missed(*HISTORIES[history](draw), asked, 1.0, draw) for _ in range(200)]
+    assert sum(unheld) / len(unheld) > asked
+
+
+def _missed(child: float, parent: float, asked: float, rarer: float, draw: random.Random) -> float:
+    """The probability that all runs that are asked of the parent stay clean."""
+    seen = NONE
+    while not odds.is_measured(seen, odds.LAST_SHOWN):
+        seen += Tally(1, 0) if draw.random() < child else Tally(0, 1)
+    return float((1 - parent) ** _asked_of_the_parent(seen, asked, rarer))
+
+
+@functools.cache
+def _asked_of_the_parent(child: Tally, asked: float, rarer: float) -> int:
+    rates, bar = Rates(child, Tally(0, 10)), Bar(asked, rarer)
+
+    def is_met(runs: int) -> bool:
+        return bar.is_met(rates.showing_given(Tally(0, runs), rarer), Tally(0, runs))
+
+    return bisect.bisect_left(range(10000), True, lo=1, key=is_met)
 
 
 def test_contains_and_parents(line: tuple[Path, list[str]]) -> None:
