@@ -23,7 +23,7 @@ _COMMANDS = {
     "repro": "reports:repro",
     "decode": "decodes:decode",
     "run": "suites:run_",
-    "mutants": "suites:mutants_",
+    "mutants": "mutants:mutants_",
     "behaviours": "behaviours:behaviours",
     "bisect": "bisects:app",
     "shell": "shell:shell",

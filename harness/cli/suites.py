@@ -1,24 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``iommu-harness run`` and ``mutants``: the scenarios, and what they are worth."""
+"""``iommu-harness run``: the scenarios."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from harness.cli import options, output
-from harness.errors import HarnessError, HostError, UsageError, did_you_mean
+from harness.errors import HarnessError, HostError, UsageError
 from harness.host import progress, rundir
 from harness.kernel.spec import KernelSpec
 from harness.machine import composed, provenance, topology
 from harness.scenario import behaviour
-from harness.suite import matrix, mutants, resolved, run
-from harness.suite.mutants import Score
+from harness.suite import matrix, resolved, run
 from harness.suite.run import Outcome, Request
 
-_DEFAULT_MACHINES = ["smmuv3", "virtio-iommu"]
+DEFAULT_MACHINES = ["smmuv3", "virtio-iommu"]
 
 Kernels = Annotated[
     list[str], typer.Option("--kernel", metavar="SPEC", help=f"{options.SPEC}; repeatable.")
@@ -45,7 +44,7 @@ def run_(
         list[str], typer.Argument(metavar="[SCENARIO]...", help="pinning, groups::test_x, ...")
     ] = [],  # noqa: B006  typer copies it
     kernel: Kernels = ["debian:6.12"],  # noqa: B006
-    machine: Machines = _DEFAULT_MACHINES,
+    machine: Machines = DEFAULT_MACHINES,
     patch: options.Patches = [],  # noqa: B006
     fragment: options.Fragments = [],  # noqa: B006
     variant: options.Variants = [],  # noqa: B006
@@ -69,7 +68,7 @@ def run_(
     specs = options.kernels(
         kernel, patch, fragment, variant, llvm=False, debian_mirror=debian_mirror
     )
-    _check(machine, behaviours, scenario)
+    check(machine, behaviours, scenario)
     _check_clients(specs, machine)
     found = resolved.build(specs, machine, behaviour.claims(behaviours))
     directory = rundir.create("scenarios", run_dir)
@@ -128,7 +127,7 @@ def _title(number: int, repeat: int) -> str:
     return "scenarios" if repeat == 1 else f"scenarios, round {number} of {repeat}"
 
 
-def _check(machines: Sequence[str], behaviours: list[str], scenarios: Sequence[str] = ()) -> None:
+def check(machines: Sequence[str], behaviours: list[str], scenarios: Sequence[str] = ()) -> None:
     """Before anything is built."""
     behaviour.claims(behaviours)
     list(run.chosen(scenarios))
@@ -201,98 +200,3 @@ def _list_subjects(*, as_json: bool) -> None:
     lines.append(("bold", "behaviours, with --behaviour NAME or no-NAME"))
     lines += [("", f"  {name:<32} {reason}") for name, reason in behaviours.items()]
     output.say(lines)
-
-
-def mutants_(
-    directory: Annotated[
-        Path | None, typer.Option("--dir", help="Patches that plant a bug each; else ours.")
-    ] = None,
-    kernel: Annotated[str, typer.Option("--kernel", metavar="SPEC", help=options.SPEC)] = (
-        "debian:6.12"
-    ),
-    machine: Machines = _DEFAULT_MACHINES,
-    only: Annotated[list[str], typer.Option(help="Only this mutant; repeatable.")] = [],  # noqa: B006
-    scenario: Annotated[
-        list[str], typer.Option(help="Only these scenarios, named as for run; repeatable.")
-    ] = [],  # noqa: B006
-    variant: options.Variants = [],  # noqa: B006
-    behaviours: Behaviours = [],  # noqa: B006
-    every_catcher: Annotated[
-        bool, typer.Option(help="Run all scenarios, not only up to the first that fails.")
-    ] = False,
-    workers: Workers = 0,
-    run_dir: RunDir = None,
-    debian_mirror: options.Mirror = "",
-    as_json: options.Json = False,
-) -> None:
-    """Plant bugs in a kernel, one at a time, and see which scenarios find them."""
-    rundir.check(run_dir)
-    (spec,) = options.kernels([kernel], [], [], variant, llvm=False, debian_mirror=debian_mirror)
-    if spec.kind == "prebuilt":
-        raise UsageError("a prebuilt kernel cannot be patched", "name one with its source")
-    _check(machine, behaviours, scenario)
-    chosen = _chosen(mutants.read(directory), only)
-    resolved.build([spec], machine, behaviour.claims(behaviours))
-    into = rundir.create("mutants", run_dir)
-    request = Request(
-        (spec,),
-        tuple(machine),
-        tuple(scenario),
-        tuple(behaviours),
-        workers=workers,
-        first_failure=True,
-        decoded=False,
-    )
-    mutants.healthy(request, into / "as-it-is")
-    lines = rundir.JsonLines(into / "mutants.jsonl")
-    found = []
-    judging = replace(request, first_failure=not every_catcher)
-    for score in mutants.scores(chosen, judging, into):
-        lines.add(asdict(score))
-        found.append(score)
-        if not as_json:
-            output.say(_score(score))
-    lines.close()
-    record = {"run_dir": str(into), "mutants": [asdict(each) for each in found]}
-    (into / "result.json").write_text(output.text_of(record))
-    if as_json:
-        output.print_json(record)
-    else:
-        output.say(_summary(found, into))
-    raise typer.Exit(_status(found))
-
-
-def _chosen(found: list[mutants.Mutant], only: Sequence[str]) -> list[mutants.Mutant]:
-    names = {each.name for each in found}
-    for name in only:
-        if name not in names:
-            mend = did_you_mean(name, names, f"see the patches in {found[0].patch.parent}")
-            raise UsageError(f"no such mutant: {name!r}", mend)
-    return [each for each in found if not only or each.name in only]
-
-
-def _score(score: Score) -> Iterator[tuple[str, str]]:
-    if score.foreign:
-        yield "", f"no bug of this one  {score.name}: {score.problem}"
-    elif score.problem:
-        yield "yellow", f"not judged          {score.name}: {score.problem}"
-    elif score.caught:
-        yield "green", f"caught              {score.name}, by {', '.join(score.by)}"
-        yield from (("", f"    {line}") for line in score.message.splitlines()[:4])
-    else:
-        yield "red", f"NOT CAUGHT          {score.name}: {score.summary}"
-
-
-def _summary(found: Sequence[Score], into: Path) -> Iterator[tuple[str, str]]:
-    judged = [each for each in found if each.judged]
-    caught = sum(each.caught for each in judged)
-    foreign = sum(each.foreign for each in found)
-    more = f", {foreign} are bugs of others" if foreign else ""
-    yield "bold", f"{caught} of {len(judged)} mutants caught{more}; all of it is in {into}"
-
-
-def _status(found: Sequence[Score]) -> int:
-    judged = [each for each in found if each.judged]
-    if not judged or any(each.problem and not each.foreign for each in found):
-        return 3
-    return 0 if all(each.caught for each in judged) else 1

@@ -1,198 +1,257 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Kernels with one bug planted in each, to see whether the scenarios find it."""
 
-import fnmatch
-import functools
+import itertools
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal
 
-from harness.errors import HarnessError, HostError, PatchMismatch, UsageError
-from harness.guest import snapshot
-from harness.host import cache, history, paths, rundir
+from harness.errors import (
+    BuildError,
+    GuestError,
+    HarnessError,
+    HostError,
+    PatchMismatch,
+    QemuEnded,
+)
+from harness.guest import guest
+from harness.host import cache, rundir
 from harness.kernel import build
-from harness.kernel.artifact import Kernel
+from harness.kernel.spec import KernelSpec
 from harness.machine import composed
-from harness.scenario.version import Versions
-from harness.suite import run
+from harness.suite import confirm, killers, planted, run
+from harness.suite.confirm import Confirmation, Trials
+from harness.suite.mutant import Mutant
 from harness.suite.run import Outcome, Request
+
+Result = Literal["killed", "survived", "not-applicable", "equivalent", "inconclusive"]
+
+# How a mutant shows: by what the first failure says, the first that fits.
+_WAYS = {
+    "set-up": re.compile(r"the warm-up command .* fails"),
+    "hang": re.compile(r"\bGuestHang\b|soft lockup|hung[_ ]task|blocked for more than"),
+    "death": re.compile(r"\bGuest(Panic|Reset|Lost)\b"),
+    "splat": re.compile(r"the kernel reports what nobody expects"),
+    "rule": re.compile(""),
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Mutant:
-    """A patch that plants a bug; ``summary`` is what it says of itself."""
+class Catcher:
+    """A scenario that has failed on a mutant: ``way`` is how, ``message`` what it says and
+    ``names_the_bug`` whether that points at what was planted. ``confirmed``: None where it
+    was not run again, because another had been; ``figures`` are of those runs."""
 
-    name: str
-    patch: Path
-
-    @property
-    def summary(self) -> str:
-        return " ".join(self._head.partition("\n\n")[0].split())
-
-    @property
-    def since(self) -> Versions:
-        """The kernels in which it is a bug: a line "Since: 6.15" says so, where the patch
-        applies to others too."""
-        match = re.search(r"^Since: ([\d.]+)$", self._head, re.MULTILINE)
-        return Versions((match[1] if match else "0.0",))
-
-    def machines(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Those of the machines on which it is a bug: a line "Machines: virtio-iommu*" says
-        so, where the code is common to others."""
-        match = re.search(r"^Machines: (\S+)$", self._head, re.MULTILINE)
-        pattern = match[1] if match else "*"
-        return tuple(name for name in names if fnmatch.fnmatchcase(name, pattern))
-
-    @property
-    def _head(self) -> str:
-        return self.patch.read_text(errors="replace").partition("\n---\n")[0]
+    scenario: str
+    machine: str
+    way: str
+    message: str
+    names_the_bug: bool
+    confirmed: bool | None = None
+    figures: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Of one mutant on one kernel: whether it was ``caught``, ``by`` which scenarios, and
-    what the first of them says. ``problem`` is why it could not be judged: its patch is
-    for another kernel (``foreign``), or does not build."""
+    """Of one mutant on one kernel: what became of it, the ``way`` in which it shows, ``by``
+    which scenarios, the confirmed one first, and what that says. ``reason`` is why it is not
+    judged, or not applicable. ``way`` is set-up where no guest starts, and build where the
+    kernel does not build."""
 
     name: str
     kernel: str
-    caught: bool
+    result: Result = "survived"
+    way: str = ""
     by: tuple[str, ...] = ()
     message: str = ""
+    names_the_bug: bool | None = None
+    catchers: tuple[Catcher, ...] = ()
     summary: str = ""
-    problem: str = ""
-    foreign: bool = False
+    reason: str = ""
 
     @property
-    def judged(self) -> bool:
-        return not self.problem
+    def caught(self) -> bool:
+        return self.result == "killed"
+
+    def record(self) -> dict[str, Any]:
+        """For programs."""
+        return asdict(self) | {"caught": self.caught}
 
 
-def read(directory: Path | None) -> list[Mutant]:
-    """The mutants of a directory, or ours. Raises UsageError for one without any."""
-    where = directory or paths.data("tests/mutants")
-    patches = sorted([*where.glob("*.patch"), *where.glob("*.diff")])
-    if not patches:
-        raise UsageError(f"{where} has no mutants", "name a directory with .patch files")
-    twice = {each.stem for each in patches if each.with_suffix(".diff") in patches} & {
-        each.stem for each in patches if each.suffix == ".patch"
-    }
-    if twice:
-        raise UsageError(f"{where} has two mutants called {min(twice)!r}", "rename one")
-    return [Mutant(each.name.removesuffix(each.suffix), each) for each in patches]
+@dataclass(slots=True)
+class _Base:
+    """The kernel as it is, and the runs that scenarios have had there until now."""
 
-
-def healthy(request: Request, into: Path) -> None:
-    """Raises HostError when scenarios fail on the kernel as it is: then a failure with a
-    mutant says nothing."""
-    into.mkdir()
-    failed = [
-        each.scenario
-        for each in run.run(request, into, title=f"scenarios on {request.kernels[0]}")
-        if each.result in ("failed", "inconclusive")
-    ]
-    if failed:
-        raise HostError(
-            f"{len(failed)} scenarios fail on {request.kernels[0]} as it is, {failed[0]} first",
-            f"mend that before planting bugs; the log is in {into}",
-        )
+    request: Request
+    directory: Path
+    trials: dict[tuple[str, str], Trials] = field(default_factory=dict)
+    numbers: Iterator[int] = field(default_factory=itertools.count)
 
 
 def scores(mutants: Sequence[Mutant], request: Request, into: Path) -> Iterator[Score]:
-    """Each mutant in turn, on the request's only kernel, which has been built. What a
-    mutant's kernel and guests take in the cache is given back."""
-    (base,) = request.kernels
-    machine = composed.machine(request.machines[0])
-    release = build.build(base.with_variants(machine.variants)).release
+    """Each mutant in turn, on the request's only kernel, which has been built."""
+    release = planted.release(request)
+    base = _Base(request, into / "base")
+    base.directory.mkdir()
     for number, mutant in enumerate(mutants, start=1):
         directory = into / f"{number:03}-{rundir.word(mutant.name)}"
         directory.mkdir()
-        spec = replace(base, patches=(*base.patches, mutant.patch))
         title = f"mutant {number} of {len(mutants)}, {mutant.name}"
-        machines = mutant.machines(request.machines)
-        likely = _likely(mutant)
-        mutated = replace(request, kernels=(spec,), machines=machines, likely=likely)
-        score = _score(mutant, mutated, release, directory, title)
-        _remember(score)
+        score = _score(mutant, base, release, directory, title)
+        if score.by and score.caught:
+            killers.remember(score.name, score.by)
         yield score
 
 
-def _likely(mutant: Mutant) -> tuple[str, ...]:
-    """The scenarios that have caught this mutant on this host, those that are about what it
-    changes, and those that have caught most others."""
-    table = history.read(_CATCHERS)
-    caught = {each: names for each, names in table.items() if isinstance(names, list)}
-    times = Counter(scenario for names in caught.values() for scenario in names)
-    often = [scenario for scenario, _ in times.most_common()]
-    related = _related(mutant.patch.read_text(errors="replace"))
-    return tuple(dict.fromkeys([*caught.get(mutant.name, []), *related, *often]))
-
-
-# Names of functions and the like, in C and in prose.
-_NAME = re.compile(r"\b_*[a-z]\w*_\w+")
-_PATCHED = re.compile(r"^\+\+\+ b/(\S+)", re.MULTILINE)
-
-
-def _related(patch: str) -> list[str]:
-    """The scenarios that name what is in the patch, or whose subject is a directory of what
-    it patches: in front those that share with it what few of them have."""
-    words = {*_NAME.findall(patch)}.union(*(path.split("/") for path in _PATCHED.findall(patch)))
-    shared = {name: about & words for name, about in _words().items() if about & words}
-    times = Counter(word for common in shared.values() for word in common)
-    return sorted(shared, key=lambda name: min(times[word] for word in shared[name]))
-
-
-@functools.cache
-def _words() -> dict[str, frozenset[str]]:
-    """By the scenario, its subject and what its docstring names."""
-    return {
-        f"{file.name}::{test.name}": frozenset(
-            [file.stem.removeprefix("test_"), *_NAME.findall(test.docstring)]
-        )
-        for file in sorted(run.directory().glob("test_*.py"))
-        for test in run.tests_of(file)
-    }
-
-
-def _remember(score: Score) -> None:
-    if score.caught:
-        history.add(_CATCHERS, score.name, score.by)
-
-
-# By the mutant's name, the scenarios that have caught it.
-_CATCHERS = "catchers"
-
-
-def _score(mutant: Mutant, request: Request, release: str, directory: Path, title: str) -> Score:
-    (spec,) = request.kernels
-    blank = Score(mutant.name, f"{spec.kind}:{spec.where}", caught=False, summary=mutant.summary)
-    if not mutant.since.include(release):
-        told = f"it is a bug since {mutant.since.marks[0]}"
-        return replace(blank, problem=told, foreign=True)
-    if not request.machines:
-        return replace(blank, problem="it is a bug of other machines", foreign=True)
-    built: list[Kernel] = []
+def _score(mutant: Mutant, base: _Base, release: str, directory: Path, title: str) -> Score:
+    (spec,) = base.request.kernels
+    blank = Score(mutant.name, f"{spec.kind}:{spec.where}", summary=mutant.summary)
+    if reason := planted.elsewhere(mutant, base.request, release):
+        return replace(blank, result="not-applicable", reason=reason)
+    if mutant.equivalent:
+        return replace(blank, result="equivalent", reason=mutant.equivalent)
     try:
-        variants = [composed.machine(name).variants for name in request.machines]
-        built.extend(build.build(spec.with_variants(each)) for each in variants)
-        outcomes = run.run(request, directory, title=title)
+        with planted.planted(mutant, base.request) as request:
+            likely = replace(request, likely=killers.likely(mutant))
+            return _Trial(mutant, base, likely, directory, title).score(blank)
     except PatchMismatch as error:
-        return replace(blank, problem=error.message, foreign=True)
+        return replace(blank, result="not-applicable", reason=error.message)
+    except BuildError as error:
+        return replace(blank, result="inconclusive", way="build", reason=str(error))
     except HarnessError as error:
-        return replace(blank, problem=str(error))
-    finally:
-        for kernel in {each.key: each for each in built}.values():
-            snapshot.forget(kernel)
-            cache.release(kernel.directory)
-    return _judged(blank, outcomes)
+        return replace(blank, result="inconclusive", reason=str(error))
 
 
-def _judged(blank: Score, outcomes: Sequence[Outcome]) -> Score:
-    failed = [each for each in outcomes if each.result == "failed"]
-    if failed:
-        by = tuple(each.scenario for each in failed)
-        return replace(blank, caught=True, by=by, message=failed[0].reason)
-    inconclusive = [each for each in outcomes if each.result == "inconclusive"]
-    return replace(blank, problem=inconclusive[0].reason if inconclusive else "")
+@dataclass(slots=True)
+class _Trial:
+    """One mutant, built and judged."""
+
+    mutant: Mutant
+    base: _Base
+    request: Request
+    directory: Path
+    title: str
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def score(self, blank: Score) -> Score:
+        """Where what failed first is not confirmed all scenarios are run, and each that
+        fails then is tried."""
+        tried: dict[tuple[str, str], Catcher] = {}
+        outcomes: list[Outcome] = []
+        for only_first in dict.fromkeys((self.request.first_failure, False)):
+            outcomes = self._run(replace(self.request, first_failure=only_first))
+            failed = [each for each in outcomes if each.result == "failed"]
+            if not any(each.result in ("passed", "known") for each in outcomes):
+                for name in self.request.machines:
+                    if found := self._start(name):
+                        return _killed(blank, [found])
+            for each in failed:
+                key = (each.scenario, each.machine)
+                if key not in tried:
+                    tried[key] = self._tried(each)
+                if tried[key].confirmed:
+                    others = [self._catcher(other) for other in failed if other is not each]
+                    return _killed(blank, [tried[key], *others])
+            if not failed:
+                break
+        return _unkilled(blank, outcomes, [*tried.values()])
+
+    def _run(self, request: Request) -> list[Outcome]:
+        return run.run(request, self.directory, number=next(self.numbers), title=self.title)
+
+    def _catcher(self, failure: Outcome) -> Catcher:
+        way = next(name for name, pattern in _WAYS.items() if pattern.search(failure.reason))
+        named = self.mutant.is_named_by(f"{failure.reason}\n{failure.story}")
+        return Catcher(failure.scenario, failure.machine, way, failure.reason, named)
+
+    def _tried(self, failure: Outcome) -> Catcher:
+        """The scenario is run again, here and on the base."""
+
+        def again(request: Request, directory: Path, numbers: Iterator[int]) -> bool | None:
+            alone = replace(
+                request,
+                scenarios=(failure.scenario,),
+                machines=(failure.machine,),
+                likely=(),
+                workers=1,
+            )
+            title = f"{failure.scenario} again, {self.mutant.name}"
+            found = run.run(alone, directory, number=next(numbers), title=title)
+            results = {each.result for each in found if each.scenario == failure.scenario}
+            return "failed" in results if results & {"failed", "passed", "known"} else None
+
+        made = self._confirmed(
+            (failure.scenario, failure.machine),
+            lambda: again(self.request, self.directory, self.numbers),
+            lambda: again(self.base.request, self.base.directory, self.base.numbers),
+        )
+        return replace(self._catcher(failure), confirmed=made.confirmed, figures=str(made))
+
+    def _start(self, machine: str) -> Catcher | None:
+        """That no guest starts on the machine, if that is so and the base's do."""
+        message = _no_start(self.request.kernels[0], machine)
+        if not message:
+            return None
+        made = self._confirmed(
+            ("", machine),
+            lambda: _fails_to_start(self.request.kernels[0], machine),
+            lambda: _fails_to_start(self.base.request.kernels[0], machine),
+        )
+        named = self.mutant.is_named_by(message)
+        catcher = Catcher("", machine, "set-up", message, named, made.confirmed, str(made))
+        return catcher if made.confirmed else None
+
+    def _confirmed(
+        self, key: tuple[str, str], on_mutant: confirm.Trial, on_base: confirm.Trial
+    ) -> Confirmation:
+        known = self.base.trials
+        made = confirm.confirmed(on_mutant, on_base, known.get(key, Trials()))
+        known[key] = made.base
+        return made
+
+
+def _no_start(spec: KernelSpec, machine: str) -> str:
+    """Why no guest of the kernel answers; "" where one does. Raises HostError for what is
+    this host's trouble."""
+    made = composed.machine(machine)
+    kernel = build.build(spec.with_variants(made.variants))
+    try:
+        with cache.scratch() as scratch, guest.booted(kernel, made, scratch) as running:
+            running.run(":")
+    except QemuEnded as error:
+        raise HostError(str(error)) from error
+    except GuestError as error:
+        return f"{type(error).__name__}: {error}\n{error.log}"
+    return ""
+
+
+def _fails_to_start(spec: KernelSpec, machine: str) -> bool | None:
+    try:
+        return bool(_no_start(spec, machine))
+    except HostError:
+        return None
+
+
+def _killed(blank: Score, catchers: Sequence[Catcher]) -> Score:
+    first = catchers[0]
+    return replace(
+        blank,
+        result="killed",
+        way=first.way,
+        by=tuple(dict.fromkeys(each.scenario for each in catchers if each.scenario)),
+        message=first.message,
+        names_the_bug=first.names_the_bug,
+        catchers=tuple(catchers),
+    )
+
+
+def _unkilled(blank: Score, outcomes: Sequence[Outcome], tried: Sequence[Catcher]) -> Score:
+    """What failed and was not confirmed says nothing, neither for the mutant nor against."""
+    lost = [each.reason for each in outcomes if each.result == "inconclusive"]
+    if tried:
+        told = "; ".join(f"{each.scenario} {each.figures}" for each in tried)
+        lost.insert(0, f"no failure is confirmed: {told}")
+    result: Result = "inconclusive" if lost else "survived"
+    return replace(blank, result=result, catchers=tuple(tried), reason="".join(lost[:1]))

@@ -112,11 +112,31 @@ def test_a_planted_bug_is_caught_and_what_plants_none_is_not(tmp_path: Path) -> 
     done = command.run(*words, "--scenario", scenario, "--json", "--run-dir", tmp_path / "run")
     assert done.status == 1, done.err
     lost, nothing, other = json.loads(done.out)["mutants"]
-    assert (lost["name"], lost["caught"]) == ("lost-put", True)
+    assert (lost["name"], lost["caught"], lost["result"]) == ("lost-put", True, "killed")
     assert lost["by"] == ["test_pinning.py::test_removing_a_pci_device_unpins_it"]
     assert "AssertionError" in lost["message"]
-    assert (nothing["caught"], nothing["problem"]) == (False, "")
-    assert (other["foreign"], "does not apply" in other["problem"]) == (True, True)
+    assert lost["catchers"][0]["confirmed"]
+    assert lost["catchers"][0]["figures"] == "fails in 6 of 6 runs with it and 0 of 6 runs without"
+    assert (nothing["caught"], nothing["result"]) == (False, "survived")
+    assert other["result"] == "not-applicable"
+    assert "does not apply" in other["reason"]
+
+
+def test_a_false_alarm_is_one(tmp_path: Path) -> None:
+    """A patch that is called harmless and is not, beside one that is."""
+    patches = tmp_path / "patches"
+    patches.mkdir()
+    ours = paths.data("tests/mutants") / "lost-module-put-on-release.patch"
+    (patches / "lost-put.patch").write_text(ours.read_text())
+    (patches / "nothing.patch").write_text(EQUIVALENT)
+    words = ("mutants", "--harmless", "--dir", patches, "--machine", "smmuv3", "--runs", "2")
+    scenario = "pinning::test_removing_a_pci_device_unpins_it"
+    done = command.run(*words, "--scenario", scenario, "--json", "--run-dir", tmp_path / "run")
+    assert done.status == 1, done.err
+    lost, nothing = json.loads(done.out)["harmless"]
+    assert (lost["result"], nothing["result"]) == ("false-alarm", "quiet")
+    (alarm,) = lost["alarms"]
+    assert (alarm["scenario"], alarm["times"]) == (f"test_{scenario.replace('::', '.py::')}", 2)
 
 
 def test_scenarios_and_behaviours_are_listed() -> None:

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``iommu-harness mutants``: what the scenarios are worth."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Protocol, TypeVar
+
+import typer
+
+from harness.cli import options, output, suites
+from harness.errors import UsageError, did_you_mean
+from harness.host import rundir
+from harness.suite import harmless, killers, mutant, mutants, planted
+from harness.suite.harmless import Quiet
+from harness.suite.mutant import Mutant
+from harness.suite.mutants import Score
+from harness.suite.run import Request
+
+Line = tuple[str, str]
+
+
+def mutants_(
+    directory: Annotated[
+        Path | None, typer.Option("--dir", help="Patches that plant a bug each; else ours.")
+    ] = None,
+    kernel: Annotated[str, typer.Option("--kernel", metavar="SPEC", help=options.SPEC)] = (
+        "debian:6.12"
+    ),
+    machine: suites.Machines = suites.DEFAULT_MACHINES,
+    only: Annotated[list[str], typer.Option(help="Only this mutant; repeatable.")] = [],  # noqa: B006
+    scenario: Annotated[
+        list[str], typer.Option(help="Only these scenarios, named as for run; repeatable.")
+    ] = [],  # noqa: B006
+    variant: options.Variants = [],  # noqa: B006
+    behaviours: suites.Behaviours = [],  # noqa: B006
+    every_catcher: Annotated[
+        bool, typer.Option(help="Run all scenarios, not only up to the first that fails.")
+    ] = False,
+    record: Annotated[
+        bool, typer.Option(help="Write who killed what into killers.json beside the patches.")
+    ] = False,
+    is_harmless: Annotated[
+        bool, typer.Option("--harmless", help="The patches plant no bug: nothing may fail.")
+    ] = False,
+    runs: Annotated[int, typer.Option(min=1, help="Of each harmless patch.")] = 1,
+    workers: suites.Workers = 0,
+    run_dir: suites.RunDir = None,
+    debian_mirror: options.Mirror = "",
+    as_json: options.Json = False,
+) -> None:
+    """Plant bugs in a kernel, one at a time, and see which scenarios find them."""
+    rundir.check(run_dir)
+    (spec,) = options.kernels([kernel], [], [], variant, llvm=False, debian_mirror=debian_mirror)
+    if spec.kind == "prebuilt":
+        raise UsageError("a prebuilt kernel cannot be patched", "name one with its source")
+    suites.check(machine, behaviours, scenario)
+    where = directory or (mutant.harmless() if is_harmless else mutant.ours())
+    chosen = _chosen(mutant.read(where), only)
+    suites.build_all([spec], machine)
+    into = rundir.create("mutants", run_dir)
+    request = Request(
+        (spec,),
+        tuple(machine),
+        tuple(scenario),
+        tuple(behaviours),
+        workers=workers,
+        first_failure=True,
+        decoded=False,
+    )
+    planted.healthy(request, into / "as-it-is")
+    if is_harmless:
+        all_of = replace(request, first_failure=False)
+        quiet = _shown(harmless.judged(chosen, all_of, runs, into), _quiet, into, as_json=as_json)
+        _end("harmless", quiet, _quiet_summary(quiet, into), into, as_json=as_json)
+        raise typer.Exit(_quiet_status(quiet))
+    judging = replace(request, first_failure=not every_catcher)
+    found = _shown(mutants.scores(chosen, judging, into), _score, into, as_json=as_json)
+    if record:
+        killers.keep(where, {each.name: each.by for each in found if each.caught and each.by})
+    _end("mutants", found, _summary(found, into), into, as_json=as_json)
+    raise typer.Exit(_status(found))
+
+
+def _chosen(found: list[Mutant], only: Sequence[str]) -> list[Mutant]:
+    names = {each.name for each in found}
+    for name in only:
+        if name not in names:
+            hint = did_you_mean(name, names, f"see the patches in {found[0].patch.parent}")
+            raise UsageError(f"no such mutant: {name!r}", hint)
+    return [each for each in found if not only or each.name in only]
+
+
+class _Recorded(Protocol):
+    def record(self) -> dict[str, Any]: ...
+
+
+T = TypeVar("T", bound=_Recorded)
+
+
+def _shown(
+    judged: Iterable[T], lines: Callable[[T], Iterable[Line]], into: Path, *, as_json: bool
+) -> list[T]:
+    """Each is written down and shown as it comes."""
+    found = []
+    log = rundir.JsonLines(into / "mutants.jsonl")
+    for each in judged:
+        log.add(each.record())
+        found.append(each)
+        if not as_json:
+            output.say(lines(each))
+    log.close()
+    return found
+
+
+def _end(
+    name: str, found: Sequence[_Recorded], summary: Iterable[Line], into: Path, *, as_json: bool
+) -> None:
+    record = {"run_dir": str(into), name: [each.record() for each in found]}
+    (into / "result.json").write_text(output.text_of(record))
+    if as_json:
+        output.print_json(record)
+    else:
+        output.say(summary)
+
+
+_STYLES = {
+    "killed": "green",
+    "survived": "red",
+    "inconclusive": "yellow",
+    "quiet": "green",
+    "false-alarm": "red",
+}
+
+
+def _head(result: str, rest: str) -> Line:
+    return _STYLES.get(result, ""), f"{result.replace('-', ' '):<16} {rest}"
+
+
+def _score(score: Score) -> Iterator[Line]:
+    if not score.caught:
+        reason = score.reason or score.summary
+        yield _head(score.result, f"{score.name}: {reason}")
+        return
+    by = f", by {', '.join(score.by)}" if score.by else ""
+    figures = score.catchers[0].figures
+    yield _head(score.result, f"{score.name} ({score.way}){by}; {figures}")
+    yield from (("", f"    {line}") for line in score.message.splitlines()[:4])
+    if not score.names_the_bug:
+        yield "", "    (does not name the bug)"
+
+
+def _summary(found: Sequence[Score], into: Path) -> Iterator[Line]:
+    """The score is of those that are killed or survive."""
+    counts = Counter[str](each.result for each in found)
+    judged = counts["killed"] + counts["survived"]
+    named = sum(bool(each.names_the_bug) for each in found)
+    rest = [f"{counts[name]} {name.replace('-', ' ')}" for name in _BESIDE if counts[name]]
+    told = ", ".join([f"{counts['killed']} of {judged} mutants killed", f"{named} named", *rest])
+    yield "bold", f"{told}; all of it is in {into}"
+
+
+_BESIDE = ("inconclusive", "equivalent", "not-applicable")
+
+
+def _status(found: Sequence[Score]) -> int:
+    results = {each.result for each in found}
+    if "inconclusive" in results or not results & {"killed", "survived"}:
+        return 3
+    return 1 if "survived" in results else 0
+
+
+def _quiet(found: Quiet) -> Iterator[Line]:
+    runs = f" in {found.runs} runs" if found.runs > 1 else ""
+    reason = "" if found.result in ("quiet", "false-alarm") else f": {found.reason}"
+    yield _head(found.result, f"{found.name}{runs}{reason}")
+    for each in found.alarms:
+        yield "red", f"    {each.scenario} [{each.machine}], {each.times} times"
+        yield from (("", f"        {line}") for line in each.message.splitlines()[:4])
+
+
+def _quiet_summary(found: Sequence[Quiet], into: Path) -> Iterator[Line]:
+    counts = Counter(each.result for each in found)
+    told = ", ".join(f"{counts[name]} {name.replace('-', ' ')}" for name in counts)
+    yield "bold", f"of {len(found)} harmless patches {told}; all of it is in {into}"
+
+
+def _quiet_status(found: Sequence[Quiet]) -> int:
+    results = {each.result for each in found}
+    if "false-alarm" in results:
+        return 1
+    return 0 if "quiet" in results and "inconclusive" not in results else 3

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One patch after the other in a kernel, each built, run and given back."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from harness.errors import HostError
+from harness.guest import snapshot
+from harness.host import cache
+from harness.kernel import build
+from harness.kernel.artifact import Kernel
+from harness.machine import composed
+from harness.suite import run
+from harness.suite.mutant import Mutant
+from harness.suite.run import Request
+
+
+def healthy(request: Request, into: Path) -> None:
+    """Raises HostError when scenarios fail on the kernel as it is: then a failure with a
+    patch says nothing."""
+    into.mkdir()
+    failed = [
+        each.scenario
+        for each in run.run(request, into, title=f"scenarios on {request.kernels[0]}")
+        if each.result in ("failed", "inconclusive")
+    ]
+    if failed:
+        raise HostError(
+            f"{len(failed)} scenarios fail on {request.kernels[0]} as it is, {failed[0]} first",
+            f"mend that before planting bugs; the log is in {into}",
+        )
+
+
+def release(request: Request) -> str:
+    """That of the request's only kernel."""
+    (base,) = request.kernels
+    return build.build(base.with_variants(composed.machine(request.machines[0]).variants)).release
+
+
+def elsewhere(mutant: Mutant, request: Request, release: str) -> str:
+    """Why the patch is about other kernels or machines; "" for one that is about these."""
+    if not mutant.since.include(release):
+        return f"it is a bug since {mutant.since.marks[0]}"
+    return "" if mutant.machines(request.machines) else "it is a bug of other machines"
+
+
+@contextlib.contextmanager
+def planted(mutant: Mutant, request: Request) -> Iterator[Request]:
+    """The request with the mutant's kernel, built, and on the mutant's machines. What its
+    kernel and guests take in the cache is given back. Raises what building raises."""
+    (base,) = request.kernels
+    spec = replace(base, patches=(*base.patches, mutant.patch))
+    machines = mutant.machines(request.machines)
+    built: list[Kernel] = []
+    try:
+        variants = [composed.machine(name).variants for name in machines]
+        built.extend(build.build(spec.with_variants(each)) for each in variants)
+        yield replace(request, kernels=(spec,), machines=machines)
+    finally:
+        for kernel in {each.key: each for each in built}.values():
+            snapshot.forget(kernel)
+            cache.release(kernel.directory)

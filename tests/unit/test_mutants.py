@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Mutants: what their heads say, who kills them, and that it is no chance."""
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.errors import BuildError, UsageError
+from harness.kernel import spec
+from harness.kernel.spec import KernelSpec
+from harness.suite import confirm, harmless, killers, mutant, mutants, planted, run
+from harness.suite.confirm import Confirmation, Trials
+from harness.suite.mutant import Mutant
+from harness.suite.mutants import Score
+from harness.suite.run import Outcome, Request
+
+
+def test_mutants_are_read_with_what_they_say_of_themselves(tmp_path: Path) -> None:
+    (tmp_path / "lost-put.patch").write_text("The put is lost:\nnobody unloads.\n\n---\ndiff")
+    (found,) = mutant.read(tmp_path)
+    assert (found.name, found.summary) == ("lost-put", "The put is lost: nobody unloads.")
+
+
+def test_a_mutant_may_be_a_bug_of_newer_kernels_only(tmp_path: Path) -> None:
+    (tmp_path / "new.patch").write_text("New.\n\nSince: 6.15\n\n---\ndiff")
+    (tmp_path / "old.patch").write_text("Old.\n\n---\ndiff\nSince: 6.15\n")
+    new, old = mutant.read(tmp_path)
+    assert [each.since.include("6.12.3") for each in (new, old)] == [False, True]
+    assert new.since.include("7.2.13")
+
+
+def test_two_mutants_of_one_name(tmp_path: Path) -> None:
+    for suffix in ("patch", "diff"):
+        (tmp_path / f"same.{suffix}").write_text("Same.")
+    with pytest.raises(UsageError, match="two mutants called 'same'"):
+        mutant.read(tmp_path)
+
+
+def test_a_directory_without_mutants(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has no mutants"):
+        mutant.read(tmp_path)
+
+
+def test_every_mutant_of_ours_says_what_it_breaks() -> None:
+    found = mutant.read(mutant.ours())
+    assert len(found) >= 20
+    assert all(len(each.summary) > 20 for each in found)
+
+
+def test_what_caught_a_mutant_goes_first_next_time(tmp_path: Path) -> None:
+    """The catchers of this mutant, then those of most others."""
+    (tmp_path / "any.patch").write_text("It is bad.\n")
+    patch = tmp_path / "any.patch"
+    for name, by in {"one": ("a",), "two": ("a", "b"), "three": ("c",)}.items():
+        killers.remember(name, by)
+    assert killers.likely(Mutant("three", patch)) == ("c", "a", "b")
+    assert killers.likely(Mutant("unseen", patch))[0] == "a"
+
+
+def test_scenarios_about_what_a_mutant_changes_go_before_others() -> None:
+    """Those that name what few others do first, then those of its directory."""
+    patch = "+++ b/drivers/vfio/vfio_main.c\n@@ -1,2 +1 @@ int vfio_iommu_unmap_unpin_all(void)\n"
+    first, second, *others = killers.related(patch)
+    assert first == "test_vfio.py::test_memory_is_pinned_as_long_as_a_user_maps_it"
+    assert {each.partition("::")[0] for each in (second, *others)} == {"test_vfio.py"}
+    assert len(others) > 10
+    patch = "+++ b/drivers/iommu/iommu.c\n@@ -1 +1 @@ int __iommu_take_dma_ownership(void)\n"
+    assert "test_unwinding.py::test_drivers_can_have_a_group_that_a_user_failed_to_get" in (
+        killers.related(patch)
+    )
+    assert killers.related("+++ b/mm/none.c\n@@ -1,2 +1 @@ int nobody_names_this(void)\n") == []
+
+
+def test_a_mutant_is_of_the_machines_that_it_names(tmp_path: Path) -> None:
+    for name, head in {"all": "It is bad.", "some": "It is bad.\nMachines: virtio-iommu*"}.items():
+        (tmp_path / f"{name}.patch").write_text(f"{head}\n\n---\ndiff --git a/a b/a\n")
+    every, some = mutant.read(tmp_path)
+    names = ("smmuv3", "virtio-iommu-acpi")
+    assert every.machines(names) == names
+    assert some.machines(names) == ("virtio-iommu-acpi",)
+    assert some.machines(["smmuv3"]) == ()
+
+
+def test_the_table_beside_the_patches_says_who_goes_first(tmp_path: Path) -> None:
+    patch = tmp_path / "three.patch"
+    patch.write_text("It is bad.\n")
+    killers.keep(tmp_path, {"three": ("c",), "one": ("a", "b")})
+    killers.keep(tmp_path, {"two": ("a",)})
+    assert killers.kept_with(tmp_path) == {"one": ["a", "b"], "three": ["c"], "two": ["a"]}
+    assert killers.likely(Mutant("three", patch)) == ("c", "a", "b")
+    killers.remember("three", ("d",))
+    assert killers.likely(Mutant("three", patch))[:2] == ("d", "c")
+    (tmp_path / "killers.json").write_text("{")
+    with pytest.raises(UsageError, match=r"killers.json cannot be read"):
+        killers.likely(Mutant("three", patch))
+
+
+PATCH = """\
+The reference is not put.
+{head}
+
+---
+--- a/drivers/iommu/iommu.c
++++ b/drivers/iommu/iommu.c
+@@ -1,3 +1,2 @@ static void iommu_deinit_device(struct device *dev)
+ \t/* Release */
+-\tmodule_put(ops->owner);
+ \tdev_iommu_free(dev);
+"""
+
+
+@pytest.mark.parametrize(
+    ("head", "message", "named"),
+    [
+        ("", "WARNING in iommu_deinit_device", True),
+        ("", "WARNING in my_iommu_deinit_devices", False),
+        ("", "3 references", False),
+        ("Names: refcount|references", "3 references", True),
+        ("Names: refcount", "WARNING in iommu_deinit_device", False),
+    ],
+)
+def test_a_message_that_names_the_bug(tmp_path: Path, head: str, message: str, named: bool) -> None:
+    (tmp_path / "one.patch").write_text(PATCH.format(head=head))
+    (found,) = mutant.read(tmp_path)
+    assert found.is_named_by(message) is named
+
+
+def test_functions_that_a_patch_defines_are_its_too(tmp_path: Path) -> None:
+    patch = "A.\n\n---\n@@ -1 +1 @@\n-static int old_name(int a)\n+static int new_name(int a)\n"
+    (tmp_path / "one.patch").write_text(patch)
+    (found,) = mutant.read(tmp_path)
+    assert found.functions == {"old_name", "new_name"}
+
+
+NONE = Trials()
+
+
+def trial(rate: float, draw: random.Random) -> Callable[[], bool]:
+    return lambda: draw.random() < rate
+
+
+def confirmation(on_mutant: float, on_base: float, seed: int, base: Trials = NONE) -> bool:
+    draw = random.Random(f"{on_mutant} {on_base} {seed}")
+    made = confirm.confirmed(trial(on_mutant, draw), trial(on_base, draw), base)
+    return made.confirmed
+
+
+def test_a_kill_takes_six_runs_and_three_where_the_base_is_known() -> None:
+    made = confirm.confirmed(lambda: True, lambda: False, Trials())
+    assert made == Confirmation(Trials(6, 0), Trials(0, 6), confirmed=True)
+    made = confirm.confirmed(lambda: True, lambda: False, Trials(0, 20))
+    assert made == Confirmation(Trials(3, 0), Trials(0, 20), confirmed=True)
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99])
+@pytest.mark.parametrize("known", [0, 30])
+def test_chance_is_no_kill_at_any_rate(rate: float, known: int) -> None:
+    """One in a thousand, and here so many draws that 20 are three deviations above that."""
+    draw = random.Random(known)
+    failed = [sum(draw.random() < rate for _ in range(known)) for _ in range(10000)]
+    bases = [Trials(each, known - each) for each in failed]
+    found = sum(confirmation(rate, rate, seed, base) for seed, base in enumerate(bases))
+    assert found <= 20
+
+
+def test_a_scenario_that_mostly_fails_on_the_mutant_is_a_killer() -> None:
+    assert sum(confirmation(0.9, 0.0, seed) for seed in range(1000)) > 850
+    assert all(confirmation(1.0, 0.0, seed) for seed in range(10))
+    assert not any(confirmation(0.0, 0.0, seed) for seed in range(10))
+    assert not any(confirmation(1.0, 1.0, seed) for seed in range(10))
+
+
+def test_runs_that_say_nothing_confirm_nothing() -> None:
+    made = confirm.confirmed(lambda: None, lambda: False, Trials())
+    assert made == Confirmation(Trials(), Trials(), confirmed=False)
+
+
+class Suite:
+    """Scenarios that fail, by chance or not, and guests that do not start; no kernel."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.fails: dict[str, Callable[[bool, int], str]] = {}
+        self.starts, self.broken = True, ""
+        self.runs: list[tuple[str, ...]] = []
+        monkeypatch.setattr(planted, "release", lambda _request: "6.12.1")
+        monkeypatch.setattr(planted, "planted", self._planted)
+        monkeypatch.setattr(run, "run", self._run)
+        monkeypatch.setattr(mutants, "_no_start", self._no_start)
+
+    @contextlib.contextmanager
+    def _planted(self, found: Mutant, request: Request) -> Iterator[Request]:
+        if self.broken:
+            raise BuildError(self.broken)
+        (base,) = request.kernels
+        yield replace(request, kernels=(replace(base, patches=(found.patch,)),))
+
+    def _no_start(self, kernel: KernelSpec, _machine: str) -> str:
+        return "GuestPanic: early" if kernel.patches and not self.starts else ""
+
+    def _run(self, request: Request, *_into: object, **_facts: object) -> list[Outcome]:
+        is_mutant = bool(request.kernels[0].patches)
+        self.runs.append(request.scenarios)
+        found = []
+        for name in request.scenarios or self.fails:
+            result = self.fails[name](is_mutant, len(self.runs))
+            found.append(Outcome(name, "k", "smmuv3", result, f"{name} {result}", 0.1, ""))
+            if result == "failed" and request.first_failure:
+                break
+        return found
+
+    def score(self, tmp_path: Path, head: str = "") -> Score:
+        (tmp_path / "one.patch").write_text(PATCH.format(head=head))
+        request = Request((spec.parse("debian:6.12"),), ("smmuv3",), first_failure=True)
+        into = tmp_path / "into"
+        into.mkdir()
+        (found,) = mutants.scores(mutant.read(tmp_path), request, into)
+        return found
+
+
+@pytest.fixture
+def suite(monkeypatch: pytest.MonkeyPatch) -> Suite:
+    return Suite(monkeypatch)
+
+
+def on_mutants(is_mutant: bool, _number: int) -> str:
+    return "failed" if is_mutant else "passed"
+
+
+def once(_is_mutant: bool, number: int) -> str:
+    return "failed" if number == 1 else "passed"
+
+
+def never(_is_mutant: bool, _number: int) -> str:
+    return "passed"
+
+
+def test_a_kill_is_confirmed(suite: Suite, tmp_path: Path) -> None:
+    suite.fails = {"good": never, "iommu_deinit_device": on_mutants}
+    found = suite.score(tmp_path)
+    assert (found.result, found.caught, found.way) == ("killed", True, "rule")
+    assert (found.by, found.names_the_bug) == (("iommu_deinit_device",), True)
+    assert found.catchers[0].figures == "fails in 6 of 6 runs with it and 0 of 6 runs without"
+    assert found.record()["caught"] is True
+
+
+def test_a_flake_is_no_kill_and_the_search_goes_on(suite: Suite, tmp_path: Path) -> None:
+    suite.fails = {"flake": once, "killer": on_mutants}
+    found = suite.score(tmp_path)
+    assert (found.result, found.by, found.names_the_bug) == ("killed", ("killer",), False)
+
+
+def test_a_failure_that_is_not_confirmed_decides_nothing(suite: Suite, tmp_path: Path) -> None:
+    suite.fails = {"flake": once, "good": never}
+    found = suite.score(tmp_path)
+    assert (found.result, found.caught, found.by) == ("inconclusive", False, ())
+    assert found.reason == (
+        "no failure is confirmed: flake fails in 0 of 2 runs with it and 0 of 1 runs without"
+    )
+
+
+def test_what_fails_on_the_base_too_is_no_kill(suite: Suite, tmp_path: Path) -> None:
+    suite.fails = {"bad": lambda _is_mutant, _number: "failed", "good": never}
+    assert suite.score(tmp_path).result == "inconclusive"
+
+
+def test_a_kernel_that_starts_no_guest_is_killed_by_that(suite: Suite, tmp_path: Path) -> None:
+    suite.fails, suite.starts = {"any": on_mutants}, False
+    found = suite.score(tmp_path)
+    assert (found.result, found.way, found.by) == ("killed", "set-up", ())
+    assert found.message == "GuestPanic: early"
+
+
+def test_what_is_no_verdict_on_the_scenarios(suite: Suite, tmp_path: Path) -> None:
+    suite.fails = {"good": never}
+    assert suite.score(tmp_path).result == "survived"
+
+
+@pytest.mark.parametrize(
+    ("head", "broken", "result", "reason"),
+    [
+        ("Since: 6.15", "", "not-applicable", "it is a bug since 6.15"),
+        ("Machines: virtio-iommu*", "", "not-applicable", "it is a bug of other machines"),
+        ("Equivalent: it is never read", "", "equivalent", "it is never read"),
+        ("", "a.c:1: error: no", "inconclusive", "a.c:1: error: no"),
+    ],
+)
+def test_mutants_that_are_not_run(
+    suite: Suite, tmp_path: Path, head: str, broken: str, result: str, reason: str
+) -> None:
+    suite.broken = broken
+    found = suite.score(tmp_path, head)
+    assert (found.result, found.reason, suite.runs) == (result, reason, [])
+    assert found.way == ("build" if broken else "")
+
+
+@pytest.mark.parametrize(
+    ("message", "way"),
+    [
+        ("harness.errors.GuestHang: no answer for 20 s", "hang"),
+        ("harness.errors.GuestPanic: the kernel panicked: Oops", "death"),
+        ("the kernel reports what nobody expects:\nWARNING", "splat"),
+        ("UsageError: the warm-up command 'modprobe x' fails: no", "set-up"),
+        ("assert 1 == 2", "rule"),
+    ],
+)
+def test_ways_to_show_a_bug(message: str, way: str) -> None:
+    assert next(name for name, each in mutants._WAYS.items() if each.search(message)) == way
+
+
+@pytest.mark.parametrize(
+    ("fails", "result", "times"),
+    [({"good": never}, "quiet", []), ({"good": never, "bad": on_mutants}, "false-alarm", [3])],
+)
+def test_a_harmless_patch_that_a_scenario_fails_is_a_false_alarm(
+    suite: Suite,
+    tmp_path: Path,
+    fails: dict[str, Callable[[bool, int], str]],
+    result: str,
+    times: list[int],
+) -> None:
+    suite.fails = fails
+    (tmp_path / "one.patch").write_text(PATCH.format(head=""))
+    request = Request((spec.parse("debian:6.12"),), ("smmuv3",))
+    (found,) = harmless.judged(mutant.read(tmp_path), request, 3, tmp_path)
+    assert (found.result, [each.times for each in found.alarms]) == (result, times)
