@@ -3,6 +3,7 @@
 
 import contextlib
 import random
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,13 @@ def test_every_mutant_of_ours_says_what_it_breaks() -> None:
     found = mutant.read(mutant.ours())
     assert len(found) >= 20
     assert all(len(each.summary) > 20 for each in found)
+
+
+def test_every_harmless_patch_of_ours_says_what_it_leaves_alone() -> None:
+    found = mutant.read(mutant.harmless())
+    assert len(found) >= 12
+    assert all("Unchanged: " in each.summary for each in found)
+    assert all(re.search(r"^@@ ", each.text, re.MULTILINE) for each in found)
 
 
 def test_what_caught_a_mutant_goes_first_next_time(tmp_path: Path) -> None:
