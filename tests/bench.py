@@ -259,13 +259,15 @@ def suite_(
 def bisect_(
     count: int = 50,
     rate: float = 0.3,
+    before: Annotated[float | None, typer.Option(help="Its rate before a later change.")] = None,
     length: int = 64,
     confidence: float = 0.99,
     as_json: Json = False,
 ) -> None:
     """Searches for a bug that shows in some runs only, verdicts drawn, beside the rule that
     runs each revision equally often."""
-    found = list(bench_bisect.searches(count, rate, length, confidence))
+    earlier = rate if before is None else before
+    found = list(bench_bisect.searches(count, rate, earlier, length, confidence))
     right = sum(each.right for each in found)
     ours = [float(each.runs) for each in found]
     fixed = [float(each.fixed_runs) for each in found]

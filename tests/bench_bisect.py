@@ -28,21 +28,26 @@ class Searched:
     fixed_runs: int
 
 
-def searches(count: int, rate: float, length: int, confidence: float) -> Iterator[Searched]:
-    """Histories in a line, with the culprit anywhere."""
+def searches(
+    count: int, rate: float, before: float, length: int, confidence: float
+) -> Iterator[Searched]:
+    """Histories in a line, with the culprit anywhere; from there to some later change it
+    shows in ``before`` of its runs."""
     with tempfile.TemporaryDirectory() as scratch:
         repository = Path(scratch, "git")
         messages = [f"change {number}" for number in range(length + 1)]
         commits = git.line_of_commits(messages, repository)
         ends = Ends(commits[-1], (commits[0],))
         for seed in range(count):
-            culprit = random.Random(seed).randrange(1, length + 1)
-            judge = Drawn(commits, culprit, rate=rate, seed=seed)
+            draw = random.Random(seed)
+            culprit = draw.randrange(1, length + 1)
+            rates = dict.fromkeys(range(culprit, draw.randrange(culprit, length + 1)), before)
+            judge = Drawn(commits, culprit, rate=rate, rates=rates, seed=seed)
             ledger = Ledger(Path(scratch, f"{seed}"), judge)
             found = Search(repository, Question(ends, Terms(), confidence), ledger).find()
             ledger.close()
             runs = sum(each.startswith("run") for each in judge.done)
-            fixed = Drawn(commits, culprit, rate=rate, seed=count + seed)
+            fixed = Drawn(commits, culprit, rate=rate, rates=rates, seed=count + seed)
             named = _by_fixed_repeats(repository, ends, fixed, confidence)
             fixed_runs = sum(each.startswith("run") for each in fixed.done)
             culprit_is = commits[culprit]
