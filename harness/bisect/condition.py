@@ -175,7 +175,7 @@ class Scenario:
                 return unbootable
         claimed = behaviour.claims([*self.request.behaviours])
         found = Resolved(spec, kernel, belief.of(spec, kernel, claimed))
-        file = resolved.write([found], directory)
+        file = resolved.write([found], resolved.file_in(directory))
         request = replace(self.request, kernels=(spec,), resolved=file)
         outcomes = run.run(request, directory, title=self.label)
         failed = [each for each in outcomes if each.result == "failed" or self._is_known(each)]

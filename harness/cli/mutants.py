@@ -12,7 +12,8 @@ import typer
 from harness.cli import options, output, suites
 from harness.errors import UsageError, did_you_mean
 from harness.host import rundir
-from harness.suite import harmless, killers, mutant, mutants, planted
+from harness.scenario import behaviour
+from harness.suite import harmless, killers, mutant, mutants, planted, resolved
 from harness.suite.harmless import Quiet
 from harness.suite.mutant import Mutant
 from harness.suite.mutants import Score
@@ -58,7 +59,7 @@ def mutants_(
     suites.check(machine, behaviours, scenario)
     where = directory or (mutant.harmless() if is_harmless else mutant.ours())
     chosen = _chosen(mutant.read(where), only)
-    suites.build_all([spec], machine)
+    base = resolved.build([spec], machine, behaviour.claims(behaviours))
     into = rundir.create("mutants", run_dir)
     request = Request(
         (spec,),
@@ -68,6 +69,7 @@ def mutants_(
         workers=workers,
         first_failure=True,
         decoded=False,
+        resolved=resolved.write(base.kernels, resolved.file_in(into)),
     )
     planted.healthy(request, into / "as-it-is")
     if is_harmless:

@@ -80,7 +80,7 @@ def run_(
         qemu,
         workers,
         first_failure,
-        resolved=resolved.write(found.kernels, directory),
+        resolved=resolved.write(found.kernels, resolved.file_in(directory)),
     )
     errors = [*found.errors]
     progress.say(f"run: {directory}")

@@ -60,7 +60,9 @@ def judged(patches: Sequence[Mutant], request: Request, runs: int, into: Path) -
 
 def _judged(blank: Quiet, patch: Mutant, request: Request, directory: Path) -> Quiet:
     try:
-        with planted.planted(patch, request) as made:
+        # Judged by its own source: a sign that a harmless patch takes away is a false alarm.
+        own = replace(request, resolved=None)
+        with planted.planted(patch, own, directory) as made:
             every = [
                 outcome
                 for number in range(1, blank.runs + 1)

@@ -33,7 +33,7 @@ _WAYS = {
     "set-up": re.compile(r"the warm-up command .* fails"),
     "hang": re.compile(r"\bGuestHang\b|soft lockup|hung[_ ]task|blocked for more than"),
     "death": re.compile(r"\bGuest(Panic|Reset|Lost)\b"),
-    "splat": re.compile(r"the kernel reports what nobody expects"),
+    "splat": re.compile(r"the kernel reports what is not expected"),
     "rule": re.compile(""),
 }
 
@@ -113,7 +113,7 @@ def _score(mutant: Mutant, base: _Base, release: str, directory: Path, title: st
     if mutant.equivalent:
         return replace(blank, result="equivalent", reason=mutant.equivalent)
     try:
-        with planted.planted(mutant, base.request) as request:
+        with planted.planted(mutant, base.request, directory) as request:
             likely = replace(request, likely=killers.likely(mutant))
             return _Trial(mutant, base, likely, directory, title).score(blank)
     except PatchMismatch as error:

@@ -12,8 +12,9 @@ from harness.host import cache
 from harness.kernel import build
 from harness.kernel.artifact import Kernel
 from harness.machine import composed
-from harness.suite import run
+from harness.suite import resolved, run
 from harness.suite.mutant import Mutant
+from harness.suite.resolved import Resolved
 from harness.suite.run import Request
 
 
@@ -47,17 +48,25 @@ def elsewhere(mutant: Mutant, request: Request, release: str) -> str:
 
 
 @contextlib.contextmanager
-def planted(mutant: Mutant, request: Request) -> Iterator[Request]:
-    """The request with the mutant's kernel, built, and on the mutant's machines. What its
-    kernel and guests take in the cache is given back. Raises what building raises."""
+def planted(mutant: Mutant, request: Request, into: Path) -> Iterator[Request]:
+    """The request with the mutant's kernel, built, and on the mutant's machines; ``into`` gets
+    a note of which that is. It is taken to behave as the kernel without the patch: a bug that
+    looks like another behaviour is a bug. What its kernel and guests take in the cache is
+    given back. Raises what building raises."""
     (base,) = request.kernels
     spec = replace(base, patches=(*base.patches, mutant.patch))
     machines = mutant.machines(request.machines)
+    beliefs = resolved.beliefs(request.resolved) if request.resolved else {}
     built: list[Kernel] = []
+    kernels = []
     try:
-        variants = [composed.machine(name).variants for name in machines]
-        built.extend(build.build(spec.with_variants(each)) for each in variants)
-        yield replace(request, kernels=(spec,), machines=machines)
+        for variants in {composed.machine(name).variants for name in machines}:
+            kernel = build.build(spec.with_variants(variants))
+            built.append(kernel)
+            if mine := beliefs.get(base.with_variants(variants).key):
+                kernels.append(Resolved(spec.with_variants(variants), kernel, mine))
+        file = resolved.write(kernels, resolved.file_in(into)) if kernels else None
+        yield replace(request, kernels=(spec,), machines=machines, resolved=file)
     finally:
         for kernel in {each.key: each for each in built}.values():
             snapshot.forget(kernel)

@@ -60,15 +60,22 @@ def build(
     return Found(good, tuple(found), tuple(errors.values()))
 
 
-_FILE = "kernels.json"
+def file_in(directory: Path) -> Path:
+    """Where a run's kernels are written down."""
+    return directory / "kernels.json"
 
 
-def write(kernels: Sequence[Resolved], directory: Path) -> Path:
-    """The file for pytest's ``--resolved``."""
-    file = directory / _FILE
+def write(kernels: Sequence[Resolved], file: Path) -> Path:
+    """Writes the file for pytest's ``--resolved``, and returns it."""
     rows = {each.spec.key: _row(each) for each in kernels}
     file.write_text(json.dumps(rows, indent=1) + "\n")
     return file
+
+
+def beliefs(file: Path) -> dict[str, Beliefs]:
+    """What is believed of each kernel in the file, by its spec's key."""
+    rows: dict[str, Any] = json.loads(file.read_text())
+    return {key: belief.read(row["beliefs"]) for key, row in rows.items()}
 
 
 def _row(each: Resolved) -> dict[str, Any]:
@@ -82,5 +89,5 @@ def _row(each: Resolved) -> dict[str, Any]:
 
 def provenance_of(directory: Path) -> list[dict[str, Any]]:
     """What the kernels of a run's directory were made from."""
-    rows: dict[str, Any] = json.loads((directory / _FILE).read_text())
+    rows: dict[str, Any] = json.loads(file_in(directory).read_text())
     return [row["provenance"] for row in rows.values()]
