@@ -200,7 +200,7 @@ class Suite:
         monkeypatch.setattr(mutants, "_no_start", self._no_start)
 
     @contextlib.contextmanager
-    def _planted(self, found: Mutant, request: Request) -> Iterator[Request]:
+    def _planted(self, found: Mutant, request: Request, _into: Path) -> Iterator[Request]:
         if self.broken:
             raise BuildError(self.broken)
         (base,) = request.kernels
@@ -310,7 +310,7 @@ def test_mutants_that_are_not_run(
     [
         ("harness.errors.GuestHang: no answer for 20 s", "hang"),
         ("harness.errors.GuestPanic: the kernel panicked: Oops", "death"),
-        ("the kernel reports what nobody expects:\nWARNING", "splat"),
+        ("the kernel reports what is not expected:\nWARNING", "splat"),
         ("UsageError: the warm-up command 'modprobe x' fails: no", "set-up"),
         ("assert 1 == 2", "rule"),
     ],
