@@ -211,6 +211,19 @@ def test_a_known_issue_has_to_appear_where_it_applies(
     assert status == 0, said
 
 
+def test_a_known_issue_does_not_excuse_its_neighbour(
+    tmp_path: Path, kernel_spec: KernelSpec, kernel: Kernel
+) -> None:
+    if not belief.of(kernel_spec, kernel, {}).issues["virtio-iommu-unbind"].shown:
+        pytest.skip("unbinding a virtio-iommu does not oops here")
+    name = f"--kernel={kernel_spec.kind}:{kernel_spec.where}"
+    oops = KNOWN.format("for d in virtio[0-9]*; do echo $d > unbind; done")
+    status, said = run(tmp_path, oops.replace("    survives", f"    {SPLAT}\n    survives"), name)
+    assert status == 1
+    assert "in thing_release" in said
+    assert "known issue virtio-iommu-unbind explains the rest" in said
+
+
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_a_known_issue_that_does_not_exist(tmp_path: Path, kernel_name: str, workers: str) -> None:
     text = KNOWN.replace("virtio-iommu-unbind", "nope").format("true")
