@@ -96,7 +96,7 @@ _STEP = 7
     "failed with error",
     "can't (request region|generate pretty name)",
     "ioremap failed",
-    "Failed to register iommu",
+    "[Ff]ailed to (allocate|register iommu)",
 )
 # Not each allocation fails here.
 @pytest.mark.known_issue("failed-attach-is-detached", sometimes=True)

@@ -55,7 +55,8 @@ def nics_of(state: State) -> list[str]:
 
 def held(guest: Guest, way: Way, *names: str) -> Holder:
     step, holder = vfio.hold(guest, way, *vfio.words(guest.state(), way, *names))
-    assert holder, step.err
+    audit.is_served(step)
+    assert holder
     return holder
 
 
