@@ -132,7 +132,12 @@ def test_memory_is_pinned_as_long_as_a_user_maps_it(pair: Guest, way: Way) -> No
     "way",
     [
         "group",
-        pytest.param("remap", marks=pytest.mark.known_issue("unmapping-fails-for-memory")),
+        # The process makes an allocation more or less from run to run, so that the one of
+        # unmapping can come between two numbers that fail.
+        pytest.param(
+            "remap",
+            marks=pytest.mark.known_issue("unmapping-fails-for-memory", sometimes=True),
+        ),
         "compat",
         "cdev",
     ],
