@@ -184,7 +184,8 @@ class Search:
                     f"{told}, and the {self._sides.end_name(other)} does",
                     "exchange the two, or call them --old and --new",
                 )
-        return UsageError(told, "see what repro or run says of that kernel")
+        last = self.ledger.runs(end)[-1].reason
+        return UsageError(f"{told} ({last})", "see what repro or run says of that kernel")
 
     def _measure_lacking(self, end: str) -> None:
         """As often as the other end at least: that it shows it seldom has to be seen."""
