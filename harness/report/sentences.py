@@ -122,5 +122,7 @@ def paragraphs(lines: Sequence[Line]) -> Iterator[tuple[int, int, str]]:
 def without_commands(sentence: str, session: Session) -> str:
     """The sentence without the commands in it, whose words say nothing of what they do."""
     for text in sorted(session.texts, key=len, reverse=True):
-        sentence = sentence.replace(text, shell.programs(text)[0] if shell.programs(text) else "")
+        program = (shell.programs(text) or [""])[0]
+        parts = re.split(rf"{re.escape(text)}(?!\w)", sentence)  # not the start of "hangs"
+        sentence = program.join(parts)
     return sentence
