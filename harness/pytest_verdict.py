@@ -52,7 +52,9 @@ def judge(
     the kernel expects; one that failed as a known issue does has run into that."""
     reported = [each for guest in expected.guests for each in _reported(guest)]
     missing = [text for text in expected.due if not any(map(Pattern(text).matches, reported))]
-    found = [*expected.unexpected(reported), *(_of(error) if report.failed else ())]
+    # Scenarios make the hardware unhappy on purpose, and memory short.
+    grave = [each for each in reported if each.splat and each.splat.severity != "notice"]
+    found = [*expected.unexpected(grave), *(_of(error) if report.failed else ())]
     issues = _issues(item, beliefs)
     explained = {issue.id: issue.explained(found) for issue in issues}
     left = [each for each in found if not any(each in mine for mine in explained.values())]
@@ -74,11 +76,8 @@ def _of(error: BaseException | None) -> list[Finding]:
 
 
 def _reported(guest: Guest) -> list[Finding]:
-    """What the guest's kernel reports; scenarios make the hardware unhappy on purpose, and
-    memory short."""
-    return [
-        finding.of_splat(each) for each in splat.find(_said(guest)) if each.severity != "notice"
-    ]
+    """What the guest's kernel reports."""
+    return [finding.of_splat(each) for each in splat.find(_said(guest))]
 
 
 def _said(guest: Guest) -> list[str]:
