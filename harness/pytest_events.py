@@ -13,10 +13,11 @@ NOT_APPLICABLE = "not applicable: "
 
 # Properties of a report: where the test ran, what is wrong with it beside what it asserts
 # itself, and what else than the kernel may be to blame: this host, or what is believed of it.
-FACTS, TOLD, INCONCLUSIVE, HOST = "facts", "told", "inconclusive", "host"
+FACTS, FOUND, INCONCLUSIVE, HOST = "facts", "found", "inconclusive", "host"
 
-# Why the test has been run once more: what the host has done to it the first time.
-RETRIED = "retried"
+# Why the test has been run once more: what the host has done to it the first time; and which
+# known issue it has run into.
+RETRIED, ISSUE = "retried", "issue"
 
 # What xdist calls the part of a test in which its worker died (handle_crashitem), of which
 # nothing else is known: it may be that the host has no memory left.
@@ -87,6 +88,7 @@ def _event(report: pytest.TestReport) -> dict[str, object]:
         "seconds": round(report.duration, 3),
         "story": printable(report.longreprtext) if report.failed else "",
         "retried": printable(_property(report, RETRIED)),
+        "issue": _property(report, ISSUE),
     }
 
 
@@ -98,7 +100,7 @@ def _property(report: pytest.TestReport, wanted: str) -> str:
 def is_host_trouble(report: pytest.TestReport) -> bool:
     """Whether this host is to blame for what the report says."""
     names = {name for name, _ in report.user_properties}
-    return report.failed and HOST in names and TOLD not in names
+    return report.failed and HOST in names and FOUND not in names
 
 
 def _unknown(report: pytest.TestReport) -> dict[str, str]:
@@ -117,7 +119,7 @@ def _result(report: pytest.TestReport) -> tuple[str, str]:
     if report.failed:
         names = {name for name, _ in report.user_properties}
         # What the kernel itself reports stands, whatever else went wrong.
-        inconclusive = bool(names & {INCONCLUSIVE, HOST}) and TOLD not in names
+        inconclusive = bool(names & {INCONCLUSIVE, HOST}) and FOUND not in names
         return "inconclusive" if inconclusive else "failed", gist(report)
     # ("file", line, "Skipped: reason")
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
@@ -130,6 +132,6 @@ def _result(report: pytest.TestReport) -> tuple[str, str]:
 def gist(report: pytest.TestReport) -> str:
     """The lines of a failure that say what was wrong: the kernel's, then the test's."""
     properties = report.user_properties
-    told = [str(text) for name, text in properties if name in (TOLD, INCONCLUSIVE)]
+    texts = [str(text) for name, text in properties if name in (FOUND, INCONCLUSIVE)]
     lines = report.longreprtext.splitlines()
-    return "\n".join([*told, *(line[1:].strip() for line in lines if line.startswith("E  "))])
+    return "\n".join([*texts, *(line[1:].strip() for line in lines if line.startswith("E  "))])

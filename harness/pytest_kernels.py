@@ -48,9 +48,11 @@ def named(config: pytest.Config) -> list[KernelSpec]:
     return [spec.parse(text, patches, fragments, variants) for text in texts]
 
 
-def claimed(config: pytest.Config) -> dict[str, bool]:
+def claims(config: pytest.Config) -> tuple[str, ...]:
     """The behaviours that the user names. Raises UsageError for others."""
-    return behaviour.claims(config.getoption("--behaviour"))
+    texts: list[str] = config.getoption("--behaviour")
+    behaviour.claims(texts)
+    return tuple(texts)
 
 
 def built(config: pytest.Config, wanted: KernelSpec) -> Kernel:
@@ -67,12 +69,9 @@ _built = functools.cache(build.build)
 def beliefs(config: pytest.Config, wanted: KernelSpec) -> Beliefs:
     """What is believed of the kernel."""
     row = _resolved(config).get(wanted.key)
-    return belief.read(row["beliefs"]) if row else _beliefs(wanted, tuple(claimed(config).items()))
-
-
-@functools.cache
-def _beliefs(wanted: KernelSpec, claims: tuple[tuple[str, bool], ...]) -> Beliefs:
-    return belief.of(wanted, _built(wanted), dict(claims))
+    if row:
+        return belief.read(row["beliefs"])
+    return belief.of(wanted, _built(wanted), claims(config))
 
 
 def _resolved(config: pytest.Config) -> Mapping[str, Any]:

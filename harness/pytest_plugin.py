@@ -31,7 +31,6 @@ from harness.machine.topology import Machine
 from harness.pytest_events import NOT_APPLICABLE, Events
 from harness.pytest_reruns import Doubts
 from harness.pytest_story import Watched
-from harness.pytest_verdict import Expected
 from harness.scenario import known
 from harness.scenario.behaviour import Behaviour
 from harness.scenario.belief import Beliefs
@@ -80,7 +79,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Events(Path(events)))
     try:
         pytest_kernels.named(config)
-        pytest_kernels.claimed(config)
+        pytest_kernels.claims(config)
         for name in config.getoption("--machine"):
             composed.machine(name)
     except UsageError as error:
@@ -361,8 +360,9 @@ def pytest_runtest_makereport(
     guests = item.stash.get(_GUESTS, None)
     if guests and call.when == "call":
         running = [each.guest for each in guests.watched]
-        expected = _expected(item, running)
-        pytest_verdict.judge(item, report, error, expected, _beliefs(item))
+        pytest_verdict.judge(
+            item, report, error, guests=running, expected=_expected(item), beliefs=_beliefs(item)
+        )
         if report.failed:
             for number, watched in enumerate(guests.watched, start=1):
                 title = f"guest {number}, {watched.guest.machine.name}"
@@ -370,9 +370,9 @@ def pytest_runtest_makereport(
     return report
 
 
-def _expected(item: pytest.Item, guests: list[Guest]) -> Expected:
+def _expected(item: pytest.Item) -> dict[str, bool]:
     provoked = (each for marker in item.iter_markers("splats") for each in marker.args)
-    return Expected(guests, dict.fromkeys(provoked, False) | item.stash.setdefault(_EXPECTED, {}))
+    return dict.fromkeys(provoked, False) | item.stash.setdefault(_EXPECTED, {})
 
 
 def _beliefs(item: pytest.Item) -> Beliefs:

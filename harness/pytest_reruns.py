@@ -78,5 +78,5 @@ def _doubt(report: pytest.TestReport, name: str, evidence: Evidence) -> None:
     word = "not to have" if evidence.shown else "to have"
     text = f"this kernel seems {word} {name}, against what is believed: {evidence.why}"
     report.longrepr = f"{printable(text)}\n\n{report.longreprtext}"
-    doubtful = pytest_events.INCONCLUSIVE if evidence.guess else pytest_events.TOLD
+    doubtful = pytest_events.INCONCLUSIVE if evidence.guess else pytest_events.FOUND
     report.user_properties.append((doubtful, text))

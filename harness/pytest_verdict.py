@@ -3,8 +3,7 @@
 expected, and known issues, which explain what they are about and nothing else.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 
 import pytest
 
@@ -24,48 +23,40 @@ from harness.symbols import symbolise
 _SHOWN = 40  # lines of a splat; a stack dump after it is long
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """The ``guests`` of a test, and what it makes their kernels report on purpose: patterns of
-    splats, each with whether it is only sometimes reported."""
-
-    guests: Sequence[Guest]
-    splats: Mapping[str, bool]
-
-    @property
-    def due(self) -> list[str]:
-        return [text for text, sometimes in self.splats.items() if not sometimes]
-
-    def unexpected(self, findings: Sequence[Finding]) -> list[Finding]:
-        patterns = [Pattern(text) for text in self.splats]
-        return [each for each in findings if not any(p.matches(each) for p in patterns)]
-
-
 def judge(
     item: pytest.Item,
     report: pytest.TestReport,
     error: BaseException | None,
-    expected: Expected,
+    *,
+    guests: Sequence[Guest],
+    expected: Mapping[str, bool],
     beliefs: Beliefs,
 ) -> None:
     """Fails a test in whose guests something is found that neither it nor a known issue of
-    the kernel expects; one that failed as a known issue does has run into that."""
-    reported = [each for guest in expected.guests for each in _reported(guest)]
-    missing = [text for text in expected.due if not any(map(Pattern(text).matches, reported))]
-    # Scenarios make the hardware unhappy on purpose, and memory short.
-    grave = [each for each in reported if each.splat and each.splat.severity != "notice"]
-    found = [*expected.unexpected(grave), *(_of(error) if report.failed else ())]
+    the kernel expects; one that failed as a known issue does has run into that. ``expected``
+    are patterns of splats, each with whether it is only sometimes reported."""
+    reported = [each for guest in guests for each in _reported(guest)]
+    due = [text for text, sometimes in expected.items() if not sometimes]
+    missing = [text for text in due if not any(map(Pattern(text).matches, reported))]
+    found = [*_unexpected(reported, expected), *(_of(error) if report.failed else ())]
     issues = _issues(item, beliefs)
     explained = {issue.id: issue.explained(found) for issue in issues}
     left = [each for each in found if not any(each in mine for mine in explained.values())]
     if left:
         _fail_with(item, report, left, beliefs, explained)
-    elif missing and report.passed and not any(guest.dead for guest in expected.guests):
+    elif missing and report.passed and not any(guest.dead for guest in guests):
         _fail(report, f"the kernel does not report what the test provokes: {', '.join(missing)}")
     elif found:
         _know(report, next(issue for issue in issues if explained[issue.id]))
     elif report.passed:
         _look_for_absent(item, report, issues, beliefs)
+
+
+def _unexpected(reported: Sequence[Finding], expected: Iterable[str]) -> list[Finding]:
+    """Scenarios make the hardware unhappy on purpose, and memory short: notices are none."""
+    patterns = [Pattern(text) for text in expected]
+    grave = (each for each in reported if each.splat and each.splat.severity != "notice")
+    return [each for each in grave if not any(pattern.matches(each) for pattern in patterns)]
 
 
 def _of(error: BaseException | None) -> list[Finding]:
@@ -116,6 +107,7 @@ def _near(left: Sequence[Finding], beliefs: Beliefs, names: Sequence[str]) -> li
 
 
 def _know(report: pytest.TestReport, issue: KnownIssue) -> None:
+    report.user_properties.append((pytest_events.ISSUE, issue.id))
     report.outcome = "skipped"
     report.wasxfail = f"known issue {issue.id}: {issue.title}"
 
@@ -168,6 +160,6 @@ def _shown(each: Splat, item: pytest.Item) -> str:
 def _fail(report: pytest.TestReport, text: str) -> None:
     """The test fails with the text, above what it failed with itself."""
     own = report.longreprtext if report.failed else ""
-    report.user_properties.append((pytest_events.TOLD, text))
+    report.user_properties.append((pytest_events.FOUND, text))
     report.outcome = "failed"
     report.longrepr = f"{printable(text)}\n\n{own}".rstrip()

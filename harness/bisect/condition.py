@@ -28,7 +28,7 @@ from harness.machine.topology import Machine
 from harness.report import claim
 from harness.repro import hang, replay, request
 from harness.repro.request import Request
-from harness.scenario import behaviour, belief
+from harness.scenario import belief
 from harness.suite import resolved, run
 from harness.suite.resolved import Resolved
 
@@ -152,7 +152,7 @@ def report(
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """A scenario of the suite that fails, or runs into one of the ``known`` issues named:
-    others are of other origin than what is looked for."""
+    others have another origin than the bug of the search."""
 
     request: run.Request
     known: tuple[str, ...] = ()
@@ -173,8 +173,7 @@ class Scenario:
             unbootable = _unbootable(kernel, machine, directory)
             if unbootable:
                 return unbootable
-        claimed = behaviour.claims([*self.request.behaviours])
-        found = Resolved(spec, kernel, belief.of(spec, kernel, claimed))
+        found = Resolved(spec, kernel, belief.of(spec, kernel, self.request.behaviours))
         file = resolved.write([found], resolved.file_in(directory))
         request = replace(self.request, kernels=(spec,), resolved=file)
         outcomes = run.run(request, directory, title=self.label)
@@ -284,7 +283,7 @@ def _end(running: Guest, command: str, kernel: Kernel, directory: Path) -> End:
 
 
 def _undecided(end: End) -> str:
-    """Why the end does not say whether it is what is looked for."""
+    """Why the end is inconclusive."""
     if end.hangs is not None:
         return f"it does not end: {line(end.hangs)}"
     if end.panicked:

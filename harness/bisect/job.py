@@ -237,7 +237,7 @@ def _condition(what: What) -> Condition:
     machine = replace(composed.machine(name), qemu=what.qemu)
     if what.scenarios:
         list(run.chosen(what.scenarios))
-        behaviour.claims(list(what.behaviours))
+        behaviour.claims(what.behaviours)
         request = run.Request(
             (),
             (name,),

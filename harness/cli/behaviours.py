@@ -30,7 +30,7 @@ def behaviours(
         [kernel], patch, fragment, variant, llvm=False, debian_mirror=debian_mirror
     )
     built = build.build(spec)
-    found = belief.of(spec, built, {})
+    found = belief.of(spec, built)
     if as_json:
         output.print_json(_record(built.label, built.release, found))
     else:

@@ -70,7 +70,7 @@ def run_(
     )
     check(machine, behaviours, scenario)
     _check_clients(specs, machine)
-    found = resolved.build(specs, machine, behaviour.claims(behaviours))
+    found = resolved.build(specs, machine, behaviours)
     directory = rundir.create("scenarios", run_dir)
     request = Request(
         found.specs,

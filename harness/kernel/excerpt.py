@@ -3,10 +3,11 @@
 compiled, patches included: kept in the cache after the work tree has moved on.
 """
 
+import functools
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.host import contents
@@ -52,23 +53,18 @@ class Excerpt:
     prebuilt kernel."""
 
     directory: Path | None = None
-    _read: dict[str, str | None] = field(default_factory=dict, compare=False, repr=False)
 
     def code(self, name: str) -> str | None:
         """The file without its comments; None where the source has no such file."""
-        if name not in self._read:
-            self._read[name] = self._code(name)
-        return self._read[name]
+        return _code(self.directory / _FILE, name) if self.directory else None
 
-    def _code(self, name: str) -> str | None:
-        if self.directory is None:
+
+@functools.cache
+def _code(archive: Path, name: str) -> str | None:
+    with zipfile.ZipFile(archive) as files:
+        if name not in files.namelist():
             return None
-        with zipfile.ZipFile(self.directory / _FILE) as archive:
-            try:
-                text = archive.read(name).decode(errors="replace")
-            except KeyError:
-                return None
-        return _COMMENT.sub("", text)
+        return _COMMENT.sub("", files.read(name).decode(errors="replace"))
 
 
 def definition(code: str, name: str) -> str | None:

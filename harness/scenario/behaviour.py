@@ -3,7 +3,7 @@
 compare versions themselves. Each behaviour says what in the source decides it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from harness.errors import UsageError, did_you_mean
@@ -198,7 +198,7 @@ DMA_OWNERSHIP = _behaviour(
 TABLE = {each.name: each for each in tuple(globals().values()) if isinstance(each, Behaviour)}
 
 
-def claims(texts: list[str]) -> dict[str, bool]:
+def claims(texts: Iterable[str]) -> dict[str, bool]:
     """From NAME and no-NAME, as a user writes them: the behaviours that kernels have, or
     (False) have not, whatever their source says. Raises UsageError for other names."""
     shown = {}

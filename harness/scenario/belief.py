@@ -3,6 +3,7 @@
 has, each with the evidence.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,13 +22,16 @@ class Beliefs:
     issues: dict[str, Evidence]
 
 
-def of(spec: KernelSpec, kernel: Kernel, claimed: Mapping[str, bool]) -> Beliefs:
-    """Of the kernel that was built from the spec; ``claimed`` is what the user says."""
+@functools.cache
+def of(spec: KernelSpec, kernel: Kernel, claims: tuple[str, ...] = ()) -> Beliefs:
+    """Of the kernel that was built from the spec; ``claims`` are the user's, NAME or no-NAME.
+    Raises UsageError for other names."""
     signs = [sign for each in behaviour.TABLE.values() for sign in each.signs]
     signs += [sign for each in known.issues().values() for sign in each.signs]
     examined = probe.examined(spec, kernel, {sign.symbol for sign in signs if sign.symbol})
-    issues = {name: issue.of(examined) for name, issue in known.issues().items()}
-    return Beliefs(behaviour.table(examined, claimed), issues)
+    table = behaviour.table(examined, behaviour.claims(claims))
+    issues = {name: issue.of(examined, table) for name, issue in known.issues().items()}
+    return Beliefs(table, issues)
 
 
 def read(record: Mapping[str, Any]) -> Beliefs:

@@ -9,12 +9,12 @@ no others.
 import fnmatch
 import functools
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.scenario import behaviour, probe
+from harness.scenario import probe
 from harness.scenario.finding import Finding, Pattern
 from harness.scenario.probe import Evidence, Examined, Sign
 from harness.scenario.version import Versions
@@ -54,10 +54,10 @@ class KnownIssue:
         """Whether the machine of that name can show it."""
         return any(fnmatch.fnmatchcase(machine, pattern) for pattern in self.machines)
 
-    def of(self, examined: Examined) -> Evidence:
-        """Whether the kernel has it."""
+    def of(self, examined: Examined, behaviours: Mapping[str, Evidence]) -> Evidence:
+        """Whether the kernel has it, by what is believed of its behaviours."""
         for name in self.needs:
-            needed = behaviour.TABLE[name].evidence(examined)
+            needed = behaviours[name]
             if not needed.shown:
                 return Evidence(shown=False, by=needed.by, why=f"no {name}: {needed.why}")
         if self.needs and not self.signs:

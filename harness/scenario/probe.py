@@ -57,8 +57,8 @@ class Evidence:
 @dataclass(frozen=True, slots=True)
 class Examined:
     """What is known of a kernel. ``ancestor`` says of a commit whether it is in its history,
-    None where no repository can; ``symbols`` are those of the functions asked for that a
-    kernel without source has, None where nobody looked."""
+    None where no repository can; ``symbols`` are those of the signs' functions that a kernel
+    without source has, None where they are not known."""
 
     kernel: Kernel
     source: Excerpt

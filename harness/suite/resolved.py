@@ -4,7 +4,7 @@ tree or a branch goes on meanwhile.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,9 @@ class Found:
     errors: tuple[HarnessError, ...]
 
 
-def build(
-    specs: Sequence[KernelSpec], machines: Sequence[str], claimed: Mapping[str, bool]
-) -> Found:
+def build(specs: Sequence[KernelSpec], machines: Sequence[str], claims: Sequence[str]) -> Found:
     """The kernels with the variants that the machines need; one that cannot be built does not
-    stop the others. ``claimed`` are the user's behaviours. Raises the error where none can."""
+    stop the others. ``claims`` are the user's behaviours. Raises the error where none can."""
     errors: dict[KernelSpec, HarnessError] = {}
     kernels: dict[KernelSpec, Kernel] = {}
     for name in machines:
@@ -55,7 +53,8 @@ def build(
     if not good:
         raise next(iter(errors.values()))
     found = (
-        Resolved(spec, kernel, belief.of(spec, kernel, claimed)) for spec, kernel in kernels.items()
+        Resolved(spec, kernel, belief.of(spec, kernel, tuple(claims)))
+        for spec, kernel in kernels.items()
     )
     return Found(good, tuple(found), tuple(errors.values()))
 

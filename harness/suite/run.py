@@ -26,10 +26,6 @@ _ENDED = re.compile(r"(?:\[gw\d+\] )?.*\b(?:PASSED|FAILED|SKIPPED|XFAIL|XPASS|ER
 _COUNT = re.compile(r"\[(\d+) items?\]|collected (\d+) items?")
 
 
-# As pytest_verdict says it.
-_ISSUE = re.compile(r"known issue ([\w-]+): ")
-
-
 @dataclass(frozen=True, slots=True)
 class Request:
     """What to run: ``scenarios`` are names of files or pytest's ids within them (none:
@@ -56,7 +52,8 @@ class Outcome:
     """Of one scenario on one kernel and machine: ``result`` is passed, failed, known (a
     known issue), not-applicable, skipped, or inconclusive where this host is to blame;
     ``reason`` says why, in a line, and ``story`` all that pytest has to say of a failure;
-    ``retried`` is what this host did to it when it was run the first time."""
+    ``retried`` is what this host did to it when it was run the first time, and ``issue`` the
+    known issue that it has run into."""
 
     scenario: str
     kernel: str
@@ -67,12 +64,7 @@ class Outcome:
     story: str
     round: int = 1
     retried: str = ""
-
-    @property
-    def issue(self) -> str:
-        """The known issue that it has run into; "" without one."""
-        match = _ISSUE.match(self.reason) if self.result == "known" else None
-        return match[1] if match else ""
+    issue: str = ""
 
     @property
     def subject(self) -> str:

@@ -194,11 +194,13 @@ def test_a_known_issue_has_to_appear_where_it_applies(
     tmp_path: Path, kernel_spec: KernelSpec, kernel: Kernel
 ) -> None:
     name = f"{kernel_spec.kind}:{kernel_spec.where}"
-    applies = belief.of(kernel_spec, kernel, {}).issues["virtio-iommu-unbind"].shown
+    applies = belief.of(kernel_spec, kernel).issues["virtio-iommu-unbind"].shown
     oops = KNOWN.format("for d in virtio[0-9]*; do echo $d > unbind; done")
-    status, said = run(tmp_path, oops, f"--kernel={name}", "-rx")
+    events = tmp_path / "events"
+    status, said = run(tmp_path, oops, f"--kernel={name}", "-rx", f"--events={events}")
     assert status == 0, said
     assert ("known issue virtio-iommu-unbind: " in said) == applies
+    assert json.loads(events.read_text())["issue"] == ("virtio-iommu-unbind" if applies else "")
     status, said = run(tmp_path, KNOWN.format("true"), f"--kernel={name}")
     assert status == (1 if applies else 0)
     assert ("known issue virtio-iommu-unbind does not appear" in said) == applies
@@ -214,7 +216,7 @@ def test_a_known_issue_has_to_appear_where_it_applies(
 def test_a_known_issue_does_not_excuse_its_neighbour(
     tmp_path: Path, kernel_spec: KernelSpec, kernel: Kernel
 ) -> None:
-    if not belief.of(kernel_spec, kernel, {}).issues["virtio-iommu-unbind"].shown:
+    if not belief.of(kernel_spec, kernel).issues["virtio-iommu-unbind"].shown:
         pytest.skip("unbinding a virtio-iommu does not oops here")
     name = f"--kernel={kernel_spec.kind}:{kernel_spec.where}"
     oops = KNOWN.format("for d in virtio[0-9]*; do echo $d > unbind; done")

@@ -70,11 +70,11 @@ def test_one_that_does_not_build_stops_no_other(
 
     monkeypatch.setattr(build, "build_all", build_all)
     monkeypatch.setattr(belief, "of", lambda *_: BELIEFS)
-    found = resolved.build([good, bad], ["smmuv3", "virtio-iommu"], {})
+    found = resolved.build([good, bad], ["smmuv3", "virtio-iommu"], ())
     assert found.specs == (good,)
     assert [each.kernel for each in found.kernels] == [made]
     assert [str(each) for each in found.errors] == ["it does not compile"]
     with pytest.raises(BuildError, match="does not compile"):
-        resolved.build([bad], ["smmuv3"], {})
+        resolved.build([bad], ["smmuv3"], ())
     with pytest.raises(UsageError):
-        resolved.build([good], ["nope"], {})
+        resolved.build([good], ["nope"], ())
