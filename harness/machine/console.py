@@ -231,10 +231,11 @@ class Console:
         ends = _ENDS_SINGLE if self._single else _ENDS
         self._spawn.left = _MAX_OUTPUT
         heard, since = 0, time.monotonic()
-        started, mark = since, 0.0
+        started = since
+        waited: float | None = None
         while True:
             try:
-                found = self._spawn.expect(ends, min(limit, _LOOK), searchwindowsize=_WINDOW)
+                found = self._spawn.expect(ends, min(limit / 4, _LOOK), searchwindowsize=_WINDOW)
             except OSError:  # reset: QEMU died with something of ours unread
                 raise self.dead() from None
             if found == _DONE:
@@ -248,9 +249,9 @@ class Console:
             if found in {_EOF, _PANIC}:
                 raise self.dead()
             if len(self._before()) != heard:
-                heard, since, mark = len(self._before()), time.monotonic(), 0.0
-            elif not mark:
-                mark = self._process.waited()
+                heard, since, waited = len(self._before()), time.monotonic(), None
+            elif waited is None:
+                waited = self._process.waited()
             if not self._spawn.left or time.monotonic() - started > _TOTAL * limit:
                 printed = _MAX_OUTPUT - self._spawn.left
                 raise GuestHang(
@@ -260,7 +261,7 @@ class Console:
                     self._watch.tail,
                 )
             if time.monotonic() - self._last_life(since) >= limit:
-                self._check_host(self._process.waited() - mark, limit)
+                self._check_host(waited or 0.0, limit)
                 raise GuestHang(
                     f"the guest has been silent for {limit:.0f} s",
                     "if the command needs that long, raise --limit",
@@ -273,8 +274,10 @@ class Console:
                     self._watch.tail,
                 )
 
-    def _check_host(self, starved: float, limit: float) -> None:
-        """A guest that waits for the host's processors for half of the time is not silent."""
+    def _check_host(self, waited: float, limit: float) -> None:
+        """Raises HostStarved where QEMU has waited for a processor for half of the limit since
+        it had ``waited`` so long: the guest cannot answer then."""
+        starved = self._process.waited() - waited
         if starved >= limit / 2:
             raise HostStarved(
                 f"QEMU has waited for a processor for {starved:.0f} s of {limit:.0f} s",

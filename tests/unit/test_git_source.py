@@ -179,3 +179,23 @@ def test_a_partial_clone_is_not_made_to_fetch(repository: Path, tmp_path: Path) 
 def test_a_bare_repository_will_do(repository: Path, tmp_path: Path) -> None:
     git(tmp_path, "clone", "-q", "--bare", str(repository), "bare.git")
     assert image(tmp_path / "bare.git", "HEAD~2") == "int one;\n"
+
+
+def test_which_commits_are_in_a_revisions_history(repository: Path) -> None:
+    one, two, three = git(repository, "rev-list", "--reverse", "HEAD").split()
+    where = f"{repository}@HEAD~1"
+    assert git_source.has(where, one[:12]) is True
+    assert git_source.has(where, two) is True
+    assert git_source.has(where, three[:12]) is False
+    assert git_source.has(where, "0123456789ab") is None
+
+
+def test_the_source_of_a_kernel_is_kept_with_its_patches(repository: Path, tmp_path: Path) -> None:
+    patch = tmp_path / "two.patch"
+    patch.write_text(fake_linux.PATCH)
+    kernel = spec.parse(f"git:{repository}@HEAD~2", [patch])
+    kept = build.source(kernel)
+    assert kept.code("drivers/iommu/iommu.c") == "int one;\nint two;\n"
+    assert kept.code("drivers/iommu/other.c") is None
+    plain = build.source(spec.parse(f"git:{repository}@HEAD~2"))
+    assert plain.code("drivers/iommu/iommu.c") == "int one;\n"

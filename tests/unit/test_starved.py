@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A guest that is silent because this host does not let it run: no guest can provoke that."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness import errors
+from harness.errors import BuildError, GuestHang, GuestPanic, HostStarved, QemuEnded
+from harness.machine.console import Console
+from harness.machine.process import Process
+
+LIMIT = 0.4
+
+
+class Watched:
+    """What a console uses of the watch on a guest that says nothing."""
+
+    tail = ""
+    last_activity = 0.0
+    last_blocked = 0.0
+
+
+class Waiting:
+    """QEMU, which has waited for a processor for so much of the time that has passed."""
+
+    def __init__(self, share: float, channel: socket.socket) -> None:
+        self.sockets = {"command": channel}
+        self._share = share
+        self._began = time.monotonic()
+
+    def waited(self) -> float:
+        return 100 + (time.monotonic() - self._began) * self._share
+
+
+@pytest.mark.parametrize(
+    ("share", "error"), [(0.0, GuestHang), (0.3, GuestHang), (0.9, HostStarved)]
+)
+def test_silence_is_a_hang_unless_the_host_is_to_blame(
+    tmp_path: Path, share: float, error: type[Exception]
+) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        process = Waiting(share, ours)
+        console = Console(process, Watched(), tmp_path / "log", LIMIT)  # type: ignore[arg-type]
+        with contextlib.closing(console), pytest.raises(error):
+            console.run("true")
+
+
+@contextlib.contextmanager
+def busy(processor: int) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(["sh", "-c", "while :; do :; done"])
+    os.sched_setaffinity(process.pid, {processor})
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="needs CONFIG_SCHED_INFO")
+def test_of_two_on_one_processor_each_waits(tmp_path: Path) -> None:
+    """Until one has waited for 0.1 s: the scheduler lets them take turns."""
+    processor = min(os.sched_getaffinity(0))
+    with busy(processor) as one, busy(processor):
+        process = Process((), one, {}, tmp_path / "log")
+        end = time.monotonic() + 30
+        while process.waited() < 0.1 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert process.waited() >= 0.1
+    assert process.waited() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("error", "trouble"),
+    [
+        (OSError(28, "No space left on device"), True),
+        (OSError(24, "Too many open files"), True),
+        (MemoryError(), True),
+        (QemuEnded("QEMU ended by SIGKILL"), True),
+        (HostStarved("it waits"), True),
+        (BuildError("it does not compile"), True),
+        (OSError(2, "No such file or directory"), False),
+        (GuestPanic("not syncing"), False),
+        (GuestHang("silent"), False),
+        (AssertionError(), False),
+        (None, False),
+    ],
+)
+def test_which_errors_say_nothing_of_a_kernel(error: BaseException | None, trouble: bool) -> None:
+    assert errors.is_host_trouble(error) == trouble
