@@ -9,7 +9,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,7 @@ from harness.repro import replay, request
 from harness.rootfs import cpio, initramfs
 from harness.suite import matrix, run
 from tests import bench_bisect, bench_build, bench_decode, bench_guests
+from tests.bench_figures import alternating, report, shown, timed
 from tests.conftest import REPORTS
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -52,13 +52,13 @@ def boot(kernel: KernelText = "debian:6.12", rounds: int = 40, as_json: Json = F
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
         bare_boot = _bare(built, directory)
-        bare, ours = _shown(
+        bare, ours = shown(
             "cold boots",
             rounds,
             lambda: _boot_bare(bare_boot, directory),
             lambda: _boot_ours(built, directory),
         )
-    _report("boot", "s", {"bare QEMU": bare, "our cold boot": ours}, as_json)
+    report("boot", "s", {"bare QEMU": bare, "our cold boot": ours}, as_json)
 
 
 def _bare(kernel: Kernel, directory: Path) -> Boot:
@@ -115,13 +115,13 @@ def command(kernel: KernelText = "debian:6.12", rounds: int = 3000, as_json: Jso
         "our command on a single console": one_console,
     }
     milliseconds = {name: [each * 1e3 for each in values] for name, values in figures.items()}
-    _report("command", "ms", milliseconds, as_json)
+    report("command", "ms", milliseconds, as_json)
 
 
 def _round_trips(running: Guest, text: str, rounds: int) -> list[float]:
     for _ in range(100):
         running.run(text)
-    return [_timed(lambda: running.run(text)) for _ in range(rounds)]
+    return [timed(lambda: running.run(text)) for _ in range(rounds)]
 
 
 def _shell_round_trips(kernel: Kernel, directory: Path, rounds: int) -> list[float]:
@@ -149,7 +149,7 @@ def _shell_round_trips(kernel: Kernel, directory: Path, rounds: int) -> list[flo
 
         until(b"/ # ")
         type_line(0)
-        return [_timed(partial(type_line, number)) for number in range(1, rounds)]
+        return [timed(partial(type_line, number)) for number in range(1, rounds)]
 
 
 @app.command("build")
@@ -203,15 +203,15 @@ def restore(
             lambda: bench_guests.ours(taken, directory),
             lambda: bench_guests.cold(built, directory),
         ]
-        by_hand, ours, cold = _shown("restored guests and booted ones", rounds, *works)
+        by_hand, ours, cold = shown("restored guests and booted ones", rounds, *works)
         crowd = bench_guests.crowd(taken, 16, directory)
     started = time.perf_counter()
     ends = []
-    with progress.phase("benchmark: sustained", f"{sustained} guests in a row") as shown:
-        shown.expect(sustained)
+    with progress.phase("benchmark: sustained", f"{sustained} guests in a row") as phase:
+        phase.expect(sustained)
         for end in bench_guests.many(taken, sustained, workers):
             ends.append(end)
-            shown.step()
+            phase.step()
     per_second = sustained / (time.perf_counter() - started)
     bad = [end for end in ends if end != "fine"]
     figures = {"restored by hand": by_hand, "our restore": ours, "our cold boot": cold}
@@ -222,7 +222,7 @@ def restore(
         f"guests a second, {sustained} in a row, {workers} at a time": per_second,
         "of them with an error": float(len(bad)),
     }
-    _report("restore", "s", figures, as_json, more)
+    report("restore", "s", figures, as_json, more)
     for end in bad:
         print(end, file=sys.stderr)
     raise typer.Exit(1 if bad else 0)
@@ -245,14 +245,14 @@ def suite_(
         directory = Path(scratch)
         outcomes = run.run(request, directory, title="warming up")
         restore = partial(bench_guests.by_hand_anywhere, taken)
-        by_hand, ours = _alternating(
+        by_hand, ours = alternating(
             rounds,
-            lambda: _timed(lambda: pool.map(restore, range(len(outcomes)))),
-            lambda: _timed(lambda: run.run(request, directory, number=2)),
+            lambda: timed(lambda: pool.map(restore, range(len(outcomes)))),
+            lambda: timed(lambda: run.run(request, directory, number=2)),
         )
     more = {"scenarios": float(len(outcomes))}
     more |= {name: float(count) for name, count in matrix.counts(outcomes).items()}
-    _report("suite", "s", {"guests restored by hand": by_hand, "scenarios": ours}, as_json, more)
+    report("suite", "s", {"guests restored by hand": by_hand, "scenarios": ours}, as_json, more)
 
 
 @app.command("bisect")
@@ -273,7 +273,7 @@ def bisect_(
     fixed = [float(each.fixed_runs) for each in found]
     more = {"right": float(right), "right, equally often": sum(each.fixed_right for each in found)}
     more["of"] = float(count)
-    _report("bisect", "runs", {"equally often": fixed, "ours": ours}, as_json, more)
+    report("bisect", "runs", {"equally often": fixed, "ours": ours}, as_json, more)
     raise typer.Exit(0 if right >= confidence * count else 1)
 
 
@@ -282,7 +282,7 @@ def decode(megabytes: int = 100, as_json: Json = False) -> None:
     """A log of so many megabytes read, one with a report in a thousand lines and one of
     reports only, on one core; and what a search for two words in it takes."""
     made = list(bench_decode.pieces(megabytes, 1000))
-    search = _timed(lambda: bench_decode.searched(iter(made)))
+    search = timed(lambda: bench_decode.searched(iter(made)))
     figures: dict[str, list[float]] = {"a search for two words": [search]}
     more = {"megabytes": float(megabytes)}
     for name, quiet in (("a report in 1,000 lines", 1000), ("reports only", 0)):
@@ -290,7 +290,7 @@ def decode(megabytes: int = 100, as_json: Json = False) -> None:
         figures[name] = [reading.seconds]
         more[f"reports, {name}"] = float(reading.reports)
         more[f"memory grows by, MB, {name}"] = reading.grown
-    _report("decode", "s", figures, as_json, more)
+    report("decode", "s", figures, as_json, more)
 
 
 @app.command()
@@ -339,69 +339,6 @@ def _replay_once(kernel: Kernel, _number: int) -> str:
         except HarnessError as error:
             return f"{type(error).__name__}: {error}"
     return verdict.word if verdict.word == "reproduced" else f"{verdict.word}: {verdict.reason}"
-
-
-def _timed(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def _alternating(rounds: int, *works: Callable[[], float]) -> list[list[float]]:
-    """All by turns, so that whatever else the host does hits them alike; the first
-    round warms the page cache and does not count."""
-    turns = [[work() for work in works] for _ in range(rounds + 1)]
-    return [list(figures) for figures in zip(*turns[1:], strict=True)]
-
-
-def _shown(title: str, rounds: int, *works: Callable[[], float]) -> list[list[float]]:
-    """``_alternating``, for works that show no progress of their own."""
-    *others, last = works
-    with progress.phase(f"benchmark: {title}", title) as shown:
-        shown.expect(rounds + 1)
-
-        def last_of_round() -> float:
-            seconds = last()
-            shown.step()
-            return seconds
-
-        return _alternating(rounds, *others, last_of_round)
-
-
-def _report(
-    name: str,
-    unit: str,
-    figures: dict[str, list[float]],
-    as_json: bool,
-    more: dict[str, float] | None = None,
-) -> None:
-    """Median, 95th percentile and the ratio of medians to the first, the baseline; and
-    ``more`` that has been measured once."""
-    rows = {title: _summary(values) for title, values in figures.items()}
-    baseline = next(iter(rows.values()))["median"]
-    for row in rows.values():
-        row["ratio"] = row["median"] / baseline
-    if as_json:
-        record = {"benchmark": name, "unit": unit, "rows": rows, "more": more or {}}
-        json.dump(record, sys.stdout)
-        return
-    print(f"{name}: {qemu.version('qemu-system-aarch64')}")
-    for title, row in rows.items():
-        print(
-            f"  {title:<34} median {row['median']:7.3f} {unit}  p95 {row['p95']:7.3f} {unit}"
-            f"  ratio {row['ratio']:.3f}  ({row['count']} times)"
-        )
-    for title, figure in (more or {}).items():
-        print(f"  {title:<52} {figure:7.2f}")
-
-
-def _summary(values: list[float]) -> dict[str, Any]:
-    ordered = sorted(values)
-    return {
-        "median": statistics.median(ordered),
-        "p95": ordered[int(len(ordered) * 0.95)],
-        "count": len(ordered),
-    }
 
 
 if __name__ == "__main__":

@@ -4,22 +4,7 @@
 import pytest
 
 from harness.klog import machinery, splat
-from harness.klog.splat import Splat
-
-CPU = "CPU: 1 PID: 71 Comm: sh Not tainted 6.12.117 #1"
-END = "---[ end trace 0000000000000000 ]---"
-
-
-def trace(*functions: str) -> list[str]:
-    return ["Call trace:", *(f" {each}+0x10/0x200" for each in functions)]
-
-
-def read(*lines: str) -> Splat:
-    (found,) = splat.find(lines)
-    return found
-
-
-OOPS = "Unable to handle kernel NULL pointer dereference at virtual address 0000000000000000"
+from tests.unit.crashlog import CPU, END, OOPS, read, trace
 
 
 @pytest.mark.parametrize(
@@ -75,38 +60,6 @@ def test_a_jump_to_nowhere_is_not_from_what_its_interrupt_has_interrupted() -> N
     assert (found.function, found.pc) == ("feed_timers", None)
 
 
-STALL = "rcu: INFO: rcu_preempt self-detected stall on CPU"
-TICK = ("rcu_sched_clock_irq", "update_process_times", "hrtimer_interrupt", "gic_handle_irq")
-
-
-def test_a_hang_is_named_after_what_was_handed_the_work() -> None:
-    inner = ("lock_acquire", "_raw_spin_lock_bh", "anything", "feed_store", "dev_attr_store")
-    found = read(STALL, CPU, *trace(*TICK, "el1h_64_irq", *inner, "vfs_write"))
-    assert (found.function, found.title) == ("feed_store", "RCU stall in feed_store")
-    assert "el1h_64_irq" in found.frames
-
-
-def test_a_hang_is_behind_the_interrupt_whose_mark_stands_before_a_frame() -> None:
-    stall = "INFO: rcu_sched detected stalls on CPUs/tasks:"
-    interrupt = " <IRQ>  [<ffffffff816efb87>] _sched_show_task+0x31a/0x325"
-    behind = " <EOI>  [<ffffffff815bcdb1>] feed_one+0x21/0x60"
-    frames = ["Call Trace:", interrupt, *trace(*TICK)[1:], behind, *trace("vfs_write")[1:]]
-    found = read(stall, *frames)
-    assert (found.function, found.frames[0]) == ("feed_one", "_sched_show_task")
-    assert [each.name for each in found.chains] == ["IRQ", "call trace"]
-
-
-def test_a_workqueue_s_lockup_is_about_the_work_of_the_first_worker_that_is_shown() -> None:
-    opening = "BUG: workqueue lockup - pool cpus=0 node=0 flags=0x0 nice=0 stuck for 168s!"
-    busy = ["workqueue events: flags=0x0", "  pwq 2: cpus=0 node=0", "    in-flight: 84:feed"]
-    found = read(opening, "Showing busy workqueues and worker pools:", *busy * 20)
-    assert (found.function, len(found.text)) == ("", 62)
-    worker = ["pool 2:", "task:kworker/0:1     state:R  running task     stack:0     pid:10"]
-    shown = [*worker, "Workqueue: queue feed_work", *trace("__schedule", "preempt_schedule")]
-    found = read(opening, *busy, *shown, "Workqueue: queue other_work")
-    assert (found.function, found.cut) == ("feed_work", False)
-
-
 def test_who_had_a_page_before_is_not_whom_the_report_is_about() -> None:
     found = read(
         "BUG: Bad page state in process sh  pfn:ab652",
@@ -119,32 +72,6 @@ def test_who_had_a_page_before_is_not_whom_the_report_is_about() -> None:
     )
     assert [each.name for each in found.chains] == ["allocation", "free", "call trace"]
     assert found.function == "feed_one"
-
-
-def test_a_stall_is_not_about_the_grace_period_kthread() -> None:
-    starved = "rcu: RCU grace-period kthread stack dump:"
-    kthread = trace("__schedule", "schedule", "rcu_gp_fqs_loop", "rcu_gp_kthread", "kthread")
-    other = ["NMI backtrace for cpu 0", CPU, *trace("spin_here", "process_one_work")]
-    assert read(STALL, starved, *kthread, *other).function == "spin_here"
-
-
-def test_a_stall_that_two_processors_find_is_one() -> None:
-    other = "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:"
-    backtrace = ["NMI backtrace for cpu 1", CPU, *trace("spin_here", "process_one_work")]
-    assert read(STALL, other, *backtrace).function == "spin_here"
-    later = ["rcu: \t(detected by 0, t=10002 jiffies, g=-959, q=12 ncpus=2)", other]
-    assert len(splat.find([STALL, *later, *backtrace])) == 2
-
-
-def test_a_stall_is_not_about_the_console_that_reports_it() -> None:
-    console = ("wait_for_xmitr", "pl011_console_putchar", "uart_console_write", "printk")
-    frames = trace(*console, *TICK, "el1h_64_irq", "spin_here", "feed_work", "process_one_work")
-    assert read(STALL, CPU, *frames).function == "feed_work"
-
-
-def test_a_processor_that_waits_for_another_is_not_to_blame() -> None:
-    frames = trace(*TICK, "el1h_64_irq", "smp_call_function_single", "rcu_barrier", "feed_work")
-    assert read(STALL, CPU, *frames).function == "smp_call_function"
 
 
 def test_a_cut_mark_can_stand_between_the_text_of_a_warning_and_its_place() -> None:
@@ -188,21 +115,6 @@ def test_what_only_prints_is_not_to_blame_even_where_nothing_else_is_shown() -> 
     assert found.function == "check_preemption_disabled"
     frames = ("__sanitizer_cov_trace_pc", "trace_hardirqs_off", "el1_abort")
     assert read(OOPS, CPU, *trace(*frames)).function == "el1_abort"
-
-
-@pytest.mark.parametrize(
-    ("frames", "function"),
-    [
-        (("__schedule", "schedule", "__wait_rcu_gp", "synchronize_rcu", "pull"), "synchronize_rcu"),
-        (("schedule", "synchronize_rcu_expedited", "pull"), "synchronize_rcu"),
-        (("schedule", "wait_rcu_gp", "synchronize_sched", "pull"), "synchronize_rcu"),
-        (("schedule", "wait_for_completion", "rcu_barrier", "pull"), "rcu_barrier"),
-        (("__schedule", "schedule", "wait_for_completion", "kthread_stop", "pull"), "pull"),
-    ],
-)
-def test_a_task_that_waits_for_rcu_is_not_to_blame(frames: tuple[str, ...], function: str) -> None:
-    opening = "INFO: task rmmod:33 blocked for more than 120 seconds."
-    assert read(opening, CPU, *trace(*frames, "notify")).function == function
 
 
 def test_a_report_of_lockdep_without_a_trace_is_about_its_lock() -> None:
@@ -350,37 +262,6 @@ def test_of_the_traces_of_two_tasks_it_is_that_of_whose_report_it_is(opening: li
     assert (found.cpu, found.interleaved) == (1, True)
 
 
-HUNG = "INFO: task sh:71 blocked for more than 120 seconds."
-
-
-@pytest.mark.parametrize(
-    ("frames", "function"),
-    [
-        (("__schedule", "schedule", "__wait_rcu_gp", "synchronize_rcu", "feed_one"), 3),
-        (("__schedule", "__wait_for_common", "rcu_barrier", "feed_one"), 2),
-        # It waits for another task that is at the same barrier.
-        (("__schedule", "__mutex_lock", "rcu_barrier", "feed_one"), 3),
-        (("schedule_timeout", "__down", "down", "console_lock", "feed_one"), 4),
-        (("schedule", "__mutex_lock", "tty_lock", "feed_one"), 3),
-        (("schedule", "__mutex_lock", "rtnl_lock", "feed_one"), 2),
-    ],
-)
-def test_a_hung_task_is_about_what_waits(frames: tuple[str, ...], function: int) -> None:
-    assert read(HUNG, "Call Trace:", *trace(*frames)).function == frames[function]
-
-
-def test_the_name_of_a_hung_task_can_be_of_two_lines() -> None:
-    hung = "INFO: task two", "lines:71 blocked for more than 120 seconds."
-    assert read(*hung, "Call Trace:", *trace("schedule", "feed_one")).function == "feed_one"
-
-
-@pytest.mark.parametrize("dispatcher", ["nfnetlink_rcv_msg", "genl_rcv_msg", "xfrm_user_rcv_msg"])
-def test_a_hang_is_about_what_a_message_of_netlink_asks_for(dispatcher: str) -> None:
-    stuck = trace("spin_there", "feed_one", dispatcher, "netlink_rcv_skb", "netlink_unicast")
-    stall = "rcu: INFO: rcu_preempt self-detected stall on CPU"
-    assert read(stall, *stuck).function == "feed_one"
-
-
 def test_an_allocation_that_fails_elsewhere_does_not_end_an_oops() -> None:
     failure = "rm: page allocation failure: order:0, mode:0x40cc0(GFP_KERNEL), nodemask=(null)"
     registers = ["pc : feed_one+0x10/0x200", "lr : feed_one+0x8/0x20"]
@@ -414,12 +295,6 @@ def test_an_oops_goes_on_behind_what_another_processor_reports() -> None:
     assert [each.kind for each in splat.find([OOPS, *other])] == ["Oops", "preemptible"]
     kinds = [each.kind for each in splat.find([OOPS, *other, WARNING, CPU, *trace("a", "b")])]
     assert kinds == ["Oops", "preemptible", "WARNING"]
-
-
-def test_a_stall_is_named_after_what_a_socket_s_operation_hands_work_to() -> None:
-    stall = "rcu: INFO: rcu_preempt self-detected stall on CPU"
-    frames = ("feed_one", "feed_sendmsg", "sock_sendmsg", "____sys_sendmsg", "__sys_sendmmsg")
-    assert read(stall, CPU, *trace(*frames, "__arm64_sys_sendmmsg")).function == "feed_sendmsg"
 
 
 def test_the_callbacks_that_copy_to_a_user_are_not_to_blame() -> None:

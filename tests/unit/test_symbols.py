@@ -2,7 +2,6 @@
 """Places in the source, of small kernels that the cross compiler makes in a moment."""
 
 import contextlib
-import json
 import re
 import subprocess
 from dataclasses import replace
@@ -17,11 +16,10 @@ from harness.host import tools
 from harness.kernel.artifact import Kernel
 from harness.klog.frame import Chain, Frame
 from harness.klog.splat import Splat
-from harness.symbols import dwarf, image, objects, recipe, symbolise, table
+from harness.symbols import dwarf, image, objects, symbolise
 from harness.symbols.image import Image
 from harness.symbols.symbolise import Symbolised
 from harness.symbols.symbols import Query, Symbols
-from harness.symbols.table import Scope, Table
 
 RELEASE = "6.12.0"
 SOURCE = """
@@ -324,60 +322,6 @@ def test_an_interrupted_function_is_where_the_processor_was(tmp_path: Path, vect
     kernel = kernel_of(tmp_path, "-g")
     done = decoded(kernel, Frame(vector, 0x10, 0x20), frame_of(kernel, "other", 0))
     assert done.known == 1
-
-
-COMMAND = "ccache aarch64-linux-gnu-gcc -Wp,-MMD,{d}/.x.o.d -DNAME='\"a;b\"' -c -o {o} /src/x.c"
-
-
-@pytest.mark.parametrize(
-    ("where", "target", "variable", "behind"),
-    [
-        ("drivers/x.o", "drivers/x.o", "cmd_", ""),
-        ("drivers/x.o", "drivers/x.o", "savedcmd_", " ; ./tools/objtool x"),
-        ("guest-modules/x.o", "{root}/guest-modules/x.o", "savedcmd_", " && true"),
-        ("guest-modules/x.o", "x.o", "savedcmd_", ""),
-    ],
-)
-def test_a_recipe_compiles_elsewhere(
-    tmp_path: Path, where: str, target: str, variable: str, behind: str
-) -> None:
-    path = tmp_path / where
-    path.parent.mkdir(parents=True)
-    target = target.format(root=tmp_path)
-    saved = COMMAND.format(d=path.parent, o=target)
-    path.with_name(".x.o.cmd").write_text(f"{variable}{target} := {saved}{behind}\n\nsource := y\n")
-    found = recipe.read(tmp_path, path)
-    assert found
-    assert found.directory / target == path
-    words = found.with_debug_information(Path("/elsewhere/x.o"))
-    assert words == [
-        *("ccache", "aarch64-linux-gnu-gcc", '-DNAME="a;b"', "-c"),
-        *("-o", "/elsewhere/x.o", "/src/x.c", "-g"),
-    ]
-
-
-@pytest.mark.parametrize(
-    "text", ["", "cmd_x.o := ld -r -o x.o a.o b.o", "cmd_x.o := gcc 'unended", "\x00\xff", "x"]
-)
-def test_what_was_not_compiled_has_no_recipe(tmp_path: Path, text: str) -> None:
-    (tmp_path / ".x.o.cmd").write_text(text)
-    assert recipe.read(tmp_path, tmp_path / "x.o") is None
-
-
-PLACES = st.tuples(st.text(), st.integers(0, 1 << 20))
-SCOPES = st.builds(
-    Scope,
-    st.text(),
-    st.integers(-1, 3),
-    PLACES,
-    st.lists(st.tuples(st.integers(), st.integers())).map(tuple),
-)
-
-
-@given(st.lists(PLACES, max_size=5), st.lists(SCOPES, max_size=5))
-def test_a_table_survives_json(places: list[tuple[str, int]], scopes: list[Scope]) -> None:
-    found = {"x": Table(tuple(range(len(places))), tuple(places), tuple(scopes))}
-    assert table.load(json.loads(json.dumps(table.dump(found)))) == found
 
 
 def test_a_module_of_the_kernel_is_decoded(tmp_path: Path) -> None:

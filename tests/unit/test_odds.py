@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""How sure a verdict is that rests on runs of which some show the symptom."""
+
+import bisect
+import functools
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.bisect import odds
+from harness.bisect.odds import Bar, Rates, Tally
+
+NONE = Tally()
+
+
+tallies = st.builds(Tally, st.integers(0, 40), st.integers(0, 40))
+
+
+@given(tallies, tallies, st.integers(0, 40))
+def test_what_is_shown_speaks_for_it_and_clean_runs_against(
+    known: Tally, other: Tally, clean: int
+) -> None:
+    rates = Rates(Tally(known.shown + 1, known.clean), Tally(0, other.clean))
+    without = rates.showing_given(Tally(0, clean))
+    assert 0 <= rates.showing_given(Tally(0, clean + 1)) <= without <= 0.5
+    assert without < rates.showing_given(Tally(1, clean)) <= 1
+
+
+def test_clean_runs_convince_as_fast_as_the_rate_lets_them() -> None:
+    often, seldom = Rates(Tally(5, 0), Tally(0, 5)), Rates(Tally(5, 20), Tally(0, 10))
+    assert often.showing_given(Tally(0, 4)) < 0.01
+    assert seldom.showing_given(Tally(0, 4)) > 0.2
+    assert seldom.showing_given(Tally(1, 4)) > 0.99
+    assert seldom.showing_given(Tally(2, 8)) > 0.995
+
+
+@given(tallies)
+def test_rates_that_are_the_same_are_not_distinct(tally: Tally) -> None:
+    assert not odds.are_distinct(tally, tally, 20)
+    assert odds.are_distinct(Tally(18, 2), Tally(2, 18), 20)
+
+
+@given(st.floats(0, 1), st.integers(1, 10000))
+def test_a_step_near_the_end_needs_less(sure: float, left: int) -> None:
+    if odds.of_a_step(left * 2).is_met(sure, NONE):
+        assert odds.of_a_step(left).is_met(sure, NONE)
+
+
+@pytest.mark.parametrize("seen", [Tally(0, 37), Tally(3, 20), Tally(0, 0), Tally(1, 0)])
+@pytest.mark.parametrize("known", [NONE, Tally(10, 0), Tally(10, 23)])
+def test_the_evidence_of_a_rarer_rate_is_an_integral(seen: Tally, known: Tally) -> None:
+    """Over the rate of which the runs are known, by the midpoint rule."""
+
+    def density(rate: float) -> float:
+        return rate**known.shown * (1 - rate) ** known.clean
+
+    places = [(number + 0.5) / 4000 for number in range(4000)]
+    whole = sum(density(each) for each in places)
+    part = sum(
+        density(each) * (each / 5) ** seen.shown * (1 - each / 5) ** seen.clean for each in places
+    )
+    found = odds._evidence_of_rarer(seen, known, 5.0)
+    assert found == pytest.approx(math.log(part / whole), abs=1e-4)
+
+
+def test_a_rate_that_others_are_held_to_is_measured() -> None:
+    bar = Bar(0.01, measured=5)
+    assert not bar.is_met(0.999, Tally(4, 2))
+    assert bar.is_met(0.999, Tally(5, 2))
+    assert bar.is_met(0.001, Tally(0, 40))
+
+
+# The rate of a parent, by that of its child: which no model assumes.
+HISTORIES: dict[str, Callable[[random.Random], tuple[float, float]]] = {
+    "a fifth": lambda _draw: (1.0, 0.2),
+    "a fifth of half": lambda _draw: (0.5, 0.1),
+    "falling by factors": lambda draw: (
+        (child := 2.0 ** -draw.randrange(4)),
+        child / draw.choice((2, 3, 4, 5)),
+    ),
+    "U-shaped": lambda draw: (1.0, 0.2 + 0.8 * draw.betavariate(0.5, 0.5)),
+    "bimodal": lambda draw: (draw.choice((0.25, 1.0)), draw.choice((0.2, 1.0))),
+    "drifting": lambda draw: (
+        (child := draw.uniform(0.1, 1)),
+        max(0.02, child * draw.uniform(0.2, 1.2)),
+    ),
+}
+
+
+@pytest.mark.parametrize("history", HISTORIES)
+@pytest.mark.parametrize("requested", [0.01, 0.001])
+def test_a_parent_that_shows_it_is_called_clean_as_seldom_as_requested(
+    history: str, requested: float
+) -> None:
+    """Over children whose rate was measured by chance, what is left of the parent's runs."""
+    draw = random.Random(history)
+    errors = [_missed(*HISTORIES[history](draw), requested, odds.WIDER, draw) for _ in range(200)]
+    assert sum(errors) / len(errors) <= requested
+    # And so it is by that: with one rate for all it is not.
+    unheld = [_missed(*HISTORIES[history](draw), requested, 1.0, draw) for _ in range(200)]
+    assert sum(unheld) / len(unheld) > requested
+
+
+def _missed(
+    child: float, parent: float, requested: float, rarer: float, draw: random.Random
+) -> float:
+    """The probability that all runs of the parent stay clean."""
+    seen = NONE
+    while not odds.is_measured(seen, odds.LAST_SHOWN):
+        seen += Tally(1, 0) if draw.random() < child else Tally(0, 1)
+    return float((1 - parent) ** _runs_of_the_parent(seen, requested, rarer))
+
+
+@functools.cache
+def _runs_of_the_parent(child: Tally, requested: float, rarer: float) -> int:
+    rates, bar = Rates(child, Tally(0, 10)), Bar(requested, rarer)
+
+    def is_met(runs: int) -> bool:
+        return bar.is_met(rates.showing_given(Tally(0, runs), rarer), Tally(0, runs))
+
+    return bisect.bisect_left(range(10000), True, lo=1, key=is_met)
