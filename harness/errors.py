@@ -107,7 +107,7 @@ class GuestReset(GuestLost):
     panics before it has a console does that."""
 
 
-# Of this host, whatever was asked of it: no space, memory, processes or files.
+# Of this host, whatever it was doing: no space, memory, processes or files.
 _EXHAUSTED = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO),
     *(errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE),

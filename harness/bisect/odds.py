@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """How sure a verdict is that rests on runs of which only some show anything.
 
-On one side of the change revisions show what is looked for in some of their runs; on the
+On one side of the change revisions show the symptom in some of their runs; on the
 other side hardly ever. What is known of both rates comes from runs of revisions whose
 side is known, by Bayes' rule with a beta distribution for each.
 
@@ -79,7 +79,7 @@ class Rates:
 
     def _rarer(self, rarer: float) -> float:
         """Where the other side shows it too the least is not below halfway between both, as
-        a ratio: nearer to the other side no number of runs tells them apart."""
+        a ratio: nearer to the other side no number of runs distinguishes them."""
         if not self.lacking.shown:
             return rarer
         return max(1.0, min(rarer, math.sqrt(self.showing.rate / self.lacking.rate)))
@@ -169,7 +169,7 @@ class Bar:
 
 def of_a_step(left: int) -> Bar:
     """What it takes to go on with the likelier side, with ``left`` revisions to choose from.
-    The last word is on the culprit's parent, whose runs decide at the confidence asked for:
+    The last word is on the culprit's parent, whose runs decide at the requested confidence:
     a step that is mistaken costs the steps after it, and is found out then. So one more run
     is worth its while where the doubt, times those steps, is above one.
     """

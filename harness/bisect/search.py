@@ -46,12 +46,13 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A last word on a revision that is said to lack what is looked for: the ``error`` that
-    was ``asked`` for, and what its runs leave, if it would show it at the ``rate`` or above."""
+    """The last word on a revision that does not show the symptom: the ``requested`` bound on
+    the probability that it would, at the ``rate`` or above, and the ``error`` that its runs
+    leave."""
 
     revision: str
     tally: Tally
-    asked: float
+    requested: float
     error: float
     rate: float
 
@@ -177,15 +178,15 @@ class Search:
 
     def _no_show(self, end: str, other: str) -> UsageError:
         tally = self.ledger.tally(end)
-        told = f"the {self._sides.end_name(end)} shows it in {tally} runs"
+        text = f"the {self._sides.end_name(end)} shows it in {tally} runs"
         for _ in range(3):
             if self._sides.run_end(other).word == "shown":
                 return UsageError(
-                    f"{told}, and the {self._sides.end_name(other)} does",
+                    f"{text}, and the {self._sides.end_name(other)} does",
                     "exchange the two, or call them --old and --new",
                 )
         last = self.ledger.runs(end)[-1].reason
-        return UsageError(f"{told} ({last})", "see what repro or run says of that kernel")
+        return UsageError(f"{text} ({last})", "see what repro or run says of that kernel")
 
     def _measure_lacking(self, end: str) -> None:
         """As often as the other end at least: that it shows it seldom has to be seen."""

@@ -92,7 +92,7 @@ def _held_record(job: Job, each: Held) -> dict[str, Any]:
         "name": _name(job, each.revision),
         "runs": each.tally.runs,
         "shown": each.tally.shown,
-        "asked_error": each.asked,
+        "requested_error": each.requested,
         "error": each.error,
         "least_rate": round(each.rate, 6),
     }
@@ -103,7 +103,7 @@ def _held(job: Job, each: Held) -> str:
     return (
         f"{_name(job, each.revision)}: shown in {each.tally} runs; that it would be shown in"
         f" {each.rate:.1%} of them or more has a probability of {each.error:.2g}"
-        f" ({each.asked:.2g} asked)"
+        f" (requested: {each.requested:.2g})"
     )
 
 

@@ -12,7 +12,6 @@ import typer
 from harness.cli import options, output, suites
 from harness.errors import UsageError, did_you_mean
 from harness.host import rundir
-from harness.scenario import behaviour
 from harness.suite import harmless, killers, mutant, mutants, planted, resolved
 from harness.suite.harmless import Quiet
 from harness.suite.mutant import Mutant
@@ -59,7 +58,7 @@ def mutants_(
     suites.check(machine, behaviours, scenario)
     where = directory or (mutant.harmless() if is_harmless else mutant.ours())
     chosen = _chosen(mutant.read(where), only)
-    base = resolved.build([spec], machine, behaviour.claims(behaviours))
+    base = resolved.build([spec], machine, behaviours)
     into = rundir.create("mutants", run_dir)
     request = Request(
         (spec,),
@@ -159,8 +158,8 @@ def _summary(found: Sequence[Score], into: Path) -> Iterator[Line]:
     judged = counts["killed"] + counts["survived"]
     named = sum(bool(each.names_the_bug) for each in found)
     rest = [f"{counts[name]} {name.replace('-', ' ')}" for name in _BESIDE if counts[name]]
-    told = ", ".join([f"{counts['killed']} of {judged} mutants killed", f"{named} named", *rest])
-    yield "bold", f"{told}; all of it is in {into}"
+    text = ", ".join([f"{counts['killed']} of {judged} mutants killed", f"{named} named", *rest])
+    yield "bold", f"{text}; all of it is in {into}"
 
 
 _BESIDE = ("inconclusive", "equivalent", "not-applicable")
@@ -184,8 +183,8 @@ def _quiet(found: Quiet) -> Iterator[Line]:
 
 def _quiet_summary(found: Sequence[Quiet], into: Path) -> Iterator[Line]:
     counts = Counter(each.result for each in found)
-    told = ", ".join(f"{counts[name]} {name.replace('-', ' ')}" for name in counts)
-    yield "bold", f"of {len(found)} harmless patches {told}; all of it is in {into}"
+    text = ", ".join(f"{counts[name]} {name.replace('-', ' ')}" for name in counts)
+    yield "bold", f"of {len(found)} harmless patches {text}; all of it is in {into}"
 
 
 def _quiet_status(found: Sequence[Quiet]) -> int:

@@ -14,7 +14,7 @@ from harness.machine import qemu
 
 def of_kernel(kernel: Kernel) -> dict[str, Any]:
     """``key`` is the digest of all that it is made from; ``source`` that of the source
-    before patches ("" where nobody recorded it)."""
+    before patches ("" where it is not recorded)."""
     patches = sorted((kernel.directory / "patches").glob("*"))
     return {
         "label": kernel.label,

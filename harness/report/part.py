@@ -18,7 +18,7 @@ _STATUS = re.compile(r"\[(\d{1,3})\]")
 _CONTINUED = re.compile(r"^>[ \t]?")
 _INTERRUPT = re.compile(r"(?:.*[^^])?(?:\^C)+")
 
-# What sudo asks on the terminal, in whatever language.
+# sudo's prompt for a password, in whatever language.
 _PASSWORD = re.compile(r"\[sudo[^\]]*\] [^:]{1,80}: ?")
 
 # Lines of a splat behind a blank line that are looked at.

@@ -35,7 +35,7 @@ class Mutant:
 
     @property
     def equivalent(self) -> str:
-        """Why it cannot be told from the kernel as it is; "" for one that can."""
+        """Why it behaves as the kernel without it does; "" for one that does not."""
         return self._line("Equivalent")
 
     def machines(self, names: Sequence[str]) -> tuple[str, ...]:

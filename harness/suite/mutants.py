@@ -251,7 +251,7 @@ def _unkilled(blank: Score, outcomes: Sequence[Outcome], tried: Sequence[Catcher
     """What failed and was not confirmed says nothing, neither for the mutant nor against."""
     lost = [each.reason for each in outcomes if each.result == "inconclusive"]
     if tried:
-        told = "; ".join(f"{each.scenario} {each.figures}" for each in tried)
-        lost.insert(0, f"no failure is confirmed: {told}")
+        figures = "; ".join(f"{each.scenario} {each.figures}" for each in tried)
+        lost.insert(0, f"no failure is confirmed: {figures}")
     result: Result = "inconclusive" if lost else "survived"
     return replace(blank, result=result, catchers=tuple(tried), reason="".join(lost[:1]))

@@ -30,7 +30,7 @@ def healthy(request: Request, into: Path) -> None:
     if failed:
         raise HostError(
             f"{len(failed)} scenarios fail on {request.kernels[0]} as it is, {failed[0]} first",
-            f"mend that before planting bugs; the log is in {into}",
+            f"repair that before planting bugs; the log is in {into}",
         )
 
 

@@ -45,7 +45,7 @@ class Function:
 
 
 class Functions(Mapping[str, list[Function]]):
-    """Those of each name, made when they are asked for: a trace needs twenty of a vmlinux's
+    """Those of each name, made on first use: a trace needs twenty of a vmlinux's
     fifty thousand."""
 
     def __init__(self, sections: list[Section], symbols: list[Symbol]) -> None:

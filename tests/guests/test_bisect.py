@@ -34,8 +34,8 @@ def test_releases_tell_when_groups_came_to_be_made_at_registration(tmp_path: Pat
     assert "Confidence 0.99" in report
     (held,) = found["held"]
     assert (held["name"], held["shown"]) == ("debian:7.2", 0)
-    assert held["error"] <= held["asked_error"]
-    assert f"({held['asked_error']:.2g} asked)" in report
+    assert held["error"] <= held["requested_error"]
+    assert f"(requested: {held['requested_error']:.2g})" in report
     assert "Fixes:" not in report  # no commit
     assert "<h1>debian:7.2</h1>" in (tmp_path / "run/report.html").read_text()
     logged = command.run("bisect", "log", tmp_path / "run")
@@ -134,7 +134,7 @@ def test_ends_that_are_exchanged(tmp_path: Path) -> None:
 
 
 def series(into: Path, changes: dict[int, Path]) -> Path:
-    """Five patches: the changes, by number, and others that nothing comes of."""
+    """Five patches: the changes, by number, and others without effect."""
     into.mkdir()
     for number in range(1, 6):
         diff = f"--- /dev/null\n+++ b/Documentation/{number}\n@@ -0,0 +1 @@\n+{number}\n"

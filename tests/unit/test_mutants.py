@@ -21,9 +21,9 @@ from harness.suite.run import Outcome, Request
 
 
 def test_mutants_are_read_with_what_they_say_of_themselves(tmp_path: Path) -> None:
-    (tmp_path / "lost-put.patch").write_text("The put is lost:\nnobody unloads.\n\n---\ndiff")
+    (tmp_path / "lost-put.patch").write_text("The put is lost:\nthe module stays.\n\n---\ndiff")
     (found,) = mutant.read(tmp_path)
-    assert (found.name, found.summary) == ("lost-put", "The put is lost: nobody unloads.")
+    assert (found.name, found.summary) == ("lost-put", "The put is lost: the module stays.")
 
 
 def test_a_mutant_may_be_a_bug_of_newer_kernels_only(tmp_path: Path) -> None:
