@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the unit tests share: directories of their own, and a kernel of ten lines."""
+"""Fixtures of the unit tests: a private cache, and a source tree of ten lines."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tests import fake_linux
 
 @pytest.fixture(autouse=True)
 def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No test sees what this host has cached or run, or adds to it."""
+    """Tests neither read nor fill this host's cache and run directories."""
     monkeypatch.setenv("IOMMU_HARNESS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return tmp_path / "cache"
@@ -19,7 +19,7 @@ def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def no_fragments(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Our own options are of real kernels."""
+    """Build without the fragments in kconfigs/, whose options the ten-line tree lacks."""
     monkeypatch.setattr(config, "fragments", lambda _variants: [])
 
 

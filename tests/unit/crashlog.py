@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Crash logs in a few lines, for tests of what a report is about."""
+"""Parts of crash logs, and the splat that a few lines make."""
 
 from harness.klog import splat
 from harness.klog.splat import Splat

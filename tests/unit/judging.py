@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Claims held against steps that no guest has made."""
+"""Claims judged against made-up steps, without a guest."""
 
 from pathlib import Path
 
@@ -96,9 +96,9 @@ def verdict_of(
     return verdict.judge(judged(commands, steps, error))
 
 
-def difference(wanted: Command, done: Step) -> str | None:
-    """Why the first claim of the command that decides does not hold, None where all do."""
-    found = judged([wanted], [done])
+def difference(reported: Command, done: Step) -> str | None:
+    """The reason of the first deciding claim that does not hold, None if all of them hold."""
+    found = judged([reported], [done])
     return next((each.reason for each in found if each.held is False and each.claim.judges), None)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What harness.klog reads in logs of real guests, against what is read in them by eye."""
+"""harness.klog on logs of real guests, checked against a table made by eye."""
 
 import tomllib
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ LOGS = Path(__file__).parent.parent / "logs"
 
 @dataclass(frozen=True, slots=True)
 class Parse:
-    """A log and its reports: the table's entry."""
+    """An entry of the table: a log and its splats."""
 
     file: str
     source: str
@@ -53,52 +53,52 @@ def splats(parse: Parse) -> list[Splat]:
 
 
 @pytest.mark.parametrize("parse", TABLE, ids=lambda each: each.file.removesuffix(".log"))
-def test_a_log_is_read_as_an_engineer_reads_it(parse: Parse) -> None:
+def test_klog_finds_the_splats_in_the_table(parse: Parse) -> None:
     found = splats(parse)
     assert [each.kind for each in found] == [each["kind"] for each in parse.splats]
-    for number, (wanted, splat) in enumerate(zip(parse.splats, found, strict=True)):
-        wrong = dict(differing(wanted, splat))
-        assert not wrong, f"report {number}: expected {wanted}"
+    for number, (expected, splat) in enumerate(zip(parse.splats, found, strict=True)):
+        wrong = dict(mismatches(expected, splat))
+        assert not wrong, f"splat {number}: expected {expected}"
 
 
-def differing(wanted: dict[str, Any], splat: Splat) -> list[tuple[str, object]]:
-    """The fields that the table has otherwise, with what was read."""
-    plain = [each for each in wanted.items() if each[0] not in {"frames", "chains"}]
-    seen = [(name, value, getattr(splat, name)) for name, value in plain]
-    found: list[tuple[str, object]] = [(name, got) for name, value, got in seen if got != value]
-    if not contains(splat.frames, wanted.get("frames", ())):
+def mismatches(expected: dict[str, Any], splat: Splat) -> list[tuple[str, object]]:
+    """The fields that differ from the table, with the values read from the log."""
+    plain = [each for each in expected.items() if each[0] not in {"frames", "chains"}]
+    read = [(name, value, getattr(splat, name)) for name, value in plain]
+    found: list[tuple[str, object]] = [(name, got) for name, value, got in read if got != value]
+    if not contains(splat.frames, expected.get("frames", ())):
         found.append(("frames", splat.frames))
     chains = [each.name for each in splat.chains]
-    if chains != wanted.get("chains", chains):
+    if chains != expected.get("chains", chains):
         found.append(("chains", chains))
     return found
 
 
 def contains(frames: Sequence[str], run: Sequence[str]) -> bool:
-    """Whether ``run`` stands in the frames as it is."""
+    """Whether ``run`` appears in the frames without gaps."""
     starts = range(len(frames) - len(run) + 1)
     return any(list(frames[start : start + len(run)]) == list(run) for start in starts)
 
 
-def test_the_table_has_each_log_once() -> None:
+def test_the_table_lists_each_log_once() -> None:
     names = [each.file for each in TABLE]
     assert sorted(names) == sorted(path.name for path in LOGS.glob("*.log"))
     assert len(names) == len(set(names))
 
 
-def test_logs_are_small() -> None:
+def test_logs_stay_below_12_kb() -> None:
     assert [path.name for path in LOGS.glob("*.log") if path.stat().st_size >= 12_000] == []
 
 
-def test_recorded_logs_say_where_they_are_from() -> None:
+def test_recorded_logs_name_their_source() -> None:
     assert [each.file for each in RECORDED if not each.source] == []
 
 
 @pytest.mark.parametrize("parse", DRESSED, ids=lambda each: each.file.removesuffix(".log"))
-def test_a_dressed_log_is_made_from_a_recorded_one(parse: Parse) -> None:
+def test_a_dressed_log_is_derived_from_a_recorded_log(parse: Parse) -> None:
     text = (LOGS / parse.of).read_bytes().decode()
     assert (LOGS / parse.file).read_bytes().decode() == dress(text, parse.dressed)
 
 
-def test_each_form_is_read() -> None:
+def test_each_form_has_a_dressed_log() -> None:
     assert {each.dressed for each in DRESSED} == set(FORMS)

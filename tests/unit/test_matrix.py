@@ -30,7 +30,7 @@ def text(outcomes: list[Outcome]) -> str:
     return "\n".join(line for _, line in matrix.lines(outcomes))
 
 
-def test_a_row_for_each_subject_and_a_column_for_each_kernel() -> None:
+def test_the_matrix_has_a_row_per_subject_and_a_column_per_kernel() -> None:
     shown = text(
         [
             outcome(PIN, "passed"),
@@ -46,13 +46,13 @@ def test_a_row_for_each_subject_and_a_column_for_each_kernel() -> None:
     assert "all 1, 1 known, 1 n/a 1" in rows
 
 
-def test_a_failure_is_told_with_its_reason() -> None:
+def test_the_matrix_prints_the_reason_of_a_failure() -> None:
     shown = text([outcome(PIN, "failed")])
     assert "test_pinning.py::test_it [debian:6.12 smmuv3]" in shown
     assert "    why" in shown
 
 
-def test_of_several_rounds_the_worst_counts_and_differences_are_told() -> None:
+def test_the_worst_of_several_rounds_counts_and_differing_rounds_are_flaky() -> None:
     rounds = [outcome(PIN, "passed"), outcome(PIN, "failed", number=2)]
     assert [each.result for each in matrix.worst(rounds)] == ["failed"]
     assert matrix.counts(matrix.worst(rounds))["failed"] == 1
@@ -60,7 +60,7 @@ def test_of_several_rounds_the_worst_counts_and_differences_are_told() -> None:
     assert matrix.flaky([outcome(PIN, "passed"), outcome(PIN, "passed", number=2)]) == []
 
 
-def test_a_race_that_is_known_is_not_flaky_and_a_teardown_is_no_round() -> None:
+def test_known_races_and_teardown_failures_are_not_flaky() -> None:
     race = [outcome(PIN, "passed"), outcome(PIN, "known", number=2)]
     assert matrix.flaky(race) == []
     assert matrix.flaky([outcome(PIN, "passed"), outcome(PIN, "failed")]) == []
@@ -70,7 +70,7 @@ RACE = "test_devices_come_and_go_from_two_sides"
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "node"),
     [
         ("pinning", "test_pinning.py"),
         ("test_pinning.py", "test_pinning.py"),
@@ -78,31 +78,31 @@ RACE = "test_devices_come_and_go_from_two_sides"
         (f"test_races.py::{RACE}[1]", f"test_races.py::{RACE}"),
     ],
 )
-def test_scenarios_are_named_as_users_and_outcomes_do(name: str, told: str) -> None:
+def test_run_accepts_the_names_that_users_and_outcomes_use(name: str, node: str) -> None:
     (chosen,) = run.chosen([name])
-    assert str(chosen) == f"{run.directory()}/{told}"
+    assert str(chosen) == f"{run.directory()}/{node}"
 
 
 @pytest.mark.parametrize("name", ["nope", "../unit/test_x", "pinning; true", ""])
-def test_scenarios_that_do_not_exist(name: str) -> None:
+def test_unknown_scenarios_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match="no scenarios about"):
         list(run.chosen([name]))
 
 
-def test_a_scenario_that_does_not_exist_has_one_that_is_near() -> None:
+def test_an_unknown_scenario_gets_the_closest_name_or_the_list() -> None:
     with pytest.raises(UsageError, match=f"did you mean {RACE}"):
         list(run.chosen([f"races::{RACE[:-2]}"]))
     with pytest.raises(UsageError, match="see iommu-harness run --list races"):
         list(run.chosen(["races::nothing"]))
 
 
-def test_a_name_that_is_near_is_offered_and_another_is_not() -> None:
+def test_did_you_mean_offers_only_close_names() -> None:
     assert did_you_mean("kernl", ["kernel", "work"], "see them") == "did you mean kernel?"
     assert did_you_mean("zzz", ["kernel", "work"], "see them") == "see them"
 
 
-def test_likely_scenarios_are_the_first(tmp_path: Path) -> None:
-    """As outcomes name them, in that order, before all others; without parameters, too."""
+def test_likely_scenarios_run_first(tmp_path: Path) -> None:
+    """They keep their order. Outcomes name them, with or without parameters."""
     named = "test_pinning.py::test_nobody_is_shown_as_the_holder"
     likely = (f"test_races.py::{RACE}[1]", named, f"test_races.py::{RACE}")
     kernels = (spec.parse("debian:6.12"),)

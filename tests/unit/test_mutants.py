@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Mutants: what their heads say, who kills them, and that it is no chance."""
+"""Mutants: their headers, their killers, and the confirmation of a kill."""
 
 import contextlib
 import random
@@ -20,13 +20,13 @@ from harness.suite.mutants import Score
 from harness.suite.run import Outcome, Request
 
 
-def test_mutants_are_read_with_what_they_say_of_themselves(tmp_path: Path) -> None:
+def test_the_first_paragraph_of_a_patch_is_the_mutants_summary(tmp_path: Path) -> None:
     (tmp_path / "lost-put.patch").write_text("The put is lost:\nthe module stays.\n\n---\ndiff")
     (found,) = mutant.read(tmp_path)
     assert (found.name, found.summary) == ("lost-put", "The put is lost: the module stays.")
 
 
-def test_a_mutant_may_be_a_bug_of_newer_kernels_only(tmp_path: Path) -> None:
+def test_a_since_header_limits_a_mutant_to_newer_kernels(tmp_path: Path) -> None:
     (tmp_path / "new.patch").write_text("New.\n\nSince: 6.15\n\n---\ndiff")
     (tmp_path / "old.patch").write_text("Old.\n\n---\ndiff\nSince: 6.15\n")
     new, old = mutant.read(tmp_path)
@@ -34,33 +34,33 @@ def test_a_mutant_may_be_a_bug_of_newer_kernels_only(tmp_path: Path) -> None:
     assert new.since.include("7.2.13")
 
 
-def test_two_mutants_of_one_name(tmp_path: Path) -> None:
+def test_two_mutants_with_one_name_are_refused(tmp_path: Path) -> None:
     for suffix in ("patch", "diff"):
         (tmp_path / f"same.{suffix}").write_text("Same.")
     with pytest.raises(UsageError, match="two mutants called 'same'"):
         mutant.read(tmp_path)
 
 
-def test_a_directory_without_mutants(tmp_path: Path) -> None:
+def test_a_directory_without_mutants_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no mutants"):
         mutant.read(tmp_path)
 
 
-def test_every_mutant_of_ours_says_what_it_breaks() -> None:
+def test_every_bundled_mutant_has_a_summary() -> None:
     found = mutant.read(mutant.ours())
     assert len(found) >= 20
     assert all(len(each.summary) > 20 for each in found)
 
 
-def test_every_harmless_patch_of_ours_says_what_it_leaves_alone() -> None:
+def test_every_bundled_harmless_patch_states_what_is_unchanged() -> None:
     found = mutant.read(mutant.harmless())
     assert len(found) >= 12
     assert all("Unchanged: " in each.summary for each in found)
     assert all(re.search(r"^@@ ", each.text, re.MULTILINE) for each in found)
 
 
-def test_what_caught_a_mutant_goes_first_next_time(tmp_path: Path) -> None:
-    """The catchers of this mutant, then those of most others."""
+def test_killers_of_earlier_runs_are_the_likely_killers(tmp_path: Path) -> None:
+    """First the killers of this mutant, then those that killed most others."""
     (tmp_path / "any.patch").write_text("It is bad.\n")
     patch = tmp_path / "any.patch"
     for name, by in {"one": ("a",), "two": ("a", "b"), "three": ("c",)}.items():
@@ -69,8 +69,8 @@ def test_what_caught_a_mutant_goes_first_next_time(tmp_path: Path) -> None:
     assert killers.likely(Mutant("unseen", patch))[0] == "a"
 
 
-def test_scenarios_about_what_a_mutant_changes_go_before_others() -> None:
-    """Those that name what few others do first, then those of its directory."""
+def test_scenarios_that_name_the_patched_function_are_related() -> None:
+    """First the scenarios with the rarest names of the patch, then those of its directory."""
     patch = "+++ b/drivers/vfio/vfio_main.c\n@@ -1,2 +1 @@ int vfio_iommu_unmap_unpin_all(void)\n"
     first, second, *others = killers.related(patch)
     assert first == "test_vfio.py::test_memory_is_pinned_as_long_as_a_user_maps_it"
@@ -83,7 +83,7 @@ def test_scenarios_about_what_a_mutant_changes_go_before_others() -> None:
     assert killers.related("+++ b/mm/none.c\n@@ -1,2 +1 @@ int nobody_names_this(void)\n") == []
 
 
-def test_a_mutant_is_of_the_machines_that_it_names(tmp_path: Path) -> None:
+def test_a_machines_header_limits_a_mutant_to_these_machines(tmp_path: Path) -> None:
     for name, head in {"all": "It is bad.", "some": "It is bad.\nMachines: virtio-iommu*"}.items():
         (tmp_path / f"{name}.patch").write_text(f"{head}\n\n---\ndiff --git a/a b/a\n")
     every, some = mutant.read(tmp_path)
@@ -93,7 +93,7 @@ def test_a_mutant_is_of_the_machines_that_it_names(tmp_path: Path) -> None:
     assert some.machines(["smmuv3"]) == ()
 
 
-def test_the_table_beside_the_patches_says_who_goes_first(tmp_path: Path) -> None:
+def test_the_killers_table_beside_the_patches_is_merged_with_the_cache(tmp_path: Path) -> None:
     patch = tmp_path / "three.patch"
     patch.write_text("It is bad.\n")
     killers.keep(tmp_path, {"three": ("c",), "one": ("a", "b")})
@@ -131,13 +131,15 @@ The reference is not put.
         ("Names: refcount", "WARNING in iommu_deinit_device", False),
     ],
 )
-def test_a_message_that_names_the_bug(tmp_path: Path, head: str, message: str, named: bool) -> None:
+def test_a_message_names_the_bug_by_function_or_names_header(
+    tmp_path: Path, head: str, message: str, named: bool
+) -> None:
     (tmp_path / "one.patch").write_text(PATCH.format(head=head))
     (found,) = mutant.read(tmp_path)
     assert found.is_named_by(message) is named
 
 
-def test_functions_that_a_patch_defines_are_its_too(tmp_path: Path) -> None:
+def test_functions_that_a_patch_defines_count_as_patched(tmp_path: Path) -> None:
     patch = "A.\n\n---\n@@ -1 +1 @@\n-static int old_name(int a)\n+static int new_name(int a)\n"
     (tmp_path / "one.patch").write_text(patch)
     (found,) = mutant.read(tmp_path)
@@ -157,7 +159,7 @@ def confirmation(on_mutant: float, on_base: float, seed: int, base: Trials = NON
     return made.confirmed
 
 
-def test_a_kill_takes_six_runs_and_three_where_the_base_is_known() -> None:
+def test_a_kill_takes_six_runs_or_three_with_a_measured_base() -> None:
     made = confirm.confirmed(lambda: True, lambda: False, Trials())
     assert made == Confirmation(Trials(6, 0), Trials(0, 6), confirmed=True)
     made = confirm.confirmed(lambda: True, lambda: False, Trials(0, 20))
@@ -166,8 +168,8 @@ def test_a_kill_takes_six_runs_and_three_where_the_base_is_known() -> None:
 
 @pytest.mark.parametrize("rate", [0.001, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99])
 @pytest.mark.parametrize("known", [0, 30])
-def test_chance_is_no_kill_at_any_rate(rate: float, known: int) -> None:
-    """One in a thousand, and here so many draws that 20 are three deviations above that."""
+def test_a_flake_is_not_confirmed_at_any_rate(rate: float, known: int) -> None:
+    """At most one in 1000: of 10000 draws 10, and 20 is three deviations above that."""
     draw = random.Random(known)
     failed = [sum(draw.random() < rate for _ in range(known)) for _ in range(10000)]
     bases = [Trials(each, known - each) for each in failed]
@@ -175,20 +177,20 @@ def test_chance_is_no_kill_at_any_rate(rate: float, known: int) -> None:
     assert found <= 20
 
 
-def test_a_scenario_that_mostly_fails_on_the_mutant_is_a_killer() -> None:
+def test_a_scenario_that_fails_mostly_on_the_mutant_is_confirmed() -> None:
     assert sum(confirmation(0.9, 0.0, seed) for seed in range(1000)) > 850
     assert all(confirmation(1.0, 0.0, seed) for seed in range(10))
     assert not any(confirmation(0.0, 0.0, seed) for seed in range(10))
     assert not any(confirmation(1.0, 1.0, seed) for seed in range(10))
 
 
-def test_runs_that_say_nothing_confirm_nothing() -> None:
+def test_runs_without_a_result_confirm_nothing() -> None:
     made = confirm.confirmed(lambda: None, lambda: False, Trials())
     assert made == Confirmation(Trials(), Trials(), confirmed=False)
 
 
 class Suite:
-    """Scenarios that fail, by chance or not, and guests that do not start; no kernel."""
+    """A suite without a kernel: ``fails`` decides each result, ``starts`` whether guests boot."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.fails: dict[str, Callable[[bool, int], str]] = {}
@@ -246,7 +248,7 @@ def never(_is_mutant: bool, _number: int) -> str:
     return "passed"
 
 
-def test_a_kill_is_confirmed(suite: Suite, tmp_path: Path) -> None:
+def test_a_confirmed_kill_names_its_killer_and_rates(suite: Suite, tmp_path: Path) -> None:
     suite.fails = {"good": never, "iommu_deinit_device": on_mutants}
     found = suite.score(tmp_path)
     assert (found.result, found.caught, found.way) == ("killed", True, "rule")
@@ -255,13 +257,13 @@ def test_a_kill_is_confirmed(suite: Suite, tmp_path: Path) -> None:
     assert found.record()["caught"] is True
 
 
-def test_a_flake_is_no_kill_and_the_search_goes_on(suite: Suite, tmp_path: Path) -> None:
+def test_a_flake_does_not_kill_and_the_search_continues(suite: Suite, tmp_path: Path) -> None:
     suite.fails = {"flake": once, "killer": on_mutants}
     found = suite.score(tmp_path)
     assert (found.result, found.by, found.names_the_bug) == ("killed", ("killer",), False)
 
 
-def test_a_failure_that_is_not_confirmed_decides_nothing(suite: Suite, tmp_path: Path) -> None:
+def test_an_unconfirmed_failure_is_inconclusive(suite: Suite, tmp_path: Path) -> None:
     suite.fails = {"flake": once, "good": never}
     found = suite.score(tmp_path)
     assert (found.result, found.caught, found.by) == ("inconclusive", False, ())
@@ -270,19 +272,19 @@ def test_a_failure_that_is_not_confirmed_decides_nothing(suite: Suite, tmp_path:
     )
 
 
-def test_what_fails_on_the_base_too_is_no_kill(suite: Suite, tmp_path: Path) -> None:
+def test_a_failure_on_the_base_does_not_kill(suite: Suite, tmp_path: Path) -> None:
     suite.fails = {"bad": lambda _is_mutant, _number: "failed", "good": never}
     assert suite.score(tmp_path).result == "inconclusive"
 
 
-def test_a_kernel_that_starts_no_guest_is_killed_by_that(suite: Suite, tmp_path: Path) -> None:
+def test_a_mutant_that_does_not_boot_is_killed_by_set_up(suite: Suite, tmp_path: Path) -> None:
     suite.fails, suite.starts = {"any": on_mutants}, False
     found = suite.score(tmp_path)
     assert (found.result, found.way, found.by) == ("killed", "set-up", ())
     assert found.message == "GuestPanic: early"
 
 
-def test_what_is_no_verdict_on_the_scenarios(suite: Suite, tmp_path: Path) -> None:
+def test_a_mutant_that_no_scenario_fails_survives(suite: Suite, tmp_path: Path) -> None:
     suite.fails = {"good": never}
     assert suite.score(tmp_path).result == "survived"
 
@@ -296,7 +298,7 @@ def test_what_is_no_verdict_on_the_scenarios(suite: Suite, tmp_path: Path) -> No
         ("", "a.c:1: error: no", "inconclusive", "a.c:1: error: no"),
     ],
 )
-def test_mutants_that_are_not_run(
+def test_inapplicable_equivalent_and_unbuildable_mutants_are_not_run(
     suite: Suite, tmp_path: Path, head: str, broken: str, result: str, reason: str
 ) -> None:
     suite.broken = broken
@@ -315,7 +317,7 @@ def test_mutants_that_are_not_run(
         ("assert 1 == 2", "rule"),
     ],
 )
-def test_ways_to_show_a_bug(message: str, way: str) -> None:
+def test_a_failure_message_is_classified_by_how_the_bug_shows(message: str, way: str) -> None:
     assert next(name for name, each in mutants._WAYS.items() if each.search(message)) == way
 
 
@@ -323,7 +325,7 @@ def test_ways_to_show_a_bug(message: str, way: str) -> None:
     ("fails", "result", "times"),
     [({"good": never}, "quiet", []), ({"good": never, "bad": on_mutants}, "false-alarm", [3])],
 )
-def test_a_harmless_patch_that_a_scenario_fails_is_a_false_alarm(
+def test_a_scenario_that_fails_on_a_harmless_patch_is_a_false_alarm(
     suite: Suite,
     tmp_path: Path,
     fails: dict[str, Callable[[bool, int], str]],

@@ -37,52 +37,54 @@ def learned(command: str, context: str = "", runs: bool = True) -> Names:
         ("echo 3f000000.smmu > x", "echo 9050000.smmuv3 > x"),
         ("ip link set enp1s0 up", "ip link set eth0 up"),
         ("echo 0000:00:01.0 > /sys/bus/pci/drivers/e1000e/unbind", "echo 0000:00:01.0 > "),
-        # It has no driver now, and may have had the one of the path.
+        # The guest's client0 is unbound; the report may have bound it to the driver in the path.
         ("echo b000000.client0 > /sys/bus/platform/drivers/iommu_client/unbind", "echo b000000."),
     ],
 )
-def test_a_name_becomes_the_guests(command: str, translated: str | None) -> None:
-    wanted = translated or command.replace("0000:05:00.0", "0000:00:01.0")
-    assert learned(command).translate(command).startswith(wanted)
+def test_a_name_from_the_report_becomes_the_guests_name(
+    command: str, translated: str | None
+) -> None:
+    expected = translated or command.replace("0000:05:00.0", "0000:00:01.0")
+    assert learned(command).translate(command).startswith(expected)
 
 
-def test_a_message_says_which_driver_a_device_has() -> None:
+def test_a_kernel_message_names_the_driver_of_a_device() -> None:
     found = learned("echo 1 > /sys/bus/pci/devices/0000:81:00.0/x", "mlx5_core 0000:81:00.0: up")
     assert "no mlx5_core device" in found.about("0000:81:00.0")
 
 
-def test_a_name_that_several_devices_fit_is_unclear() -> None:
+def test_a_name_that_fits_several_devices_is_unclear() -> None:
     command = "echo 40000000.gpu > /sys/bus/platform/drivers/gpu/unbind"
     assert "--device 40000000.gpu=NAME" in learned(command).about(command)
     assert not learned(command, runs=False).unclear
 
 
-def test_a_choice_is_taken_before_all_others() -> None:
+def test_a_device_option_overrides_the_guess() -> None:
     found = Names("", "arm_smmu_v3", names.parse(["40000000.gpu=b000000.client0"]))
     found.learn("echo 40000000.gpu", DEVICES, runs=True)
     assert found.translate("echo 40000000.gpu") == "echo b000000.client0"
 
 
 @pytest.mark.parametrize("choice", ["x", "=y", "x=", "a=b c", "a=$(b)"])
-def test_a_choice_that_is_none_is_refused(choice: str) -> None:
+def test_a_malformed_device_option_is_refused(choice: str) -> None:
     with pytest.raises(UsageError, match="names no pair"):
         names.parse([choice])
 
 
-def test_a_choice_of_what_the_guest_lacks_is_refused() -> None:
+def test_a_device_option_naming_an_absent_device_is_refused() -> None:
     with pytest.raises(UsageError, match=r"the guest has no 0000:00:09\.0"):
         names.check({"x": "0000:00:09.0"}, DEVICES)
 
 
 @given(st.text(max_size=300))
-def test_hostile_text_never_breaks_it(text: str) -> None:
+def test_names_learn_and_translate_any_text(text: str) -> None:
     found = Names(text, "arm_smmu_v3")
     found.learn(text, names.entries(text), runs=True)
     found.learn(text, DEVICES, runs=True)
     found.translate(text)
 
 
-def test_two_devices_are_not_the_guests_one() -> None:
+def test_two_reported_devices_do_not_share_one_guest_device() -> None:
     command = "ls /sys/bus/pci/devices/0000:01:00.0; ls /sys/bus/pci/devices/0000:01:00.1"
     found = learned(command)
     assert not found.known

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How sure a verdict is that rests on runs of which some show the symptom."""
+"""The confidence of a bisect step whose symptom shows in only some runs."""
 
 import bisect
 import functools
@@ -21,7 +21,7 @@ tallies = st.builds(Tally, st.integers(0, 40), st.integers(0, 40))
 
 
 @given(tallies, tallies, st.integers(0, 40))
-def test_what_is_shown_speaks_for_it_and_clean_runs_against(
+def test_shown_runs_raise_the_probability_and_clean_runs_lower_it(
     known: Tally, other: Tally, clean: int
 ) -> None:
     rates = Rates(Tally(known.shown + 1, known.clean), Tally(0, other.clean))
@@ -30,51 +30,51 @@ def test_what_is_shown_speaks_for_it_and_clean_runs_against(
     assert without < rates.showing_given(Tally(1, clean)) <= 1
 
 
-def test_clean_runs_convince_as_fast_as_the_rate_lets_them() -> None:
-    often, seldom = Rates(Tally(5, 0), Tally(0, 5)), Rates(Tally(5, 20), Tally(0, 10))
-    assert often.showing_given(Tally(0, 4)) < 0.01
-    assert seldom.showing_given(Tally(0, 4)) > 0.2
-    assert seldom.showing_given(Tally(1, 4)) > 0.99
-    assert seldom.showing_given(Tally(2, 8)) > 0.995
+def test_a_higher_rate_needs_fewer_clean_runs() -> None:
+    frequent, rare = Rates(Tally(5, 0), Tally(0, 5)), Rates(Tally(5, 20), Tally(0, 10))
+    assert frequent.showing_given(Tally(0, 4)) < 0.01
+    assert rare.showing_given(Tally(0, 4)) > 0.2
+    assert rare.showing_given(Tally(1, 4)) > 0.99
+    assert rare.showing_given(Tally(2, 8)) > 0.995
 
 
 @given(tallies)
-def test_rates_that_are_the_same_are_not_distinct(tally: Tally) -> None:
+def test_equal_rates_are_not_distinct(tally: Tally) -> None:
     assert not odds.are_distinct(tally, tally, 20)
     assert odds.are_distinct(Tally(18, 2), Tally(2, 18), 20)
 
 
 @given(st.floats(0, 1), st.integers(1, 10000))
-def test_a_step_near_the_end_needs_less(sure: float, left: int) -> None:
+def test_a_step_near_the_end_needs_less_confidence(sure: float, left: int) -> None:
     if odds.of_a_step(left * 2).is_met(sure, NONE):
         assert odds.of_a_step(left).is_met(sure, NONE)
 
 
 @pytest.mark.parametrize("seen", [Tally(0, 37), Tally(3, 20), Tally(0, 0), Tally(1, 0)])
 @pytest.mark.parametrize("known", [NONE, Tally(10, 0), Tally(10, 23)])
-def test_the_evidence_of_a_rarer_rate_is_an_integral(seen: Tally, known: Tally) -> None:
-    """Over the rate of which the runs are known, by the midpoint rule."""
+def test_the_evidence_of_a_rarer_rate_is_its_integral(seen: Tally, known: Tally) -> None:
+    """The integral over the rate of the known runs, here by the midpoint rule."""
 
     def density(rate: float) -> float:
         return rate**known.shown * (1 - rate) ** known.clean
 
-    places = [(number + 0.5) / 4000 for number in range(4000)]
-    whole = sum(density(each) for each in places)
+    rates = [(number + 0.5) / 4000 for number in range(4000)]
+    whole = sum(density(each) for each in rates)
     part = sum(
-        density(each) * (each / 5) ** seen.shown * (1 - each / 5) ** seen.clean for each in places
+        density(each) * (each / 5) ** seen.shown * (1 - each / 5) ** seen.clean for each in rates
     )
     found = odds._evidence_of_rarer(seen, known, 5.0)
     assert found == pytest.approx(math.log(part / whole), abs=1e-4)
 
 
-def test_a_rate_that_others_are_held_to_is_measured() -> None:
+def test_a_bar_can_require_measured_shown_runs() -> None:
     bar = Bar(0.01, measured=5)
     assert not bar.is_met(0.999, Tally(4, 2))
     assert bar.is_met(0.999, Tally(5, 2))
     assert bar.is_met(0.001, Tally(0, 40))
 
 
-# The rate of a parent, by that of its child: which no model assumes.
+# Pairs of rates, (child, parent), drawn in ways that the model does not assume.
 HISTORIES: dict[str, Callable[[random.Random], tuple[float, float]]] = {
     "a fifth": lambda _draw: (1.0, 0.2),
     "a fifth of half": lambda _draw: (0.5, 0.1),
@@ -93,16 +93,16 @@ HISTORIES: dict[str, Callable[[random.Random], tuple[float, float]]] = {
 
 @pytest.mark.parametrize("history", HISTORIES)
 @pytest.mark.parametrize("requested", [0.01, 0.001])
-def test_a_parent_that_shows_it_is_called_clean_as_seldom_as_requested(
+def test_a_bad_parent_is_called_clean_no_more_often_than_requested(
     history: str, requested: float
 ) -> None:
-    """Over children whose rate was measured by chance, what is left of the parent's runs."""
+    """The mean over children whose measured rate is random."""
     draw = random.Random(history)
     errors = [_missed(*HISTORIES[history](draw), requested, odds.WIDER, draw) for _ in range(200)]
     assert sum(errors) / len(errors) <= requested
-    # And so it is by that: with one rate for all it is not.
-    unheld = [_missed(*HISTORIES[history](draw), requested, 1.0, draw) for _ in range(200)]
-    assert sum(unheld) / len(unheld) > requested
+    # The allowance for rarer rates is what achieves it: with one rate for all it fails.
+    unallowed = [_missed(*HISTORIES[history](draw), requested, 1.0, draw) for _ in range(200)]
+    assert sum(unallowed) / len(unallowed) > requested
 
 
 def _missed(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What --patch takes, and how patches are applied."""
+"""--patch: the files it reads, and how patches are applied."""
 
 import contextlib
 import re
@@ -56,12 +56,12 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_a_plain_diff(tmp_path: Path) -> None:
+def test_a_plain_diff_is_read_without_its_text(tmp_path: Path) -> None:
     (patch,) = series.read(write(tmp_path / "fix.patch", f"Some words.\n\n{DIFF}"))
     assert patch == Patch("fix.patch", DIFF.encode())
 
 
-def test_a_series_is_in_its_own_order_and_replies_are_not_of_it(tmp_path: Path) -> None:
+def test_a_series_is_read_in_its_order_without_replies(tmp_path: Path) -> None:
     path = mbox(
         tmp_path / "thread.mbox",
         ("[PATCH 0/2] two things", "no diff here"),
@@ -75,7 +75,7 @@ def test_a_series_is_in_its_own_order_and_replies_are_not_of_it(tmp_path: Path) 
     assert b"+2\n" in second.text
 
 
-def test_of_several_versions_the_last_is_taken(tmp_path: Path) -> None:
+def test_the_last_version_of_a_patch_is_read(tmp_path: Path) -> None:
     path = mbox(
         tmp_path / "t.mbox",
         ("[RFC PATCH] x", another(1)),
@@ -87,7 +87,7 @@ def test_of_several_versions_the_last_is_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("subjects", "lacking"),
+    ("subjects", "missing"),
     [
         (["[PATCH 1/3] x", "[PATCH 3/3] x"], r"\(3 in all\): 2"),
         (
@@ -96,9 +96,9 @@ def test_of_several_versions_the_last_is_taken(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_series_with_a_gap_is_refused(tmp_path: Path, subjects: list[str], lacking: str) -> None:
+def test_a_series_with_a_gap_is_refused(tmp_path: Path, subjects: list[str], missing: str) -> None:
     mails = [(subject, another(number)) for number, subject in enumerate(subjects)]
-    with pytest.raises(UsageError, match=f"lacks patches of its series {lacking}"):
+    with pytest.raises(UsageError, match=f"lacks patches of its series {missing}"):
         series.read(mbox(tmp_path / "t.mbox", *mails))
 
 
@@ -113,7 +113,9 @@ def test_a_series_with_a_gap_is_refused(tmp_path: Path, subjects: list[str], lac
         ("[PATCH RFC net-next v4 02/02] b", "[PATCH RFC net-next v4 01/02] a", "Re: x"),
     ],
 )
-def test_subjects_as_people_write_them(tmp_path: Path, second: str, first: str, reply: str) -> None:
+def test_series_reads_subjects_in_many_styles(
+    tmp_path: Path, second: str, first: str, reply: str
+) -> None:
     mails = [(second, another(2)), (reply, another(9)), (first, another(1)), ("[PATCH] z", "no")]
     patches = series.read(mbox(tmp_path / "t.mbox", *mails))
     assert [re.findall(rb"^\+(\d)$", patch.text, re.MULTILINE) for patch in patches] == [
@@ -122,8 +124,8 @@ def test_subjects_as_people_write_them(tmp_path: Path, second: str, first: str, 
     ]
 
 
-def test_the_diff_of_a_cover_letter_is_not_of_the_series(tmp_path: Path) -> None:
-    """git format-patch --interdiff puts what changed since the last version there."""
+def test_the_interdiff_of_a_cover_letter_is_not_a_patch(tmp_path: Path) -> None:
+    """git format-patch --interdiff puts the changes since the last version there."""
     cover = mail("[PATCH v2 0/1] x", another(0))
     (tmp_path / "v2-0000-cover-letter.patch").write_bytes(cover)
     (tmp_path / "v2-0001-x.patch").write_bytes(mail("[PATCH v2 1/1] x", another(1)))
@@ -133,12 +135,12 @@ def test_the_diff_of_a_cover_letter_is_not_of_the_series(tmp_path: Path) -> None
         series.read(tmp_path)
 
 
-def test_a_diff_in_a_reply_is_taken_when_there_is_no_other(tmp_path: Path) -> None:
+def test_a_diff_in_a_reply_is_read_if_there_is_no_other(tmp_path: Path) -> None:
     (patch,) = series.read(mbox(tmp_path / "t.mbox", ("Re: broken", f"try this:\n\n{DIFF}")))
     assert patch.text.startswith(b"--- a/file.c")
 
 
-def test_an_attachment(tmp_path: Path) -> None:
+def test_a_patch_in_an_attachment_is_read(tmp_path: Path) -> None:
     message = EmailMessage()
     message["From"], message["Subject"] = "a@example.org", "[PATCH] x"
     message.set_content("see below")
@@ -148,14 +150,14 @@ def test_an_attachment(tmp_path: Path) -> None:
     assert series.read(path)[0].text == DIFF.encode()
 
 
-def test_bytes_that_are_no_utf8_stay_as_they_are(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf8_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "x.patch"
     diff = DIFF.encode().replace(b"NEW", b"Andr\xe9\xa0")
     path.write_bytes(diff)
     assert series.read(path)[0].text == diff
 
 
-def test_a_directory_of_format_patch(tmp_path: Path) -> None:
+def test_a_format_patch_directory_is_read_without_its_cover_letter(tmp_path: Path) -> None:
     directory = tmp_path / "out"
     directory.mkdir()
     mbox(directory / "0000-cover-letter.patch", ("[PATCH 0/2] x", "words"))
@@ -166,22 +168,22 @@ def test_a_directory_of_format_patch(tmp_path: Path) -> None:
         series.read(tmp_path)
 
 
-def test_an_archives_page(tmp_path: Path) -> None:
+def test_a_patch_in_an_archives_html_page_is_read(tmp_path: Path) -> None:
     html = f"<html><body><pre>[PATCH] x\n\nwhy &lt;a@b&gt;\n\n{DIFF}</pre></body></html>"
     assert series.read(write(tmp_path / "x.html", html))[0].text.startswith(b"--- a/file.c")
 
 
-def test_no_patch_at_all(tmp_path: Path) -> None:
+def test_a_file_without_a_diff_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no diff in it"):
         series.read(write(tmp_path / "x", "> --- a/file.c\n> +++ b/file.c\nquoted only\n"))
 
 
-def test_a_patch_that_fits_leaves_no_note(tree: Path) -> None:
+def test_applying_a_matching_patch_returns_no_notes(tree: Path) -> None:
     assert patching.apply(tree, Patch("x", DIFF.encode())) == []
     assert (tree / "file.c").read_text().split() == ["one", "two", "three", "NEW", "four", "five"]
 
 
-def test_an_offset_is_told(tree: Path) -> None:
+def test_applying_with_an_offset_returns_a_note(tree: Path) -> None:
     (tree / "file.c").write_text("0\n" * 7 + "\n".join(LINES) + "\n")
     (note,) = patching.apply(tree, Patch("x", DIFF.encode()))
     assert note == "file.c, hunk 1, moved +7 lines to 9"
@@ -201,14 +203,14 @@ LONG = """\
 """
 
 
-def test_fuzz_is_told(tree: Path) -> None:
+def test_applying_with_fuzz_returns_a_note(tree: Path) -> None:
     notes = patching.apply(tree, Patch("x", LONG.encode()))
     fuzz = "file.c, line 1: applied with fuzz, only 2 lines before and 2 after are as in the patch"
     assert fuzz in notes
     assert "NEW" in (tree / "file.c").read_text()
 
 
-def test_a_hunk_that_fits_nowhere_is_shown_beside_the_nearest_place(tree: Path) -> None:
+def test_a_hunk_that_does_not_apply_is_shown_with_the_nearest_lines(tree: Path) -> None:
     (tree / "file.c").write_text("\n".join(["a", "b", "two", "3", "four", "five"]) + "\n")
     with pytest.raises(UsageError) as caught:
         patching.apply(tree, Patch("fix.patch", DIFF.encode()))
@@ -220,7 +222,7 @@ def test_a_hunk_that_fits_nowhere_is_shown_beside_the_nearest_place(tree: Path) 
     assert "NEW" not in (tree / "file.c").read_text()
 
 
-def test_a_patch_that_is_applied_already(tree: Path) -> None:
+def test_a_patch_that_is_already_applied_is_refused(tree: Path) -> None:
     patching.apply(tree, Patch("x", DIFF.encode()))
     with pytest.raises(UsageError, match="x is in this kernel already"):
         patching.apply(tree, Patch("x", DIFF.encode()))
@@ -233,12 +235,12 @@ RENAMES = [
 
 
 @pytest.mark.parametrize("lines", RENAMES)
-def test_both_names_of_what_is_renamed_are_touched(lines: str) -> None:
+def test_a_rename_touches_both_names(lines: str) -> None:
     text = f"diff --git a/file.c b/other.c\nsimilarity index 100%\n{lines}"
     assert patching.touched(Patch("x", text.encode())) == {"file.c", "other.c"}
 
 
-def test_a_name_in_quotes_is_that_of_the_file() -> None:
+def test_a_quoted_file_name_is_unescaped() -> None:
     name = r'"a/\303\244.c"'
     text = (
         f'diff --git {name} "b/\\303\\244.c"\ndeleted file mode 100644\n'
@@ -247,15 +249,15 @@ def test_a_name_in_quotes_is_that_of_the_file() -> None:
     assert patching.touched(Patch("x", text.encode())) == {"ä.c"}
 
 
-def test_all_of_a_patch_or_nothing(tree: Path) -> None:
-    both = DIFF + "--- a/nope.c\n+++ b/nope.c\n@@ -1 +1 @@\n-a\n+b\n"
+def test_a_patch_is_applied_whole_or_not_at_all(tree: Path) -> None:
+    half_applicable = DIFF + "--- a/nope.c\n+++ b/nope.c\n@@ -1 +1 @@\n-a\n+b\n"
     with pytest.raises(UsageError, match=r"nope\.c"):
-        patching.apply(tree, Patch("x", both.encode()))
+        patching.apply(tree, Patch("x", half_applicable.encode()))
     assert "NEW" not in (tree / "file.c").read_text()
 
 
 @pytest.mark.parametrize("name", ["../out.c", "/etc/out.c", "a/../../out.c", "sub/out.c"])
-def test_nothing_outside_of_the_tree_is_written(tree: Path, tmp_path: Path, name: str) -> None:
+def test_a_patch_writes_nothing_outside_the_tree(tree: Path, tmp_path: Path, name: str) -> None:
     (tree / "sub").symlink_to(tmp_path)
     text = f"--- /dev/null\n+++ b/{name}\n@@ -0,0 +1 @@\n+x\n"
     patch = Patch("x", text.encode())
@@ -268,7 +270,9 @@ def test_nothing_outside_of_the_tree_is_written(tree: Path, tmp_path: Path, name
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, len(LONG) - 1), st.text("+- @\n\\/1a\0", max_size=6))
-def test_hostile_patches(tmp_path_factory: pytest.TempPathFactory, at: int, text: str) -> None:
+def test_malformed_patches_raise_only_usage_errors(
+    tmp_path_factory: pytest.TempPathFactory, at: int, text: str
+) -> None:
     directory = tmp_path_factory.mktemp("x")
     (directory / "file.c").write_text("\n".join(LINES) + "\n")
     patch = Patch("x", (LONG[:at] + text + LONG[at:]).encode())
@@ -278,7 +282,7 @@ def test_hostile_patches(tmp_path_factory: pytest.TempPathFactory, at: int, text
 
 
 @given(st.binary(max_size=200))
-def test_hostile_files(data: bytes) -> None:
+def test_malformed_files_raise_only_usage_errors(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "x")
         path.write_bytes(b"--- a\n+++ b\n" + data)
