@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.bisect.classify import Question
 from harness.bisect.gitbisect import Ends, GitBisect, Terms
 from harness.bisect.ledger import Ledger
 from harness.bisect.search import Search
-from harness.bisect.sides import Question
 from harness.host import git
 from tests.drawn import Drawn
 

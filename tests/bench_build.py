@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.host import cache, contents, paths, tools
+from harness.host import cache, manifest, paths, tools
 from tests import command
 
 FIRST = Path(__file__).with_name("first.config")
@@ -127,7 +127,7 @@ def kills(kernel: str, rounds: int, scratch: Path) -> Iterator[str]:
 def _artifact(bench: Bench) -> dict[str, str]:
     """All files of the only kernel, but the log, which tells what was compiled."""
     (entry,) = bench.cache.glob("kernel/*")
-    files = contents.manifest(entry)
+    files = manifest.scan(entry)
     return {name: key for name, key in files.items() if name not in (cache.SEAL, "build.log")}
 
 

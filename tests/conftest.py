@@ -10,7 +10,7 @@ import pytest
 from harness.guest.guest import Guest
 from harness.kernel.spec import KernelSpec
 from harness.machine import topology
-from harness.pytest_plugin import GuestFactory
+from harness.plugin.plugin import GuestFactory
 
 REPORTS = Path(__file__).parent / "reports"
 PATCHES = Path(__file__).parent / "patches"

@@ -19,16 +19,15 @@ from harness.errors import (
 )
 from harness.guest import guest, snapshot
 from harness.guest.guest import Guest, Step
+from harness.iommu import belief, machine_file
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
 from harness.klog import record, splat
 from harness.klog.splat import Splat
-from harness.machine import composed
 from harness.machine.topology import Machine
 from harness.report import claim
 from harness.repro import hang, replay, request
 from harness.repro.request import Request
-from harness.scenario import belief
 from harness.suite import resolved, run
 from harness.suite.resolved import Resolved
 
@@ -164,12 +163,14 @@ class Scenario:
 
     @property
     def variants(self) -> tuple[str, ...]:
-        found = (each for name in self.request.machines for each in composed.machine(name).variants)
+        found = (
+            each for name in self.request.machines for each in machine_file.machine(name).variants
+        )
         return tuple(dict.fromkeys(found))
 
     def look(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Seen:
         for name in self.request.machines:
-            machine = replace(composed.machine(name), qemu=self.request.qemu)
+            machine = replace(machine_file.machine(name), qemu=self.request.qemu)
             unbootable = _unbootable(kernel, machine, directory)
             if unbootable:
                 return unbootable

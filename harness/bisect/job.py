@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.bisect import condition, ending, history, ledger
+from harness.bisect.classify import Question
 from harness.bisect.condition import Condition
 from harness.bisect.ending import Tells
 from harness.bisect.gitbisect import Ends, Terms
@@ -22,14 +23,12 @@ from harness.bisect.history import WITHOUT, History
 from harness.bisect.kernels import KernelJudge
 from harness.bisect.ledger import Ledger
 from harness.bisect.search import Finding, Search, Step
-from harness.bisect.sides import Question
 from harness.errors import HostError, UsageError, did_you_mean
 from harness.host import git, paths
+from harness.iommu import behaviour, known_issues, machine_file
 from harness.kernel import git_source, spec
 from harness.kernel.spec import KernelSpec
 from harness.klog.splat import Splat
-from harness.machine import composed
-from harness.scenario import behaviour, known
 from harness.suite import run
 
 _REQUEST, _LEDGER, _GIVEN = "request.json", "ledger.jsonl", "given.log"
@@ -234,7 +233,7 @@ def _condition(what: What) -> Condition:
         file, machine_name = Path(what.report), what.machine or None
         return condition.report(file, what.session, machine_name, what.qemu, what.limit)
     name = what.machine or "smmuv3"
-    machine = replace(composed.machine(name), qemu=what.qemu)
+    machine = replace(machine_file.machine(name), qemu=what.qemu)
     if what.scenarios:
         list(run.chosen(what.scenarios))
         behaviour.claims(what.behaviours)
@@ -257,8 +256,8 @@ def _condition(what: What) -> Condition:
 
 def _check_known(names: Sequence[str]) -> None:
     for name in names:
-        if name not in known.issues():
-            hint = did_you_mean(name, known.issues(), "see iommu-harness behaviours")
+        if name not in known_issues.issues():
+            hint = did_you_mean(name, known_issues.issues(), "see iommu-harness behaviours")
             raise UsageError(f"no known issue {name!r}", hint)
 
 

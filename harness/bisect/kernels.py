@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.bisect import ahead
-from harness.bisect.ahead import Ahead
+from harness.bisect import prefetch
 from harness.bisect.condition import Condition
 from harness.bisect.history import History
 from harness.bisect.ledger import Built, Run
+from harness.bisect.prefetch import Ahead
 from harness.errors import BuildError, HarnessError, OptionLost, PatchMismatch
 from harness.guest import snapshot
 from harness.host import cache
@@ -36,7 +36,7 @@ class KernelJudge:
     history: History
     condition: Condition
     directory: Path
-    builds_ahead: bool = field(default_factory=ahead.worth_while)
+    builds_ahead: bool = field(default_factory=prefetch.worth_while)
     _builds: Ahead = field(default_factory=Ahead)
     _kernels: dict[str, Kernel] = field(default_factory=dict)
     _ours: list[Kernel] = field(default_factory=list)

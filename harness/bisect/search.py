@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.bisect import gitbisect, odds
+from harness.bisect.classify import Question, Side, Sides
 from harness.bisect.gitbisect import GitBisect, Position
 from harness.bisect.ledger import Ledger
 from harness.bisect.odds import Bar, Tally
-from harness.bisect.sides import Question, Side, Sides
 from harness.errors import HostError, UsageError
 from harness.klog.splat import Splat
 

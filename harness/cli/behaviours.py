@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from harness.cli import options, output
+from harness.iommu import behaviour, belief, known_issues
+from harness.iommu.belief import Beliefs
+from harness.iommu.probe import Evidence
 from harness.kernel import build
-from harness.scenario import behaviour, belief, known
-from harness.scenario.belief import Beliefs
-from harness.scenario.probe import Evidence
 
 
 def behaviours(
@@ -57,7 +57,7 @@ def _lines(title: str, found: Beliefs) -> Iterator[tuple[str, str]]:
     yield "bold", title
     what = {name: f"{each.what}; since {each.since}" for name, each in behaviour.TABLE.items()}
     yield from _table("behaviours", found.behaviours, what)
-    titles = {name: issue.title for name, issue in known.issues().items()}
+    titles = {name: issue.title for name, issue in known_issues.issues().items()}
     yield from _table("known issues", found.issues, titles)
 
 

@@ -7,14 +7,15 @@ from typing import Annotated
 
 import typer
 
-from harness import survey
 from harness.cli import options, output
 from harness.host import rundir
+from harness.iommu import machine_file
 from harness.kernel import build
 from harness.kernel.spec import KernelSpec
-from harness.machine import composed, qemu, topology
+from harness.machine import qemu, topology
 from harness.machine.topology import Machine
-from harness.survey import Cell
+from harness.suite import smoke
+from harness.suite.smoke import Cell
 
 
 def machines(
@@ -31,7 +32,9 @@ def machines(
     as_json: options.Json = False,
 ) -> None:
     """List the machines; with kernels, boot each on each and say what works."""
-    chosen = [replace(composed.machine(name), qemu=qemu) for name in machine or topology.MACHINES]
+    chosen = [
+        replace(machine_file.machine(name), qemu=qemu) for name in machine or topology.MACHINES
+    ]
     if not kernel:
         _list(chosen, qemu, as_json=as_json)
         return
@@ -59,7 +62,7 @@ def _survey(specs: Sequence[KernelSpec], chosen: Sequence[Machine]) -> list[Cell
             cells.append(Cell(str(spec), machine.name, reason=str(outcome.error)))
             continue
         below = rundir.create("", directory / f"{number}-{rundir.word(f'{machine.name}-{spec}')}")
-        cells.append(survey.survey(spec, outcome.kernel, machine, below))
+        cells.append(smoke.survey(spec, outcome.kernel, machine, below))
     return cells
 
 

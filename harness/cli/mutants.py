@@ -9,7 +9,7 @@ from typing import Annotated, Any, Protocol, TypeVar
 
 import typer
 
-from harness.cli import options, output, suites
+from harness.cli import options, output, run
 from harness.errors import UsageError, did_you_mean
 from harness.host import rundir
 from harness.suite import harmless, killers, mutant, mutants, planted, resolved
@@ -28,13 +28,13 @@ def mutants_(
     kernel: Annotated[str, typer.Option("--kernel", metavar="SPEC", help=options.SPEC)] = (
         "debian:6.12"
     ),
-    machine: suites.Machines = suites.DEFAULT_MACHINES,
+    machine: run.Machines = run.DEFAULT_MACHINES,
     only: Annotated[list[str], typer.Option(help="Only this mutant; repeatable.")] = [],  # noqa: B006
     scenario: Annotated[
         list[str], typer.Option(help="Only these scenarios, named as for run; repeatable.")
     ] = [],  # noqa: B006
     variant: options.Variants = [],  # noqa: B006
-    behaviours: suites.Behaviours = [],  # noqa: B006
+    behaviours: run.Behaviours = [],  # noqa: B006
     every_catcher: Annotated[
         bool, typer.Option(help="Run all scenarios, not only up to the first that fails.")
     ] = False,
@@ -45,8 +45,8 @@ def mutants_(
         bool, typer.Option("--harmless", help="The patches plant no bug: nothing may fail.")
     ] = False,
     runs: Annotated[int, typer.Option(min=1, help="Of each harmless patch.")] = 1,
-    workers: suites.Workers = 0,
-    run_dir: suites.RunDir = None,
+    workers: run.Workers = 0,
+    run_dir: run.RunDir = None,
     debian_mirror: options.Mirror = "",
     as_json: options.Json = False,
 ) -> None:
@@ -55,7 +55,7 @@ def mutants_(
     (spec,) = options.kernels([kernel], [], [], variant, llvm=False, debian_mirror=debian_mirror)
     if spec.kind == "prebuilt":
         raise UsageError("a prebuilt kernel cannot be patched", "name one with its source")
-    suites.check(machine, behaviours, scenario)
+    run.check(machine, behaviours, scenario)
     where = directory or (mutant.harmless() if is_harmless else mutant.ours())
     chosen = _chosen(mutant.read(where), only)
     base = resolved.build([spec], machine, behaviours)

@@ -19,8 +19,9 @@ from harness.guest import snapshot
 from harness.guest.guest import Guest, Step
 from harness.guest.state import changes
 from harness.host import progress
+from harness.iommu import machine_file
 from harness.kernel import build
-from harness.machine import composed, topology
+from harness.machine import topology
 
 _PROMPT = "guest# "
 
@@ -56,7 +57,7 @@ def shell(
         (spec,) = options.kernels(
             [kernel or DEFAULT_KERNEL], [], [], variant, llvm=False, debian_mirror=debian_mirror
         )
-        wanted = replace(composed.machine(machine or DEFAULT_MACHINE), qemu=qemu)
+        wanted = replace(machine_file.machine(machine or DEFAULT_MACHINE), qemu=qemu)
         built = build.build(spec.with_variants(wanted.variants))
         with snapshot.started(built, wanted, Path(scratch), limit=limit) as running:
             _converse(running)

@@ -22,8 +22,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from harness.errors import HostError
-from harness.host import contents, paths, progress
-from harness.host.contents import Manifest
+from harness.host import manifest, paths, progress
+from harness.host.manifest import Manifest
 
 SEAL = "seal.json"
 
@@ -43,11 +43,11 @@ def digest(*parts: str | bytes) -> str:
 
 def digest_files(root: Path) -> str:
     """A key of the names, contents and execute bits of all files below ``root``."""
-    return digest_manifest(contents.manifest(root))
+    return digest_manifest(manifest.scan(root))
 
 
-def digest_manifest(manifest: Manifest) -> str:
-    return digest(*(part for item in sorted(manifest.items()) for part in item))
+def digest_manifest(files: Manifest) -> str:
+    return digest(*(part for item in sorted(files.items()) for part in item))
 
 
 @contextlib.contextmanager
@@ -131,11 +131,11 @@ def damage(final: Path) -> str:
         files = sealed(final)
     except ValueError as error:
         return str(error)
-    present = set(contents.walk(final)) - {SEAL}
+    present = set(manifest.walk(final)) - {SEAL}
     for name in sorted(present ^ files.keys()):
         return f"{name} is missing" if name in files else f"{name} does not belong there"
     for name, key in files.items():
-        if contents.key(final / name) != key:
+        if manifest.key(final / name) != key:
             return f"{name} has changed"
     return ""
 
@@ -180,7 +180,7 @@ def release(final: Path) -> None:
 
 
 def _seal(whole: Path, title: str) -> None:
-    files = contents.manifest(whole)
+    files = manifest.scan(whole)
     record = {"title": title, "digest": digest_manifest(files), "files": files}
     (whole / SEAL).write_text(json.dumps(record))
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import HostError, ProgramFailed, UsageError
-from harness.host import cache, contents, debian, files, program, progress
+from harness.host import cache, debian, files, manifest, program, progress
 from harness.kernel.source import Source
 
 _VERSION = re.compile(r"(\d+)\.(\d+)")
@@ -47,7 +47,7 @@ def versions() -> list[str]:
     return ["{}.{}".format(*each) for each in sorted(found)]
 
 
-def _manifest(package: debian.Package) -> contents.Manifest:
+def _manifest(package: debian.Package) -> manifest.Manifest:
     prefix = "tree/"
     sealed = cache.sealed(_entry(package))
     return {name.removeprefix(prefix): key for name, key in sealed.items()}
@@ -78,23 +78,23 @@ def _put(package: debian.Package, names: Sequence[str], into: Path) -> None:
     """Hard links for a whole tree, which cost no space, with the times that the
     package has: they are older than any object. Copies of single files, whose time
     make has to see."""
-    tree, manifest = _entry(package) / "tree", _manifest(package)
-    if not _are_whole(tree, manifest, names):
+    tree, listed = _entry(package) / "tree", _manifest(package)
+    if not _are_whole(tree, listed, names):
         progress.say(f"the cached source of {package.name} is damaged; fetching it again")
         cache.discard(tree.parent)
         tree = _entry(package) / "tree"
-    if len(names) == len(manifest):
+    if len(names) == len(listed):
         files.link_tree(tree, into)
         return
     for name in names:
         files.copy(tree / name, into / name)
 
 
-def _are_whole(tree: Path, manifest: contents.Manifest, names: Sequence[str]) -> bool:
+def _are_whole(tree: Path, listed: manifest.Manifest, names: Sequence[str]) -> bool:
     """Whether the files are as they were sealed; of a whole tree, which is linked as it
     stands, also whether it has no others."""
-    chosen = None if len(names) == len(manifest) else names
+    chosen = None if len(names) == len(listed) else names
     try:
-        return contents.manifest(tree, chosen) == {name: manifest[name] for name in names}
+        return manifest.scan(tree, chosen) == {name: listed[name] for name in names}
     except (OSError, ProgramFailed):
         return False

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.host import contents
+from harness.host import manifest
 from harness.kernel import patching
 from harness.kernel.series import Patch
 from harness.kernel.source import Source
@@ -31,9 +31,9 @@ _COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 def check_out(source: Source, patches: Sequence[Patch], into: Path) -> None:
     """Puts the files, and those that patches touch, into the directory, as the patches leave
     them. Raises UsageError for a patch that does not apply."""
-    manifest = source.manifest()
+    files = source.manifest()
     touched = {name for patch in patches for name in patching.touched(patch)}
-    names = [name for name in manifest if name in touched or _KEPT.fullmatch(name)]
+    names = [name for name in files if name in touched or _KEPT.fullmatch(name)]
     source.put(names, into)
     for patch in patches:
         patching.apply(into, patch)
@@ -41,7 +41,7 @@ def check_out(source: Source, patches: Sequence[Patch], into: Path) -> None:
 
 def write(tree: Path, into: Path) -> None:
     """Stores the files that are kept of those in the tree."""
-    names = sorted(name for name in contents.walk(tree) if _KEPT.fullmatch(name))
+    names = sorted(name for name in manifest.walk(tree) if _KEPT.fullmatch(name))
     with zipfile.ZipFile(into / _FILE, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name in names:
             archive.write(tree / name, name)

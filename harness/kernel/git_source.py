@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.errors import HostError, ProgramFailed, UsageError
 from harness.host import cache, git, paths
-from harness.host.contents import Manifest
+from harness.host.manifest import Manifest
 from harness.kernel import source
 from harness.kernel.source import Source
 

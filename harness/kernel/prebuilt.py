@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import UsageError
-from harness.host import cache, contents, paths, program
+from harness.host import cache, manifest, paths, program
 from harness.kernel import artifact, config
 from harness.kernel.artifact import Kernel
 
@@ -86,7 +86,7 @@ def kernel(where: str) -> Kernel:
     files = [*wanted, *(parts.modules / name for name in _INDEXES)]
     places = {str(file.relative_to(parts.modules)): file for file in files if file.is_file()}
     places |= {"Image": parts.image, **({"config": parts.config} if parts.config else {})}
-    content = (f"{place} {contents.key(file.resolve())}" for place, file in places.items())
+    content = (f"{place} {manifest.key(file.resolve())}" for place, file in places.items())
     key = cache.digest(_RECIPE, parts.release, *content)
     label = f"prebuilt:{root} ({parts.release})"
     entry = cache.entry(

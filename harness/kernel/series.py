@@ -10,9 +10,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import mail
 from harness.errors import UsageError
-from harness.mail import Message
+from harness.host import mail
+from harness.host.mail import Message
 
 # Where a diff begins, in a message or a file.
 _DIFF = re.compile(rb"^(?:diff --git \S|--- \S.*\n\+\+\+ \S)", re.MULTILINE)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import UsageError
-from harness.host.contents import Manifest
+from harness.host.manifest import Manifest
 
 # Without these a directory or a revision is no Linux source.
 NEEDED = ("Makefile", "Kbuild", "arch/arm64/Kconfig", "drivers/iommu/iommu.c")

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.errors import HostError, UsageError
-from harness.host import cache, contents, files, paths, program, progress
-from harness.host.contents import Manifest
+from harness.host import cache, files, manifest, paths, program, progress
+from harness.host.manifest import Manifest
 from harness.kernel import source
 from harness.kernel.source import Source
 
@@ -28,13 +28,13 @@ def source_of(where: str) -> Source:
         if not (tree / part).is_file():
             raise UsageError(f"not a Linux source tree: {tree} has no {part}", "name one's top")
     with progress.phase("tree scan", f"reading {tree}"):
-        manifest = _scanned(tree)
+        listed = _scanned(tree)
 
     def put(names: Sequence[str], into: Path) -> None:
         for name in names:
             try:
                 # What a link out of the tree names is taken for what it has.
-                links = manifest[name].startswith("link ")
+                links = listed[name].startswith("link ")
                 files.copy(tree / name if links else (tree / name).resolve(), into / name)
             except FileNotFoundError as error:
                 raise HostError(
@@ -43,10 +43,10 @@ def source_of(where: str) -> Source:
 
     return Source(
         label=f"tree:{tree}",
-        identity=cache.digest_manifest(manifest),
+        identity=cache.digest_manifest(listed),
         work=f"tree-{cache.digest(str(tree))}",
         version=source.version((tree / "Makefile").read_text(errors="replace")),
-        manifest=lambda: manifest,
+        manifest=lambda: listed,
         put=put,
         now=lambda: cache.digest_manifest(_scanned(tree)),
     )
@@ -60,7 +60,7 @@ def _scanned(tree: Path) -> Manifest:
         known: dict[str, list[str]] = dict(json.loads(memory.read_text()))
     except (OSError, ValueError, TypeError):
         known = {}
-    manifest: Manifest = {}
+    listed: Manifest = {}
     seen: dict[str, list[str]] = {}
     for name in _listed(tree):
         # No Path for each of 90000 files: it costs three times what the kernel takes.
@@ -76,15 +76,15 @@ def _scanned(tree: Path) -> Manifest:
         facts = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
         mark = f"{facts} {status.st_mode}"
         old = known.get(name)
-        key = old[1] if old and old[0] == mark else contents.key(Path(path), status.st_mode)
+        key = old[1] if old and old[0] == mark else manifest.key(Path(path), status.st_mode)
         seen[name] = [mark, key]
-        manifest[name] = key
+        listed[name] = key
     if seen != known:
         memory.parent.mkdir(parents=True, exist_ok=True)
         part = memory.with_suffix(f".{os.getpid()}")
         part.write_text(json.dumps(seen))
         part.rename(memory)
-    return manifest
+    return listed
 
 
 def _status(path: str) -> os.stat_result | None:
@@ -109,7 +109,7 @@ def _listed(tree: Path) -> Iterator[str]:
     """Source files only: what git tracks or does not ignore, else all but what
     a build leaves behind."""
     if not (tree / ".git").exists():
-        yield from (name for name in contents.walk(tree) if not _BUILT.fullmatch(name))
+        yield from (name for name in manifest.walk(tree) if not _BUILT.fullmatch(name))
         return
     git = ["git", "-c", f"safe.directory={tree}", "-c", "core.fsmonitor=false", "-C", str(tree)]
     what = ["--cached", "--others", "--exclude-standard"]
@@ -118,7 +118,7 @@ def _listed(tree: Path) -> Iterator[str]:
         path = tree / name
         if name and path.is_dir() and not path.is_symlink():
             # A repository within: git names only its top.
-            inner = (f"{name.rstrip('/')}/{each}" for each in contents.walk(path))
+            inner = (f"{name.rstrip('/')}/{each}" for each in manifest.walk(path))
             yield from (each for each in inner if "/.git/" not in each)
         elif name:
             yield name

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from harness.errors import HostError
 from harness.host import cache, paths, progress
-from harness.host.contents import Manifest
+from harness.host.manifest import Manifest
 from harness.kernel import patching
 from harness.kernel.series import Patch
 from harness.kernel.source import Source

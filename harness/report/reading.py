@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness import mail
 from harness.errors import UsageError
+from harness.host import mail
 from harness.report import claim, contradiction, lines, prompt, prose, script, session, traces
 from harness.report.claim import Claim
 from harness.report.lines import Line

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness.machine import composed, topology
+from harness.iommu import machine_file
+from harness.machine import topology
 from harness.machine.topology import Machine
 from harness.report import reading
 from harness.report.claim import Claim
@@ -53,7 +54,7 @@ def of(
     texts = case.session.texts
     words = {word.replace("-", "_") for text in texts for word in _ANY_WORD.findall(text)}
     name = machine or _machine_for(words, report)
-    chosen = replace(composed.machine(name), qemu=qemu)
+    chosen = replace(machine_file.machine(name), qemu=qemu)
     lines = [line for each in case.session.commands for line in each.output]
     extras = ["kmod"] if any(_KMOD_SPEAKS.search(line) for line in lines) else []
     notes = [*_notes(words, chosen, kmod="kmod" in extras), *case.notes]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.errors import UsageError
 from harness.host import paths
-from harness.scenario.version import Versions
+from harness.iommu.version import Versions
 
 # The function that a hunk is in, as git has it behind "@@", and one that a patch defines.
 _HUNK_OF = re.compile(r"^@@ [^@\n]* @@ [^;\n]*?\b(\w+)\(", re.MULTILINE)

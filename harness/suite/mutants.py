@@ -18,9 +18,9 @@ from harness.errors import (
 )
 from harness.guest import guest
 from harness.host import cache, rundir
+from harness.iommu import machine_file
 from harness.kernel import build
 from harness.kernel.spec import KernelSpec
-from harness.machine import composed
 from harness.suite import confirm, killers, planted, run
 from harness.suite.confirm import Confirmation, Trials
 from harness.suite.mutant import Mutant
@@ -215,7 +215,7 @@ class _Trial:
 def _no_start(spec: KernelSpec, machine: str) -> str:
     """Why no guest of the kernel answers; "" where one does. Raises HostError for what is
     this host's trouble."""
-    made = composed.machine(machine)
+    made = machine_file.machine(machine)
     kernel = build.build(spec.with_variants(made.variants))
     try:
         with cache.scratch() as scratch, guest.booted(kernel, made, scratch) as running:

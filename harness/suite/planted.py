@@ -9,9 +9,9 @@ from pathlib import Path
 from harness.errors import HostError
 from harness.guest import snapshot
 from harness.host import cache
+from harness.iommu import machine_file
 from harness.kernel import build
 from harness.kernel.artifact import Kernel
-from harness.machine import composed
 from harness.suite import resolved, run
 from harness.suite.mutant import Mutant
 from harness.suite.resolved import Resolved
@@ -37,7 +37,9 @@ def healthy(request: Request, into: Path) -> None:
 def release(request: Request) -> str:
     """That of the request's only kernel."""
     (base,) = request.kernels
-    return build.build(base.with_variants(composed.machine(request.machines[0]).variants)).release
+    return build.build(
+        base.with_variants(machine_file.machine(request.machines[0]).variants)
+    ).release
 
 
 def elsewhere(mutant: Mutant, request: Request, release: str) -> str:
@@ -60,7 +62,7 @@ def planted(mutant: Mutant, request: Request, into: Path) -> Iterator[Request]:
     built: list[Kernel] = []
     kernels = []
     try:
-        for variants in {composed.machine(name).variants for name in machines}:
+        for variants in {machine_file.machine(name).variants for name in machines}:
             kernel = build.build(spec.with_variants(variants))
             built.append(kernel)
             if mine := beliefs.get(base.with_variants(variants).key):

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
+from harness.iommu import belief, machine_file
+from harness.iommu.belief import Beliefs
 from harness.kernel import build as kernel_build
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
-from harness.machine import composed, provenance
-from harness.scenario import belief
-from harness.scenario.belief import Beliefs
+from harness.machine import provenance
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def build(specs: Sequence[KernelSpec], machines: Sequence[str], claims: Sequence
     errors: dict[KernelSpec, HarnessError] = {}
     kernels: dict[KernelSpec, Kernel] = {}
     for name in machines:
-        wanted = [spec.with_variants(composed.machine(name).variants) for spec in specs]
+        wanted = [spec.with_variants(machine_file.machine(name).variants) for spec in specs]
         for spec, outcome in zip(specs, kernel_build.build_all(wanted), strict=True):
             if outcome.kernel:
                 kernels[outcome.spec] = outcome.kernel

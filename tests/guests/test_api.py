@@ -4,16 +4,17 @@
 import pytest
 
 from harness.errors import UsageError
-from harness.guest import devices, modules, tracing, vfio
+from harness.guest import devices, modules, tracing
 from harness.guest.guest import Guest
-from harness.kernel.artifact import Kernel
-from harness.scenario.behaviour import (
+from harness.iommu import vfio
+from harness.iommu.behaviour import (
     BIND_SAYS_BUSY,
     CLIENTS_WAIT,
     DMA_OWNERSHIP,
     TYPE_CAN_BE_SET,
     TYPE_SAYS_PERMISSION,
 )
+from harness.kernel.artifact import Kernel
 
 both = pytest.mark.machines("smmuv3", "virtio-iommu")
 

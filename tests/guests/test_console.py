@@ -11,11 +11,11 @@ import pytest
 
 from harness.cli import shell
 from harness.errors import GuestHang, GuestUnseen, UsageError
-from harness.guest import clients
 from harness.guest.guest import Guest
+from harness.iommu import clients
 from harness.klog import record
 from harness.machine import console
-from harness.pytest_plugin import GuestFactory
+from harness.plugin.plugin import GuestFactory
 
 
 def test_output_error_and_status_are_apart(any_guest: Guest) -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from harness.errors import GuestHang, GuestLost, GuestPanic, QemuEnded
-from harness.guest import traffic
 from harness.guest.guest import Guest
+from harness.iommu import traffic
 from harness.kernel.artifact import Kernel
 from harness.klog import splat
-from harness.pytest_plugin import GuestFactory
+from harness.plugin.plugin import GuestFactory
 from tests.conftest import MACHINES
 from tests.processes import alive, wait_until
 

@@ -16,7 +16,7 @@ from harness.kernel.spec import KernelSpec
 from harness.klog import frame
 from harness.klog.frame import Chain, Frame
 from harness.klog.splat import Splat
-from harness.pytest_plugin import GuestFactory
+from harness.plugin.plugin import GuestFactory
 from harness.symbols import image, store, symbolise
 
 _FRAMES = 200  # distinct ones, at least

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UsageError
-from harness.kernel import build, config, inspection, spec
+from harness.iommu import inspection
+from harness.iommu.version import Versions
+from harness.kernel import build, config, spec
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
-from harness.pytest_plugin import GuestFactory
-from harness.scenario.version import Versions
+from harness.plugin.plugin import GuestFactory
 from tests import command
 from tests.conftest import PATCHES, REPORTS
 

@@ -11,7 +11,7 @@ from harness.host import paths
 from harness.kernel.artifact import Kernel
 from harness.machine import devicetree, topology
 from harness.machine.device import Device
-from harness.pytest_plugin import GuestFactory
+from harness.plugin.plugin import GuestFactory
 from harness.rootfs import initramfs
 
 

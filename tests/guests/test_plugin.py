@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.iommu import belief
+from harness.iommu.behaviour import UNREGISTERING_REMOVES_GROUPS
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
-from harness.scenario import belief
-from harness.scenario.behaviour import UNREGISTERING_REMOVES_GROUPS
 from tests import command
 
 PASSES = """
@@ -181,7 +181,7 @@ def test_the_hosts_fault_is_no_excuse_for_a_splat(
 
 KNOWN = """
 import pytest
-from harness.scenario.audit import survives
+from harness.iommu.audit import survives
 @pytest.mark.machines("virtio-iommu")
 @pytest.mark.known_issue("virtio-iommu-unbind")
 def test_it(guest):
@@ -241,7 +241,7 @@ def test_a_known_issue_that_does_not_exist(tmp_path: Path, kernel_name: str, wor
 
 NEEDS = """
 import pytest
-from harness.scenario.behaviour import UNBIND_UNPINS
+from harness.iommu.behaviour import UNBIND_UNPINS
 @pytest.mark.needs(UNBIND_UNPINS)
 def test_it(guest, shows):
     assert shows(UNBIND_UNPINS)
@@ -298,7 +298,7 @@ def test_what_the_host_has_kept_from_an_end_is_run_once_more(
 
 
 BELIEVES = """
-from harness.scenario.behaviour import UNBIND_UNPINS
+from harness.iommu.behaviour import UNBIND_UNPINS
 def test_it(guest, shows):
     assert guest.run("true").number == 0
     assert shows(UNBIND_UNPINS)

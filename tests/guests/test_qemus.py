@@ -12,7 +12,7 @@ from harness.guest import modules, snapshot
 from harness.guest.guest import Guest
 from harness.machine import qemu, topology
 from harness.machine.device import Device
-from harness.pytest_plugin import GuestFactory
+from harness.plugin.plugin import GuestFactory
 from tests import newest_qemu
 
 SMMUV3 = topology.named("smmuv3")

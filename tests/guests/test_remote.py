@@ -13,7 +13,7 @@ from harness.errors import HostError, UsageError
 from harness.guest import modules, remote
 from harness.guest.guest import Guest
 from harness.machine import topology
-from harness.pytest_plugin import GuestFactory
+from harness.plugin.plugin import GuestFactory
 
 WITH_SSH = replace(topology.named("smmuv3"), name="smmuv3-ssh", ssh=True)
 

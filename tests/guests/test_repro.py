@@ -15,12 +15,12 @@ import pytest
 
 from harness.guest.guest import Guest
 from harness.guest.state import State
+from harness.iommu.behaviour import GROUPS_AT_REGISTRATION, UNREGISTERING_REMOVES_GROUPS
 from harness.kernel import build, spec
 from harness.kernel.artifact import Kernel
-from harness.pytest_plugin import GuestFactory
+from harness.plugin.plugin import GuestFactory
 from harness.report.part import Command
-from harness.repro import record, show
-from harness.scenario.behaviour import GROUPS_AT_REGISTRATION, UNREGISTERING_REMOVES_GROUPS
+from harness.repro import record, render
 from tests import command
 from tests.conftest import PATCHES, REPORTS
 from tests.processes import wait_until
@@ -325,5 +325,5 @@ def test_a_client_that_waits_in_vain_binds_past_its_iommu_and_that_is_told(
     done = replace(step, before=State())
     told = record.step(Command("true", (), None, 1), done, [])
     assert told["untranslated"] == step.after.untranslated
-    shown = [line for _, line in show.step(done, [], "arm_smmu_v3")]
+    shown = [line for _, line in render.step(done, [], "arm_smmu_v3")]
     assert any("! b000000.client0 is bound, firmware names an IOMMU" in line for line in shown)

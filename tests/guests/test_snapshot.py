@@ -16,7 +16,7 @@ from harness.kernel.artifact import Kernel
 from harness.klog import record
 from harness.machine import topology
 from harness.machine.device import Device
-from harness.pytest_plugin import GuestFactory
+from harness.plugin.plugin import GuestFactory
 
 SMMUV3 = topology.named("smmuv3")
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.iommu.behaviour import GROUPS_AT_REGISTRATION, UNREGISTERING_REMOVES_GROUPS
 from harness.kernel.artifact import Kernel
 from harness.repro import replay, request
 from harness.repro.replay import Result
-from harness.scenario.behaviour import GROUPS_AT_REGISTRATION, UNREGISTERING_REMOVES_GROUPS
 
 WARN = """\
 [   63.219483] ------------[ cut here ]------------

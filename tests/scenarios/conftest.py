@@ -2,7 +2,7 @@
 """What all scenarios share: the audit after each.
 
 A scenario runs on every ``--kernel`` and ``--machine`` where it makes sense. After it the
-guest is audited (harness/scenario/audit.py): sysfs agrees with itself, a module is pinned
+guest is audited (harness/iommu/audit.py): sysfs agrees with itself, a module is pinned
 once for each device with a group, no device is bound past its IOMMU, no DMA was stopped
 by it, and its driver logged no error; then all devices are taken away, and the IOMMU's driver
 has to unload.
@@ -12,15 +12,14 @@ from collections.abc import Generator
 
 import pytest
 
-from harness import pytest_plugin
-from harness.guest import clients, vfio
 from harness.guest.guest import Guest
+from harness.iommu import audit, clients, finding, vfio
+from harness.iommu.behaviour import ACS_BEFORE_GROUPS
+from harness.iommu.finding import Finding
 from harness.kernel.artifact import Kernel
 from harness.machine.topology import Machine
-from harness.pytest_plugin import GuestFactory, Shows, not_applicable
-from harness.scenario import audit, finding
-from harness.scenario.behaviour import ACS_BEFORE_GROUPS
-from harness.scenario.finding import Finding
+from harness.plugin import plugin
+from harness.plugin.plugin import GuestFactory, Shows, not_applicable
 
 # What a scenario can be excused from, each with a reason: @pytest.mark.excused(state="...").
 _EXCUSES = {"state", "untranslated", "faults", "give_back"}
@@ -43,7 +42,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     yield
     excuses = _excuses(item)
     errors = [each for marker in item.iter_markers("errors") for each in marker.args]
-    for guest in pytest_plugin.guests_of(item):
+    for guest in plugin.guests_of(item):
         finding.none_of(_audit(guest, excuses, errors), "after the scenario")
 
 

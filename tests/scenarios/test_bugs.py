@@ -15,15 +15,15 @@ from dataclasses import dataclass
 import pytest
 
 from harness.errors import GuestLost
-from harness.guest import clients, devices, modules, tracing
+from harness.guest import devices, modules, tracing
 from harness.guest.guest import Guest
 from harness.guest.state import State
+from harness.iommu import audit, clients, finding
+from harness.iommu.audit import survives
+from harness.iommu.behaviour import CLIENTS_WAIT, FORCE_WARNS, GROUPS_AT_REGISTRATION
+from harness.iommu.finding import Finding
 from harness.klog import splat
-from harness.pytest_plugin import ExpectSplat, GuestFactory, Shows
-from harness.scenario import audit, finding
-from harness.scenario.audit import survives
-from harness.scenario.behaviour import CLIENTS_WAIT, FORCE_WARNS, GROUPS_AT_REGISTRATION
-from harness.scenario.finding import Finding
+from harness.plugin.plugin import ExpectSplat, GuestFactory, Shows
 
 _STAMP = re.compile(r"^\[ *[\d.]+\] ", re.MULTILINE)
 

@@ -8,13 +8,12 @@ let go returns to its default domain, and a driver without one is a WARN or wors
 
 import pytest
 
-from harness.guest import clients, devices, modules, tracing, vfio
+from harness.guest import devices, modules, tracing
 from harness.guest.devices import GroupType
 from harness.guest.guest import Guest
 from harness.guest.state import NO_DEFAULT_DOMAIN, State
-from harness.pytest_plugin import ExpectSplat, GuestFactory, Shows, not_applicable
-from harness.scenario import audit
-from harness.scenario.behaviour import (
+from harness.iommu import audit, clients, vfio
+from harness.iommu.behaviour import (
     CLIENTS_WAIT,
     DMA_OWNERSHIP,
     FIRST_ATTACH_WARNS,
@@ -25,6 +24,7 @@ from harness.scenario.behaviour import (
     VIRTIO_FLUSH_QUEUE,
     VIRTIO_IDENTITY,
 )
+from harness.plugin.plugin import ExpectSplat, GuestFactory, Shows, not_applicable
 
 
 def nic_of(state: State) -> str:

@@ -7,12 +7,13 @@ Deferred probing and device links (fw_devlink) order what used to be ordered by 
 
 import pytest
 
-from harness.guest import clients, devices, modules
+from harness.guest import devices, modules
 from harness.guest.guest import Guest
 from harness.guest.state import State
-from harness.pytest_plugin import ExpectSplat, GuestFactory, Shows
-from harness.scenario.audit import survives
-from harness.scenario.behaviour import CLIENTS_WAIT, LATE_BIND_WARNS
+from harness.iommu import clients
+from harness.iommu.audit import survives
+from harness.iommu.behaviour import CLIENTS_WAIT, LATE_BIND_WARNS
+from harness.plugin.plugin import ExpectSplat, GuestFactory, Shows
 
 
 def grouping(state: State) -> list[tuple[str, ...]]:

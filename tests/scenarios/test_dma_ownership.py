@@ -11,15 +11,15 @@ import errno
 
 import pytest
 
-from harness.guest import clients, devices, modules, vfio
+from harness.guest import devices, modules
 from harness.guest.guest import Guest, Step
-from harness.guest.vfio import Holder
+from harness.iommu import audit, clients, finding, vfio
+from harness.iommu.audit import survives
+from harness.iommu.behaviour import DMA_OWNERSHIP
+from harness.iommu.vfio import Holder
 from harness.kernel.artifact import Kernel
 from harness.machine.topology import Machine
-from harness.pytest_plugin import GuestFactory, not_applicable
-from harness.scenario import audit, finding
-from harness.scenario.audit import survives
-from harness.scenario.behaviour import DMA_OWNERSHIP
+from harness.plugin.plugin import GuestFactory, not_applicable
 
 owned = pytest.mark.needs(DMA_OWNERSHIP)
 USERS = ["group", "cdev", "kernel"]

@@ -7,17 +7,18 @@ goes untranslated, and nothing in the log says so.
 
 import pytest
 
-from harness.guest import clients, devices, modules
+from harness.guest import devices, modules
 from harness.guest.guest import Guest, Step
 from harness.guest.state import State
-from harness.pytest_plugin import GuestFactory, Shows
-from harness.scenario.audit import survives
-from harness.scenario.behaviour import (
+from harness.iommu import clients
+from harness.iommu.audit import survives
+from harness.iommu.behaviour import (
     ALIASES_ARE_REFUSED,
     DIRECT_IS_NOBODYS,
     FIRMWARE_RESERVES,
     GROUPS_AT_REGISTRATION,
 )
+from harness.plugin.plugin import GuestFactory, Shows
 
 pytestmark = pytest.mark.machines("smmuv3")
 

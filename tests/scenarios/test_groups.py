@@ -10,12 +10,12 @@ import re
 
 import pytest
 
-from harness.guest import clients, devices, modules, tracing
+from harness.guest import devices, modules, tracing
 from harness.guest.guest import Guest, Step
 from harness.guest.state import State
-from harness.pytest_plugin import GuestFactory, Shows
-from harness.scenario import finding
-from harness.scenario.behaviour import GROUP_IDS_ARE_LOWEST, GROUPS_AT_REGISTRATION
+from harness.iommu import clients, finding
+from harness.iommu.behaviour import GROUP_IDS_ARE_LOWEST, GROUPS_AT_REGISTRATION
+from harness.plugin.plugin import GuestFactory, Shows
 
 RELEASING = re.compile(r"Releasing group (\d+)")
 

@@ -10,13 +10,13 @@ import shlex
 
 import pytest
 
-from harness.guest import clients, devices, modules, tracing, vfio
+from harness.guest import devices, modules, tracing
 from harness.guest.guest import Guest
+from harness.iommu import audit, clients, finding, vfio
+from harness.iommu.behaviour import CLIENTS_WAIT, TYPE_CAN_BE_SET, VIRTIO_FLUSH_QUEUE
+from harness.iommu.finding import Finding
 from harness.kernel.artifact import Kernel
-from harness.pytest_plugin import GuestFactory, Shows
-from harness.scenario import audit, finding
-from harness.scenario.behaviour import CLIENTS_WAIT, TYPE_CAN_BE_SET, VIRTIO_FLUSH_QUEUE
-from harness.scenario.finding import Finding
+from harness.plugin.plugin import GuestFactory, Shows
 
 # Those that are counted, and those before, in which most of what is kept for later comes.
 _CYCLES, _FIRST = 40, 10

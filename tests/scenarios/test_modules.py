@@ -12,17 +12,18 @@ from collections import Counter
 
 import pytest
 
-from harness.guest import clients, devices, modules, tracing
+from harness.guest import devices, modules, tracing
 from harness.guest.guest import Guest
 from harness.guest.state import State
-from harness.pytest_plugin import ExpectSplat, Shows
-from harness.scenario.audit import survives
-from harness.scenario.behaviour import (
+from harness.iommu import clients
+from harness.iommu.audit import survives
+from harness.iommu.behaviour import (
     CLIENTS_WAIT,
     FORCE_WARNS,
     GROUPS_AT_REGISTRATION,
     UNREGISTERING_REMOVES_GROUPS,
 )
+from harness.plugin.plugin import ExpectSplat, Shows
 
 EAGAIN = "Resource temporarily unavailable"
 

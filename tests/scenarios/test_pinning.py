@@ -12,12 +12,12 @@ import random
 
 import pytest
 
-from harness.guest import clients, devices, modules, vfio
+from harness.guest import devices, modules
 from harness.guest.guest import Guest, Step
 from harness.guest.state import State
-from harness.pytest_plugin import GuestFactory, Shows
-from harness.scenario import audit, finding
-from harness.scenario.behaviour import GROUPS_AT_REGISTRATION, UNBIND_UNPINS
+from harness.iommu import audit, clients, finding, vfio
+from harness.iommu.behaviour import GROUPS_AT_REGISTRATION, UNBIND_UNPINS
+from harness.plugin.plugin import GuestFactory, Shows
 
 IN_USE = "Resource temporarily unavailable"  # EAGAIN of delete_module(2)
 

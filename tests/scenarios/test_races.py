@@ -10,14 +10,14 @@ import random
 
 import pytest
 
-from harness.guest import clients, devices, modules
+from harness.guest import devices, modules
 from harness.guest.guest import Guest
 from harness.guest.state import State
+from harness.iommu import audit, clients, finding
+from harness.iommu.audit import survives
+from harness.iommu.behaviour import CLIENTS_WAIT, DMA_OWNERSHIP
 from harness.machine.topology import Machine
-from harness.pytest_plugin import GuestFactory
-from harness.scenario import audit, finding
-from harness.scenario.audit import survives
-from harness.scenario.behaviour import CLIENTS_WAIT, DMA_OWNERSHIP
+from harness.plugin.plugin import GuestFactory
 
 
 @pytest.fixture

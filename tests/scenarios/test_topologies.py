@@ -7,18 +7,18 @@ without ACS, and what is behind a bridge to conventional PCI.
 
 import pytest
 
-from harness.guest import clients, devices, modules
+from harness.guest import devices, modules
 from harness.guest.guest import Guest
 from harness.guest.state import State
-from harness.machine.device import Device
-from harness.pytest_plugin import GuestFactory, Shows, not_applicable
-from harness.scenario import finding
-from harness.scenario.audit import survives
-from harness.scenario.behaviour import (
+from harness.iommu import clients, finding
+from harness.iommu.audit import survives
+from harness.iommu.behaviour import (
     ACS_BEFORE_GROUPS,
     CLIENTS_WAIT,
     GROUPS_AT_REGISTRATION,
 )
+from harness.machine.device import Device
+from harness.plugin.plugin import GuestFactory, Shows, not_applicable
 
 BRIDGE = devices.HOST_BRIDGE
 # The functions below a root port.

@@ -11,20 +11,20 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.guest import clients, devices, modules, tracing, traffic, vfio
+from harness.guest import devices, modules, tracing
 from harness.guest.devices import GroupType
 from harness.guest.guest import Guest
 from harness.guest.state import State
-from harness.pytest_plugin import GuestFactory, Shows, not_applicable
-from harness.scenario import audit
-from harness.scenario.audit import survives
-from harness.scenario.behaviour import (
+from harness.iommu import audit, clients, traffic, vfio
+from harness.iommu.audit import survives
+from harness.iommu.behaviour import (
     CLIENTS_WAIT,
     DMA_OWNERSHIP,
     GROUPS_AT_REGISTRATION,
     TYPE_CAN_BE_SET,
     TYPE_OF_ANY_GROUP,
 )
+from harness.plugin.plugin import GuestFactory, Shows, not_applicable
 
 NIC, DISK, DRIVER = "virtio-net-pci", "virtio-blk-pci", "virtio-pci"
 

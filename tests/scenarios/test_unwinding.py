@@ -8,16 +8,16 @@ each error path had a hand of its own.
 
 import pytest
 
-from harness.guest import clients, devices, modules, tracing, vfio
+from harness.guest import devices, modules, tracing
 from harness.guest.guest import Guest
-from harness.pytest_plugin import ExpectSplat, GuestFactory, Shows
-from harness.scenario import audit, finding
-from harness.scenario.behaviour import (
+from harness.iommu import audit, clients, finding, vfio
+from harness.iommu.behaviour import (
     DMA_OWNERSHIP,
     FIRST_ATTACH_WARNS,
     GROUPS_AT_REGISTRATION,
 )
-from harness.scenario.finding import Finding
+from harness.iommu.finding import Finding
+from harness.plugin.plugin import ExpectSplat, GuestFactory, Shows
 
 # What fails for want of memory, a driver's probe reports.
 pytestmark = pytest.mark.errors("driver_sysfs_add failed", "failed with error -12")

@@ -9,13 +9,13 @@ import re
 
 import pytest
 
-from harness.guest import clients, devices, modules, tracing, traffic, vfio
+from harness.guest import devices, modules, tracing
 from harness.guest.guest import Guest
 from harness.guest.state import State
-from harness.guest.vfio import Holder, Way
-from harness.pytest_plugin import GuestFactory
-from harness.scenario import audit, finding
-from harness.scenario.behaviour import CLIENTS_WAIT, DMA_OWNERSHIP
+from harness.iommu import audit, clients, finding, traffic, vfio
+from harness.iommu.behaviour import CLIENTS_WAIT, DMA_OWNERSHIP
+from harness.iommu.vfio import Holder, Way
+from harness.plugin.plugin import GuestFactory
 
 # The modules that serve a user, and which of them could be unloaded but for him.
 SERVERS = {

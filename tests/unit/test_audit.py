@@ -3,8 +3,8 @@ import re
 
 import pytest
 
+from harness.iommu import audit
 from harness.klog.record import Record
-from harness.scenario import audit
 
 PROBE = "arm-smmu-v3 9050000.smmuv3: probe with driver arm-smmu-v3 failed with error -12"
 

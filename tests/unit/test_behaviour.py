@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UsageError
+from harness.iommu import behaviour, probe
+from harness.iommu.behaviour import FIRST_ATTACH_WARNS, UNBIND_UNPINS
+from harness.iommu.probe import Examined, Sign
+from harness.iommu.version import Versions
 from harness.kernel import excerpt
 from harness.kernel.artifact import Kernel
 from harness.kernel.excerpt import Excerpt
-from harness.scenario import behaviour, probe
-from harness.scenario.behaviour import FIRST_ATTACH_WARNS, UNBIND_UNPINS
-from harness.scenario.probe import Examined, Sign
-from harness.scenario.version import Versions
 
 CORE = "drivers/iommu/iommu.c"
 

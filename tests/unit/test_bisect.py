@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from harness.bisect import gitbisect, odds
+from harness.bisect.classify import Question
 from harness.bisect.gitbisect import Ends, GitBisect, Terms
 from harness.bisect.ledger import Built, Ledger, Run
 from harness.bisect.odds import Tally
 from harness.bisect.search import Finding, Search
-from harness.bisect.sides import Question
 from harness.errors import HostError, UsageError
 from harness.host import git
 from tests.drawn import Drawn

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from harness.bisect import gitbisect, history
+from harness.bisect.classify import Question
 from harness.bisect.condition import Seen
 from harness.bisect.gitbisect import Ends, GitBisect, Terms
 from harness.bisect.history import History
 from harness.bisect.kernels import KernelJudge
 from harness.bisect.ledger import Ledger
 from harness.bisect.search import Finding, Search
-from harness.bisect.sides import Question
 from harness.errors import UsageError
 from harness.host import paths
 from harness.kernel import spec

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from harness.errors import HostError
-from harness.host import cache, contents, files, inventory
+from harness.host import cache, files, inventory, manifest
 from harness.kernel import debian_source
 from tests import command, fake_linux
 
@@ -199,9 +199,9 @@ def test_the_keys_of_many_files_are_those_of_each(
         (tmp_path / name).write_text(name.encode(errors="surrogateescape").hex())
     (tmp_path / "a").chmod(0o755)
     (tmp_path / "link").symlink_to("a")
-    one_by_one = contents.manifest(tmp_path)
-    monkeypatch.setattr(contents, "_MANY", 0)
-    assert contents.manifest(tmp_path) == one_by_one
+    one_by_one = manifest.scan(tmp_path)
+    monkeypatch.setattr(manifest, "_MANY", 0)
+    assert manifest.scan(tmp_path) == one_by_one
     assert one_by_one.keys() == {*names, "link"}
 
 
@@ -209,15 +209,15 @@ def test_a_source_with_a_file_more_is_not_whole(tmp_path: Path) -> None:
     """The whole of it is linked as it stands, so nothing may have been put there."""
     for name in ("a", "b"):
         (tmp_path / name).write_text(name)
-    manifest = contents.manifest(tmp_path)
-    assert debian_source._are_whole(tmp_path, manifest, ["a", "b"])
+    files = manifest.scan(tmp_path)
+    assert debian_source._are_whole(tmp_path, files, ["a", "b"])
     (tmp_path / "c").write_text("")
-    assert not debian_source._are_whole(tmp_path, manifest, ["a", "b"])
-    assert debian_source._are_whole(tmp_path, manifest, ["a"])
+    assert not debian_source._are_whole(tmp_path, files, ["a", "b"])
+    assert debian_source._are_whole(tmp_path, files, ["a"])
     (tmp_path / "a").write_text("x")
-    assert not debian_source._are_whole(tmp_path, manifest, ["a"])
+    assert not debian_source._are_whole(tmp_path, files, ["a"])
     (tmp_path / "a").unlink()
-    assert not debian_source._are_whole(tmp_path, manifest, ["a"])
+    assert not debian_source._are_whole(tmp_path, files, ["a"])
 
 
 MEGABYTE = 1 << 20
@@ -226,7 +226,7 @@ MEGABYTE = 1 << 20
 @pytest.fixture
 def small_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files from one megabyte on are keyed as a guest's memory is."""
-    monkeypatch.setattr(contents, "_LARGE", MEGABYTE)
+    monkeypatch.setattr(manifest, "_LARGE", MEGABYTE)
 
 
 @pytest.mark.usefixtures("small_large")
@@ -241,7 +241,7 @@ def test_a_file_with_holes_has_the_key_of_its_content(tmp_path: Path) -> None:
         file.seek(len(data) - 3)
         file.write(b"end")
     assert holes.stat().st_blocks < full.stat().st_blocks
-    assert contents.key(holes) == contents.key(full)
+    assert manifest.key(holes) == manifest.key(full)
 
 
 @pytest.mark.usefixtures("small_large")
@@ -250,15 +250,15 @@ def test_any_byte_of_a_large_file_counts(tmp_path: Path, place: int) -> None:
     file = tmp_path / "file"
     with file.open("wb") as opened:
         opened.truncate(2 * MEGABYTE)
-    empty = contents.key(file)
+    empty = manifest.key(file)
     with file.open("r+b") as opened:
         opened.seek(place)
         opened.write(b"x")
-    changed = contents.key(file)
+    changed = manifest.key(file)
     assert changed != empty
     with file.open("r+b") as opened:
         opened.truncate(2 * MEGABYTE + 1)
-    assert contents.key(file) not in (changed, empty)
+    assert manifest.key(file) not in (changed, empty)
 
 
 def test_warm_guests_that_nobody_uses_make_room(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from harness.errors import UsageError
 from harness.host import tools
-from harness.kernel import elf, inspection
+from harness.iommu import inspection
+from harness.kernel import elf
 from harness.kernel.artifact import Kernel
 
 RELEASE = "6.0.0"

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import GuestHang, GuestLost, GuestPanic
+from harness.iommu import behaviour, finding, known_issues
+from harness.iommu.finding import Broken, Finding, Pattern
 from harness.klog import splat
-from harness.scenario import behaviour, finding, known
-from harness.scenario.finding import Broken, Finding, Pattern
 
 WARNING = [
     "WARNING: CPU: 0 PID: 9 at drivers/iommu/iommu.c:940 iommu_group_release+0x10/0x20",
@@ -17,7 +17,7 @@ WARNING = [
     " iommu_group_put+0x10/0x20",
     "---[ end trace 0000000000000000 ]---",
 ]
-ISSUES = known.issues()
+ISSUES = known_issues.issues()
 SYMPTOMS = [(issue, each) for issue in ISSUES.values() for each in issue.symptoms]
 
 
@@ -35,7 +35,7 @@ def test_every_issue_has_its_evidence_and_symptoms() -> None:
 
 @pytest.mark.parametrize(("issue", "symptom"), SYMPTOMS)
 def test_a_symptom_is_its_example_and_not_its_neighbour(
-    issue: known.KnownIssue, symptom: known.Symptom
+    issue: known_issues.KnownIssue, symptom: known_issues.Symptom
 ) -> None:
     assert symptom.pattern.matches(of(symptom.like))
     assert not any(each.pattern.matches(of(symptom.unlike)) for each in issue.symptoms)
@@ -43,7 +43,7 @@ def test_a_symptom_is_its_example_and_not_its_neighbour(
 
 @pytest.mark.parametrize(("issue", "symptom"), SYMPTOMS)
 def test_no_issue_takes_a_finding_for_its_own_that_the_same_machine_has_of_another(
-    issue: known.KnownIssue, symptom: known.Symptom
+    issue: known_issues.KnownIssue, symptom: known_issues.Symptom
 ) -> None:
     """But for those that one kernel does not have together: they show the same."""
     others = {

@@ -140,7 +140,7 @@ def test_what_archives_hand_out_compressed(tmp_path: Path) -> None:
 
 
 def test_a_bomb_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.mail._MAX_BYTES", 1000)
+    monkeypatch.setattr("harness.host.mail._MAX_BYTES", 1000)
     path = tmp_path / "t.gz"
     path.write_bytes(gzip.compress(b"x" * 100_000))
     with pytest.raises(UsageError, match="too large"):

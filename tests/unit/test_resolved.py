@@ -4,13 +4,13 @@ from pathlib import Path
 import pytest
 
 from harness.errors import BuildError, UsageError
+from harness.iommu import belief
+from harness.iommu.belief import Beliefs
+from harness.iommu.probe import Evidence
 from harness.kernel import artifact, build, spec
 from harness.kernel.artifact import Kernel
 from harness.kernel.build import Outcome
 from harness.kernel.spec import KernelSpec
-from harness.scenario import belief
-from harness.scenario.belief import Beliefs
-from harness.scenario.probe import Evidence
 from harness.suite import resolved
 from harness.suite.resolved import Resolved
 

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import UsageError
-from harness.machine import composed, device, qemu, topology
+from harness.iommu import machine_file
+from harness.machine import device, qemu, topology
 from harness.machine.device import Device
 
 SMMUV3 = topology.named("smmuv3")
@@ -67,7 +68,7 @@ def test_stages_are_the_smmus() -> None:
 @pytest.mark.parametrize("name", ["", "smmu", "smmuv3+", "smmuv3+nope", "+nic", "smmuv3 +nic"])
 def test_a_machine_that_does_not_exist(name: str) -> None:
     with pytest.raises(UsageError, match=r"no such (machine|preset)"):
-        composed.machine(name)
+        machine_file.machine(name)
 
 
 def test_a_definition_has_its_other_end_first() -> None:
@@ -108,7 +109,7 @@ mac = "52:54:00:12:34:56"
 def read(tmp_path: Path, text: str) -> topology.Machine:
     path = tmp_path / "mine.toml"
     path.write_text(text)
-    return composed.machine(str(path))
+    return machine_file.machine(str(path))
 
 
 def test_a_composed_machine(tmp_path: Path) -> None:
@@ -152,7 +153,7 @@ def test_what_a_file_says_wrongly_is_told_with_its_name(
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot read"):
-        composed.machine(str(tmp_path / "none.toml"))
+        machine_file.machine(str(tmp_path / "none.toml"))
 
 
 KEYS = st.sampled_from(["iommu", "memory", "stage", "presets", "overlays", "device", "cpus", "x"])
@@ -172,4 +173,4 @@ def test_any_file_is_a_machine_or_refused(
     path = tmp_path_factory.mktemp("any") / "any.toml"
     path.write_text(text)
     with contextlib.suppress(UsageError):
-        topology.check(composed.read(path))
+        topology.check(machine_file.read(path))

@@ -3,8 +3,9 @@
 
 import pytest
 
-from harness.guest import modules, traffic
+from harness.guest import modules
 from harness.guest.guest import Guest
+from harness.iommu import traffic
 
 pytestmark = pytest.mark.machines("smmuv3-acpi", "virtio-iommu-acpi")
 

@@ -9,13 +9,13 @@ import re
 import signal
 from collections.abc import Iterator, Sequence
 
-from harness.guest import clients, modules
+from harness.guest import modules
 from harness.guest.guest import Guest, Step
 from harness.guest.state import NO_DEFAULT_DOMAIN, State, contradictions
+from harness.iommu import clients, finding
+from harness.iommu.finding import Finding
 from harness.klog.record import Record
 from harness.machine.topology import Machine
-from harness.scenario import finding
-from harness.scenario.finding import Finding
 
 
 def findings(machine: Machine, state: State) -> list[Finding]:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from harness.errors import UsageError, did_you_mean
-from harness.scenario import probe
-from harness.scenario.probe import Evidence, Examined, Sign
-from harness.scenario.version import Versions
+from harness.iommu import probe
+from harness.iommu.probe import Evidence, Examined, Sign
+from harness.iommu.version import Versions
 
 _CORE = "drivers/iommu/iommu.c"
 _SMMU = "drivers/iommu/arm/arm-smmu-v3/arm-smmu-v3.c"

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import pytest
 from _pytest.runner import runtestprotocol
 
-from harness import pytest_events
 from harness.host.text import printable
-from harness.scenario.probe import Evidence
+from harness.iommu.probe import Evidence
+from harness.plugin import events
 
 
 @dataclass(slots=True)
@@ -37,16 +37,16 @@ DOUBTS = pytest.StashKey[Doubts]()
 def run(item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
     """The reports of the test."""
     reports = runtestprotocol(item, log=False, nextitem=nextitem)
-    trouble = next(filter(pytest_events.is_host_trouble, reports), None)
+    trouble = next(filter(events.is_host_trouble, reports), None)
     if trouble:
         reports = _again(item, nextitem, Doubts())
         for each in reports:
-            text = pytest_events.gist(trouble).strip()
-            each.user_properties.append((pytest_events.RETRIED, text or "the host"))
+            text = events.gist(trouble).strip()
+            each.user_properties.append((events.RETRIED, text or "the host"))
     failed = next((each for each in reports if each.failed), None)
     if failed is None or item.config.getoption("--plain-failures"):
         return reports
-    if not pytest_events.is_host_trouble(failed):
+    if not events.is_host_trouble(failed):
         for name, evidence in _passing(item, nextitem):
             _doubt(failed, name, evidence)
     return reports
@@ -78,5 +78,5 @@ def _doubt(report: pytest.TestReport, name: str, evidence: Evidence) -> None:
     word = "not to have" if evidence.shown else "to have"
     text = f"this kernel seems {word} {name}, against what is believed: {evidence.why}"
     report.longrepr = f"{printable(text)}\n\n{report.longreprtext}"
-    doubtful = pytest_events.INCONCLUSIVE if evidence.guess else pytest_events.FOUND
+    doubtful = events.INCONCLUSIVE if evidence.guess else events.FOUND
     report.user_properties.append((doubtful, text))

@@ -20,20 +20,20 @@ from typing import NoReturn, Protocol
 
 import pytest
 
-from harness import pytest_events, pytest_kernels, pytest_reruns, pytest_story, pytest_verdict
 from harness.errors import UsageError, is_host_trouble
-from harness.guest import clients, snapshot
+from harness.guest import snapshot
 from harness.guest.guest import Guest
+from harness.iommu import clients, known_issues, machine_file
+from harness.iommu.behaviour import Behaviour
+from harness.iommu.belief import Beliefs
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
-from harness.machine import composed, topology
+from harness.machine import topology
 from harness.machine.topology import Machine
-from harness.pytest_events import NOT_APPLICABLE, Events
-from harness.pytest_reruns import Doubts
-from harness.pytest_story import Watched
-from harness.scenario import known
-from harness.scenario.behaviour import Behaviour
-from harness.scenario.belief import Beliefs
+from harness.plugin import events, kernels, render, reruns, verdict
+from harness.plugin.events import NOT_APPLICABLE, Events
+from harness.plugin.render import Watched
+from harness.plugin.reruns import Doubts
 
 DEFAULT_MACHINE = "smmuv3"
 
@@ -43,7 +43,7 @@ _QEMU_MEMORY = 200
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("iommu-harness", "real kernels in QEMU")
-    pytest_kernels.add_options(group)
+    kernels.add_options(group)
     group.addoption("--machine", action="append", default=[], metavar="NAME", help="repeatable")
     group.addoption("--qemu", default=topology.QEMU, metavar="PATH", help="another QEMU")
     group.addoption(
@@ -74,14 +74,14 @@ _MARKERS = (
 def pytest_configure(config: pytest.Config) -> None:
     for line in _MARKERS:
         config.addinivalue_line("markers", line)
-    events: str | None = config.getoption("--events")
-    if events and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Events(Path(events)))
+    file: str | None = config.getoption("--events")
+    if file and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Events(Path(file)))
     try:
-        pytest_kernels.named(config)
-        pytest_kernels.claims(config)
+        kernels.named(config)
+        kernels.claims(config)
         for name in config.getoption("--machine"):
-            composed.machine(name)
+            machine_file.machine(name)
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
 
@@ -91,14 +91,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names = metafunc.fixturenames
     if "kernel_spec" not in names:
         return
-    kernels = pytest_kernels.named(metafunc.config)
+    specs = kernels.named(metafunc.config)
     if "machine" not in names:
-        ids = [each.where for each in kernels]
-        metafunc.parametrize("kernel_spec", kernels, ids=ids, scope="session")
+        ids = [each.where for each in specs]
+        metafunc.parametrize("kernel_spec", specs, ids=ids, scope="session")
         return
     pairs = [
         (kernel.with_variants(machine.variants), machine)
-        for kernel in kernels
+        for kernel in specs
         for machine in _machines(metafunc)
     ]
     ids = [f"{kernel.where}-{machine.name}" for kernel, machine in pairs]
@@ -118,7 +118,7 @@ def _machines(metafunc: pytest.Metafunc) -> list[Machine]:
     names = given or sensible or [DEFAULT_MACHINE]
     qemu = metafunc.config.getoption("--qemu")
     chosen = [name for name in names if not sensible or name in sensible]
-    return [replace(composed.machine(name), qemu=qemu) for name in chosen]
+    return [replace(machine_file.machine(name), qemu=qemu) for name in chosen]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -131,7 +131,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     likely: list[str] = config.getoption("--likely")
     if likely:
         ranks = {name: rank for rank, name in enumerate(likely)}
-        items.sort(key=lambda item: _rank(pytest_events.scenario(item), ranks))
+        items.sort(key=lambda item: _rank(events.scenario(item), ranks))
 
 
 def _rank(scenario: str, ranks: Mapping[str, int]) -> int:
@@ -150,8 +150,8 @@ def _senseless(item: pytest.Item) -> bool:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Not when tests are collected: what ends a worker of xdist there is told to nobody."""
-    for name in pytest_verdict.named_issues(item):
-        if name not in known.issues():
+    for name in verdict.named_issues(item):
+        if name not in known_issues.issues():
             raise pytest.UsageError(f"no known issue {name!r}")
 
 
@@ -161,7 +161,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     if _spec(item) is None:
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for report in pytest_reruns.run(item, nextitem):
+    for report in reruns.run(item, nextitem):
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
@@ -180,7 +180,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
         return None  # xdist heeds it
     names = _asked(config, "--machine", DEFAULT_MACHINE)
-    memory = max(composed.machine(name).memory for name in names) + _QEMU_MEMORY
+    memory = max(machine_file.machine(name).memory for name in names) + _QEMU_MEMORY
     cores = len(os.sched_getaffinity(0))
     return max(1, min(_available_memory() // memory, cores + cores // 2))
 
@@ -194,7 +194,7 @@ def _available_memory() -> int:
 @pytest.fixture(scope="session")
 def kernel(kernel_spec: KernelSpec, request: pytest.FixtureRequest) -> Kernel:
     """The kernel under test, built if it is not yet in the cache."""
-    return pytest_kernels.built(request.config, kernel_spec)
+    return kernels.built(request.config, kernel_spec)
 
 
 @dataclass(slots=True)
@@ -216,8 +216,8 @@ class Shows(Protocol):
 @pytest.fixture
 def shows(kernel_spec: KernelSpec, request: pytest.FixtureRequest) -> Shows:
     """``shows(GROUPS_AT_REGISTRATION)``: by the kernel's source, or what the user says."""
-    table = pytest_kernels.beliefs(request.config, kernel_spec).behaviours
-    doubts: Doubts = request.node.stash.setdefault(pytest_reruns.DOUBTS, Doubts())
+    table = kernels.beliefs(request.config, kernel_spec).behaviours
+    doubts: Doubts = request.node.stash.setdefault(reruns.DOUBTS, Doubts())
 
     def shown(wanted: Behaviour) -> bool:
         return doubts.shown(wanted.name, table[wanted.name])
@@ -256,7 +256,7 @@ def _applicable(request: pytest.FixtureRequest) -> None:
     if not wanted:
         return
     spec: KernelSpec = request.getfixturevalue("kernel_spec")
-    table = pytest_kernels.beliefs(request.config, spec).behaviours
+    table = kernels.beliefs(request.config, spec).behaviours
     for each in wanted:
         evidence = table[each.name]
         if not evidence.shown:
@@ -312,7 +312,7 @@ def guest_factory(
             if isinstance(wanted, str):
                 if wanted.startswith("+"):
                     wanted = _base(default) + wanted
-                wanted = replace(composed.machine(wanted), qemu=config.getoption("--qemu"))
+                wanted = replace(machine_file.machine(wanted), qemu=config.getoption("--qemu"))
             running = stack.enter_context(
                 snapshot.started(
                     kernel or own,
@@ -352,21 +352,21 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if facts := pytest_events.facts(item):
-        report.user_properties.append((pytest_events.FACTS, facts))
+    if facts := events.facts(item):
+        report.user_properties.append((events.FACTS, facts))
     error = call.excinfo.value if call.excinfo else None
     if is_host_trouble(error):
-        report.user_properties.append((pytest_events.HOST, True))
+        report.user_properties.append((events.HOST, True))
     guests = item.stash.get(_GUESTS, None)
     if guests and call.when == "call":
         running = [each.guest for each in guests.watched]
-        pytest_verdict.judge(
+        verdict.judge(
             item, report, error, guests=running, expected=_expected(item), beliefs=_beliefs(item)
         )
         if report.failed:
             for number, watched in enumerate(guests.watched, start=1):
                 title = f"guest {number}, {watched.guest.machine.name}"
-                report.sections.append((title, pytest_story.story(item, number, watched)))
+                report.sections.append((title, render.story(item, number, watched)))
     return report
 
 
@@ -378,4 +378,4 @@ def _expected(item: pytest.Item) -> dict[str, bool]:
 def _beliefs(item: pytest.Item) -> Beliefs:
     """Of the test's kernel; nothing of a test that brings its own."""
     spec = _spec(item)
-    return pytest_kernels.beliefs(item.config, spec) if spec else Beliefs({}, {})
+    return kernels.beliefs(item.config, spec) if spec else Beliefs({}, {})

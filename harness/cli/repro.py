@@ -16,7 +16,7 @@ from harness.kernel.artifact import Kernel
 from harness.kernel.build import Outcome
 from harness.kernel.spec import KernelSpec
 from harness.machine import topology
-from harness.repro import names, record, replay, request, show
+from harness.repro import names, record, render, replay, request
 from harness.repro.replay import Attempt, Result, Watcher
 from harness.repro.request import Request
 
@@ -79,7 +79,7 @@ def repro(
     title = "standard-input" if str(reports[0]) == "-" else reports[0].stem
     if len(specs) == 1 and len(asked) == 1:
         if not as_json:
-            output.say(show.opening(asked[0]))
+            output.say(render.opening(asked[0]))
         built = build.build(specs[0])
         result = _replay(asked[0], (specs[0], built), rundir.create(title, run_dir), how)
         if as_json:
@@ -95,7 +95,7 @@ def repro(
         records = [_record(row) for row in rows]
         output.print_json({"run_dir": str(directory), "runs": records})
     else:
-        output.say(show.table(rows, asked[0].machine.iommu.driver))
+        output.say(render.table(rows, asked[0].machine.iommu.driver))
     raise typer.Exit(max(row.exit_code for row in rows))
 
 
@@ -117,7 +117,7 @@ def _attempt(
     below = directory / f"{number}-{rundir.word(f'{name} {outcome.spec}')}"
     try:
         if not how.quiet:
-            output.say(show.opening(asked))
+            output.say(render.opening(asked))
         built = outcome.spec, outcome.kernel
         result = _replay(asked, built, rundir.create("", below), how)
     except HarnessError as error:
@@ -130,14 +130,14 @@ def _replay(asked: Request, built: tuple[KernelSpec, Kernel], directory: Path, h
     if how.quiet:
         return replay.replay(asked, kernel, directory, limit=how.limit, spec=spec)
     driver = asked.machine.iommu.driver
-    output.say(show.run(directory, kernel))
+    output.say(render.run(directory, kernel))
     watcher = Watcher(
-        on_command=lambda number, text: output.say(show.command(number, text)),
-        on_step=lambda step, judged: output.say(show.step(step, judged, driver)),
-        on_note=lambda text: output.say(show.note(text)),
+        on_command=lambda number, text: output.say(render.command(number, text)),
+        on_step=lambda step, judged: output.say(render.step(step, judged, driver)),
+        on_note=lambda text: output.say(render.note(text)),
     )
     result = replay.replay(asked, kernel, directory, limit=how.limit, watcher=watcher, spec=spec)
-    output.say(show.closing(result))
+    output.say(render.closing(result))
     return result
 
 

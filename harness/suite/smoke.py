@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import HarnessError
-from harness.guest import guest, modules, traffic
+from harness.guest import guest, modules
 from harness.guest.guest import Guest
 from harness.guest.state import Device
+from harness.iommu import traffic
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
 from harness.klog import splat

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from harness.iommu import behaviour, belief
+from harness.iommu.belief import Beliefs
 from harness.kernel import artifact, build, spec
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
-from harness.scenario import behaviour, belief
-from harness.scenario.belief import Beliefs
 
 DEFAULT = "debian:6.12"
 

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from harness.cli import options, output
-from harness.kernel import build, inspection
+from harness.iommu import inspection
+from harness.kernel import build
 from harness.kernel.artifact import Kernel
 from harness.kernel.build import Outcome
 

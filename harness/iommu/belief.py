@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from harness.iommu import behaviour, known_issues, probe
+from harness.iommu.probe import Evidence
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
-from harness.scenario import behaviour, known, probe
-from harness.scenario.probe import Evidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +27,10 @@ def of(spec: KernelSpec, kernel: Kernel, claims: tuple[str, ...] = ()) -> Belief
     """Of the kernel that was built from the spec; ``claims`` are the user's, NAME or no-NAME.
     Raises UsageError for other names."""
     signs = [sign for each in behaviour.TABLE.values() for sign in each.signs]
-    signs += [sign for each in known.issues().values() for sign in each.signs]
+    signs += [sign for each in known_issues.issues().values() for sign in each.signs]
     examined = probe.examined(spec, kernel, {sign.symbol for sign in signs if sign.symbol})
     table = behaviour.table(examined, behaviour.claims(claims))
-    issues = {name: issue.of(examined, table) for name, issue in known.issues().items()}
+    issues = {name: issue.of(examined, table) for name, issue in known_issues.issues().items()}
     return Beliefs(table, issues)
 
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.scenario import probe
-from harness.scenario.finding import Finding, Pattern
-from harness.scenario.probe import Evidence, Examined, Sign
-from harness.scenario.version import Versions
+from harness.iommu import probe
+from harness.iommu.finding import Finding, Pattern
+from harness.iommu.probe import Evidence, Examined, Sign
+from harness.iommu.version import Versions
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ def walk(root: Path) -> Iterator[str]:
                     yield name
 
 
-def manifest(root: Path, names: Iterable[str] | None = None) -> Manifest:
+def scan(root: Path, names: Iterable[str] | None = None) -> Manifest:
     """The keys of ``names``, or of all files below ``root``."""
     chosen = list(walk(root) if names is None else names)
     if len(chosen) > _MANY:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from harness.bisect import history, job, story
+from harness.bisect import history, job, render
 from harness.bisect.gitbisect import Terms
 from harness.bisect.job import Asked, Job, What, Where
 from harness.bisect.search import Step
@@ -238,21 +238,21 @@ def _check(what: What, threshold: float | None) -> None:
 def _search(found: Job, *, as_json: bool, given: Path | None = None) -> None:
     def tell(step: Step) -> None:
         if not as_json:
-            output.say(story.step(found, step))
+            output.say(render.step(found, step))
 
     if not as_json:
-        output.say(story.opening(found))
+        output.say(render.opening(found))
     finding = job.search(found, tell, given)
-    record = story.record(found, finding)
-    (found.directory / "report.txt").write_text(story.text(found, finding))
-    (found.directory / "report.html").write_text(story.page(found, finding))
+    record = render.record(found, finding)
+    (found.directory / "report.txt").write_text(render.text(found, finding))
+    (found.directory / "report.html").write_text(render.page(found, finding))
     (found.directory / "result.part").write_text(output.text_of(record))
     (found.directory / "result.part").rename(found.directory / "result.json")
     if as_json:
         output.print_json(record)
     else:
-        output.say(story.closing(found, finding))
-    raise typer.Exit(0 if story.is_sure(found, finding) else 3)
+        output.say(render.closing(found, finding))
+    raise typer.Exit(0 if render.is_sure(found, finding) else 3)
 
 
 @app.command()
@@ -288,4 +288,4 @@ def status(directory: Directory, as_json: options.Json = False) -> None:
     if as_json:
         output.print_json(known)
         return
-    output.say(story.status(found, known))
+    output.say(render.status(found, known))

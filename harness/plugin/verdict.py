@@ -7,17 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pytest
 
-from harness import pytest_events
 from harness.errors import GuestError, is_host_trouble
 from harness.guest.guest import Guest
 from harness.host.text import printable
+from harness.iommu import finding, known_issues
+from harness.iommu.belief import Beliefs
+from harness.iommu.finding import Finding, Pattern
+from harness.iommu.known_issues import KnownIssue
 from harness.kernel.artifact import Kernel
 from harness.klog import record, splat
 from harness.klog.splat import Splat
-from harness.scenario import finding, known
-from harness.scenario.belief import Beliefs
-from harness.scenario.finding import Finding, Pattern
-from harness.scenario.known import KnownIssue
+from harness.plugin import events
 from harness.symbols import symbolise
 
 _SHOWN = 40  # lines of a splat; a stack dump after it is long
@@ -102,12 +102,12 @@ def _near(left: Sequence[Finding], beliefs: Beliefs, names: Sequence[str]) -> li
         f"it looks like known issue {name}, which this kernel should not have:"
         f" {beliefs.issues[name].why}"
         for name in names
-        if not beliefs.issues[name].shown and known.issues()[name].explained(left)
+        if not beliefs.issues[name].shown and known_issues.issues()[name].explained(left)
     ]
 
 
 def _know(report: pytest.TestReport, issue: KnownIssue) -> None:
-    report.user_properties.append((pytest_events.ISSUE, issue.id))
+    report.user_properties.append((events.ISSUE, issue.id))
     report.outcome = "skipped"
     report.wasxfail = f"known issue {issue.id}: {issue.title}"
 
@@ -139,7 +139,7 @@ def _issues(item: pytest.Item, beliefs: Beliefs) -> list[KnownIssue]:
     callspec = getattr(item, "callspec", None)
     machine = callspec.params.get("machine") if callspec else None
     name = machine.name if machine else ""
-    named = [known.issues()[each] for each in named_issues(item)]
+    named = [known_issues.issues()[each] for each in named_issues(item)]
     return [each for each in named if each.on(name) and beliefs.issues[each.id].shown]
 
 
@@ -160,6 +160,6 @@ def _shown(each: Splat, item: pytest.Item) -> str:
 def _fail(report: pytest.TestReport, text: str) -> None:
     """The test fails with the text, above what it failed with itself."""
     own = report.longreprtext if report.failed else ""
-    report.user_properties.append((pytest_events.FOUND, text))
+    report.user_properties.append((events.FOUND, text))
     report.outcome = "failed"
     report.longrepr = f"{printable(text)}\n\n{own}".rstrip()

@@ -11,9 +11,9 @@ import typer
 from harness.cli import options, output
 from harness.errors import HarnessError, HostError, UsageError
 from harness.host import progress, rundir
+from harness.iommu import behaviour, machine_file
 from harness.kernel.spec import KernelSpec
-from harness.machine import composed, provenance, topology
-from harness.scenario import behaviour
+from harness.machine import provenance, topology
 from harness.suite import matrix, resolved, run
 from harness.suite.run import Outcome, Request
 
@@ -132,12 +132,12 @@ def check(machines: Sequence[str], behaviours: list[str], scenarios: Sequence[st
     behaviour.claims(behaviours)
     list(run.chosen(scenarios))
     for name in machines:
-        composed.machine(name)
+        machine_file.machine(name)
 
 
 def _check_clients(specs: Sequence[KernelSpec], machines: Sequence[str]) -> None:
     for name in machines:
-        if composed.machine(name).overlays and any(spec.kind == "prebuilt" for spec in specs):
+        if machine_file.machine(name).overlays and any(spec.kind == "prebuilt" for spec in specs):
             raise UsageError(
                 f"a prebuilt kernel has none of the guest modules that {name}'s clients need",
                 f"name {name}+nic, or a kernel with its source",

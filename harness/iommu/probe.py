@@ -11,13 +11,12 @@ from pathlib import PurePosixPath
 from harness.errors import GuestError
 from harness.guest import guest
 from harness.host import cache
+from harness.iommu import machine_file, version
+from harness.iommu.version import Versions
 from harness.kernel import build, excerpt, git_source
 from harness.kernel.artifact import Kernel
 from harness.kernel.excerpt import Excerpt
 from harness.kernel.spec import KernelSpec
-from harness.machine import composed
-from harness.scenario import version
-from harness.scenario.version import Versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +83,7 @@ _ANY = "really_probe"
 def _present(kernel: Kernel, names: Sequence[str]) -> frozenset[str] | None:
     """By /proc/kallsyms of a guest; the Image itself has the list compressed."""
     words = " ".join(f"-e '[ \t]{name}$'" for name in (*names, _ANY))
-    machine = replace(composed.machine("smmuv3+nic"), memory=512)
+    machine = replace(machine_file.machine("smmuv3+nic"), memory=512)
     try:
         with cache.scratch() as scratch, guest.booted(kernel, machine, scratch) as running:
             lines = running.run(f"grep {words} /proc/kallsyms").out.decode().splitlines()
