@@ -91,7 +91,7 @@ def test_a_setup_command_that_fails_tells_nothing(tmp_path: Path) -> None:
 def test_a_scenario_that_fails(tmp_path: Path) -> None:
     """On 7.2 it runs into a known issue, which counts where it is named."""
     issue = "rescan-splits-functions"
-    name = "groups::test_functions_that_come_back_share_a_group_again"
+    name = "groups::test_rescanned_functions_share_a_group"
     words = ("bisect", name, *RELEASES, "--confidence", "0.7")
     done = command.run(*words, "--most-runs", "2", "--run-dir", tmp_path / "without")
     assert done.status == 2
@@ -167,7 +167,7 @@ def test_a_series_that_changes_a_behaviour_before_the_bug(tmp_path: Path) -> Non
     acs = PATCHES / "6.12-acs-when-dma-is-configured.patch"
     bug = paths.data("tests/mutants") / "functions-never-share.patch"
     patches = series(tmp_path / "series", {2: acs, 4: bug})
-    name = "topologies::test_a_root_port_shares_its_group_until_acs_is_in_time"
+    name = "topologies::test_root_port_shares_its_group_without_early_acs"
     words = ("bisect", name, "--series", patches, "--kernel", "debian:6.12", "--json")
     done = command.run(*words, "--confidence", "0.7", "--run-dir", tmp_path / "run")
     assert done.status == 0, done.err

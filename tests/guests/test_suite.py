@@ -12,7 +12,7 @@ from harness.kernel.artifact import Kernel
 from tests import command
 from tests.processes import wait_until
 
-FEW = "pinning::test_nobody_is_shown_as_the_holder"
+FEW = "pinning::test_device_pins_show_no_holder"
 
 
 def test_scenarios_are_run_and_told(kernel_name: str, tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ def test_scenarios_are_run_and_told(kernel_name: str, tmp_path: Path) -> None:
     assert result["counts"]["passed"] == 2
     assert result["flaky"] == []
     told = {(each["scenario"], each["machine"]) for each in result["scenarios"]}
-    name = "test_pinning.py::test_nobody_is_shown_as_the_holder"
+    name = "test_pinning.py::test_device_pins_show_no_holder"
     assert told == {(name, "smmuv3"), (name, "virtio-iommu")}
     assert json.loads((tmp_path / "run/result.json").read_text()) == result
 
@@ -47,11 +47,11 @@ def test_a_kernel_that_is_named_by_a_path_has_its_scenarios_too(
     kernel: Kernel, tmp_path: Path
 ) -> None:
     spec = f"prebuilt:{kernel.directory}"
-    words = ("run", "pinning::test_binding_again_and_again_pins_once", "--kernel", spec)
+    words = ("run", "pinning::test_repeated_binding_pins_once", "--kernel", spec)
     done = command.run(*words, "--machine", "smmuv3+nic", "--json", "--run-dir", tmp_path / "run")
     assert done.status == 0, done.err
     told = [(each["scenario"], each["kernel"]) for each in json.loads(done.out)["scenarios"]]
-    name = "test_pinning.py::test_binding_again_and_again_pins_once"
+    name = "test_pinning.py::test_repeated_binding_pins_once"
     assert sorted(told) == [(f"{name}[driver]", spec), (f"{name}[module]", spec)]
 
 
@@ -108,12 +108,12 @@ def test_a_planted_bug_is_caught_and_what_plants_none_is_not(tmp_path: Path) -> 
     (mutants / "nothing.patch").write_text(EQUIVALENT)
     (mutants / "other.patch").write_text(EQUIVALENT.replace(" /*\n", " elsewhere\n"))
     words = ("mutants", "--dir", mutants, "--kernel", "debian:6.12", "--machine", "smmuv3")
-    scenario = "pinning::test_removing_a_pci_device_unpins_it"
+    scenario = "pinning::test_removing_a_pci_device_drops_its_pin"
     done = command.run(*words, "--scenario", scenario, "--json", "--run-dir", tmp_path / "run")
     assert done.status == 1, done.err
     lost, nothing, other = json.loads(done.out)["mutants"]
     assert (lost["name"], lost["caught"], lost["result"]) == ("lost-put", True, "killed")
-    assert lost["by"] == ["test_pinning.py::test_removing_a_pci_device_unpins_it"]
+    assert lost["by"] == ["test_pinning.py::test_removing_a_pci_device_drops_its_pin"]
     assert "AssertionError" in lost["message"]
     assert lost["catchers"][0]["confirmed"]
     assert lost["catchers"][0]["figures"] == "fails in 6 of 6 runs with it and 0 of 6 runs without"
@@ -130,7 +130,7 @@ def test_a_false_alarm_is_one(tmp_path: Path) -> None:
     (patches / "lost-put.patch").write_text(ours.read_text())
     (patches / "nothing.patch").write_text(EQUIVALENT)
     words = ("mutants", "--harmless", "--dir", patches, "--machine", "smmuv3", "--runs", "2")
-    scenario = "pinning::test_removing_a_pci_device_unpins_it"
+    scenario = "pinning::test_removing_a_pci_device_drops_its_pin"
     done = command.run(*words, "--scenario", scenario, "--json", "--run-dir", tmp_path / "run")
     assert done.status == 1, done.err
     lost, nothing = json.loads(done.out)["harmless"]

@@ -32,7 +32,7 @@ _STAMP = re.compile(r"^\[ *[\d.]+\] ", re.MULTILINE)
 @pytest.mark.known_issue("forced-unload-keeps-dma-ops")
 @pytest.mark.needs(CLIENTS_WAIT)
 @pytest.mark.excused(state="the module was let go by force")
-def test_after_force_dma_goes_past_what_is_gone(
+def test_forced_unload_clears_dma_ops_of_bound_devices(
     guest_factory: GuestFactory, shows: Shows, expect_splat: ExpectSplat
 ) -> None:
     """280e5a301005: iommu-dma's operations are cleared when a device leaves its IOMMU; a
@@ -56,14 +56,14 @@ def force(guest: Guest) -> None:
 
 
 @pytest.mark.excused(state="the guest has gone", give_back="the guest has gone")
-def test_a_reboot_with_active_devices_is_clean(bound_guest: Guest) -> None:
+def test_reboot_with_active_devices_raises_no_splat(bound_guest: Guest) -> None:
     """32ea2c57dc21: an IOMMU that shuts down stays registered, because its clients may
     still be shutting down."""
     assert_reboots(bound_guest)
 
 
 @pytest.mark.excused(state="the guest has gone", give_back="the guest has gone")
-def test_a_driver_that_could_not_use_a_device_does_not_shut_it_down(bound_guest: Guest) -> None:
+def test_shutdown_skips_a_driver_whose_probe_failed(bound_guest: Guest) -> None:
     """A device whose probe failed is nobody's (local_pci_probe), and pci_device_shutdown asks
     the driver of each that is somebody's."""
     nic = clients.nics(bound_guest.state())[0]
@@ -100,7 +100,7 @@ _STEP = 7
 )
 # Not each allocation fails here.
 @pytest.mark.known_issue("failed-attach-is-detached", sometimes=True)
-def test_an_smmu_that_fails_over_and_over_comes_up_in_the_end(
+def test_smmu_binds_after_repeated_failed_probes(
     guest: Guest, shows: Shows, expect_splat: ExpectSplat
 ) -> None:
     """What arm_smmu_device_probe has set up is undone where it fails, each time
@@ -179,7 +179,7 @@ def attempts(guest: Guest) -> Iterator[Attempt]:
 @pytest.mark.machines("virtio-iommu")
 @pytest.mark.known_issue("virtio-iommu-unregistered-stays-bound")
 @pytest.mark.errors("failed with error", "driver_sysfs_add failed")
-def test_a_virtio_iommu_that_fails_to_probe_leaves_nothing(guest: Guest) -> None:
+def test_failed_virtio_iommu_probe_leaks_nothing(guest: Guest) -> None:
     """viommu_probe -> iommu_device_sysfs_add, iommu_device_register: nor the interrupt of its
     queues, which would come to a module that may be gone. One that does not fail has
     registered."""
@@ -208,7 +208,7 @@ def test_a_virtio_iommu_that_fails_to_probe_leaves_nothing(guest: Guest) -> None
 
 @pytest.mark.machines("virtio-iommu")
 @pytest.mark.known_issue("virtio-iommu-failed-probe-keeps-queues")
-def test_a_virtio_iommu_that_failed_to_probe_can_be_probed_again(guest: Guest) -> None:
+def test_failed_virtio_iommu_probe_can_be_retried(guest: Guest) -> None:
     """err_free_vqs of viommu_probe: what the device was told of the queues, it is told no
     more."""
     iommu = iommu_of(guest)
@@ -224,7 +224,7 @@ def read(guest: Guest, path: str, how: str = "cat") -> str:
 
 
 @pytest.mark.machines("virtio-iommu")
-def test_an_endpoint_that_goes_leaves_its_domain(bound_guest: Guest) -> None:
+def test_removing_an_endpoint_detaches_its_domain(bound_guest: Guest) -> None:
     """809d0810e352: the domain of an endpoint that is released is detached. What is seen
     here is that the next one with its ID binds and is counted as the first was."""
     (nic,) = clients.nics(bound_guest.state())
@@ -238,7 +238,7 @@ def test_an_endpoint_that_goes_leaves_its_domain(bound_guest: Guest) -> None:
 @pytest.mark.machines("smmuv3")
 @pytest.mark.known_issue("forced-unload-null-release")
 @pytest.mark.excused(state="the module was let go by force")
-def test_after_force_a_device_can_be_removed(bound_guest: Guest) -> None:
+def test_device_can_be_removed_after_forced_unload(bound_guest: Guest) -> None:
     """The IOMMU's operations are gone when iommu_release_device looks for release_device."""
     (nic,) = clients.nics(bound_guest.state())
     modules.unload(bound_guest, "e1000e")

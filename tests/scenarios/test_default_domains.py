@@ -37,7 +37,7 @@ def group_of(guest: Guest, name: str) -> int:
     return number
 
 
-def test_every_group_translates_unless_told(bound_guest: Guest) -> None:
+def test_default_domain_type_is_dma(bound_guest: Guest) -> None:
     """iommu_def_domain_type, CONFIG_IOMMU_DEFAULT_DMA_STRICT."""
     groups = bound_guest.state().groups
     assert groups
@@ -53,7 +53,7 @@ def test_every_group_translates_unless_told(bound_guest: Guest) -> None:
         ("iommu.strict=1", "DMA"),
     ],
 )
-def test_the_command_line_chooses_the_type(
+def test_command_line_sets_the_default_domain_type(
     guest_factory: GuestFactory, shows: Shows, argument: str, kind: str
 ) -> None:
     guest = guest_factory(arguments=argument, bound=True)
@@ -71,7 +71,7 @@ def test_the_command_line_chooses_the_type(
 
 @pytest.mark.needs(TYPE_CAN_BE_SET)
 @pytest.mark.parametrize("kind", ["identity", "DMA-FQ", "DMA"])
-def test_an_idle_group_takes_another_type(bound_guest: Guest, kind: GroupType) -> None:
+def test_idle_group_can_change_type(bound_guest: Guest, kind: GroupType) -> None:
     """iommu_group_store_type; the driver that comes next finds it."""
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
@@ -91,7 +91,7 @@ def test_an_idle_group_takes_another_type(bound_guest: Guest, kind: GroupType) -
 
 
 @pytest.mark.needs(TYPE_CAN_BE_SET)
-def test_there_and_back_again(bound_guest: Guest) -> None:
+def test_group_type_can_be_changed_repeatedly(bound_guest: Guest) -> None:
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
     devices.unbind(bound_guest, nic)
@@ -104,7 +104,7 @@ def test_there_and_back_again(bound_guest: Guest) -> None:
 
 @pytest.mark.errors("Device is still bound to driver")
 @pytest.mark.needs(TYPE_CAN_BE_SET)
-def test_a_group_in_use_keeps_its_type(bound_guest: Guest, shows: Shows) -> None:
+def test_bound_group_rejects_a_type_change(bound_guest: Guest, shows: Shows) -> None:
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
     step = devices.set_group_type(bound_guest, group, "identity")
@@ -115,7 +115,7 @@ def test_a_group_in_use_keeps_its_type(bound_guest: Guest, shows: Shows) -> None
 
 @pytest.mark.errors("Device is still bound to driver")
 @pytest.mark.needs(TYPE_CAN_BE_SET)
-def test_a_group_in_use_may_become_lazy(bound_guest: Guest, shows: Shows) -> None:
+def test_bound_group_can_switch_to_dma_fq(bound_guest: Guest, shows: Shows) -> None:
     """The one change that leaves its domain in place (iommu_dma_init_fq)."""
     if bound_guest.machine.iommu.driver == "virtio_iommu" and not shows(VIRTIO_FLUSH_QUEUE):
         not_applicable(f"it needs that {VIRTIO_FLUSH_QUEUE.what}")
@@ -131,7 +131,7 @@ def test_a_group_in_use_may_become_lazy(bound_guest: Guest, shows: Shows) -> Non
 @pytest.mark.errors("Device is still bound to driver")
 @pytest.mark.needs(TYPE_CAN_BE_SET)
 @pytest.mark.parametrize("owner", ["vfio", "kernel"])
-def test_a_group_that_a_user_owns_keeps_its_type(bound_guest: Guest, owner: str) -> None:
+def test_owned_group_rejects_a_type_change(bound_guest: Guest, owner: str) -> None:
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
     if owner == "vfio":
@@ -149,7 +149,7 @@ def test_a_group_that_a_user_owns_keeps_its_type(bound_guest: Guest, owner: str)
     assert devices.group_type(bound_guest, group) == "DMA"
 
 
-def test_before_it_could_be_set_the_type_was_read_only(bound_guest: Guest, shows: Shows) -> None:
+def test_type_file_is_writable_where_the_type_can_be_set(bound_guest: Guest, shows: Shows) -> None:
     group = group_of(bound_guest, nic_of(bound_guest.state()))
     mode = bound_guest.run(f"stat -c %a /sys/kernel/iommu_groups/{group}/type").out.decode().strip()
     assert mode == ("644" if shows(TYPE_CAN_BE_SET) else "444")
@@ -157,7 +157,7 @@ def test_before_it_could_be_set_the_type_was_read_only(bound_guest: Guest, shows
 
 @pytest.mark.needs(TYPE_CAN_BE_SET)
 @pytest.mark.parametrize("word", ["nonsense", "", "blocked", "dma"])
-def test_a_type_that_does_not_exist_is_refused(bound_guest: Guest, word: str) -> None:
+def test_invalid_group_type_returns_einval(bound_guest: Guest, word: str) -> None:
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
     devices.unbind(bound_guest, nic)
@@ -168,7 +168,9 @@ def test_a_type_that_does_not_exist_is_refused(bound_guest: Guest, word: str) ->
 
 @pytest.mark.errors("Cannot change default domain: Group has more than one device")
 @pytest.mark.needs(TYPE_CAN_BE_SET)
-def test_the_type_of_a_group_of_several(guest_factory: GuestFactory, shows: Shows) -> None:
+def test_type_change_requires_all_devices_of_the_group_to_be_unbound(
+    guest_factory: GuestFactory, shows: Shows
+) -> None:
     """All of them have to be idle."""
     guest = guest_factory("+multifunction", bound=True)
     one, two = clients.nics(clients.bound(guest))
@@ -186,7 +188,7 @@ def test_the_type_of_a_group_of_several(guest_factory: GuestFactory, shows: Show
 
 
 @pytest.mark.needs(TYPE_CAN_BE_SET)
-def test_a_type_is_forgotten_with_its_group(bound_guest: Guest) -> None:
+def test_recreated_group_has_the_default_type(bound_guest: Guest) -> None:
     """A group that comes anew has the default again."""
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
@@ -198,7 +200,7 @@ def test_a_type_is_forgotten_with_its_group(bound_guest: Guest) -> None:
 
 
 @pytest.mark.needs(TYPE_OF_ANY_GROUP)
-def test_a_change_of_type_that_fails_changes_nothing(bound_guest: Guest) -> None:
+def test_failed_type_change_keeps_the_old_domain(bound_guest: Guest) -> None:
     """Each allocation of iommu_setup_default_domain fails once: the old domain stays, and
     the device goes on with it. What becomes of a group's other devices only their DMA
     tells: see test_translation.py."""
@@ -225,7 +227,7 @@ def test_a_change_of_type_that_fails_changes_nothing(bound_guest: Guest) -> None
 @pytest.mark.needs(DMA_OWNERSHIP)
 @pytest.mark.known_issue("no-default-domain-to-return-to")
 @pytest.mark.known_issue("failed-attach-warns", sometimes=True)
-def test_nobody_owns_a_group_that_has_nothing_to_return_to(
+def test_group_without_default_domain_can_be_claimed_and_released(
     guest: Guest, shows: Shows, expect_splat: ExpectSplat
 ) -> None:
     """Each allocation of a device's first binding fails once. Where that is its default
@@ -265,7 +267,7 @@ def test_nobody_owns_a_group_that_has_nothing_to_return_to(
 
 @pytest.mark.parametrize("kind", ["DMA", "identity"])
 @pytest.mark.needs(DMA_OWNERSHIP)
-def test_who_owned_the_dma_leaves_the_default_domain_behind(
+def test_releasing_a_kernel_claim_restores_the_default_domain(
     bound_guest: Guest, kind: GroupType
 ) -> None:
     """__iommu_release_dma_ownership sets group->default_domain: whoever binds next, and
@@ -284,7 +286,7 @@ def test_who_owned_the_dma_leaves_the_default_domain_behind(
 
 @pytest.mark.needs(CLIENTS_WAIT)
 @pytest.mark.parametrize("way", ["group", "cdev"])
-def test_a_user_of_vfio_leaves_the_default_domain_behind(bound_guest: Guest, way: vfio.Way) -> None:
+def test_closing_vfio_restores_the_default_domain(bound_guest: Guest, way: vfio.Way) -> None:
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
     vfio.give(bound_guest, nic)

@@ -22,7 +22,7 @@ def grouping(state: State) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.excused(untranslated="5.10 binds clients before their IOMMU's driver is there")
-def test_before_its_iommu_a_client_waits_or_goes_without(guest: Guest, shows: Shows) -> None:
+def test_client_probe_is_deferred_until_its_iommu_registers(guest: Guest, shows: Shows) -> None:
     state = modules.load(guest, "e1000e").after
     (nic,) = clients.pci(state)
     waits = shows(CLIENTS_WAIT)
@@ -33,7 +33,7 @@ def test_before_its_iommu_a_client_waits_or_goes_without(guest: Guest, shows: Sh
 
 
 @pytest.mark.needs(CLIENTS_WAIT)
-def test_the_order_of_loading_makes_no_difference(
+def test_module_load_order_does_not_change_groups(
     bound_guest: Guest, guest_factory: GuestFactory
 ) -> None:
     """of_iommu_configure defers until the IOMMU's driver has registered."""
@@ -56,7 +56,7 @@ def test_the_order_of_loading_makes_no_difference(
 @pytest.mark.machines("smmuv3", "virtio-iommu")
 @pytest.mark.needs(CLIENTS_WAIT)
 @pytest.mark.excused(untranslated="that is what happens when the wait is over")
-def test_who_waits_too_long_goes_without_and_comes_in_when_bound_again(
+def test_deferral_timeout_binds_untranslated_until_rebound(
     guest_factory: GuestFactory, shows: Shows, expect_splat: ExpectSplat
 ) -> None:
     """driver_deferred_probe_check_state gives up after deferred_probe_timeout: the driver
@@ -84,7 +84,7 @@ def test_who_waits_too_long_goes_without_and_comes_in_when_bound_again(
 @pytest.mark.machines("smmuv3", "virtio-iommu")
 @pytest.mark.needs(CLIENTS_WAIT)
 @pytest.mark.excused(untranslated="there is no wait at all")
-def test_without_a_wait_it_goes_without_at_once(guest_factory: GuestFactory) -> None:
+def test_zero_deferral_timeout_binds_untranslated_at_once(guest_factory: GuestFactory) -> None:
     guest = guest_factory(arguments="deferred_probe_timeout=0")
     state = modules.load(guest, "e1000e").after
     (nic,) = clients.pci(state)
@@ -93,7 +93,7 @@ def test_without_a_wait_it_goes_without_at_once(guest_factory: GuestFactory) -> 
 
 
 @pytest.mark.machines("smmuv3-acpi", "virtio-iommu-acpi")
-def test_with_acpi_a_client_waits_for_ever(guest_factory: GuestFactory) -> None:
+def test_acpi_ignores_the_deferral_timeout(guest_factory: GuestFactory) -> None:
     """iort_iommu_xlate and viot_dev_iommu_init do not ask whether the wait is over."""
     guest = guest_factory(arguments="deferred_probe_timeout=0")
     state = modules.load(guest, "e1000e").after
@@ -106,7 +106,7 @@ def test_with_acpi_a_client_waits_for_ever(guest_factory: GuestFactory) -> None:
 
 @pytest.mark.machines("smmuv3")
 @pytest.mark.needs(CLIENTS_WAIT)
-def test_strict_device_links_hold_the_whole_bus_back(guest_factory: GuestFactory) -> None:
+def test_strict_device_links_defer_the_whole_pci_bus(guest_factory: GuestFactory) -> None:
     """fw_devlink.strict=1: "iommu-map" of the host bridge is a supplier to wait for."""
     guest = guest_factory(arguments="fw_devlink.strict=1 deferred_probe_timeout=-1")
     assert [name for name in guest.state().devices if name.startswith("0000:")] == []
@@ -119,7 +119,7 @@ def test_strict_device_links_hold_the_whole_bus_back(guest_factory: GuestFactory
 
 @pytest.mark.machines("smmuv3")
 @pytest.mark.needs(CLIENTS_WAIT)
-def test_strict_device_links_bring_the_bus_back(guest_factory: GuestFactory) -> None:
+def test_strict_device_links_restore_the_pci_bus_after_reload(guest_factory: GuestFactory) -> None:
     """device_links_unbind_consumers: the host bridge goes with its SMMU's driver, all devices
     of the bus with it, and the link stays, by which it comes back."""
     guest = guest_factory(arguments="fw_devlink.strict=1 deferred_probe_timeout=-1")
@@ -142,7 +142,7 @@ def test_strict_device_links_bring_the_bus_back(guest_factory: GuestFactory) -> 
 @pytest.mark.machines("smmuv3", "virtio-iommu")
 @pytest.mark.needs(CLIENTS_WAIT)
 @pytest.mark.known_issue("failed-probe-oopses-on-removal")
-def test_who_goes_while_he_waits_is_forgotten(guest: Guest) -> None:
+def test_removing_a_deferred_device_drops_its_pending_probe(guest: Guest) -> None:
     """driver_deferred_probe_del in device_del: the list is walked when the IOMMU comes."""
     for name in clients.drivers(guest.machine):
         modules.load(guest, name)

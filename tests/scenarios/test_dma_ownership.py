@@ -89,7 +89,7 @@ class User:
 
 @owned
 @pytest.mark.parametrize("way", USERS)
-def test_a_user_has_a_device_that_no_driver_has(bound_guest: Guest, way: str) -> None:
+def test_user_can_claim_an_unbound_device(bound_guest: Guest, way: str) -> None:
     nic = nic_of(bound_guest)
     user = User(bound_guest, way, nic)
     user.ready()
@@ -100,7 +100,7 @@ def test_a_user_has_a_device_that_no_driver_has(bound_guest: Guest, way: str) ->
 
 
 @owned
-def test_a_kernel_driver_keeps_others_out(bound_guest: Guest) -> None:
+def test_bound_driver_blocks_a_claim(bound_guest: Guest) -> None:
     """iommu_group_claim_dma_owner: owner_cnt counts bound drivers."""
     nic = nic_of(bound_guest)
     assert_refused(claim(bound_guest, nic), "EPERM")
@@ -111,9 +111,7 @@ def test_a_kernel_driver_keeps_others_out(bound_guest: Guest) -> None:
 
 @owned
 @pytest.mark.parametrize("bound", [0, 1], ids=["first", "second"])
-def test_a_sibling_with_a_driver_keeps_users_out(
-    siblings: Guest, kernel: Kernel, bound: int
-) -> None:
+def test_bound_sibling_blocks_users(siblings: Guest, kernel: Kernel, bound: int) -> None:
     """The group is not viable while any of its devices has a driver that does DMA."""
     guest = siblings
     nics = clients.nics(clients.bound(guest))
@@ -133,7 +131,7 @@ def test_a_sibling_with_a_driver_keeps_users_out(
 
 @owned
 @pytest.mark.parametrize("way", USERS)
-def test_a_user_keeps_drivers_from_siblings(siblings: Guest, way: str) -> None:
+def test_user_blocks_binding_a_sibling(siblings: Guest, way: str) -> None:
     """iommu_device_use_default_domain gives EBUSY, and the driver core says nothing."""
     guest = siblings
     one, two = clients.nics(clients.bound(guest))
@@ -153,7 +151,7 @@ def test_a_user_keeps_drivers_from_siblings(siblings: Guest, way: str) -> None:
 @pytest.mark.machines("smmuv3", "virtio-iommu")
 @pytest.mark.known_issue("vfio-group-viable-bug-on")
 @pytest.mark.excused(give_back="after the BUG the group's notifier chain stays locked")
-def test_a_driver_for_a_sibling_of_a_device_in_use_is_refused(siblings: Guest) -> None:
+def test_binding_a_sibling_of_a_vfio_device_returns_ebusy(siblings: Guest) -> None:
     """What the series was for: vfio_iommu_group_notifier had only BUG_ON to stop it."""
     guest = siblings
     one, two = clients.nics(clients.bound(guest))
@@ -169,7 +167,7 @@ def test_a_driver_for_a_sibling_of_a_device_in_use_is_refused(siblings: Guest) -
 
 @owned
 @pytest.mark.parametrize("way", USERS)
-def test_a_user_keeps_the_same_devices_driver_out(bound_guest: Guest, way: str) -> None:
+def test_user_blocks_binding_its_device(bound_guest: Guest, way: str) -> None:
     nic = nic_of(bound_guest)
     user = User(bound_guest, way, nic)
     user.ready()
@@ -205,7 +203,7 @@ REFUSED_WITH = {
 @owned
 @pytest.mark.parametrize("second", USERS)
 @pytest.mark.parametrize("first", USERS)
-def test_one_user_keeps_another_out(bound_guest: Guest, first: str, second: str) -> None:
+def test_first_user_blocks_a_second_user(bound_guest: Guest, first: str, second: str) -> None:
     nic = nic_of(bound_guest)
     if first == second == "kernel":
         not_applicable("the module that claims is loaded once")
@@ -222,7 +220,7 @@ def test_one_user_keeps_another_out(bound_guest: Guest, first: str, second: str)
 
 
 @owned
-def test_a_group_that_is_open_is_owned_without_a_device(bound_guest: Guest) -> None:
+def test_vfio_container_claims_the_group_without_an_open_device(bound_guest: Guest) -> None:
     """VFIO_GROUP_SET_CONTAINER claims; no device has to be opened."""
     nic = nic_of(bound_guest)
     vfio.give(bound_guest, nic)
@@ -235,7 +233,7 @@ def test_a_group_that_is_open_is_owned_without_a_device(bound_guest: Guest) -> N
 
 @owned
 @pytest.mark.parametrize("stub", ["pci-stub", "vfio-pci"])
-def test_a_driver_that_does_no_dma_is_exempt(siblings: Guest, stub: str) -> None:
+def test_driver_with_managed_dma_claims_nothing(siblings: Guest, stub: str) -> None:
     """driver_managed_dma: pci-stub and vfio-pci claim nothing when they bind."""
     guest = siblings
     one, two = clients.nics(clients.bound(guest))
@@ -255,7 +253,7 @@ def test_a_driver_that_does_no_dma_is_exempt(siblings: Guest, stub: str) -> None
 
 
 @owned
-def test_drivers_of_one_group_are_counted(siblings: Guest) -> None:
+def test_group_is_owned_until_its_last_driver_unbinds(siblings: Guest) -> None:
     """Each that leaves takes its own claim along, and the last frees the group."""
     guest = siblings
     one, two = clients.nics(clients.bound(guest))
@@ -269,7 +267,7 @@ def test_drivers_of_one_group_are_counted(siblings: Guest) -> None:
 
 
 @owned
-def test_binding_again_and_again_leaves_nobody_as_owner(bound_guest: Guest) -> None:
+def test_repeated_binding_leaves_no_owner(bound_guest: Guest) -> None:
     nic = nic_of(bound_guest)
     devices.unbind(bound_guest, nic)
     drivers = "/sys/bus/pci/drivers"
@@ -280,7 +278,7 @@ def test_binding_again_and_again_leaves_nobody_as_owner(bound_guest: Guest) -> N
 
 @owned
 @pytest.mark.machines("smmuv3")
-def test_a_platform_device_is_owned_like_any_other(bound_guest: Guest) -> None:
+def test_platform_driver_claims_the_group(bound_guest: Guest) -> None:
     """platform_dma_configure does as pci_dma_configure."""
     for name in clients.platform(bound_guest.state()):
         assert_refused(claim(bound_guest, name), "EPERM")
@@ -295,7 +293,7 @@ def test_a_platform_device_is_owned_like_any_other(bound_guest: Guest) -> None:
 
 @owned
 @pytest.mark.machines("smmuv3")
-def test_a_driver_owns_until_it_has_let_its_device_go(bound_guest: Guest) -> None:
+def test_driver_owns_the_group_until_its_remove_returns(bound_guest: Guest) -> None:
     """__device_release_driver: dma_cleanup comes after remove, in which a driver may still
     have its device do DMA."""
     name = clients.platform(bound_guest.state())[0]
@@ -312,9 +310,7 @@ def test_a_driver_owns_until_it_has_let_its_device_go(bound_guest: Guest) -> Non
 @owned
 @pytest.mark.parametrize("way", USERS)
 @pytest.mark.excused(faults="the DMA that is to come nowhere")
-def test_dma_of_a_group_that_somebody_owns_comes_nowhere(
-    guest_factory: GuestFactory, way: str
-) -> None:
+def test_dma_is_blocked_while_the_group_is_owned(guest_factory: GuestFactory, way: str) -> None:
     """Which without an owner would come to memory: not even a sibling that nobody uses keeps
     the default domain (iommu_group_claim_dma_owner, vfio_iommu_type1_attach_group)."""
     guest = guest_factory(
@@ -344,7 +340,7 @@ def comes_to_memory(guest: Guest, nic: str) -> bool:
 @owned
 @pytest.mark.machines("smmuv3")
 @pytest.mark.parametrize("error", [errno.EIO, EPROBE_DEFER])
-def test_a_driver_whose_probe_fails_owns_nothing(guest: Guest, error: int) -> None:
+def test_failed_driver_probe_leaves_no_owner(guest: Guest, error: int) -> None:
     """really_probe -> dma_cleanup on its error path, whether for good or to be tried again."""
     modules.load(guest, "arm_smmu_v3")
     state = modules.load(guest, "iommu_client", probe_error=error).after
@@ -355,7 +351,7 @@ def test_a_driver_whose_probe_fails_owns_nothing(guest: Guest, error: int) -> No
 
 
 @owned
-def test_a_refused_user_leaves_no_claim_behind(bound_guest: Guest) -> None:
+def test_refused_claim_leaves_no_owner(bound_guest: Guest) -> None:
     nic = nic_of(bound_guest)
     for _ in range(3):
         assert_refused(claim(bound_guest, nic), "EPERM")
@@ -365,7 +361,7 @@ def test_a_refused_user_leaves_no_claim_behind(bound_guest: Guest) -> None:
 
 
 @owned
-def test_a_device_that_was_owned_comes_anew_to_nobody(bound_guest: Guest) -> None:
+def test_rescanned_device_has_no_owner(bound_guest: Guest) -> None:
     """Removed after its owner has gone, and while vfio-pci still has it."""
     nic = nic_of(bound_guest)
     vfio.give(bound_guest, nic)

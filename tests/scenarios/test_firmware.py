@@ -40,7 +40,7 @@ def drivers(state: State) -> list[str]:
 
 
 @pytest.mark.parametrize("preset", ["repeated-stream-id", "several-stream-ids"])
-def test_one_device_may_have_several_stream_ids(guest_factory: GuestFactory, preset: str) -> None:
+def test_device_can_have_several_stream_ids(guest_factory: GuestFactory, preset: str) -> None:
     """One more than once, too (b00d24997a11)."""
     state = clients.bound(guest_factory(f"+{preset}", bound=True))
     assert groups(state) == [{CLIENT0}]
@@ -48,7 +48,9 @@ def test_one_device_may_have_several_stream_ids(guest_factory: GuestFactory, pre
 
 
 @pytest.mark.parametrize("preset", ["repeated-stream-id", "several-stream-ids"])
-def test_all_its_stream_ids_go_with_it(guest_factory: GuestFactory, preset: str) -> None:
+def test_removing_a_device_frees_all_its_stream_ids(
+    guest_factory: GuestFactory, preset: str
+) -> None:
     """arm_smmu_remove_master takes each out of the tree, or the next one finds it there."""
     guest = guest_factory(f"+{preset}", bound=True)
     before = clients.bound(guest)
@@ -62,7 +64,7 @@ def test_all_its_stream_ids_go_with_it(guest_factory: GuestFactory, preset: str)
 
 @pytest.mark.known_issue("stream-alias-bug-on")
 @pytest.mark.excused(untranslated="the second client is what is left without a group")
-def test_a_stream_id_is_one_clients(guest_factory: GuestFactory) -> None:
+def test_shared_stream_id_goes_to_one_client(guest_factory: GuestFactory) -> None:
     """arm_smmu_insert_master refuses the second; whichever that is goes untranslated."""
     guest = guest_factory("+shared-stream-id")
     modules.load(guest, "arm_smmu_v3")
@@ -79,7 +81,7 @@ def test_a_stream_id_is_one_clients(guest_factory: GuestFactory) -> None:
 
 @pytest.mark.needs(ALIASES_ARE_REFUSED)
 @pytest.mark.excused(untranslated="the second client is what is left without a group")
-def test_a_refused_client_leaves_the_stream_to_the_first(guest_factory: GuestFactory) -> None:
+def test_refused_client_does_not_keep_the_shared_stream_id(guest_factory: GuestFactory) -> None:
     """Both go and come back: who is first has it, and nothing of the refusal is left."""
     guest = guest_factory("+shared-stream-id")
     modules.load(guest, "arm_smmu_v3")
@@ -94,7 +96,7 @@ def test_a_refused_client_leaves_the_stream_to_the_first(guest_factory: GuestFac
 
 @pytest.mark.errors("Failed to register iommu", "failed with error -34")
 @pytest.mark.excused(untranslated="its client goes without, or all do")
-def test_a_stream_id_out_of_range(guest_factory: GuestFactory, shows: Shows) -> None:
+def test_stream_id_out_of_range_is_rejected(guest_factory: GuestFactory, shows: Shows) -> None:
     """arm_smmu_insert_master gives -ERANGE: to its own device, or since groups come at
     registration to the whole SMMU."""
     guest = guest_factory("+stream-id-out-of-range")
@@ -110,10 +112,11 @@ def test_a_stream_id_out_of_range(guest_factory: GuestFactory, shows: Shows) -> 
 
 
 @pytest.mark.excused(untranslated="the client with the bad stream ID goes without")
-def test_a_stream_id_that_is_good_goes_with_the_bad_one(guest_factory: GuestFactory) -> None:
+def test_failed_insert_releases_the_valid_stream_ids(guest_factory: GuestFactory) -> None:
     """arm_smmu_insert_master takes back the streams before the one that failed, or the
     tree keeps those of a device that has failed: another client has the same. They come after
-    the SMMU has registered, which could fail with them (test_a_stream_id_out_of_range)."""
+    the SMMU has registered, which could fail with them
+    (test_stream_id_out_of_range_is_rejected)."""
     guest = guest_factory("+half-out-of-range")
     clients.remove_all(guest)
     modules.load(guest, "arm_smmu_v3")
@@ -126,7 +129,7 @@ def test_a_stream_id_that_is_good_goes_with_the_bad_one(guest_factory: GuestFact
 
 @pytest.mark.excused(untranslated="that is what firmware has asked for")
 @pytest.mark.parametrize("arguments", ["", "fw_devlink.strict=1"], ids=["links", "strict"])
-def test_behind_a_disabled_iommu_a_client_is_untranslated(
+def test_client_of_a_disabled_iommu_binds_untranslated(
     guest_factory: GuestFactory, arguments: str
 ) -> None:
     """of_iommu_configure takes a disabled IOMMU for none, which nobody waits for; and no
@@ -142,7 +145,7 @@ def test_behind_a_disabled_iommu_a_client_is_untranslated(
 
 @pytest.mark.known_issue("half-filled-fwspec-oopses", "failed-probe-oopses-on-removal")
 @pytest.mark.excused(untranslated="that is what firmware has asked for")
-def test_a_client_of_two_iommus_has_both_or_none(guest_factory: GuestFactory) -> None:
+def test_client_with_one_of_two_iommus_disabled_gets_no_group(guest_factory: GuestFactory) -> None:
     """of_iommu_configure: one of them is disabled, and the stream ID of the other is no more
     its than that one's."""
     guest = guest_factory("+half-disabled-iommu")
@@ -192,7 +195,7 @@ def look(guest: Guest, address: int) -> bool:
 
 
 @pytest.mark.needs(FIRMWARE_RESERVES)
-def test_what_firmware_goes_on_using_is_mapped_before_the_driver(reserved: Guest) -> None:
+def test_direct_region_is_mapped_before_the_driver_probes(reserved: Guest) -> None:
     """iommu_create_device_direct_mappings: all of it and no more, in each domain that the
     device is given, though not where it is left alone."""
     step = modules.load(reserved, "iommu_client", look=str(DIRECT))
@@ -217,7 +220,7 @@ def test_what_firmware_goes_on_using_is_mapped_before_the_driver(reserved: Guest
 
 @pytest.mark.needs(FIRMWARE_RESERVES)
 @pytest.mark.parametrize(("address", "used"), [(UNUSED, False), (UNUSED - PAGE, True)])
-def test_dma_keeps_off_what_firmware_reserves(reserved: Guest, address: int, used: bool) -> None:
+def test_dma_avoids_reserved_regions(reserved: Guest, address: int, used: bool) -> None:
     """iova_reserve_iommu_regions: addresses are taken from the top, but for that page."""
     step = modules.load(reserved, "iommu_client", buffer=str(PAGE), look=str(address))
     found = mapped_to(step)
@@ -226,7 +229,7 @@ def test_dma_keeps_off_what_firmware_reserves(reserved: Guest, address: int, use
 
 @pytest.mark.needs(DIRECT_IS_NOBODYS)
 @pytest.mark.parametrize("arguments", ["", "iommu.passthrough=1"], ids=["DMA", "identity"])
-def test_what_firmware_goes_on_using_is_not_for_a_user(reserved: Guest) -> None:
+def test_direct_region_blocks_a_claim(reserved: Guest) -> None:
     """A user would be given a domain without the region, whatever the group's own is like; and
     who is refused changes nothing."""
     modules.load(reserved, "iommu_client")

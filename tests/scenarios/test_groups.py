@@ -30,7 +30,7 @@ def nic_of(state: State) -> str:
     return clients.nics(state)[0]
 
 
-def test_a_group_comes_and_goes_with_its_only_device(bound_guest: Guest) -> None:
+def test_group_is_created_and_released_with_its_only_device(bound_guest: Guest) -> None:
     before = bound_guest.state()
     nic = nic_of(before)
     number = group_of(before, nic)
@@ -42,7 +42,9 @@ def test_a_group_comes_and_goes_with_its_only_device(bound_guest: Guest) -> None
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_a_group_lives_until_its_last_device_goes(guest_factory: GuestFactory, first: int) -> None:
+def test_group_exists_until_its_last_device_is_removed(
+    guest_factory: GuestFactory, first: int
+) -> None:
     guest = guest_factory("+multifunction", bound=True)
     before = clients.bound(guest)
     nics = clients.nics(before)
@@ -56,7 +58,7 @@ def test_a_group_lives_until_its_last_device_goes(guest_factory: GuestFactory, f
 
 
 @pytest.mark.known_issue("rescan-splits-functions")
-def test_functions_that_come_back_share_a_group_again(guest_factory: GuestFactory) -> None:
+def test_rescanned_functions_share_a_group(guest_factory: GuestFactory) -> None:
     guest = guest_factory("+multifunction", bound=True)
     before = clients.bound(guest)
     nics = clients.nics(before)
@@ -75,9 +77,7 @@ def assert_shared(state: State, names: list[str]) -> None:
 @pytest.mark.parametrize(
     "which", [0, pytest.param(1, marks=pytest.mark.known_issue("rescan-splits-functions"))]
 )
-def test_a_device_that_returns_to_its_group_is_a_full_member(
-    guest_factory: GuestFactory, which: int
-) -> None:
+def test_rescanned_device_rejoins_its_group(guest_factory: GuestFactory, which: int) -> None:
     """It joins a group that is in use, with a domain of its own choice long made."""
     guest = guest_factory("+multifunction", bound=True)
     before = clients.bound(guest)
@@ -91,7 +91,7 @@ def test_a_device_that_returns_to_its_group_is_a_full_member(
 
 
 @pytest.mark.needs(GROUP_IDS_ARE_LOWEST)
-def test_group_numbers_are_used_again(bound_guest: Guest) -> None:
+def test_group_ids_are_reused(bound_guest: Guest) -> None:
     """ida_free in iommu_group_release: ten devices later the numbers are the same."""
     before = bound_guest.state()
     nic = nic_of(before)
@@ -104,7 +104,7 @@ def test_group_numbers_are_used_again(bound_guest: Guest) -> None:
 
 
 @pytest.mark.needs(GROUP_IDS_ARE_LOWEST)
-def test_the_lowest_free_number_is_taken(guest_factory: GuestFactory) -> None:
+def test_new_group_gets_the_lowest_free_id(guest_factory: GuestFactory) -> None:
     guest = guest_factory("+isolated-functions", bound=True)
     before = clients.bound(guest)
     one, two = clients.nics(before)
@@ -120,7 +120,7 @@ def released(step: Step) -> list[int]:
     return [int(found[1]) for each in step.kmsg if (found := RELEASING.search(each.text))]
 
 
-def test_a_group_is_released_once(bound_guest: Guest) -> None:
+def test_group_is_released_once(bound_guest: Guest) -> None:
     """By the last of kobject references: the device's, sysfs's, a holder's."""
     before = bound_guest.state()
     tracing.debug(bound_guest, "func iommu_group_release +p")
@@ -130,7 +130,7 @@ def test_a_group_is_released_once(bound_guest: Guest) -> None:
     assert released(devices.rescan(bound_guest)) == []
 
 
-def test_a_shared_group_is_released_with_its_last_device(guest_factory: GuestFactory) -> None:
+def test_shared_group_is_released_with_its_last_device(guest_factory: GuestFactory) -> None:
     guest = guest_factory("+multifunction", bound=True)
     before = clients.bound(guest)
     tracing.debug(guest, "func iommu_group_release +p")
@@ -140,7 +140,7 @@ def test_a_shared_group_is_released_with_its_last_device(guest_factory: GuestFac
 
 
 @pytest.mark.machines("smmuv3")
-def test_each_destroyed_client_releases_its_group_once(guest: Guest) -> None:
+def test_destroyed_client_releases_its_group_once(guest: Guest) -> None:
     modules.load(guest, "iommu_client_device")
     before = clients.bound(guest)
     tracing.debug(guest, "func iommu_group_release +p")
@@ -148,7 +148,7 @@ def test_each_destroyed_client_releases_its_group_once(guest: Guest) -> None:
     assert sorted(released(modules.unload(guest, "iommu_client_device"))) == sorted(numbers)
 
 
-def test_links_go_both_ways(bound_guest: Guest) -> None:
+def test_sysfs_links_are_symmetric(bound_guest: Guest) -> None:
     """iommu_device_link and iommu_group_add_device: device -> iommu, iommu -> device,
     device -> group, group -> device; none of them outlives the device."""
     before = bound_guest.state()
@@ -177,7 +177,7 @@ def reserved(guest: Guest, number: int) -> list[str]:
     return text.splitlines()
 
 
-def test_a_group_reserves_the_window_of_its_interrupts(bound_guest: Guest) -> None:
+def test_group_reserves_its_msi_window(bound_guest: Guest) -> None:
     """arm_smmu_get_resv_regions, viommu_get_resv_regions; told anew at each read."""
     state = bound_guest.state()
     for number in state.groups:
@@ -186,14 +186,14 @@ def test_a_group_reserves_the_window_of_its_interrupts(bound_guest: Guest) -> No
         assert reserved(bound_guest, number) == first
 
 
-def test_functions_of_a_group_reserve_a_window_once(guest_factory: GuestFactory) -> None:
+def test_shared_group_reserves_its_msi_window_once(guest_factory: GuestFactory) -> None:
     guest = guest_factory("+multifunction", bound=True)
     state = clients.bound(guest)
     number = group_of(state, nic_of(state))
     assert reserved(guest, number) == [MSI_WINDOWS[guest.machine.iommu.driver]]
 
 
-def test_a_device_without_a_driver_has_a_group_only_since_registration_gives_it(
+def test_unbound_device_has_a_group_where_registration_creates_it(
     guest: Guest, shows: Shows
 ) -> None:
     """After a rescan as after boot."""
@@ -205,7 +205,7 @@ def test_a_device_without_a_driver_has_a_group_only_since_registration_gives_it(
     assert (found.group is not None) == shows(GROUPS_AT_REGISTRATION)
 
 
-def test_removal_under_the_driver_and_without_are_the_same(bound_guest: Guest) -> None:
+def test_removal_of_bound_and_unbound_devices_is_the_same(bound_guest: Guest) -> None:
     before = bound_guest.state()
     nic = nic_of(before)
     bound = devices.remove(bound_guest, nic).after

@@ -93,7 +93,7 @@ def grown(guest: Guest, rounds: str) -> dict[str, int]:
     return {name: count for name, count in more.items() if count > _CYCLES // 2}
 
 
-def test_devices_that_come_and_go_leave_no_memory(
+def test_removing_and_rescanning_devices_leaks_no_memory(
     kernel: Kernel, guest_factory: GuestFactory
 ) -> None:
     """Group, default domain and its tables, the driver's own record, fwspec; and the device,
@@ -118,7 +118,7 @@ def test_devices_that_come_and_go_leave_no_memory(
 
 
 @pytest.mark.needs(CLIENTS_WAIT)
-def test_devices_in_use_that_come_and_go_leave_no_memory(
+def test_removing_and_rescanning_active_devices_leaks_no_memory(
     kernel: Kernel, guest_factory: GuestFactory
 ) -> None:
     """What comes with use: the IOVAs of a NIC's buffers, and the doorbell of its interrupts
@@ -131,12 +131,12 @@ def test_devices_in_use_that_come_and_go_leave_no_memory(
 
 
 @pytest.mark.machines("smmuv3")
-def test_clients_that_come_and_go_leave_no_memory(kernel: Kernel, bound_guest: Guest) -> None:
+def test_recreating_platform_clients_leaks_no_memory(kernel: Kernel, bound_guest: Guest) -> None:
     cycle = "modprobe iommu_client_device; rmmod iommu_client_device"
     assert_nothing_grows(kernel, bound_guest, cycle)
 
 
-def test_drivers_that_come_and_go_leave_no_memory(kernel: Kernel, bound_guest: Guest) -> None:
+def test_rebinding_a_driver_leaks_no_memory(kernel: Kernel, bound_guest: Guest) -> None:
     nic = clients.nics(bound_guest.state())[0]
     cycle = (
         f"echo {nic} > /sys/bus/pci/drivers/pci-stub/unbind;"
@@ -149,7 +149,7 @@ def test_drivers_that_come_and_go_leave_no_memory(kernel: Kernel, bound_guest: G
     assert_nothing_grows(kernel, bound_guest, cycle)
 
 
-def test_devices_that_no_driver_can_use_leave_no_memory(kernel: Kernel, guest: Guest) -> None:
+def test_failed_driver_probes_leak_no_memory(kernel: Kernel, guest: Guest) -> None:
     """Their probe fails after their DMA was configured (pci_device_probe, really_probe)."""
     name = clients.pci(guest.state())[0]
     modules.load(guest, guest.machine.iommu.driver)
@@ -164,7 +164,7 @@ def test_devices_that_no_driver_can_use_leave_no_memory(kernel: Kernel, guest: G
 
 
 @pytest.mark.machines("smmuv3")
-def test_a_buffer_that_cannot_be_had_leaves_no_memory(kernel: Kernel, bound_guest: Guest) -> None:
+def test_failed_dma_buffer_allocation_leaks_no_memory(kernel: Kernel, bound_guest: Guest) -> None:
     """Its pages, an IOVA, tables to map it, an address for the driver (iommu_dma_alloc_remap):
     each fails once, and the pages that were there by then are given back. So large that
     they show."""
@@ -181,7 +181,7 @@ def test_a_buffer_that_cannot_be_had_leaves_no_memory(kernel: Kernel, bound_gues
 
 
 @pytest.mark.machines("smmuv3")
-def test_pages_that_go_as_a_block_leave_no_memory(kernel: Kernel, bound_guest: Guest) -> None:
+def test_unmapping_a_whole_table_leaks_no_memory(kernel: Kernel, bound_guest: Guest) -> None:
     """The table that they were in goes with them (__arm_lpae_unmap)."""
     client = clients.platform(bound_guest.state())[0]
     driver = "/sys/bus/platform/drivers/iommu_client"
@@ -191,7 +191,7 @@ def test_pages_that_go_as_a_block_leave_no_memory(kernel: Kernel, bound_guest: G
 
 
 @pytest.mark.needs(TYPE_CAN_BE_SET)
-def test_types_that_come_and_go_leave_no_memory(
+def test_changing_the_group_type_leaks_no_memory(
     kernel: Kernel, bound_guest: Guest, shows: Shows
 ) -> None:
     """The domain before, its tables, and a lazy one's queue of each processor
@@ -205,9 +205,7 @@ def test_types_that_come_and_go_leave_no_memory(
     assert_nothing_grows(kernel, bound_guest, "; ".join(f"echo {kind} > {file}" for kind in kinds))
 
 
-def test_users_that_come_and_go_leave_no_memory(
-    kernel: Kernel, guest_factory: GuestFactory
-) -> None:
+def test_vfio_users_leak_no_memory(kernel: Kernel, guest_factory: GuestFactory) -> None:
     """What is theirs alone: domains and their tables, and the memory that they map. Two
     groups in one container, two devices in one iommufd, a group in either."""
     guest = guest_factory("+isolated-functions", *vfio.WARM_UP, bound=True)
@@ -231,7 +229,7 @@ def test_users_that_come_and_go_leave_no_memory(
         *("compat", "cdev"),
     ],
 )
-def test_interrupts_of_users_leave_no_memory(
+def test_vfio_interrupts_leak_no_memory(
     kernel: Kernel, guest_factory: GuestFactory, way: vfio.Way
 ) -> None:
     """An SMMU translates what a device writes to its doorbell, which therefore is mapped in
@@ -247,7 +245,7 @@ def test_interrupts_of_users_leave_no_memory(
 
 
 @pytest.mark.known_issue("smmu-reload-leaks")
-def test_an_iommu_that_comes_and_goes_leaves_no_memory(kernel: Kernel, bound_guest: Guest) -> None:
+def test_reloading_the_iommu_driver_leaks_no_memory(kernel: Kernel, bound_guest: Guest) -> None:
     driver = bound_guest.machine.iommu.driver
     clients.remove_all(bound_guest)
     assert_nothing_grows(kernel, bound_guest, f"rmmod {driver}; modprobe {driver}")

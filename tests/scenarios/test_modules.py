@@ -35,7 +35,7 @@ def bare(guest: Guest) -> None:
     modules.unload(guest, guest.machine.iommu.driver)
 
 
-def test_a_driver_loads_unloads_and_loads_again(guest: Guest) -> None:
+def test_iommu_driver_can_be_reloaded(guest: Guest) -> None:
     driver = guest.machine.iommu.driver
     bare(guest)
     for _ in range(5):
@@ -53,7 +53,7 @@ def test_a_driver_loads_unloads_and_loads_again(guest: Guest) -> None:
 ALIASES = {"arm_smmu_v3": "smmu", "virtio_iommu": "^virtio:d00000017"}
 
 
-def test_the_iommus_alias_loads_its_driver(guest: Guest) -> None:
+def test_modalias_loads_the_iommu_driver(guest: Guest) -> None:
     """MODULE_DEVICE_TABLE."""
     driver = guest.machine.iommu.driver
     found = guest.run(f"cat /sys/bus/*/devices/*/modalias | grep {shlex.quote(ALIASES[driver])}")
@@ -74,7 +74,7 @@ def shown(guest: Guest) -> Counter[str]:
     return Counter(re.sub(r"^ *\S+:( +\d+)+ +", "", line) for line in lines)
 
 
-def test_an_unloaded_driver_leaves_no_trace(guest: Guest) -> None:
+def test_unloading_the_iommu_driver_releases_its_resources(guest: Guest) -> None:
     driver = guest.machine.iommu.driver
     before = shown(guest)
     for _ in range(2):
@@ -86,7 +86,7 @@ def test_an_unloaded_driver_leaves_no_trace(guest: Guest) -> None:
         assert not left, f"without {driver} there is {sorted(left)}"
 
 
-def test_clients_come_back_to_a_driver_that_was_away(bound_guest: Guest) -> None:
+def test_clients_rebind_after_the_iommu_driver_is_reloaded(bound_guest: Guest) -> None:
     before = bound_guest.state()
     driver = bound_guest.machine.iommu.driver
     clients.remove_all(bound_guest)
@@ -103,7 +103,7 @@ def test_clients_come_back_to_a_driver_that_was_away(bound_guest: Guest) -> None
 
 @pytest.mark.known_issue("unloaded-operations-stay", "unloaded-virtio-operations-stay")
 @pytest.mark.excused(untranslated="5.10's NIC does not wait for the driver to come back")
-def test_a_bus_is_scanned_after_the_driver_has_gone(guest: Guest, shows: Shows) -> None:
+def test_rescan_after_unload_uses_no_freed_operations(guest: Guest, shows: Shows) -> None:
     """Nothing of the driver is followed any more when a device is added, which waits for the
     driver to come back."""
     before = clients.bound(guest)
@@ -124,7 +124,7 @@ def test_a_bus_is_scanned_after_the_driver_has_gone(guest: Guest, shows: Shows) 
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_bus_is_scanned_before_its_iommu_or_after(guest: Guest, when: str) -> None:
+def test_rescan_before_or_after_registration_gives_the_same_group(guest: Guest, when: str) -> None:
     """The same groups either way: by the driver's registration, or by device_add."""
     (nic,) = clients.pci(guest.state())
     if when == "after":
@@ -139,7 +139,7 @@ def test_a_bus_is_scanned_before_its_iommu_or_after(guest: Guest, when: str) -> 
 
 
 @pytest.mark.machines("smmuv3")
-def test_an_smmu_cannot_be_unbound(guest: Guest) -> None:
+def test_smmu_driver_has_no_unbind_attribute(guest: Guest) -> None:
     """.suppress_bind_attrs of arm_smmu_driver: what is behind it would lose it at once."""
     modules.load(guest, "arm_smmu_v3")
     names = guest.run("ls /sys/bus/platform/drivers/arm-smmu-v3").out.decode().split()
@@ -160,7 +160,7 @@ def unbind_virtio_iommu(guest: Guest) -> State:
 @pytest.mark.machines("virtio-iommu")
 @pytest.mark.known_issue("virtio-iommu-unbind")
 @pytest.mark.excused(state="5.10 leaves the group behind", give_back="the driver is unbound")
-def test_unbinding_a_virtio_iommu_takes_its_clients_out(bound_guest: Guest, shows: Shows) -> None:
+def test_unbinding_a_virtio_iommu_removes_its_groups(bound_guest: Guest, shows: Shows) -> None:
     """viommu_remove -> iommu_device_unregister -> remove_iommu_group for each device."""
     before = bound_guest.state()
     after = unbind_virtio_iommu(bound_guest)
@@ -172,7 +172,7 @@ def test_unbinding_a_virtio_iommu_takes_its_clients_out(bound_guest: Guest, show
 
 
 @pytest.mark.machines("virtio-iommu")
-def test_unbinding_a_virtio_iommu_without_clients(guest: Guest) -> None:
+def test_virtio_iommu_without_clients_can_be_unbound(guest: Guest) -> None:
     modules.load(guest, "virtio_iommu")
     clients.remove_all(guest)
     for name in clients.pci(guest.state()):
@@ -186,7 +186,7 @@ def test_unbinding_a_virtio_iommu_without_clients(guest: Guest) -> None:
 @pytest.mark.needs(UNREGISTERING_REMOVES_GROUPS)
 @pytest.mark.machines("smmuv3")
 @pytest.mark.excused(untranslated="bound drivers lose their IOMMU", give_back="the count is forced")
-def test_an_smmu_unloaded_by_force_takes_its_groups_along(
+def test_forced_unload_removes_all_groups(
     bound_guest: Guest, shows: Shows, expect_splat: ExpectSplat, bound: bool
 ) -> None:
     """CONFIG_MODULE_FORCE_UNLOAD: iommu_device_unregister removes every group, and where a
@@ -204,7 +204,7 @@ def test_an_smmu_unloaded_by_force_takes_its_groups_along(
 
 @pytest.mark.machines("smmuv3")
 @pytest.mark.needs(UNREGISTERING_REMOVES_GROUPS)
-def test_after_force_a_client_that_is_bound_anew_comes_in_again(bound_guest: Guest) -> None:
+def test_client_rebound_after_forced_unload_gets_a_group(bound_guest: Guest) -> None:
     for name in ("e1000e", "iommu_client"):
         modules.unload(bound_guest, name)
     modules.unload(bound_guest, "arm_smmu_v3", force=True)
@@ -213,7 +213,7 @@ def test_after_force_a_client_that_is_bound_anew_comes_in_again(bound_guest: Gue
 
 
 @pytest.mark.machines("smmuv3", "smmuv3-acpi")
-def test_a_parameter_is_taken_and_told(guest: Guest) -> None:
+def test_module_parameter_is_applied_and_readable(guest: Guest) -> None:
     path = "/sys/module/arm_smmu_v3/parameters/disable_msipolling"
     modules.load(guest, "arm_smmu_v3")
     assert guest.run(f"cat {path}").out == b"N\n"
@@ -225,7 +225,7 @@ def test_a_parameter_is_taken_and_told(guest: Guest) -> None:
 
 
 @pytest.mark.parametrize("driver", ["arm_smmu", "arm_smmu_v3", "virtio_iommu"])
-def test_a_driver_without_hardware_loads_and_unloads(bound_guest: Guest, driver: str) -> None:
+def test_iommu_driver_without_hardware_loads_and_unloads(bound_guest: Guest, driver: str) -> None:
     """Each beside the one that the machine has; QEMU has no SMMUv2 at all."""
     before = bound_guest.state()
     if driver == bound_guest.machine.iommu.driver:
@@ -242,7 +242,7 @@ def test_a_driver_without_hardware_loads_and_unloads(bound_guest: Guest, driver:
 
 
 @pytest.mark.machines("smmuv3")  # it is the same on all
-def test_a_module_that_fails_to_load_holds_nothing(guest: Guest) -> None:
+def test_failed_module_load_holds_no_reference(guest: Guest) -> None:
     """Each allocation of a load fails once: the module that it would use is as before
     (ref_module, and add_module_usage where the use cannot be written down). insmod tries
     again by itself, and so mostly succeeds."""
@@ -260,14 +260,14 @@ def test_a_module_that_fails_to_load_holds_nothing(guest: Guest) -> None:
 
 
 @pytest.mark.needs(GROUPS_AT_REGISTRATION)
-def test_registration_finds_devices_that_nobody_drives(guest: Guest) -> None:
+def test_registration_groups_unbound_devices(guest: Guest) -> None:
     """No client's driver is loaded at all."""
     state = modules.load(guest, guest.machine.iommu.driver).after
     assert set(clients.behind(state)) <= set(state.grouped)
     assert not any(state.devices[name].driver for name in clients.behind(state))
 
 
-def test_modules_of_clients_do_not_hold_the_iommu(bound_guest: Guest) -> None:
+def test_client_modules_do_not_hold_the_iommu_driver(bound_guest: Guest) -> None:
     """No module depends on another here: they meet in the driver core."""
     state = bound_guest.state()
     for name in (*clients.drivers(bound_guest.machine), bound_guest.machine.iommu.driver):

@@ -36,7 +36,7 @@ def refused(guest: Guest, *how: str) -> None:
     assert step.after == step.before
 
 
-def test_loading_pins_for_each_device_that_gets_a_group(guest: Guest, shows: Shows) -> None:
+def test_registration_pins_once_per_grouped_device(guest: Guest, shows: Shows) -> None:
     """bus_iommu_probe at registration; before bcb81ac6ae3c it finds nobody, because
     firmware is looked at only when a driver binds."""
     state = modules.load(guest, guest.machine.iommu.driver).after
@@ -47,7 +47,7 @@ def test_loading_pins_for_each_device_that_gets_a_group(guest: Guest, shows: Sho
 
 
 @with_clients
-def test_each_platform_client_that_binds_pins_once(guest: Guest, shows: Shows) -> None:
+def test_binding_a_platform_client_pins_once(guest: Guest, shows: Shows) -> None:
     step = load_client(guest)
     driver = guest.machine.iommu.driver
     before, after = step.before.refcount(driver), step.after.refcount(driver)
@@ -61,7 +61,7 @@ def load_client(guest: Guest, **parameters: int) -> Step:
     return modules.load(guest, clients.PLATFORM_DRIVER, **parameters)
 
 
-def test_a_nic_that_binds_pins_once(guest: Guest, shows: Shows) -> None:
+def test_binding_a_nic_pins_once(guest: Guest, shows: Shows) -> None:
     driver = guest.machine.iommu.driver
     before = modules.load(guest, driver).after
     after = modules.load(guest, "e1000e").after
@@ -85,7 +85,7 @@ def test_unregistering_a_platform_driver_does_not_unpin(guest: Guest, shows: Sho
 
 
 @with_clients
-def test_a_report_of_the_thread_step_by_step(guest: Guest, shows: Shows) -> None:
+def test_reported_session_leaves_the_smmu_pinned(guest: Guest, shows: Shows) -> None:
     """modprobe arm-smmu-v3, test_module; modprobe -r test_module, arm-smmu-v3."""
     for name in (devices.HOST_BRIDGE, *(n for n in clients.behind(guest.state()) if ":" in n)):
         devices.remove(guest, name)
@@ -109,7 +109,7 @@ def test_unbinding_a_nic_does_not_unpin(bound_guest: Guest) -> None:
     assert after.refcount(bound_guest.machine.iommu.driver) == len(before.grouped)
 
 
-def test_unloading_a_nics_driver_does_not_unpin(bound_guest: Guest) -> None:
+def test_unloading_a_nic_driver_does_not_unpin(bound_guest: Guest) -> None:
     before = bound_guest.state()
     after = modules.unload(bound_guest, "e1000e").after
     assert "e1000e" not in after.modules
@@ -118,7 +118,7 @@ def test_unloading_a_nics_driver_does_not_unpin(bound_guest: Guest) -> None:
 
 
 @pytest.mark.parametrize("way", ["driver", "module"])
-def test_binding_again_and_again_pins_once(bound_guest: Guest, way: str) -> None:
+def test_repeated_binding_pins_once(bound_guest: Guest, way: str) -> None:
     before = bound_guest.state()
     (nic,) = clients.nics(before)
     for _ in range(5):
@@ -133,7 +133,7 @@ def test_binding_again_and_again_pins_once(bound_guest: Guest, way: str) -> None
     assert after.refcount(bound_guest.machine.iommu.driver) == len(before.grouped)
 
 
-def test_nobody_is_shown_as_the_holder(bound_guest: Guest) -> None:
+def test_device_pins_show_no_holder(bound_guest: Guest) -> None:
     """What makes the refusal hard to understand: devices are no modules, so neither
     lsmod nor /sys/module/*/holders names anybody."""
     state = bound_guest.state()
@@ -146,7 +146,7 @@ def test_nobody_is_shown_as_the_holder(bound_guest: Guest) -> None:
 
 
 @pytest.mark.parametrize("how", ["rmmod", "modprobe -r"])
-def test_a_pinned_driver_is_not_unloaded_and_goes_on(bound_guest: Guest, how: str) -> None:
+def test_refused_unload_changes_nothing(bound_guest: Guest, how: str) -> None:
     before = bound_guest.state()
     refused(bound_guest, how)
     (nic,) = clients.nics(before)
@@ -155,7 +155,7 @@ def test_a_pinned_driver_is_not_unloaded_and_goes_on(bound_guest: Guest, how: st
     assert devices.bind(bound_guest, nic, "e1000e").after == before
 
 
-def test_removing_a_pci_device_unpins_it(bound_guest: Guest) -> None:
+def test_removing_a_pci_device_drops_its_pin(bound_guest: Guest) -> None:
     """device_del -> BUS_NOTIFY_REMOVED_DEVICE -> iommu_release_device."""
     before = bound_guest.state()
     driver = bound_guest.machine.iommu.driver
@@ -170,7 +170,9 @@ def test_removing_a_pci_device_unpins_it(bound_guest: Guest) -> None:
 
 @pytest.mark.parametrize("bound", [True, False], ids=["bound", "unbound"])
 @with_clients
-def test_destroying_a_platform_device_unpins_it(guest: Guest, shows: Shows, bound: bool) -> None:
+def test_destroying_a_platform_device_drops_its_pin(
+    guest: Guest, shows: Shows, bound: bool
+) -> None:
     """Of the device tree's devices none can be removed through sysfs: a module has to."""
     modules.load(guest, "iommu_client_device")
     load_client(guest)
@@ -185,7 +187,7 @@ def test_destroying_a_platform_device_unpins_it(guest: Guest, shows: Shows, boun
     assert gone.refcount("arm_smmu_v3") == len(gone.grouped)
 
 
-def test_the_last_device_to_go_lets_the_driver_unload(bound_guest: Guest) -> None:
+def test_driver_unloads_after_its_last_device_is_removed(bound_guest: Guest) -> None:
     driver = bound_guest.machine.iommu.driver
     names = bound_guest.state().grouped
     refused(bound_guest)
@@ -197,7 +199,7 @@ def test_the_last_device_to_go_lets_the_driver_unload(bound_guest: Guest) -> Non
     assert (step.status, step.after.refcount(driver), step.after.iommus) == (0, None, {})
 
 
-def test_any_device_left_keeps_the_driver(bound_guest: Guest) -> None:
+def test_any_remaining_device_pins_the_driver(bound_guest: Guest) -> None:
     """Whichever is the last: each alone is enough."""
     grouped = [name for name in bound_guest.state().grouped if ":" in name]
     if clients.platform(bound_guest.state()):
@@ -214,7 +216,7 @@ def test_any_device_left_keeps_the_driver(bound_guest: Guest) -> None:
     ("preset", "count"),
     [("multifunction", 2), ("isolated-functions", 2), ("nic", 1)],
 )
-def test_it_is_devices_that_count_and_not_groups(
+def test_pins_count_devices_and_not_groups(
     guest_factory: GuestFactory, preset: str, count: int
 ) -> None:
     guest = guest_factory(f"+{preset}", bound=True)
@@ -228,7 +230,7 @@ def test_it_is_devices_that_count_and_not_groups(
 
 
 @with_clients
-def test_stream_ids_do_not_count(guest_factory: GuestFactory) -> None:
+def test_pins_do_not_count_stream_ids(guest_factory: GuestFactory) -> None:
     guest = guest_factory("+several-stream-ids", bound=True)
     state = clients.bound(guest)
     (client,) = clients.platform(state)
@@ -237,7 +239,7 @@ def test_stream_ids_do_not_count(guest_factory: GuestFactory) -> None:
 
 
 @with_clients
-def test_a_driver_that_fails_to_probe_leaves_the_device_pinned(guest: Guest, shows: Shows) -> None:
+def test_failed_driver_probe_keeps_the_pin(guest: Guest, shows: Shows) -> None:
     """dma_configure comes before the driver's probe and is not undone for the group."""
     state = load_client(guest, probe_error=5).after
     names = clients.platform(state)
@@ -249,7 +251,7 @@ def test_a_driver_that_fails_to_probe_leaves_the_device_pinned(guest: Guest, sho
         assert devices.bind(guest, name, "iommu_client").after.devices[name].driver
 
 
-def test_a_user_of_vfio_pins_nothing_more(bound_guest: Guest) -> None:
+def test_vfio_open_takes_no_module_reference(bound_guest: Guest) -> None:
     before = bound_guest.state()
     (nic,) = clients.nics(before)
     group = before.devices[nic].group
@@ -264,7 +266,7 @@ def test_a_user_of_vfio_pins_nothing_more(bound_guest: Guest) -> None:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_fifty_random_rounds_stay_balanced(bound_guest: Guest, seed: int) -> None:
+def test_random_operations_keep_pins_balanced(bound_guest: Guest, seed: int) -> None:
     """After each step: a pin for each device with a group, and sysfs agrees with itself."""
     rng = random.Random(seed)
     state = bound_guest.state()

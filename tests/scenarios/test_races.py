@@ -50,7 +50,7 @@ def nic_of(guest: Guest) -> str:
 )
 @pytest.mark.parametrize("client", ["e1000e", "iommu_client"])
 @pytest.mark.parametrize("seed", range(3))
-def test_an_iommu_and_its_client_are_loaded_together(pair: Guest, client: str, seed: int) -> None:
+def test_client_racing_registration_ends_up_translated(pair: Guest, client: str, seed: int) -> None:
     """b46064a18810, 95deee37a123: iommu_device_register against a driver's dma_configure.
     The client ends up behind its IOMMU, whoever was first."""
     driver = pair.machine.iommu.driver
@@ -75,7 +75,7 @@ def test_an_iommu_and_its_client_are_loaded_together(pair: Guest, client: str, s
 
 @pytest.mark.machines("smmuv3")
 @pytest.mark.needs(CLIENTS_WAIT)
-def test_clients_that_probe_in_tasks_of_their_own(pair: Guest) -> None:
+def test_async_client_probes_all_get_groups(pair: Guest) -> None:
     """async_probe: two clients configure their DMA at once."""
     modules.load(pair, "arm_smmu_v3")
     for _ in range(5):
@@ -88,7 +88,7 @@ def test_clients_that_probe_in_tasks_of_their_own(pair: Guest) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_device_is_removed_while_its_driver_goes(pair: Guest, seed: int) -> None:
+def test_device_removal_races_with_unbind(pair: Guest, seed: int) -> None:
     """device_del against unbind_store: one waits for the other's device lock."""
     clients.bound(pair)
     rng = random.Random(seed)
@@ -113,7 +113,7 @@ def test_a_device_is_removed_while_its_driver_goes(pair: Guest, seed: int) -> No
     sometimes=True,
 )
 @pytest.mark.parametrize("seed", range(3))
-def test_a_device_appears_while_the_iommu_goes(pair: Guest, seed: int) -> None:
+def test_rescan_races_with_unload(pair: Guest, seed: int) -> None:
     """rescan against rmmod: the driver is refused, or the device finds none.
 
     On the way the module is live, going (try_module_get fails), off the list of IOMMUs, and
@@ -144,7 +144,7 @@ def test_a_device_appears_while_the_iommu_goes(pair: Guest, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_devices_come_and_go_from_two_sides(pair: Guest, seed: int) -> None:
+def test_removals_race_with_rescans(pair: Guest, seed: int) -> None:
     clients.bound(pair)
     nic = nic_of(pair)
     rng = random.Random(seed)
@@ -162,7 +162,7 @@ def test_devices_come_and_go_from_two_sides(pair: Guest, seed: int) -> None:
 
 
 @pytest.mark.needs(DMA_OWNERSHIP)
-def test_two_who_want_a_group_do_not_both_get_it(pair: Guest) -> None:
+def test_bind_and_claim_race_has_one_winner(pair: Guest) -> None:
     """A driver binds while a user claims: owner_cnt is looked at under the group's mutex.
     The driver waits for less where it has come late, and for more where it was first, which
     closes in on the moment when either can be."""

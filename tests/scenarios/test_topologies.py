@@ -40,7 +40,9 @@ def groups(state: State) -> list[set[str]]:
 
 
 @pytest.mark.parametrize("preset", PCI)
-def test_groups_of_pci_devices(guest_factory: GuestFactory, preset: str) -> None:
+def test_pci_functions_share_a_group_unless_isolated(
+    guest_factory: GuestFactory, preset: str
+) -> None:
     """Both IOMMUs ask pci_device_group, and so agree."""
     state = clients.bound(guest_factory(f"+{preset}", bound=True))
     (nic, *_) = clients.nics(state)
@@ -51,11 +53,11 @@ def test_groups_of_pci_devices(guest_factory: GuestFactory, preset: str) -> None
 
 
 @pytest.mark.machines("smmuv3", "smmuv3-acpi")
-def test_the_group_of_an_nvme_disk(guest_factory: GuestFactory) -> None:
+def test_nvme_disk_has_a_group(guest_factory: GuestFactory) -> None:
     assert groups(clients.bound(guest_factory("+nvme", bound=True))) == [{"0000:00:01.0"}]
 
 
-def test_a_root_port_shares_its_group_until_acs_is_in_time(
+def test_root_port_shares_its_group_without_early_acs(
     guest_factory: GuestFactory, shows: Shows, acs_in_time: bool
 ) -> None:
     """With a modular IOMMU and a device tree ACS is requested too late, after the port
@@ -76,7 +78,7 @@ def port_of(state: State) -> str:
 @pytest.mark.machines("smmuv3")
 @pytest.mark.needs(CLIENTS_WAIT)
 @pytest.mark.known_issue("rescan-splits-functions")
-def test_a_root_port_found_after_its_iommu_is_the_same(
+def test_root_port_scanned_after_registration_gets_the_same_group(
     guest_factory: GuestFactory, shows: Shows
 ) -> None:
     """With strict device links the bus is only scanned when the SMMU has registered: ACS is
@@ -94,7 +96,7 @@ def test_a_root_port_found_after_its_iommu_is_the_same(
 
 @pytest.mark.needs(CLIENTS_WAIT)
 @pytest.mark.parametrize(("preset", "count"), [("switch", 4), ("unisolated-switch", 1)])
-def test_isolation_counts_as_far_as_the_root(
+def test_isolation_requires_acs_up_to_the_root(
     guest_factory: GuestFactory, preset: str, count: int
 ) -> None:
     """pci_acs_path_enabled: that a switch keeps its ports apart is in vain where the root
@@ -112,7 +114,7 @@ def test_isolation_counts_as_far_as_the_root(
 @pytest.mark.machines("smmuv3")
 @pytest.mark.known_issue("stream-alias-bug-on")
 @pytest.mark.excused(untranslated="the second NIC is what is left without a group")
-def test_nics_behind_a_pci_bridge_share_a_group_or_the_second_has_none(
+def test_nics_behind_a_pci_bridge_share_a_group_or_the_second_gets_none(
     guest_factory: GuestFactory,
 ) -> None:
     """Both have the bridge's stream ID, and a stream has one domain. As long as a stream is
@@ -135,7 +137,7 @@ def test_nics_behind_a_pci_bridge_share_a_group_or_the_second_has_none(
 @pytest.mark.machines("virtio-iommu")
 @pytest.mark.known_issue("virtio-iommu-ignores-registration")
 @pytest.mark.excused(untranslated="QEMU knows no endpoint behind the bridge", give_back="nor here")
-def test_a_bridge_behind_a_virtio_iommu(guest_factory: GuestFactory) -> None:
+def test_nics_without_an_endpoint_bind_untranslated(guest_factory: GuestFactory) -> None:
     """QEMU's virtio-iommu (7.2 to 11.1) knows no endpoint below the bridge: probing one gives
     -ENODEV, and the NICs go on without, rather than not at all."""
     guest = guest_factory("+pci-bridge")
@@ -147,7 +149,9 @@ def test_a_bridge_behind_a_virtio_iommu(guest_factory: GuestFactory) -> None:
     assert state.untranslated == [name for name in nics if state.devices[name].group is None]
 
 
-def test_virtio_devices_wait_for_their_iommu(guest_factory: GuestFactory, shows: Shows) -> None:
+def test_virtio_devices_are_deferred_until_their_iommu_registers(
+    guest_factory: GuestFactory, shows: Shows
+) -> None:
     """virtio_pci is built in and would bind at boot, as it does on 5.10."""
     if not shows(CLIENTS_WAIT):
         not_applicable("virtio-pci binds at boot, and past its IOMMU")
@@ -160,7 +164,7 @@ def test_virtio_devices_wait_for_their_iommu(guest_factory: GuestFactory, shows:
 
 @pytest.mark.machines("smmuv3", "virtio-iommu")
 @pytest.mark.known_issue("pciehp-lock-order", sometimes=True)  # lockdep tells
-def test_a_plugged_device_gets_a_group_and_a_pulled_one_leaves_it(
+def test_hotplugged_device_joins_and_leaves_its_group(
     guest_factory: GuestFactory, shows: Shows
 ) -> None:
     if not shows(CLIENTS_WAIT):
@@ -179,7 +183,7 @@ def test_a_plugged_device_gets_a_group_and_a_pulled_one_leaves_it(
     assert groups(after) == groups(before)
 
 
-def test_every_device_of_the_machine_has_one_group(bound_guest: Guest, shows: Shows) -> None:
+def test_every_device_has_exactly_one_group(bound_guest: Guest, shows: Shows) -> None:
     state = bound_guest.state()
     members = [name for group in state.groups.values() for name in group.devices]
     assert len(members) == len(set(members))

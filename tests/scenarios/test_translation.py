@@ -62,11 +62,11 @@ def assert_direct(guest: Guest, nic: str) -> None:
     assert ping.translated == 0
 
 
-def test_a_nic_is_translated(talker: Guest) -> None:
+def test_nic_dma_is_translated(talker: Guest) -> None:
     assert_translated(talker, nic_of(talker.state()))
 
 
-def test_a_disk_is_translated(talker: Guest) -> None:
+def test_disk_dma_is_translated(talker: Guest) -> None:
     disk = disk_of(talker.state())
     with traffic.witnessed(talker) as witness:
         assert talker.run("dd if=/dev/vda of=/dev/null bs=64k count=4").number == 0
@@ -75,7 +75,7 @@ def test_a_disk_is_translated(talker: Guest) -> None:
 
 @pytest.mark.machines("smmuv3", "virtio-iommu")
 @pytest.mark.excused(untranslated="there is no IOMMU driver at all")
-def test_without_the_driver_nothing_is_translated(guest_factory: GuestFactory) -> None:
+def test_dma_is_direct_without_the_iommu_driver(guest_factory: GuestFactory) -> None:
     """The witness can also say no."""
     guest = guest_factory("+virtio", arguments="deferred_probe_timeout=0")
     state = modules.load(guest, "virtio_net").after
@@ -83,7 +83,9 @@ def test_without_the_driver_nothing_is_translated(guest_factory: GuestFactory) -
 
 
 @pytest.mark.parametrize("argument", ["iommu.passthrough=1", "iommu.strict=0"])
-def test_passthrough_is_direct_and_lazy_is_not(guest_factory: GuestFactory, argument: str) -> None:
+def test_passthrough_is_direct_and_lazy_mode_translates(
+    guest_factory: GuestFactory, argument: str
+) -> None:
     guest = guest_factory("+virtio", arguments=argument, bound=True)
     nic = nic_of(clients.bound(guest))
     if "passthrough" in argument:
@@ -93,7 +95,7 @@ def test_passthrough_is_direct_and_lazy_is_not(guest_factory: GuestFactory, argu
 
 
 @pytest.mark.needs(TYPE_CAN_BE_SET)
-def test_the_type_of_the_group_decides(talker: Guest) -> None:
+def test_group_type_selects_translation(talker: Guest) -> None:
     assert_follows_type(talker, "identity", "DMA", "identity", "DMA")
 
 
@@ -109,7 +111,7 @@ def undriven(guest_factory: GuestFactory) -> tuple[Guest, list[str], int]:
 
 
 @pytest.mark.needs(TYPE_OF_ANY_GROUP)
-def test_the_type_of_a_group_is_that_of_each_device(guest_factory: GuestFactory) -> None:
+def test_group_type_applies_to_each_device(guest_factory: GuestFactory) -> None:
     """iommu_group_store_type: what its driver's DMA goes through is said of a device, and
     not of its group (iommu_setup_dma_ops)."""
     guest, nics, group = undriven(guest_factory)
@@ -127,11 +129,11 @@ def test_the_type_of_a_group_is_that_of_each_device(guest_factory: GuestFactory)
 
 @pytest.mark.needs(TYPE_CAN_BE_SET)
 @pytest.mark.known_issue("virtio-iommu-lazy-oops")
-def test_a_lazy_domain_translates(talker: Guest) -> None:
+def test_dma_fq_domain_translates(talker: Guest) -> None:
     assert_follows_type(talker, "DMA-FQ", "identity", "DMA-FQ")
 
 
-def test_a_lazy_domain_goes_with_its_device(guest_factory: GuestFactory) -> None:
+def test_removing_a_device_stops_its_flush_queue(guest_factory: GuestFactory) -> None:
     """iommu_dma_free_fq: what its driver has just unmapped waits in a queue, for a timer of
     10 ms, when the last device of the group and the domain go."""
     guest = guest_factory("+virtio", arguments="iommu.strict=0", bound=True)
@@ -158,7 +160,7 @@ def assert_follows_type(guest: Guest, *kinds: GroupType) -> None:
 
 
 @pytest.mark.machines("virtio-iommu", "virtio-iommu-acpi")
-def test_a_disk_that_gets_no_mapping_is_left_none(talker: Guest) -> None:
+def test_failed_dma_mapping_is_undone(talker: Guest) -> None:
     """Each allocation of a read fails once, those for its mapping among them: a virtio-iommu
     makes three for each, and an SMMU has its tables by then. What was mapped is taken back,
     and the next one at that address is the only one (viommu_map_pages; __iommu_dma_unmap
@@ -174,7 +176,7 @@ def test_a_disk_that_gets_no_mapping_is_left_none(talker: Guest) -> None:
 
 
 @pytest.mark.needs(TYPE_OF_ANY_GROUP)
-def test_a_change_of_type_that_fails_leaves_dma_as_it_was(guest_factory: GuestFactory) -> None:
+def test_failed_type_change_does_not_affect_dma(guest_factory: GuestFactory) -> None:
     """Each allocation of it fails once. Of two devices in the group the first may have had
     its new domain by then: __iommu_group_set_domain_internal gives it the old one again."""
     guest, nics, group = undriven(guest_factory)
@@ -193,7 +195,7 @@ def test_a_change_of_type_that_fails_leaves_dma_as_it_was(guest_factory: GuestFa
     assert failed > 2
 
 
-def test_a_driver_that_binds_again_is_translated_again(talker: Guest) -> None:
+def test_dma_is_translated_after_rebinding(talker: Guest) -> None:
     nic = nic_of(talker.state())
     for _ in range(3):
         devices.unbind(talker, nic)
@@ -201,7 +203,7 @@ def test_a_driver_that_binds_again_is_translated_again(talker: Guest) -> None:
         assert_translated(talker, nic)
 
 
-def test_a_device_that_comes_back_is_translated(talker: Guest) -> None:
+def test_dma_is_translated_after_a_rescan(talker: Guest) -> None:
     """Its domain is another, and the IOMMU has forgotten the one before."""
     nic = nic_of(talker.state())
     for _ in range(3):
@@ -210,7 +212,7 @@ def test_a_device_that_comes_back_is_translated(talker: Guest) -> None:
         assert_translated(talker, nic)
 
 
-def test_a_driver_that_was_away_translates_again(talker: Guest) -> None:
+def test_dma_is_translated_after_reloading_the_iommu_driver(talker: Guest) -> None:
     nic = nic_of(talker.state())
     driver = talker.machine.iommu.driver
     assert_translated(talker, nic)
@@ -223,7 +225,7 @@ def test_a_driver_that_was_away_translates_again(talker: Guest) -> None:
 
 @pytest.mark.needs(DMA_OWNERSHIP)
 @pytest.mark.parametrize("way", ["vfio", "kernel"])
-def test_after_an_owner_a_driver_is_translated(talker: Guest, way: str) -> None:
+def test_dma_is_translated_after_a_claim_is_released(talker: Guest, way: str) -> None:
     """From a blocked domain back to the default one."""
     nic = nic_of(talker.state())
     group = talker.state().devices[nic].group
@@ -241,14 +243,14 @@ def test_after_an_owner_a_driver_is_translated(talker: Guest, way: str) -> None:
     assert_translated(talker, nic)
 
 
-def test_a_refused_unload_disturbs_nobody(talker: Guest) -> None:
+def test_refused_unload_does_not_disturb_dma(talker: Guest) -> None:
     nic = nic_of(talker.state())
     assert_translated(talker, nic)
     assert modules.unload(talker, talker.machine.iommu.driver).status == 1
     assert_translated(talker, nic)
 
 
-def test_a_sibling_that_goes_disturbs_nobody(talker: Guest) -> None:
+def test_removing_a_neighbour_does_not_disturb_dma(talker: Guest) -> None:
     state = talker.state()
     devices.remove(talker, disk_of(state))
     assert_translated(talker, nic_of(state))
@@ -259,7 +261,7 @@ def test_a_sibling_that_goes_disturbs_nobody(talker: Guest) -> None:
 @pytest.mark.machines("smmuv3")
 @pytest.mark.known_issue("unloaded-operations-stay")
 @pytest.mark.excused(untranslated="the SMMU's driver is gone")
-def test_an_smmu_without_driver_lets_everything_through(guest_factory: GuestFactory) -> None:
+def test_smmu_bypasses_dma_after_its_driver_is_unloaded(guest_factory: GuestFactory) -> None:
     """arm_smmu_device_remove -> arm_smmu_device_disable: with SMMUEN off and no abort in
     GBPA, DMA of a device that nobody has told otherwise goes straight."""
     guest = guest_factory("+virtio", arguments="deferred_probe_timeout=0")
@@ -278,7 +280,7 @@ def test_an_smmu_without_driver_lets_everything_through(guest_factory: GuestFact
 @pytest.mark.machines("smmuv3")
 @pytest.mark.parametrize("neighbour", [False, True], ids=["alone", "neighbour"])
 @pytest.mark.excused(untranslated="that is what the SMMU has to stop", faults="it tells of it")
-def test_a_stream_that_nobody_has_claimed_is_blocked(
+def test_dma_of_an_unattached_stream_is_blocked(
     guest_factory: GuestFactory, shows: Shows, neighbour: bool
 ) -> None:
     """Bound before the SMMU's driver, and known to it only as an unknown stream: its DMA
@@ -307,7 +309,7 @@ def test_a_stream_that_nobody_has_claimed_is_blocked(
 
 
 @pytest.mark.machines("smmuv3", "smmuv3-acpi")
-def test_address_space_ids_are_used_again(talker: Guest) -> None:
+def test_asids_are_reused(talker: Guest) -> None:
     """arm_smmu_domain_free gives the ASID back: QEMU is told to invalidate the same ones
     again and again."""
     nic = nic_of(talker.state())
@@ -321,7 +323,7 @@ def test_address_space_ids_are_used_again(talker: Guest) -> None:
 
 
 @pytest.mark.machines("virtio-iommu", "virtio-iommu-acpi")
-def test_domain_ids_are_used_again(talker: Guest) -> None:
+def test_virtio_iommu_domain_ids_are_reused(talker: Guest) -> None:
     """viommu_domain_free gives the ID back (ida_free)."""
     nic = nic_of(talker.state())
     with traffic.traced(talker, "virtio_iommu_attach") as witness:
@@ -342,7 +344,7 @@ DETACHING = {
 
 
 @pytest.mark.parametrize("arguments", ["", "iommu.passthrough=1"], ids=["translated", "direct"])
-def test_each_device_that_goes_is_detached(guest_factory: GuestFactory, arguments: str) -> None:
+def test_each_removed_device_is_detached(guest_factory: GuestFactory, arguments: str) -> None:
     """Whether others of the group stay or not, and if it went past the IOMMU too: what comes
     in its place must not (iommu_deinit_device, arm_smmu_release_device,
     viommu_release_device)."""
@@ -361,7 +363,7 @@ STREAMS = 6
 
 
 @pytest.mark.machines("smmuv3")
-def test_each_stream_of_a_device_is_told_of(guest_factory: GuestFactory) -> None:
+def test_smmu_caches_are_invalidated_for_each_stream(guest_factory: GuestFactory) -> None:
     """An SMMU may keep what it has read of a stream's entry or its context, and so hears of
     each change for each stream (arm_smmu_sync_ste_for_sid, arm_smmu_sync_cd)."""
     guest = guest_factory("+several-stream-ids", bound=True)

@@ -54,7 +54,7 @@ def assert_unwound(guest: Guest, name: str, bind: str, undo: str) -> int:
 # It comes after those, which mostly end it before.
 @pytest.mark.known_issue("failed-link-is-ignored", sometimes=True)
 @pytest.mark.parametrize("preset", ["clients", "several-stream-ids"])
-def test_a_platform_device_that_fails_to_bind_is_as_before(
+def test_failed_platform_bind_is_unwound(
     guest_factory: GuestFactory, preset: str, shows: Shows, expect_splat: ExpectSplat
 ) -> None:
     """of_iommu_configure -> iommu_probe_device, then the driver core's own. Many
@@ -80,9 +80,7 @@ def test_a_platform_device_that_fails_to_bind_is_as_before(
 @pytest.mark.known_issue("failed-probe-oopses-on-removal", "failed-probe-puts-twice")
 # It comes after those, which mostly end it before.
 @pytest.mark.known_issue("failed-link-is-ignored", sometimes=True)
-def test_a_pci_device_that_fails_to_bind_is_as_before(
-    guest: Guest, shows: Shows, expect_splat: ExpectSplat
-) -> None:
+def test_failed_pci_bind_is_unwound(guest: Guest, shows: Shows, expect_splat: ExpectSplat) -> None:
     """pci_dma_configure, with a driver that does no more than bind."""
     smmu = guest.machine.iommu.driver == "arm_smmu_v3"
     if smmu and shows(FIRST_ATTACH_WARNS) and not shows(GROUPS_AT_REGISTRATION):
@@ -104,7 +102,7 @@ def test_a_pci_device_that_fails_to_bind_is_as_before(
 @pytest.mark.needs(GROUPS_AT_REGISTRATION)
 @pytest.mark.known_issue("failed-attach-is-detached")
 @pytest.mark.splats("WARNING in iommu_setup_default_domain")
-def test_a_device_that_fails_to_be_added_leaves_nothing(guest: Guest) -> None:
+def test_failed_device_add_is_unwound(guest: Guest) -> None:
     """iommu_bus_notifier: each allocation of adding two devices fails once. One that is
     added without a group goes without a trace, and gets a group when it is added again."""
     modules.load(guest, "arm_smmu_v3")
@@ -126,7 +124,7 @@ def test_a_device_that_fails_to_be_added_leaves_nothing(guest: Guest) -> None:
 
 @pytest.mark.needs(DMA_OWNERSHIP)  # 5.10's VFIO follows groups by a notifier instead
 @pytest.mark.known_issue("vfio-keeps-group-it-failed-to-open")
-def test_a_group_that_vfio_failed_to_take_goes_with_its_device(guest: Guest) -> None:
+def test_failed_vfio_probe_releases_the_group(guest: Guest) -> None:
     """Each allocation of vfio-pci's probe fails once: the group's last reference goes with
     the device all the same."""
     nic = clients.pci(guest.state())[0]
@@ -150,7 +148,7 @@ def fail_to_take(guest: Guest, nic: str) -> None:
 
 
 @pytest.mark.needs(DMA_OWNERSHIP)
-def test_a_group_that_failed_to_get_a_second_device_of_vfio_goes(siblings: Guest) -> None:
+def test_failed_vfio_probe_of_a_sibling_releases_the_group(siblings: Guest) -> None:
     """The same where VFIO has the group already, and only counts the device in
     (vfio_group_find_or_alloc)."""
     state = siblings.state()
@@ -167,7 +165,7 @@ def test_a_group_that_failed_to_get_a_second_device_of_vfio_goes(siblings: Guest
 
 @pytest.mark.needs(DMA_OWNERSHIP)
 @pytest.mark.machines("smmuv3")
-def test_a_binding_that_fails_anywhere_owns_nothing(bound_guest: Guest) -> None:
+def test_failed_bind_leaves_no_owner(bound_guest: Guest) -> None:
     """Each allocation of a bind fails once."""
     name = clients.platform(bound_guest.state())[0]
     devices.unbind(bound_guest, name)
@@ -186,7 +184,7 @@ def test_a_binding_that_fails_anywhere_owns_nothing(bound_guest: Guest) -> None:
 
 @pytest.mark.machines("virtio-iommu", "virtio-iommu-acpi")
 @pytest.mark.needs(DMA_OWNERSHIP)
-def test_drivers_can_have_a_group_that_a_user_failed_to_get(siblings: Guest) -> None:
+def test_failed_claim_does_not_block_drivers(siblings: Guest) -> None:
     """Who could not have the group's DMA, for want of memory, is not its owner, with whom no
     driver would be let in (__iommu_take_dma_ownership)."""
     one, two = clients.nics(siblings.state())
@@ -216,7 +214,7 @@ def test_drivers_can_have_a_group_that_a_user_failed_to_get(siblings: Guest) -> 
 )
 @pytest.mark.machines("smmuv3", "smmuv3-acpi")
 @pytest.mark.known_issue("failed-smmu-probe-leaves-sysfs", "failed-attach-is-detached")
-def test_an_smmu_that_fails_to_probe_leaves_nothing(
+def test_failed_smmu_probe_leaks_nothing(
     guest: Guest, shows: Shows, expect_splat: ExpectSplat
 ) -> None:
     """arm_smmu_device_probe -> iommu_device_register -> bus_iommu_probe: what one device

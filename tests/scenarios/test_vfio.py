@@ -85,7 +85,7 @@ def charged(guest: Guest, holder: Holder) -> tuple[int, ...]:
 
 
 @each_way
-def test_a_user_holds_the_modules_that_serve_him(pair: Guest, way: Way) -> None:
+def test_vfio_user_pins_the_modules_it_uses(pair: Guest, way: Way) -> None:
     """try_module_get in vfio_ioctl_set_iommu, in vfio_df_device_first_open (5.10:
     vfio_pci_open), and of the owner of /dev/iommu when it is opened."""
     before = pair.state()
@@ -105,7 +105,7 @@ def test_a_user_holds_the_modules_that_serve_him(pair: Guest, way: Way) -> None:
 
 @pytest.mark.needs(DMA_OWNERSHIP)
 @each_way
-def test_a_killed_user_leaves_the_device_to_the_next(pair: Guest, way: Way) -> None:
+def test_killed_user_releases_its_device(pair: Guest, way: Way) -> None:
     """vfio_group_fops_release, vfio_device_fops_release and iommufd_fops_release run when
     the process dies."""
     nic, _ = nics_of(pair.state())
@@ -115,7 +115,7 @@ def test_a_killed_user_leaves_the_device_to_the_next(pair: Guest, way: Way) -> N
 
 
 @pytest.mark.parametrize("way", ["group", "remap", "compat", "cdev"])
-def test_memory_is_pinned_as_long_as_a_user_maps_it(pair: Guest, way: Way) -> None:
+def test_memory_is_pinned_while_a_user_maps_it(pair: Guest, way: Way) -> None:
     """And counts as his. At his end it is unpinned: by vfio_iommu_unmap_unpin_all when the last
     group leaves the container, by iopt_table_remove_domain when the last device leaves its
     page table. Who may lock no more than that can unmap it and map it again."""
@@ -142,7 +142,7 @@ def test_memory_is_pinned_as_long_as_a_user_maps_it(pair: Guest, way: Way) -> No
         "cdev",
     ],
 )
-def test_a_user_that_fails_anywhere_owns_nothing(pair: Guest, way: Way) -> None:
+def test_failed_user_leaves_no_owner_and_no_pinned_pages(pair: Guest, way: Way) -> None:
     """Each allocation of opening, claiming, attaching, mapping and unmapping fails once; the
     process ends, and with it all that it had."""
     state = pair.state()
@@ -163,7 +163,7 @@ def test_a_user_that_fails_anywhere_owns_nothing(pair: Guest, way: Way) -> None:
 
 @pytest.mark.needs(DMA_OWNERSHIP)
 @pytest.mark.known_issue("detaching-fails-for-memory", sometimes=True)
-def test_groups_that_fail_to_share_a_container_are_owned_by_nobody(pair: Guest) -> None:
+def test_failed_container_attach_leaves_no_owner(pair: Guest) -> None:
     """The same for a second group, whose error paths are others: it comes to a container
     that is set up and has memory mapped (vfio_iommu_type1_attach_group)."""
     state = pair.state()
@@ -180,7 +180,7 @@ def test_groups_that_fail_to_share_a_container_are_owned_by_nobody(pair: Guest) 
 
 @pytest.mark.known_issue("virtio-iommu-space-before-attach", "smmu-space-before-attach")
 @pytest.mark.parametrize("way", ["move"])
-def test_an_address_space_that_all_devices_have_left_can_go(siblings: Guest, way: Way) -> None:
+def test_ioas_can_be_destroyed_after_its_devices_moved(siblings: Guest, way: Way) -> None:
     """iommufd_device_do_replace: the first device of a group takes all to the new page
     table, with a reference for each and with what they reserve."""
     opened = vfio.use(siblings, way, *nics_of(given(siblings).state()))
@@ -190,7 +190,7 @@ def test_an_address_space_that_all_devices_have_left_can_go(siblings: Guest, way
 
 @pytest.mark.known_issue("virtio-iommu-space-before-attach", "smmu-space-before-attach")
 @pytest.mark.parametrize("way", ["replace"])
-def test_a_page_table_is_filled_when_one_before_it_has_gone(pair: Guest, way: Way) -> None:
+def test_replacement_page_table_receives_the_mappings(pair: Guest, way: Way) -> None:
     """iopt_table_remove_domain: an address space goes on to fill and empty all that it has,
     and to keep what their devices reserve."""
     nic, _ = nics_of(pair.state())
@@ -203,7 +203,7 @@ def test_a_page_table_is_filled_when_one_before_it_has_gone(pair: Guest, way: Wa
 
 @pytest.mark.known_issue("virtio-iommu-space-before-attach", "smmu-space-before-attach")
 @pytest.mark.parametrize("way", ["return"])
-def test_a_device_that_returns_to_its_page_table_finds_it_as_it_was(pair: Guest, way: Way) -> None:
+def test_reattached_page_table_keeps_its_mappings(pair: Guest, way: Way) -> None:
     """The address space takes what the device reserves again, though a list of what may be
     mapped was refused for that meanwhile (iopt_set_allow_iova). A virtio-iommu forgets a
     domain's mappings with its last device, and the driver, which counts them, has to send
@@ -217,7 +217,7 @@ def test_a_device_that_returns_to_its_page_table_finds_it_as_it_was(pair: Guest,
         assert witness.values("virt_start").count(address) == sent, f"{address:#x}"
 
 
-def test_memory_that_could_not_be_mapped_counts_for_nothing(pair: Guest) -> None:
+def test_failed_map_uses_no_dma_entry(pair: Guest) -> None:
     """The entries of a container are limited, and one that fails is given back
     (vfio_remove_dma): the user asks twice for memory that is not there."""
     limited = pair.run("echo 2 > /sys/module/vfio_iommu_type1/parameters/dma_entry_limit")
@@ -229,7 +229,7 @@ def test_memory_that_could_not_be_mapped_counts_for_nothing(pair: Guest) -> None
 
 @pytest.mark.needs(DMA_OWNERSHIP)
 @pytest.mark.parametrize("way", ["cdev"])
-def test_a_group_is_owned_until_its_last_device_is_closed(siblings: Guest, way: Way) -> None:
+def test_group_is_owned_until_its_last_device_closes(siblings: Guest, way: Way) -> None:
     """iommu_device_claim_dma_owner counts the devices of one owner (iommufd)."""
     one, two = nics_of(given(siblings).state())
     holder = held(siblings, way, one, two)
@@ -241,7 +241,7 @@ def test_a_group_is_owned_until_its_last_device_is_closed(siblings: Guest, way: 
     assert devices.bind(siblings, one, "e1000").status == 0
 
 
-def test_vfio_takes_no_device_that_it_was_not_given(guest: Guest) -> None:
+def test_vfio_pci_binds_only_by_driver_override(guest: Guest) -> None:
     """Its table of devices is for driver_override only (pci_match_device)."""
     modules.load(guest, guest.machine.iommu.driver)
     state = modules.load(guest, "vfio-pci").after
@@ -250,7 +250,7 @@ def test_vfio_takes_no_device_that_it_was_not_given(guest: Guest) -> None:
 
 
 @pytest.mark.needs(CLIENTS_WAIT, DMA_OWNERSHIP)
-def test_a_port_does_not_keep_what_is_below_it(
+def test_port_driver_does_not_block_vfio_below_it(
     guest_factory: GuestFactory, acs_in_time: bool
 ) -> None:
     """pcie_portdriver is exempt (driver_managed_dma): it may share its devices' group."""
@@ -265,7 +265,7 @@ def test_a_port_does_not_keep_what_is_below_it(
     audit.is_served(opened)
 
 
-def test_an_override_hands_a_device_over_and_back(bound_guest: Guest) -> None:
+def test_driver_override_moves_a_device_to_vfio_and_back(bound_guest: Guest) -> None:
     nic = clients.nics(bound_guest.state())[0]
     for _ in range(4):
         assert vfio.give(bound_guest, nic).after.devices[nic].driver == "vfio-pci"
@@ -274,7 +274,7 @@ def test_an_override_hands_a_device_over_and_back(bound_guest: Guest) -> None:
         assert vfio.take_back(bound_guest, nic).after.devices[nic].driver == "e1000e"
 
 
-def test_an_override_keeps_off_whoever_knows_the_device_otherwise(bound_guest: Guest) -> None:
+def test_driver_override_excludes_dynamic_ids(bound_guest: Guest) -> None:
     """pci_match_device: IDs that were added to a driver at run time are not for a device that
     is meant for another, which may not even be there."""
     nic = clients.nics(bound_guest.state())[0]
@@ -291,7 +291,7 @@ def test_an_override_keeps_off_whoever_knows_the_device_otherwise(bound_guest: G
 
 @pytest.mark.machines("smmuv3", "virtio-iommu")
 @pytest.mark.errors("failed with error -22")
-def test_vfio_needs_a_group(guest_factory: GuestFactory) -> None:
+def test_vfio_pci_requires_a_group(guest_factory: GuestFactory) -> None:
     """Without the IOMMU's driver there is none, and though nobody waits for that any more
     vfio-pci does not bind (vfio_group_find_or_alloc, vfio_iommu_group_get of 5.10)."""
     guest = guest_factory(arguments="deferred_probe_timeout=0")

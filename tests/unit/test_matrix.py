@@ -66,7 +66,7 @@ def test_known_races_and_teardown_failures_are_not_flaky() -> None:
     assert matrix.flaky([outcome(PIN, "passed"), outcome(PIN, "failed")]) == []
 
 
-RACE = "test_devices_come_and_go_from_two_sides"
+RACE = "test_removals_race_with_rescans"
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_did_you_mean_offers_only_close_names() -> None:
 
 def test_likely_scenarios_run_first(tmp_path: Path) -> None:
     """They keep their order. Outcomes name them, with or without parameters."""
-    named = "test_pinning.py::test_nobody_is_shown_as_the_holder"
+    named = "test_pinning.py::test_device_pins_show_no_holder"
     likely = (f"test_races.py::{RACE}[1]", named, f"test_races.py::{RACE}")
     kernels = (spec.parse("debian:6.12"),)
     request = Request(kernels, ("smmuv3",), ("pinning", "races"), likely=likely)
