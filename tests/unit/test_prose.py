@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What reports claim in words."""
+"""Claims in the prose of a report."""
 
 from pathlib import Path
 
 import pytest
 
 from harness.report import reading
-from tests.unit.claimed import claimed, symptoms
+from tests.unit.claims import symptom_steps, symptoms
 
 LOADED = "# modprobe arm-smmu-v3\n# modprobe e1000e\n"
 
 
 @pytest.mark.parametrize(
-    ("said", "found"),
+    ("prose", "found"),
     [
         ("The last one prints nothing.", [("silence", 1)]),
         ("Of the second command I get no output.", [("silence", 1)]),
@@ -21,18 +21,18 @@ LOADED = "# modprobe arm-smmu-v3\n# modprobe e1000e\n"
         ("dmesg has nothing.", []),
     ],
 )
-def test_that_a_command_prints_nothing(
-    tmp_path: Path, said: str, found: list[tuple[str, int | None]]
+def test_prose_claims_that_a_command_prints_nothing(
+    tmp_path: Path, prose: str, found: list[tuple[str, int | None]]
 ) -> None:
     session = "# modprobe e1000e\n# ls /sys/kernel/iommu_groups\n"
-    assert claimed(tmp_path, f"{session}\n{said}\n") == found
+    assert symptom_steps(tmp_path, f"{session}\n{prose}\n") == found
 
 
 MESSAGE = "e1000e 0000:00:01.0: Adding to iommu group 0"
 
 
 @pytest.mark.parametrize(
-    ("said", "seen"),
+    ("prose", "is_claim"),
     [
         (f"and then dmesg says `{MESSAGE}`.", True),
         (f'The kernel logs "[   12.345678] {MESSAGE}" then.', True),
@@ -41,23 +41,23 @@ MESSAGE = "e1000e 0000:00:01.0: Adding to iommu group 0"
         ("Fine so far. I use the kernel command line `iommu.passthrough=1`.", False),
     ],
 )
-def test_a_message_in_quotes(tmp_path: Path, said: str, seen: bool) -> None:
-    found = symptoms(tmp_path, f"{LOADED}\n{said}\n")
+def test_a_quoted_kernel_message_is_a_claim(tmp_path: Path, prose: str, is_claim: bool) -> None:
+    found = symptoms(tmp_path, f"{LOADED}\n{prose}\n")
     assert [(each.kind, each.step, each.lines) for each in found] == [
         ("message", None, (MESSAGE,))
-    ] * seen
+    ] * is_claim
 
 
-def test_a_warning_in_quotes_is_a_splat(tmp_path: Path) -> None:
+def test_a_quoted_warning_is_a_splat_claim(tmp_path: Path) -> None:
     place = "drivers/iommu/iommu.c:634 iommu_group_release+0x70/0xa8"
-    said = f"dmesg shows `WARNING: CPU: 0 PID: 35 at {place}`."
-    (found,) = symptoms(tmp_path, f"{LOADED}\n{said}\n")
+    prose = f"dmesg shows `WARNING: CPU: 0 PID: 35 at {place}`."
+    (found,) = symptoms(tmp_path, f"{LOADED}\n{prose}\n")
     assert found.splat is not None
     assert found.splat.function == "iommu_group_release"
 
 
 @pytest.mark.parametrize(
-    ("said", "subject", "lines", "number"),
+    ("prose", "subject", "lines", "number"),
     [
         ("0000:00:01.0 is still bound to e1000e.", "0000:00:01.0", ("e1000e",), None),
         ("The device stays bound to vfio-pci.", "", ("vfio-pci",), None),
@@ -65,19 +65,19 @@ def test_a_warning_in_quotes_is_a_splat(tmp_path: Path) -> None:
         ("b000000.client0 has no group.", "b000000.client0", (), None),
     ],
 )
-def test_where_a_device_is(
-    tmp_path: Path, said: str, subject: str, lines: tuple[str, ...], number: int | None
+def test_prose_claims_the_driver_or_group_of_a_device(
+    tmp_path: Path, prose: str, subject: str, lines: tuple[str, ...], number: int | None
 ) -> None:
-    (found,) = symptoms(tmp_path, f"{LOADED}\n{said}\n")
+    (found,) = symptoms(tmp_path, f"{LOADED}\n{prose}\n")
     assert (found.kind, found.step) == ("device", 1)
     assert (found.subject, found.lines, found.number) == (subject, lines, number)
 
 
 @pytest.mark.parametrize(
-    "said", ["0000:00:01.0 is not bound to e1000e.", "It should be bound to e1000e.", "Bound to."]
+    "prose", ["0000:00:01.0 is not bound to e1000e.", "It should be bound to e1000e.", "Bound to."]
 )
-def test_where_a_device_is_not(tmp_path: Path, said: str) -> None:
-    assert claimed(tmp_path, f"{LOADED}\n{said}\n") == []
+def test_a_negated_expected_or_incomplete_binding_is_no_claim(tmp_path: Path, prose: str) -> None:
+    assert symptom_steps(tmp_path, f"{LOADED}\n{prose}\n") == []
 
 
 @pytest.mark.parametrize(
@@ -90,13 +90,13 @@ def test_where_a_device_is_not(tmp_path: Path, said: str) -> None:
         ("rmmod e1000e  # the driver of the NIC", []),
     ],
 )
-def test_a_note_behind_a_command(
+def test_a_note_behind_a_command_claims_a_hang_or_a_failure(
     tmp_path: Path, command: str, found: list[tuple[str, int | None]]
 ) -> None:
-    assert claimed(tmp_path, f"{LOADED}# {command}\n") == found
+    assert symptom_steps(tmp_path, f"{LOADED}# {command}\n") == found
 
 
-def test_an_arrow_is_no_part_of_a_command(tmp_path: Path) -> None:
+def test_an_arrow_note_is_removed_from_the_command(tmp_path: Path) -> None:
     (tmp_path / "r.txt").write_text("# modprobe a <-- hangs\n# cat <<- END\nx\nEND\n")
     ((_, session),) = reading.read(tmp_path / "r.txt").sessions
     assert session.texts == ("modprobe a", "cat <<- END\nx\nEND")
@@ -110,15 +110,15 @@ def test_an_arrow_is_no_part_of_a_command(tmp_path: Path) -> None:
         ("rmmod arm_smmu_v3 && echo ok > /tmp/x", []),
     ],
 )
-def test_that_no_success_is_printed_is_a_failure(
+def test_a_missing_success_message_claims_that_the_command_fails(
     tmp_path: Path, command: str, found: list[tuple[str, int | None]]
 ) -> None:
-    assert claimed(tmp_path, f"{LOADED}# {command}\n#\n") == found
-    assert claimed(tmp_path, f"{LOADED}# {command}\n") == []
+    assert symptom_steps(tmp_path, f"{LOADED}# {command}\n#\n") == found
+    assert symptom_steps(tmp_path, f"{LOADED}# {command}\n") == []
 
 
 @pytest.mark.parametrize(
-    ("said", "subject", "number"),
+    ("prose", "subject", "number"),
     [
         ("arm_smmu_v3 still has a reference count of 1.", "arm_smmu_v3", 1),
         ("arm_smmu_v3 keeps two references.", "arm_smmu_v3", 2),
@@ -126,20 +126,24 @@ def test_that_no_success_is_printed_is_a_failure(
         ("It has no references.", "", None),
     ],
 )
-def test_references(tmp_path: Path, said: str, subject: str, number: int | None) -> None:
-    found = symptoms(tmp_path, f"{LOADED}# rmmod e1000e\n\n{said}\n")
+def test_prose_claims_a_reference_count(
+    tmp_path: Path, prose: str, subject: str, number: int | None
+) -> None:
+    found = symptoms(tmp_path, f"{LOADED}# rmmod e1000e\n\n{prose}\n")
     counts = [(each.subject, each.number) for each in found if each.kind == "refcount"]
     assert counts == ([] if number is None else [(subject, number)])
 
 
-def test_who_cannot_be_unloaded(tmp_path: Path) -> None:
+def test_cannot_be_unloaded_is_a_claim_only_after_unloading_that_module(tmp_path: Path) -> None:
     session = f"{LOADED}# rmmod e1000e\n"
-    assert claimed(tmp_path, f"{session}\narm-smmu-v3 cannot be unloaded.\n") == []
-    assert claimed(tmp_path, f"{session}\nrmmod: e1000e cannot be unloaded.\n") == [("fact", 2)]
+    assert symptom_steps(tmp_path, f"{session}\narm-smmu-v3 cannot be unloaded.\n") == []
+    assert symptom_steps(tmp_path, f"{session}\nrmmod: e1000e cannot be unloaded.\n") == [
+        ("fact", 2)
+    ]
 
 
 @pytest.mark.parametrize(
-    ("said", "function"),
+    ("prose", "function"),
     [
         ("I get a WARNING in __iommu_group_free_device.", "__iommu_group_free_device"),
         ("It oopses in `iommu_group_release`.", "iommu_group_release"),
@@ -147,18 +151,22 @@ def test_who_cannot_be_unloaded(tmp_path: Path) -> None:
         ("This crashes my box.", None),
     ],
 )
-def test_a_crash(tmp_path: Path, said: str, function: str | None) -> None:
-    (found,) = symptoms(tmp_path, f"{LOADED}\n{said}\n")
+def test_prose_claims_a_splat_and_its_function(
+    tmp_path: Path, prose: str, function: str | None
+) -> None:
+    (found,) = symptoms(tmp_path, f"{LOADED}\n{prose}\n")
     assert (found.kind, found.splat.function if found.splat else None) == ("splat", function)
 
 
-@pytest.mark.parametrize("said", ["After a reboot the module is there.", "My editor crashed."])
-def test_no_crash(tmp_path: Path, said: str) -> None:
-    assert claimed(tmp_path, f"{LOADED}\n{said}\n") == []
+@pytest.mark.parametrize("prose", ["After a reboot the module is there.", "My editor crashed."])
+def test_reboots_and_crashes_of_programs_claim_no_splat(tmp_path: Path, prose: str) -> None:
+    assert symptom_steps(tmp_path, f"{LOADED}\n{prose}\n") == []
 
 
 @pytest.mark.parametrize(("times", "found"), [(1, 1), (5, 5), (6, 0)])
-def test_a_few_messages_in_lines_of_their_own(tmp_path: Path, times: int, found: int) -> None:
+def test_up_to_five_stamped_lines_are_message_claims(
+    tmp_path: Path, times: int, found: int
+) -> None:
     log = "".join(f"[    {n}.000000] e1000e 0000:00:01.0: {n}\n" for n in range(times))
-    seen = symptoms(tmp_path, f"I run\n\n    modprobe e1000e\n\nand see\n\n{log}")
-    assert [each.kind for each in seen] == ["message"] * found
+    claims = symptoms(tmp_path, f"I run\n\n    modprobe e1000e\n\nand see\n\n{log}")
+    assert [each.kind for each in claims] == ["message"] * found

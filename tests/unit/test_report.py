@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
+"""Reading reports: mails, mailboxes, archive pages, and the sessions and claims in them."""
+
 import contextlib
 import gzip
 import io
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from harness.errors import UsageError
 from harness.report import reading
 from harness.repro import request
-from tests.unit.claimed import numbered
+from tests.unit.claims import symptom_numbers
 
 SESSION = "$ modprobe arm-smmu-v3\n$ modprobe -r arm-smmu-v3\nmodprobe: can't unload module\n"
 
@@ -33,20 +35,20 @@ def mail(body: str, subject: str = "busy") -> EmailMessage:
     return message
 
 
-def test_plain_text(tmp_path: Path) -> None:
+def test_reading_plain_text_finds_the_session(tmp_path: Path) -> None:
     path = tmp_path / "report"
     path.write_text("Hello,\n\n" + SESSION)
     assert texts(path) == EXPECTED
 
 
-def test_eml_quoted_printable(tmp_path: Path) -> None:
+def test_reading_an_eml_decodes_quoted_printable(tmp_path: Path) -> None:
     path = tmp_path / "report.eml"
     path.write_bytes(bytes(mail("Ünload fails = always:\n\n" + SESSION)))
     assert b"=3D" in path.read_bytes()
     assert texts(path) == EXPECTED
 
 
-def test_the_html_alternative_is_not_read_twice(tmp_path: Path) -> None:
+def test_reading_a_multipart_mail_skips_the_html_alternative(tmp_path: Path) -> None:
     message = mail("Hi\n\n" + SESSION)
     message.add_alternative(f"<html><body><pre>{SESSION}</pre></body></html>", subtype="html")
     path = tmp_path / "report.eml"
@@ -54,7 +56,7 @@ def test_the_html_alternative_is_not_read_twice(tmp_path: Path) -> None:
     assert texts(path) == EXPECTED
 
 
-def test_html_alone(tmp_path: Path) -> None:
+def test_reading_an_html_only_mail_finds_the_session(tmp_path: Path) -> None:
     message = EmailMessage()
     message["From"] = "A <a@example.org>"
     message["Subject"] = "busy"
@@ -66,7 +68,7 @@ def test_html_alone(tmp_path: Path) -> None:
     assert texts(path) == EXPECTED
 
 
-def test_mbox_takes_the_first_message_that_has_a_session(tmp_path: Path) -> None:
+def test_choose_defaults_to_the_first_message_with_a_session(tmp_path: Path) -> None:
     first = bytes(mail("Nothing here."))
     second = bytes(mail("Hi\n\n" + SESSION))
     third = bytes(mail("> " + SESSION.replace("\n", "\n> ") + "\n\n$ uname -r\n6.12\n"))
@@ -81,7 +83,7 @@ def test_mbox_takes_the_first_message_that_has_a_session(tmp_path: Path) -> None
     assert reading.choose(report, "all").session.texts == (*EXPECTED[0], "uname -r")
 
 
-def test_an_archive_page(tmp_path: Path) -> None:
+def test_an_archive_page_is_split_into_its_messages(tmp_path: Path) -> None:
     path = tmp_path / "page.txt"
     quoted = SESSION.replace("$", ">   $").replace("modprobe:", ">   modprobe:")
     path.write_text(
@@ -93,14 +95,14 @@ def test_an_archive_page(tmp_path: Path) -> None:
     assert reading.choose(report, None).session.texts == EXPECTED[0]
 
 
-def test_latin_1(tmp_path: Path) -> None:
+def test_reading_falls_back_to_latin_1(tmp_path: Path) -> None:
     path = tmp_path / "report"
     path.write_bytes("Grüße,\n\n".encode("latin-1") + SESSION.encode())
     assert texts(path) == EXPECTED
     assert "Grüße" in reading.read(path).texts[0].lines[0].text
 
 
-def test_windows_line_ends(tmp_path: Path) -> None:
+def test_reading_accepts_crlf_line_ends(tmp_path: Path) -> None:
     path = tmp_path / "report"
     path.write_bytes(SESSION.replace("\n", "\r\n").encode())
     assert texts(path) == EXPECTED
@@ -116,7 +118,9 @@ def test_windows_line_ends(tmp_path: Path) -> None:
         (b"\x1f\x8b\x08\0cut", "cannot be unpacked"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(tmp_path: Path, content: bytes, word: str) -> None:
+def test_unreadable_input_raises_a_one_line_error_with_status_2(
+    tmp_path: Path, content: bytes, word: str
+) -> None:
     path = tmp_path / "report"
     path.write_bytes(content)
     with pytest.raises(UsageError, match=word) as caught:
@@ -125,7 +129,7 @@ def test_bad_input_is_one_line_and_status_2(tmp_path: Path, content: bytes, word
     assert "\n" not in str(caught.value)
 
 
-def test_no_file(tmp_path: Path) -> None:
+def test_reading_a_missing_file_a_directory_or_a_url_is_refused(tmp_path: Path) -> None:
     for path, word in ((tmp_path / "nope", "not there"), (tmp_path, "a directory")):
         with pytest.raises(UsageError, match=word):
             reading.read(path)
@@ -133,13 +137,15 @@ def test_no_file(tmp_path: Path) -> None:
         reading.read(Path("https:/lists.example/x"))
 
 
-def test_what_archives_hand_out_compressed(tmp_path: Path) -> None:
+def test_reading_decompresses_a_gzipped_mbox(tmp_path: Path) -> None:
     path = tmp_path / "t.mbox.gz"
     path.write_bytes(gzip.compress(bytes(mail("Hi\n\n" + SESSION))))
     assert texts(path) == EXPECTED
 
 
-def test_a_bomb_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_refuses_a_decompression_bomb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("harness.host.mail._MAX_BYTES", 1000)
     path = tmp_path / "t.gz"
     path.write_bytes(gzip.compress(b"x" * 100_000))
@@ -147,7 +153,7 @@ def test_a_bomb_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         reading.read(path)
 
 
-def test_prose_behind_a_block_of_html_is_no_output(tmp_path: Path) -> None:
+def test_prose_behind_an_html_block_is_not_output(tmp_path: Path) -> None:
     message = EmailMessage()
     message["From"], message["Subject"] = "a@example.org", "x"
     message.set_content("<pre># ls /sys\nblock</pre><p>Is this known?</p>", "html")
@@ -167,7 +173,7 @@ def test_prose_behind_a_block_of_html_is_no_output(tmp_path: Path) -> None:
         b"Content-Type: text/html",
     ],
 )
-def test_a_mail_made_to_break_parsers(tmp_path: Path, header: bytes) -> None:
+def test_reading_a_malformed_mail_raises_only_usage_errors(tmp_path: Path, header: bytes) -> None:
     path = tmp_path / "report.eml"
     body = b"<![foo[x]]>\n$ echo \\ud800\nx\n"
     path.write_bytes(b"From: a@b\nSubject: x\n" + header + b"\n\n" + body)
@@ -176,7 +182,7 @@ def test_a_mail_made_to_break_parsers(tmp_path: Path, header: bytes) -> None:
             assert "".join(session.texts).encode()
 
 
-def test_a_line_that_only_looks_like_an_mbox_does_not_split_a_mail(tmp_path: Path) -> None:
+def test_a_from_line_in_the_body_does_not_split_a_mail(tmp_path: Path) -> None:
     start = b"From a@example.org Thu Aug 29 12:05:04 2024\n"
     path = tmp_path / "x.mbox"
     text = "$ echo a\na\nFrom dmesg of 1 Jan 2024\n$ echo b\n"
@@ -184,7 +190,7 @@ def test_a_line_that_only_looks_like_an_mbox_does_not_split_a_mail(tmp_path: Pat
     assert texts(path) == [("echo a", "echo b")]
 
 
-def test_a_session_that_is_not_there(tmp_path: Path) -> None:
+def test_requesting_a_missing_session_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "report"
     path.write_text(SESSION)
     with pytest.raises(UsageError, match="no session 7"):
@@ -193,7 +199,9 @@ def test_a_session_that_is_not_there(tmp_path: Path) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.binary(max_size=1000), st.sampled_from([b"", b"From a@b Thu Aug 29 12:05:04 2024\n"]))
-def test_hostile_bytes_are_text_or_an_error(tmp_path: Path, data: bytes, start: bytes) -> None:
+def test_reading_any_bytes_returns_a_report_or_raises_a_usage_error(
+    tmp_path: Path, data: bytes, start: bytes
+) -> None:
     path = tmp_path / "report"
     header = b"From: a@b\nSubject: x\nContent-Type: text/html; charset=\xff\n\n"
     for content in (data, start + data, header + data, start + header + data):
@@ -217,20 +225,24 @@ def test_hostile_bytes_are_text_or_an_error(tmp_path: Path, data: bytes, start: 
         ("$ ls /sys\nblock\n", "smmuv3", False),
     ],
 )
-def test_what_a_report_asks_for(tmp_path: Path, text: str, machine: str, kmod: bool) -> None:
+def test_a_request_has_the_machine_and_extras_for_its_report(
+    tmp_path: Path, text: str, machine: str, kmod: bool
+) -> None:
     path = tmp_path / "report"
     path.write_text(text)
-    asked = request.of(path)
-    assert (asked.machine.name, "kmod" in asked.extras) == (machine, kmod)
+    found = request.of(path)
+    assert (found.machine.name, "kmod" in found.extras) == (machine, kmod)
 
 
-def test_a_stand_in_is_told(tmp_path: Path) -> None:
+def test_a_request_notes_the_module_behind_test_module(tmp_path: Path) -> None:
     path = tmp_path / "report"
     path.write_text("$ modprobe test_module\n$ rmmod test_module\nx\n")
     assert any("iommu_client" in note for note in request.of(path).notes)
 
 
-def test_utf_16_and_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_accepts_utf_16_and_standard_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "report"
     path.write_bytes(("Hi\r\n\r\n" + SESSION.replace("\n", "\r\n")).encode("utf-16"))
     assert texts(path) == EXPECTED
@@ -238,14 +250,14 @@ def test_utf_16_and_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert texts(Path("-")) == EXPECTED
 
 
-def test_a_session_is_explained_where_there_is_none(tmp_path: Path) -> None:
+def test_a_report_without_a_session_gets_a_hint(tmp_path: Path) -> None:
     path = tmp_path / "report"
     path.write_text("It does not work.\n")
     with pytest.raises(UsageError, match=r"each command behind '\$ '"):
         request.of(path)
 
 
-def test_the_session_that_shows_the_bug_is_chosen(tmp_path: Path) -> None:
+def test_a_request_chooses_the_session_that_shows_the_bug(tmp_path: Path) -> None:
     path = tmp_path / "report"
     path.write_text(
         "With the patch:\n\n# rmmod a\n# echo 0\n0\n\nWithout the patch:\n\n# rmmod a\nno\n"
@@ -263,7 +275,7 @@ def test_the_session_that_shows_the_bug_is_chosen(tmp_path: Path) -> None:
         ("# ls /sys/kernel/iommu_groups\n0\n# ls /sys/kernel/iommu_groups\n", False),
     ],
 )
-def test_that_nothing_is_shown_is_a_symptom_where_it_is_looked_for(
+def test_empty_output_of_a_query_before_a_prompt_is_a_symptom(
     tmp_path: Path, text: str, symptom: bool
 ) -> None:
     (tmp_path / "r.txt").write_text(text)
@@ -273,7 +285,7 @@ def test_that_nothing_is_shown_is_a_symptom_where_it_is_looked_for(
 
 
 @pytest.mark.parametrize(
-    ("said", "count"),
+    ("prose", "count"),
     [
         ("The refcount of arm_smmu_v3 stays at 2, I would have expected 0.", 2),
         ("After that the refcount of arm_smmu_v3 still is 1 instead of 0.", 1),
@@ -283,16 +295,16 @@ def test_that_nothing_is_shown_is_a_symptom_where_it_is_looked_for(
         ("The refcount should be 1 instead of 0.", None),
     ],
 )
-def test_what_is_expected_beside_what_is_seen_is_no_part_of_it(
-    tmp_path: Path, said: str, count: int | None
+def test_the_expected_refcount_is_not_claimed(
+    tmp_path: Path, prose: str, count: int | None
 ) -> None:
-    (tmp_path / "r.txt").write_text(f"I do:\n\n    # modprobe a\n    # rmmod a\n\n{said}\n")
+    (tmp_path / "r.txt").write_text(f"I do:\n\n    # modprobe a\n    # rmmod a\n\n{prose}\n")
     case = reading.choose(reading.read(tmp_path / "r.txt"), None)
     found = [each.number for each in case.claims if each.kind == "refcount"]
     assert found == ([] if count is None else [count])
 
 
-def test_a_session_in_which_all_is_fine_does_not_show_the_bug(tmp_path: Path) -> None:
+def test_a_request_skips_a_session_that_prose_calls_fine(tmp_path: Path) -> None:
     path = tmp_path / "r.txt"
     path.write_text(
         "Without a client all is fine:\n\n# rmmod a\n# echo $?\n0\n\n"
@@ -301,7 +313,7 @@ def test_a_session_in_which_all_is_fine_does_not_show_the_bug(tmp_path: Path) ->
     assert request.of(path).session.commands[0].output == ("no",)
 
 
-def test_what_a_log_follower_prints_in_another_terminal_is_no_symptom(tmp_path: Path) -> None:
+def test_output_of_dmesg_w_in_another_terminal_is_context(tmp_path: Path) -> None:
     path = tmp_path / "r.txt"
     path.write_text("# rmmod a\nno\n\nTerminal 2:\n\n# dmesg -w\n[    1.2] e1000e: bound\n")
     case = reading.choose(reading.read(path), None)
@@ -323,37 +335,42 @@ COUNTED = "# modprobe x-y\n# cat /sys/module/x_y/refcnt\n2\n# modprobe -r x-y\n"
         ("Then it oopses in iommu_group_release.", ("splat", 2, None)),
     ],
 )
-def test_words_below_a_command_that_shows_nothing(
+def test_prose_below_a_silent_command_is_its_symptom(
     tmp_path: Path, below: str, symptom: tuple[str, int | None, int | None]
 ) -> None:
     shown = ("output", 1, None)
-    assert numbered(tmp_path, f"{COUNTED}\n{below}\n") == [shown, symptom]
+    assert symptom_numbers(tmp_path, f"{COUNTED}\n{below}\n") == [shown, symptom]
     further = [symptom] if symptom[0] != "refcount" else []
-    assert numbered(tmp_path, f"{COUNTED}\nI read the code.\n\n{below}\n") == [shown, *further]
-    said = f"{COUNTED}rmmod: busy\n\n{below}\n"
+    assert symptom_numbers(tmp_path, f"{COUNTED}\nI read the code.\n\n{below}\n") == [
+        shown,
+        *further,
+    ]
+    text = f"{COUNTED}rmmod: busy\n\n{below}\n"
     further = [symptom] if symptom[0] in ("panic", "splat") else []
-    assert numbered(tmp_path, said) == [shown, ("output", 2, None), *further]
+    assert symptom_numbers(tmp_path, text) == [shown, ("output", 2, None), *further]
 
 
-def test_what_an_unknown_program_prints_is_no_prose(tmp_path: Path) -> None:
+def test_output_of_an_unknown_program_claims_nothing(tmp_path: Path) -> None:
     text = "# modprobe x\n# iommu-top --once\nSegmentation fault (core dumped)\n"
-    assert numbered(tmp_path, text) == []
+    assert symptom_numbers(tmp_path, text) == []
 
 
 @pytest.mark.parametrize(
-    ("looked", "empty"), [("lsmod | grep x_y", True), ("dmesg | tail -3", False)]
+    ("query", "is_claim"), [("lsmod | grep x_y", True), ("dmesg | tail -3", False)]
 )
-def test_nothing_found_after_a_complaint(tmp_path: Path, looked: str, empty: bool) -> None:
+def test_an_empty_lsmod_after_an_error_is_a_claim(
+    tmp_path: Path, query: str, is_claim: bool
+) -> None:
     busy = "# modprobe x-y\n# rmmod x_y\nrmmod: ERROR: Module x_y is in use\n"
-    found = numbered(tmp_path, f"{busy}# {looked}\n#\n")
-    assert found == [("fact", 1, None)] + [("silence", 2, None)] * empty
+    found = symptom_numbers(tmp_path, f"{busy}# {query}\n#\n")
+    assert found == [("fact", 1, None)] + [("silence", 2, None)] * is_claim
 
 
 @pytest.mark.parametrize(
     "line",
     ["ok " + "a" * 4000 + "/", "1." * 2000 + " is", "refcount of " + "a_" * 2000, "a_" * 2000],
 )
-def test_words_made_to_take_long(tmp_path: Path, line: str) -> None:
+def test_pathological_lines_are_read_within_two_seconds(tmp_path: Path, line: str) -> None:
     start = time.monotonic()
-    numbered(tmp_path, f"{line}\n\n# cat a\n{line}\n# rmmod a\n\n{line}\n")
+    symptom_numbers(tmp_path, f"{line}\n\n# cat a\n{line}\n# rmmod a\n\n{line}\n")
     assert time.monotonic() - start < 2

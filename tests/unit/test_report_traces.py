@@ -7,10 +7,10 @@ import pytest
 
 from harness.report import reading
 from harness.repro import request
-from tests.unit.claimed import numbered
+from tests.unit.claims import symptom_numbers
 
 
-def test_the_splats_of_a_report_are_found_behind_quotes(tmp_path: Path) -> None:
+def test_a_splat_behind_quote_marks_is_found(tmp_path: Path) -> None:
     path = tmp_path / "report"
     path.write_text(
         ">> [    7.227853] ------------[ cut here ]------------\n"
@@ -23,7 +23,7 @@ def test_the_splats_of_a_report_are_found_behind_quotes(tmp_path: Path) -> None:
     assert [(each.kind, each.line) for each in found] == [("WARNING", 2198)]
 
 
-def test_a_trace_belongs_to_the_session_above_it(tmp_path: Path) -> None:
+def test_a_splat_belongs_to_the_session_above_it(tmp_path: Path) -> None:
     warning = "[ 1.0] WARNING: CPU: 0 PID: 9 at drivers/iommu/iommu.c:2198 f+0xb4/0xc8\n"
     path = tmp_path / "report"
     path.write_text(
@@ -35,7 +35,7 @@ def test_a_trace_belongs_to_the_session_above_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stamp", ["", "[   44.100000] "])
-def test_the_rules_around_a_splat_are_no_output(tmp_path: Path, stamp: str) -> None:
+def test_the_separator_lines_of_a_splat_are_not_output(tmp_path: Path, stamp: str) -> None:
     shown = (
         "=" * 60,
         "BUG: KASAN: slab-use-after-free in iommu_group_remove_device+0x1c/0x80",
@@ -72,9 +72,9 @@ Allocated by task 70:
         ("Is it known? I saw it twice.\n", [("splat", 1, None)]),
     ],
 )
-def test_a_splat_without_stamps_goes_on_behind_blank_lines(
+def test_an_unstamped_splat_continues_past_blank_lines(
     tmp_path: Path, below: str, shown: list[tuple[str, int | None, int | None]]
 ) -> None:
-    assert numbered(tmp_path, f"# modprobe a\n# rmmod a\n{KASAN}{below}") == shown
+    assert symptom_numbers(tmp_path, f"# modprobe a\n# rmmod a\n{KASAN}{below}") == shown
     ((_, session),) = reading.read(tmp_path / "report").sessions
     assert len(session.commands[1].output) == len(KASAN.splitlines()) - 1

@@ -29,7 +29,7 @@ def kernel(directory: Path) -> Kernel:
     return made
 
 
-def test_what_is_written_down_is_read_again(tmp_path: Path) -> None:
+def test_beliefs_and_provenance_are_read_back_as_written(tmp_path: Path) -> None:
     found = Resolved(spec.parse("debian:6.12"), kernel(tmp_path / "kernel"), BELIEFS)
     file = resolved.write([found], resolved.file_in(tmp_path))
     assert resolved.beliefs(file) == {found.spec.key: BELIEFS}
@@ -42,7 +42,7 @@ def test_what_is_written_down_is_read_again(tmp_path: Path) -> None:
     assert [len(digest) for digest in (*record["patches"], record["config"])] == [64, 64]
 
 
-def test_what_is_changed_in_a_kernel_changes_its_key(tmp_path: Path) -> None:
+def test_each_change_to_a_kernel_spec_changes_its_key(tmp_path: Path) -> None:
     for name in ("a.patch", "b.patch"):
         (tmp_path / name).touch()
     specs = [
@@ -55,7 +55,7 @@ def test_what_is_changed_in_a_kernel_changes_its_key(tmp_path: Path) -> None:
     assert len({each.key for each in specs}) == len(specs)
 
 
-def test_one_that_does_not_build_stops_no_other(
+def test_a_failed_build_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good, bad = spec.parse("debian:6.12"), spec.parse("debian:6.1")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a report shows below a reproducer as its output."""
+"""Output that a report shows below its reproducer."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def outputs(tmp_path: Path, text: str) -> list[tuple[str, ...]]:
         ("It prints\n```\nrmmod: ERROR: Module a is in use\n```\n", None),
     ],
 )
-def test_output_below_a_script(
+def test_a_block_below_a_script_is_its_output(
     tmp_path: Path, reproducer: str, below: str, shown: tuple[str, ...] | None
 ) -> None:
     found = outputs(tmp_path, f"I run\n\n{reproducer}\n{below}")
@@ -50,16 +50,18 @@ def test_output_below_a_script(
         ("Expected output:\n```\n0\n```\nActual output:\n```\n1\n```\n", ("1",)),
     ],
 )
-def test_the_actual_result_of_steps(tmp_path: Path, below: str, shown: tuple[str, ...]) -> None:
+def test_an_actual_result_is_the_output_of_the_last_step(
+    tmp_path: Path, below: str, shown: tuple[str, ...]
+) -> None:
     assert outputs(tmp_path, STEPS + below) == [(), (), shown]
 
 
-def test_nothing_as_the_actual_result(tmp_path: Path) -> None:
+def test_an_actual_result_of_nothing_claims_silence(tmp_path: Path) -> None:
     (tmp_path / "r.txt").write_text(STEPS + "Actual: nothing\n")
     claims = reading.choose(reading.read(tmp_path / "r.txt"), None).claims
     assert [(each.kind, each.step) for each in claims if each.symptom] == [("silence", 2)]
 
 
-def test_output_of_one_of_several_steps_is_not_known(tmp_path: Path) -> None:
+def test_an_actual_result_is_ignored_if_several_steps_print(tmp_path: Path) -> None:
     steps = STEPS.replace("rmmod e1000e", "cat /b")
     assert outputs(tmp_path, f"{steps}Actual output:\n```\n1\n2\n```\n") == [(), (), ()]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the text of a report claims."""
+"""The claims in the text of a report, short enough to compare."""
 
 from pathlib import Path
 
@@ -8,18 +8,18 @@ from harness.report.claim import Claim
 
 
 def symptoms(tmp_path: Path, text: str) -> list[Claim]:
-    """The claims that make its verdict."""
+    """The claims that decide the verdict."""
     path = tmp_path / "report"
     path.write_text(text)
     claims = reading.choose(reading.read(path), None).claims
     return [each for each in claims if each.symptom]
 
 
-def claimed(tmp_path: Path, text: str) -> list[tuple[str, int | None]]:
-    """Their kinds and steps."""
+def symptom_steps(tmp_path: Path, text: str) -> list[tuple[str, int | None]]:
+    """The kind and step of each symptom."""
     return [(each.kind, each.step) for each in symptoms(tmp_path, text)]
 
 
-def numbered(tmp_path: Path, text: str) -> list[tuple[str, int | None, int | None]]:
-    """Their kinds, steps and numbers."""
+def symptom_numbers(tmp_path: Path, text: str) -> list[tuple[str, int | None, int | None]]:
+    """The kind, step and number of each symptom."""
     return [(each.kind, each.step, each.number) for each in symptoms(tmp_path, text)]
