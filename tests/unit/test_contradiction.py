@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.claimed import claimed
+from tests.unit.claims import symptom_steps
 
 LOAD = "# modprobe arm-smmu-v3\n# modprobe e1000e\n"
 REFUSED = f"{LOAD}# rmmod arm_smmu_v3\nrmmod: ERROR: Module arm_smmu_v3 is in use\n"
@@ -17,7 +17,7 @@ COUNTED = (
 
 
 def kinds(tmp_path: Path, text: str) -> list[str]:
-    return [kind for kind, _ in claimed(tmp_path, text)]
+    return [kind for kind, _ in symptom_steps(tmp_path, text)]
 
 
 @pytest.mark.parametrize(
