@@ -107,22 +107,25 @@ def is_served(user: Step) -> None:
     """Raises Broken where a user of VFIO or iommufd is refused: its last words are
     "IOCTL: ERRNO", or what was wrong."""
     name, _, error = (user.err.splitlines() or [""])[-1].rpartition(": ")
-    finding.require(user.status == 0, "user", name, error)
+    finding.require(user.status == 0, "user-call", name, error)
 
 
-def left(state: State) -> list[Finding]:
+def leaks(state: State) -> list[Finding]:
     """What is there of groups and IOMMUs without a driver of theirs."""
     groups = (
-        Finding("group-left", _list(list(group.devices)), text=f"group {number} is left")
+        Finding("group-leak", _list(list(group.devices)), text=f"group {number} leaked")
         for number, group in state.groups.items()
     )
     return [
         *groups,
-        *(Finding("iommu-left", name, text=f"IOMMU {name} is left") for name in state.iommus),
+        *(
+            Finding("iommu-leak", name, text=f"IOMMU {name} is still registered")
+            for name in state.iommus
+        ),
     ]
 
 
-def give_back(guest: Guest, state: State) -> list[Finding]:
+def teardown(guest: Guest, state: State) -> list[Finding]:
     """Takes away all devices of the guest, which shows ``state``, their drivers still
     loaded, and unloads the IOMMU's; what is wrong then."""
     driver = guest.machine.iommu.driver
@@ -133,10 +136,10 @@ def give_back(guest: Guest, state: State) -> list[Finding]:
     bare = guest.state()
     count = bare.refcount(driver)
     if count is None:
-        return left(bare)
+        return leaks(bare)
     said = unloaded.err.decode(errors="replace").strip()
     text = f"with no device left {driver} has refcount {count}: {said}"
-    return [Finding("refcount-left", driver, str(count), text)]
+    return [Finding("refcount-leak", driver, str(count), text)]
 
 
 def _list(names: list[str]) -> str:

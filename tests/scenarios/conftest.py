@@ -22,13 +22,13 @@ from harness.plugin import plugin
 from harness.plugin.plugin import GuestFactory, Shows, not_applicable
 
 # What a scenario can be excused from, each with a reason: @pytest.mark.excused(state="...").
-_EXCUSES = {"state", "untranslated", "faults", "give_back"}
+_EXCUSES = {"state", "untranslated", "faults", "teardown"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        "excused(state=, untranslated=, faults=, give_back=): parts of the audit that cannot hold"
+        "excused(state=, untranslated=, faults=, teardown=): parts of the audit that cannot hold"
         " after this scenario, each with the reason",
     )
     config.addinivalue_line(
@@ -64,7 +64,7 @@ def _audit(guest: Guest, excuses: dict[str, str], errors: list[str]) -> list[Fin
     if "faults" not in excuses:
         wrong += audit.faults(guest.kmsg())
     wrong += audit.errors(guest.kmsg(), errors)
-    return wrong or ([] if "give_back" in excuses else audit.give_back(guest, state))
+    return wrong or ([] if "teardown" in excuses else audit.teardown(guest, state))
 
 
 @pytest.fixture

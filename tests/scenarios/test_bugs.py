@@ -55,14 +55,14 @@ def force(guest: Guest) -> None:
     assert modules.unload(guest, "arm_smmu_v3", force=True).status == 0
 
 
-@pytest.mark.excused(state="the guest has gone", give_back="the guest has gone")
+@pytest.mark.excused(state="the guest has gone", teardown="the guest has gone")
 def test_reboot_with_active_devices_raises_no_splat(bound_guest: Guest) -> None:
     """32ea2c57dc21: an IOMMU that shuts down stays registered, because its clients may
     still be shutting down."""
     assert_reboots(bound_guest)
 
 
-@pytest.mark.excused(state="the guest has gone", give_back="the guest has gone")
+@pytest.mark.excused(state="the guest has gone", teardown="the guest has gone")
 def test_shutdown_skips_a_driver_whose_probe_failed(bound_guest: Guest) -> None:
     """A device whose probe failed is nobody's (local_pci_probe), and pci_device_shutdown asks
     the driver of each that is somebody's."""
@@ -123,7 +123,7 @@ def test_smmu_binds_after_repeated_failed_probes(
                 guest.run("rmmod arm_smmu_v3; modprobe arm_smmu_v3")
                 clients.bring_back(guest)
                 break
-            finding.none_of(audit.left(state))
+            finding.none_of(audit.leaks(state))
             tracing.fail(guest, failure.number, "write", probe, smmu)
         # Not those that fail before the driver is called.
         failed += sum("failed with error" in entry.text for entry in guest.take_kmsg())
@@ -199,9 +199,9 @@ def test_failed_virtio_iommu_probe_leaks_nothing(guest: Guest) -> None:
                 )
         else:
             failed += 1
-            wrong += audit.left(state)
+            wrong += audit.leaks(state)
             if guest.run(f"grep -w {iommu} /proc/interrupts").number == 0:
-                wrong.append(Finding("interrupt-left", iommu, text="its interrupt is left"))
+                wrong.append(Finding("interrupt-leak", iommu, text="its interrupt is left"))
         finding.none_of(wrong, f"with allocation {attempt.number} failing")
     assert failed > 10
 
@@ -216,7 +216,7 @@ def test_failed_virtio_iommu_probe_can_be_retried(guest: Guest) -> None:
         if attempt.bound:
             continue
         guest.run(f"echo {iommu} > {PROBE}")
-        finding.require(is_bound(guest, iommu), "probed-again", iommu, "no")
+        finding.require(is_bound(guest, iommu), "reprobe", iommu, "no")
 
 
 def read(guest: Guest, path: str, how: str = "cat") -> str:

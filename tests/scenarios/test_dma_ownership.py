@@ -150,7 +150,7 @@ def test_user_blocks_binding_a_sibling(siblings: Guest, way: str) -> None:
 
 @pytest.mark.machines("smmuv3", "virtio-iommu")
 @pytest.mark.known_issue("vfio-group-viable-bug-on")
-@pytest.mark.excused(give_back="after the BUG the group's notifier chain stays locked")
+@pytest.mark.excused(teardown="after the BUG the group's notifier chain stays locked")
 def test_binding_a_sibling_of_a_vfio_device_returns_ebusy(siblings: Guest) -> None:
     """What the series was for: vfio_iommu_group_notifier had only BUG_ON to stop it."""
     guest = siblings

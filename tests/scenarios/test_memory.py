@@ -73,7 +73,7 @@ def assert_nothing_grows(kernel: Kernel, guest: Guest, cycle: str, cycles: int =
         leaks.pop(_UNACCOUNTED, None)
     finding.none_of(
         (
-            Finding("memory", name, str(count), f"{count} {name} are left")
+            Finding("memory-leak", name, str(count), f"{count} {name} leaked")
             for name, count in leaks.items()
         ),
         f"{cycles} times {cycle!r}",

@@ -159,7 +159,7 @@ def unbind_virtio_iommu(guest: Guest) -> State:
 
 @pytest.mark.machines("virtio-iommu")
 @pytest.mark.known_issue("virtio-iommu-unbind")
-@pytest.mark.excused(state="5.10 leaves the group behind", give_back="the driver is unbound")
+@pytest.mark.excused(state="5.10 leaves the group behind", teardown="the driver is unbound")
 def test_unbinding_a_virtio_iommu_removes_its_groups(bound_guest: Guest, shows: Shows) -> None:
     """viommu_remove -> iommu_device_unregister -> remove_iommu_group for each device."""
     before = bound_guest.state()
@@ -185,7 +185,7 @@ def test_virtio_iommu_without_clients_can_be_unbound(guest: Guest) -> None:
 @pytest.mark.parametrize("bound", [True, False], ids=["bound", "unbound"])
 @pytest.mark.needs(UNREGISTERING_REMOVES_GROUPS)
 @pytest.mark.machines("smmuv3")
-@pytest.mark.excused(untranslated="bound drivers lose their IOMMU", give_back="the count is forced")
+@pytest.mark.excused(untranslated="bound drivers lose their IOMMU", teardown="the count is forced")
 def test_forced_unload_removes_all_groups(
     bound_guest: Guest, shows: Shows, expect_splat: ExpectSplat, bound: bool
 ) -> None:

@@ -136,7 +136,7 @@ def test_nics_behind_a_pci_bridge_share_a_group_or_the_second_gets_none(
 
 @pytest.mark.machines("virtio-iommu")
 @pytest.mark.known_issue("virtio-iommu-ignores-registration")
-@pytest.mark.excused(untranslated="QEMU knows no endpoint behind the bridge", give_back="nor here")
+@pytest.mark.excused(untranslated="QEMU knows no endpoint behind the bridge", teardown="nor here")
 def test_nics_without_an_endpoint_bind_untranslated(guest_factory: GuestFactory) -> None:
     """QEMU's virtio-iommu (7.2 to 11.1) knows no endpoint below the bridge: probing one gives
     -ENODEV, and the NICs go on without, rather than not at all."""

@@ -38,10 +38,10 @@ def assert_unwound(guest: Guest, name: str, bind: str, undo: str) -> int:
         wrong = audit.findings(guest.machine, after)
         if after.devices[name].group is None and after.groups != base.groups:
             text = f"groups are {after.groups} and were {base.groups}"
-            wrong.append(Finding("groups-as-before", text=text))
+            wrong.append(Finding("groups-unchanged", text=text))
         if after.modules.keys() != base.modules.keys():
             text = f"modules are {list(after.modules)} and were {list(base.modules)}"
-            wrong.append(Finding("modules-as-before", text=text))
+            wrong.append(Finding("modules-unchanged", text=text))
         finding.none_of(wrong, f"with allocation {failure.number} failing")
         failed += failure.status != 0
         if after != base:
@@ -133,7 +133,7 @@ def test_failed_vfio_probe_releases_the_group(guest: Guest) -> None:
     devices.unbind(guest, nic)
     fail_to_take(guest, nic)
     left = devices.remove(guest, nic).after.groups
-    finding.require(group not in left, "group-left-by-vfio", nic)
+    finding.require(group not in left, "group-leak-by-vfio", nic)
 
 
 def fail_to_take(guest: Guest, nic: str) -> None:
@@ -231,7 +231,7 @@ def test_failed_smmu_probe_leaks_nothing(
         wrong = audit.findings(guest.machine, state)
         if not state.devices[smmu].driver:
             failed += 1
-            wrong += audit.left(state)
+            wrong += audit.leaks(state)
         else:
             clients.remove_all(guest)
             guest.run("rmmod arm_smmu_v3; modprobe arm_smmu_v3")

@@ -120,7 +120,7 @@ def test_a_splat_is_known_by_kind_function_and_callers(pattern: str, matches: bo
         ("refcount", True),
         ("refcount virtio_iommu = 1", False),
         ("refcount arm_smmu_v3 = -1", False),
-        ("refcount-left virtio_iommu = -1", False),
+        ("refcount-leak virtio_iommu = -1", False),
         ("WARNING in refcount", False),
     ],
 )
