@@ -20,9 +20,10 @@ from harness.errors import HarnessError
 from harness.guest import guest, snapshot
 from harness.guest.guest import Guest
 from harness.host import paths, program, progress, tools
+from harness.iommu import machines
 from harness.kernel import build, spec
 from harness.kernel.artifact import Kernel
-from harness.machine import devicetree, process, qemu, topology
+from harness.machine import devicetree, process, qemu
 from harness.machine.qemu import Boot
 from harness.repro import replay, request
 from harness.rootfs import cpio, initramfs
@@ -74,7 +75,7 @@ def _bare(kernel: Kernel, directory: Path) -> Boot:
             ]
         )
     )
-    machine = topology.named("smmuv3")
+    machine = machines.named("smmuv3")
     return Boot(machine, kernel.image, initrd, devicetree.blob(machine))
 
 
@@ -90,7 +91,7 @@ def _boot_bare(boot: Boot, directory: Path) -> float:
 
 def _boot_ours(kernel: Kernel, directory: Path) -> float:
     started = time.perf_counter()
-    with guest.booted(kernel, topology.named("smmuv3"), directory) as running:
+    with guest.booted(kernel, machines.named("smmuv3"), directory) as running:
         running.run(":")
         return time.perf_counter() - started
 
@@ -101,10 +102,10 @@ def command(kernel: KernelText = "debian:6.12", rounds: int = 3000, as_json: Jso
     built = build.build(spec.parse(kernel))
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
-        with guest.booted(built, topology.named("smmuv3"), directory) as running:
+        with guest.booted(built, machines.named("smmuv3"), directory) as running:
             ours = _round_trips(running, ":", rounds)
             forked = _round_trips(running, "/bin/busybox true", rounds // 10)
-        single = replace(topology.named("smmuv3"), single_console=True)
+        single = replace(machines.named("smmuv3"), single_console=True)
         with guest.booted(built, single, directory) as running:
             one_console = _round_trips(running, ":", rounds // 3)
         shell = _shell_round_trips(built, directory, 40)
@@ -126,7 +127,7 @@ def _round_trips(running: Guest, text: str, rounds: int) -> list[float]:
 
 def _shell_round_trips(kernel: Kernel, directory: Path, rounds: int) -> list[float]:
     """What a person's script does: type a line, wait for its echo and for the prompt."""
-    machine = topology.named("smmuv3")
+    machine = machines.named("smmuv3")
     boot = Boot(
         machine,
         kernel.image,

@@ -33,7 +33,7 @@ from harness.kernel import build, spec
 from harness.machine import topology
 built = build.build(spec.parse(sys.argv[1], [Path(sys.argv[2])]))
 with tempfile.TemporaryDirectory() as scratch:
-    with guest.booted(built, topology.named("smmuv3"), Path(scratch)) as running:
+    with guest.booted(built, machines.named("smmuv3"), Path(scratch)) as running:
         assert running.run("echo here").out == b"here\\n"
 """
 

@@ -21,12 +21,13 @@ from harness.errors import GuestError, GuestHang, GuestLost, GuestPanic
 from harness.guest import guest, remote, snapshot
 from harness.guest.guest import Guest
 from harness.guest.snapshot import Snapshot
+from harness.iommu import machines
 from harness.kernel.artifact import Kernel
 from harness.klog import record
-from harness.machine import frames, process, qemu, topology
+from harness.machine import frames, process, qemu
 from tests.processes import descendants, wait_until
 
-SMMUV3 = topology.named("smmuv3")
+SMMUV3 = machines.named("smmuv3")
 
 
 def by_hand(taken: Snapshot, directory: Path) -> float:
@@ -190,7 +191,7 @@ def _left() -> tuple[int, int, int]:
 
 @contextlib.contextmanager
 def _guest(kernel: Kernel, scratch: Path, name: str = "smmuv3", **more: float) -> Iterator[Guest]:
-    machine = topology.named(name)
+    machine = machines.named(name)
     with snapshot.started(kernel, machine, scratch, limit=more.get("limit")) as running:
         yield running
 

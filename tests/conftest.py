@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness.guest.guest import Guest
+from harness.iommu import machines
 from harness.kernel.spec import KernelSpec
-from harness.machine import topology
 from harness.plugin.plugin import GuestFactory
 
 REPORTS = Path(__file__).parent / "reports"
@@ -31,9 +31,9 @@ def kernel_name(kernel_spec: KernelSpec) -> str:
 
 
 MACHINES = {
-    "smmuv3": topology.named("smmuv3"),
-    "virtio-iommu": topology.named("virtio-iommu"),
-    "smmuv3-single-console": replace(topology.named("smmuv3"), single_console=True),
+    "smmuv3": machines.named("smmuv3"),
+    "virtio-iommu": machines.named("virtio-iommu"),
+    "smmuv3-single-console": replace(machines.named("smmuv3"), single_console=True),
 }
 
 

@@ -10,6 +10,7 @@ import typer
 from harness.cli import options, output
 from harness.host import rundir
 from harness.iommu import machine_file
+from harness.iommu.machines import MACHINES, PRESETS
 from harness.kernel import build
 from harness.kernel.spec import KernelSpec
 from harness.machine import qemu, topology
@@ -32,9 +33,7 @@ def machines(
     as_json: options.Json = False,
 ) -> None:
     """List the machines; with kernels, boot each on each and say what works."""
-    chosen = [
-        replace(machine_file.machine(name), qemu=qemu) for name in machine or topology.MACHINES
-    ]
+    chosen = [replace(machine_file.machine(name), qemu=qemu) for name in machine or MACHINES]
     if not kernel:
         _list(chosen, qemu, as_json=as_json)
         return
@@ -100,7 +99,7 @@ def _list(chosen: Sequence[Machine], program: str, *, as_json: bool) -> None:
             "qemu": qemu.version(program),
             "stages": stages,
             "machines": [each.name for each in chosen],
-            "presets": {name: each.summary for name, each in topology.PRESETS.items()},
+            "presets": {name: each.summary for name, each in PRESETS.items()},
         }
         output.print_json(record)
         return
@@ -116,5 +115,5 @@ def _lines(chosen: Sequence[Machine], program: str, *, stages: bool) -> Iterator
         needs = f"; kernels with --variant {each.variants[0]}" if each.variants else ""
         yield "", f"  {each.name:<20} {each.iommu.driver}, {each.firmware}{needs}"
     yield "bold", "presets, with --machine NAME+PRESET in place of the NIC and the clients"
-    for name, preset in topology.PRESETS.items():
+    for name, preset in PRESETS.items():
         yield "", f"  {name:<24} {preset.summary}"

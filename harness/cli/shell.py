@@ -19,7 +19,7 @@ from harness.guest import snapshot
 from harness.guest.guest import Guest, Step
 from harness.guest.state import changes
 from harness.host import progress
-from harness.iommu import machine_file
+from harness.iommu import drivers, machine_file
 from harness.kernel import build
 from harness.machine import topology
 
@@ -50,7 +50,7 @@ def shell(
         if state:
             if kernel or machine or variant:
                 raise UsageError(f"{state} has its own kernel and machine", "leave yours out")
-            taken = snapshot.load(state, qemu)
+            taken = snapshot.load(state, drivers.IOMMUS.values(), qemu)
             with snapshot.restored(taken, Path(scratch), limit=limit) as running:
                 _converse(running)
             return

@@ -8,7 +8,6 @@ import re
 import shlex
 import time
 from collections.abc import Callable
-from typing import Literal
 
 from harness.errors import GuestHang, HostError
 from harness.guest.guest import Guest, Step
@@ -99,14 +98,6 @@ def wait_for(guest: Guest, what: str, holds: Callable[[State], bool]) -> State:
 def deferred(guest: Guest) -> list[str]:
     """The devices that wait for something before they can be probed."""
     return sorted(each.name for each in guest.state().devices.values() if each.deferred)
-
-
-GroupType = Literal["DMA", "DMA-FQ", "identity", "auto"]
-
-
-def set_group_type(guest: Guest, group: int, kind: GroupType) -> Step:
-    """Another default domain for the group."""
-    return write(guest, f"/sys/kernel/iommu_groups/{group}/type", kind)
 
 
 def group_type(guest: Guest, group: int) -> str:

@@ -12,7 +12,7 @@ with a file (QEMU, migration/ram.c, ramblock_is_ignored).
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from harness.klog.record import Record
 from harness.machine import frames, qemu, topology
 from harness.machine.device import Device
 from harness.machine.qemu import ANONYMOUS, Boot, Memory
-from harness.machine.topology import Machine
+from harness.machine.topology import Iommu, Machine
 
 # Part of the key: raise it when the steps below make something else.
 _RECIPE = "3"
@@ -115,8 +115,9 @@ def _write(running: Guest, directory: Path) -> Snapshot:
     return taken
 
 
-def load(directory: Path, program: str = topology.QEMU) -> Snapshot:
-    """A guest that ``save`` put there, for the QEMU ``program``. Raises UsageError for a
+def load(directory: Path, iommus: Collection[Iommu], program: str = topology.QEMU) -> Snapshot:
+    """A guest that ``save`` put there, behind one of the ``iommus``, for the QEMU
+    ``program``. Raises UsageError for a
     directory without one, and for one that another QEMU or another version of this saved.
 
     The record may be a stranger's: it names no program and no file to be used.
@@ -128,7 +129,7 @@ def load(directory: Path, program: str = topology.QEMU) -> Snapshot:
             "open it with that version, or make it again with this",
         )
     try:
-        machine = replace(_machine(record["machine"]), qemu=program)
+        machine = replace(_machine(record["machine"], iommus), qemu=program)
         boot = Boot(machine, directory / "image", directory / "initrd", None, record["arguments"])
         taken = _snapshot(directory, boot, record)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -165,9 +166,9 @@ def _snapshot(directory: Path, boot: Boot, record: dict[str, Any]) -> Snapshot:
     return Snapshot(directory, boot, past, float(record["clock"]), float(record["limit"]))
 
 
-def _machine(record: dict[str, Any]) -> Machine:
+def _machine(record: dict[str, Any], iommus: Collection[Iommu]) -> Machine:
     driver = record["iommu"]["driver"]
-    (iommu,) = (each for each in topology.IOMMUS.values() if each.driver == driver)
+    (iommu,) = (each for each in iommus if each.driver == driver)
     devices = tuple(_device(each) for each in record["devices"])
     overlays = tuple(record["overlays"])
     return Machine(**record | {"iommu": iommu, "devices": devices, "overlays": overlays})

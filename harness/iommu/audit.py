@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 
 from harness.guest import modules
 from harness.guest.guest import Guest, Step
-from harness.guest.state import NO_DEFAULT_DOMAIN, State, contradictions
+from harness.guest.state import State
 from harness.iommu import clients, finding
 from harness.iommu.finding import Finding
+from harness.iommu.groups import NO_DEFAULT_DOMAIN, contradictions
 from harness.klog.record import Record
 from harness.machine.topology import Machine
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
+from harness.iommu.drivers import DRIVERS
 from harness.kernel import config, elf
 from harness.kernel.artifact import Kernel
 from harness.kernel.elf import Object
@@ -25,20 +26,6 @@ _GPL = frozenset(
         "Dual MPL/GPL",
     }
 )
-
-# The drivers that "permit modular builds" is about, by their option, and what loads
-# each: a compatible string of its binding or another device ID.
-_IOMMUS = {
-    "arm_smmu_v3": ("ARM_SMMU_V3", ("of:N*T*Carm,smmu-v3",)),
-    "arm_smmu": (
-        "ARM_SMMU",
-        (
-            *("of:N*T*Carm,smmu-v1", "of:N*T*Carm,smmu-v2", "of:N*T*Carm,mmu-400"),
-            *("of:N*T*Carm,mmu-401", "of:N*T*Carm,mmu-500", "of:N*T*Ccavium,smmu-v2"),
-        ),
-    ),
-    "virtio_iommu": ("VIRTIO_IOMMU", ("virtio:d00000017v*",)),
-}
 
 _DESCRIPTION = ("license", "vermagic", "depends", "description", "version", "srcversion")
 
@@ -90,7 +77,7 @@ def inspect(kernel: Kernel, wanted: str | None) -> Inspection:
     world = _World(kernel, read_vmlinux(kernel), _files(kernel))
     findings: list[str] = []
     modules: list[Module] = []
-    names = [wanted] if wanted else list(_IOMMUS)
+    names = [wanted] if wanted else list(DRIVERS)
     for name in names:
         path = _path(world, name, findings)
         if path is None:
@@ -127,10 +114,10 @@ def _path(world: _World, wanted: str, findings: list[str]) -> Path | None:
     if name in _builtin(world.kernel):
         findings.append(f"{name} is built in: it is no loadable object")
         return None
-    if name not in _IOMMUS:
+    if name not in DRIVERS:
         known = ", ".join(sorted(world.files))
         raise UsageError(f"{world.kernel.label} has no module {wanted!r}", f"it has {known}")
-    option = _IOMMUS[name][0]
+    option = DRIVERS[name].option
     value = config.values(world.kernel.config.read_text(errors="replace")).get(option, "n")
     findings.append(f"{name} is no loadable object: CONFIG_{option} is {value}")
     return None
@@ -203,7 +190,8 @@ def _alias_findings(module: Module) -> Iterator[str]:
     uncovered = [text for text in module.object.compatibles if f"of:N*T*C{text}" not in aliases]
     if uncovered:
         yield f"{module.name}: no alias for {_some(uncovered)}, so nothing loads it for them"
-    for wanted in _IOMMUS.get(module.name, ("", ()))[1]:
+    driver = DRIVERS.get(module.name)
+    for wanted in driver.aliases if driver else ():
         if wanted not in aliases and wanted.partition("*C")[2] not in uncovered:
             yield f"{module.name}: no alias {wanted}"
 

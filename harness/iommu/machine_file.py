@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
+from harness.iommu import drivers, machines
 from harness.machine import topology
 from harness.machine.device import Device
 from harness.machine.topology import Machine
@@ -42,9 +43,9 @@ _PLACES = ("model", "id", "bus", "address")
 
 
 def machine(text: str) -> Machine:
-    """What a user writes after ``--machine``: a name (``topology.named``), or a file.
+    """What a user writes after ``--machine``: a name (``machines.named``), or a file.
     Raises UsageError as they do."""
-    return read(Path(text)) if text.endswith(".toml") else topology.named(text)
+    return read(Path(text)) if text.endswith(".toml") else machines.named(text)
 
 
 def read(path: Path) -> Machine:
@@ -67,15 +68,15 @@ def read(path: Path) -> Machine:
 def _machine(path: Path, given: dict[str, Any]) -> Machine:
     _check(given)
     iommu = given.get("iommu", "smmuv3")
-    if iommu not in topology.IOMMUS:
-        raise UsageError(f"no such IOMMU: {iommu!r}", f"use {' or '.join(topology.IOMMUS)}")
+    if iommu not in drivers.IOMMUS:
+        raise UsageError(f"no such IOMMU: {iommu!r}", f"use {' or '.join(drivers.IOMMUS)}")
     firmware = given.get("firmware", "devicetree")
     if firmware not in ("devicetree", "acpi"):
         raise UsageError(f"no such firmware: {firmware!r}", "use devicetree or acpi")
-    default = topology.MACHINES[iommu if firmware == "devicetree" else f"{iommu}-acpi"]
+    default = machines.MACHINES[iommu if firmware == "devicetree" else f"{iommu}-acpi"]
     bare = Machine(
         path.stem,
-        topology.IOMMUS[iommu],
+        drivers.IOMMUS[iommu],
         devices=tuple(_device(each) for each in given.get("device", [])),
         overlays=tuple(_overlay(path, name) for name in _words(given, "overlays")),
         firmware=firmware,
@@ -84,7 +85,7 @@ def _machine(path: Path, given: dict[str, Any]) -> Machine:
         stage=given.get("stage", ""),
         broken_firmware=given.get("broken-firmware", False),
     )
-    return topology.with_presets(bare, tuple(_words(given, "presets")))
+    return machines.with_presets(bare, tuple(_words(given, "presets")))
 
 
 def _check(given: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from harness.errors import UsageError
 from harness.host import paths
+from harness.kernel import subject
 
 _SET = re.compile(r"CONFIG_(\w+)=(\S.*)")
 _UNSET = re.compile(r"# CONFIG_(\w+) is not set")
@@ -31,9 +32,6 @@ WHERE_IT_CAN_BE_HAD = "#: where it can be had"
 _SINCE = re.compile(r"#: since (\d+)\.(\d+)")
 # The same for an option that a kernel has in place of another, which is then not asked for.
 _INSTEAD_OF = re.compile(r"#: instead of (\w+)")
-
-# Merged into every kernel, in this order; the other files are variants.
-_ALWAYS = ("base", "iommu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +80,13 @@ _CONDITIONS: dict[str, dict[str, Any]] = {
 def fragments(variants: Iterable[str] = ()) -> list[Path]:
     """The fragments of ours for a kernel of these variants, in the order in which
     they are merged."""
-    return [paths.data("kconfigs") / f"{name}.config" for name in (*_ALWAYS, *variants)]
+    return [paths.data("kconfigs") / f"{name}.config" for name in (*subject.FRAGMENTS, *variants)]
 
 
 def variants() -> list[str]:
     """The names that ``--variant`` takes."""
     names = {path.stem for path in paths.data("kconfigs").glob("*.config")}
-    return sorted(names - {*_ALWAYS})
+    return sorted(names - {*subject.FRAGMENTS})
 
 
 def read(fragment: Path) -> list[Option]:

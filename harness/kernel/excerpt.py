@@ -11,17 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.host import manifest
-from harness.kernel import patching
+from harness.kernel import patching, subject
 from harness.kernel.series import Patch
 from harness.kernel.source import Source
-
-# Device life cycle, and what maps and isolates devices.
-_KEPT = re.compile(
-    r"drivers/(iommu|vfio)/.*\.[ch]"
-    r"|drivers/(base|of|acpi|acpi/arm64|pci|pci/hotplug|virtio)/[^/]*\.[ch]"
-    r"|arch/arm64/mm/dma-mapping\.c"
-    r"|include/linux/[^/]*\.h"
-)
 
 _FILE = "source.zip"
 
@@ -33,7 +25,7 @@ def check_out(source: Source, patches: Sequence[Patch], into: Path) -> None:
     them. Raises UsageError for a patch that does not apply."""
     files = source.manifest()
     touched = {name for patch in patches for name in patching.touched(patch)}
-    names = [name for name in files if name in touched or _KEPT.fullmatch(name)]
+    names = [name for name in files if name in touched or subject.SOURCES.fullmatch(name)]
     source.put(names, into)
     for patch in patches:
         patching.apply(into, patch)
@@ -41,7 +33,7 @@ def check_out(source: Source, patches: Sequence[Patch], into: Path) -> None:
 
 def write(tree: Path, into: Path) -> None:
     """Stores the files that are kept of those in the tree."""
-    names = sorted(name for name in manifest.walk(tree) if _KEPT.fullmatch(name))
+    names = sorted(name for name in manifest.walk(tree) if subject.SOURCES.fullmatch(name))
     with zipfile.ZipFile(into / _FILE, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name in names:
             archive.write(tree / name, name)

@@ -12,7 +12,7 @@ from pathlib import Path
 from harness.errors import HostError, ProgramFailed, UsageError
 from harness.host import cache, git, paths
 from harness.host.manifest import Manifest
-from harness.kernel import source
+from harness.kernel import source, subject
 from harness.kernel.source import Source
 
 _SUBMODULE = "160000"
@@ -97,7 +97,7 @@ def _is_partial(repository: Path) -> bool:
 
 
 def _check(repository: Path, revision: str, tree: str) -> None:
-    names = [f"{tree}:{name}" for name in source.NEEDED]
+    names = [f"{tree}:{name}" for name in subject.REQUIRED_FILES]
     for name in names:
         try:
             git.run(repository, "cat-file", "-e", name)

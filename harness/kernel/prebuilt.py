@@ -18,7 +18,7 @@ from pathlib import Path
 
 from harness.errors import UsageError
 from harness.host import cache, manifest, paths, program
-from harness.kernel import artifact, config
+from harness.kernel import artifact, config, subject
 from harness.kernel.artifact import Kernel
 
 # Part of the key: raise it when the steps below make something else.
@@ -38,14 +38,6 @@ _CONFIGS = (
     "boot/config-*",
     "lib/modules/*/config",
     "usr/lib/modules/*/config",
-)
-
-# The subject, and everything that a guest may drive.
-_IOMMUS = ("arm_smmu_v3", "arm_smmu", "virtio_iommu")
-_WANTED = (
-    *_IOMMUS,
-    *("e1000", "e1000e", "virtio_net", "virtio_blk", "nvme", "pci_stub"),
-    *("vfio", "vfio_pci", "vfio_iommu_type1", "vfio_platform", "iommufd"),
 )
 
 # The channels of a guest need these before user space could load a module.
@@ -139,7 +131,7 @@ def _closure(parts: _Parts) -> list[Path]:
     """The files of the modules that guests use and of those that these depend on."""
     files = _files(parts.modules)
     found: dict[str, Path] = {}
-    waiting = [name for name in _WANTED if name in files]
+    waiting = [name for name in subject.MODULES if name in files]
     while waiting:
         name = waiting.pop()
         if name in found or name not in files:
@@ -201,7 +193,7 @@ def _builtin(parts: _Parts) -> set[str]:
 def _lacks(parts: _Parts) -> Iterator[str]:
     """What a user should know before such a kernel is booted."""
     builtin, present = _builtin(parts), _files(parts.modules)
-    for name in _IOMMUS:
+    for name in subject.DRIVERS:
         if name in builtin:
             yield f"{name} is built in: it can be neither loaded nor removed"
         elif name not in present:

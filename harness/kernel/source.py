@@ -12,7 +12,6 @@ from harness.errors import UsageError
 from harness.host.manifest import Manifest
 
 # Without these a directory or a revision is no Linux source.
-NEEDED = ("Makefile", "Kbuild", "arch/arm64/Kconfig", "drivers/iommu/iommu.c")
 
 _NUMBER = re.compile(r"^(VERSION|PATCHLEVEL) *= *(\d+)", re.MULTILINE)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.errors import HostError, UsageError
 from harness.host import cache, files, manifest, paths, program, progress
 from harness.host.manifest import Manifest
-from harness.kernel import source
+from harness.kernel import source, subject
 from harness.kernel.source import Source
 
 # What kbuild leaves in a tree, where git cannot tell it from source.
@@ -24,7 +24,7 @@ _BUILT = re.compile(
 def source_of(where: str) -> Source:
     """Raises UsageError for a directory without Linux source."""
     tree = paths.given(where)
-    for part in source.NEEDED:
+    for part in subject.REQUIRED_FILES:
         if not (tree / part).is_file():
             raise UsageError(f"not a Linux source tree: {tree} has no {part}", "name one's top")
     with progress.phase("tree scan", f"reading {tree}"):

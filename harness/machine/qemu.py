@@ -13,7 +13,7 @@ from harness.errors import UsageError
 from harness.host import program
 from harness.machine import device, firmware
 from harness.machine.device import Definition
-from harness.machine.topology import PRESETS, Machine
+from harness.machine.topology import Machine
 
 # A core without pointer authentication, which TCG emulates slowly.
 _CPU = "cortex-a57"
@@ -91,7 +91,7 @@ def identity(qemu: str) -> str:
 
 def check(machine: Machine) -> None:
     """Raises UsageError for a machine that this QEMU cannot make."""
-    if machine.stage and not has_property(machine.qemu, "arm-smmuv3", "stage"):
+    if machine.stage and not has_property(machine.qemu, machine.iommu.model, "stage"):
         raise UsageError(
             f"{version(machine.qemu)} has no stages of an SMMUv3",
             "name a newer one with --qemu: nested ones came with 10.0",
@@ -105,7 +105,10 @@ def check(machine: Machine) -> None:
             )
 
 
-_EVERYWHERE = {each.model for preset in PRESETS.values() for each in preset.devices}
+_EVERYWHERE = {
+    *device.DRIVERS,
+    *("pcie-root-port", "x3130-upstream", "xio3130-downstream", "pcie-pci-bridge"),
+}
 
 
 def models(qemu: str) -> set[str]:
@@ -138,7 +141,7 @@ def board(machine: Machine, options: str = "") -> list[str]:
     argv += ["-M", ",".join(part for part in parts if part) + options]
     argv += ["-cpu", _CPU, "-smp", str(machine.cpus), "-m", f"{machine.memory}M"]
     if machine.stage:
-        argv += ["-global", f"arm-smmuv3.stage={machine.stage}"]
+        argv += ["-global", f"{machine.iommu.model}.stage={machine.stage}"]
     if machine.firmware == "acpi":
         argv += ["-bios", str(firmware.image())]
     for each in _definitions(machine):
@@ -165,7 +168,7 @@ def check_stage(machine: Machine, execute: Callable[[str, dict[str, Any]], Any])
         return
     place = "/machine/unattached"
     children = execute("qom-list", {"path": place})
-    names = (each["name"] for each in children if each["type"] == "child<arm-smmuv3>")
+    names = (each["name"] for each in children if each["type"] == f"child<{machine.iommu.model}>")
     has = [execute("qom-get", {"path": f"{place}/{name}", "property": "stage"}) for name in names]
     if has != [machine.stage]:
         raise UsageError(
@@ -176,8 +179,8 @@ def check_stage(machine: Machine, execute: Callable[[str, dict[str, Any]], Any])
 
 
 def _definitions(machine: Machine) -> Iterator[Definition]:
-    if machine.iommu.device:
-        yield Definition(device.DEVICE, {"driver": machine.iommu.device})
+    if not machine.iommu.machine_option:
+        yield Definition(device.DEVICE, {"driver": machine.iommu.model})
     yield from device.definitions(machine.devices)
     if machine.ssh:
         # Of virtio-mmio, which no change to PCI or to the IOMMU can cut off.

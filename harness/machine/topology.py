@@ -5,11 +5,11 @@ derived from one ``Machine``, so they cannot disagree.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from harness.errors import UsageError
-from harness.machine.device import BRIDGES, UNMIGRATABLE, Device, Properties
+from harness.machine.device import BRIDGES, UNMIGRATABLE, Device
 
 Firmware = Literal["devicetree", "acpi"]
 
@@ -18,25 +18,20 @@ QEMU = "qemu-system-aarch64"
 
 @dataclass(frozen=True, slots=True)
 class Iommu:
-    """An IOMMU that QEMU emulates: the ``-M virt`` option or the device that
-    brings it, its device-tree ``compatible``, the module of its ``driver``, and the
-    width of its stream IDs in bits (SMMU_IDR1.SIDSIZE, which QEMU fixes at 16;
-    endpoint IDs of virtio-iommu are 32 bits wide). ``translates`` are the trace events
-    of QEMU that tell of a translated access or a mapping."""
+    """An IOMMU that QEMU emulates. ``model`` is QEMU's type of it, which the -M virt
+    ``machine_option`` creates, or -device where that is "". ``compatible`` is its
+    device-tree string, ``driver`` the module that drives it, ``stream_id_bits`` the width of
+    its stream IDs (SMMU_IDR1.SIDSIZE, which QEMU fixes at 16; endpoint IDs of virtio-iommu
+    are 32 bits wide). ``translates`` are QEMU's trace events of a translated access or a
+    mapping, ``stages`` the values of its property of that name."""
 
+    model: str
     machine_option: str
-    device: str
     compatible: str
     driver: str
     stream_id_bits: int
     translates: tuple[str, ...]
-
-
-SMMUV3 = Iommu("iommu=smmuv3", "", "arm,smmu-v3", "arm_smmu_v3", 16, ("smmuv3_translate_success",))
-VIRTIO_IOMMU = Iommu(
-    "", "virtio-iommu-pci", "virtio,pci-iommu", "virtio_iommu", 32, ("virtio_iommu_translate_out",)
-)
-IOMMUS = {"smmuv3": SMMUV3, "virtio-iommu": VIRTIO_IOMMU}
+    stages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,103 +44,6 @@ class Preset:
     devices: tuple[Device, ...] = ()
     overlays: tuple[str, ...] = ()
     broken_firmware: bool = False
-
-
-def _functions(
-    model: str, slot: str, bus: str = "", properties: Properties = ()
-) -> tuple[Device, ...]:
-    """Two functions of one slot; the first says that there are more."""
-    first = (*properties, ("multifunction", True))
-    return (
-        Device(model, bus=bus, address=f"{slot}.0", properties=first),
-        Device(model, bus=bus, address=f"{slot}.1", properties=properties),
-    )
-
-
-def _switch(root: Properties = ()) -> tuple[Device, ...]:
-    """Two NICs, each below a port of its own of a switch, below a root port."""
-    ports = [
-        Device("xio3130-downstream", f"down{slot}", "up", properties=(("slot", slot),))
-        for slot in (1, 2)
-    ]
-    return (
-        Device("pcie-root-port", "port", properties=root),
-        Device("x3130-upstream", "up", "port"),
-        *ports,
-        *(Device("e1000e", bus=port.id) for port in ports),
-    )
-
-
-# Behind the IOMMU, as a modern virtio device and not as a legacy one, which bypasses it.
-_TRANSLATED: Properties = (("iommu_platform", True), ("disable-legacy", "on"))
-
-PRESETS = {
-    "nic": Preset("one NIC on the root bus", (Device("e1000e"),)),
-    "clients": Preset("two platform devices", overlays=("platform-clients",)),
-    "multifunction": Preset("two functions without isolation: one group", _functions("e1000", "5")),
-    "isolated-functions": Preset(
-        "two functions that a quirk calls isolated", _functions("e1000e", "5")
-    ),
-    "root-port": Preset(
-        "two functions below a root port",
-        (Device("pcie-root-port", "port"), *_functions("e1000e", "0", "port")),
-    ),
-    "switch": Preset("two NICs below the ports of a switch", _switch()),
-    "unisolated-switch": Preset(
-        "the same below a root port without ACS", _switch((("disable-acs", True),))
-    ),
-    "pci-bridge": Preset(
-        "two NICs that share the bridge's stream ID",
-        (
-            Device("pcie-pci-bridge", "bridge"),
-            Device("e1000", bus="bridge", address="1.0"),
-            Device("e1000", bus="bridge", address="2.0"),
-        ),
-    ),
-    "virtio": Preset(
-        "a virtio NIC and a virtio disk whose DMA is translated",
-        (
-            Device("virtio-net-pci", properties=_TRANSLATED),
-            Device("virtio-blk-pci", properties=_TRANSLATED),
-        ),
-    ),
-    "virtio-siblings": Preset(
-        "two virtio NICs without isolation: one group",
-        _functions("virtio-net-pci", "5", properties=_TRANSLATED),
-    ),
-    "nvme": Preset("an NVMe disk, which QEMU cannot migrate", (Device("nvme"),)),
-    "hotplug": Preset("a slot to plug a device into", (Device("pcie-root-port", "slot"),)),
-    "shared-stream-id": Preset(
-        "two platform devices with one stream ID", overlays=("shared-stream-id",)
-    ),
-    "repeated-stream-id": Preset(
-        "a platform device that names one stream ID twice", overlays=("repeated-stream-id",)
-    ),
-    "several-stream-ids": Preset(
-        "a platform device with several stream IDs", overlays=("several-stream-ids",)
-    ),
-    "reserved-regions": Preset(
-        "a platform device with a region that is left alone and one that is mapped as it is",
-        overlays=("reserved-regions",),
-    ),
-    "stream-id-out-of-range": Preset(
-        "a platform device whose stream ID the IOMMU lacks",
-        overlays=("stream-id-out-of-range",),
-        broken_firmware=True,
-    ),
-    "half-out-of-range": Preset(
-        "a platform device with a stream ID that the IOMMU has and one that it lacks",
-        overlays=("half-out-of-range",),
-        broken_firmware=True,
-    ),
-    "half-disabled-iommu": Preset(
-        "a platform device with two IOMMUs, one of which firmware has disabled",
-        overlays=("half-disabled-iommu",),
-    ),
-    "disabled-iommu": Preset(
-        "a platform device whose IOMMU firmware has disabled", overlays=("disabled-iommu",)
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,58 +78,6 @@ class Machine:
         return not any(device.model in UNMIGRATABLE for device in self.devices)
 
 
-_ACPI_MEMORY = 512  # MiB: the firmware alone takes 128
-
-
-def _machine(name: str, iommu: Iommu, firmware: Firmware, *presets: str) -> Machine:
-    memory = _ACPI_MEMORY if firmware == "acpi" else 256
-    return with_presets(Machine(name, iommu, firmware=firmware, memory=memory), presets)
-
-
-def with_presets(machine: Machine, names: tuple[str, ...]) -> Machine:
-    """The machine with the presets' devices beside its own. Raises UsageError for a
-    preset that does not exist."""
-    for name in names:
-        if name not in PRESETS:
-            raise UsageError(f"no such preset: {name!r}", f"there are {', '.join(PRESETS)}")
-    chosen = [PRESETS[name] for name in names]
-    return replace(
-        machine,
-        devices=machine.devices + tuple(each for preset in chosen for each in preset.devices),
-        overlays=machine.overlays + tuple(each for preset in chosen for each in preset.overlays),
-        broken_firmware=machine.broken_firmware or any(each.broken_firmware for each in chosen),
-    )
-
-
-MACHINES = {
-    machine.name: machine
-    for machine in (
-        _machine("smmuv3", SMMUV3, "devicetree", "nic", "clients"),
-        _machine("virtio-iommu", VIRTIO_IOMMU, "devicetree", "nic"),
-        _machine("smmuv3-acpi", SMMUV3, "acpi", "nic"),
-        _machine("virtio-iommu-acpi", VIRTIO_IOMMU, "acpi", "nic"),
-    )
-}
-
-
-def named(text: str) -> Machine:
-    """A machine by its name, or ``MACHINE+PRESET+...`` with the presets' devices in
-    place of its own. Raises UsageError for a name that does not exist and for a machine
-    that cannot be."""
-    name, *presets = text.split("+")
-    if name not in MACHINES:
-        raise UsageError(
-            f"no such machine: {name!r}",
-            f"use {', '.join(MACHINES)}, one of them with +PRESET, or a .toml file",
-        )
-    machine = MACHINES[name]
-    if presets:
-        bare = replace(machine, name=text, devices=(), overlays=())
-        machine = with_presets(bare, tuple(presets))
-    check(machine)
-    return machine
-
-
 def check(machine: Machine) -> None:
     """Raises UsageError, with the reason, for a machine that cannot be."""
     for problem in _problems(machine):
@@ -249,10 +95,11 @@ def _problems(machine: Machine) -> Iterator[str]:
     if machine.overlays and machine.firmware == "acpi":
         overlays = ", ".join(machine.overlays)
         yield f"ACPI has no device tree that {overlays} could be laid over"
-    if machine.stage and machine.iommu is not SMMUV3:
-        yield "only an SMMUv3 has stages"
-    if machine.stage and machine.stage not in ("1", "2", "nested"):
-        yield f"{machine.stage!r} is no stage: there are 1, 2 and nested"
+    stages = machine.iommu.stages
+    if machine.stage and not stages:
+        yield f"stage requires an SMMUv3, and the IOMMU is {machine.iommu.model}"
+    elif machine.stage and machine.stage not in stages:
+        yield f"stage must be one of {', '.join(stages)}, not {machine.stage!r}"
     if not 64 <= machine.memory <= 65536:
         yield f"{machine.memory} MiB of memory"
     if not 1 <= machine.cpus <= 8:
@@ -260,7 +107,7 @@ def _problems(machine: Machine) -> Iterator[str]:
     for device in machine.devices:
         if "iommu" in device.model:
             yield f"it has an {machine.iommu.compatible} and a {device.model}, and one is the limit"
-        if device.model == "arm-smmuv3" and machine.iommu is not SMMUV3:
+        if device.model == "arm-smmuv3" != machine.iommu.model:
             yield "it has a virtio-iommu and an SMMUv3, and one kind is the limit"
     yield from _bus_problems(machine.devices)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness.iommu import machine_file
+from harness.iommu import machine_file, machines
 from harness.machine import topology
 from harness.machine.topology import Machine
 from harness.report import reading
@@ -73,14 +73,13 @@ def of(
 def _machine_for(words: set[str], report: Report) -> str:
     """The first machine whose IOMMU driver the session names, else the whole report; SMMUv3
     when in doubt."""
-    machines = topology.MACHINES.values()
-    named = next((each.name for each in machines if each.iommu.driver in words), None)
+    every = machines.MACHINES.values()
+    named = next((each.name for each in every if each.iommu.driver in words), None)
     if named:
         return named
     text = " ".join(line.text for each in report.texts for line in each.lines)
     counts = {
-        each.name: len(re.findall(each.iommu.driver.replace("_", "[-_]"), text))
-        for each in machines
+        each.name: len(re.findall(each.iommu.driver.replace("_", "[-_]"), text)) for each in every
     }
     best = max(counts, key=lambda name: counts[name])
     return best if counts[best] else "smmuv3"
@@ -100,6 +99,6 @@ def _notes(words: set[str], machine: Machine, *, kmod: bool) -> Sequence[str]:
         notes.append("modprobe and rmmod are kmod's, whose words the report uses")
     return notes + [
         f"{each.iommu.driver} has no device on this machine: see --machine {each.name}"
-        for each in topology.MACHINES.values()
+        for each in machines.MACHINES.values()
         if each.iommu.driver in words and each.iommu.driver != machine.iommu.driver
     ]

@@ -6,7 +6,7 @@ import pytest
 from harness.errors import UsageError
 from harness.guest import devices, modules, tracing
 from harness.guest.guest import Guest
-from harness.iommu import vfio
+from harness.iommu import groups, vfio
 from harness.iommu.behaviour import (
     BIND_SAYS_BUSY,
     CLIENTS_WAIT,
@@ -72,14 +72,14 @@ def test_the_type_of_a_group(guest: Guest, kernel: Kernel) -> None:
     group = group_of(guest, nic)
     assert devices.group_type(guest, group) == "DMA"
     if not TYPE_CAN_BE_SET.since.include(kernel.release):
-        refused = devices.set_group_type(guest, group, "identity")
+        refused = groups.set_group_type(guest, group, "identity")
         assert (refused.status, devices.errno_of(refused)) == (1, "EACCES")
         return
-    refused = devices.set_group_type(guest, group, "identity")
+    refused = groups.set_group_type(guest, group, "identity")
     errno = "EPERM" if TYPE_SAYS_PERMISSION.since.include(kernel.release) else "EBUSY"
     assert (refused.status, devices.errno_of(refused)) == (1, errno)
     devices.unbind(guest, nic)
-    assert devices.set_group_type(guest, group, "identity").status == 0
+    assert groups.set_group_type(guest, group, "identity").status == 0
     assert devices.group_type(guest, group) == "identity"
 
 

@@ -165,7 +165,7 @@ from harness.guest import guest
 from harness.kernel import artifact
 from harness.machine import topology
 kernel = artifact.load(Path(sys.argv[1]))
-with guest.booted(kernel, topology.named("smmuv3"), Path(sys.argv[2])) as running:
+with guest.booted(kernel, machines.named("smmuv3"), Path(sys.argv[2])) as running:
     print(running.pid, flush=True)
     running.run("sleep 1000", limit=1000)
 """

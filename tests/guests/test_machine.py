@@ -8,8 +8,9 @@ import pytest
 
 from harness.errors import UsageError
 from harness.host import paths
+from harness.iommu import machines
 from harness.kernel.artifact import Kernel
-from harness.machine import devicetree, topology
+from harness.machine import devicetree
 from harness.machine.device import Device
 from harness.plugin.plugin import GuestFactory
 from harness.rootfs import initramfs
@@ -32,7 +33,7 @@ def test_a_stream_id_too_wide_for_the_smmu_is_refused(
     (overlays / "wide.dts").write_text(text.replace("0xff08", "0x10000"))
     (overlays / "broken.dts").write_text(text.replace("&iommu", "&nobody"))
     monkeypatch.setattr(paths, "data", lambda _name: overlays)
-    machine = topology.named("smmuv3")
+    machine = machines.named("smmuv3")
     with pytest.raises(UsageError, match="stream ID 0x10000, but smmuv3 has 16 bits"):
         devicetree.blob(replace(machine, overlays=("wide",)))
     with pytest.raises(UsageError, match=r"broken\.dts does not apply"):
@@ -43,7 +44,7 @@ def test_a_stream_id_too_wide_for_the_smmu_is_refused(
 
 def test_there_are_slots_for_what_uses_them_and_no_more(guest_factory: GuestFactory) -> None:
     """QEMU's virt has 32 of virtio-mmio: the channels take one, and SSH would."""
-    plain = topology.named("smmuv3")
+    plain = machines.named("smmuv3")
     more = tuple(Device("virtio-rng-device", f"rng{number}") for number in range(3))
     for machine, count in ((plain, 2), (replace(plain, devices=(*plain.devices, *more)), 5)):
         state = guest_factory(machine).state()

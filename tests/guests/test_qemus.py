@@ -10,12 +10,14 @@ import pytest
 from harness.errors import HostError, Unmigratable, UsageError
 from harness.guest import modules, snapshot
 from harness.guest.guest import Guest
-from harness.machine import qemu, topology
+from harness.iommu import machines
+from harness.iommu.drivers import IOMMUS
+from harness.machine import qemu
 from harness.machine.device import Device
 from harness.plugin.plugin import GuestFactory
 from tests import newest_qemu
 
-SMMUV3 = topology.named("smmuv3")
+SMMUV3 = machines.named("smmuv3")
 
 # Bits of arm-smmu-v3's "features" (arm-smmu-v3.h, ARM_SMMU_FEAT_TRANS_S1 and _S2).
 FEATURES = {"1": {9}, "2": {10}, "nested": {9, 10}}
@@ -55,7 +57,9 @@ def test_a_guest_goes_on_where_it_was_saved(
     with pytest.raises(UsageError, match="is there already"):
         snapshot.save(guest, tmp_path / "kept")
     (tmp_path / "again").mkdir()
-    with snapshot.restored(snapshot.load(taken.directory, program), tmp_path / "again") as again:
+    with snapshot.restored(
+        snapshot.load(taken.directory, IOMMUS.values(), program), tmp_path / "again"
+    ) as again:
         assert "iommu_client" in again.state().modules
         assert again.run("echo $WORD").out == b"before\n"
         snapshot.save(again, tmp_path / "deeper")

@@ -12,10 +12,10 @@ import pytest
 from harness.errors import HostError, UsageError
 from harness.guest import modules, remote
 from harness.guest.guest import Guest
-from harness.machine import topology
+from harness.iommu import machines
 from harness.plugin.plugin import GuestFactory
 
-WITH_SSH = replace(topology.named("smmuv3"), name="smmuv3-ssh", ssh=True)
+WITH_SSH = replace(machines.named("smmuv3"), name="smmuv3-ssh", ssh=True)
 
 
 @pytest.fixture

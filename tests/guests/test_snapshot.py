@@ -12,13 +12,14 @@ from harness.errors import GuestError, Unmigratable, UsageError
 from harness.guest import modules, snapshot
 from harness.guest.guest import Guest
 from harness.host import cache
+from harness.iommu import machines
+from harness.iommu.drivers import IOMMUS
 from harness.kernel.artifact import Kernel
 from harness.klog import record
-from harness.machine import topology
 from harness.machine.device import Device
 from harness.plugin.plugin import GuestFactory
 
-SMMUV3 = topology.named("smmuv3")
+SMMUV3 = machines.named("smmuv3")
 
 
 def test_time_log_and_shell_go_on(guest: Guest) -> None:
@@ -66,14 +67,18 @@ def test_any_state_can_be_branched_from(guest: Guest, tmp_path: Path) -> None:
     for number in range(2):
         directory = tmp_path / str(number)
         directory.mkdir()
-        with snapshot.restored(snapshot.load(taken.directory, program), directory) as fork:
+        with snapshot.restored(
+            snapshot.load(taken.directory, IOMMUS.values(), program), directory
+        ) as fork:
             assert "iommu_client" in fork.state().modules
             assert fork.run("echo $WORD $PWD").out == b"before /sys/module\n"
             deeper = tmp_path / f"deeper{number}"
             fork.run("WORD=after")
             snapshot.save(fork, deeper)
             (directory / "fork").mkdir()
-            with snapshot.restored(snapshot.load(deeper, program), directory / "fork") as second:
+            with snapshot.restored(
+                snapshot.load(deeper, IOMMUS.values(), program), directory / "fork"
+            ) as second:
                 assert second.run("echo $WORD").out == b"after\n"
 
 
@@ -173,22 +178,22 @@ def test_a_kept_guest_needs_nothing_else_and_names_no_program(guest: Guest, tmp_
     record = json.loads((taken.directory / "snapshot.json").read_text())
     record["machine"]["qemu"] = "/nowhere/evil"
     (taken.directory / "snapshot.json").write_text(json.dumps(record))
-    loaded = snapshot.load(taken.directory, guest.machine.qemu)
+    loaded = snapshot.load(taken.directory, IOMMUS.values(), guest.machine.qemu)
     assert loaded.boot.machine.qemu == guest.machine.qemu
     assert loaded.boot.image.parent == taken.directory
     record["qemu"] = "another QEMU"
     (taken.directory / "snapshot.json").write_text(json.dumps(record))
     with pytest.raises(UsageError, match="was saved by another QEMU"):
-        snapshot.load(taken.directory)
+        snapshot.load(taken.directory, IOMMUS.values())
     (taken.directory / "image").unlink()
     with pytest.raises(UsageError, match="image is missing"):
-        snapshot.load(taken.directory)
+        snapshot.load(taken.directory, IOMMUS.values())
     del record["protocol"]
     (taken.directory / "snapshot.json").write_text(json.dumps(record))
     with pytest.raises(UsageError, match="may have spoken otherwise with its guests"):
-        snapshot.load(taken.directory)
+        snapshot.load(taken.directory, IOMMUS.values())
 
 
 def test_a_directory_without_a_snapshot(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no guest that was kept"):
-        snapshot.load(tmp_path)
+        snapshot.load(tmp_path, IOMMUS.values())

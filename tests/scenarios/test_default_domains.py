@@ -9,10 +9,9 @@ let go returns to its default domain, and a driver without one is a WARN or wors
 import pytest
 
 from harness.guest import devices, modules, tracing
-from harness.guest.devices import GroupType
 from harness.guest.guest import Guest
-from harness.guest.state import NO_DEFAULT_DOMAIN, State
-from harness.iommu import audit, clients, vfio
+from harness.guest.state import State
+from harness.iommu import audit, clients, groups, vfio
 from harness.iommu.behaviour import (
     CLIENTS_WAIT,
     DMA_OWNERSHIP,
@@ -24,6 +23,7 @@ from harness.iommu.behaviour import (
     VIRTIO_FLUSH_QUEUE,
     VIRTIO_IDENTITY,
 )
+from harness.iommu.groups import NO_DEFAULT_DOMAIN, GroupType
 from harness.plugin.plugin import ExpectSplat, GuestFactory, Shows, not_applicable
 
 
@@ -77,9 +77,9 @@ def test_idle_group_can_change_type(bound_guest: Guest, kind: GroupType) -> None
     group = group_of(bound_guest, nic)
     devices.unbind(bound_guest, nic)
     if kind == "DMA":
-        assert devices.set_group_type(bound_guest, group, "identity").status == 0
+        assert groups.set_group_type(bound_guest, group, "identity").status == 0
     before = bound_guest.state()
-    step = devices.set_group_type(bound_guest, group, kind)
+    step = groups.set_group_type(bound_guest, group, kind)
     assert step.status == 0, step.err
     assert step.after.groups[group].type == kind
     assert {n: g for n, g in step.after.groups.items() if n != group} == {
@@ -97,7 +97,7 @@ def test_group_type_can_be_changed_repeatedly(bound_guest: Guest) -> None:
     devices.unbind(bound_guest, nic)
     kinds: tuple[GroupType, ...] = ("identity", "DMA", "DMA-FQ", "identity", "auto")
     for kind in kinds * 3:
-        assert devices.set_group_type(bound_guest, group, kind).status == 0
+        assert groups.set_group_type(bound_guest, group, kind).status == 0
     assert devices.group_type(bound_guest, group) == "DMA"
     assert devices.bind(bound_guest, nic, "e1000e").status == 0
 
@@ -107,7 +107,7 @@ def test_group_type_can_be_changed_repeatedly(bound_guest: Guest) -> None:
 def test_bound_group_rejects_a_type_change(bound_guest: Guest, shows: Shows) -> None:
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
-    step = devices.set_group_type(bound_guest, group, "identity")
+    step = groups.set_group_type(bound_guest, group, "identity")
     errno = "EPERM" if shows(TYPE_SAYS_PERMISSION) else "EBUSY"
     assert (step.status, devices.errno_of(step)) == (1, errno)
     assert step.after == step.before
@@ -121,10 +121,10 @@ def test_bound_group_can_switch_to_dma_fq(bound_guest: Guest, shows: Shows) -> N
         not_applicable(f"it needs that {VIRTIO_FLUSH_QUEUE.what}")
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
-    step = devices.set_group_type(bound_guest, group, "DMA-FQ")
+    step = groups.set_group_type(bound_guest, group, "DMA-FQ")
     assert step.status == 0, step.err
     assert step.after.groups[group].type == "DMA-FQ"
-    assert devices.set_group_type(bound_guest, group, "DMA").status != 0
+    assert groups.set_group_type(bound_guest, group, "DMA").status != 0
     assert devices.group_type(bound_guest, group) == "DMA-FQ"
 
 
@@ -138,12 +138,12 @@ def test_owned_group_rejects_a_type_change(bound_guest: Guest, owner: str) -> No
         vfio.give(bound_guest, nic)
         _, holder = vfio.hold(bound_guest, "group", group, nic)
         assert holder
-        step = devices.set_group_type(bound_guest, group, "identity")
+        step = groups.set_group_type(bound_guest, group, "identity")
         holder.kill()
     else:
         devices.unbind(bound_guest, nic)
         assert modules.load(bound_guest, "dma_owner", device=nic).status == 0
-        step = devices.set_group_type(bound_guest, group, "identity")
+        step = groups.set_group_type(bound_guest, group, "identity")
         modules.unload(bound_guest, "dma_owner")
     assert step.status == 1
     assert devices.group_type(bound_guest, group) == "DMA"
@@ -176,10 +176,10 @@ def test_type_change_requires_all_devices_of_the_group_to_be_unbound(
     one, two = clients.nics(clients.bound(guest))
     group = group_of(guest, one)
     devices.unbind(guest, one)
-    assert devices.set_group_type(guest, group, "identity").status == 1
+    assert groups.set_group_type(guest, group, "identity").status == 1
     assert devices.group_type(guest, group) == "DMA"
     devices.unbind(guest, two)
-    idle = devices.set_group_type(guest, group, "identity")
+    idle = groups.set_group_type(guest, group, "identity")
     assert (idle.status == 0) == shows(TYPE_OF_ANY_GROUP)
     kind = "identity" if shows(TYPE_OF_ANY_GROUP) else "DMA"
     assert devices.group_type(guest, group) == kind
@@ -193,7 +193,7 @@ def test_recreated_group_has_the_default_type(bound_guest: Guest) -> None:
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
     devices.unbind(bound_guest, nic)
-    assert devices.set_group_type(bound_guest, group, "identity").status == 0
+    assert groups.set_group_type(bound_guest, group, "identity").status == 0
     devices.remove(bound_guest, nic)
     assert devices.rescan(bound_guest).after.devices[nic].driver == "e1000e"
     assert devices.group_type(bound_guest, group_of(bound_guest, nic)) == "DMA"
@@ -207,13 +207,13 @@ def test_failed_type_change_keeps_the_old_domain(bound_guest: Guest) -> None:
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
     devices.unbind(bound_guest, nic)
-    devices.set_group_type(bound_guest, group, "identity")
+    groups.set_group_type(bound_guest, group, "identity")
     path = f"/sys/kernel/iommu_groups/{group}/type"
     before = bound_guest.state()
     failed = 0
     for failure in tracing.failures(bound_guest, "write", path, "DMA", but_for=tracing.RCACHES):
         if failure.status == 0:
-            devices.set_group_type(bound_guest, group, "identity")
+            groups.set_group_type(bound_guest, group, "identity")
             continue
         failed += 1
         assert bound_guest.state() == before, f"with allocation {failure.number} failing"
@@ -276,7 +276,7 @@ def test_releasing_a_kernel_claim_restores_the_default_domain(
     group = group_of(bound_guest, nic)
     devices.unbind(bound_guest, nic)
     if kind != "DMA":
-        devices.set_group_type(bound_guest, group, kind)
+        groups.set_group_type(bound_guest, group, kind)
     for _ in range(3):
         assert modules.load(bound_guest, "dma_owner", device=nic).status == 0
         assert modules.unload(bound_guest, "dma_owner").status == 0

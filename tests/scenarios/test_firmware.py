@@ -18,6 +18,7 @@ from harness.iommu.behaviour import (
     FIRMWARE_RESERVES,
     GROUPS_AT_REGISTRATION,
 )
+from harness.iommu.groups import set_group_type
 from harness.plugin.plugin import GuestFactory, Shows
 
 pytestmark = pytest.mark.machines("smmuv3")
@@ -213,8 +214,8 @@ def test_direct_region_is_mapped_before_the_driver_probes(reserved: Guest) -> No
         assert look(reserved, DIRECT + PAGE)
         assert not look(reserved, DIRECT + 2 * PAGE)
         assert not look(reserved, UNUSED)
-        assert devices.set_group_type(reserved, number, "identity").status == 0
-        assert devices.set_group_type(reserved, number, "DMA").status == 0
+        assert set_group_type(reserved, number, "identity").status == 0
+        assert set_group_type(reserved, number, "DMA").status == 0
     assert look(reserved, DIRECT)
 
 

@@ -12,10 +12,9 @@ from collections.abc import Callable
 import pytest
 
 from harness.guest import devices, modules, tracing
-from harness.guest.devices import GroupType
 from harness.guest.guest import Guest
 from harness.guest.state import State
-from harness.iommu import audit, clients, traffic, vfio
+from harness.iommu import audit, clients, groups, traffic, vfio
 from harness.iommu.audit import survives
 from harness.iommu.behaviour import (
     CLIENTS_WAIT,
@@ -24,6 +23,7 @@ from harness.iommu.behaviour import (
     TYPE_CAN_BE_SET,
     TYPE_OF_ANY_GROUP,
 )
+from harness.iommu.groups import GroupType
 from harness.plugin.plugin import GuestFactory, Shows, not_applicable
 
 NIC, DISK, DRIVER = "virtio-net-pci", "virtio-blk-pci", "virtio-pci"
@@ -120,7 +120,7 @@ def test_group_type_applies_to_each_device(guest_factory: GuestFactory) -> None:
         ("DMA", assert_translated),
     ]
     for kind, assert_so in changes:
-        devices.set_group_type(guest, group, kind)
+        groups.set_group_type(guest, group, kind)
         for name in nics:
             devices.bind(guest, name, DRIVER)
             assert_so(guest, name)
@@ -152,7 +152,7 @@ def assert_follows_type(guest: Guest, *kinds: GroupType) -> None:
     assert group is not None
     for kind in kinds:
         devices.unbind(guest, nic)
-        assert devices.set_group_type(guest, group, kind).status == 0
+        assert groups.set_group_type(guest, group, kind).status == 0
         devices.bind(guest, nic, DRIVER)
         (assert_direct if kind == "identity" else assert_translated)(guest, nic)
     # A flush queue is emptied by a timer of 10 ms.
@@ -180,12 +180,12 @@ def test_failed_type_change_does_not_affect_dma(guest_factory: GuestFactory) -> 
     """Each allocation of it fails once. Of two devices in the group the first may have had
     its new domain by then: __iommu_group_set_domain_internal gives it the old one again."""
     guest, nics, group = undriven(guest_factory)
-    devices.set_group_type(guest, group, "identity")
+    groups.set_group_type(guest, group, "identity")
     change = ("write", f"/sys/kernel/iommu_groups/{group}/type", "DMA")
     failed = 0
     for failure in tracing.failures(guest, *change, but_for=tracing.RCACHES):
         if failure.status == 0:
-            devices.set_group_type(guest, group, "identity")
+            groups.set_group_type(guest, group, "identity")
             continue
         failed += 1
         for nic in nics:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from harness.errors import GuestLost
 from harness.guest import state
+from harness.iommu import groups
 
 BEFORE = """\
 deferred b001000.client1
@@ -57,8 +58,8 @@ def test_bound_without_the_iommu_that_firmware_names() -> None:
 
 
 def test_what_agrees_with_itself_has_no_contradictions() -> None:
-    assert state.contradictions(state.parse(BEFORE)) == []
-    assert state.contradictions(state.parse(AFTER)) == []
+    assert groups.contradictions(state.parse(BEFORE)) == []
+    assert groups.contradictions(state.parse(AFTER)) == []
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_what_agrees_with_itself_has_no_contradictions() -> None:
     ],
 )
 def test_each_contradiction_is_told(old: str, new: str, told: str) -> None:
-    found = state.contradictions(state.parse(AFTER.replace(old, new).strip()))
+    found = groups.contradictions(state.parse(AFTER.replace(old, new).strip()))
     assert told in [each.text for each in found]
 
 

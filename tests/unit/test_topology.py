@@ -12,21 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import UsageError
-from harness.iommu import machine_file
+from harness.iommu import drivers, machine_file, machines
 from harness.machine import device, qemu, topology
 from harness.machine.device import Device
 
-SMMUV3 = topology.named("smmuv3")
+SMMUV3 = machines.named("smmuv3")
 
 
 def test_every_machine_with_every_preset_can_be_or_says_why_not() -> None:
-    for name, machine in topology.MACHINES.items():
-        for preset, devices in topology.PRESETS.items():
+    for name, machine in machines.MACHINES.items():
+        for preset, devices in machines.PRESETS.items():
             if devices.overlays and machine.firmware == "acpi":
                 with pytest.raises(UsageError, match="ACPI has no device tree"):
-                    topology.named(f"{name}+{preset}")
+                    machines.named(f"{name}+{preset}")
             else:
-                found = topology.named(f"{name}+{preset}")
+                found = machines.named(f"{name}+{preset}")
                 assert found.devices == devices.devices
                 assert found.overlays == devices.overlays
 
@@ -35,7 +35,7 @@ def test_every_machine_with_every_preset_can_be_or_says_why_not() -> None:
     ("changes", "why"),
     [
         ({"devices": (Device("virtio-iommu-pci"),)}, "one is the limit"),
-        ({"stage": "3"}, "is no stage"),
+        ({"stage": "3"}, "stage must be one of 1, 2, nested"),
         ({"memory": 1}, "1 MiB of memory"),
         ({"cpus": 0}, "0 processors"),
         ({"devices": (Device("e1000", "a"), Device("e1000", "a"))}, "two devices are called 'a'"),
@@ -61,8 +61,8 @@ def test_what_cannot_be_is_refused_with_the_reason(changes: dict[str, object], w
 
 
 def test_stages_are_the_smmus() -> None:
-    with pytest.raises(UsageError, match="only an SMMUv3 has stages"):
-        topology.check(replace(topology.named("virtio-iommu"), stage="1"))
+    with pytest.raises(UsageError, match="stage requires an SMMUv3"):
+        topology.check(replace(machines.named("virtio-iommu"), stage="1"))
 
 
 @pytest.mark.parametrize("name", ["", "smmu", "smmuv3+", "smmuv3+nope", "+nic", "smmuv3 +nic"])
@@ -82,7 +82,7 @@ def test_a_definition_has_its_other_end_first() -> None:
 
 
 def test_the_same_definitions_make_the_command_line() -> None:
-    argv = qemu.board(topology.named("smmuv3+root-port"))
+    argv = qemu.board(machines.named("smmuv3+root-port"))
     made = [json.loads(word) for word in argv if word.startswith("{")]
     port, _, first, _, second = made
     assert port["driver"] == "pcie-root-port"
@@ -114,11 +114,11 @@ def read(tmp_path: Path, text: str) -> topology.Machine:
 
 def test_a_composed_machine(tmp_path: Path) -> None:
     machine = read(tmp_path, FILE)
-    assert (machine.name, machine.iommu, machine.memory) == ("mine", topology.VIRTIO_IOMMU, 300)
+    assert (machine.name, machine.iommu, machine.memory) == ("mine", drivers.VIRTIO_IOMMU, 300)
     port, nic, *functions = machine.devices
     assert port == Device("pcie-root-port", "port")
     assert nic == Device("e1000e", bus="port", properties=(("mac", "52:54:00:12:34:56"),))
-    assert tuple(functions) == topology.PRESETS["multifunction"].devices
+    assert tuple(functions) == machines.PRESETS["multifunction"].devices
 
 
 def test_an_overlay_is_found_beside_the_file(tmp_path: Path) -> None:

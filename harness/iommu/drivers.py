@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The IOMMU drivers under test: one table of what the kernel and QEMU call each."""
+
+from dataclasses import dataclass
+
+from harness.machine.topology import Iommu
+
+SMMUV3 = Iommu(
+    model="arm-smmuv3",
+    machine_option="iommu=smmuv3",
+    compatible="arm,smmu-v3",
+    driver="arm_smmu_v3",
+    stream_id_bits=16,
+    translates=("smmuv3_translate_success",),
+    stages=("1", "2", "nested"),
+)
+VIRTIO_IOMMU = Iommu(
+    model="virtio-iommu-pci",
+    machine_option="",
+    compatible="virtio,pci-iommu",
+    driver="virtio_iommu",
+    stream_id_bits=32,
+    translates=("virtio_iommu_translate_out",),
+)
+
+# Those that QEMU's virt machine has, by the name that users give them.
+IOMMUS = {"smmuv3": SMMUV3, "virtio-iommu": VIRTIO_IOMMU}
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """A driver that Linux can build as a module: its Kconfig ``option`` without CONFIG_, and
+    the ``aliases`` by which udev loads it (of its binding's compatible strings or device IDs)."""
+
+    module: str
+    option: str
+    aliases: tuple[str, ...]
+
+
+DRIVERS = {
+    driver.module: driver
+    for driver in (
+        Driver("arm_smmu_v3", "ARM_SMMU_V3", ("of:N*T*Carm,smmu-v3",)),
+        # No machine of QEMU has one; a prebuilt kernel may.
+        Driver(
+            "arm_smmu",
+            "ARM_SMMU",
+            (
+                *("of:N*T*Carm,smmu-v1", "of:N*T*Carm,smmu-v2", "of:N*T*Carm,mmu-400"),
+                *("of:N*T*Carm,mmu-401", "of:N*T*Carm,mmu-500", "of:N*T*Ccavium,smmu-v2"),
+            ),
+        ),
+        Driver("virtio_iommu", "VIRTIO_IOMMU", ("virtio:d00000017v*",)),
+    )
+}

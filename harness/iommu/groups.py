@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""IOMMU groups of a guest: their types, and the rules that sysfs has to keep about them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.guest import devices
+from harness.guest.guest import Guest, Step
+from harness.guest.state import State
+
+# What iommu_group_show_type calls the type of a group that has none.
+NO_DEFAULT_DOMAIN = "unknown"
+
+GroupType = Literal["DMA", "DMA-FQ", "identity", "auto"]
+
+
+def set_group_type(guest: Guest, group: int, kind: GroupType) -> Step:
+    """Another default domain for the group."""
+    return devices.write(guest, f"/sys/kernel/iommu_groups/{group}/type", kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """Of sysfs: the ``rule`` that is broken, and its ``name`` (a device, a group, an IOMMU)."""
+
+    rule: str
+    name: str
+    text: str
+
+
+def contradictions(state: State) -> list[Contradiction]:
+    """Where sysfs contradicts itself: what iommu_device_link, iommu_group_add_device and
+    their opposites leave has to agree from both ends, and a group has a device."""
+    return [
+        *_group_contradictions(state),
+        *_iommu_contradictions(state),
+        *(
+            Contradiction(
+                "grouped-without-iommu",
+                name,
+                f"{name} has group {device.group} and links to no IOMMU",
+            )
+            for name, device in state.devices.items()
+            if device.group is not None and not device.iommu
+        ),
+    ]
+
+
+def _group_contradictions(state: State) -> Iterator[Contradiction]:
+    for number, group in state.groups.items():
+        if not group.devices:
+            yield Contradiction("empty-group", str(number), f"group {number} has no devices left")
+        for name in group.devices:
+            device = state.devices.get(name)
+            own = device.group if device else None
+            if own != number:
+                text = f"group {number} has {name}, whose own group is {_number(own)}"
+                yield Contradiction("member-elsewhere", name, text)
+    for name, device in state.devices.items():
+        if device.group is not None and device.group not in state.groups:
+            text = f"{name} has group {device.group}, which does not exist"
+            yield Contradiction("no-such-group", name, text)
+        elif device.group is not None and name not in state.groups[device.group].devices:
+            text = f"{name} has group {device.group}, which does not have it"
+            yield Contradiction("no-member", name, text)
+
+
+def _iommu_contradictions(state: State) -> Iterator[Contradiction]:
+    for iommu, names in state.iommus.items():
+        for name in names:
+            device = state.devices.get(name)
+            if device is None or device.iommu != iommu:
+                text = f"IOMMU {iommu} links to {name}, which does not link back"
+                yield Contradiction("no-link-to-iommu", name, text)
+    for name, device in state.devices.items():
+        if device.iommu and name not in state.iommus.get(device.iommu, ()):
+            text = f"{name} links to IOMMU {device.iommu}, which does not link back"
+            yield Contradiction("no-link-from-iommu", name, text)
+        if device.iommu and device.group is None:
+            text = f"{name} links to IOMMU {device.iommu} and has no group"
+            yield Contradiction("iommu-without-group", name, text)
+
+
+def _number(group: int | None) -> str:
+    return "none" if group is None else str(group)

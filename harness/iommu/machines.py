@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The machines and presets by name: ``smmuv3``, ``virtio-iommu+switch``."""
+
+from dataclasses import replace
+
+from harness.errors import UsageError
+from harness.iommu.drivers import SMMUV3, VIRTIO_IOMMU
+from harness.machine import topology
+from harness.machine.device import Device, Properties
+from harness.machine.topology import Firmware, Iommu, Machine, Preset
+
+
+def _functions(
+    model: str, slot: str, bus: str = "", properties: Properties = ()
+) -> tuple[Device, ...]:
+    """Two functions of one slot; the first says that there are more."""
+    first = (*properties, ("multifunction", True))
+    return (
+        Device(model, bus=bus, address=f"{slot}.0", properties=first),
+        Device(model, bus=bus, address=f"{slot}.1", properties=properties),
+    )
+
+
+def _switch(root: Properties = ()) -> tuple[Device, ...]:
+    """Two NICs, each below a port of its own of a switch, below a root port."""
+    ports = [
+        Device("xio3130-downstream", f"down{slot}", "up", properties=(("slot", slot),))
+        for slot in (1, 2)
+    ]
+    return (
+        Device("pcie-root-port", "port", properties=root),
+        Device("x3130-upstream", "up", "port"),
+        *ports,
+        *(Device("e1000e", bus=port.id) for port in ports),
+    )
+
+
+# Behind the IOMMU, as a modern virtio device and not as a legacy one, which bypasses it.
+_TRANSLATED: Properties = (("iommu_platform", True), ("disable-legacy", "on"))
+
+PRESETS = {
+    "nic": Preset("one NIC on the root bus", (Device("e1000e"),)),
+    "clients": Preset("two platform devices", overlays=("platform-clients",)),
+    "multifunction": Preset("two functions without isolation: one group", _functions("e1000", "5")),
+    "isolated-functions": Preset(
+        "two functions that a quirk calls isolated", _functions("e1000e", "5")
+    ),
+    "root-port": Preset(
+        "two functions below a root port",
+        (Device("pcie-root-port", "port"), *_functions("e1000e", "0", "port")),
+    ),
+    "switch": Preset("two NICs below the ports of a switch", _switch()),
+    "unisolated-switch": Preset(
+        "the same below a root port without ACS", _switch((("disable-acs", True),))
+    ),
+    "pci-bridge": Preset(
+        "two NICs that share the bridge's stream ID",
+        (
+            Device("pcie-pci-bridge", "bridge"),
+            Device("e1000", bus="bridge", address="1.0"),
+            Device("e1000", bus="bridge", address="2.0"),
+        ),
+    ),
+    "virtio": Preset(
+        "a virtio NIC and a virtio disk whose DMA is translated",
+        (
+            Device("virtio-net-pci", properties=_TRANSLATED),
+            Device("virtio-blk-pci", properties=_TRANSLATED),
+        ),
+    ),
+    "virtio-siblings": Preset(
+        "two virtio NICs without isolation: one group",
+        _functions("virtio-net-pci", "5", properties=_TRANSLATED),
+    ),
+    "nvme": Preset("an NVMe disk, which QEMU cannot migrate", (Device("nvme"),)),
+    "hotplug": Preset("a slot to plug a device into", (Device("pcie-root-port", "slot"),)),
+    "shared-stream-id": Preset(
+        "two platform devices with one stream ID", overlays=("shared-stream-id",)
+    ),
+    "repeated-stream-id": Preset(
+        "a platform device that names one stream ID twice", overlays=("repeated-stream-id",)
+    ),
+    "several-stream-ids": Preset(
+        "a platform device with several stream IDs", overlays=("several-stream-ids",)
+    ),
+    "reserved-regions": Preset(
+        "a platform device with a region that is left alone and one that is mapped as it is",
+        overlays=("reserved-regions",),
+    ),
+    "stream-id-out-of-range": Preset(
+        "a platform device whose stream ID the IOMMU lacks",
+        overlays=("stream-id-out-of-range",),
+        broken_firmware=True,
+    ),
+    "half-out-of-range": Preset(
+        "a platform device with a stream ID that the IOMMU has and one that it lacks",
+        overlays=("half-out-of-range",),
+        broken_firmware=True,
+    ),
+    "half-disabled-iommu": Preset(
+        "a platform device with two IOMMUs, one of which firmware has disabled",
+        overlays=("half-disabled-iommu",),
+    ),
+    "disabled-iommu": Preset(
+        "a platform device whose IOMMU firmware has disabled", overlays=("disabled-iommu",)
+    ),
+}
+
+
+_ACPI_MEMORY = 512  # MiB: the firmware alone takes 128
+
+
+def _machine(name: str, iommu: Iommu, firmware: Firmware, *presets: str) -> Machine:
+    memory = _ACPI_MEMORY if firmware == "acpi" else 256
+    return with_presets(Machine(name, iommu, firmware=firmware, memory=memory), presets)
+
+
+def with_presets(machine: Machine, names: tuple[str, ...]) -> Machine:
+    """The machine with the presets' devices beside its own. Raises UsageError for a
+    preset that does not exist."""
+    for name in names:
+        if name not in PRESETS:
+            raise UsageError(f"no such preset: {name!r}", f"there are {', '.join(PRESETS)}")
+    chosen = [PRESETS[name] for name in names]
+    return replace(
+        machine,
+        devices=machine.devices + tuple(each for preset in chosen for each in preset.devices),
+        overlays=machine.overlays + tuple(each for preset in chosen for each in preset.overlays),
+        broken_firmware=machine.broken_firmware or any(each.broken_firmware for each in chosen),
+    )
+
+
+MACHINES = {
+    machine.name: machine
+    for machine in (
+        _machine("smmuv3", SMMUV3, "devicetree", "nic", "clients"),
+        _machine("virtio-iommu", VIRTIO_IOMMU, "devicetree", "nic"),
+        _machine("smmuv3-acpi", SMMUV3, "acpi", "nic"),
+        _machine("virtio-iommu-acpi", VIRTIO_IOMMU, "acpi", "nic"),
+    )
+}
+
+
+def named(text: str) -> Machine:
+    """A machine by its name, or ``MACHINE+PRESET+...`` with the presets' devices in
+    place of its own. Raises UsageError for a name that does not exist and for a machine
+    that cannot be."""
+    name, *presets = text.split("+")
+    if name not in MACHINES:
+        raise UsageError(
+            f"no such machine: {name!r}",
+            f"use {', '.join(MACHINES)}, one of them with +PRESET, or a .toml file",
+        )
+    machine = MACHINES[name]
+    if presets:
+        bare = replace(machine, name=text, devices=(), overlays=())
+        machine = with_presets(bare, tuple(presets))
+    topology.check(machine)
+    return machine
