@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What all scenarios share: the audit after each.
+"""Fixtures of all scenarios, and the audit that follows each.
 
-A scenario runs on every ``--kernel`` and ``--machine`` where it makes sense. After it the
-guest is audited (harness/iommu/audit.py): sysfs agrees with itself, a module is pinned
-once for each device with a group, no device is bound past its IOMMU, no DMA was stopped
-by it, and its driver logged no error; then all devices are taken away, and the IOMMU's driver
-has to unload.
+A scenario runs on every ``--kernel`` and ``--machine`` that it applies to. The guest is then
+audited (harness/iommu/audit.py): sysfs is consistent, the IOMMU driver's module is pinned
+once for each device with a group, no device is bound past its IOMMU, the IOMMU has blocked no
+DMA, and its driver has logged no error. Finally all devices are removed, and the IOMMU's
+driver must unload.
 """
 
 from collections.abc import Generator
@@ -21,24 +21,25 @@ from harness.machine.topology import Machine
 from harness.plugin import plugin
 from harness.plugin.plugin import GuestFactory, Shows, not_applicable
 
-# What a scenario can be excused from, each with a reason: @pytest.mark.excused(state="...").
+# Parts of the audit that a scenario can skip, each with a reason:
+# @pytest.mark.excused(state="...").
 _EXCUSES = {"state", "untranslated", "faults", "teardown"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        "excused(state=, untranslated=, faults=, teardown=): parts of the audit that cannot hold"
+        "excused(state=, untranslated=, faults=, teardown=): parts of the audit that cannot pass"
         " after this scenario, each with the reason",
     )
     config.addinivalue_line(
-        "markers", "errors(*patterns): what the scenario makes drivers log as an error"
+        "markers", "errors(*patterns): error messages that the scenario provokes in drivers"
     )
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
-    """A scenario that fails is not audited: what it left is a consequence."""
+    """Audit the guests of a scenario that passes. What a failed one leaves is a consequence."""
     yield
     excuses = _excuses(item)
     errors = [each for marker in item.iter_markers("errors") for each in marker.args]
@@ -50,7 +51,7 @@ def _excuses(item: pytest.Item) -> dict[str, str]:
     excuses: dict[str, str] = {}
     for marker in item.iter_markers("excused"):
         excuses |= marker.kwargs
-    assert excuses.keys() <= _EXCUSES, f"no such part of the audit: {excuses.keys() - _EXCUSES}"
+    assert excuses.keys() <= _EXCUSES, f"unknown part of the audit {excuses.keys() - _EXCUSES}"
     return excuses
 
 
@@ -69,18 +70,18 @@ def _audit(guest: Guest, excuses: dict[str, str], errors: list[str]) -> list[Fin
 
 @pytest.fixture
 def bound_guest(machine: Machine, guest_factory: GuestFactory) -> Guest:
-    """A fresh guest in which the IOMMU's driver was loaded, and then those of its devices."""
+    """A fresh guest with the IOMMU's driver loaded, and then the drivers of its devices."""
     return guest_factory(machine, bound=True)
 
 
 @pytest.fixture(autouse=True)
 def _on_each_machine(machine: Machine) -> None:
-    """A scenario that starts its guests itself is about the machine under test too."""
+    """Parametrise scenarios that start their own guests by machine too."""
 
 
 @pytest.fixture
 def siblings(guest_factory: GuestFactory) -> Guest:
-    """A guest with two NICs in one group, bound, and the modules of VFIO."""
+    """A guest with two bound NICs in one group, and VFIO's modules loaded."""
     guest = guest_factory("+multifunction", *vfio.WARM_UP, bound=True)
     state = clients.bound(guest)
     assert len({state.devices[name].group for name in clients.nics(state)}) == 1
@@ -88,14 +89,15 @@ def siblings(guest_factory: GuestFactory) -> Guest:
 
 
 @pytest.fixture
-def acs_in_time(machine: Machine, shows: Shows) -> bool:
-    """Whether a root port has its ACS on before there are groups. ACPI's tables are looked at
+def early_acs(machine: Machine, shows: Shows) -> bool:
+    """Whether ACS of a root port is enabled before groups exist. ACPI's tables are parsed
     early enough on all kernels (iort_init_platform_devices, acpi_viot_early_init)."""
     return machine.firmware == "acpi" or shows(ACS_BEFORE_GROUPS)
 
 
 @pytest.fixture(autouse=True)
-def _each_way_that_the_kernel_has(request: pytest.FixtureRequest, kernel: Kernel) -> None:
+def _require_vfio_interface(request: pytest.FixtureRequest, kernel: Kernel) -> None:
+    """Skip a VFIO interface that the kernel's configuration lacks."""
     callspec = getattr(request.node, "callspec", None)
     for way in callspec.params.values() if callspec else ():
         option = vfio.NEEDS.get(way) if isinstance(way, str) else None

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Bugs of the past, each by the commit that fixed it. Where a kernel without the fix shows
-it, it is a known issue; 5.10 lacks 32ea2c57dc21 and 809d0810e352 and shows neither here.
+"""Fixed bugs, each by the commit that fixed it. A kernel without the fix that shows the bug
+has a known issue; 5.10 lacks 32ea2c57dc21 and 809d0810e352, and shows neither bug here.
 
-Those that other subjects cover are there: groups without a client's driver (bcb81ac6ae3c)
-in pinning, default domain races (b46064a18810, 95deee37a123) in races, repeated stream IDs
+Other subjects cover the rest: groups without a client's driver (bcb81ac6ae3c) are in pinning,
+default domain races (b46064a18810, 95deee37a123) in races, repeated stream IDs
 (b00d24997a11) in firmware, ownership (512881eacfa7) in dma_ownership, ACS (c41e2fb67e26) in
 topologies.
 """
@@ -31,45 +31,50 @@ _STAMP = re.compile(r"^\[ *[\d.]+\] ", re.MULTILINE)
 @pytest.mark.machines("smmuv3")
 @pytest.mark.known_issue("forced-unload-keeps-dma-ops")
 @pytest.mark.needs(CLIENTS_WAIT)
-@pytest.mark.excused(state="the module was let go by force")
+@pytest.mark.excused(state="the module is unloaded by force")
 def test_forced_unload_clears_dma_ops_of_bound_devices(
     guest_factory: GuestFactory, shows: Shows, expect_splat: ExpectSplat
 ) -> None:
-    """280e5a301005: iommu-dma's operations are cleared when a device leaves its IOMMU; a
-    device that goes on with those of a domain that was freed maps into freed memory."""
+    """A device that leaves its IOMMU loses iommu-dma's operations.
+
+    280e5a301005: a device that keeps the operations of a freed domain maps into freed
+    memory."""
     guest = guest_factory("+virtio", bound=True)
     clients.bound(guest)
     if shows(FORCE_WARNS):
         expect_splat("WARNING in __iommu_group_free_device")
-    force(guest)
-    # The disk's driver is still bound, and maps what it reads into; nothing comes back.
+    force_unload(guest)
+    # The disk's driver is still bound, and maps its read buffers; the request never completes.
     reading = "dd if=/dev/vda of=/dev/null bs=4k count=1"
-    # Of a process that has ended /proc has no program any more.
-    asked = "[ -e /proc/$!/exe ] && ! grep -q '[1-9]' /sys/block/vda/inflight"
-    guest.run(f"{reading} & while {asked}; do usleep 1000; done; kill -9 $!")
-    asked_for = guest.run("grep -q '[1-9]' /sys/block/vda/inflight")
-    finding.require(asked_for.number == 0, "dma-attempted", "vda", "no")
+    # /proc has no executable for a process that has exited.
+    not_yet = "[ -e /proc/$!/exe ] && ! grep -q '[1-9]' /sys/block/vda/inflight"
+    guest.run(f"{reading} & while {not_yet}; do usleep 1000; done; kill -9 $!")
+    in_flight = guest.run("grep -q '[1-9]' /sys/block/vda/inflight")
+    finding.require(in_flight.number == 0, "dma-attempted", "vda", "no")
 
 
-def force(guest: Guest) -> None:
+def force_unload(guest: Guest) -> None:
     assert modules.unload(guest, "arm_smmu_v3", force=True).status == 0
 
 
-@pytest.mark.excused(state="the guest has gone", teardown="the guest has gone")
+@pytest.mark.excused(state="the guest has rebooted", teardown="the guest has rebooted")
 def test_reboot_with_active_devices_raises_no_splat(bound_guest: Guest) -> None:
-    """32ea2c57dc21: an IOMMU that shuts down stays registered, because its clients may
-    still be shutting down."""
+    """An IOMMU stays registered at shutdown, because its clients may still be shutting down.
+
+    32ea2c57dc21."""
     assert_reboots(bound_guest)
 
 
-@pytest.mark.excused(state="the guest has gone", teardown="the guest has gone")
+@pytest.mark.excused(state="the guest has rebooted", teardown="the guest has rebooted")
 def test_shutdown_skips_a_driver_whose_probe_failed(bound_guest: Guest) -> None:
-    """A device whose probe failed is nobody's (local_pci_probe), and pci_device_shutdown asks
-    the driver of each that is somebody's."""
+    """A failed probe leaves the device without a driver, and shutdown skips it.
+
+    local_pci_probe clears the device's driver, and pci_device_shutdown calls the driver of
+    each device that has one."""
     nic = clients.nics(bound_guest.state())[0]
     devices.unbind(bound_guest, nic)
     modules.load(bound_guest, "e1000")
-    # An e1000e, which it is not.
+    # The ID of an e1000e, which e1000 cannot drive.
     step = bound_guest.step("echo 8086 10d3 > /sys/bus/pci/drivers/e1000/new_id")
     assert (step.status, step.after.devices[nic].driver) == (0, "")
     assert any(re.search("e1000.* failed with error", entry.text) for entry in step.kmsg)
@@ -77,7 +82,7 @@ def test_shutdown_skips_a_driver_whose_probe_failed(bound_guest: Guest) -> None:
 
 
 def assert_reboots(guest: Guest) -> None:
-    """With nothing to complain of on the way."""
+    """Reboot the guest; the console must show no splat, and the restart."""
     with pytest.raises(GuestLost, match="guest-reset"):
         guest.run("reboot -f")
     console = (guest.directory / "console-kernel.log").read_text(errors="replace")
@@ -86,7 +91,7 @@ def assert_reboots(guest: Guest) -> None:
     assert any("reboot: Restarting system" in line for line in lines)
 
 
-# How many allocations lie between two that fail.
+# Every seventh allocation fails.
 _STEP = 7
 
 
@@ -98,15 +103,16 @@ _STEP = 7
     "ioremap failed",
     "[Ff]ailed to (allocate|register iommu)",
 )
-# Not each allocation fails here.
+# Not every allocation fails here.
 @pytest.mark.known_issue("failed-attach-is-detached", sometimes=True)
 def test_smmu_binds_after_repeated_failed_probes(
     guest: Guest, shows: Shows, expect_splat: ExpectSplat
 ) -> None:
-    """What arm_smmu_device_probe has set up is undone where it fails, each time
-    (2bd22a0d4050). Here some of its allocations fail, each over and over."""
+    """Each failed arm_smmu_device_probe undoes what it has set up, so a later one succeeds.
+
+    2bd22a0d4050. Some of the probe's allocations fail here, each several times."""
     if shows(GROUPS_AT_REGISTRATION):
-        # Not each allocation fails here.
+        # Not every allocation fails here.
         expect_splat("WARNING in iommu_setup_default_domain", sometimes=True)
     smmu = next(name for name in guest.state().devices if "smmu" in name)
     guest.run("echo 0 > /sys/bus/platform/drivers_autoprobe")
@@ -125,7 +131,7 @@ def test_smmu_binds_after_repeated_failed_probes(
                 break
             finding.none_of(audit.leaks(state))
             tracing.fail(guest, failure.number, "write", probe, smmu)
-        # Not those that fail before the driver is called.
+        # Without failures before the driver's probe is called.
         failed += sum("failed with error" in entry.text for entry in guest.take_kmsg())
     assert failed >= 15
     guest.run("echo 1 > /sys/bus/platform/drivers_autoprobe")
@@ -139,8 +145,8 @@ PROBE = "/sys/bus/virtio/drivers_probe"
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A probe of the virtio-iommu whose ``number``th allocation failed, and the ``state``
-    then; ``bound``, whether the driver has the device all the same."""
+    """A probe of the virtio-iommu with its ``number``th allocation failing: the ``state``
+    after it, and whether the driver is ``bound`` in spite of the failure."""
 
     number: int
     state: State
@@ -159,8 +165,9 @@ def is_bound(guest: Guest, name: str) -> bool:
 
 
 def attempts(guest: Guest) -> Iterator[Attempt]:
-    """One for each allocation of the probe. The device is reset after each, by its transport:
-    see virtio-iommu-failed-probe-keeps-queues. Ends with a probe that succeeds."""
+    """One attempt for each allocation of the probe, ending with a probe that succeeds.
+
+    The transport resets the device after each: see virtio-iommu-failed-probe-keeps-queues."""
     iommu = iommu_of(guest)
     transport = read(guest, f"/sys/bus/virtio/devices/{iommu}", "readlink -f").split("/")[-2]
     driver = "/sys/bus/pci/drivers/virtio-pci"
@@ -173,16 +180,18 @@ def attempts(guest: Guest) -> Iterator[Attempt]:
             guest.run("rmmod virtio_iommu; modprobe virtio_iommu")
             clients.bring_back(guest)
         guest.run(f"echo {transport} > {driver}/unbind; echo {transport} > {driver}/bind")
-    assert is_bound(guest, iommu), "with no allocation failing it is not bound"
+    assert is_bound(guest, iommu), "not bound although no allocation fails"
 
 
 @pytest.mark.machines("virtio-iommu")
 @pytest.mark.known_issue("virtio-iommu-unregistered-stays-bound")
 @pytest.mark.errors("failed with error", "driver_sysfs_add failed")
 def test_failed_virtio_iommu_probe_leaks_nothing(guest: Guest) -> None:
-    """viommu_probe -> iommu_device_sysfs_add, iommu_device_register: nor the interrupt of its
-    queues, which would come to a module that may be gone. One that does not fail has
-    registered."""
+    """A failed viommu_probe leaves nothing, and a successful one registers the IOMMU.
+
+    viommu_probe -> iommu_device_sysfs_add, iommu_device_register. Groups, the IOMMU and the
+    interrupt of its queues must be released: an interrupt could be delivered to a module
+    that is unloaded."""
     nic = clients.pci(guest.state())[0]
     iommu = iommu_of(guest)
     modules.load(guest, "pci-stub")
@@ -195,13 +204,14 @@ def test_failed_virtio_iommu_probe_leaks_nothing(guest: Guest) -> None:
             client = devices.probe(guest, nic).after.devices[nic]
             if client.group is None:
                 wrong.append(
-                    Finding("registered", iommu, "no", f"{iommu} is bound, not registered")
+                    Finding("registered", iommu, "no", f"{iommu} is bound but not registered")
                 )
         else:
             failed += 1
             wrong += audit.leaks(state)
             if guest.run(f"grep -w {iommu} /proc/interrupts").number == 0:
-                wrong.append(Finding("interrupt-leak", iommu, text="its interrupt is left"))
+                text = f"an interrupt of {iommu} is still requested"
+                wrong.append(Finding("interrupt-leak", iommu, text=text))
         finding.none_of(wrong, f"with allocation {attempt.number} failing")
     assert failed > 10
 
@@ -209,8 +219,9 @@ def test_failed_virtio_iommu_probe_leaks_nothing(guest: Guest) -> None:
 @pytest.mark.machines("virtio-iommu")
 @pytest.mark.known_issue("virtio-iommu-failed-probe-keeps-queues")
 def test_failed_virtio_iommu_probe_can_be_retried(guest: Guest) -> None:
-    """err_free_vqs of viommu_probe: what the device was told of the queues, it is told no
-    more."""
+    """A failed viommu_probe withdraws the queues that it has set up in the device.
+
+    err_free_vqs of viommu_probe."""
     iommu = iommu_of(guest)
     for attempt in attempts(guest):
         if attempt.bound:
@@ -225,8 +236,10 @@ def read(guest: Guest, path: str, how: str = "cat") -> str:
 
 @pytest.mark.machines("virtio-iommu")
 def test_removing_an_endpoint_detaches_its_domain(bound_guest: Guest) -> None:
-    """809d0810e352: the domain of an endpoint that is released is detached. What is seen
-    here is that the next one with its ID binds and is counted as the first was."""
+    """Releasing an endpoint detaches its domain.
+
+    809d0810e352. The next endpoint with the same ID must bind, and pin the module as the
+    first did."""
     (nic,) = clients.nics(bound_guest.state())
     for _ in range(5):
         devices.remove(bound_guest, nic)
@@ -237,13 +250,15 @@ def test_removing_an_endpoint_detaches_its_domain(bound_guest: Guest) -> None:
 
 @pytest.mark.machines("smmuv3")
 @pytest.mark.known_issue("forced-unload-null-release")
-@pytest.mark.excused(state="the module was let go by force")
+@pytest.mark.excused(state="the module is unloaded by force")
 def test_device_can_be_removed_after_forced_unload(bound_guest: Guest) -> None:
-    """The IOMMU's operations are gone when iommu_release_device looks for release_device."""
+    """iommu_release_device does not use the IOMMU's operations after they are unregistered.
+
+    It calls release_device of operations that a forced unload has freed."""
     (nic,) = clients.nics(bound_guest.state())
     modules.unload(bound_guest, "e1000e")
     modules.unload(bound_guest, "iommu_client")
-    force(bound_guest)
+    force_unload(bound_guest)
     step = devices.remove(bound_guest, nic)
     survives(step)
     assert step.status == 0

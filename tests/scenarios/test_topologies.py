@@ -58,7 +58,7 @@ def test_nvme_disk_has_a_group(guest_factory: GuestFactory) -> None:
 
 
 def test_root_port_shares_its_group_without_early_acs(
-    guest_factory: GuestFactory, shows: Shows, acs_in_time: bool
+    guest_factory: GuestFactory, shows: Shows, early_acs: bool
 ) -> None:
     """With a modular IOMMU and a device tree ACS is requested too late, after the port
     was set up, until c41e2fb67e26. 5.10's port does not wait for its IOMMU at all."""
@@ -68,7 +68,7 @@ def test_root_port_shares_its_group_without_early_acs(
     state = clients.bound(guest)
     port = port_of(state)
     apart = sorted([{port}, BELOW], key=sorted)
-    assert groups(state) == (apart if acs_in_time else [{port, *BELOW}])
+    assert groups(state) == (apart if early_acs else [{port, *BELOW}])
 
 
 def port_of(state: State) -> str:

@@ -251,7 +251,7 @@ def test_vfio_pci_binds_only_by_driver_override(guest: Guest) -> None:
 
 @pytest.mark.needs(CLIENTS_WAIT, DMA_OWNERSHIP)
 def test_port_driver_does_not_block_vfio_below_it(
-    guest_factory: GuestFactory, acs_in_time: bool
+    guest_factory: GuestFactory, early_acs: bool
 ) -> None:
     """pcie_portdriver is exempt (driver_managed_dma): it may share its devices' group."""
     guest = given(guest_factory("+root-port", *vfio.WARM_UP, bound=True))
@@ -260,7 +260,7 @@ def test_port_driver_does_not_block_vfio_below_it(
     one, two = nics_of(state)
     assert state.devices[one].group == state.devices[two].group
     shared = state.devices[port].group == state.devices[one].group
-    assert shared != acs_in_time
+    assert shared != early_acs
     opened = vfio.use(guest, "group", *vfio.words(state, "group", one))
     audit.is_served(opened)
 
