@@ -214,7 +214,7 @@ def test_reading_any_bytes_returns_a_report_or_raises_a_usage_error(
 
 
 @pytest.mark.parametrize(
-    ("text", "machine", "kmod"),
+    ("text", "machine_name", "kmod"),
     [
         ("$ modprobe arm-smmu-v3\n$ true\n", "smmuv3", False),
         (
@@ -226,12 +226,12 @@ def test_reading_any_bytes_returns_a_report_or_raises_a_usage_error(
     ],
 )
 def test_a_request_has_the_machine_and_extras_for_its_report(
-    tmp_path: Path, text: str, machine: str, kmod: bool
+    tmp_path: Path, text: str, machine_name: str, kmod: bool
 ) -> None:
     path = tmp_path / "report"
     path.write_text(text)
     found = request.of(path)
-    assert (found.machine.name, "kmod" in found.extras) == (machine, kmod)
+    assert (found.machine.name, "kmod" in found.extras) == (machine_name, kmod)
 
 
 def test_a_request_notes_the_module_behind_test_module(tmp_path: Path) -> None:
