@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
+"""Shell sessions in text: prompts, commands, their output and statuses."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,7 +37,7 @@ def commands(text: str) -> list[list[str]]:
         "[0] root@host:~# ",
     ],
 )
-def test_prompts_people_paste(prompt: str) -> None:
+def test_a_prompt_starts_a_command(prompt: str) -> None:
     text = (
         f"I did:\n\n{prompt}modprobe arm-smmu-v3\n"
         f"{prompt}rmmod arm-smmu-v3\nrmmod: busy\n\nThanks\n"
@@ -53,7 +55,7 @@ def test_prompts_people_paste(prompt: str) -> None:
         ("\u250c\u2500\u2500(root\u327fvm)-[/sys/kernel]", "\u2514\u2500# "),
     ],
 )
-def test_prompts_of_two_lines(upper: str, lower: str) -> None:
+def test_a_two_line_prompt_gives_directory_and_host(upper: str, lower: str) -> None:
     (found,) = sessions(
         f"{upper}\n{lower}ls iommu_groups\n0\n\n{upper}\n{lower}rmmod x\nrmmod: busy\n\nThanks\n"
     )
@@ -67,7 +69,7 @@ def test_prompts_of_two_lines(upper: str, lower: str) -> None:
     "question",
     ["[sudo] password for joe: ", "[sudo] Passwort f\u00fcr joe: ", "[sudo: x] Password: "],
 )
-def test_what_sudo_asks_is_no_output(question: str) -> None:
+def test_the_password_prompt_of_sudo_is_not_output(question: str) -> None:
     (found,) = sessions(f"$ sudo cat /x\n{question}\n1\n$ sudo true\n")
     assert found.commands[0].output == ("1",)
 
@@ -76,18 +78,18 @@ def test_what_sudo_asks_is_no_output(question: str) -> None:
     "stamp",
     ["2026-02-11 10:22 <{}> ", "[10:22] <@{}> ", "10:22 <{}> ", "10:22:11      {} | "],
 )
-def test_others_in_a_chat_are_no_output(stamp: str) -> None:
+def test_other_speakers_in_a_chat_are_not_output(stamp: str) -> None:
     joe, kai = stamp.format("joe"), stamp.format("kai")
     (found,) = sessions(f"{joe}# rmmod x\n{joe}rmmod: busy\n{kai}looks normal\n{joe}# lsmod\n")
     assert found.texts == ("rmmod x", "lsmod")
     assert found.commands[0].output == ("rmmod: busy",)
 
 
-def test_escapes_that_a_capture_spells_out_are_no_text() -> None:
+def test_spelled_out_escape_sequences_are_dropped() -> None:
     assert commands("/ # ^[[6nrmmod x\n/ # ^[[6n\n") == [["rmmod x"]]
 
 
-def test_a_redirection_in_a_here_document_is_no_prompt() -> None:
+def test_a_redirection_in_a_here_document_is_not_a_prompt() -> None:
     (found,) = sessions(
         "# cat > /t <<EOF\necho 1 > /sys/x\nEOF\n# cat > /t <<EOF\n> echo 2\n> EOF\n"
     )
@@ -111,11 +113,11 @@ def test_a_redirection_in_a_here_document_is_no_prompt() -> None:
         "Call trace:",
     ],
 )
-def test_what_is_no_command(line: str) -> None:
+def test_comments_prose_logs_and_diffs_are_not_commands(line: str) -> None:
     assert commands(f"Hello\n\n{line}\n\nBye\n") == []
 
 
-def test_a_diff_is_no_session() -> None:
+def test_commands_in_a_diff_are_not_a_session() -> None:
     text = """\
 diff --git a/doc b/doc
 --- a/doc
@@ -132,46 +134,46 @@ $ uname -r
     assert commands(text) == [["uname -r"]]
 
 
-def test_a_quoted_diff_is_no_session_either() -> None:
+def test_commands_in_a_quoted_diff_are_not_a_session() -> None:
     text = "> @@ -1,2 +1,2 @@\n>  # modprobe a\n> +# modprobe b\n> $ uname -r\n"
     assert commands(text) == [["uname -r"]]
 
 
-def kept(text: str) -> list[Session]:
+def deduplicated(text: str) -> list[Session]:
     return session.without_repeats(sessions(text))
 
 
-def test_a_quoted_repeat_is_ignored() -> None:
+def test_a_quoted_repeat_is_dropped() -> None:
     first = "    $ modprobe a\n    $ modprobe b\n    no\n"
     text = f"{first}\nHe wrote:\n> >   $ modprobe a\n> >   $ modprobe b\n"
-    (found,) = kept(text)
+    (found,) = deduplicated(text)
     assert found.commands[1].output == ("no",)
 
 
-def test_the_original_is_kept_and_not_the_quotation_before_it() -> None:
-    (found,) = kept("> $ modprobe a\n> cut\n\nand so:\n\n$ modprobe a\nno\n")
+def test_the_original_is_kept_over_an_earlier_quotation() -> None:
+    (found,) = deduplicated("> $ modprobe a\n> cut\n\nand so:\n\n$ modprobe a\nno\n")
     assert (found.quoted, found.commands[0].output) == (False, ("no",))
 
 
-def test_the_same_commands_with_another_outcome_are_another_session() -> None:
-    before, after = kept("$ rmmod a\nno\n\nPatched:\n\n$ rmmod a\n\nBye\n")
+def test_equal_commands_with_different_output_are_two_sessions() -> None:
+    before, after = deduplicated("$ rmmod a\nno\n\nPatched:\n\n$ rmmod a\n\nBye\n")
     assert (before.commands[0].output, after.commands[0].output) == (("no",), ())
-    assert len(kept("$ ls\nx\n\nonce more\n\n$ ls\nx\n")) == 1
+    assert len(deduplicated("$ ls\nx\n\nonce more\n\n$ ls\nx\n")) == 1
 
 
-def test_a_quoted_session_alone_counts() -> None:
+def test_a_session_that_is_only_quoted_is_kept() -> None:
     assert commands("On Monday X wrote:\n> $ modprobe a\n> oops\n>\n> Why?\n") == [["modprobe a"]]
 
 
 @pytest.mark.parametrize(
-    ("answer", "together"),
+    ("reply", "continues"),
     [("$ lsmod | grep a\na 1 2\n", True), ("$ modprobe b\n$ lsmod | grep a\na 1 2\n", False)],
 )
-def test_an_answer_that_only_shows_more_goes_on_with_what_it_quotes(
-    answer: str, together: bool
+def test_a_reply_that_only_queries_continues_the_quoted_session(
+    reply: str, continues: bool
 ) -> None:
     quoted = "On Monday X wrote:\n> > $ modprobe a\n> > $ rmmod a\n> > no\n>\n> And lsmod?\n\n"
-    assert (len(sessions(quoted + answer)) == 1) is together
+    assert (len(sessions(quoted + reply)) == 1) is continues
 
 
 def test_blank_lines_between_prompts_do_not_end_a_session() -> None:
@@ -182,7 +184,7 @@ def test_blank_lines_between_prompts_do_not_end_a_session() -> None:
     assert found.commands[1].output == ()
 
 
-def test_prose_between_parts_does_not_separate_them() -> None:
+def test_prose_between_commands_does_not_split_a_session() -> None:
     assert commands("$ modprobe a\n\nThen I did\n\n$ rmmod a\n") == [["modprobe a", "rmmod a"]]
 
 
@@ -196,17 +198,17 @@ def test_prose_between_parts_does_not_separate_them() -> None:
         "Expected:",
     ],
 )
-def test_prose_about_another_machine_separates_sessions(prose: str) -> None:
+def test_prose_about_another_setup_splits_sessions(prose: str) -> None:
     text = f"$ modprobe a\n\n{prose}\n\n$ rmmod a\n"
     assert commands(text) == [["modprobe a"], ["rmmod a"]]
 
 
-def test_prose_behind_an_indented_session_is_no_output() -> None:
+def test_prose_behind_an_indented_session_is_not_output() -> None:
     (found,) = sessions("    $ ls\n    file\n\n    more\nCause:\n    because\n")
     assert found.commands[0].output == ("file", "", "more")
 
 
-def test_exit_status_as_in_cram() -> None:
+def test_a_bracketed_number_is_an_exit_status_as_in_cram() -> None:
     (found,) = sessions("  $ false\n  [1]\n  $ true\n  $ echo [2]\n  [2]\n  [0]\n")
     assert [(c.status, c.output) for c in found.commands] == [(1, ()), (None, ()), (0, ("[2]",))]
 
@@ -223,19 +225,19 @@ def test_exit_status_as_in_cram() -> None:
         ("$ echo 'a\nb'\n1\n2\n", "echo 'a\nb'"),
     ],
 )
-def test_commands_of_several_lines(text: str, command: str) -> None:
+def test_a_command_includes_its_continuation_lines(text: str, command: str) -> None:
     (found,) = sessions(text)
     assert found.texts == (command,)
     assert found.commands[0].output == ("1", "2")
 
 
-def test_line_numbers() -> None:
+def test_commands_have_their_line_numbers() -> None:
     (found,) = sessions("one\ntwo\n  $ ls\n  x\n  $ pwd\n")
     assert [command.line for command in found.commands] == [3, 5]
 
 
 @given(st.text(max_size=400))
-def test_hostile_text_never_breaks_it(text: str) -> None:
+def test_sessions_of_any_text_have_no_empty_command(text: str) -> None:
     for each in sessions(text):
         assert all(command.text for command in each.commands)
 
@@ -258,7 +260,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(PIECES, max_size=60))
-def test_hostile_mixtures_never_break_it(pieces: list[str]) -> None:
+def test_sessions_accepts_any_mixture_of_shell_fragments(pieces: list[str]) -> None:
     sessions("".join(pieces))
     sessions("\n".join(pieces))
 
@@ -277,7 +279,7 @@ def test_hostile_mixtures_never_break_it(pieces: list[str]) -> None:
         "modprobe -r x; echo $?",
     ],
 )
-def test_a_command_is_finished_where_a_shell_finds_it_so(command: str) -> None:
+def test_a_command_that_is_complete_for_a_shell_ends_on_its_line(command: str) -> None:
     (found,) = sessions(f"# {command}\nout\n# uname\n")
     assert found.texts == (command, "uname")
     assert found.commands[0].output == ("out",)
@@ -292,7 +294,7 @@ def test_a_command_is_finished_where_a_shell_finds_it_so(command: str) -> None:
         ("$ (echo a\n> )\na\n", "(echo a\n)"),
     ],
 )
-def test_a_command_goes_on_where_a_shell_asks_for_more(text: str, command: str) -> None:
+def test_a_command_that_is_incomplete_for_a_shell_continues(text: str, command: str) -> None:
     (found,) = sessions(text)
     assert found.texts == (command,)
     assert found.commands[0].output == ("a",)
@@ -302,15 +304,15 @@ def test_a_command_goes_on_where_a_shell_asks_for_more(text: str, command: str) 
     "comment",
     ["# wait for the device to appear", "# test that it is busy", "# then unload it again"],
 )
-def test_comments_are_no_commands(comment: str) -> None:
+def test_comments_before_a_session_are_not_commands(comment: str) -> None:
     assert commands(f"{comment}\n\n$ ls\n") == [["ls"]]
 
 
-def test_a_cut_quoted_hunk_ends_with_its_quotation() -> None:
+def test_a_truncated_quoted_hunk_ends_with_its_quotation() -> None:
     assert commands("> @@ -1,9 +1,9 @@\n> -a\n>  b\n\n $ modprobe x\n") == [["modprobe x"]]
 
 
-def test_statuses_that_prompts_show() -> None:
+def test_a_number_in_the_prompt_is_the_previous_status() -> None:
     (found,) = sessions(
         "[0] root@vm:~# modprobe x\n[0] root@vm:~# rmmod x\n[1] root@vm:~# cat y\n2\n"
         "[0] root@vm:~#\n"
@@ -319,45 +321,45 @@ def test_statuses_that_prompts_show() -> None:
 
 
 @pytest.mark.parametrize("numbers", [(0, 1, 2), (1, 1, 1), (0, 0, 0), (41, 42, 43)])
-def test_counts_that_prompts_show(numbers: tuple[int, ...]) -> None:
+def test_counters_and_constants_in_prompts_are_not_statuses(numbers: tuple[int, ...]) -> None:
     (found,) = sessions("".join(f"[{n}] root@vm:~# modprobe x\n" for n in numbers))
     assert {each.next_status for each in found.commands} == {None}
 
 
-def test_a_home_directory_behind_an_arrow() -> None:
+def test_an_arrow_prompt_may_show_the_home_directory() -> None:
     (found,) = sessions("\u279c  ~ modprobe x\n\u279c  ~ cat y\n2\n\u279c  ~\n")
     assert found.texts == ("modprobe x", "cat y")
     assert found.commands[1].output == ("2",)
 
 
-def test_a_subshell_behind_a_lone_prompt() -> None:
+def test_a_parenthesis_behind_a_prompt_is_a_subshell_or_a_remark() -> None:
     (found,) = sessions("# modprobe x\n# (echo virtio1 > /sys/unbind)\nSegmentation fault\n")
     assert found.texts == ("modprobe x", "(echo virtio1 > /sys/unbind)")
     (found,) = sessions("# modprobe x\n# (see below for more)\n")
     assert found.texts == ("modprobe x",)
 
 
-def test_a_status_behind_the_directory() -> None:
+def test_a_status_behind_the_directory_is_the_previous_status() -> None:
     text = "root@box:~ 0 # true\nroot@box:~ 0 # false\nroot@box:~ 1 # true\nroot@box:~ 0 #\n"
     (found,) = sessions(text)
     assert found.texts == ("true", "false", "true")
     assert [command.next_status for command in found.commands] == [0, 1, 0]
 
 
-def test_a_status_in_brackets_as_fish_prints_it() -> None:
+def test_a_bracketed_fish_status_is_the_previous_status() -> None:
     text = "root@box ~# false\nroot@box ~ [1]# true\nroot@box ~# false | true\nroot@box ~ [1|0]#"
     (found,) = sessions(text)
     assert [command.next_status for command in found.commands] == [1, None, 0]
 
 
 @pytest.mark.parametrize("output", ["1", "a/b", "x.y"])
-def test_a_prompt_behind_output(output: str) -> None:
+def test_a_prompt_directly_behind_output_is_recognised(output: str) -> None:
     text = f"root@box:~# true\nroot@box:~# printf {output}\n{output}root@box:~# true\n"
     (found,) = sessions(text)
     assert [command.output for command in found.commands] == [(), (output,), ()]
 
 
-def test_another_user_is_no_output() -> None:
+def test_the_prompt_of_another_user_is_not_output() -> None:
     text = "root@box:~# true\nbroot@box:~# true\nbroot@box:~# true\nroot@box:~# true\n"
     (found,) = sessions(text)
     assert len(found.commands) == 4
@@ -366,17 +368,17 @@ def test_another_user_is_no_output() -> None:
 @pytest.mark.parametrize(
     "remark", ["ok so now", "hm weird", "and then", "hmm", "Now the NIC.", "let's see, the count"]
 )
-def test_remarks_between_commands(remark: str) -> None:
+def test_chat_remarks_between_commands_are_not_output(remark: str) -> None:
     (found,) = sessions(f"# rmmod a\n{remark}\n# cat b\n1\n{remark}\n# true\n")
     assert [command.output for command in found.commands] == [(), ("1",), ()]
 
 
 @pytest.mark.parametrize("output", ["ok", "ok 1 - loads", "no such device", "wait: 3", "I/O error"])
-def test_words_that_programs_print(output: str) -> None:
+def test_program_output_that_resembles_a_remark_is_kept(output: str) -> None:
     (found,) = sessions(f"# prove x\n# ./t.sh && echo ok\n{output}\n# true\n")
     assert found.commands[-2].output == (output,)
 
 
-def test_what_echo_prints_is_no_remark() -> None:
+def test_echoed_text_is_not_a_remark() -> None:
     (found,) = sessions("# echo and then\nand then\n# true\n")
     assert found.commands[0].output == ("and then",)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A guest that is silent because this host does not let it run: no guest can provoke that."""
+"""A guest that is silent because the host does not schedule it, which no guest can provoke."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ LIMIT = 0.4
 
 
 class Watched:
-    """What a console uses of the watch on a guest that says nothing."""
+    """The part of the watcher that a console uses, for a silent guest."""
 
     tail = ""
     last_activity = 0.0
@@ -28,7 +28,7 @@ class Watched:
 
 
 class Waiting:
-    """QEMU, which has waited for a processor for so much of the time that has passed."""
+    """A QEMU that waits for a CPU for ``share`` of the elapsed time."""
 
     def __init__(self, share: float, channel: socket.socket) -> None:
         self.sockets = {"command": channel}
@@ -42,7 +42,7 @@ class Waiting:
 @pytest.mark.parametrize(
     ("share", "error"), [(0.0, GuestHang), (0.3, GuestHang), (0.9, HostStarved)]
 )
-def test_silence_is_a_hang_unless_the_host_is_to_blame(
+def test_silence_is_a_hang_unless_qemu_waits_for_a_cpu(
     tmp_path: Path, share: float, error: type[Exception]
 ) -> None:
     ours, theirs = socket.socketpair()
@@ -54,9 +54,9 @@ def test_silence_is_a_hang_unless_the_host_is_to_blame(
 
 
 @contextlib.contextmanager
-def busy(processor: int) -> Iterator[subprocess.Popen[bytes]]:
+def busy(cpu: int) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(["sh", "-c", "while :; do :; done"])
-    os.sched_setaffinity(process.pid, {processor})
+    os.sched_setaffinity(process.pid, {cpu})
     try:
         yield process
     finally:
@@ -64,11 +64,11 @@ def busy(processor: int) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="needs CONFIG_SCHED_INFO")
-def test_of_two_on_one_processor_each_waits(tmp_path: Path) -> None:
-    """Until one has waited for 0.1 s: the scheduler lets them take turns."""
-    processor = min(os.sched_getaffinity(0))
-    with busy(processor) as one, busy(processor):
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="requires CONFIG_SCHED_INFO")
+def test_a_process_that_shares_a_cpu_accumulates_waiting_time(tmp_path: Path) -> None:
+    """Poll until one has waited for 0.1 s: the scheduler makes both take turns."""
+    cpu = min(os.sched_getaffinity(0))
+    with busy(cpu) as one, busy(cpu):
         process = Process((), one, {}, tmp_path / "log")
         end = time.monotonic() + 30
         while process.waited() < 0.1 and time.monotonic() < end:
@@ -93,5 +93,7 @@ def test_of_two_on_one_processor_each_waits(tmp_path: Path) -> None:
         (None, False),
     ],
 )
-def test_which_errors_say_nothing_of_a_kernel(error: BaseException | None, trouble: bool) -> None:
+def test_is_host_trouble_separates_errors_of_the_host_from_the_kernels(
+    error: BaseException | None, trouble: bool
+) -> None:
     assert errors.is_host_trouble(error) == trouble

@@ -32,7 +32,7 @@ type 0 identity
 type 3 -"""
 
 
-def test_a_snapshot_is_read() -> None:
+def test_parsing_a_state_reads_modules_groups_and_devices() -> None:
     found = state.parse(BEFORE)
     assert found.refcount("arm-smmu-v3") == 1
     assert found.refcount("nope") is None
@@ -41,29 +41,30 @@ def test_a_snapshot_is_read() -> None:
     assert found.devices["b000000.client0"].group == 0
 
 
-def test_a_type_that_does_not_come_is_not_known() -> None:
-    """A task that died holds the group's lock: nothing comes after."""
+def test_a_missing_group_type_is_unknown() -> None:
+    """A task that died may hold the group's mutex: no further type is printed."""
     found = state.parse(AFTER.removesuffix("type 0 identity\ntype 3 -"))
     assert [group.type for group in found.groups.values()] == ["?", "?"]
     assert state.parse(AFTER).groups[3].type == ""
 
 
-def test_a_group_may_come_while_the_kernel_is_looked_at() -> None:
+def test_the_type_of_an_unlisted_group_is_ignored() -> None:
+    """The group appeared after the groups were listed."""
     assert list(state.parse(f"{BEFORE}\ntype 1 DMA").groups) == [0]
 
 
-def test_bound_without_the_iommu_that_firmware_names() -> None:
+def test_a_bound_device_without_its_firmware_iommu_is_untranslated() -> None:
     found = state.parse(BEFORE)
     assert found.untranslated == ["0000:00:01.0"]
 
 
-def test_what_agrees_with_itself_has_no_contradictions() -> None:
+def test_a_consistent_state_has_no_contradictions() -> None:
     assert groups.contradictions(state.parse(BEFORE)) == []
     assert groups.contradictions(state.parse(AFTER)) == []
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "expected"),
     [
         ("group 3 0000:00:01.0", "group 3 -", "group 3 has no devices left"),
         ("group 3 0000:00:01.0\n", "", "0000:00:01.0 has group 3, which does not exist"),
@@ -99,12 +100,12 @@ def test_what_agrees_with_itself_has_no_contradictions() -> None:
         ),
     ],
 )
-def test_each_contradiction_is_told(old: str, new: str, told: str) -> None:
+def test_each_contradiction_is_reported(old: str, new: str, expected: str) -> None:
     found = groups.contradictions(state.parse(AFTER.replace(old, new).strip()))
-    assert told in [each.text for each in found]
+    assert expected in [each.text for each in found]
 
 
-def test_changes_are_a_readable_line_each() -> None:
+def test_changes_lists_one_line_per_change() -> None:
     assert state.changes(state.parse(BEFORE), state.parse(AFTER)) == [
         "module arm_smmu_v3: refcount 1 -> 2, held by empty -> vfio, x",
         "module e1000e: loaded, refcount 0",
@@ -116,26 +117,26 @@ def test_changes_are_a_readable_line_each() -> None:
     ]
 
 
-def test_changes_backwards() -> None:
+def test_changes_lists_removals_and_deferrals() -> None:
     lines = state.changes(state.parse(AFTER), state.parse(BEFORE))
     assert "module e1000e: unloaded" in lines
     assert "group 3: gone (0000:00:01.0)" in lines
     assert "device b001000.client1: probe deferred" in lines
 
 
-def test_nothing_changed() -> None:
+def test_equal_states_have_no_changes() -> None:
     assert state.changes(state.parse(BEFORE), state.parse(BEFORE)) == []
 
 
 @pytest.mark.parametrize(
     "line", ["module x", "group x DMA -", "device pci a b c d", "sh: not found", "module a b c d"]
 )
-def test_anything_else_means_the_guest_is_lost(line: str) -> None:
+def test_a_malformed_state_line_raises_guest_lost(line: str) -> None:
     with pytest.raises(GuestLost):
         state.parse(BEFORE + "\n" + line)
 
 
 @given(st.text(max_size=300))
-def test_hostile_text_is_a_state_or_an_error(text: str) -> None:
+def test_parsing_any_text_returns_a_state_or_raises_guest_lost(text: str) -> None:
     with contextlib.suppress(GuestLost):
         state.parse(text)

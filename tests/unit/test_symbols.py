@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Places in the source, of small kernels that the cross compiler makes in a moment."""
+"""Source places of call traces, for small kernels that the cross compiler builds."""
 
 import contextlib
 import re
@@ -71,18 +71,18 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def kernel_of(tmp_path: Path, *options: str, text: str = SOURCE) -> Kernel:
-    """A kernel that is one object."""
+    """A kernel whose vmlinux is linked from one object."""
     linked(tmp_path / "vmlinux", compiled(tmp_path / "main.o", text, *options))
     return Kernel("key", "debian:6.12", RELEASE, "gcc", tmp_path)
 
 
 def frame_of(kernel: Kernel, function: str, offset: int | None = None) -> Frame:
-    """A frame in the kernel; behind the function's first call unless ``offset`` says."""
-    where = image.read(kernel.directory / "vmlinux")
-    (found,) = where.functions[function]
+    """A frame of the kernel, behind the function's first call unless ``offset`` is given."""
+    elf = image.read(kernel.directory / "vmlinux")
+    (found,) = elf.functions[function]
     if offset is None:
         offset = next(
-            each for each in range(4, found.size, 4) if image.after_call(where, found, each)
+            each for each in range(4, found.size, 4) if image.after_call(elf, found, each)
         )
     return Frame(function, offset, found.room or found.size)
 
@@ -97,11 +97,11 @@ def decoded(kernel: Kernel, *frames: Frame, text: tuple[str, ...] = ()) -> Symbo
 
 
 def addr2line(path: Path, addresses: list[int]) -> list[list[tuple[str, str]]]:
-    """What addr2line says of each address: functions and places."""
+    """The functions and places that addr2line prints for each address."""
     words = [tools.CROSS + "addr2line", "-a", "-i", "-f", "-e", str(path)]
-    given_ = "\n".join(map(hex, addresses))
-    said = subprocess.run(words, input=given_, text=True, capture_output=True, check=True).stdout
-    blocks = re.split(r"^0x[0-9a-f]+\n", said, flags=re.MULTILINE)[1:]
+    lines = "\n".join(map(hex, addresses))
+    done = subprocess.run(words, input=lines, text=True, capture_output=True, check=True)
+    blocks = re.split(r"^0x[0-9a-f]+\n", done.stdout, flags=re.MULTILINE)[1:]
     return [
         [
             (name, re.sub(r" \(disc.*|.*/", "", place))
@@ -111,22 +111,20 @@ def addr2line(path: Path, addresses: list[int]) -> list[list[tuple[str, str]]]:
     ]
 
 
-def spans(where: Image) -> dict[str, tuple[int, int]]:
-    found = (each for named in where.functions.values() for each in named if each.size)
+def spans(elf: Image) -> dict[str, tuple[int, int]]:
+    found = (each for named in elf.functions.values() for each in named if each.size)
     return {objects.key(each): (each.start, each.start + each.size) for each in found}
 
 
 @pytest.mark.parametrize("options", [("-g",), ("-g", "-gdwarf-4"), ("-g", "-Os"), ("-g3",)])
-def test_every_instruction_has_the_places_of_addr2line(
+def test_every_instruction_resolves_as_addr2line_resolves_it(
     tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     path = linked(tmp_path / "vmlinux", compiled(tmp_path / "main.o", SOURCE, *options))
-    where = image.read(path)
-    tables = objects.of_linked(
-        where, [each for named in where.functions.values() for each in named]
-    )
+    elf = image.read(path)
+    tables = objects.of_linked(elf, [each for named in elf.functions.values() for each in named])
     compared = 0
-    for name, (start, end) in spans(where).items():
+    for name, (start, end) in spans(elf).items():
         theirs = addr2line(path, list(range(start, end, 4)))
         mine = [tables[name].at(offset) for offset in range(0, end - start, 4)]
         plain = [[(f, f"{Path(p[0]).name}:{p[1]}") for f, p in places] for places in mine]
@@ -135,30 +133,30 @@ def test_every_instruction_has_the_places_of_addr2line(
     assert compared > 30
 
 
-def test_an_object_compiled_with_g_has_the_tables_of_the_kernel(tmp_path: Path) -> None:
+def test_an_object_recompiled_with_g_yields_the_kernels_tables(tmp_path: Path) -> None:
     kernel = kernel_of(tmp_path)
-    of = image.read(kernel.directory / "vmlinux")
+    vmlinux = image.read(kernel.directory / "vmlinux")
     (tmp_path / "again").mkdir()
     again = compiled(tmp_path / "again/main.o", SOURCE, "-g")
-    known = objects._known("main.o", of, again)
-    wanted = {objects.key(each) for n in ("outer", "local", "at_boot") for each in of.functions[n]}
-    assert wanted <= known.tables.keys()
-    (outer,) = of.functions["outer"]
+    known = objects._known("main.o", vmlinux, again)
+    functions = [each for n in ("outer", "local", "at_boot") for each in vmlinux.functions[n]]
+    assert {*map(objects.key, functions)} <= known.tables.keys()
+    (outer,) = vmlinux.functions["outer"]
     innermost = known.tables[objects.key(outer)].at(outer.size - 8)
     assert innermost[-1][0] == "outer"
 
 
-def test_an_object_with_other_code_has_none(tmp_path: Path) -> None:
-    of = image.read(kernel_of(tmp_path).directory / "vmlinux")
+def test_a_function_whose_code_differs_yields_no_table(tmp_path: Path) -> None:
+    vmlinux = image.read(kernel_of(tmp_path).directory / "vmlinux")
     (tmp_path / "again").mkdir()
     text = SOURCE.replace("x == 5", "x == 6")
-    known = objects._known("main.o", of, compiled(tmp_path / "again/main.o", text, "-g"))
+    known = objects._known("main.o", vmlinux, compiled(tmp_path / "again/main.o", text, "-g"))
     names = {name.rsplit(":", 1)[1] for name in known.tables}
     assert "outer" not in names
     assert "local" in names
 
 
-def test_inlined_functions_stand_above_the_frame(tmp_path: Path) -> None:
+def test_inlined_functions_are_listed_above_their_frame(tmp_path: Path) -> None:
     kernel = kernel_of(tmp_path, "-g")
     done = decoded(kernel, frame_of(kernel, "local"))
     (chain,) = done.splat.chains
@@ -173,8 +171,8 @@ def test_inlined_functions_stand_above_the_frame(tmp_path: Path) -> None:
     assert symbolise.line(chain.frames[0]).endswith("main.c:4) [inline]")
 
 
-def test_the_text_of_a_splat_gets_its_places(tmp_path: Path) -> None:
-    """As of scripts/decode_stacktrace.sh: inlined functions above, a place behind."""
+def test_the_text_of_a_splat_is_annotated_with_places(tmp_path: Path) -> None:
+    """As scripts/decode_stacktrace.sh prints it: inlined functions above, the place behind."""
     kernel = kernel_of(tmp_path, "-g")
     frame = frame_of(kernel, "local")
     printed = f" local+{frame.offset:#x}/{frame.size:#x}"
@@ -188,7 +186,7 @@ def test_the_text_of_a_splat_gets_its_places(tmp_path: Path) -> None:
     assert kept[1:] == ["Code: 0 1", " gone+0x1/0x2"]
 
 
-def test_splats_are_alike_by_title_and_call_traces(tmp_path: Path) -> None:
+def test_alike_groups_splats_by_title_and_call_traces(tmp_path: Path) -> None:
     kernel = kernel_of(tmp_path, "-g")
     one = decoded(kernel, frame_of(kernel, "local")).splat
     other = decoded(kernel, frame_of(kernel, "outer")).splat
@@ -196,7 +194,7 @@ def test_splats_are_alike_by_title_and_call_traces(tmp_path: Path) -> None:
     assert symbolise.alike([one, other, again]) == [[one, again], [other]]
 
 
-def test_the_cache_has_what_was_found_before(tmp_path: Path) -> None:
+def test_symbol_tables_are_cached_and_recomputed_when_damaged(tmp_path: Path) -> None:
     kernel = kernel_of(tmp_path, "-g")
     first = decoded(kernel, frame_of(kernel, "local"))
     symbolise._symbols.cache_clear()
@@ -208,8 +206,8 @@ def test_the_cache_has_what_was_found_before(tmp_path: Path) -> None:
     assert "has no debug information" in decoded(kernel, frame_of(kernel, "local")).reason
 
 
-def test_a_trace_may_begin_with_the_start_of_a_function(tmp_path: Path) -> None:
-    """Up to 5.15 arm64's begin with dump_backtrace+0x0; elsewhere no call returns there."""
+def test_only_dump_backtrace_may_have_offset_zero(tmp_path: Path) -> None:
+    """Up to 5.15 arm64's traces begin with dump_backtrace+0x0; no call returns to a start."""
     kernel = kernel_of(tmp_path, "-g", text=SOURCE.replace("local", "dump_backtrace"))
     start, other = (frame_of(kernel, name, 0) for name in ("dump_backtrace", "outer"))
     (chain,) = decoded(kernel, start, other).splat.chains
@@ -217,7 +215,7 @@ def test_a_trace_may_begin_with_the_start_of_a_function(tmp_path: Path) -> None:
     assert chain.frames[1].place == "?"
 
 
-def test_a_return_address_belongs_to_the_call_before_it(tmp_path: Path) -> None:
+def test_a_return_address_resolves_to_the_call_before_it(tmp_path: Path) -> None:
     kernel = kernel_of(tmp_path, "-g")
     each = frame_of(kernel, "outer")
     assert each.offset is not None
@@ -241,7 +239,7 @@ def test_a_return_address_belongs_to_the_call_before_it(tmp_path: Path) -> None:
         ({"size": None}, "local has no offset and size"),
     ],
 )
-def test_what_does_not_fit_has_no_place(
+def test_a_frame_that_does_not_match_the_kernel_has_no_place(
     tmp_path: Path, change: dict[str, object], reason: str
 ) -> None:
     kernel = kernel_of(tmp_path, "-g")
@@ -250,7 +248,7 @@ def test_what_does_not_fit_has_no_place(
     assert (done.known, done.reason) == (0, reason)
 
 
-def test_functions_of_one_name_and_size_have_no_place(tmp_path: Path) -> None:
+def test_functions_with_equal_name_and_size_have_no_place(tmp_path: Path) -> None:
     twin = "extern int other(int);\nint NAME(int x) { return 2 * local(x); }\n"
     local = "__attribute__((noinline)) static int local(int x) { return other(x) + 7; }\n"
     first = compiled(tmp_path / "a.o", local + twin.replace("NAME", "a"), "-g")
@@ -258,15 +256,15 @@ def test_functions_of_one_name_and_size_have_no_place(tmp_path: Path) -> None:
     last = compiled(tmp_path / "c.o", "int other(int x) { return x; }", "-g")
     linked(tmp_path / "vmlinux", first, second, last)
     kernel = Kernel("key", "debian:6.12", RELEASE, "gcc", tmp_path)
-    where = image.read(tmp_path / "vmlinux")
-    one, another = where.functions["local"]
+    elf = image.read(tmp_path / "vmlinux")
+    one, another = elf.functions["local"]
     assert one.room == another.room
-    offset = next(each for each in range(4, one.size, 4) if image.after_call(where, one, each))
+    offset = next(each for each in range(4, one.size, 4) if image.after_call(elf, one, each))
     done = decoded(kernel, Frame("local", offset, one.room))
     assert done.reason == "2 functions local have this size"
 
 
-def test_a_kernel_without_debug_information_says_so(tmp_path: Path) -> None:
+def test_a_kernel_without_debug_information_gets_a_hint(tmp_path: Path) -> None:
     kernel = kernel_of(tmp_path)
     done = decoded(kernel, frame_of(kernel, "local"))
     assert "debian:6.12 has no debug information" in done.reason
@@ -274,17 +272,22 @@ def test_a_kernel_without_debug_information_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "architecture"),
     [
         ("RIP: 0010:local+0x10/0x20", "x86"),
         ("PC is at local+0x10/0x20", "32-bit arm"),
         ("epc : local+0x10/0x20", "riscv"),
     ],
 )
-def test_a_log_of_another_architecture_is_refused(tmp_path: Path, line: str, said: str) -> None:
+def test_a_log_of_another_architecture_is_refused(
+    tmp_path: Path, line: str, architecture: str
+) -> None:
     kernel = kernel_of(tmp_path, "-g")
     done = decoded(kernel, frame_of(kernel, "local"), text=(line,))
-    assert (done.known, done.reason) == (0, f"the log is of {said}, and debian:6.12 is arm64")
+    assert (done.known, done.reason) == (
+        0,
+        f"the log is of {architecture}, and debian:6.12 is arm64",
+    )
 
 
 def test_a_log_of_another_release_is_refused(tmp_path: Path) -> None:
@@ -309,7 +312,7 @@ def test_a_log_of_another_build_is_refused_by_its_build_id(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("suffix", ["(P)", "(FP)", "(PK)"])
-def test_a_marked_frame_is_where_the_processor_was(tmp_path: Path, suffix: str) -> None:
+def test_a_marked_frame_is_an_exact_program_counter(tmp_path: Path, suffix: str) -> None:
     kernel = kernel_of(tmp_path, "-g")
     each = frame_of(kernel, "other", 0)
     assert decoded(kernel, each).known == 0
@@ -318,25 +321,27 @@ def test_a_marked_frame_is_where_the_processor_was(tmp_path: Path, suffix: str) 
 
 
 @pytest.mark.parametrize("vector", ["el1h_64_irq", "el1_irq", "el1h_64_sync"])
-def test_an_interrupted_function_is_where_the_processor_was(tmp_path: Path, vector: str) -> None:
+def test_a_frame_below_an_exception_vector_is_an_exact_program_counter(
+    tmp_path: Path, vector: str
+) -> None:
     kernel = kernel_of(tmp_path, "-g")
     done = decoded(kernel, Frame(vector, 0x10, 0x20), frame_of(kernel, "other", 0))
     assert done.known == 1
 
 
-def test_a_module_of_the_kernel_is_decoded(tmp_path: Path) -> None:
+def test_a_frame_in_a_guest_module_is_decoded(tmp_path: Path) -> None:
     kernel = kernel_of(tmp_path)
     modules = tmp_path / "guest-modules"
     modules.mkdir()
     compiled(modules / "my-client.ko", SOURCE, "-g")
-    where = image.read(modules / "my-client.ko")
-    (local,) = where.functions["local"]
-    offset = next(each for each in range(4, local.size, 4) if image.after_call(where, local, each))
+    elf = image.read(modules / "my-client.ko")
+    (local,) = elf.functions["local"]
+    offset = next(each for each in range(4, local.size, 4) if image.after_call(elf, local, each))
     each = Frame("local", offset, local.room, "my_client")
     done = decoded(kernel, each)
     assert [f.function for f in done.splat.chains[0].frames] == ["deepest", "deep", "local"]
     build_id = replace(each, build_id="00" * 20)
-    assert decoded(kernel, build_id).known == (0 if where.build_id else 1)
+    assert decoded(kernel, build_id).known == (0 if elf.build_id else 1)
 
 
 @given(st.data())
@@ -345,19 +350,19 @@ def test_a_module_of_the_kernel_is_decoded(tmp_path: Path) -> None:
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-def test_damaged_debug_information_is_an_error_of_ours(
+def test_damaged_debug_information_raises_only_host_errors(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "damaged-vmlinux"
     if not path.exists():
         linked(path, compiled(path.with_suffix(".o"), SOURCE, "-g"))
-    where = image.read(path)
+    elf = image.read(path)
     content = bytearray(path.read_bytes())
-    places = [each.data for each in where.sections if each.name.startswith(".debug_")]
+    places = [each.data for each in elf.sections if each.name.startswith(".debug_")]
     start = content.find(bytes(data.draw(st.sampled_from(places))))
     for _ in range(data.draw(st.integers(1, 8))):
         content[start + data.draw(st.integers(0, 60))] = data.draw(st.integers(0, 255))
     broken = path.with_name("broken-vmlinux")
     broken.write_bytes(content)
     with contextlib.suppress(HostError):
-        dwarf.tables(broken, spans(where))
+        dwarf.tables(broken, spans(elf))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How an object was compiled, and the table of its places."""
+"""The recorded compile command of an object, and the table of its places."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ COMMAND = "ccache aarch64-linux-gnu-gcc -Wp,-MMD,{d}/.x.o.d -DNAME='\"a;b\"' -c 
 
 
 @pytest.mark.parametrize(
-    ("where", "target", "variable", "behind"),
+    ("name", "target", "variable", "suffix"),
     [
         ("drivers/x.o", "drivers/x.o", "cmd_", ""),
         ("drivers/x.o", "drivers/x.o", "savedcmd_", " ; ./tools/objtool x"),
@@ -23,14 +23,14 @@ COMMAND = "ccache aarch64-linux-gnu-gcc -Wp,-MMD,{d}/.x.o.d -DNAME='\"a;b\"' -c 
         ("guest-modules/x.o", "x.o", "savedcmd_", ""),
     ],
 )
-def test_a_recipe_compiles_elsewhere(
-    tmp_path: Path, where: str, target: str, variable: str, behind: str
+def test_a_recipe_compiles_to_another_path_with_debug_information(
+    tmp_path: Path, name: str, target: str, variable: str, suffix: str
 ) -> None:
-    path = tmp_path / where
+    path = tmp_path / name
     path.parent.mkdir(parents=True)
     target = target.format(root=tmp_path)
     saved = COMMAND.format(d=path.parent, o=target)
-    path.with_name(".x.o.cmd").write_text(f"{variable}{target} := {saved}{behind}\n\nsource := y\n")
+    path.with_name(".x.o.cmd").write_text(f"{variable}{target} := {saved}{suffix}\n\nsource := y\n")
     found = recipe.read(tmp_path, path)
     assert found
     assert found.directory / target == path
@@ -44,7 +44,7 @@ def test_a_recipe_compiles_elsewhere(
 @pytest.mark.parametrize(
     "text", ["", "cmd_x.o := ld -r -o x.o a.o b.o", "cmd_x.o := gcc 'unended", "\x00\xff", "x"]
 )
-def test_what_was_not_compiled_has_no_recipe(tmp_path: Path, text: str) -> None:
+def test_a_file_without_a_compile_command_has_no_recipe(tmp_path: Path, text: str) -> None:
     (tmp_path / ".x.o.cmd").write_text(text)
     assert recipe.read(tmp_path, tmp_path / "x.o") is None
 

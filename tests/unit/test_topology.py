@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Machines as data: what can be, what cannot and why, and what users compose."""
+"""Machines as data: valid and invalid ones, and the files in which users define them."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from harness.machine.device import Device
 SMMUV3 = machines.named("smmuv3")
 
 
-def test_every_machine_with_every_preset_can_be_or_says_why_not() -> None:
+def test_every_machine_with_every_preset_is_valid_or_refused() -> None:
     for name, machine in machines.MACHINES.items():
         for preset, devices in machines.PRESETS.items():
             if devices.overlays and machine.firmware == "acpi":
@@ -32,14 +32,14 @@ def test_every_machine_with_every_preset_can_be_or_says_why_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "why"),
+    ("changes", "reason"),
     [
         ({"devices": (Device("virtio-iommu-pci"),)}, "one is the limit"),
         ({"stage": "3"}, "stage must be one of 1, 2, nested"),
         ({"memory": 1}, "1 MiB of memory"),
         ({"cpus": 0}, "0 processors"),
         ({"devices": (Device("e1000", "a"), Device("e1000", "a"))}, "two devices are called 'a'"),
-        ({"devices": (Device("e1000", bus="nobody"),)}, "behind 'nobody', which is no bridge"),
+        ({"devices": (Device("e1000", bus="absent"),)}, "behind 'absent', which is no bridge"),
         ({"devices": (Device("e1000", "a"), Device("e1000", bus="a"))}, "which is no bridge"),
         (
             {"devices": (Device("e1000", bus="p"), Device("pcie-root-port", "p"))},
@@ -55,23 +55,25 @@ def test_every_machine_with_every_preset_can_be_or_says_why_not() -> None:
         ),
     ],
 )
-def test_what_cannot_be_is_refused_with_the_reason(changes: dict[str, object], why: str) -> None:
-    with pytest.raises(UsageError, match=why):
+def test_an_invalid_machine_is_refused_with_the_reason(
+    changes: dict[str, object], reason: str
+) -> None:
+    with pytest.raises(UsageError, match=reason):
         topology.check(replace(SMMUV3, **changes))  # type: ignore[arg-type]
 
 
-def test_stages_are_the_smmus() -> None:
+def test_only_an_smmuv3_has_stages() -> None:
     with pytest.raises(UsageError, match="stage requires an SMMUv3"):
         topology.check(replace(machines.named("virtio-iommu"), stage="1"))
 
 
 @pytest.mark.parametrize("name", ["", "smmu", "smmuv3+", "smmuv3+nope", "+nic", "smmuv3 +nic"])
-def test_a_machine_that_does_not_exist(name: str) -> None:
+def test_an_unknown_machine_or_preset_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match=r"no such (machine|preset)"):
         machine_file.machine(name)
 
 
-def test_a_definition_has_its_other_end_first() -> None:
+def test_a_device_definition_follows_its_backend() -> None:
     nic, disk = Device("e1000e"), Device("nvme", "store", address="4.0")
     made = list(device.definitions([nic, disk]))
     assert [each.option for each in made] == ["netdev", "device", "blockdev", "device"]
@@ -81,7 +83,7 @@ def test_a_definition_has_its_other_end_first() -> None:
     assert made[0].fields["restrict"] is True
 
 
-def test_the_same_definitions_make_the_command_line() -> None:
+def test_the_command_line_consists_of_the_device_definitions() -> None:
     argv = qemu.board(machines.named("smmuv3+root-port"))
     made = [json.loads(word) for word in argv if word.startswith("{")]
     port, _, first, _, second = made
@@ -112,7 +114,7 @@ def read(tmp_path: Path, text: str) -> topology.Machine:
     return machine_file.machine(str(path))
 
 
-def test_a_composed_machine(tmp_path: Path) -> None:
+def test_a_machine_file_defines_iommu_memory_and_devices(tmp_path: Path) -> None:
     machine = read(tmp_path, FILE)
     assert (machine.name, machine.iommu, machine.memory) == ("mine", drivers.VIRTIO_IOMMU, 300)
     port, nic, *functions = machine.devices
@@ -121,13 +123,13 @@ def test_a_composed_machine(tmp_path: Path) -> None:
     assert tuple(functions) == machines.PRESETS["multifunction"].devices
 
 
-def test_an_overlay_is_found_beside_the_file(tmp_path: Path) -> None:
+def test_an_overlay_is_relative_to_the_machine_file(tmp_path: Path) -> None:
     machine = read(tmp_path, 'overlays = ["platform-clients", "own.dts"]')
     assert machine.overlays == ("platform-clients", str(tmp_path / "own.dts"))
 
 
 @pytest.mark.parametrize(
-    ("text", "why"),
+    ("text", "reason"),
     [
         ("iommu = ", "is no TOML"),
         ('iommu = "intel"', "no such IOMMU: 'intel'"),
@@ -144,14 +146,12 @@ def test_an_overlay_is_found_beside_the_file(tmp_path: Path) -> None:
         ('firmware = "acpi"\npresets = ["clients"]', "ACPI has no device tree"),
     ],
 )
-def test_what_a_file_says_wrongly_is_told_with_its_name(
-    tmp_path: Path, text: str, why: str
-) -> None:
-    with pytest.raises(UsageError, match=f"mine.toml.*{why}"):
+def test_an_error_in_a_machine_file_names_the_file(tmp_path: Path, text: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=f"mine.toml.*{reason}"):
         read(tmp_path, text)
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_machine_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot read"):
         machine_file.machine(str(tmp_path / "none.toml"))
 
@@ -162,10 +162,10 @@ VALUES = st.one_of(LEAVES, st.lists(LEAVES, max_size=3))
 
 
 @given(st.dictionaries(KEYS, VALUES, max_size=4))
-def test_any_file_is_a_machine_or_refused(
-    tmp_path_factory: pytest.TempPathFactory, given_: dict[str, object]
+def test_any_toml_file_is_a_machine_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, fields: dict[str, object]
 ) -> None:
-    text = "\n".join(f"{key} = {json.dumps(value)}" for key, value in given_.items())
+    text = "\n".join(f"{key} = {json.dumps(value)}" for key, value in fields.items())
     try:
         tomllib.loads(text)
     except tomllib.TOMLDecodeError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Verdicts, and what a guest lacks for one."""
+"""Verdicts, and those that are inconclusive because the guest lacks a program or module."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from harness.errors import GuestLost
 from tests.unit.judging import command, step, verdict_of
 
 
-def test_verdicts() -> None:
+def test_a_verdict_is_reproduced_not_reproduced_or_inconclusive() -> None:
     good, bad = command("a"), command("b")
     done = step(out="a\n")
     assert verdict_of([good], [done]).word == "reproduced"
@@ -22,21 +22,21 @@ def test_verdicts() -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "error",
     [
         "modprobe: FATAL: Module my_driver not found in directory /lib/modules/6.12.117",
         "modprobe: module my_driver not found in modules.dep",
         "insmod: can't insert './my-driver.ko': No such file or directory",
     ],
 )
-def test_a_module_that_the_guest_lacks_leaves_nothing_to_judge(said: str) -> None:
-    """What follows differs because of that, whatever the kernel does."""
-    found = verdict_of([command(status=0), command("in use")], [step(1, err=said), step(0)])
+def test_a_missing_module_makes_the_verdict_inconclusive(error: str) -> None:
+    """The steps after it differ because of that, whatever the kernel does."""
+    found = verdict_of([command(status=0), command("in use")], [step(1, err=error), step(0)])
     assert found.word == "inconclusive"
     assert "the guest has no module my_driver" in found.reason
 
 
-def test_that_a_module_which_the_guest_lacks_is_in_use_cannot_be_judged() -> None:
+def test_an_in_use_claim_about_a_missing_module_is_inconclusive() -> None:
     reported = command("rmmod: ERROR: Module nvidia is in use")
     found = verdict_of(
         [reported], [step(1, err="rmmod: ERROR: Module nvidia is not currently loaded")]
@@ -44,29 +44,29 @@ def test_that_a_module_which_the_guest_lacks_is_in_use_cannot_be_judged() -> Non
     assert (found.word, "no module nvidia" in found.reason) == ("inconclusive", True)
 
 
-def test_a_status_that_holds_for_want_of_a_module_is_none() -> None:
+def test_a_status_that_matches_for_lack_of_a_module_is_inconclusive() -> None:
     lacking = step(1, err="modprobe: module my_driver not found in modules.dep")
     assert verdict_of([command(status=1)], [lacking]).word == "inconclusive"
 
 
-def test_what_differs_before_a_module_is_missing_is_judged() -> None:
+def test_a_difference_before_the_missing_module_is_judged() -> None:
     lacking = step(1, err="modprobe: module my_driver not found in modules.dep")
     found = verdict_of([command("in use"), command(status=0)], [step(0), lacking])
     assert found.word == "not-reproduced"
 
 
-def test_a_module_that_the_report_lacks_too_is_no_reason() -> None:
+def test_a_module_missing_in_the_report_too_is_judged() -> None:
     lacking = step(1, err="modprobe: module my_driver not found in modules.dep")
     reported = command("modprobe: FATAL: Module my_driver not found.", "and more", status=1)
     assert verdict_of([reported], [lacking]).word == "not-reproduced"
 
 
-def test_a_report_of_a_missing_module_is_judged() -> None:
-    said = "modprobe: FATAL: Module my_driver not found in directory /lib/modules/6.12.117"
+def test_a_report_about_a_missing_module_is_judged() -> None:
+    error = "modprobe: FATAL: Module my_driver not found in directory /lib/modules/6.12.117"
     lacking = step(1, err="modprobe: module my_driver not found in modules.dep")
-    assert verdict_of([command(said)], [lacking]).word == "reproduced"
+    assert verdict_of([command(error)], [lacking]).word == "reproduced"
 
 
-def test_a_lost_guest_makes_no_verdict() -> None:
+def test_losing_the_guest_makes_the_verdict_inconclusive() -> None:
     reported = command("[ 1.0] Kernel panic - not syncing: Fatal exception in interrupt")
     assert verdict_of([reported], [], GuestLost("QEMU ended by SIGKILL")).word == "inconclusive"

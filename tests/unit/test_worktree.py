@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Source trees, and the work trees that kernels are built in, on a kernel of ten lines."""
+"""Source trees, and the work trees in which kernels are built, on a tree of ten lines."""
 
 import contextlib
 import os
@@ -34,20 +34,20 @@ def built(tree: Path, *patches: Path) -> str:
     return build.build(spec.parse(f"tree:{tree}", patches)).image.read_text()
 
 
-def test_a_tree_that_is_not_linux(tmp_path: Path) -> None:
+def test_a_directory_without_linux_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a Linux source tree"):
         tree_source.source_of(str(tmp_path))
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_the_tree_itself_is_not_touched(tree: Path, patch: Path) -> None:
+def test_building_leaves_the_users_tree_unchanged(tree: Path, patch: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in tree.rglob("*")}
     built(tree, patch)
     assert {path: path.stat().st_mtime_ns for path in tree.rglob("*")} == before
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_an_unchanged_file_keeps_its_time_in_the_work_tree(tree: Path, patch: Path) -> None:
+def test_an_unpatched_file_keeps_its_mtime_in_the_work_tree(tree: Path, patch: Path) -> None:
     built(tree)
     resolved = tree_source.source_of(str(tree))
     with opened(resolved) as work:
@@ -58,7 +58,7 @@ def test_an_unchanged_file_keeps_its_time_in_the_work_tree(tree: Path, patch: Pa
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_a_work_tree_left_half_way_is_made_afresh(tree: Path) -> None:
+def test_an_incomplete_work_tree_is_recreated(tree: Path) -> None:
     resolved = tree_source.source_of(str(tree))
     with opened(resolved) as work:
         (work.root / "manifest.json").unlink()
@@ -70,20 +70,20 @@ def test_a_work_tree_left_half_way_is_made_afresh(tree: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_objects_of_a_killed_build_are_not_trusted(tree: Path) -> None:
+def test_objects_of_a_killed_build_are_discarded(tree: Path) -> None:
     resolved = tree_source.source_of(str(tree))
     with opened(resolved) as work:
         (work.objects / "whole.o").touch()
     with opened(resolved) as work:
         assert (work.objects / "whole.o").exists()
-    work.objects.with_suffix(".in-use").touch()  # what a killed run leaves
+    work.objects.with_suffix(".in-use").touch()  # as a killed run leaves it
     with opened(resolved) as work:
         assert not (work.objects / "whole.o").exists()
 
 
 @pytest.mark.usefixtures("no_fragments")
 @pytest.mark.parametrize(
-    ("text", "word"),
+    ("text", "error"),
     [
         ("nothing of a patch", "no diff in it"),
         (fake_linux.PATCH.replace("int one", "int nine"), "does not apply"),
@@ -97,15 +97,17 @@ def test_objects_of_a_killed_build_are_not_trusted(tree: Path) -> None:
         ),
     ],
 )
-def test_a_patch_that_does_not_fit(tree: Path, tmp_path: Path, text: str, word: str) -> None:
+def test_a_patch_that_does_not_apply_is_refused(
+    tree: Path, tmp_path: Path, text: str, error: str
+) -> None:
     file = tmp_path / "bad.patch"
     file.write_text(text)
-    with pytest.raises(UsageError, match=word):
+    with pytest.raises(UsageError, match=error):
         built(tree, file)
     assert built(tree) == "int one;\n"
 
 
-def test_a_git_tree_is_what_git_sees(tree: Path) -> None:
+def test_the_source_of_a_git_tree_excludes_ignored_files(tree: Path) -> None:
     subprocess.run(["git", "init", "-q", str(tree)], check=True)
     (tree / ".gitignore").write_text("*.o\n")
     (tree / "built.o").write_text("")
@@ -115,7 +117,7 @@ def test_a_git_tree_is_what_git_sees(tree: Path) -> None:
     assert "built.o" not in manifest
 
 
-def test_without_git_what_a_build_leaves_is_no_source(tree: Path) -> None:
+def test_the_source_of_a_plain_tree_excludes_build_products(tree: Path) -> None:
     for name in ("a.o", ".a.o.cmd", ".config", "drivers/x.ko", "include/generated/y.h"):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text("")
@@ -132,7 +134,7 @@ rename to drivers/iommu/other.c
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_what_a_patch_renames_is_back_without_it(tree: Path, tmp_path: Path) -> None:
+def test_a_rename_is_undone_without_its_patch(tree: Path, tmp_path: Path) -> None:
     patch = tmp_path / "rename.patch"
     patch.write_text(RENAME)
     resolved = tree_source.source_of(str(tree))
@@ -144,7 +146,7 @@ def test_what_a_patch_renames_is_back_without_it(tree: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_a_tree_that_changes_while_it_is_read_is_no_kernel(tree: Path, private_cache: Path) -> None:
+def test_a_tree_that_changes_while_it_is_copied_is_refused(tree: Path, private_cache: Path) -> None:
     resolved = tree_source.source_of(str(tree))
     (tree / "drivers/iommu/iommu.c").write_text("int nine;\n")
     with pytest.raises(HostError, match="was changed while it was read"):
@@ -154,7 +156,7 @@ def test_a_tree_that_changes_while_it_is_read_is_no_kernel(tree: Path, private_c
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_objects_do_not_outlive_an_interrupted_copy(tree: Path) -> None:
+def test_an_interrupted_copy_discards_the_objects(tree: Path) -> None:
     resolved = tree_source.source_of(str(tree))
     with opened(resolved) as work:
         (work.objects / "old.o").touch()
@@ -188,8 +190,8 @@ new file mode 120000
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_a_link_that_a_patch_makes_leads_nowhere(tree: Path, tmp_path: Path) -> None:
-    """A directory that a patch replaces by a link is put back without following it."""
+def test_a_symlink_made_by_a_patch_is_never_followed(tree: Path, tmp_path: Path) -> None:
+    """A directory that a patch replaces with a symlink is restored without writing through it."""
     victim = tmp_path / "victim"
     victim.mkdir()
     (tree / "drivers/iommu/more.c").write_text("more\n")
@@ -207,7 +209,7 @@ def test_a_link_that_a_patch_makes_leads_nowhere(tree: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_a_link_out_of_the_tree_is_what_it_names(tree: Path, tmp_path: Path) -> None:
+def test_a_symlink_out_of_the_tree_is_read_as_its_target(tree: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside.c"
     outside.write_text("int out;\n")
     (tree / "drivers/iommu/iommu.c").unlink()
@@ -221,7 +223,7 @@ def test_a_link_out_of_the_tree_is_what_it_names(tree: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_what_is_no_file_is_no_source(tree: Path) -> None:
+def test_pipes_and_sockets_are_not_source(tree: Path) -> None:
     os.mkfifo(tree / "pipe")
     (tree / os.fsdecode(b"caf\xe9.c")).write_text("")
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as listening:
@@ -233,7 +235,7 @@ def test_what_is_no_file_is_no_source(tree: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_a_time_put_back_hides_no_change(tree: Path) -> None:
+def test_restoring_an_mtime_does_not_hide_a_change(tree: Path) -> None:
     assert built(tree) == "int one;\n"
     file = tree / "drivers/iommu/iommu.c"
     before = file.stat()
@@ -242,7 +244,7 @@ def test_a_time_put_back_hides_no_change(tree: Path) -> None:
     assert built(tree) == "int two;\n"
 
 
-def test_a_repository_within_is_part_of_a_tree(tree: Path) -> None:
+def test_a_nested_repository_is_part_of_the_source(tree: Path) -> None:
     for place in (tree, tree / "drivers/mine"):
         place.mkdir(exist_ok=True)
         subprocess.run(["git", "init", "-q", str(place)], check=True)
@@ -253,7 +255,7 @@ def test_a_repository_within_is_part_of_a_tree(tree: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_a_directory_may_become_a_file(tree: Path) -> None:
+def test_a_directory_may_be_replaced_by_a_file(tree: Path) -> None:
     (tree / "lib").mkdir()
     (tree / "lib/a.c").write_text("")
     built(tree)
