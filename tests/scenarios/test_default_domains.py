@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A group's default domain: which it is, how it changes, and that everything comes back
-to it.
+"""The default domain of a group: its type, how the type changes, and the return to it.
 
 From the thread on "iommu: Remove detach_dev callbacks" (1b932ceddd19): a group that is
-let go returns to its default domain, and a driver without one is a WARN or worse.
+released returns to its default domain; a driver without one causes a WARN or worse.
 """
 
 import pytest
@@ -38,7 +37,9 @@ def group_of(guest: Guest, name: str) -> int:
 
 
 def test_default_domain_type_is_dma(bound_guest: Guest) -> None:
-    """iommu_def_domain_type, CONFIG_IOMMU_DEFAULT_DMA_STRICT."""
+    """Every group has a default domain of type DMA unless configured otherwise.
+
+    iommu_def_domain_type, CONFIG_IOMMU_DEFAULT_DMA_STRICT."""
     groups = bound_guest.state().groups
     assert groups
     assert {group.type for group in groups.values()} == {"DMA"}
@@ -56,10 +57,11 @@ def test_default_domain_type_is_dma(bound_guest: Guest) -> None:
 def test_command_line_sets_the_default_domain_type(
     guest_factory: GuestFactory, shows: Shows, argument: str, kind: str
 ) -> None:
+    """The command line selects the type of every default domain."""
     guest = guest_factory(arguments=argument, bound=True)
     state = clients.bound(guest)
     virtio = guest.machine.iommu.driver == "virtio_iommu"
-    # 5.10 has the flush queue of an SMMU, and no name for it.
+    # 5.10 has the flush queue of an SMMU, but no type name for it.
     needed = {
         "DMA-FQ": [TYPE_CAN_BE_SET, *([VIRTIO_FLUSH_QUEUE] if virtio else [])],
         "identity": [VIRTIO_IDENTITY] if virtio else [],
@@ -72,7 +74,9 @@ def test_command_line_sets_the_default_domain_type(
 @pytest.mark.needs(TYPE_CAN_BE_SET)
 @pytest.mark.parametrize("kind", ["identity", "DMA-FQ", "DMA"])
 def test_idle_group_can_change_type(bound_guest: Guest, kind: GroupType) -> None:
-    """iommu_group_store_type; the driver that comes next finds it."""
+    """An idle group accepts each type, and the next driver that binds uses it.
+
+    iommu_group_store_type."""
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
     devices.unbind(bound_guest, nic)
@@ -92,6 +96,7 @@ def test_idle_group_can_change_type(bound_guest: Guest, kind: GroupType) -> None
 
 @pytest.mark.needs(TYPE_CAN_BE_SET)
 def test_group_type_can_be_changed_repeatedly(bound_guest: Guest) -> None:
+    """The type of an idle group can be changed any number of times, back to the default too."""
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
     devices.unbind(bound_guest, nic)
@@ -105,6 +110,7 @@ def test_group_type_can_be_changed_repeatedly(bound_guest: Guest) -> None:
 @pytest.mark.errors("Device is still bound to driver")
 @pytest.mark.needs(TYPE_CAN_BE_SET)
 def test_bound_group_rejects_a_type_change(bound_guest: Guest, shows: Shows) -> None:
+    """A group with a bound driver keeps its type, and the write fails."""
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
     step = groups.set_group_type(bound_guest, group, "identity")
@@ -116,9 +122,11 @@ def test_bound_group_rejects_a_type_change(bound_guest: Guest, shows: Shows) -> 
 @pytest.mark.errors("Device is still bound to driver")
 @pytest.mark.needs(TYPE_CAN_BE_SET)
 def test_bound_group_can_switch_to_dma_fq(bound_guest: Guest, shows: Shows) -> None:
-    """The one change that leaves its domain in place (iommu_dma_init_fq)."""
+    """A group with a bound driver accepts the change from DMA to DMA-FQ, and not back.
+
+    It is the one change that keeps the domain (iommu_dma_init_fq)."""
     if bound_guest.machine.iommu.driver == "virtio_iommu" and not shows(VIRTIO_FLUSH_QUEUE):
-        not_applicable(f"it needs that {VIRTIO_FLUSH_QUEUE.what}")
+        not_applicable(f"requires that {VIRTIO_FLUSH_QUEUE.what}")
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
     step = groups.set_group_type(bound_guest, group, "DMA-FQ")
@@ -132,6 +140,7 @@ def test_bound_group_can_switch_to_dma_fq(bound_guest: Guest, shows: Shows) -> N
 @pytest.mark.needs(TYPE_CAN_BE_SET)
 @pytest.mark.parametrize("owner", ["vfio", "kernel"])
 def test_owned_group_rejects_a_type_change(bound_guest: Guest, owner: str) -> None:
+    """A group keeps its type while its DMA has an owner."""
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
     if owner == "vfio":
@@ -150,18 +159,20 @@ def test_owned_group_rejects_a_type_change(bound_guest: Guest, owner: str) -> No
 
 
 def test_type_file_is_writable_where_the_type_can_be_set(bound_guest: Guest, shows: Shows) -> None:
+    """The type file of a group is writable only in kernels that can change the type."""
     group = group_of(bound_guest, nic_of(bound_guest.state()))
     mode = bound_guest.run(f"stat -c %a /sys/kernel/iommu_groups/{group}/type").out.decode().strip()
     assert mode == ("644" if shows(TYPE_CAN_BE_SET) else "444")
 
 
 @pytest.mark.needs(TYPE_CAN_BE_SET)
-@pytest.mark.parametrize("word", ["nonsense", "", "blocked", "dma"])
-def test_invalid_group_type_returns_einval(bound_guest: Guest, word: str) -> None:
+@pytest.mark.parametrize("kind", ["nonsense", "", "blocked", "dma"])
+def test_invalid_group_type_returns_einval(bound_guest: Guest, kind: str) -> None:
+    """Writing an unknown type to an idle group fails with EINVAL and changes nothing."""
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
     devices.unbind(bound_guest, nic)
-    step = devices.write(bound_guest, f"/sys/kernel/iommu_groups/{group}/type", word)
+    step = devices.write(bound_guest, f"/sys/kernel/iommu_groups/{group}/type", kind)
     assert (step.status, devices.errno_of(step)) == (1, "EINVAL")
     assert step.after == step.before
 
@@ -171,7 +182,7 @@ def test_invalid_group_type_returns_einval(bound_guest: Guest, word: str) -> Non
 def test_type_change_requires_all_devices_of_the_group_to_be_unbound(
     guest_factory: GuestFactory, shows: Shows
 ) -> None:
-    """All of them have to be idle."""
+    """The type of a group with several devices changes only when all of them are unbound."""
     guest = guest_factory("+multifunction", bound=True)
     one, two = clients.nics(clients.bound(guest))
     group = group_of(guest, one)
@@ -189,7 +200,7 @@ def test_type_change_requires_all_devices_of_the_group_to_be_unbound(
 
 @pytest.mark.needs(TYPE_CAN_BE_SET)
 def test_recreated_group_has_the_default_type(bound_guest: Guest) -> None:
-    """A group that comes anew has the default again."""
+    """A group that is released and created again has the default type."""
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
     devices.unbind(bound_guest, nic)
@@ -201,9 +212,11 @@ def test_recreated_group_has_the_default_type(bound_guest: Guest) -> None:
 
 @pytest.mark.needs(TYPE_OF_ANY_GROUP)
 def test_failed_type_change_keeps_the_old_domain(bound_guest: Guest) -> None:
-    """Each allocation of iommu_setup_default_domain fails once: the old domain stays, and
-    the device goes on with it. What becomes of a group's other devices only their DMA
-    tells: see test_translation.py."""
+    """A type change that fails for memory leaves the old default domain in place.
+
+    Each allocation of iommu_setup_default_domain fails once, and the device keeps the old
+    domain. The domain of a group's other devices shows only in their DMA: see
+    test_translation.py."""
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
     devices.unbind(bound_guest, nic)
@@ -222,7 +235,7 @@ def test_failed_type_change_keeps_the_old_domain(bound_guest: Guest) -> None:
     assert devices.bind(bound_guest, nic, "e1000e").status == 0
 
 
-# Not with ACPI, whose interpreter does not survive that an allocation fails.
+# Not with ACPI, whose interpreter does not survive a failed allocation.
 @pytest.mark.machines("smmuv3", "virtio-iommu")
 @pytest.mark.needs(DMA_OWNERSHIP)
 @pytest.mark.known_issue("no-default-domain-to-return-to")
@@ -230,11 +243,13 @@ def test_failed_type_change_keeps_the_old_domain(bound_guest: Guest) -> None:
 def test_group_without_default_domain_can_be_claimed_and_released(
     guest: Guest, shows: Shows, expect_splat: ExpectSplat
 ) -> None:
-    """Each allocation of a device's first binding fails once. Where that is its default
-    domain's there is no group; or the group can be owned and let go all the same, which in
-    6.1 is the WARN_ON(!detach_dev) of the thread."""
+    """A group without a default domain is either not created, or can be claimed and released.
+
+    Each allocation of a device's first binding fails once. If it is the default domain's,
+    later kernels create no group; in 6.1 the group exists, and releasing it triggers the
+    WARN_ON(!detach_dev) of the thread."""
     if shows(GROUPS_AT_REGISTRATION):
-        not_applicable("devices have their groups before they are bound")
+        not_applicable("devices have groups before they are bound")
     if shows(FIRST_ATTACH_WARNS) and guest.machine.iommu.driver == "arm_smmu_v3":
         expect_splat("WARNING in iommu_setup_default_domain")
     nic = clients.pci(guest.state())[0]
@@ -242,27 +257,27 @@ def test_group_without_default_domain_can_be_claimed_and_released(
     modules.load(guest, "pci-stub")
     devices.override(guest, nic, "pci-stub")
     device = f"/sys/bus/pci/devices/{nic}"
-    anew = f"echo 1 > {device}/remove; echo 1 > /sys/bus/pci/rescan"
+    recreate = f"echo 1 > {device}/remove; echo 1 > /sys/bus/pci/rescan"
     bind = ("write", "/sys/bus/pci/drivers/pci-stub/bind", nic)
-    # What the SMMU keeps from a first binding would shift the numbers.
+    # The SMMU's driver keeps allocations of the first binding, which would shift the numbers.
     assert devices.bind(guest, nic, "pci-stub").status == 0
-    assert guest.run(f"{anew}; echo pci-stub > {device}/driver_override").number == 0
-    nothing, without = 0, 0
+    assert guest.run(f"{recreate}; echo pci-stub > {device}/driver_override").number == 0
+    no_group, no_domain = 0, 0
     for _ in tracing.failures(guest, *bind, but_for=tracing.RCACHES):
         state = guest.state()
         group = state.devices[nic].group
         if group is None:
-            nothing += 1
-            # To remove it is another bug of 6.1: see test_unwinding.py.
+            no_group += 1
+            # Removing it runs into another bug of 6.1: see test_unwinding.py.
             devices.unbind(guest, nic)
             continue
         if state.groups[group].type == NO_DEFAULT_DOMAIN:
-            without += 1
+            no_domain += 1
             assert modules.load(guest, "dma_owner", device=nic).status == 0
             assert modules.unload(guest, "dma_owner").status == 0
-        assert guest.run(f"{anew}; echo pci-stub > {device}/driver_override").number == 0
-    assert nothing > 2
-    assert (without > 0) != shows(FIRST_ATTACH_WARNS)
+        assert guest.run(f"{recreate}; echo pci-stub > {device}/driver_override").number == 0
+    assert no_group > 2
+    assert (no_domain > 0) != shows(FIRST_ATTACH_WARNS)
 
 
 @pytest.mark.parametrize("kind", ["DMA", "identity"])
@@ -270,8 +285,10 @@ def test_group_without_default_domain_can_be_claimed_and_released(
 def test_releasing_a_kernel_claim_restores_the_default_domain(
     bound_guest: Guest, kind: GroupType
 ) -> None:
-    """__iommu_release_dma_ownership sets group->default_domain: whoever binds next, and
-    whoever sets a type, finds group->domain to be it."""
+    """Releasing a kernel claim attaches the default domain again.
+
+    __iommu_release_dma_ownership sets group->default_domain, so group->domain is the default
+    domain for the next driver that binds and for the next type change."""
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
     devices.unbind(bound_guest, nic)
@@ -287,6 +304,7 @@ def test_releasing_a_kernel_claim_restores_the_default_domain(
 @pytest.mark.needs(CLIENTS_WAIT)
 @pytest.mark.parametrize("way", ["group", "cdev"])
 def test_closing_vfio_restores_the_default_domain(bound_guest: Guest, way: vfio.Way) -> None:
+    """A VFIO user that exits leaves the group in its default domain, for the next driver."""
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
     vfio.give(bound_guest, nic)
