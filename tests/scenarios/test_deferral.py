@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Clients that are there before their IOMMU's driver: they wait for it, as long as they are
-told to, or go without.
+"""Clients that probe before their IOMMU's driver: deferral, its timeout, and device links.
 
-Deferred probing and device links (fw_devlink) order what used to be ordered by initcalls.
+Deferred probing and device links (fw_devlink) replace the order of initcalls.
 """
 
 import pytest
@@ -17,18 +16,19 @@ from harness.plugin.plugin import ExpectSplat, GuestFactory, Shows
 
 
 def grouping(state: State) -> list[tuple[str, ...]]:
-    """The groups without their numbers."""
+    """The devices of each group, without the group IDs."""
     return sorted(group.devices for group in state.groups.values())
 
 
-@pytest.mark.excused(untranslated="5.10 binds clients before their IOMMU's driver is there")
+@pytest.mark.excused(untranslated="5.10 binds clients before their IOMMU's driver")
 def test_client_probe_is_deferred_until_its_iommu_registers(guest: Guest, shows: Shows) -> None:
+    """A client that probes before its IOMMU registers is deferred; 5.10 binds it untranslated."""
     state = modules.load(guest, "e1000e").after
     (nic,) = clients.pci(state)
-    waits = shows(CLIENTS_WAIT)
+    defers = shows(CLIENTS_WAIT)
     device = state.devices[nic]
-    assert (device.driver, device.deferred) == (("", True) if waits else ("e1000e", False))
-    assert state.untranslated == ([] if waits else [nic])
+    assert (device.driver, device.deferred) == (("", True) if defers else ("e1000e", False))
+    assert state.untranslated == ([] if defers else [nic])
     assert device.group is None
 
 
@@ -36,32 +36,36 @@ def test_client_probe_is_deferred_until_its_iommu_registers(guest: Guest, shows:
 def test_module_load_order_does_not_change_groups(
     bound_guest: Guest, guest_factory: GuestFactory
 ) -> None:
-    """of_iommu_configure defers until the IOMMU's driver has registered."""
+    """Groups and pins are the same whether the IOMMU's driver or a client's is loaded first.
+
+    of_iommu_configure defers clients until the IOMMU's driver has registered."""
     first = bound_guest.state()
     other = guest_factory()
     for name in clients.drivers(other.machine):
         modules.load(other, name)
     names = clients.behind(first)
-    waiting = other.state()
+    deferred = other.state()
     assert devices.deferred(other) == sorted(names)
-    assert [waiting.devices[name].driver for name in names] == [""] * len(names)
+    assert [deferred.devices[name].driver for name in names] == [""] * len(names)
     modules.load(other, other.machine.iommu.driver)
     late = devices.wait_for(other, "clients to be bound", clients.are_bound(names))
     assert devices.deferred(other) == []
-    # The clients' modules are loaded in another order, and the IOMMU's counts the same.
+    # The modules are loaded in another order, and the refcount of the IOMMU's is the same.
     assert grouping(late) == grouping(first)
     assert late.refcount(other.machine.iommu.driver) == len(first.grouped)
 
 
 @pytest.mark.machines("smmuv3", "virtio-iommu")
 @pytest.mark.needs(CLIENTS_WAIT)
-@pytest.mark.excused(untranslated="that is what happens when the wait is over")
+@pytest.mark.excused(untranslated="the deferral times out")
 def test_deferral_timeout_binds_untranslated_until_rebound(
     guest_factory: GuestFactory, shows: Shows, expect_splat: ExpectSplat
 ) -> None:
-    """driver_deferred_probe_check_state gives up after deferred_probe_timeout: the driver
-    binds, and the IOMMU that comes later finds a device in use. Bound again it gets its
-    group; where groups come at registration that is "something fishy"."""
+    """A client whose deferral times out binds untranslated, and gets its group when rebound.
+
+    driver_deferred_probe_check_state ends deferral after deferred_probe_timeout: the driver
+    binds, and an IOMMU that registers later finds a device in use. Kernels that create
+    groups at registration log "something fishy" when such a device is rebound."""
     guest = guest_factory(arguments="deferred_probe_timeout=1")
     modules.load(guest, "e1000e")
     (nic,) = clients.pci(guest.state())
@@ -83,8 +87,9 @@ def test_deferral_timeout_binds_untranslated_until_rebound(
 
 @pytest.mark.machines("smmuv3", "virtio-iommu")
 @pytest.mark.needs(CLIENTS_WAIT)
-@pytest.mark.excused(untranslated="there is no wait at all")
+@pytest.mark.excused(untranslated="nothing is deferred")
 def test_zero_deferral_timeout_binds_untranslated_at_once(guest_factory: GuestFactory) -> None:
+    """With deferred_probe_timeout=0 a client binds at once, untranslated."""
     guest = guest_factory(arguments="deferred_probe_timeout=0")
     state = modules.load(guest, "e1000e").after
     (nic,) = clients.pci(state)
@@ -94,7 +99,9 @@ def test_zero_deferral_timeout_binds_untranslated_at_once(guest_factory: GuestFa
 
 @pytest.mark.machines("smmuv3-acpi", "virtio-iommu-acpi")
 def test_acpi_ignores_the_deferral_timeout(guest_factory: GuestFactory) -> None:
-    """iort_iommu_xlate and viot_dev_iommu_init do not ask whether the wait is over."""
+    """With ACPI a client is deferred until its IOMMU registers, whatever the timeout.
+
+    iort_iommu_xlate and viot_dev_iommu_init do not check whether the timeout has passed."""
     guest = guest_factory(arguments="deferred_probe_timeout=0")
     state = modules.load(guest, "e1000e").after
     (nic,) = clients.pci(state)
@@ -107,7 +114,9 @@ def test_acpi_ignores_the_deferral_timeout(guest_factory: GuestFactory) -> None:
 @pytest.mark.machines("smmuv3")
 @pytest.mark.needs(CLIENTS_WAIT)
 def test_strict_device_links_defer_the_whole_pci_bus(guest_factory: GuestFactory) -> None:
-    """fw_devlink.strict=1: "iommu-map" of the host bridge is a supplier to wait for."""
+    """With strict device links the PCI bus is not scanned before its SMMU is bound.
+
+    fw_devlink.strict=1: "iommu-map" of the host bridge names a supplier to wait for."""
     guest = guest_factory(arguments="fw_devlink.strict=1 deferred_probe_timeout=-1")
     assert [name for name in guest.state().devices if name.startswith("0000:")] == []
     modules.load(guest, "arm_smmu_v3")
@@ -120,8 +129,10 @@ def test_strict_device_links_defer_the_whole_pci_bus(guest_factory: GuestFactory
 @pytest.mark.machines("smmuv3")
 @pytest.mark.needs(CLIENTS_WAIT)
 def test_strict_device_links_restore_the_pci_bus_after_reload(guest_factory: GuestFactory) -> None:
-    """device_links_unbind_consumers: the host bridge goes with its SMMU's driver, all devices
-    of the bus with it, and the link stays, by which it comes back."""
+    """With strict device links the PCI bus is removed with its SMMU's driver, and restored.
+
+    device_links_unbind_consumers: unloading the SMMU's driver unbinds the host bridge and
+    removes all devices of the bus; the link stays, and the bridge is probed again by it."""
     guest = guest_factory(arguments="fw_devlink.strict=1 deferred_probe_timeout=-1")
     for name in ("arm_smmu_v3", *clients.drivers(guest.machine)):
         modules.load(guest, name)
@@ -130,24 +141,26 @@ def test_strict_device_links_restore_the_pci_bus_after_reload(guest_factory: Gue
         state = devices.wait_for(guest, "clients to be bound", clients.are_bound(names))
         assert all(state.devices[name].group is not None for name in names)
         clients.remove_all(guest)
-        gone = modules.unload(guest, "arm_smmu_v3")
-        assert gone.status == 0, gone.err
-        assert clients.pci(gone.after) == []
+        unloaded = modules.unload(guest, "arm_smmu_v3")
+        assert unloaded.status == 0, unloaded.err
+        assert clients.pci(unloaded.after) == []
         modules.load(guest, "arm_smmu_v3")
-        # No rescan: 6.1's would come in the way of the host bridge's own scan.
+        # No rescan: in 6.1 it would disturb the host bridge's own scan.
         modules.load(guest, clients.PLATFORM_DEVICES)
 
 
-# ACPI defers before there is anything that could be left (iort_iommu_xlate).
+# ACPI defers before it allocates anything that could leak (iort_iommu_xlate).
 @pytest.mark.machines("smmuv3", "virtio-iommu")
 @pytest.mark.needs(CLIENTS_WAIT)
 @pytest.mark.known_issue("failed-probe-oopses-on-removal")
 def test_removing_a_deferred_device_drops_its_pending_probe(guest: Guest) -> None:
-    """driver_deferred_probe_del in device_del: the list is walked when the IOMMU comes."""
+    """Removing a deferred device takes it off the list of deferred probes.
+
+    driver_deferred_probe_del in device_del: the list is walked when the IOMMU registers."""
     for name in clients.drivers(guest.machine):
         modules.load(guest, name)
-    waiting = devices.deferred(guest)
-    assert waiting == sorted(clients.behind(guest.state()))
+    deferred = devices.deferred(guest)
+    assert deferred == sorted(clients.behind(guest.state()))
     for name in clients.pci(guest.state()):
         survives(devices.remove(guest, name))
     if clients.platform(guest.state()):
@@ -156,5 +169,5 @@ def test_removing_a_deferred_device_drops_its_pending_probe(guest: Guest) -> Non
     state = modules.load(guest, guest.machine.iommu.driver).after
     assert clients.behind(state) == []
     clients.bring_back(guest)
-    bound = devices.wait_for(guest, "clients to be bound", clients.are_bound(waiting))
-    assert all(bound.devices[name].group is not None for name in waiting)
+    bound = devices.wait_for(guest, "clients to be bound", clients.are_bound(deferred))
+    assert all(bound.devices[name].group is not None for name in deferred)
