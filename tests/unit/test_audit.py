@@ -6,7 +6,7 @@ import pytest
 from harness.iommu import audit
 from harness.klog.record import Record
 
-PROBE = "arm-smmu-v3 9050000.smmuv3: probe with driver arm-smmu-v3 failed with error -12"
+PROBE_FAILURE = "arm-smmu-v3 9050000.smmuv3: probe with driver arm-smmu-v3 failed with error -12"
 
 
 def log(*texts: str, level: int = 3) -> list[Record]:
@@ -16,7 +16,7 @@ def log(*texts: str, level: int = 3) -> list[Record]:
 @pytest.mark.parametrize(
     "text",
     [
-        PROBE,
+        PROBE_FAILURE,
         "arm-smmu-v3 9050000.smmuv3: CMD_SYNC timeout at 0x00000000 [hwprod 0x1, hwcons 0x0]",
         "arm-smmu-v3 9050000.smmuv3: unexpected global error reported (0x00000001)",
         "arm-smmu-v3 9050000.smmuv3: EVTQ overflow detected -- events lost",
@@ -26,7 +26,7 @@ def log(*texts: str, level: int = 3) -> list[Record]:
         "vfio-pci 0000:00:01.0: probe with driver vfio-pci failed with error -22",
     ],
 )
-def test_what_a_driver_logs_as_an_error_is_a_finding(text: str) -> None:
+def test_errors_reports_each_error_of_an_iommu_driver_once(text: str) -> None:
     (found,) = audit.errors(log(text, text), [])
     assert (found.rule, found.text) == ("driver-error", text)
     assert audit.errors(log(text, level=4), []) == []
@@ -45,13 +45,13 @@ def test_what_a_driver_logs_as_an_error_is_a_finding(text: str) -> None:
         "virtio_iommu virtio1: page fault from EP 8 at 0x1000 [r]",
     ],
 )
-def test_other_drivers_and_dma_faults_are_none(text: str) -> None:
+def test_errors_ignores_other_drivers_and_dma_faults(text: str) -> None:
     assert audit.errors(log(text), []) == []
 
 
-def test_the_first_dma_fault_is_the_finding() -> None:
-    one = "arm-smmu-v3 9050000.smmuv3: event 0x10 received:"
-    other = "virtio_iommu virtio1: page fault from EP 8 at 0x1000 [r]"
-    assert [each.text for each in audit.faults(log("other", one, other))] == [one]
-    assert [each.text for each in audit.faults(log(other))] == [other]
+def test_faults_reports_only_the_first_dma_fault() -> None:
+    smmu = "arm-smmu-v3 9050000.smmuv3: event 0x10 received:"
+    virtio = "virtio_iommu virtio1: page fault from EP 8 at 0x1000 [r]"
+    assert [each.text for each in audit.faults(log("other", smmu, virtio))] == [smmu]
+    assert [each.text for each in audit.faults(log(virtio))] == [virtio]
     assert audit.faults(log("event 0x10 received:")) == []

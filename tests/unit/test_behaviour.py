@@ -31,28 +31,26 @@ CORE = "drivers/iommu/iommu.c"
         ("next-20261101", True),
     ],
 )
-def test_versions_from_one_on_and_those_it_was_carried_back_to(
-    release: str, included: bool
-) -> None:
+def test_versions_include_later_releases_and_stable_backports(release: str, included: bool) -> None:
     assert Versions(("6.12.111", "6.15")).include(release) == included
 
 
-def test_what_no_kernel_has_not_even_an_unknown_one_has() -> None:
+def test_versions_without_a_mainline_release_exclude_an_unknown_kernel() -> None:
     assert not Versions().include("7.2")
     assert not Versions().include("unknown")
     assert not Versions(("6.12.3",)).include("unknown")
 
 
-def examined(where: Path, files: dict[str, str], release: str = "6.12.1") -> Examined:
-    """A kernel with these files of source."""
+def examined(directory: Path, files: dict[str, str], release: str = "6.12.1") -> Examined:
+    """A kernel whose source has ``files`` (path to text), stored below ``directory``."""
     for name, text in files.items():
-        path = where / "tree" / name
+        path = directory / "tree" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    (where / "tree").mkdir(exist_ok=True)
-    excerpt.write(where / "tree", where)
-    (where / "config").write_text("CONFIG_DRIVER_DEFERRED_PROBE_TIMEOUT=10\n")
-    return Examined(Kernel("key", "label", release, "gcc", where), Excerpt(where))
+    (directory / "tree").mkdir(exist_ok=True)
+    excerpt.write(directory / "tree", directory)
+    (directory / "config").write_text("CONFIG_DRIVER_DEFERRED_PROBE_TIMEOUT=10\n")
+    return Examined(Kernel("key", "label", release, "gcc", directory), Excerpt(directory))
 
 
 INIT = """
@@ -81,22 +79,20 @@ SIGN = Sign(CORE, r"dma_configure\(", "iommu_init_device")
         ("return 0; // dma_configure(dev)", False),
     ],
 )
-def test_the_function_decides_and_no_comment_and_no_other(
-    tmp_path: Path, line: str, shown: bool
-) -> None:
+def test_a_sign_matches_only_code_of_its_function(tmp_path: Path, line: str, shown: bool) -> None:
     found = probe.evidence(examined(tmp_path, {CORE: INIT % line}), [SIGN], "", Versions())
     assert (found.shown, found.by) == (shown, "source")
     assert not found.guess
 
 
-def test_a_function_that_is_gone_leaves_it_to_the_version_as_a_guess(tmp_path: Path) -> None:
+def test_an_absent_function_leaves_the_version_as_a_guess(tmp_path: Path) -> None:
     kernel = examined(tmp_path, {CORE: "int renamed(void)\n{\n}\n"}, "6.15.2")
     found = probe.evidence(kernel, [SIGN], "", Versions(("6.15",)))
     assert (found.shown, found.guess) == (True, True)
     assert "6.15.2" in found.why
 
 
-def test_the_history_decides_before_the_version(tmp_path: Path) -> None:
+def test_the_history_takes_precedence_over_the_version(tmp_path: Path) -> None:
     kernel = replace(examined(tmp_path, {}), ancestor=lambda commit: commit == "bcb81ac6ae3c")
     found = probe.evidence(kernel, [SIGN], "bcb81ac6ae3c", Versions())
     assert (found.shown, found.by) == (True, "history")
@@ -104,18 +100,18 @@ def test_the_history_decides_before_the_version(tmp_path: Path) -> None:
     assert (found.shown, found.by) == (False, "history")
 
 
-def test_a_sign_that_must_hold_leaves_it_to_the_next_one(tmp_path: Path) -> None:
+def test_a_required_sign_that_matches_defers_to_the_next_sign(tmp_path: Path) -> None:
     kernel = examined(tmp_path, {CORE: INIT % "return 1"})
-    one = replace(SIGN, code="return 1", must=True)
+    required = replace(SIGN, code="return 1", must=True)
     for code, shown in (("return 0", True), ("return 2", False)):
-        signs = [one, replace(SIGN, code=code)]
+        signs = [required, replace(SIGN, code=code)]
         assert probe.evidence(kernel, signs, "", Versions()).shown == shown
-    signs = [replace(one, code="return 3"), replace(SIGN, code="return 0")]
+    signs = [replace(required, code="return 3"), replace(SIGN, code="return 0")]
     assert not probe.evidence(kernel, signs, "", Versions()).shown
-    assert probe.evidence(kernel, [one], "", Versions()).shown
+    assert probe.evidence(kernel, [required], "", Versions()).shown
 
 
-def test_the_configuration_decides(tmp_path: Path) -> None:
+def test_an_option_sign_reads_the_configuration(tmp_path: Path) -> None:
     kernel = examined(tmp_path, {})
     for code, shown in (("[1-9][0-9]*", True), ("0", False)):
         sign = Sign(option="DRIVER_DEFERRED_PROBE_TIMEOUT", code=code)
@@ -123,21 +119,21 @@ def test_the_configuration_decides(tmp_path: Path) -> None:
         assert (found.shown, found.by) == (shown, "configuration")
 
 
-def test_without_source_the_symbols_decide_before_the_version(tmp_path: Path) -> None:
+def test_without_source_the_symbols_take_precedence_over_the_version(tmp_path: Path) -> None:
     sign = replace(SIGN, symbol="iommu_init_device")
-    own = examined(tmp_path, {CORE: INIT % "return 0"})
+    built = examined(tmp_path, {CORE: INIT % "return 0"})
     for symbols, shown, by in (
         (frozenset({"iommu_init_device"}), True, "symbols"),
         (frozenset[str](), False, "symbols"),
         (None, True, "version"),
     ):
-        kernel = Examined(own.kernel, Excerpt(), symbols=symbols)
+        kernel = Examined(built.kernel, Excerpt(), symbols=symbols)
         found = probe.evidence(kernel, [sign], "", Versions(("6.12",)))
         assert (found.shown, found.by) == (shown, by)
-    assert probe.evidence(own, [sign], "", Versions()).by == "source"
+    assert probe.evidence(built, [sign], "", Versions()).by == "source"
 
 
-def test_objects_and_functions_are_found_whole() -> None:
+def test_definition_returns_the_whole_object_or_function() -> None:
     code = (
         "int name(int a);\n#define name(x) x\nint caller(void)\n{\n\tname(1);\n}\n"
         "static const struct ops name = {\n\t.a = b,\n};\n"
@@ -150,7 +146,7 @@ def test_objects_and_functions_are_found_whole() -> None:
     assert excerpt.definition(code, "absent") is None
 
 
-def test_a_user_knows_better(tmp_path: Path) -> None:
+def test_a_claim_of_the_user_overrides_the_evidence(tmp_path: Path) -> None:
     kernel = examined(tmp_path, {})
     claimed = behaviour.claims(["unbind-unpins", "no-first-attach-warns"])
     table = behaviour.table(kernel, claimed)
@@ -159,12 +155,12 @@ def test_a_user_knows_better(tmp_path: Path) -> None:
     assert behaviour.table(kernel, {})[FIRST_ATTACH_WARNS.name].guess
 
 
-def test_a_behaviour_that_does_not_exist() -> None:
+def test_claims_rejects_an_unknown_behaviour() -> None:
     with pytest.raises(UsageError, match="no such behaviour: 'unpins'"):
         behaviour.claims(["unpins"])
 
 
-def test_names_are_unique_and_every_entry_names_its_source() -> None:
+def test_the_table_has_unique_names_and_a_source_for_each_entry() -> None:
     assert len(behaviour.TABLE) > 10
     for name, each in behaviour.TABLE.items():
         assert name == each.name

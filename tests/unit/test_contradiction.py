@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Words of a report that its session does not agree with."""
+"""Prose of a report that contradicts its session."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def kinds(tmp_path: Path, text: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("said", "session", "contradicts"),
+    ("prose", "session", "contradicts"),
     [
         ("With a client rmmod arm_smmu_v3 succeeds.", REFUSED, True),
         ("Unloading the IOMMU driver works without any complaint.", REFUSED, True),
@@ -47,26 +47,26 @@ def kinds(tmp_path: Path, text: str) -> list[str]:
         ("The refcount is 3.", f"{COUNTED}# rmmod arm_smmu_v3\nno\n", False),
     ],
 )
-@pytest.mark.parametrize("above", [True, False])
-def test_words_that_a_session_does_not_agree_with(
-    tmp_path: Path, said: str, session: str, contradicts: bool, above: bool
+@pytest.mark.parametrize("prose_first", [True, False])
+def test_prose_that_the_session_refutes_is_a_contradiction(
+    tmp_path: Path, prose: str, session: str, contradicts: bool, prose_first: bool
 ) -> None:
-    text = f"{said}\n\n{session}" if above else f"{session}#\n\n{said}\n"
+    text = f"{prose}\n\n{session}" if prose_first else f"{session}#\n\n{prose}\n"
     assert ("contradiction" in kinds(tmp_path, text)) is contradicts
 
 
-def test_words_about_another_session(tmp_path: Path) -> None:
+def test_prose_that_another_session_confirms_is_no_contradiction(tmp_path: Path) -> None:
     text = f"Mine:\n\n{REFUSED}\nWith the patch rmmod works:\n\n{DONE}\nrmmod succeeds.\n"
     assert kinds(tmp_path, text) == ["fact"]
 
 
-def test_words_of_a_reply(tmp_path: Path) -> None:
+def test_prose_that_replies_to_a_quoted_session_is_no_contradiction(tmp_path: Path) -> None:
     quoted = "".join(f"> {line}\n" for line in REFUSED.splitlines())
     assert kinds(tmp_path, f"{quoted}\nHere rmmod works.\n") == ["fact"]
 
 
 @pytest.mark.parametrize(
-    ("said", "kind"),
+    ("prose", "kind"),
     [
         ("The kernel oopses.", "splat"),
         ("The kernel panics then.", "panic"),
@@ -79,7 +79,9 @@ def test_words_of_a_reply(tmp_path: Path) -> None:
         ("It never hangs or oopses, it should not.", None),
     ],
 )
-def test_words_of_a_crash_count_beside_figures(tmp_path: Path, said: str, kind: str | None) -> None:
+def test_prose_claims_a_crash_beside_the_output_of_the_session(
+    tmp_path: Path, prose: str, kind: str | None
+) -> None:
     session = f"{LOAD}# cat /sys/module/arm_smmu_v3/refcnt\n1\n# rmmod e1000e\n"
     expected = ["output", kind] if kind else ["output"]
-    assert kinds(tmp_path, f"{said}\n\n{session}") == expected
+    assert kinds(tmp_path, f"{prose}\n\n{session}") == expected

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The table of the corpus of reports: complete, sorted, and each mutation has its place."""
+"""The table of the report corpus: complete, sorted, and each mutation matches one place."""
 
 import tomllib
 from pathlib import Path
@@ -14,10 +14,10 @@ REQUIRED = {"file", "shape", "verdict", "why"}
 OPTIONAL = {"machine", "options", "mutation", "symptom", "limit"}
 MACHINES = {"smmuv3", "virtio-iommu"}
 MAX_BYTES = 20_000
-LEAST = 70
+MIN_REPORTS = 70
 
-# What no text in the table can be a part of.
-PACKED = (".gz",)
+# A mutation is plain text and cannot match inside a compressed report.
+COMPRESSED = (".gz",)
 
 ENTRIES: list[dict[str, Any]] = tomllib.loads(TABLE.read_text())["report"]
 
@@ -30,49 +30,49 @@ def is_sound(verdict: dict[str, str]) -> bool:
     return set(verdict) == KERNELS and set(verdict.values()) <= VERDICTS
 
 
-def can_be_turned(entry: dict[str, Any], kernel: str) -> bool:
-    """Whether a changed claim makes the report one that is not reproduced."""
+def has_refuting_mutation(entry: dict[str, Any], kernel: str) -> bool:
+    """Whether a mutation of the report is not reproduced on ``kernel``."""
     return any(each["verdict"][kernel] != "reproduced" for each in mutations(entry))
 
 
-def test_the_table_names_each_report_once_and_in_order() -> None:
+def test_the_table_lists_each_report_once_and_in_order() -> None:
     files = sorted(path.name for path in REPORTS.iterdir() if path != TABLE)
     assert [entry["file"] for entry in ENTRIES] == files
 
 
-def test_the_corpus_is_large_and_has_each_verdict_often() -> None:
-    assert len(ENTRIES) >= LEAST
+def test_the_corpus_has_enough_reports_of_each_verdict() -> None:
+    assert len(ENTRIES) >= MIN_REPORTS
     for kernel in KERNELS:
         verdicts = [entry["verdict"][kernel] for entry in ENTRIES]
         assert all(verdicts.count(verdict) >= 10 for verdict in VERDICTS)
 
 
-def test_entries_have_all_keys_and_no_other() -> None:
+def test_entries_have_the_required_keys_and_no_unknown_ones() -> None:
     for entry in ENTRIES:
         assert REQUIRED <= set(entry) <= REQUIRED | OPTIONAL, entry["file"]
         assert all(entry[key].strip() for key in ("shape", "why")), entry["file"]
 
 
-def test_entries_name_verdicts_and_machines_that_exist() -> None:
+def test_entries_name_known_verdicts_and_machines() -> None:
     for entry in ENTRIES:
         assert is_sound(entry["verdict"]), entry["file"]
         assert entry.get("machine", "smmuv3") in MACHINES, entry["file"]
         assert all(isinstance(word, str) for word in entry.get("options", [])), entry["file"]
 
 
-def test_reports_are_small() -> None:
+def test_reports_stay_below_the_size_limit() -> None:
     for entry in ENTRIES:
         assert 0 < (REPORTS / entry["file"]).stat().st_size < MAX_BYTES, entry["file"]
 
 
-def test_what_reproduces_has_a_claim_that_can_be_changed() -> None:
+def test_reproduced_reports_have_a_mutation_that_is_not_reproduced() -> None:
     for entry in ENTRIES:
         reproduced = {kernel for kernel, word in entry["verdict"].items() if word == "reproduced"}
-        if not entry["file"].endswith(PACKED):
-            assert all(can_be_turned(entry, kernel) for kernel in reproduced), entry["file"]
+        if not entry["file"].endswith(COMPRESSED):
+            assert all(has_refuting_mutation(entry, kernel) for kernel in reproduced), entry["file"]
 
 
-def test_a_mutation_has_one_place() -> None:
+def test_a_mutation_matches_one_place_of_its_report() -> None:
     for entry in ENTRIES:
         content = (REPORTS / entry["file"]).read_bytes()
         for mutation in mutations(entry):
@@ -81,7 +81,7 @@ def test_a_mutation_has_one_place() -> None:
             assert mutation["from"] != mutation["to"], entry["file"]
 
 
-def test_a_mutation_turns_a_verdict() -> None:
+def test_a_mutation_changes_the_verdict() -> None:
     for entry in ENTRIES:
         for mutation in mutations(entry):
             assert is_sound(mutation["verdict"]), entry["file"]

@@ -14,7 +14,7 @@ FILES = st.dictionaries(NAMES, st.binary(max_size=100), max_size=8)
 
 
 def read(archive: bytes) -> dict[str, tuple[int, bytes]]:
-    """An independent reader of newc: path to mode and content."""
+    """Read a newc archive independently of the writer: path to mode and content."""
     found: dict[str, tuple[int, bytes]] = {}
     at = 0
     while True:
@@ -30,7 +30,7 @@ def read(archive: bytes) -> dict[str, tuple[int, bytes]]:
 
 
 @given(FILES)
-def test_files_come_back(files: dict[str, bytes]) -> None:
+def test_an_archive_contains_every_file_and_its_directory(files: dict[str, bytes]) -> None:
     entries = [cpio.file(f"dir/{name}", data) for name, data in files.items()]
     found = read(cpio.archive(entries))
     assert {name: found[f"dir/{name}"][1] for name in files} == files
@@ -38,14 +38,16 @@ def test_files_come_back(files: dict[str, bytes]) -> None:
 
 
 @given(FILES, st.randoms())
-def test_order_does_not_matter(files: dict[str, bytes], random: object) -> None:
+def test_an_archive_does_not_depend_on_the_order_of_entries(
+    files: dict[str, bytes], random: object
+) -> None:
     entries = [cpio.file(name, data) for name, data in files.items()]
     other = list(entries)
     random.shuffle(other)  # type: ignore[attr-defined]
     assert cpio.archive(entries) == cpio.archive(other)
 
 
-def test_nothing_of_the_host_gets_in(tmp_path: Path) -> None:
+def test_a_tree_ignores_umask_and_times_of_the_host(tmp_path: Path) -> None:
     archives = []
     for number, mask in ((1, 0o022), (2, 0o077)):
         root = tmp_path / str(number)
@@ -64,11 +66,11 @@ def test_nothing_of_the_host_gets_in(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../../x", "", "a//b", "."])
-def test_a_path_outside_is_refused(path: str) -> None:
+def test_an_archive_rejects_a_path_outside_its_root(path: str) -> None:
     with pytest.raises(ValueError, match="relative path"):
         cpio.archive([cpio.file(path, b"")])
 
 
-def test_two_contents_for_one_path_are_refused() -> None:
+def test_an_archive_rejects_two_contents_for_one_path() -> None:
     with pytest.raises(ValueError, match="two different"):
         cpio.archive([cpio.file("a", b"1"), cpio.file("a", b"2")])
