@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Searches for a bug that shows in some runs only, beside the rule that repeats every
-revision equally often: how often each is right, and what it costs.
+"""Bisect an intermittent bug with our search and with a fixed number of runs per revision:
+how often each is right, and how many runs it takes.
 """
 
 import math
@@ -15,12 +15,12 @@ from harness.bisect.gitbisect import Ends, GitBisect, Terms
 from harness.bisect.ledger import Ledger
 from harness.bisect.search import Search
 from harness.host import git
-from tests.drawn import Drawn
+from tests.random_judge import RandomJudge
 
 
 @dataclass(frozen=True)
 class Searched:
-    """One history, searched both ways: whether each was ``right``, and its runs."""
+    """One history, searched by both rules: whether each is right, and its number of runs."""
 
     right: bool
     runs: int
@@ -31,8 +31,9 @@ class Searched:
 def searches(
     count: int, rate: float, before: float, length: int, confidence: float
 ) -> Iterator[Searched]:
-    """Histories in a line, with the culprit anywhere; from there to some later change it
-    shows in ``before`` of its runs."""
+    """Search ``count`` linear histories of ``length`` changes with a random culprit. From the
+    culprit to a random later change the bug shows in ``before`` of the runs, then in
+    ``rate``."""
     with tempfile.TemporaryDirectory() as scratch:
         repository = Path(scratch, "git")
         messages = [f"change {number}" for number in range(length + 1)]
@@ -42,22 +43,23 @@ def searches(
             draw = random.Random(seed)
             culprit = draw.randrange(1, length + 1)
             rates = dict.fromkeys(range(culprit, draw.randrange(culprit, length + 1)), before)
-            judge = Drawn(commits, culprit, rate=rate, rates=rates, seed=seed)
+            judge = RandomJudge(commits, culprit, rate=rate, rates=rates, seed=seed)
             ledger = Ledger(Path(scratch, f"{seed}"), judge)
             found = Search(repository, Question(ends, Terms(), confidence), ledger).find()
             ledger.close()
-            runs = sum(each.startswith("run") for each in judge.done)
-            fixed = Drawn(commits, culprit, rate=rate, rates=rates, seed=count + seed)
-            named = _by_fixed_repeats(repository, ends, fixed, confidence)
-            fixed_runs = sum(each.startswith("run") for each in fixed.done)
-            culprit_is = commits[culprit]
-            yield Searched(found.culprit == culprit_is, runs, named == culprit_is, fixed_runs)
+            runs = sum(each.startswith("run") for each in judge.calls)
+            fixed = RandomJudge(commits, culprit, rate=rate, rates=rates, seed=count + seed)
+            fixed_found = _with_fixed_repeats(repository, ends, fixed, confidence)
+            fixed_runs = sum(each.startswith("run") for each in fixed.calls)
+            expected = commits[culprit]
+            yield Searched(found.culprit == expected, runs, fixed_found == expected, fixed_runs)
 
 
-def _by_fixed_repeats(repository: Path, ends: Ends, judge: Drawn, confidence: float) -> str:
-    """As often for each revision as the whole search needs, if it is told the rate: until
-    the first run that shows it. The rate is not known, so the bad end is measured too, and
-    the good end confirmed."""
+def _with_fixed_repeats(repository: Path, ends: Ends, judge: RandomJudge, confidence: float) -> str:
+    """The culprit that a fixed number of runs per revision finds, enough for ``confidence`` in
+    the whole search at the known rate; the first run that shows the bug ends a revision. As
+    the rate is unknown in practice, the cost of measuring the bad end and of confirming the
+    good end is included."""
     steps = math.ceil(math.log2(len(judge.commits) - 1))
     doubt = (1 - confidence) / steps
     repeats = 1 if judge.rate == 1 else math.ceil(math.log(doubt) / math.log(1 - judge.rate))

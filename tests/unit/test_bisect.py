@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The search, with verdicts that are drawn: real git, no kernel."""
+"""The bisect search with random verdicts: real git, no kernels."""
 
 import json
 import random
@@ -17,24 +17,24 @@ from harness.bisect.odds import Tally
 from harness.bisect.search import Finding, Search
 from harness.errors import HostError, UsageError
 from harness.host import git
-from tests.drawn import Drawn
+from tests.random_judge import RandomJudge
 
 
 @pytest.fixture(scope="module")
-def line(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A repository with 33 commits in a row."""
-    repository = tmp_path_factory.mktemp("line") / "git"
+def history(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A repository with 33 linear commits, and their hashes."""
+    repository = tmp_path_factory.mktemp("history") / "git"
     return repository, git.line_of_commits([f"change {n}" for n in range(33)], repository)
 
 
-Search_ = Callable[..., Finding]
+Find = Callable[..., Finding]
 
 
 @pytest.fixture
-def find(line: tuple[Path, list[str]], tmp_path: Path) -> Search_:
-    repository, commits = line
+def find(history: tuple[Path, list[str]], tmp_path: Path) -> Find:
+    repository, commits = history
 
-    def search(judge: Drawn, name: str = "ledger", **facts: object) -> Finding:
+    def search(judge: RandomJudge, name: str = "ledger", **facts: object) -> Finding:
         ledger = Ledger(tmp_path / f"{name}.jsonl", judge)
         facts.setdefault("ends", Ends(commits[-1], (commits[0],)))
         facts.setdefault("terms", Terms())
@@ -44,13 +44,13 @@ def find(line: tuple[Path, list[str]], tmp_path: Path) -> Search_:
 
 
 @pytest.fixture
-def commits(line: tuple[Path, list[str]]) -> list[str]:
-    return line[1]
+def commits(history: tuple[Path, list[str]]) -> list[str]:
+    return history[1]
 
 
 @pytest.mark.parametrize("culprit", [1, 2, 17, 31, 32])
-def test_the_culprit_is_found(find: Search_, commits: list[str], culprit: int) -> None:
-    found = find(Drawn(commits, culprit))
+def test_search_finds_the_culprit(find: Find, commits: list[str], culprit: int) -> None:
+    found = find(RandomJudge(commits, culprit))
     assert found.culprit == commits[culprit]
     assert found.parents == (commits[culprit - 1],)
     assert found.confidence >= 0.99
@@ -58,16 +58,18 @@ def test_the_culprit_is_found(find: Search_, commits: list[str], culprit: int) -
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_bug_that_shows_in_a_third_of_runs(find: Search_, commits: list[str], seed: int) -> None:
+def test_search_finds_a_bug_that_shows_in_a_third_of_runs(
+    find: Find, commits: list[str], seed: int
+) -> None:
     culprit = random.Random(seed).randrange(1, 33)
-    found = find(Drawn(commits, culprit, rate=0.3, seed=seed))
+    found = find(RandomJudge(commits, culprit, rate=0.3, seed=seed))
     assert found.culprit == commits[culprit]
     assert found.confidence >= 0.99
 
 
-def test_a_step_that_was_mistaken_is_put_right(find: Search_, commits: list[str]) -> None:
-    """Most runs of a step stay clean; the check of the parent finds that out."""
-    judge = Drawn(commits, 3, rate=0.15)
+def test_checking_the_parent_corrects_a_wrong_step(find: Find, commits: list[str]) -> None:
+    """Most runs of a bad revision are clean; only the check of the parent reveals it."""
+    judge = RandomJudge(commits, 3, rate=0.15)
     found = find(judge, most_runs=500)
     assert found.culprit == commits[3]
     verdicts: dict[str, set[str]] = {}
@@ -77,170 +79,170 @@ def test_a_step_that_was_mistaken_is_put_right(find: Search_, commits: list[str]
 
 
 @pytest.mark.parametrize(("before", "seed"), [(0.2, 0), (0.3, 1)])
-def test_a_change_that_makes_a_race_wider_is_not_the_culprit(
-    find: Search_, commits: list[str], before: float, seed: int
+def test_a_change_that_widens_a_race_is_not_the_culprit(
+    find: Find, commits: list[str], before: float, seed: int
 ) -> None:
-    """The end always shows it; the revisions before that change in one of some runs."""
+    """From the change on every run shows the bug; from the culprit to it only some do."""
     draw = random.Random(seed)
     culprit = draw.randrange(1, 25)
     rates = dict.fromkeys(range(culprit, draw.randrange(culprit + 1, 33)), before)
-    found = find(Drawn(commits, culprit, rates=rates, seed=seed))
+    found = find(RandomJudge(commits, culprit, rates=rates, seed=seed))
     assert found.culprit == commits[culprit]
     assert found.confidence >= 0.99
 
 
-def test_what_the_parent_is_held_to_is_part_of_the_answer(
-    find: Search_, commits: list[str]
+def test_the_finding_includes_the_rate_the_parent_is_held_to(
+    find: Find, commits: list[str]
 ) -> None:
-    (held,) = find(Drawn(commits, 17)).held
+    (held,) = find(RandomJudge(commits, 17)).held
     assert held.revision == commits[16]
     assert held.error <= held.requested
     assert held.requested == pytest.approx(0.01 / 2 / 6)
-    # The culprit has shown it ten times of ten; the rate is a fifth of what that says.
+    # The culprit shows it in 10 of 10 runs; the parent is held to a fifth of that rate.
     assert held.rate == pytest.approx(11 / 12 / odds.WIDER)
     assert held.tally.shown == 0
     assert held.error >= (1 - held.rate) ** held.tally.runs
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_what_shows_by_chance_without_the_bug_too(
-    find: Search_, commits: list[str], seed: int
+def test_search_finds_the_culprit_despite_false_positives(
+    find: Find, commits: list[str], seed: int
 ) -> None:
     culprit = random.Random(seed).randrange(1, 33)
-    found = find(Drawn(commits, culprit, rate=0.9, noise=0.1, seed=seed))
+    found = find(RandomJudge(commits, culprit, rate=0.9, noise=0.1, seed=seed))
     assert found.culprit == commits[culprit]
 
 
-def test_what_cannot_be_judged_is_skipped(find: Search_, commits: list[str]) -> None:
-    odd = {16: "build", 24: "boot", 20: "splat"} | dict.fromkeys((15, 17), "boot")
-    odd |= dict.fromkeys((19, 21), "splat")
-    found = find(Drawn(commits, 26, odd=odd))
+def test_search_skips_revisions_that_cannot_be_judged(find: Find, commits: list[str]) -> None:
+    faults = {16: "build", 24: "boot", 20: "splat"} | dict.fromkeys((15, 17), "boot")
+    faults |= dict.fromkeys((19, 21), "splat")
+    found = find(RandomJudge(commits, 26, faults=faults))
     assert found.culprit == commits[26]
     reasons = {step.reason.partition(":")[0] for step in found.steps if step.verdict == "skip"}
     assert reasons >= {"does not build", "does not boot"}
     assert reasons <= {"does not build", "does not boot", "reports another splat"}
 
 
-def test_a_parent_that_cannot_be_judged_leaves_a_doubt(find: Search_, commits: list[str]) -> None:
-    """It stayed clean once, and was lost whenever it was to be checked."""
+def test_an_inconclusive_parent_lowers_the_confidence(find: Find, commits: list[str]) -> None:
+    """Its first run is clean, all later ones are inconclusive."""
 
-    class Lost(Drawn):
+    class Inconclusive(RandomJudge):
         def run(self, revision: str, number: int) -> Run:
             if revision == commits[21] and number > 1:
                 return Run(revision, "inconclusive", "it hangs", 0)
             return super().run(revision, number)
 
-    found = find(Lost(commits, 22))
+    found = find(Inconclusive(commits, 22))
     assert found.culprit == commits[22]
     assert found.confidence < 0.9
 
 
-def test_a_run_that_was_lost_is_run_again_when_the_search_goes_on(
-    find: Search_, commits: list[str]
-) -> None:
-    class Hangs(Drawn):
+def test_a_resumed_search_repeats_inconclusive_runs(find: Find, commits: list[str]) -> None:
+    class Hangs(RandomJudge):
         def run(self, revision: str, number: int) -> Run:  # noqa: ARG002
             return Run(revision, "inconclusive", "it hangs", 0)
 
     with pytest.raises(HostError, match="cannot be judged: it hangs"):
         find(Hangs(commits, 17))
-    assert find(Drawn(commits, 17)).culprit == commits[17]
+    assert find(RandomJudge(commits, 17)).culprit == commits[17]
 
 
 @pytest.mark.parametrize(
-    ("without", "verified"),
-    [({}, None), ({0: "build"}, None), ({0: "clean"}, True), ({0: "shown"}, False)],
+    ("reverted", "verified"),
+    [("", None), ("build", None), ("clean", True), ("shown", False)],
 )
-def test_a_revert_that_could_not_be_made_verifies_nothing(
-    line: tuple[Path, list[str]], tmp_path: Path, without: dict[int, str], verified: bool | None
+def test_a_revert_verifies_the_culprit_only_when_it_builds_and_runs(
+    history: tuple[Path, list[str]], tmp_path: Path, reverted: str, verified: bool | None
 ) -> None:
-    repository, commits = line
+    repository, commits = history
 
-    class Reverting(Drawn):
+    class Reverting(RandomJudge):
         def build(self, revision: str) -> Built:
             if revision == "without":
-                return Built(revision, "", "no" if without[0] == "build" else "", 0)
+                return Built(revision, "", "no" if reverted == "build" else "", 0)
             return super().build(revision)
 
         def run(self, revision: str, number: int) -> Run:
             if revision == "without":
-                return Run(revision, without[0], "", 0)  # type: ignore[arg-type]
+                return Run(revision, reverted, "", 0)  # type: ignore[arg-type]
             return super().run(revision, number)
 
     question = Question(Ends(commits[-1], (commits[0],)), Terms())
     searching = Search(repository, question, Ledger(tmp_path / "ledger", Reverting(commits, 17)))
-    found = searching.find(lambda _culprit: "without" if without else "")
+    found = searching.find(lambda _culprit: "without" if reverted else "")
     assert (found.culprit, found.verified) == (commits[17], verified)
 
 
-def test_a_log_that_was_corrected_counts(
-    line: tuple[Path, list[str]], commits: list[str], tmp_path: Path
+def test_verdicts_of_an_edited_log_override_runs(
+    history: tuple[Path, list[str]], commits: list[str], tmp_path: Path
 ) -> None:
-    """Even against what the runs say, and for revisions that nobody has built."""
-    ledger = Ledger(tmp_path / "ledger", Drawn(commits, 17))
+    """Even where runs contradict them, and for revisions that are never built."""
+    ledger = Ledger(tmp_path / "ledger", RandomJudge(commits, 17))
     given = {commits[20]: "new", commits[19]: "old"}
     question = Question(Ends(commits[-1], (commits[0],)), Terms())
-    found = Search(line[0], question, ledger, given=given).find()
+    found = Search(history[0], question, ledger, given=given).find()
     assert found.culprit == commits[20]
 
 
-def test_what_a_guest_prints_cannot_break_the_ledger(
-    line: tuple[Path, list[str]], tmp_path: Path
+def test_the_ledger_preserves_unicode_line_separators_and_surrogates(
+    history: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
-    commits = line[1]
+    commits = history[1]
 
-    class Odd(Drawn):
+    class OddOutput(RandomJudge):
         def run(self, revision: str, number: int) -> Run:  # noqa: ARG002
             return Run(revision, "clean", "a\u2028b\x85c\udcff\n", 0)
 
     for _ in range(2):
-        ledger = Ledger(tmp_path / "ledger", Odd(commits, 0))
+        ledger = Ledger(tmp_path / "ledger", OddOutput(commits, 0))
         ledger.build(commits[0])
         assert ledger.run(commits[0]).reason == "a\u2028b\x85c\udcff\n"
         ledger.close()
 
 
-def test_a_splat_of_an_end_is_nothing_strange(find: Search_, commits: list[str]) -> None:
-    found = find(Drawn(commits, 22, odd=dict.fromkeys(range(33), "splat")))
+def test_a_splat_that_the_ends_report_too_skips_no_revision(find: Find, commits: list[str]) -> None:
+    found = find(RandomJudge(commits, 22, faults=dict.fromkeys(range(33), "splat")))
     assert found.culprit == commits[22]
 
 
-def test_skipped_neighbours_of_the_culprit_stay_candidates(
-    find: Search_, commits: list[str]
+def test_skipped_neighbours_of_the_culprit_remain_candidates(
+    find: Find, commits: list[str]
 ) -> None:
-    found = find(Drawn(commits, 17, odd={17: "build", 16: "boot"}))
+    found = find(RandomJudge(commits, 17, faults={17: "build", 16: "boot"}))
     assert not found.culprit
     assert set(found.candidates) == {commits[16], commits[17], commits[18]}
 
 
-def test_candidates_are_not_named_before_what_is_below_them_is_sure(
-    find: Search_, commits: list[str]
+def test_search_confirms_the_revision_before_skipped_candidates(
+    find: Find, commits: list[str]
 ) -> None:
-    """The revision below the one that does not build stayed clean when it was a step."""
+    """The revision before the one that does not build is clean in its first 12 runs."""
 
-    class Sly(Drawn):
+    class CleanAtFirst(RandomJudge):
         def run(self, revision: str, number: int) -> Run:
             if revision == commits[16] and number <= 12:
                 return Run(revision, "clean", "", 0)
             return super().run(revision, number)
 
-    judge = Sly(commits, 10, rate=0.3, odd={17: "build"})
+    judge = CleanAtFirst(commits, 10, rate=0.3, faults={17: "build"})
     found = find(judge, most_runs=500)
     assert found.culprit == commits[10]
-    assert "run 16 13" in judge.done
+    assert "run 16 13" in judge.calls
 
 
-def test_a_kernel_that_is_the_same_is_not_run_again(find: Search_, commits: list[str]) -> None:
-    judge = Drawn(commits, 9, same=dict.fromkeys(range(9), 0) | dict.fromkeys(range(9, 33), 32))
+def test_search_runs_identical_kernels_once(find: Find, commits: list[str]) -> None:
+    judge = RandomJudge(
+        commits, 9, identical=dict.fromkeys(range(9), 0) | dict.fromkeys(range(9, 33), 32)
+    )
     assert find(judge).culprit == commits[9]
-    run = {each.split()[1] for each in judge.done if each.startswith("run")}
-    # Both anew for the last word on them: the culprit, and its parent.
+    run = {each.split()[1] for each in judge.calls if each.startswith("run")}
+    # The culprit and its parent are run again for the final check.
     assert run == {"0", "32", "8", "9"}
 
 
-def test_an_old_and_a_new_end_tell_which_way(find: Search_, commits: list[str]) -> None:
+def test_old_and_new_ends_determine_the_direction(find: Find, commits: list[str]) -> None:
     @dataclass
-    class Fixed(Drawn):
+    class Fixed(RandomJudge):
         def run(self, revision: str, number: int) -> Run:
             run = super().run(revision, number)
             other = "clean" if run.word == "shown" else "shown"
@@ -254,45 +256,47 @@ def test_an_old_and_a_new_end_tell_which_way(find: Search_, commits: list[str]) 
 
 
 @pytest.mark.parametrize(
-    ("judge", "told"),
+    ("judge", "message"),
     [
         ({"culprit": 0}, "both ends show it"),
         ({"culprit": 33}, "shows it in 0 of 30 runs"),
-        ({"culprit": 5, "odd": {0: "build"}}, "the good end, .* does not build"),
-        ({"culprit": 5, "odd": {32: "boot"}}, "the bad end, .* does not boot"),
-        ({"culprit": 5, "odd": {16: "lost"}}, "QEMU is gone"),
+        ({"culprit": 5, "faults": {0: "build"}}, "the good end, .* does not build"),
+        ({"culprit": 5, "faults": {32: "boot"}}, "the bad end, .* does not boot"),
+        ({"culprit": 5, "faults": {16: "lost"}}, "QEMU is gone"),
     ],
 )
-def test_ends_that_are_no_ends(
-    find: Search_, commits: list[str], judge: dict[str, object], told: str
+def test_search_rejects_ends_that_it_cannot_use(
+    find: Find, commits: list[str], judge: dict[str, object], message: str
 ) -> None:
-    with pytest.raises((UsageError, HostError), match=told):
-        find(Drawn(commits, **judge))  # type: ignore[arg-type]
+    with pytest.raises((UsageError, HostError), match=message):
+        find(RandomJudge(commits, **judge))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_search_that_is_killed_goes_on_where_it_was(
-    find: Search_, commits: list[str], tmp_path: Path, seed: int
+def test_an_interrupted_search_resumes_from_its_ledger(
+    find: Find, commits: list[str], tmp_path: Path, seed: int
 ) -> None:
-    """And does nothing twice that it had written down, half lines left out."""
-    whole = Drawn(commits, 13, rate=0.5)
+    """No recorded build or run is repeated; truncated lines are ignored."""
+    whole = RandomJudge(commits, 13, rate=0.5)
     expected = find(whole, "whole")
     draw = random.Random(seed)
-    done: list[str] = []
+    calls: list[str] = []
     for _ in range(4):
-        judge = Drawn(commits, 13, rate=0.5, limit=draw.randrange(1, len(whole.done) // 5))
+        judge = RandomJudge(
+            commits, 13, rate=0.5, max_calls=draw.randrange(1, len(whole.calls) // 5)
+        )
         with pytest.raises(KeyboardInterrupt):
             find(judge, "killed")
-        done += judge.done
+        calls += judge.calls
         with (tmp_path / "killed.jsonl").open("a") as file:
             file.write('{"run": {"revi')
-    rest = Drawn(commits, 13, rate=0.5)
+    rest = RandomJudge(commits, 13, rate=0.5)
     assert find(rest, "killed").culprit == expected.culprit
-    assert done + rest.done == whole.done
+    assert calls + rest.calls == whole.calls
 
 
-def test_paths_and_first_parents_go_to_git(line: tuple[Path, list[str]]) -> None:
-    repository, commits = line
+def test_gitbisect_passes_terms_and_first_parent_to_git(history: tuple[Path, list[str]]) -> None:
+    repository, commits = history
     ends = Ends(commits[-1], (commits[0],), first_parent=True)
     bisect = GitBisect(repository, ends, Terms("fast", "slow"))
     assert bisect.left == 32
@@ -302,8 +306,8 @@ def test_paths_and_first_parents_go_to_git(line: tuple[Path, list[str]]) -> None
     assert bisect.left == 16
 
 
-def test_an_old_end_on_another_branch(tmp_path: Path) -> None:
-    """git asks first where the branches part; what was there already was mended since."""
+def test_gitbisect_tests_the_merge_base_of_an_old_end_on_another_branch(tmp_path: Path) -> None:
+    """git bisect tests the merge base first. If that is bad, the other branch has the fix."""
     repository = tmp_path / "git"
     commits = git.line_of_commits([f"change {n}" for n in range(9)], repository)
     tree = git.run(repository, "rev-parse", f"{commits[0]}^{{tree}}")
@@ -317,9 +321,11 @@ def test_an_old_end_on_another_branch(tmp_path: Path) -> None:
     assert commits.index(bisect.mark("old", commits[4]).next) == 6
 
 
-def test_a_ledger_counts_each_kernel_once(line: tuple[Path, list[str]], tmp_path: Path) -> None:
-    commits = line[1]
-    ledger = Ledger(tmp_path / "ledger", Drawn(commits, 0, same={1: 2}))
+def test_a_ledger_sums_runs_of_identical_kernels(
+    history: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    commits = history[1]
+    ledger = Ledger(tmp_path / "ledger", RandomJudge(commits, 0, identical={1: 2}))
     for number in (1, 2, 3):
         ledger.build(commits[number])
         ledger.run(commits[number])
@@ -329,8 +335,8 @@ def test_a_ledger_counts_each_kernel_once(line: tuple[Path, list[str]], tmp_path
     assert [next(iter(json.loads(line))) for line in lines] == ["build", "run"] * 3
 
 
-def test_contains_and_parents(line: tuple[Path, list[str]]) -> None:
-    repository, commits = line
+def test_gitbisect_reads_ancestry_parents_and_subject(history: tuple[Path, list[str]]) -> None:
+    repository, commits = history
     assert gitbisect.contains(repository, commits[5], commits[3])
     assert not gitbisect.contains(repository, commits[3], commits[5])
     assert gitbisect.parents(repository, commits[5]) == [commits[4]]

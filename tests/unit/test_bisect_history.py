@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What can be searched, on kernels of ten lines: real git and builds, no guest."""
+"""Histories to bisect, on kernels of ten lines: real git and builds, no guest."""
 
 import os
 from dataclasses import dataclass
@@ -31,10 +31,10 @@ BASE = spec.parse("tree:/nowhere")
 
 @dataclass(frozen=True)
 class Contains:
-    """The image, or the configuration, has a text in it."""
+    """A condition: the image or the configuration contains ``text``."""
 
     text: str
-    label: str = "it is there"
+    label: str = "the text is present"
     exact: bool = True
     variants: tuple[str, ...] = ()
 
@@ -53,7 +53,7 @@ def find(found: History, text: str, tmp_path: Path, terms: Terms | None = None) 
 
 @dataclass(frozen=True)
 class Tree:
-    """A repository, its commits from the first one, and a directory for a search."""
+    """A repository, its commits from the oldest on, and a directory for a search."""
 
     path: Path
     commits: list[str]
@@ -72,7 +72,7 @@ TEXTS = ("one", "two", "thr ee", "three", "bug", "bug and more", "bug!", "bug an
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Tree:
-    """Number 2 does not build without a fix, 6 not at all; 4 brings the bug."""
+    """Commit 2 builds only with a fixup, 6 not at all; 4 introduces the bug."""
     path = fake_linux.write(tmp_path / "linux")
     git(path, "init", "-q")
     for number, text in enumerate(TEXTS):
@@ -85,20 +85,20 @@ def tree(tmp_path: Path) -> Tree:
     return Tree(path, git(path, "log", "--reverse", "--format=%H").split(), into)
 
 
-def test_a_git_history_is_searched_and_left_as_it_is(tree: Tree, tmp_path: Path) -> None:
+def test_searching_a_git_history_leaves_the_repository_unchanged(
+    tree: Tree, tmp_path: Path
+) -> None:
     (tree.path / "Makefile").write_text("changed, and not committed")
     before = everything(tree.path)
     found = history.revisions(tree.path, tree.ends, BASE, (), tree.into)
     assert ["not committed" in note for note in found.notes] == [True]
     finding = find(found, "bug", tmp_path)
     assert tree.number(finding.culprit) == 4
-    assert finding.reverted.startswith("does not build: ")  # a patch in its way
+    assert finding.reverted.startswith("does not build: ")  # a later change conflicts
     assert everything(tree.path) == before
 
 
-def test_revisions_that_do_not_build_are_skipped_and_fixups_mend_them(
-    tree: Tree, tmp_path: Path
-) -> None:
+def test_a_fixup_repairs_revisions_that_do_not_build(tree: Tree, tmp_path: Path) -> None:
     fix = tmp_path / "fix.patch"
     fix.write_text(
         "--- a/drivers/iommu/iommu.c\n+++ b/drivers/iommu/iommu.c\n@@ -1,4 +1,4 @@\n"
@@ -115,16 +115,16 @@ def test_revisions_that_do_not_build_are_skipped_and_fixups_mend_them(
     assert judge.build(tree.commits[2]).artifact != judge.build(tree.commits[3]).artifact
 
 
-def test_no_run_takes_the_evidence_of_another(tree: Tree, tmp_path: Path) -> None:
-    """A run that could not be judged is not counted when a search goes on."""
+def test_each_run_has_its_own_directory(tree: Tree, tmp_path: Path) -> None:
+    """Also under one run number: a resumed search repeats inconclusive runs."""
     found = history.revisions(tree.path, tree.ends, BASE, (), tree.into)
     judge = KernelJudge(found, Contains("bug"), tmp_path / "runs")
     runs = [judge.run(tree.commits[7], number) for number in (1, 1, 2)]
     assert [Path(each.directory).name[-2:] for each in runs] == ["-1", "-2", "-3"]
 
 
-def test_what_may_be_wanted_next_is_built_meanwhile(tree: Tree, tmp_path: Path) -> None:
-    """And ended when it is not."""
+def test_expected_revisions_are_built_in_the_background(tree: Tree, tmp_path: Path) -> None:
+    """A build that is no longer expected is stopped."""
     (tree.path / "drivers/slow").write_text("60\n")
     git(tree.path, "add", "-A")
     git(tree.path, "commit", "-qm", "slow")
@@ -132,25 +132,25 @@ def test_what_may_be_wanted_next_is_built_meanwhile(tree: Tree, tmp_path: Path) 
     found = history.revisions(tree.path, tree.ends, BASE, (), tree.into)
     judge = KernelJudge(found, Contains("bug"), tmp_path / "runs", builds_ahead=True)
     judge.expect(lambda: [tree.commits[1]])
-    assert wait_until(lambda: any(kernels()), 120)
+    assert wait_until(lambda: any(built_kernels()), 120)
     judge.expect(lambda: [slow])
     assert wait_until(lambda: "sleep" in descendants(os.getpid()).values(), 120)
     assert not judge.build(tree.commits[1]).failure
-    assert wait_until(nothing_runs), descendants(os.getpid())
+    assert wait_until(no_child_is_running), descendants(os.getpid())
     judge.expect(lambda: [slow])
     judge.close()
-    assert wait_until(nothing_runs), descendants(os.getpid())
+    assert wait_until(no_child_is_running), descendants(os.getpid())
 
 
-def nothing_runs() -> bool:
+def no_child_is_running() -> bool:
     return not descendants(os.getpid())
 
 
-def kernels() -> list[Path]:
+def built_kernels() -> list[Path]:
     return list((paths.cache() / "kernel").glob("*/kernel.json"))
 
 
-def test_git_says_what_it_would_want_next(tree: Tree) -> None:
+def test_gitbisect_predicts_the_next_revision_for_each_verdict(tree: Tree) -> None:
     found = history.revisions(tree.path, tree.ends, BASE, (), tree.into)
     for side in (0, 1):
         bisect = GitBisect(found.repository, found.ends, Terms())
@@ -159,16 +159,18 @@ def test_git_says_what_it_would_want_next(tree: Tree) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [("/nope", "no such patch: /nope"), ("nope..:{}", "has no revision 'nope'")],
 )
-def test_fixups_that_are_none(tree: Tree, tmp_path: Path, text: str, told: str) -> None:
+def test_fixup_rejects_a_missing_patch_and_an_unknown_revision(
+    tree: Tree, tmp_path: Path, text: str, message: str
+) -> None:
     (tmp_path / "fix").write_text("")
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         history.fixup(text.format(tmp_path / "fix"), tree.path)
 
 
-def test_two_histories_have_nothing_to_do_with_each_other(tree: Tree) -> None:
+def test_revisions_rejects_ends_without_a_common_commit(tree: Tree) -> None:
     git(tree.path, "checkout", "-q", "--orphan", "other")
     git(tree.path, "commit", "-qm", "other")
     other = git(tree.path, "rev-parse", "HEAD")
@@ -176,7 +178,7 @@ def test_two_histories_have_nothing_to_do_with_each_other(tree: Tree) -> None:
         history.revisions(tree.path, Ends(tree.commits[-1], (other,)), BASE, (), tree.into)
 
 
-def test_a_shallow_clone_is_told_how_to_get_the_rest(tree: Tree, tmp_path: Path) -> None:
+def test_a_shallow_clone_without_the_end_hints_at_unshallow(tree: Tree, tmp_path: Path) -> None:
     clone = tmp_path / "clone"
     git(tmp_path, "clone", "-q", "--depth=2", f"file://{tree.path}", str(clone))
     words = ("bisect", "pinning", "--tree", clone, "--bad", "HEAD", "--good", tree.commits[0])
@@ -189,7 +191,7 @@ def test_a_shallow_clone_is_told_how_to_get_the_rest(tree: Tree, tmp_path: Path)
 
 
 def series(tmp_path: Path) -> Path:
-    """Five patches, the third of which brings the bug."""
+    """An mbox with five patches, the third of which introduces the bug."""
     path = fake_linux.write(tmp_path / "series-tree")
     git(path, "init", "-q")
     git(path, "add", "-A")
@@ -206,7 +208,7 @@ def series(tmp_path: Path) -> Path:
     return mbox
 
 
-def test_the_third_patch_of_a_series(tmp_path: Path) -> None:
+def test_searching_a_series_finds_the_patch(tmp_path: Path) -> None:
     base = spec.parse(f"tree:{fake_linux.write(tmp_path / 'base')}")
     into = tmp_path / "search"
     into.mkdir()
@@ -216,7 +218,7 @@ def test_the_third_patch_of_a_series(tmp_path: Path) -> None:
     assert finding.reverted.startswith("is good, 0 of ")
 
 
-def test_one_option_of_many(tmp_path: Path) -> None:
+def test_searching_configurations_finds_the_option(tmp_path: Path) -> None:
     names = [f"OPTION_{number}" for number in range(40)]
     old, new = tmp_path / "old.config", tmp_path / "new.config"
     shared = "CONFIG_SHARED=y\n"
@@ -224,8 +226,8 @@ def test_one_option_of_many(tmp_path: Path) -> None:
     new.write_text(shared + "".join(f"CONFIG_{name}=y\n" for name in names))
     root = fake_linux.write(tmp_path / "base")
     compiled = "cat drivers/iommu/iommu.c"
-    shaped = fake_linux.MAKEFILE.replace(compiled, f"{compiled} $(O)/.config")
-    (root / "Makefile").write_text(shaped)
+    makefile = fake_linux.MAKEFILE.replace(compiled, f"{compiled} $(O)/.config")
+    (root / "Makefile").write_text(makefile)
     (root / "Kconfig").write_text("".join(f"config {name}\n" for name in (*names, "SHARED")))
     into = tmp_path / "search"
     into.mkdir()
@@ -236,22 +238,22 @@ def test_one_option_of_many(tmp_path: Path) -> None:
     assert finding.reverted.startswith("is good")
 
 
-def test_the_same_configuration_twice(tmp_path: Path) -> None:
-    one, other = tmp_path / "one", tmp_path / "other"
-    one.write_text("CONFIG_A=y\n")
-    other.write_text("\n# CONFIG_B is not set\nCONFIG_A=y\n")
+def test_options_rejects_equal_configurations(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.write_text("CONFIG_A=y\n")
+    new.write_text("\n# CONFIG_B is not set\nCONFIG_A=y\n")
     with pytest.raises(UsageError, match="say the same"):
-        history.options(one, other, BASE, tmp_path)
+        history.options(old, new, BASE, tmp_path)
 
 
-def test_a_prebuilt_kernel_has_no_patches_and_options(tmp_path: Path) -> None:
+def test_patches_rejects_a_prebuilt_kernel(tmp_path: Path) -> None:
     base = spec.parse("prebuilt:/boot")
     with pytest.raises(UsageError, match="cannot be patched"):
         history.patches(series(tmp_path), base, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("arguments", "message"),
     [
         (("resmue", "/tmp"), "did you mean resume?"),
         (("report.mbox", "--releases"), "no such file: report.mbox"),
@@ -292,12 +294,12 @@ def test_a_prebuilt_kernel_has_no_patches_and_options(tmp_path: Path) -> None:
         (("log", "/"), "/ has no search in it"),
     ],
 )
-def test_a_wrong_request_is_one_line_with_the_mend(
-    words: tuple[str, ...], told: str, tree: Tree, tmp_path: Path
+def test_a_usage_error_prints_one_line_with_a_hint(
+    arguments: tuple[str, ...], message: str, tree: Tree, tmp_path: Path
 ) -> None:
-    done = command.run("bisect", *(word.format(tree.path) for word in words))
+    done = command.run("bisect", *(each.format(tree.path) for each in arguments))
     assert done.status == 2, done.err
-    assert told in done.err
+    assert message in done.err
     (line,) = done.err.splitlines()
     assert line.startswith("iommu-harness: ")
     assert "; " in line

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A judge with random verdicts: bisect searches without kernels."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from harness.bisect.ledger import Built, Run
+from harness.errors import HostError
+
+
+@dataclass
+class RandomJudge:
+    """A judge of linear ``commits``. Those from number ``culprit`` on show the symptom in
+    ``rate`` of their runs, or in the rate that ``rates`` has for the number; earlier ones in
+    ``noise`` of theirs. ``faults`` maps a number to what else happens: "build" and "boot"
+    (it fails), "splat" (an unrelated one), "lost" (QEMU dies). ``identical`` maps a number to
+    the one whose artifact it shares. ``calls`` records each build and run; after
+    ``max_calls`` of them the next raises KeyboardInterrupt."""
+
+    commits: list[str]
+    culprit: int
+    rate: float = 1.0
+    noise: float = 0.0
+    seed: int = 0
+    faults: dict[int, str] = field(default_factory=dict)
+    identical: dict[int, int] = field(default_factory=dict)
+    rates: dict[int, float] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)
+    max_calls: int = 10**9
+
+    def build(self, revision: str) -> Built:
+        self._count()
+        number = self.commits.index(revision)
+        self.calls.append(f"build {number}")
+        if self.faults.get(number) == "build":
+            return Built(revision, "", "iommu.c:1:1: error: no", 0)
+        return Built(revision, f"artifact {self.identical.get(number, number)}", "", 0)
+
+    def run(self, revision: str, number: int) -> Run:
+        self._count()
+        position = self.commits.index(revision)
+        self.calls.append(f"run {position} {number}")
+        fault = self.faults.get(position)
+        if fault == "boot":
+            return Run(revision, "no-boot", "panic", 0)
+        if fault == "lost":
+            raise HostError("QEMU is gone")
+        draw = random.Random(f"{self.seed} {position} {number}").random()
+        shown = draw < self._rate(position)
+        splats = ("WARNING in other",) if fault == "splat" else ()
+        return Run(revision, "shown" if shown else "clean", "", 0, splats)
+
+    def _rate(self, position: int) -> float:
+        return self.rates.get(position, self.rate) if position >= self.culprit else self.noise
+
+    def expect(self, revisions: Callable[[], Sequence[str]]) -> None:
+        pass
+
+    def _count(self) -> None:
+        self.max_calls -= 1
+        if self.max_calls < 0:
+            raise KeyboardInterrupt
