@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Whose DMA it is: kernel drivers share a group among themselves, or one user has it
-alone, and never both.
+"""Ownership of a group's DMA: kernel drivers share a group, or one user owns it alone.
 
 From "Fix BUG_ON in vfio_iommu_group_notifier()" (512881eacfa7): binding a driver claims
-the DMA API of the whole group, a user of VFIO or iommufd claims it for himself, and
-whoever comes second is refused, with an errno and without a trace.
+the DMA API for the whole group, a user of VFIO or iommufd claims exclusive ownership, and
+the second of the two is refused, with an errno and without side effects.
 """
 
 import errno
@@ -24,13 +23,13 @@ from harness.plugin.plugin import GuestFactory, not_applicable
 owned = pytest.mark.needs(DMA_OWNERSHIP)
 USERS = ["group", "cdev", "kernel"]
 
-# The kernel's alone (include/linux/errno.h): to be tried again later.
+# Internal to the kernel (include/linux/errno.h): the probe is retried later.
 EPROBE_DEFER = 517
 
 
 @pytest.fixture
 def bound_guest(machine: Machine, guest_factory: GuestFactory) -> Guest:
-    """As elsewhere, with the modules of VFIO."""
+    """A guest with the IOMMU's and its clients' drivers bound, and VFIO's modules loaded."""
     return guest_factory(machine, *vfio.WARM_UP, bound=True)
 
 
@@ -45,34 +44,36 @@ def group_of(guest: Guest, name: str) -> int:
 
 
 def claim(guest: Guest, name: str) -> Step:
-    """By a module of the guest, from within the kernel."""
+    """Claim the DMA of the device's group in the kernel, by the guest module dma_owner."""
     return modules.load(guest, "dma_owner", device=name)
 
 
 def assert_refused(step: Step, *errnos: str) -> None:
-    said = step.err.strip()
-    told = {"EPERM": "Operation not permitted", "EBUSY": "Device or resource busy"}
-    assert step.status != 0, "it was not refused"
-    assert any(errno in said or told.get(errno, errno) in said for errno in errnos), said
+    """The step must fail with one of the errnos, by name or by message."""
+    text = step.err.strip()
+    messages = {"EPERM": "Operation not permitted", "EBUSY": "Device or resource busy"}
+    assert step.status != 0, "not refused"
+    assert any(errno in text or messages.get(errno, errno) in text for errno in errnos), text
 
 
 class User:
-    """Who takes a device's DMA: through a VFIO group, a VFIO device file and iommufd, or
-    within the kernel."""
+    """A user that claims a device's DMA: through a VFIO group, through a VFIO device file and
+    iommufd, or in the kernel."""
 
     def __init__(self, guest: Guest, way: str, name: str) -> None:
         self.guest, self.way, self.name = guest, way, name
         self.holder: Holder | None = None
 
-    def ready(self) -> None:
-        """The device leaves its driver."""
+    def prepare(self) -> None:
+        """Unbind the device from its driver, and for VFIO bind it to vfio-pci."""
         if self.way == "kernel":
             if self.guest.state().devices[self.name].driver:
                 devices.unbind(self.guest, self.name)
         else:
             vfio.give(self.guest, self.name)
 
-    def take(self) -> Step:
+    def open(self) -> Step:
+        """Claim the DMA; a user of VFIO opens the device."""
         if self.way == "kernel":
             return claim(self.guest, self.name)
         way: vfio.Way = "group" if self.way == "group" else "cdev"
@@ -80,7 +81,8 @@ class User:
         step, self.holder = vfio.hold(self.guest, way, *words)
         return step
 
-    def leave(self) -> None:
+    def close(self) -> None:
+        """Release the claim; a user of VFIO is killed."""
         if self.holder:
             self.holder.kill()
         elif self.way == "kernel":
@@ -90,18 +92,21 @@ class User:
 @owned
 @pytest.mark.parametrize("way", USERS)
 def test_user_can_claim_an_unbound_device(bound_guest: Guest, way: str) -> None:
+    """A user can claim a device without a driver, and releases it on exit."""
     nic = nic_of(bound_guest)
     user = User(bound_guest, way, nic)
-    user.ready()
-    step = user.take()
+    user.prepare()
+    step = user.open()
     assert step.status == 0, step.err
-    user.leave()
+    user.close()
     finding.none_of(audit.owners(bound_guest, nic))
 
 
 @owned
 def test_bound_driver_blocks_a_claim(bound_guest: Guest) -> None:
-    """iommu_group_claim_dma_owner: owner_cnt counts bound drivers."""
+    """A group with a bound driver cannot be claimed.
+
+    iommu_group_claim_dma_owner: owner_cnt counts bound drivers."""
     nic = nic_of(bound_guest)
     assert_refused(claim(bound_guest, nic), "EPERM")
     assert bound_guest.state().devices[nic].driver == "e1000e"
@@ -112,39 +117,41 @@ def test_bound_driver_blocks_a_claim(bound_guest: Guest) -> None:
 @owned
 @pytest.mark.parametrize("bound", [0, 1], ids=["first", "second"])
 def test_bound_sibling_blocks_users(siblings: Guest, kernel: Kernel, bound: int) -> None:
-    """The group is not viable while any of its devices has a driver that does DMA."""
+    """A group is not viable while any of its devices has a driver that does DMA."""
     guest = siblings
     nics = clients.nics(clients.bound(guest))
-    given = nics[1 - bound]
-    group = group_of(guest, given)
-    vfio.give(guest, given)
+    nic = nics[1 - bound]
+    group = group_of(guest, nic)
+    vfio.give(guest, nic)
     assert vfio.viable(guest, group).out == "not viable\n"
-    assert_refused(vfio.use(guest, "group", group, given), "EPERM")
+    assert_refused(vfio.use(guest, "group", group, nic), "EPERM")
     if kernel.option(vfio.NEEDS["cdev"]):
-        assert_refused(vfio.use(guest, "cdev", given), "EPERM")
-    assert_refused(claim(guest, given), "EPERM")
+        assert_refused(vfio.use(guest, "cdev", nic), "EPERM")
+    assert_refused(claim(guest, nic), "EPERM")
     assert guest.state().devices[nics[bound]].driver == "e1000"
     devices.unbind(guest, nics[bound])
     assert vfio.viable(guest, group).out == "viable\n"
-    assert vfio.use(guest, "group", group, given).status == 0
+    assert vfio.use(guest, "group", group, nic).status == 0
 
 
 @owned
 @pytest.mark.parametrize("way", USERS)
 def test_user_blocks_binding_a_sibling(siblings: Guest, way: str) -> None:
-    """iommu_device_use_default_domain gives EBUSY, and the driver core says nothing."""
+    """No driver binds to a sibling of a device that a user owns.
+
+    iommu_device_use_default_domain returns EBUSY, and the driver core logs nothing."""
     guest = siblings
     one, two = clients.nics(clients.bound(guest))
     devices.unbind(guest, two)
     user = User(guest, way, one)
-    user.ready()
-    assert user.take().status == 0
+    user.prepare()
+    assert user.open().status == 0
     for _ in range(2):
         refused = devices.bind(guest, two, "e1000")
         assert (refused.status, devices.errno_of(refused)) == (1, "EBUSY")
         assert refused.after.devices[two].driver == ""
         assert not [entry for entry in refused.kmsg if entry.level < 4]
-    user.leave()
+    user.close()
     assert devices.bind(guest, two, "e1000").after.devices[two].driver == "e1000"
 
 
@@ -152,7 +159,9 @@ def test_user_blocks_binding_a_sibling(siblings: Guest, way: str) -> None:
 @pytest.mark.known_issue("vfio-group-viable-bug-on")
 @pytest.mark.excused(teardown="after the BUG the group's notifier chain stays locked")
 def test_binding_a_sibling_of_a_vfio_device_returns_ebusy(siblings: Guest) -> None:
-    """What the series was for: vfio_iommu_group_notifier had only BUG_ON to stop it."""
+    """Binding a driver to a sibling of an open VFIO device fails, with EBUSY.
+
+    The bug that the series fixes: vfio_iommu_group_notifier could only BUG_ON."""
     guest = siblings
     one, two = clients.nics(clients.bound(guest))
     devices.unbind(guest, two)
@@ -168,26 +177,27 @@ def test_binding_a_sibling_of_a_vfio_device_returns_ebusy(siblings: Guest) -> No
 @owned
 @pytest.mark.parametrize("way", USERS)
 def test_user_blocks_binding_its_device(bound_guest: Guest, way: str) -> None:
+    """No kernel driver binds to a device that a user owns."""
     nic = nic_of(bound_guest)
     user = User(bound_guest, way, nic)
-    user.ready()
-    assert user.take().status == 0
-    # A user of VFIO has it bound to vfio-pci; one within the kernel has no driver for it.
+    user.prepare()
+    assert user.open().status == 0
+    # It is bound to vfio-pci for a user of VFIO, and has no driver for a claim in the kernel.
     devices.override(bound_guest, nic, "")
     refused = devices.bind(bound_guest, nic, "e1000e")
     assert (refused.status, devices.errno_of(refused)) == (1, "EBUSY")
     assert refused.after.devices == refused.before.devices
-    user.leave()
+    user.close()
     if way != "kernel":
         assert vfio.take_back(bound_guest, nic).after.devices[nic].driver == "e1000e"
     else:
         assert devices.bind(bound_guest, nic, "e1000e").status == 0
 
 
-# By who has a device, what it is that a second user is refused with: a claim that finds an
-# owner gives EPERM, a group or a device of VFIO's that is open already is EBUSY, and a device
-# of iommufd's that is bound already EINVAL (iommu_group_claim_dma_owner,
-# vfio_group_fops_open, vfio_device_block_group, vfio_df_open).
+# By the first and the second user, the errno of the second: a claim of an owned group returns
+# EPERM, opening a VFIO group or device that is already open EBUSY, and binding an iommufd
+# device that is already bound EINVAL (iommu_group_claim_dma_owner, vfio_group_fops_open,
+# vfio_device_block_group, vfio_df_open).
 REFUSED_WITH = {
     ("group", "group"): "EBUSY",
     ("group", "cdev"): "EBUSY",
@@ -204,24 +214,27 @@ REFUSED_WITH = {
 @pytest.mark.parametrize("second", USERS)
 @pytest.mark.parametrize("first", USERS)
 def test_first_user_blocks_a_second_user(bound_guest: Guest, first: str, second: str) -> None:
+    """A device that a user owns is refused to a second user, and free when the first exits."""
     nic = nic_of(bound_guest)
     if first == second == "kernel":
-        not_applicable("the module that claims is loaded once")
+        not_applicable("the module that claims can be loaded only once")
     vfio.give(bound_guest, nic)
     one, two = (User(bound_guest, way, nic) for way in (first, second))
-    assert one.take().status == 0
+    assert one.open().status == 0
     for _ in range(2):
-        assert_refused(two.take(), REFUSED_WITH[first, second])
-    one.leave()
-    again = two.take()
+        assert_refused(two.open(), REFUSED_WITH[first, second])
+    one.close()
+    again = two.open()
     assert again.status == 0, again.err
-    two.leave()
+    two.close()
     finding.none_of(audit.owners(bound_guest, nic))
 
 
 @owned
 def test_vfio_container_claims_the_group_without_an_open_device(bound_guest: Guest) -> None:
-    """VFIO_GROUP_SET_CONTAINER claims; no device has to be opened."""
+    """A VFIO group in a container owns its DMA before any device is opened.
+
+    VFIO_GROUP_SET_CONTAINER claims the group."""
     nic = nic_of(bound_guest)
     vfio.give(bound_guest, nic)
     _, holder = vfio.hold(bound_guest, "group", group_of(bound_guest, nic))
@@ -234,7 +247,9 @@ def test_vfio_container_claims_the_group_without_an_open_device(bound_guest: Gue
 @owned
 @pytest.mark.parametrize("stub", ["pci-stub", "vfio-pci"])
 def test_driver_with_managed_dma_claims_nothing(siblings: Guest, stub: str) -> None:
-    """driver_managed_dma: pci-stub and vfio-pci claim nothing when they bind."""
+    """A driver with driver_managed_dma can bind to a group that a user owns.
+
+    pci-stub and vfio-pci claim nothing when they bind."""
     guest = siblings
     one, two = clients.nics(clients.bound(guest))
     group = group_of(guest, one)
@@ -246,7 +261,7 @@ def test_driver_with_managed_dma_claims_nothing(siblings: Guest, stub: str) -> N
     assert vfio.viable(guest, group).out == "viable\n"
     _, holder = vfio.hold(guest, "group", group, one)
     assert holder
-    # And it may come and go while a user has the group.
+    # It can be unbound and bound again while a user owns the group.
     devices.unbind(guest, two)
     assert devices.probe(guest, two).after.devices[two].driver == stub
     holder.kill()
@@ -254,7 +269,7 @@ def test_driver_with_managed_dma_claims_nothing(siblings: Guest, stub: str) -> N
 
 @owned
 def test_group_is_owned_until_its_last_driver_unbinds(siblings: Guest) -> None:
-    """Each that leaves takes its own claim along, and the last frees the group."""
+    """Each driver of a group releases its own claim, and the last one frees the group."""
     guest = siblings
     one, two = clients.nics(clients.bound(guest))
     for first, last in ((one, two), (two, one)):
@@ -268,6 +283,7 @@ def test_group_is_owned_until_its_last_driver_unbinds(siblings: Guest) -> None:
 
 @owned
 def test_repeated_binding_leaves_no_owner(bound_guest: Guest) -> None:
+    """Each unbind releases what its bind has claimed."""
     nic = nic_of(bound_guest)
     devices.unbind(bound_guest, nic)
     drivers = "/sys/bus/pci/drivers"
@@ -279,7 +295,9 @@ def test_repeated_binding_leaves_no_owner(bound_guest: Guest) -> None:
 @owned
 @pytest.mark.machines("smmuv3")
 def test_platform_driver_claims_the_group(bound_guest: Guest) -> None:
-    """platform_dma_configure does as pci_dma_configure."""
+    """A platform driver claims its group as a PCI driver does.
+
+    platform_dma_configure matches pci_dma_configure."""
     for name in clients.platform(bound_guest.state()):
         assert_refused(claim(bound_guest, name), "EPERM")
         devices.unbind(bound_guest, name)
@@ -294,8 +312,10 @@ def test_platform_driver_claims_the_group(bound_guest: Guest) -> None:
 @owned
 @pytest.mark.machines("smmuv3")
 def test_driver_owns_the_group_until_its_remove_returns(bound_guest: Guest) -> None:
-    """__device_release_driver: dma_cleanup comes after remove, in which a driver may still
-    have its device do DMA."""
+    """A driver owns its group until its remove function has returned.
+
+    __device_release_driver calls dma_cleanup after remove, during which the device may still
+    do DMA."""
     name = clients.platform(bound_guest.state())[0]
     stay = "/sys/module/iommu_client/parameters/stay"
     unbind = f"echo {name} > /sys/bus/platform/drivers/iommu_client/unbind"
@@ -309,27 +329,29 @@ def test_driver_owns_the_group_until_its_remove_returns(bound_guest: Guest) -> N
 
 @owned
 @pytest.mark.parametrize("way", USERS)
-@pytest.mark.excused(faults="the DMA that is to come nowhere")
+@pytest.mark.excused(faults="the DMA that must be blocked")
 def test_dma_is_blocked_while_the_group_is_owned(guest_factory: GuestFactory, way: str) -> None:
-    """Which without an owner would come to memory: not even a sibling that nobody uses keeps
-    the default domain (iommu_group_claim_dma_owner, vfio_iommu_type1_attach_group)."""
+    """While a group is owned, DMA of its unused devices does not reach memory.
+
+    Without an owner it does: the default domain is an identity domain. Not even an unused
+    sibling keeps that domain (iommu_group_claim_dma_owner, vfio_iommu_type1_attach_group)."""
     guest = guest_factory(
         "+multifunction", *vfio.WARM_UP, bound=True, arguments="iommu.passthrough=1"
     )
     one, two = clients.nics(clients.bound(guest))
     devices.unbind(guest, two)
     user = User(guest, way, one)
-    user.ready()
-    assert comes_to_memory(guest, two)
-    step = user.take()
+    user.prepare()
+    assert reaches_memory(guest, two)
+    step = user.open()
     assert step.status == 0, step.err
-    assert not comes_to_memory(guest, two), f"{two} writes to memory past the owner"
-    user.leave()
-    assert comes_to_memory(guest, two)
+    assert not reaches_memory(guest, two), f"{two} writes to memory past the owner"
+    user.close()
+    assert reaches_memory(guest, two)
 
 
-def comes_to_memory(guest: Guest, nic: str) -> bool:
-    """Whether DMA of a NIC without a driver does, to an address that nobody has mapped."""
+def reaches_memory(guest: Guest, nic: str) -> bool:
+    """Whether DMA of an unbound NIC reaches memory, at an address that is not mapped."""
     sent = modules.load(guest, "stray_dma", device=nic)
     assert sent.status == 0, sent.err
     reached = guest.run("cat /sys/module/stray_dma/parameters/reached").out
@@ -341,7 +363,9 @@ def comes_to_memory(guest: Guest, nic: str) -> bool:
 @pytest.mark.machines("smmuv3")
 @pytest.mark.parametrize("error", [errno.EIO, EPROBE_DEFER])
 def test_failed_driver_probe_leaves_no_owner(guest: Guest, error: int) -> None:
-    """really_probe -> dma_cleanup on its error path, whether for good or to be tried again."""
+    """A driver whose probe fails, or is deferred, owns nothing.
+
+    really_probe -> dma_cleanup on its error path."""
     modules.load(guest, "arm_smmu_v3")
     state = modules.load(guest, "iommu_client", probe_error=error).after
     for name in clients.platform(state):
@@ -352,6 +376,7 @@ def test_failed_driver_probe_leaves_no_owner(guest: Guest, error: int) -> None:
 
 @owned
 def test_refused_claim_leaves_no_owner(bound_guest: Guest) -> None:
+    """A claim that is refused leaves no owner behind."""
     nic = nic_of(bound_guest)
     for _ in range(3):
         assert_refused(claim(bound_guest, nic), "EPERM")
@@ -362,7 +387,9 @@ def test_refused_claim_leaves_no_owner(bound_guest: Guest) -> None:
 
 @owned
 def test_rescanned_device_has_no_owner(bound_guest: Guest) -> None:
-    """Removed after its owner has gone, and while vfio-pci still has it."""
+    """A device that was owned has no owner when it is found again.
+
+    It is removed after its owner is killed, while it is still bound to vfio-pci."""
     nic = nic_of(bound_guest)
     vfio.give(bound_guest, nic)
     _, holder = vfio.hold(bound_guest, "group", group_of(bound_guest, nic), nic)
