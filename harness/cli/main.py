@@ -20,16 +20,16 @@ from harness.host.text import printable
 # Where each command is, by its name: a Typer application or a function. What is not asked
 # for is not imported, which takes longer than most commands.
 _COMMANDS = {
-    "repro": "reports:repro",
-    "decode": "decodes:decode",
-    "run": "suites:run_",
+    "repro": "repro:repro",
+    "decode": "decode:decode",
+    "run": "run:run_",
     "mutants": "mutants:mutants_",
     "behaviours": "behaviours:behaviours",
-    "bisect": "bisects:app",
+    "bisect": "bisect:app",
     "shell": "shell:shell",
-    "kernel": "kernels:app",
+    "kernel": "kernel:app",
     "machines": "machines:machines",
-    "cache": "cached:app",
+    "cache": "cache:app",
 }
 
 
