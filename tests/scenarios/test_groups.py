@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The life of devices and their IOMMU groups, from device_add to device_del.
+"""The lifetime of devices and their IOMMU groups, from device_add to device_del.
 
-From "iommu: Add iommu_init/deinit_device() paired functions" (aa0958570f24): whatever
-iommu_init_device has done, iommu_deinit_device undoes, in the order release_device,
+From "iommu: Add iommu_init/deinit_device() paired functions" (aa0958570f24):
+iommu_deinit_device undoes all that iommu_init_device has done, in the order release_device,
 domains of the last device, module_put.
 """
 
@@ -31,13 +31,14 @@ def nic_of(state: State) -> str:
 
 
 def test_group_is_created_and_released_with_its_only_device(bound_guest: Guest) -> None:
+    """A group with one device is released with it, and created again when it is rescanned."""
     before = bound_guest.state()
     nic = nic_of(before)
     number = group_of(before, nic)
     assert before.groups[number].devices == (nic,)
-    gone = devices.remove(bound_guest, nic).after
-    assert number not in gone.groups
-    assert gone.groups == {n: g for n, g in before.groups.items() if n != number}
+    removed = devices.remove(bound_guest, nic).after
+    assert number not in removed.groups
+    assert removed.groups == {n: g for n, g in before.groups.items() if n != number}
     assert nic in devices.rescan(bound_guest).after.groups[number].devices
 
 
@@ -45,20 +46,22 @@ def test_group_is_created_and_released_with_its_only_device(bound_guest: Guest) 
 def test_group_exists_until_its_last_device_is_removed(
     guest_factory: GuestFactory, first: int
 ) -> None:
+    """A shared group exists until its last device is removed, in either order."""
     guest = guest_factory("+multifunction", bound=True)
     before = clients.bound(guest)
     nics = clients.nics(before)
     number = group_of(before, nics[0])
     assert set(before.groups[number].devices) == set(nics)
-    left = devices.remove(guest, nics[first]).after
-    assert left.groups[number].devices == (nics[1 - first],)
-    assert left.devices[nics[1 - first]].driver == "e1000"
-    gone = devices.remove(guest, nics[1 - first]).after
-    assert number not in gone.groups
+    one_left = devices.remove(guest, nics[first]).after
+    assert one_left.groups[number].devices == (nics[1 - first],)
+    assert one_left.devices[nics[1 - first]].driver == "e1000"
+    none_left = devices.remove(guest, nics[1 - first]).after
+    assert number not in none_left.groups
 
 
 @pytest.mark.known_issue("rescan-splits-functions")
 def test_rescanned_functions_share_a_group(guest_factory: GuestFactory) -> None:
+    """Functions without isolation share a group again when they are removed and rescanned."""
     guest = guest_factory("+multifunction", bound=True)
     before = clients.bound(guest)
     nics = clients.nics(before)
@@ -78,7 +81,9 @@ def assert_shared(state: State, names: list[str]) -> None:
     "which", [0, pytest.param(1, marks=pytest.mark.known_issue("rescan-splits-functions"))]
 )
 def test_rescanned_device_rejoins_its_group(guest_factory: GuestFactory, which: int) -> None:
-    """It joins a group that is in use, with a domain of its own choice long made."""
+    """A device that is removed and rescanned rejoins the group of its sibling, and binds.
+
+    The group is in use, and its default domain was chosen when it was created."""
     guest = guest_factory("+multifunction", bound=True)
     before = clients.bound(guest)
     name = clients.nics(before)[which]
@@ -92,7 +97,9 @@ def test_rescanned_device_rejoins_its_group(guest_factory: GuestFactory, which: 
 
 @pytest.mark.needs(GROUP_IDS_ARE_LOWEST)
 def test_group_ids_are_reused(bound_guest: Guest) -> None:
-    """ida_free in iommu_group_release: ten devices later the numbers are the same."""
+    """The ID of a released group is used again: ten cycles later all IDs are the same.
+
+    ida_free in iommu_group_release."""
     before = bound_guest.state()
     nic = nic_of(before)
     for _ in range(10):
@@ -105,23 +112,27 @@ def test_group_ids_are_reused(bound_guest: Guest) -> None:
 
 @pytest.mark.needs(GROUP_IDS_ARE_LOWEST)
 def test_new_group_gets_the_lowest_free_id(guest_factory: GuestFactory) -> None:
+    """Each new group gets the lowest free ID."""
     guest = guest_factory("+isolated-functions", bound=True)
     before = clients.bound(guest)
     one, two = clients.nics(before)
     low, high = sorted((group_of(before, one), group_of(before, two)))
     for name in (one, two):
         devices.remove(guest, name)
-    # Functions are found in their order.
+    # The bus scan finds functions in ascending order.
     after = devices.rescan(guest).after
     assert (group_of(after, one), group_of(after, two)) == (low, high)
 
 
 def released(step: Step) -> list[int]:
+    """The IDs of the groups that the kernel logs as released."""
     return [int(found[1]) for each in step.kmsg if (found := RELEASING.search(each.text))]
 
 
 def test_group_is_released_once(bound_guest: Guest) -> None:
-    """By the last of kobject references: the device's, sysfs's, a holder's."""
+    """A group is released exactly once, when its device is removed.
+
+    The last kobject reference releases it: a device's, sysfs's, or a holder's."""
     before = bound_guest.state()
     tracing.debug(bound_guest, "func iommu_group_release +p")
     nic = nic_of(before)
@@ -131,6 +142,7 @@ def test_group_is_released_once(bound_guest: Guest) -> None:
 
 
 def test_shared_group_is_released_with_its_last_device(guest_factory: GuestFactory) -> None:
+    """A shared group is released when its last device is removed, and not before."""
     guest = guest_factory("+multifunction", bound=True)
     before = clients.bound(guest)
     tracing.debug(guest, "func iommu_group_release +p")
@@ -141,6 +153,7 @@ def test_shared_group_is_released_with_its_last_device(guest_factory: GuestFacto
 
 @pytest.mark.machines("smmuv3")
 def test_destroyed_client_releases_its_group_once(guest: Guest) -> None:
+    """Each platform client releases its group exactly once when it is destroyed."""
     modules.load(guest, "iommu_client_device")
     before = clients.bound(guest)
     tracing.debug(guest, "func iommu_group_release +p")
@@ -149,7 +162,9 @@ def test_destroyed_client_releases_its_group_once(guest: Guest) -> None:
 
 
 def test_sysfs_links_are_symmetric(bound_guest: Guest) -> None:
-    """iommu_device_link and iommu_group_add_device: device -> iommu, iommu -> device,
+    """The sysfs links between device, IOMMU and group exist from both ends, or not at all.
+
+    iommu_device_link and iommu_group_add_device: device -> iommu, iommu -> device,
     device -> group, group -> device; none of them outlives the device."""
     before = bound_guest.state()
     (iommu,) = before.iommus
@@ -158,14 +173,14 @@ def test_sysfs_links_are_symmetric(bound_guest: Guest) -> None:
         assert before.devices[name].iommu == iommu
         assert name in before.groups[group_of(before, name)].devices
     nic = nic_of(before)
-    gone = devices.remove(bound_guest, nic).after
-    assert nic not in gone.iommus[iommu]
-    assert all(nic not in group.devices for group in gone.groups.values())
+    removed = devices.remove(bound_guest, nic).after
+    assert nic not in removed.iommus[iommu]
+    assert all(nic not in group.devices for group in removed.groups.values())
     assert devices.rescan(bound_guest).after.iommus == before.iommus
 
 
-# Of software's choice, where the IOMMU's driver has no other (MSI_IOVA_BASE); the doorbell
-# of the machine's ITS, which QEMU's virtio-iommu tells its driver.
+# MSI_IOVA_BASE, chosen by software where the IOMMU's driver has no other window; the doorbell
+# of the machine's ITS, which QEMU's virtio-iommu reports to its driver.
 MSI_WINDOWS = {
     "arm_smmu_v3": "0x0000000008000000 0x00000000080fffff msi",
     "virtio_iommu": "0x0000000008090000 0x000000000809ffff msi",
@@ -178,7 +193,9 @@ def reserved(guest: Guest, number: int) -> list[str]:
 
 
 def test_group_reserves_its_msi_window(bound_guest: Guest) -> None:
-    """arm_smmu_get_resv_regions, viommu_get_resv_regions; told anew at each read."""
+    """Each group lists its MSI window as a reserved region, the same at each read.
+
+    arm_smmu_get_resv_regions, viommu_get_resv_regions, which are called at each read."""
     state = bound_guest.state()
     for number in state.groups:
         first = reserved(bound_guest, number)
@@ -187,6 +204,7 @@ def test_group_reserves_its_msi_window(bound_guest: Guest) -> None:
 
 
 def test_shared_group_reserves_its_msi_window_once(guest_factory: GuestFactory) -> None:
+    """A group with several devices lists their common MSI window once."""
     guest = guest_factory("+multifunction", bound=True)
     state = clients.bound(guest)
     number = group_of(state, nic_of(state))
@@ -196,7 +214,7 @@ def test_shared_group_reserves_its_msi_window_once(guest_factory: GuestFactory) 
 def test_unbound_device_has_a_group_where_registration_creates_it(
     guest: Guest, shows: Shows
 ) -> None:
-    """After a rescan as after boot."""
+    """A rescanned device without a driver has a group only if registration creates groups."""
     modules.load(guest, guest.machine.iommu.driver)
     nic = clients.pci(guest.state())[0]
     devices.remove(guest, nic)
@@ -206,6 +224,7 @@ def test_unbound_device_has_a_group_where_registration_creates_it(
 
 
 def test_removal_of_bound_and_unbound_devices_is_the_same(bound_guest: Guest) -> None:
+    """Removing a bound device and removing an unbound one leave the same state."""
     before = bound_guest.state()
     nic = nic_of(before)
     bound = devices.remove(bound_guest, nic).after
