@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What comes and goes again and again leaves no memory: a device, its driver, its
-user, the IOMMU's driver.
+"""Repeated cycles leak no memory: of a device, its driver, its user, the IOMMU's driver.
 
-Counted from outside, by the kernel's own books, so that a leak is seen of whatever it is.
+Memory is counted by the kernel's own statistics, which show a leak of any kind.
 """
 
 import re
@@ -18,10 +17,11 @@ from harness.iommu.finding import Finding
 from harness.kernel.artifact import Kernel
 from harness.plugin.plugin import GuestFactory, Shows
 
-# Those that are counted, and those before, in which most of what is kept for later comes.
+# The cycles that are counted, and those before them, which allocate most of what the kernel
+# caches.
 _CYCLES, _FIRST = 40, 10
 
-# Of /proc/meminfo: what memory is used for that the kernel keeps account of.
+# The fields of /proc/meminfo that account for memory in use.
 _ACCOUNTED = (
     *("Buffers", "Cached", "AnonPages", "Slab", "KernelStack"),
     *("PageTables", "SecPageTables", "VmallocUsed", "Percpu"),
@@ -31,9 +31,9 @@ _UNACCOUNTED, _PERCPU = "unaccounted pages", "pages per processor"
 
 
 def footprint(guest: Guest) -> dict[str, int]:
-    """What the kernel holds that a leak would add to: objects of the slabs that drivers and
-    the IOMMU's core use, pages of IOMMUs' tables where those are counted (since 6.11), and
-    pages that nobody keeps account of, as those of a driver's own tables."""
+    """The memory that a leak would add to, by name: objects of the slabs that drivers and the
+    IOMMU core use, pages of IOMMU page tables where those are counted (since 6.11), and pages
+    that no field accounts for, such as those of a driver's own tables."""
     guest.run(
         "echo 3 > /proc/sys/vm/drop_caches;"
         " for c in /sys/kernel/slab/kmalloc-* /sys/kernel/slab/iommu_*; do echo 1 > $c/shrink; done"
@@ -42,27 +42,29 @@ def footprint(guest: Guest) -> dict[str, int]:
     slabs, vmstat = ([line.split() for line in text.splitlines()] for text in texts)
     found = {row[0]: int(row[1]) for row in slabs if row[0].startswith(("kmalloc-", "iommu_"))}
     found |= {row[0]: int(row[1]) for row in vmstat if row[0] == "nr_iommu_pages"}
-    # By one program: pages go from one account to another at any time.
+    # Read by one program: pages move from one account to another at any time.
     text = guest.run("cat /proc/meminfo /proc/zoneinfo").out.decode()
     pages = {name: int(size) // 4 for name, size in re.findall(r"^(\w+): +(\d+) kB$", text, re.M)}
     return found | {_PERCPU: pages["Percpu"], _UNACCOUNTED: unaccounted(pages, text)}
 
 
 def unaccounted(memory: dict[str, int], zones: str) -> int:
-    """Pages that are in no account, and neither free nor on a processor's list of such: these
-    two are told together, because that list is emptied at any time."""
+    """The pages that no field accounts for, and that are neither free nor on a processor's
+    list of free pages. Both are read together, because that list is drained at any time."""
     unused = re.findall(r"^ +(?:pages free +|count: +)(\d+)$", zones, re.MULTILINE)
     accounted = sum(memory.get(name, 0) for name in _ACCOUNTED)
     return memory["MemTotal"] - accounted - sum(map(int, unused))
 
 
-# Their stacks are kept for ever, each new one in pages that nobody keeps account of.
+# They keep each new stack trace for good, in pages that no field accounts for.
 _KEEP_STACKS = ("KASAN", "DEBUG_KMEMLEAK")
 
 
 def assert_nothing_grows(kernel: Kernel, guest: Guest, cycle: str, cycles: int = _CYCLES) -> None:
-    """A cycle leaves what it found. A leak is one object or page for each, again and again,
-    or many at once; what is freed late, or kept once for later, is not."""
+    """Run the shell commands ``cycle`` ``cycles`` times, and again where memory has grown.
+
+    A leak is one object or page per cycle, or many at once, both times. Memory that is freed
+    late, or cached once, is not a leak."""
     assert guest.run(rounds_of(cycle, min(cycles, _FIRST))).number == 0
     rounds = rounds_of(cycle, cycles)
     leaks = grown(guest, rounds)
@@ -76,36 +78,39 @@ def assert_nothing_grows(kernel: Kernel, guest: Guest, cycle: str, cycles: int =
             Finding("memory-leak", name, str(count), f"{count} {name} leaked")
             for name, count in leaks.items()
         ),
-        f"{cycles} times {cycle!r}",
+        f"after {cycles} times {cycle!r}",
     )
 
 
 def rounds_of(cycle: str, count: int) -> str:
-    """Each says something: a sign of life."""
+    """A shell loop over the cycle; each round prints its number, as a sign of life."""
     return f"(for n in $(seq {count}); do echo $n; {cycle.replace(';', ' &&')} || exit 1; done)"
 
 
 def grown(guest: Guest, rounds: str) -> dict[str, int]:
+    """Run the rounds; return by how much each part of the footprint has grown, if markedly."""
     before = footprint(guest)
     assert guest.run(rounds).number == 0
     after = footprint(guest)
-    more = {name: after[name] - count for name, count in before.items()}
-    return {name: count for name, count in more.items() if count > _CYCLES // 2}
+    growth = {name: after[name] - count for name, count in before.items()}
+    return {name: count for name, count in growth.items() if count > _CYCLES // 2}
 
 
 def test_removing_and_rescanning_devices_leaks_no_memory(
     kernel: Kernel, guest_factory: GuestFactory
 ) -> None:
-    """Group, default domain and its tables, the driver's own record, fwspec; and the device,
-    which whoever looks for it holds meanwhile: for its siblings (pci_device_group), or to bind
-    it to a driver that refuses. A group that has had a user has a domain that blocks, too
+    """Removing a device frees all that was allocated for it, and the device itself.
+
+    That is its group, the default domain and its tables, the driver's own data, and fwspec.
+    Lookups hold a reference to the device: for its siblings (pci_device_group), and to bind
+    it to a driver that rejects it. A group that has had a user also has a blocking domain
     (__iommu_group_alloc_blocking_domain)."""
     guest = guest_factory("+multifunction", *vfio.WARM_UP, bound=True)
     nics = clients.nics(clients.bound(guest))
     modules.unload(guest, "e1000")
     e1000 = "8086 100e"
     guest.run(f"echo {e1000} > /sys/bus/pci/drivers/vfio-pci/new_id")
-    # 5.10 gives a group the next number while vfio-pci still has the one before.
+    # In 5.10 a group gets the next ID while vfio-pci still holds the previous group.
     group = f"$(basename $(readlink /sys/bus/pci/devices/{nics[0]}/iommu_group))"
     cycle = [f"vfio open group {group}"]
     cycle += [
@@ -121,8 +126,9 @@ def test_removing_and_rescanning_devices_leaks_no_memory(
 def test_removing_and_rescanning_active_devices_leaks_no_memory(
     kernel: Kernel, guest_factory: GuestFactory
 ) -> None:
-    """What comes with use: the IOVAs of a NIC's buffers, and the doorbell of its interrupts
-    (iommu_dma_prepare_msi)."""
+    """Removing an active device frees the IOVAs of its buffers and its MSI doorbell mapping.
+
+    iommu_dma_prepare_msi maps the doorbell."""
     guest = guest_factory("+virtio", bound=True)
     nic = sorted(clients.pci(clients.bound(guest)))[0]
     cycle = f"echo 1 > /sys/bus/pci/devices/{nic}/remove; echo 1 > /sys/bus/pci/rescan"
@@ -132,11 +138,13 @@ def test_removing_and_rescanning_active_devices_leaks_no_memory(
 
 @pytest.mark.machines("smmuv3")
 def test_recreating_platform_clients_leaks_no_memory(kernel: Kernel, bound_guest: Guest) -> None:
+    """Destroying a platform device frees all that was allocated for it."""
     cycle = "modprobe iommu_client_device; rmmod iommu_client_device"
     assert_nothing_grows(kernel, bound_guest, cycle)
 
 
 def test_rebinding_a_driver_leaks_no_memory(kernel: Kernel, bound_guest: Guest) -> None:
+    """Unbinding a driver frees all that binding it has allocated."""
     nic = clients.nics(bound_guest.state())[0]
     cycle = (
         f"echo {nic} > /sys/bus/pci/drivers/pci-stub/unbind;"
@@ -150,11 +158,14 @@ def test_rebinding_a_driver_leaks_no_memory(kernel: Kernel, bound_guest: Guest) 
 
 
 def test_failed_driver_probes_leak_no_memory(kernel: Kernel, guest: Guest) -> None:
-    """Their probe fails after their DMA was configured (pci_device_probe, really_probe)."""
+    """A driver's failed probe leaks no memory of the DMA configuration before it.
+
+    pci_device_probe, really_probe."""
     name = clients.pci(guest.state())[0]
     modules.load(guest, guest.machine.iommu.driver)
     modules.load(guest, "e1000")
-    guest.run("echo 8086 10d3 > /sys/bus/pci/drivers/e1000/new_id")  # an e1000e, which it is not
+    # The ID of an e1000e, which e1000 cannot drive.
+    guest.run("echo 8086 10d3 > /sys/bus/pci/drivers/e1000/new_id")
     cycle = f"echo 1 > /sys/bus/pci/devices/{name}/remove; echo 1 > /sys/bus/pci/rescan"
     if guest.machine.overlays:
         modules.load(guest, "iommu_client", probe_error="5")
@@ -165,24 +176,27 @@ def test_failed_driver_probes_leak_no_memory(kernel: Kernel, guest: Guest) -> No
 
 @pytest.mark.machines("smmuv3")
 def test_failed_dma_buffer_allocation_leaks_no_memory(kernel: Kernel, bound_guest: Guest) -> None:
-    """Its pages, an IOVA, tables to map it, an address for the driver (iommu_dma_alloc_remap):
-    each fails once, and the pages that were there by then are given back. So large that
-    they show."""
+    """A DMA buffer whose allocation fails frees the pages that it had by then.
+
+    Each allocation fails once: the buffer's pages, an IOVA, tables to map it, an address for
+    the driver (iommu_dma_alloc_remap). The buffer is large enough for a leak to show."""
     client = clients.platform(bound_guest.state())[0]
     devices.unbind(bound_guest, client)
     bound_guest.run(f"echo {64 * 4096} > /sys/module/iommu_client/parameters/buffer")
     driver = "/sys/bus/platform/drivers/iommu_client"
-    there_and_back = f"echo {client} > {driver}/bind\necho {client} > {driver}/unbind"
+    bind_and_unbind = f"echo {client} > {driver}/bind\necho {client} > {driver}/unbind"
     tracing.arm(bound_guest, tracing.RCACHES)
-    fail = f"failnth all sh {shlex.quote(there_and_back)} > /tmp/told"
+    fail = f"failnth all sh {shlex.quote(bind_and_unbind)} > /tmp/failures"
     assert_nothing_grows(kernel, bound_guest, fail, cycles=2)
-    told = bound_guest.run("cat /tmp/told").out.decode().split("\n")
-    assert sum(line.startswith("injected ") and line != "injected 0" for line in told) > 5
+    failures = bound_guest.run("cat /tmp/failures").out.decode().split("\n")
+    assert sum(line.startswith("injected ") and line != "injected 0" for line in failures) > 5
 
 
 @pytest.mark.machines("smmuv3")
 def test_unmapping_a_whole_table_leaks_no_memory(kernel: Kernel, bound_guest: Guest) -> None:
-    """The table that they were in goes with them (__arm_lpae_unmap)."""
+    """Unmapping all pages of a page table as one block frees the table too.
+
+    __arm_lpae_unmap."""
     client = clients.platform(bound_guest.state())[0]
     driver = "/sys/bus/platform/drivers/iommu_client"
     bound_guest.run("echo 1 > /sys/module/iommu_client/parameters/fill")
@@ -194,8 +208,9 @@ def test_unmapping_a_whole_table_leaks_no_memory(kernel: Kernel, bound_guest: Gu
 def test_changing_the_group_type_leaks_no_memory(
     kernel: Kernel, bound_guest: Guest, shows: Shows
 ) -> None:
-    """The domain before, its tables, and a lazy one's queue of each processor
-    (iommu_dma_free_fq)."""
+    """A type change frees the old domain, its tables and its flush queues.
+
+    iommu_dma_free_fq frees the queue of each processor."""
     lazy = bound_guest.machine.iommu.driver == "arm_smmu_v3" or shows(VIRTIO_FLUSH_QUEUE)
     (nic,) = clients.nics(bound_guest.state())
     group = bound_guest.state().devices[nic].group
@@ -206,8 +221,10 @@ def test_changing_the_group_type_leaks_no_memory(
 
 
 def test_vfio_users_leak_no_memory(kernel: Kernel, guest_factory: GuestFactory) -> None:
-    """What is theirs alone: domains and their tables, and the memory that they map. Two
-    groups in one container, two devices in one iommufd, a group in either."""
+    """A VFIO user that exits leaks no domains, no page tables and no mapped memory.
+
+    The users have two groups in one container, two devices in one iommufd, and a group in
+    either."""
     guest = guest_factory("+isolated-functions", *vfio.WARM_UP, bound=True)
     nics = clients.nics(clients.bound(guest))
     for name in nics:
@@ -232,20 +249,23 @@ def test_vfio_users_leak_no_memory(kernel: Kernel, guest_factory: GuestFactory) 
 def test_vfio_interrupts_leak_no_memory(
     kernel: Kernel, guest_factory: GuestFactory, way: vfio.Way
 ) -> None:
-    """An SMMU translates what a device writes to its doorbell, which therefore is mapped in
-    each of a user's domains (iommu_dma_get_msi_page; iommufd_sw_msi since 6.15)."""
+    """A VFIO user that exits leaks no mapping of an MSI doorbell.
+
+    An SMMU translates writes to the doorbell, which is therefore mapped in each of a user's
+    domains (iommu_dma_get_msi_page; iommufd_sw_msi since 6.15)."""
     guest = guest_factory("+nic", *vfio.WARM_UP, bound=True)
     (nic,) = clients.nics(clients.bound(guest))
     vfio.give(guest, nic)
     vfio.spare_resets(guest, nic)
     cycle = shlex.join(["vfio", "interrupts", way, *vfio.words(guest.state(), way, nic)])
     audit.is_served(guest.step(cycle))
-    # No more than that, because before 5.15 each resets the NIC, which takes 0.1 s.
+    # Only 25 cycles, because before 5.15 each one resets the NIC, which takes 0.1 s.
     assert_nothing_grows(kernel, guest, cycle, cycles=25)
 
 
 @pytest.mark.known_issue("smmu-reload-leaks")
 def test_reloading_the_iommu_driver_leaks_no_memory(kernel: Kernel, bound_guest: Guest) -> None:
+    """Unloading the IOMMU's driver frees all that loading it has allocated."""
     driver = bound_guest.machine.iommu.driver
     clients.remove_all(bound_guest)
     assert_nothing_grows(kernel, bound_guest, f"rmmod {driver}; modprobe {driver}")
