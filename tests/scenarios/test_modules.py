@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""IOMMU drivers as modules: loaded, unloaded and loaded again, before their clients and
-after, by force, and without hardware.
+"""IOMMU drivers as modules: loaded and unloaded, before and after their clients, by force,
+and without hardware.
 
 From the series "iommu: Permit modular builds of ARM SMMU[v3] drivers": device links and
-deferred probing order what used to be ordered by initcalls.
+deferred probing replace the order of initcalls.
 """
 
 import re
@@ -28,33 +28,36 @@ from harness.plugin.plugin import ExpectSplat, Shows
 EAGAIN = "Resource temporarily unavailable"
 
 
-def bare(guest: Guest) -> None:
-    """No device is left that could be behind the IOMMU."""
+def remove_clients(guest: Guest) -> None:
+    """Remove all devices behind the IOMMU, and unload its driver."""
     clients.bound(guest)
     clients.remove_all(guest)
     modules.unload(guest, guest.machine.iommu.driver)
 
 
 def test_iommu_driver_can_be_reloaded(guest: Guest) -> None:
+    """The IOMMU's driver loads and unloads repeatedly, and finds the hardware disabled."""
     driver = guest.machine.iommu.driver
-    bare(guest)
+    remove_clients(guest)
     for _ in range(5):
         loaded = modules.load(guest, driver)
         assert (loaded.status, loaded.after.refcount(driver)) == (0, 0)
         assert len(loaded.after.iommus) == 1
-        # As one that was left enabled would be.
+        # The driver warns of an IOMMU that is still enabled.
         assert [entry.text for entry in loaded.kmsg if entry.level < 5] == []
         unloaded = modules.unload(guest, driver)
         assert (unloaded.status, unloaded.after.refcount(driver)) == (0, None)
         assert unloaded.after.iommus == {}
 
 
-# What the bus says that the IOMMU's device is, for udev to find its driver.
+# The modalias of the IOMMU's device, by which udev finds its driver.
 ALIASES = {"arm_smmu_v3": "smmu", "virtio_iommu": "^virtio:d00000017"}
 
 
 def test_modalias_loads_the_iommu_driver(guest: Guest) -> None:
-    """MODULE_DEVICE_TABLE."""
+    """The modalias of the IOMMU's device loads its driver.
+
+    MODULE_DEVICE_TABLE."""
     driver = guest.machine.iommu.driver
     found = guest.run(f"cat /sys/bus/*/devices/*/modalias | grep {shlex.quote(ALIASES[driver])}")
     (alias,) = found.out.decode().split()
@@ -63,30 +66,32 @@ def test_modalias_loads_the_iommu_driver(guest: Guest) -> None:
     assert len(state.iommus) == 1
 
 
-def shown(guest: Guest) -> Counter[str]:
-    """What the kernel shows of drivers: interrupts, I/O memory, drivers, IOMMUs."""
-    told = guest.run(
+def resources(guest: Guest) -> Counter[str]:
+    """The interrupts, I/O memory, drivers, IOMMUs and groups that the kernel lists."""
+    listed = guest.run(
         "cat /proc/interrupts /proc/iomem;"
         " ls -d /sys/bus/*/drivers/* /sys/class/iommu/* /sys/kernel/iommu_groups/* 2>/dev/null"
     )
-    lines = told.out.decode(errors="replace").splitlines()
-    # Of an interrupt its number, and how often each processor had it, do not matter.
+    lines = listed.out.decode(errors="replace").splitlines()
+    # Without the numbers of interrupts and their counts per processor.
     return Counter(re.sub(r"^ *\S+:( +\d+)+ +", "", line) for line in lines)
 
 
 def test_unloading_the_iommu_driver_releases_its_resources(guest: Guest) -> None:
+    """Unloading the IOMMU's driver releases its interrupts, I/O memory and sysfs entries."""
     driver = guest.machine.iommu.driver
-    before = shown(guest)
+    before = resources(guest)
     for _ in range(2):
         modules.load(guest, driver)
-        assert shown(guest) - before
+        assert resources(guest) - before
         clients.remove_all(guest)
         modules.unload(guest, driver)
-        left = shown(guest) - before
-        assert not left, f"without {driver} there is {sorted(left)}"
+        leaked = resources(guest) - before
+        assert not leaked, f"after unloading {driver}: {sorted(leaked)}"
 
 
 def test_clients_rebind_after_the_iommu_driver_is_reloaded(bound_guest: Guest) -> None:
+    """After a reload of the IOMMU's driver its clients bind again, each with a group."""
     before = bound_guest.state()
     driver = bound_guest.machine.iommu.driver
     clients.remove_all(bound_guest)
@@ -102,10 +107,11 @@ def test_clients_rebind_after_the_iommu_driver_is_reloaded(bound_guest: Guest) -
 
 
 @pytest.mark.known_issue("unloaded-operations-stay", "unloaded-virtio-operations-stay")
-@pytest.mark.excused(untranslated="5.10's NIC does not wait for the driver to come back")
+@pytest.mark.excused(untranslated="in 5.10 the NIC is not deferred until the driver is reloaded")
 def test_rescan_after_unload_uses_no_freed_operations(guest: Guest, shows: Shows) -> None:
-    """Nothing of the driver is followed any more when a device is added, which waits for the
-    driver to come back."""
+    """A device added after the IOMMU driver is unloaded uses none of its memory, and is deferred.
+
+    It is bound when the driver is loaded again."""
     before = clients.bound(guest)
     clients.remove_all(guest)
     for name in clients.pci(guest.state()):
@@ -125,7 +131,9 @@ def test_rescan_after_unload_uses_no_freed_operations(guest: Guest, shows: Shows
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_rescan_before_or_after_registration_gives_the_same_group(guest: Guest, when: str) -> None:
-    """The same groups either way: by the driver's registration, or by device_add."""
+    """A device gets the same group from a rescan before registration as from one after it.
+
+    The group is created by the driver's registration, or by device_add."""
     (nic,) = clients.pci(guest.state())
     if when == "after":
         devices.remove(guest, nic)
@@ -140,7 +148,9 @@ def test_rescan_before_or_after_registration_gives_the_same_group(guest: Guest, 
 
 @pytest.mark.machines("smmuv3")
 def test_smmu_driver_has_no_unbind_attribute(guest: Guest) -> None:
-    """.suppress_bind_attrs of arm_smmu_driver: what is behind it would lose it at once."""
+    """The SMMU's driver cannot be unbound, because its clients would lose the SMMU at once.
+
+    .suppress_bind_attrs of arm_smmu_driver."""
     modules.load(guest, "arm_smmu_v3")
     names = guest.run("ls /sys/bus/platform/drivers/arm-smmu-v3").out.decode().split()
     assert "9050000.smmuv3" in names
@@ -148,7 +158,7 @@ def test_smmu_driver_has_no_unbind_attribute(guest: Guest) -> None:
 
 
 def unbind_virtio_iommu(guest: Guest) -> State:
-    """What is left."""
+    """Unbind the virtio-iommu; return the state of the guest after it."""
     step = guest.step(
         "cd /sys/bus/virtio/drivers/virtio_iommu; for d in virtio[0-9]*; do echo $d > unbind; done"
     )
@@ -161,7 +171,9 @@ def unbind_virtio_iommu(guest: Guest) -> State:
 @pytest.mark.known_issue("virtio-iommu-unbind")
 @pytest.mark.excused(state="5.10 leaves the group behind", teardown="the driver is unbound")
 def test_unbinding_a_virtio_iommu_removes_its_groups(bound_guest: Guest, shows: Shows) -> None:
-    """viommu_remove -> iommu_device_unregister -> remove_iommu_group for each device."""
+    """Unbinding a virtio-iommu removes its clients from their groups.
+
+    viommu_remove -> iommu_device_unregister -> remove_iommu_group for each device."""
     before = bound_guest.state()
     after = unbind_virtio_iommu(bound_guest)
     if shows(UNREGISTERING_REMOVES_GROUPS):
@@ -173,6 +185,7 @@ def test_unbinding_a_virtio_iommu_removes_its_groups(bound_guest: Guest, shows: 
 
 @pytest.mark.machines("virtio-iommu")
 def test_virtio_iommu_without_clients_can_be_unbound(guest: Guest) -> None:
+    """A virtio-iommu without clients can be unbound, and its driver unloaded."""
     modules.load(guest, "virtio_iommu")
     clients.remove_all(guest)
     for name in clients.pci(guest.state()):
@@ -185,12 +198,14 @@ def test_virtio_iommu_without_clients_can_be_unbound(guest: Guest) -> None:
 @pytest.mark.parametrize("bound", [True, False], ids=["bound", "unbound"])
 @pytest.mark.needs(UNREGISTERING_REMOVES_GROUPS)
 @pytest.mark.machines("smmuv3")
-@pytest.mark.excused(untranslated="bound drivers lose their IOMMU", teardown="the count is forced")
+@pytest.mark.excused(untranslated="bound drivers lose their IOMMU", teardown="forced unload")
 def test_forced_unload_removes_all_groups(
     bound_guest: Guest, shows: Shows, expect_splat: ExpectSplat, bound: bool
 ) -> None:
-    """CONFIG_MODULE_FORCE_UNLOAD: iommu_device_unregister removes every group, and where a
-    driver owns one's DMA __iommu_group_free_device warns of it."""
+    """A forced unload removes all groups, and warns of those whose DMA a driver owns.
+
+    CONFIG_MODULE_FORCE_UNLOAD: iommu_device_unregister removes every group, and
+    __iommu_group_free_device warns."""
     if not bound:
         for name in ("e1000e", "iommu_client"):
             modules.unload(bound_guest, name)
@@ -205,6 +220,7 @@ def test_forced_unload_removes_all_groups(
 @pytest.mark.machines("smmuv3")
 @pytest.mark.needs(UNREGISTERING_REMOVES_GROUPS)
 def test_client_rebound_after_forced_unload_gets_a_group(bound_guest: Guest) -> None:
+    """After a forced unload and a reload, a client that binds again gets a group."""
     for name in ("e1000e", "iommu_client"):
         modules.unload(bound_guest, name)
     modules.unload(bound_guest, "arm_smmu_v3", force=True)
@@ -214,6 +230,7 @@ def test_client_rebound_after_forced_unload_gets_a_group(bound_guest: Guest) -> 
 
 @pytest.mark.machines("smmuv3", "smmuv3-acpi")
 def test_module_parameter_is_applied_and_readable(guest: Guest) -> None:
+    """A parameter given at load time is shown in sysfs, and its default without one."""
     path = "/sys/module/arm_smmu_v3/parameters/disable_msipolling"
     modules.load(guest, "arm_smmu_v3")
     assert guest.run(f"cat {path}").out == b"N\n"
@@ -226,7 +243,9 @@ def test_module_parameter_is_applied_and_readable(guest: Guest) -> None:
 
 @pytest.mark.parametrize("driver", ["arm_smmu", "arm_smmu_v3", "virtio_iommu"])
 def test_iommu_driver_without_hardware_loads_and_unloads(bound_guest: Guest, driver: str) -> None:
-    """Each beside the one that the machine has; QEMU has no SMMUv2 at all."""
+    """An IOMMU driver without hardware loads and unloads, and changes no group.
+
+    Each is loaded beside the driver of the machine's IOMMU; QEMU has no SMMUv2 at all."""
     before = bound_guest.state()
     if driver == bound_guest.machine.iommu.driver:
         clients.remove_all(bound_guest)
@@ -241,11 +260,12 @@ def test_iommu_driver_without_hardware_loads_and_unloads(bound_guest: Guest, dri
     assert unloaded.after.groups == before.groups
 
 
-@pytest.mark.machines("smmuv3")  # it is the same on all
+@pytest.mark.machines("smmuv3")  # the machine makes no difference
 def test_failed_module_load_holds_no_reference(guest: Guest) -> None:
-    """Each allocation of a load fails once: the module that it would use is as before
-    (ref_module, and add_module_usage where the use cannot be written down). insmod tries
-    again by itself, and so mostly succeeds."""
+    """A module load that fails holds no reference on the modules that it depends on.
+
+    Each allocation of a load fails once (ref_module, and add_module_usage, which records the
+    use). insmod retries, and so mostly succeeds."""
     name = "vfio_iommu_type1"
     modules.load(guest, name)
     before = modules.unload(guest, name).after.modules
@@ -261,14 +281,16 @@ def test_failed_module_load_holds_no_reference(guest: Guest) -> None:
 
 @pytest.mark.needs(GROUPS_AT_REGISTRATION)
 def test_registration_groups_unbound_devices(guest: Guest) -> None:
-    """No client's driver is loaded at all."""
+    """Registration of an IOMMU creates groups for devices without drivers."""
     state = modules.load(guest, guest.machine.iommu.driver).after
     assert set(clients.behind(state)) <= set(state.grouped)
     assert not any(state.devices[name].driver for name in clients.behind(state))
 
 
 def test_client_modules_do_not_hold_the_iommu_driver(bound_guest: Guest) -> None:
-    """No module depends on another here: they meet in the driver core."""
+    """The modules of clients are not holders of the IOMMU driver's module, or the reverse.
+
+    No module depends on another here: they meet in the driver core."""
     state = bound_guest.state()
     for name in (*clients.drivers(bound_guest.machine), bound_guest.machine.iommu.driver):
         assert state.modules[name.replace("-", "_")].holders == ()
