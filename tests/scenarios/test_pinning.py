@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Who pins the IOMMU driver's module, when, and what lets it go.
+"""What pins the IOMMU driver's module, when, and what releases it.
 
 One try_module_get(ops->owner) for each device that gets a group (iommu_init_device in
-drivers/iommu/iommu.c; __iommu_probe_device before 6.5), put back when the device goes or
+drivers/iommu/iommu.c; __iommu_probe_device before 6.5), put when the device is removed or
 the IOMMU unregisters (iommu_deinit_device). A client's driver has no part in it: groups
-live as long as devices do. From the thread "driver core: platform: Call
+exist as long as devices do. From the thread "driver core: platform: Call
 iommu_release_device in dma_cleanup" and the series that made the drivers modular.
 """
 
@@ -25,11 +25,12 @@ with_clients = pytest.mark.machines("smmuv3")
 
 
 def pins(guest: Guest) -> int | None:
+    """The refcount of the IOMMU driver's module; None if it is not loaded."""
     return guest.state().refcount(guest.machine.iommu.driver)
 
 
-def refused(guest: Guest, *how: str) -> None:
-    """The driver does not unload, and nothing has changed by trying."""
+def assert_pinned(guest: Guest, *how: str) -> None:
+    """Unloading the driver must fail with EAGAIN, and change nothing."""
     driver = guest.machine.iommu.driver
     step = guest.step(" ".join([*(how or ("rmmod",)), driver]))
     assert (step.status, IN_USE in step.err) == (1, True), step.err
@@ -37,8 +38,10 @@ def refused(guest: Guest, *how: str) -> None:
 
 
 def test_registration_pins_once_per_grouped_device(guest: Guest, shows: Shows) -> None:
-    """bus_iommu_probe at registration; before bcb81ac6ae3c it finds nobody, because
-    firmware is looked at only when a driver binds."""
+    """Registration pins the module once for each device that gets a group.
+
+    bus_iommu_probe at registration; before bcb81ac6ae3c it finds no device, because firmware
+    is parsed only when a driver binds."""
     state = modules.load(guest, guest.machine.iommu.driver).after
     early = {*clients.behind(state), devices.HOST_BRIDGE}
     expected = early if shows(GROUPS_AT_REGISTRATION) else set()
@@ -48,6 +51,7 @@ def test_registration_pins_once_per_grouped_device(guest: Guest, shows: Shows) -
 
 @with_clients
 def test_binding_a_platform_client_pins_once(guest: Guest, shows: Shows) -> None:
+    """Binding a platform client pins the module once, unless registration has done so."""
     step = load_client(guest)
     driver = guest.machine.iommu.driver
     before, after = step.before.refcount(driver), step.after.refcount(driver)
@@ -62,6 +66,7 @@ def load_client(guest: Guest, **parameters: int) -> Step:
 
 
 def test_binding_a_nic_pins_once(guest: Guest, shows: Shows) -> None:
+    """Binding a NIC pins the module once, unless registration has done so."""
     driver = guest.machine.iommu.driver
     before = modules.load(guest, driver).after
     after = modules.load(guest, "e1000e").after
@@ -73,20 +78,25 @@ def test_binding_a_nic_pins_once(guest: Guest, shows: Shows) -> None:
 
 @with_clients
 def test_unregistering_a_platform_driver_does_not_unpin(guest: Guest, shows: Shows) -> None:
-    """The question of the thread: platform_dma_cleanup ends the use of the default
-    domain, and the device stays in its group. The RFC would have it leave."""
-    pinned = pins(guest) if load_client(guest) else None
+    """A platform device stays in its group, and pins the module, when its driver is unloaded.
+
+    The question of the thread: platform_dma_cleanup ends the use of the default domain, and
+    the device stays in its group. The RFC would remove it from the group."""
+    load_client(guest)
+    pinned = pins(guest)
     step = modules.unload(guest, clients.PLATFORM_DRIVER)
     assert step.status == 0
     expected = (pinned or 0) - 2 if shows(UNBIND_UNPINS) else pinned
     assert pins(guest) == expected
     if expected:
-        refused(guest, "modprobe", "-r")
+        assert_pinned(guest, "modprobe", "-r")
 
 
 @with_clients
 def test_reported_session_leaves_the_smmu_pinned(guest: Guest, shows: Shows) -> None:
-    """modprobe arm-smmu-v3, test_module; modprobe -r test_module, arm-smmu-v3."""
+    """The session of the thread ends with a pinned module, step by step.
+
+    modprobe arm-smmu-v3, test_module; modprobe -r test_module, arm-smmu-v3."""
     for name in (devices.HOST_BRIDGE, *(n for n in clients.behind(guest.state()) if ":" in n)):
         devices.remove(guest, name)
     assert modules.load(guest, "arm-smmu-v3").status == 0
@@ -101,6 +111,7 @@ def test_reported_session_leaves_the_smmu_pinned(guest: Guest, shows: Shows) -> 
 
 
 def test_unbinding_a_nic_does_not_unpin(bound_guest: Guest) -> None:
+    """An unbound NIC stays in its group, and pins the module."""
     before = bound_guest.state()
     (nic,) = clients.nics(before)
     after = devices.unbind(bound_guest, nic).after
@@ -110,15 +121,17 @@ def test_unbinding_a_nic_does_not_unpin(bound_guest: Guest) -> None:
 
 
 def test_unloading_a_nic_driver_does_not_unpin(bound_guest: Guest) -> None:
+    """A NIC whose driver is unloaded stays in its group, and pins the module."""
     before = bound_guest.state()
     after = modules.unload(bound_guest, "e1000e").after
     assert "e1000e" not in after.modules
     assert after.groups == before.groups
-    refused(bound_guest)
+    assert_pinned(bound_guest)
 
 
 @pytest.mark.parametrize("way", ["driver", "module"])
 def test_repeated_binding_pins_once(bound_guest: Guest, way: str) -> None:
+    """A device that is bound again pins the module no second time."""
     before = bound_guest.state()
     (nic,) = clients.nics(before)
     for _ in range(5):
@@ -134,8 +147,10 @@ def test_repeated_binding_pins_once(bound_guest: Guest, way: str) -> None:
 
 
 def test_device_pins_show_no_holder(bound_guest: Guest) -> None:
-    """What makes the refusal hard to understand: devices are no modules, so neither
-    lsmod nor /sys/module/*/holders names anybody."""
+    """The pins of devices count in the refcount, but name no holder.
+
+    That makes a refused unload hard to understand: devices are not modules, so neither lsmod
+    nor /sys/module/*/holders shows them."""
     state = bound_guest.state()
     module = state.modules[bound_guest.machine.iommu.driver]
     assert module.refcount == len(state.grouped) > 0
@@ -147,25 +162,28 @@ def test_device_pins_show_no_holder(bound_guest: Guest) -> None:
 
 @pytest.mark.parametrize("how", ["rmmod", "modprobe -r"])
 def test_refused_unload_changes_nothing(bound_guest: Guest, how: str) -> None:
+    """A pinned driver refuses to unload, with and without a bound client, and keeps working."""
     before = bound_guest.state()
-    refused(bound_guest, how)
+    assert_pinned(bound_guest, how)
     (nic,) = clients.nics(before)
     devices.unbind(bound_guest, nic)
-    refused(bound_guest, how)
+    assert_pinned(bound_guest, how)
     assert devices.bind(bound_guest, nic, "e1000e").after == before
 
 
 def test_removing_a_pci_device_drops_its_pin(bound_guest: Guest) -> None:
-    """device_del -> BUS_NOTIFY_REMOVED_DEVICE -> iommu_release_device."""
+    """Removing a PCI device drops its pin, and rescanning it pins the module again.
+
+    device_del -> BUS_NOTIFY_REMOVED_DEVICE -> iommu_release_device."""
     before = bound_guest.state()
     driver = bound_guest.machine.iommu.driver
     (nic,) = clients.nics(before)
-    gone = devices.remove(bound_guest, nic).after
-    assert gone.refcount(driver) == len(before.grouped) - 1
-    assert before.devices[nic].group not in gone.groups
-    back = devices.rescan(bound_guest).after
-    assert back.devices[nic].driver == "e1000e"
-    assert back.refcount(driver) == len(before.grouped)
+    removed = devices.remove(bound_guest, nic).after
+    assert removed.refcount(driver) == len(before.grouped) - 1
+    assert before.devices[nic].group not in removed.groups
+    rescanned = devices.rescan(bound_guest).after
+    assert rescanned.devices[nic].driver == "e1000e"
+    assert rescanned.refcount(driver) == len(before.grouped)
 
 
 @pytest.mark.parametrize("bound", [True, False], ids=["bound", "unbound"])
@@ -173,24 +191,28 @@ def test_removing_a_pci_device_drops_its_pin(bound_guest: Guest) -> None:
 def test_destroying_a_platform_device_drops_its_pin(
     guest: Guest, shows: Shows, bound: bool
 ) -> None:
-    """Of the device tree's devices none can be removed through sysfs: a module has to."""
+    """Destroying a platform device drops its pin, whether it is bound or not.
+
+    Devices of the device tree cannot be removed through sysfs: a module creates and destroys
+    them."""
     modules.load(guest, "iommu_client_device")
     load_client(guest)
     if not bound:
         modules.unload(guest, clients.PLATFORM_DRIVER)
     before = guest.state()
-    gone = modules.unload(guest, "iommu_client_device").after
-    assert clients.platform(gone) == []
+    destroyed = modules.unload(guest, "iommu_client_device").after
+    assert clients.platform(destroyed) == []
     # Both are in a group until then, bound or not; with the RFC only while they are bound.
     pinned = 0 if not bound and shows(UNBIND_UNPINS) else 2
-    assert len(gone.grouped) == len(before.grouped) - pinned
-    assert gone.refcount("arm_smmu_v3") == len(gone.grouped)
+    assert len(destroyed.grouped) == len(before.grouped) - pinned
+    assert destroyed.refcount("arm_smmu_v3") == len(destroyed.grouped)
 
 
 def test_driver_unloads_after_its_last_device_is_removed(bound_guest: Guest) -> None:
+    """Removing all devices behind the IOMMU drops all pins, and its driver unloads."""
     driver = bound_guest.machine.iommu.driver
     names = bound_guest.state().grouped
-    refused(bound_guest)
+    assert_pinned(bound_guest)
     clients.remove_all(bound_guest)
     bare = bound_guest.state()
     assert (bare.refcount(driver), bare.groups, bare.grouped) == (0, {}, [])
@@ -200,7 +222,7 @@ def test_driver_unloads_after_its_last_device_is_removed(bound_guest: Guest) -> 
 
 
 def test_any_remaining_device_pins_the_driver(bound_guest: Guest) -> None:
-    """Whichever is the last: each alone is enough."""
+    """A single remaining device pins the module."""
     grouped = [name for name in bound_guest.state().grouped if ":" in name]
     if clients.platform(bound_guest.state()):
         modules.load(bound_guest, "iommu_client_device")
@@ -209,7 +231,7 @@ def test_any_remaining_device_pins_the_driver(bound_guest: Guest) -> None:
         devices.remove(bound_guest, name)
     assert bound_guest.state().grouped == grouped[-1:]
     assert pins(bound_guest) == 1
-    refused(bound_guest)
+    assert_pinned(bound_guest)
 
 
 @pytest.mark.parametrize(
@@ -219,6 +241,7 @@ def test_any_remaining_device_pins_the_driver(bound_guest: Guest) -> None:
 def test_pins_count_devices_and_not_groups(
     guest_factory: GuestFactory, preset: str, count: int
 ) -> None:
+    """Each device pins the module once, in a shared group too."""
     guest = guest_factory(f"+{preset}", bound=True)
     state = clients.bound(guest)
     nics, pinned = clients.nics(state), pins(guest) or 0
@@ -231,6 +254,7 @@ def test_pins_count_devices_and_not_groups(
 
 @with_clients
 def test_pins_do_not_count_stream_ids(guest_factory: GuestFactory) -> None:
+    """A device with several stream IDs pins the module once."""
     guest = guest_factory("+several-stream-ids", bound=True)
     state = clients.bound(guest)
     (client,) = clients.platform(state)
@@ -240,7 +264,9 @@ def test_pins_do_not_count_stream_ids(guest_factory: GuestFactory) -> None:
 
 @with_clients
 def test_failed_driver_probe_keeps_the_pin(guest: Guest, shows: Shows) -> None:
-    """dma_configure comes before the driver's probe and is not undone for the group."""
+    """A device whose driver fails to probe stays in its group, and pins the module.
+
+    dma_configure precedes the driver's probe, and a failed probe does not undo the group."""
     state = load_client(guest, probe_error=5).after
     names = clients.platform(state)
     assert [state.devices[name].driver for name in names] == ["", ""]
@@ -252,6 +278,7 @@ def test_failed_driver_probe_keeps_the_pin(guest: Guest, shows: Shows) -> None:
 
 
 def test_vfio_open_takes_no_module_reference(bound_guest: Guest) -> None:
+    """Opening a device through VFIO adds no pin to the device's own."""
     before = bound_guest.state()
     (nic,) = clients.nics(before)
     group = before.devices[nic].group
@@ -260,40 +287,43 @@ def test_vfio_open_takes_no_module_reference(bound_guest: Guest) -> None:
     held, holder = vfio.hold(bound_guest, "group", group, nic)
     assert holder is not None, held.err
     assert pins(bound_guest) == len(before.grouped)
-    refused(bound_guest)
+    assert_pinned(bound_guest)
     holder.kill()
     assert pins(bound_guest) == len(before.grouped)
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_random_operations_keep_pins_balanced(bound_guest: Guest, seed: int) -> None:
-    """After each step: a pin for each device with a group, and sysfs agrees with itself."""
+    """After each of 50 random operations every device with a group pins the module once.
+
+    The audit also checks that sysfs is consistent."""
     rng = random.Random(seed)
     state = bound_guest.state()
     for number in range(50):
-        move = rng.choice(_moves(state))
-        bound_guest.run(move)
+        operation = rng.choice(_operations(state))
+        bound_guest.run(operation)
         state = bound_guest.state()
-        finding.none_of(audit.findings(bound_guest.machine, state), f"round {number}, {move}")
+        where = f"round {number}, {operation}"
+        finding.none_of(audit.findings(bound_guest.machine, state), where)
 
 
-def _moves(state: State) -> list[str]:
-    """What can be done now."""
-    moves = ["echo 1 > /sys/bus/pci/rescan"]
+def _operations(state: State) -> list[str]:
+    """The shell commands that apply to the state."""
+    operations = ["echo 1 > /sys/bus/pci/rescan"]
     for name in clients.behind(state):
         bus = state.devices[name].bus
         driver = "e1000e" if bus == "pci" else clients.PLATFORM_DRIVER
         if state.devices[name].driver or driver in state.modules:
             verb = "unbind" if state.devices[name].driver else "bind"
-            moves.append(f"echo {name} > /sys/bus/{bus}/drivers/{driver}/{verb}")
+            operations.append(f"echo {name} > /sys/bus/{bus}/drivers/{driver}/{verb}")
         if bus == "pci":
-            moves.append(f"echo 1 > /sys/bus/pci/devices/{name}/remove")
+            operations.append(f"echo 1 > /sys/bus/pci/devices/{name}/remove")
     if not clients.platform(state):
-        return moves
+        return operations
     if clients.PLATFORM_DRIVER in state.modules:
-        moves.append("rmmod iommu_client")
-        anew = "modprobe iommu_client_device; rmmod iommu_client_device"
-        moves.append(f"{anew}; modprobe iommu_client_device")
+        operations.append("rmmod iommu_client")
+        destroy = "modprobe iommu_client_device; rmmod iommu_client_device"
+        operations.append(f"{destroy}; modprobe iommu_client_device")
     else:
-        moves.append("modprobe iommu_client")
-    return moves
+        operations.append("modprobe iommu_client")
+    return operations
