@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which devices share a group, by what they are and where they are plugged.
+"""Which devices share a group, by their kind and their place in the topology.
 
-pci_device_group (drivers/iommu/iommu.c) joins what PCI cannot keep apart: functions
-without ACS, and what is behind a bridge to conventional PCI.
+pci_device_group (drivers/iommu/iommu.c) puts devices that PCI cannot isolate into one group:
+functions without ACS, and devices behind a bridge to conventional PCI.
 """
 
 import pytest
@@ -24,8 +24,8 @@ BRIDGE = devices.HOST_BRIDGE
 # The functions below a root port.
 BELOW = {"0000:01:00.0", "0000:01:00.1"}
 
-# The groups of a preset's devices, by slot and function; the host bridge's is not counted,
-# which only some kernels give one.
+# The groups of a preset's devices, by slot and function, without that of the host bridge,
+# which has one only in some kernels.
 PCI = {
     "nic": [{"nic"}],
     "multifunction": [{"05.0", "05.1"}],
@@ -34,7 +34,7 @@ PCI = {
 
 
 def groups(state: State) -> list[set[str]]:
-    """The groups as sets of devices, in a fixed order, without the host bridge's."""
+    """The groups as sets of devices, in a fixed order, without that of the host bridge."""
     found = [set(group.devices) for group in state.groups.values()]
     return sorted((each for each in found if each != {BRIDGE}), key=sorted)
 
@@ -43,7 +43,9 @@ def groups(state: State) -> list[set[str]]:
 def test_pci_functions_share_a_group_unless_isolated(
     guest_factory: GuestFactory, preset: str
 ) -> None:
-    """Both IOMMUs ask pci_device_group, and so agree."""
+    """PCI functions share a group unless ACS isolates them, behind either IOMMU.
+
+    Both drivers call pci_device_group."""
     state = clients.bound(guest_factory(f"+{preset}", bound=True))
     (nic, *_) = clients.nics(state)
     expected = [
@@ -54,16 +56,19 @@ def test_pci_functions_share_a_group_unless_isolated(
 
 @pytest.mark.machines("smmuv3", "smmuv3-acpi")
 def test_nvme_disk_has_a_group(guest_factory: GuestFactory) -> None:
+    """An NVMe disk has its own group."""
     assert groups(clients.bound(guest_factory("+nvme", bound=True))) == [{"0000:00:01.0"}]
 
 
 def test_root_port_shares_its_group_without_early_acs(
     guest_factory: GuestFactory, shows: Shows, early_acs: bool
 ) -> None:
-    """With a modular IOMMU and a device tree ACS is requested too late, after the port
-    was set up, until c41e2fb67e26. 5.10's port does not wait for its IOMMU at all."""
+    """A root port is isolated from the functions below it only if ACS is enabled in time.
+
+    With a modular IOMMU and a device tree, ACS is requested too late, after the port is set
+    up, until c41e2fb67e26. In 5.10 the port does not wait for its IOMMU at all."""
     if not shows(CLIENTS_WAIT):
-        not_applicable("the port binds at boot, and past its IOMMU")
+        not_applicable("the port binds at boot, past its IOMMU")
     guest = guest_factory("+root-port", bound=True)
     state = clients.bound(guest)
     port = port_of(state)
@@ -81,8 +86,10 @@ def port_of(state: State) -> str:
 def test_root_port_scanned_after_registration_gets_the_same_group(
     guest_factory: GuestFactory, shows: Shows
 ) -> None:
-    """With strict device links the bus is only scanned when the SMMU has registered: ACS is
-    on before device_add gives a device its group (pci_acs_init)."""
+    """A root port that is scanned after its IOMMU has registered gets the same group.
+
+    With strict device links the bus is scanned only after the SMMU has registered: ACS is
+    enabled before device_add assigns a device its group (pci_acs_init)."""
     guest = guest_factory("+root-port", arguments="fw_devlink.strict=1")
     modules.load(guest, "arm_smmu_v3")
     modules.load(guest, "e1000e")
@@ -99,26 +106,30 @@ def test_root_port_scanned_after_registration_gets_the_same_group(
 def test_isolation_requires_acs_up_to_the_root(
     guest_factory: GuestFactory, preset: str, count: int
 ) -> None:
-    """pci_acs_path_enabled: that a switch keeps its ports apart is in vain where the root
-    port above lets them meet (a NIC and its own port do, which in QEMU has no ACS). They are
-    found anew, because ACS may be requested too late for the first time."""
+    """A switch with ACS isolates its ports only if ACS is enabled up to the root port.
+
+    pci_acs_path_enabled: isolated ports of a switch do not help where the root port above has
+    no ACS (a NIC and its own port still share a group, because that port has no ACS in QEMU).
+    The devices are removed and rescanned, because ACS may be requested too late at boot."""
     guest = guest_factory(f"+{preset}", bound=True)
     root = min(clients.pci(clients.bound(guest)))
     devices.remove(guest, root)
     devices.rescan(guest)
     found = groups(clients.bound(guest))
-    assert len(found) == count, f"{len(found)} groups and not {count}: {found}"
+    assert len(found) == count, f"{len(found)} groups instead of {count}: {found}"
     assert sum(len(group) for group in found) == 6, f"not all devices have a group: {found}"
 
 
 @pytest.mark.machines("smmuv3")
 @pytest.mark.known_issue("stream-alias-bug-on")
-@pytest.mark.excused(untranslated="the second NIC is what is left without a group")
+@pytest.mark.excused(untranslated="the second NIC has no group")
 def test_nics_behind_a_pci_bridge_share_a_group_or_the_second_gets_none(
     guest_factory: GuestFactory,
 ) -> None:
-    """Both have the bridge's stream ID, and a stream has one domain. As long as a stream is
-    one device's (arm_smmu_insert_master) the second one is refused, and the driver says so."""
+    """NICs behind a PCI bridge share a group, or the second gets none and that is logged.
+
+    Both have the bridge's stream ID, and a stream has one domain. While a stream belongs to
+    one device (arm_smmu_insert_master), the driver refuses the second one."""
     guest = guest_factory("+pci-bridge")
     modules.load(guest, "arm_smmu_v3")
     step = modules.load(guest, "e1000")
@@ -130,16 +141,21 @@ def test_nics_behind_a_pci_bridge_share_a_group_or_the_second_gets_none(
         return
     assert groups(step.after) == [{bridge, one}]
     assert step.after.untranslated == [two]
-    said = [entry.text for entry in guest.kmsg()]
-    assert any(two in line and one in line for line in said)
+    log = [entry.text for entry in guest.kmsg()]
+    assert any(two in line and one in line for line in log)
 
 
 @pytest.mark.machines("virtio-iommu")
 @pytest.mark.known_issue("virtio-iommu-ignores-registration")
-@pytest.mark.excused(untranslated="QEMU knows no endpoint behind the bridge", teardown="nor here")
+@pytest.mark.excused(
+    untranslated="QEMU knows no endpoint behind the bridge",
+    teardown="QEMU knows no endpoint behind the bridge",
+)
 def test_nics_without_an_endpoint_bind_untranslated(guest_factory: GuestFactory) -> None:
-    """QEMU's virtio-iommu (7.2 to 11.1) knows no endpoint below the bridge: probing one gives
-    -ENODEV, and the NICs go on without, rather than not at all."""
+    """NICs that are no endpoints of the virtio-iommu bind untranslated, rather than not at all.
+
+    QEMU's virtio-iommu (7.2 to 11.1) knows no endpoint below the bridge: probing one returns
+    -ENODEV."""
     guest = guest_factory("+pci-bridge")
     modules.load(guest, "virtio_iommu")
     state = modules.load(guest, "e1000").after
@@ -152,9 +168,11 @@ def test_nics_without_an_endpoint_bind_untranslated(guest_factory: GuestFactory)
 def test_virtio_devices_are_deferred_until_their_iommu_registers(
     guest_factory: GuestFactory, shows: Shows
 ) -> None:
-    """virtio_pci is built in and would bind at boot, as it does on 5.10."""
+    """Virtio devices are deferred until their IOMMU registers.
+
+    virtio_pci is built in and would otherwise bind at boot, as it does in 5.10."""
     if not shows(CLIENTS_WAIT):
-        not_applicable("virtio-pci binds at boot, and past its IOMMU")
+        not_applicable("virtio-pci binds at boot, past its IOMMU")
     guest = guest_factory("+virtio")
     names = clients.pci(guest.state())
     assert devices.deferred(guest) == sorted(names)
@@ -163,12 +181,13 @@ def test_virtio_devices_are_deferred_until_their_iommu_registers(
 
 
 @pytest.mark.machines("smmuv3", "virtio-iommu")
-@pytest.mark.known_issue("pciehp-lock-order", sometimes=True)  # lockdep tells
+@pytest.mark.known_issue("pciehp-lock-order", sometimes=True)  # only lockdep shows it
 def test_hotplugged_device_joins_and_leaves_its_group(
     guest_factory: GuestFactory, shows: Shows
 ) -> None:
+    """A hot-plugged device gets a group and pins the module until it is unplugged."""
     if not shows(CLIENTS_WAIT):
-        not_applicable("the port is bound past its IOMMU, and so its interrupts are lost")
+        not_applicable("the port is bound past its IOMMU, and loses its interrupts")
     guest = guest_factory("+hotplug", bound=True)
     before = clients.bound(guest)
     modules.load(guest, "e1000e")
@@ -184,6 +203,7 @@ def test_hotplugged_device_joins_and_leaves_its_group(
 
 
 def test_every_device_has_exactly_one_group(bound_guest: Guest, shows: Shows) -> None:
+    """Every device behind the IOMMU is a member of exactly one group."""
     state = bound_guest.state()
     members = [name for group in state.groups.values() for name in group.devices]
     assert len(members) == len(set(members))
