@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Every allocation on the way fails once: binding, adding a device, VFIO's probe, the
-IOMMU's own.
+"""Error paths: every allocation fails once, of binding, of adding a device, of VFIO's probe
+and of the IOMMU's own.
 
-What iommu_init_device has done by then iommu_deinit_device undoes (aa0958570f24); before it
-each error path had a hand of its own.
+iommu_deinit_device undoes what iommu_init_device has done by then (aa0958570f24); before that
+commit each error path undid it separately.
 """
 
 import pytest
@@ -19,17 +19,18 @@ from harness.iommu.behaviour import (
 from harness.iommu.finding import Finding
 from harness.plugin.plugin import ExpectSplat, GuestFactory, Shows
 
-# What fails for want of memory, a driver's probe reports.
+# A driver's probe that fails for memory logs an error.
 pytestmark = pytest.mark.errors("driver_sysfs_add failed", "failed with error -12")
 
 
 def assert_unwound(guest: Guest, name: str, bind: str, undo: str) -> int:
-    """Each allocation of binding a device fails once. Where that is before it has a group,
-    nothing has changed; one that has its group keeps it, whole, whatever comes after. How
-    often it failed."""
+    """Bind the device with each allocation failing once; return how often that failed.
+
+    A failure before the device has a group must change nothing. A device that has its group
+    keeps it, consistent, whatever fails later."""
     base = guest.state()
-    # What the IOMMU's driver keeps from the first time on (a level of its stream table) would
-    # put the numbers of all later allocations out, and some would never fail.
+    # The IOMMU's driver keeps some allocations of the first bind (a level of its stream table),
+    # which would shift the numbers of all later ones, and some would never fail.
     guest.run(f"echo {name} > {bind}; {undo}")
     assert guest.state() == base
     failed = 0
@@ -37,10 +38,10 @@ def assert_unwound(guest: Guest, name: str, bind: str, undo: str) -> int:
         after = guest.state()
         wrong = audit.findings(guest.machine, after)
         if after.devices[name].group is None and after.groups != base.groups:
-            text = f"groups are {after.groups} and were {base.groups}"
+            text = f"groups are {after.groups}, and were {base.groups}"
             wrong.append(Finding("groups-unchanged", text=text))
         if after.modules.keys() != base.modules.keys():
-            text = f"modules are {list(after.modules)} and were {list(base.modules)}"
+            text = f"modules are {list(after.modules)}, and were {list(base.modules)}"
             wrong.append(Finding("modules-unchanged", text=text))
         finding.none_of(wrong, f"with allocation {failure.number} failing")
         failed += failure.status != 0
@@ -51,13 +52,15 @@ def assert_unwound(guest: Guest, name: str, bind: str, undo: str) -> int:
 
 @pytest.mark.machines("smmuv3")
 @pytest.mark.known_issue("failed-probe-oopses-on-removal", "failed-probe-puts-twice")
-# It comes after those, which mostly end it before.
+# It follows those, which mostly end the scenario first.
 @pytest.mark.known_issue("failed-link-is-ignored", sometimes=True)
 @pytest.mark.parametrize("preset", ["clients", "several-stream-ids"])
 def test_failed_platform_bind_is_unwound(
     guest_factory: GuestFactory, preset: str, shows: Shows, expect_splat: ExpectSplat
 ) -> None:
-    """of_iommu_configure -> iommu_probe_device, then the driver core's own. Many
+    """A platform device that fails to bind for memory keeps no group, pin or link.
+
+    of_iommu_configure -> iommu_probe_device, then the driver core's own allocations. Several
     stream IDs need memory as well (iommu_fwspec_add_ids)."""
     guest = guest_factory(f"+nic+{preset}")
     client = "b000000.client0"
@@ -68,20 +71,22 @@ def test_failed_platform_bind_is_unwound(
     guest.run("echo 0 > /sys/bus/platform/drivers_autoprobe")
     modules.load(guest, "iommu_client")
     driver = "/sys/bus/platform/drivers/iommu_client"
-    anew = "rmmod iommu_client_device; modprobe iommu_client_device"
-    assert assert_unwound(guest, client, f"{driver}/bind", anew) > 2
+    recreate = "rmmod iommu_client_device; modprobe iommu_client_device"
+    assert assert_unwound(guest, client, f"{driver}/bind", recreate) > 2
     assert guest.state().devices[client].driver == "iommu_client"
 
 
-# With ACPI it is the interpreter's allocations that fail, which it does not survive
+# With ACPI the interpreter's allocations fail, which it does not survive
 # (acpi_ns_check_object_type of 6.12).
 @pytest.mark.machines("smmuv3", "virtio-iommu")
 @pytest.mark.known_issue("failed-attach-warns", sometimes=True)
 @pytest.mark.known_issue("failed-probe-oopses-on-removal", "failed-probe-puts-twice")
-# It comes after those, which mostly end it before.
+# It follows those, which mostly end the scenario first.
 @pytest.mark.known_issue("failed-link-is-ignored", sometimes=True)
 def test_failed_pci_bind_is_unwound(guest: Guest, shows: Shows, expect_splat: ExpectSplat) -> None:
-    """pci_dma_configure, with a driver that does no more than bind."""
+    """A PCI device that fails to bind for memory keeps no group, pin or link.
+
+    pci_dma_configure, with a driver that only binds."""
     smmu = guest.machine.iommu.driver == "arm_smmu_v3"
     if smmu and shows(FIRST_ATTACH_WARNS) and not shows(GROUPS_AT_REGISTRATION):
         expect_splat("WARNING in iommu_setup_default_domain")
@@ -89,11 +94,11 @@ def test_failed_pci_bind_is_unwound(guest: Guest, shows: Shows, expect_splat: Ex
     modules.load(guest, guest.machine.iommu.driver)
     modules.load(guest, "pci-stub")
     devices.override(guest, nic, "pci-stub")
-    again = (
+    recreate = (
         f"echo 1 > /sys/bus/pci/devices/{nic}/remove; echo 1 > /sys/bus/pci/rescan;"
         f" echo pci-stub > /sys/bus/pci/devices/{nic}/driver_override"
     )
-    failed = assert_unwound(guest, nic, "/sys/bus/pci/drivers/pci-stub/bind", again)
+    failed = assert_unwound(guest, nic, "/sys/bus/pci/drivers/pci-stub/bind", recreate)
     assert failed > 2
     assert guest.state().devices[nic].driver == "pci-stub"
 
@@ -103,41 +108,45 @@ def test_failed_pci_bind_is_unwound(guest: Guest, shows: Shows, expect_splat: Ex
 @pytest.mark.known_issue("failed-attach-is-detached")
 @pytest.mark.splats("WARNING in iommu_setup_default_domain")
 def test_failed_device_add_is_unwound(guest: Guest) -> None:
-    """iommu_bus_notifier: each allocation of adding two devices fails once. One that is
-    added without a group goes without a trace, and gets a group when it is added again."""
+    """A device that is added without a group is removed without a trace, and can be added again.
+
+    iommu_bus_notifier: each allocation of adding two devices fails once. A device that gets
+    no group gets one when it is added again."""
     modules.load(guest, "arm_smmu_v3")
     modules.load(guest, "iommu_client_device")
     names = clients.platform(guest.state())
     guest.run(f"echo 0 > {clients.PRESENT}")
     base = guest.state()
-    without = 0
+    no_group = 0
     for failure in tracing.failures(guest, "write", clients.PRESENT, "1", but_for=tracing.RCACHES):
         state = guest.state()
         wrong = audit.findings(guest.machine, state)
         finding.none_of(wrong, f"with allocation {failure.number} failing")
-        without += any(name in state.devices and name not in state.grouped for name in names)
+        no_group += any(name in state.devices and name not in state.grouped for name in names)
         guest.run(f"echo 0 > {clients.PRESENT}")
         assert guest.state() == base, f"with allocation {failure.number} failing"
-    assert without > 2
+    assert no_group > 2
     assert set(guest.state().grouped) >= set(names)
 
 
 @pytest.mark.needs(DMA_OWNERSHIP)  # 5.10's VFIO follows groups by a notifier instead
 @pytest.mark.known_issue("vfio-keeps-group-it-failed-to-open")
 def test_failed_vfio_probe_releases_the_group(guest: Guest) -> None:
-    """Each allocation of vfio-pci's probe fails once: the group's last reference goes with
-    the device all the same."""
+    """A VFIO probe that fails keeps no reference to the group.
+
+    Each allocation of vfio-pci's probe fails once; the group must be released with its
+    device."""
     nic = clients.pci(guest.state())[0]
     modules.load(guest, guest.machine.iommu.driver)
     group = vfio.give(guest, nic).after.devices[nic].group
     devices.unbind(guest, nic)
-    fail_to_take(guest, nic)
-    left = devices.remove(guest, nic).after.groups
-    finding.require(group not in left, "group-leak-by-vfio", nic)
+    fail_vfio_probe(guest, nic)
+    groups = devices.remove(guest, nic).after.groups
+    finding.require(group not in groups, "group-leak-by-vfio", nic)
 
 
-def fail_to_take(guest: Guest, nic: str) -> None:
-    """Binds the NIC to vfio-pci with each allocation of it failing once, and leaves it."""
+def fail_vfio_probe(guest: Guest, nic: str) -> None:
+    """Bind the NIC to vfio-pci with each allocation failing once, and unbind it."""
     failed = 0
     for failure in tracing.failures(guest, "write", "/sys/bus/pci/drivers/vfio-pci/bind", nic):
         failed += failure.status != 0
@@ -149,24 +158,27 @@ def fail_to_take(guest: Guest, nic: str) -> None:
 
 @pytest.mark.needs(DMA_OWNERSHIP)
 def test_failed_vfio_probe_of_a_sibling_releases_the_group(siblings: Guest) -> None:
-    """The same where VFIO has the group already, and only counts the device in
-    (vfio_group_find_or_alloc)."""
+    """A VFIO probe that fails for a second device of a group keeps no reference to the group.
+
+    VFIO has the group already, and only adds the device (vfio_group_find_or_alloc)."""
     state = siblings.state()
     one, two = clients.nics(state)
     group = state.devices[one].group
     for name in (one, two):
         vfio.give(siblings, name)
     devices.unbind(siblings, two)
-    fail_to_take(siblings, two)
+    fail_vfio_probe(siblings, two)
     devices.remove(siblings, two)
-    left = devices.remove(siblings, one).after.groups
-    assert group not in left, f"group {group} is left without its devices"
+    groups = devices.remove(siblings, one).after.groups
+    assert group not in groups, f"group {group} leaked without its devices"
 
 
 @pytest.mark.needs(DMA_OWNERSHIP)
 @pytest.mark.machines("smmuv3")
 def test_failed_bind_leaves_no_owner(bound_guest: Guest) -> None:
-    """Each allocation of a bind fails once."""
+    """A bind that fails for memory leaves the group without an owner.
+
+    Each allocation of a bind fails once."""
     name = clients.platform(bound_guest.state())[0]
     devices.unbind(bound_guest, name)
     bind = "/sys/bus/platform/drivers/iommu_client/bind"
@@ -185,25 +197,26 @@ def test_failed_bind_leaves_no_owner(bound_guest: Guest) -> None:
 @pytest.mark.machines("virtio-iommu", "virtio-iommu-acpi")
 @pytest.mark.needs(DMA_OWNERSHIP)
 def test_failed_claim_does_not_block_drivers(siblings: Guest) -> None:
-    """Who could not have the group's DMA, for want of memory, is not its owner, with whom no
-    driver would be let in (__iommu_take_dma_ownership)."""
+    """A claim of DMA that fails for memory leaves no owner, and drivers can bind.
+
+    __iommu_take_dma_ownership: an owner that is kept would block all drivers."""
     one, two = clients.nics(siblings.state())
     for name in (one, two):
         vfio.give(siblings, name)
     vfio.spare_resets(siblings, one)
     siblings.take_kmsg()
     what = vfio.words(siblings.state(), "group", one)
-    refused = 0
+    failed_claims = 0
     for failure in tracing.failures(siblings, "vfio", "open", "group", *what):
-        said = siblings.take_kmsg()
-        if failure.status and any("_claim_dma_owner" in entry.text for entry in said):
-            refused += 1
+        log = siblings.take_kmsg()
+        if failure.status and any("_claim_dma_owner" in entry.text for entry in log):
+            failed_claims += 1
             for name in (one, two):
                 bound = vfio.take_back(siblings, name).after.devices[name].driver
-                assert bound == "e1000", f"allocation {failure.number} keeps {name} from it"
+                assert bound == "e1000", f"allocation {failure.number} blocks the driver of {name}"
             for name in (one, two):
                 vfio.give(siblings, name)
-    assert refused > 0
+    assert failed_claims > 0
 
 
 @pytest.mark.errors(
@@ -217,8 +230,10 @@ def test_failed_claim_does_not_block_drivers(siblings: Guest) -> None:
 def test_failed_smmu_probe_leaks_nothing(
     guest: Guest, shows: Shows, expect_splat: ExpectSplat
 ) -> None:
-    """arm_smmu_device_probe -> iommu_device_register -> bus_iommu_probe: what one device
-    of the bus could not get undoes all the others."""
+    """A failed probe of an SMMU leaves no group, no IOMMU and no pin.
+
+    arm_smmu_device_probe -> iommu_device_register -> bus_iommu_probe: a failure for one
+    device of the bus undoes those before it."""
     if shows(GROUPS_AT_REGISTRATION):
         expect_splat("WARNING in iommu_setup_default_domain")
     smmu = next(name for name in guest.state().devices if "smmu" in name)
