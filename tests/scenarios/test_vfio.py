@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a user of VFIO or iommufd holds while he has a device, and that the kernel takes
-all of it back, however he ends.
+"""What a user of VFIO or iommufd holds while it has a device open, and that the kernel
+releases all of it, however the user ends.
 
-The users are of guest-scripts/vfio.c: they map memory, undo nothing at their end, and are killed.
+The users are processes of guest-scripts/vfio.c: they map memory, undo nothing on exit, and
+are killed.
 """
 
 import re
@@ -17,7 +18,7 @@ from harness.iommu.behaviour import CLIENTS_WAIT, DMA_OWNERSHIP
 from harness.iommu.vfio import Holder, Way
 from harness.plugin.plugin import GuestFactory
 
-# The modules that serve a user, and which of them could be unloaded but for him.
+# The modules that serve a user, and those of them that could be unloaded without one.
 SERVERS = {
     "group": ("vfio_iommu_type1", "vfio_pci"),
     "compat": ("iommufd", "vfio_pci"),
@@ -25,8 +26,8 @@ SERVERS = {
 }
 UNLOADABLE = ("vfio_iommu_type1", "vfio_pci")
 
-# What his 16 pages for DMA count as, locked and pinned: vfio_lock_acct, and do_update_pinned
-# (7.2: iopt_pages_update_pinned).
+# How many of a user's 16 pages for DMA count as locked and as pinned: vfio_lock_acct, and
+# do_update_pinned (7.2: iopt_pages_update_pinned).
 CHARGED = {"group": (16, 0), "remap": (16, 0)} | dict.fromkeys(
     ("compat", "cdev", "replace"), (0, 16)
 )
@@ -35,15 +36,15 @@ each_way = pytest.mark.parametrize("way", ["group", "compat", "cdev"])
 
 
 @pytest.fixture
-def pair(guest_factory: GuestFactory) -> Guest:
-    """A guest with two NICs in groups of their own, both given to vfio-pci."""
-    guest = given(guest_factory("+isolated-functions", *vfio.WARM_UP, bound=True))
+def two_nics(guest_factory: GuestFactory) -> Guest:
+    """A guest with two NICs in separate groups, both bound to vfio-pci."""
+    guest = bind_nics_to_vfio(guest_factory("+isolated-functions", *vfio.WARM_UP, bound=True))
     state = guest.state()
     assert len({state.devices[name].group for name in nics_of(state)}) == 2
     return guest
 
 
-def given(guest: Guest) -> Guest:
+def bind_nics_to_vfio(guest: Guest) -> Guest:
     for name in clients.nics(clients.bound(guest)):
         vfio.give(guest, name)
     return guest
@@ -53,31 +54,32 @@ def nics_of(state: State) -> list[str]:
     return [name for name, each in state.devices.items() if each.driver == "vfio-pci"]
 
 
-def held(guest: Guest, way: Way, *names: str) -> Holder:
+def hold_open(guest: Guest, way: Way, *names: str) -> Holder:
+    """A process that holds the devices open."""
     step, holder = vfio.hold(guest, way, *vfio.words(guest.state(), way, *names))
     audit.is_served(step)
     assert holder
     return holder
 
 
-def assert_given_back(guest: Guest, *names: str) -> None:
-    """Nobody owns their groups' DMA, and their own driver can have them back."""
+def assert_released(guest: Guest, *names: str) -> None:
+    """The DMA of their groups must have no owner, and their own drivers must bind."""
     finding.none_of(audit.owners(guest, *names))
     for name in names:
-        back = vfio.take_back(guest, name)
-        assert back.after.devices[name].driver in clients.NIC_DRIVERS, back.err
+        unbound = vfio.take_back(guest, name)
+        assert unbound.after.devices[name].driver in clients.NIC_DRIVERS, unbound.err
 
 
 def pinned(guest: Guest) -> int:
-    """Pages that somebody has pinned for DMA (pin_user_pages), as of now: processors keep
-    what they have counted for a while."""
+    """The pages that are pinned for DMA (pin_user_pages). The statistics are refreshed first,
+    because processors batch their counts."""
     text = guest.run("cat /proc/sys/vm/stat_refresh; cat /proc/vmstat").out.decode()
     count = dict(re.findall(r"^nr_foll_pin_(acquired|released) (\d+)$", text, re.MULTILINE))
     return int(count["acquired"]) - int(count["released"])
 
 
 def charged(guest: Guest, holder: Holder) -> tuple[int, ...]:
-    """Pages that the process is told to have locked and pinned."""
+    """The pages that the process is charged with as locked and as pinned."""
     text = guest.run(f"cat /proc/{holder.pid}/status").out.decode()
     assert "VmLck" in text, f"process {holder.pid} has no memory"
     counts = dict(re.findall(r"^Vm(Lck|Pin):\s+(\d+) kB$", text, re.MULTILINE))
@@ -85,46 +87,52 @@ def charged(guest: Guest, holder: Holder) -> tuple[int, ...]:
 
 
 @each_way
-def test_vfio_user_pins_the_modules_it_uses(pair: Guest, way: Way) -> None:
-    """try_module_get in vfio_ioctl_set_iommu, in vfio_df_device_first_open (5.10:
+def test_vfio_user_pins_the_modules_it_uses(two_nics: Guest, way: Way) -> None:
+    """A user of VFIO pins the modules that serve it, until it exits.
+
+    try_module_get in vfio_ioctl_set_iommu, in vfio_df_device_first_open (5.10:
     vfio_pci_open), and of the owner of /dev/iommu when it is opened."""
-    before = pair.state()
+    before = two_nics.state()
     nic, _ = nics_of(before)
-    holder = held(pair, way, nic)
-    during = pair.state()
+    holder = hold_open(two_nics, way, nic)
+    during = two_nics.state()
     for name in SERVERS[way]:
         counts = before.refcount(name) or 0, during.refcount(name) or 0
         assert counts[0] < counts[1], f"{name} has refcount {counts[1]} with a user"
         if name in UNLOADABLE:
-            assert modules.unload(pair, name).status != 0, f"{name} is unloaded under its user"
+            assert modules.unload(two_nics, name).status != 0, f"{name} unloads under its user"
     holder.kill()
-    after = pair.state()
+    after = two_nics.state()
     for name in SERVERS[way]:
         assert (after.refcount(name) or 0) == (before.refcount(name) or 0), name
 
 
 @pytest.mark.needs(DMA_OWNERSHIP)
 @each_way
-def test_killed_user_releases_its_device(pair: Guest, way: Way) -> None:
-    """vfio_group_fops_release, vfio_device_fops_release and iommufd_fops_release run when
-    the process dies."""
-    nic, _ = nics_of(pair.state())
+def test_killed_user_releases_its_device(two_nics: Guest, way: Way) -> None:
+    """A killed user releases its device, for the next user and for the kernel's driver.
+
+    vfio_group_fops_release, vfio_device_fops_release and iommufd_fops_release run when the
+    process dies."""
+    nic, _ = nics_of(two_nics.state())
     for _ in range(3):
-        held(pair, way, nic).kill()
-    assert_given_back(pair, nic)
+        hold_open(two_nics, way, nic).kill()
+    assert_released(two_nics, nic)
 
 
 @pytest.mark.parametrize("way", ["group", "remap", "compat", "cdev"])
-def test_memory_is_pinned_while_a_user_maps_it(pair: Guest, way: Way) -> None:
-    """And counts as his. At his end it is unpinned: by vfio_iommu_unmap_unpin_all when the last
-    group leaves the container, by iopt_table_remove_domain when the last device leaves its
-    page table. Who may lock no more than that can unmap it and map it again."""
-    nic, _ = nics_of(pair.state())
-    assert pinned(pair) == 0
-    holder = held(pair, way, nic)
-    assert (pinned(pair), charged(pair, holder)) == (16, CHARGED[way])
+def test_memory_is_pinned_while_a_user_maps_it(two_nics: Guest, way: Way) -> None:
+    """Memory that a user maps is pinned and charged to the user until it exits.
+
+    It is unpinned by vfio_iommu_unmap_unpin_all when the last group leaves the container, and
+    by iopt_table_remove_domain when the last device leaves its page table. A user that may
+    lock no more memory than it has mapped can unmap it and map it again."""
+    nic, _ = nics_of(two_nics.state())
+    assert pinned(two_nics) == 0
+    holder = hold_open(two_nics, way, nic)
+    assert (pinned(two_nics), charged(two_nics, holder)) == (16, CHARGED[way])
     holder.kill()
-    assert pinned(pair) == 0
+    assert pinned(two_nics) == 0
 
 
 @pytest.mark.needs(DMA_OWNERSHIP)
@@ -132,8 +140,8 @@ def test_memory_is_pinned_while_a_user_maps_it(pair: Guest, way: Way) -> None:
     "way",
     [
         "group",
-        # The process makes an allocation more or less from run to run, so that the one of
-        # unmapping can come between two numbers that fail.
+        # The number of the process's allocations varies by one between runs, and the one of
+        # unmapping can fall between two numbers that fail.
         pytest.param(
             "remap",
             marks=pytest.mark.known_issue("unmapping-fails-for-memory", sometimes=True),
@@ -142,97 +150,109 @@ def test_memory_is_pinned_while_a_user_maps_it(pair: Guest, way: Way) -> None:
         "cdev",
     ],
 )
-def test_failed_user_leaves_no_owner_and_no_pinned_pages(pair: Guest, way: Way) -> None:
-    """Each allocation of opening, claiming, attaching, mapping and unmapping fails once; the
-    process ends, and with it all that it had."""
-    state = pair.state()
+def test_failed_user_leaves_no_owner_and_no_pinned_pages(two_nics: Guest, way: Way) -> None:
+    """A user that fails for memory anywhere leaves no owner and no pinned pages when it exits.
+
+    Each allocation of opening, claiming, attaching, mapping and unmapping fails once."""
+    state = two_nics.state()
     nic, _ = nics_of(state)
-    vfio.spare_resets(pair, nic)
+    vfio.spare_resets(two_nics, nic)
     what = vfio.words(state, way, nic)
-    failures = tracing.all_failures(pair, "vfio", "open", way, *what)
+    failures = tracing.all_failures(two_nics, "vfio", "open", way, *what)
     assert sum(each.status != 0 for each in failures) > 5
-    left = pinned(pair)
-    finding.require(not left, "pinned", "pages", left)
-    enabled = pair.run(f"cat /sys/bus/pci/devices/{nic}/enable").out.decode().strip()
-    assert enabled == "0", f"it is left enabled {enabled} times"
-    assert_given_back(pair, nic)
-    devices.unbind(pair, nics_of(state)[1])
-    unloaded = modules.unload(pair, "vfio_pci")
-    assert unloaded.status == 0, f"a device that could not be opened is held: {unloaded.err}"
+    pages = pinned(two_nics)
+    finding.require(not pages, "pinned", "pages", pages)
+    enabled = two_nics.run(f"cat /sys/bus/pci/devices/{nic}/enable").out.decode().strip()
+    assert enabled == "0", f"{nic} is still enabled {enabled} times"
+    assert_released(two_nics, nic)
+    devices.unbind(two_nics, nics_of(state)[1])
+    unloaded = modules.unload(two_nics, "vfio_pci")
+    assert unloaded.status == 0, f"a failed open keeps a reference: {unloaded.err}"
 
 
 @pytest.mark.needs(DMA_OWNERSHIP)
 @pytest.mark.known_issue("detaching-fails-for-memory", sometimes=True)
-def test_failed_container_attach_leaves_no_owner(pair: Guest) -> None:
-    """The same for a second group, whose error paths are others: it comes to a container
-    that is set up and has memory mapped (vfio_iommu_type1_attach_group)."""
-    state = pair.state()
+def test_failed_container_attach_leaves_no_owner(two_nics: Guest) -> None:
+    """A user that fails to add a second group to its container leaves neither group owned.
+
+    The second group has its own error paths: its container is set up and has memory mapped
+    (vfio_iommu_type1_attach_group)."""
+    state = two_nics.state()
     nics = nics_of(state)
     failed = 0
     for failure in tracing.failures(
-        pair, "vfio", "open", "groups", *vfio.words(state, "groups", *nics)
+        two_nics, "vfio", "open", "groups", *vfio.words(state, "groups", *nics)
     ):
         failed += failure.status != 0
     assert failed > 5
-    assert pinned(pair) == 0
-    assert_given_back(pair, *nics)
+    assert pinned(two_nics) == 0
+    assert_released(two_nics, *nics)
 
 
 @pytest.mark.known_issue("virtio-iommu-space-before-attach", "smmu-space-before-attach")
 @pytest.mark.parametrize("way", ["move"])
 def test_ioas_can_be_destroyed_after_its_devices_moved(siblings: Guest, way: Way) -> None:
-    """iommufd_device_do_replace: the first device of a group takes all to the new page
-    table, with a reference for each and with what they reserve."""
-    opened = vfio.use(siblings, way, *nics_of(given(siblings).state()))
+    """An address space can be destroyed once all devices of the group have moved to another.
+
+    iommufd_device_do_replace: the first device of a group moves all of them to the new page
+    table, with a reference for each and with their reserved regions."""
+    opened = vfio.use(siblings, way, *nics_of(bind_nics_to_vfio(siblings).state()))
     audit.is_served(opened)
-    assert_given_back(siblings, *nics_of(siblings.state()))
+    assert_released(siblings, *nics_of(siblings.state()))
 
 
 @pytest.mark.known_issue("virtio-iommu-space-before-attach", "smmu-space-before-attach")
 @pytest.mark.parametrize("way", ["replace"])
-def test_replacement_page_table_receives_the_mappings(pair: Guest, way: Way) -> None:
-    """iopt_table_remove_domain: an address space goes on to fill and empty all that it has,
-    and to keep what their devices reserve."""
-    nic, _ = nics_of(pair.state())
-    holder = held(pair, way, nic)
-    assert (pinned(pair), charged(pair, holder)) == (16, CHARGED[way])
+def test_replacement_page_table_receives_the_mappings(two_nics: Guest, way: Way) -> None:
+    """A page table that replaces another of its address space is filled, and emptied on exit.
+
+    iopt_table_remove_domain: the address space continues to fill and empty its remaining page
+    tables, and to keep the reserved regions of their devices."""
+    nic, _ = nics_of(two_nics.state())
+    holder = hold_open(two_nics, way, nic)
+    assert (pinned(two_nics), charged(two_nics, holder)) == (16, CHARGED[way])
     holder.kill()
-    assert pinned(pair) == 0
-    assert_given_back(pair, nic)
+    assert pinned(two_nics) == 0
+    assert_released(two_nics, nic)
 
 
 @pytest.mark.known_issue("virtio-iommu-space-before-attach", "smmu-space-before-attach")
 @pytest.mark.parametrize("way", ["return"])
-def test_reattached_page_table_keeps_its_mappings(pair: Guest, way: Way) -> None:
-    """The address space takes what the device reserves again, though a list of what may be
-    mapped was refused for that meanwhile (iopt_set_allow_iova). A virtio-iommu forgets a
-    domain's mappings with its last device, and the driver, which counts them, has to send
-    them again (viommu_replay_mappings)."""
-    nic, _ = nics_of(pair.state())
-    with traffic.traced(pair, "virtio_iommu_map") as witness:
-        opened = vfio.use(pair, way, nic)
+def test_reattached_page_table_keeps_its_mappings(two_nics: Guest, way: Way) -> None:
+    """A device that is attached again to its page table finds all mappings in it.
+
+    The address space reserves the device's regions again, although a list of allowed IOVAs
+    was refused for them in between (iopt_set_allow_iova). A virtio-iommu drops a domain's
+    mappings with its last device, and the driver, which keeps track of them, must send them
+    again (viommu_replay_mappings)."""
+    nic, _ = nics_of(two_nics.state())
+    with traffic.traced(two_nics, "virtio_iommu_map") as trace:
+        opened = vfio.use(two_nics, way, nic)
     audit.is_served(opened)
-    sent = 2 if pair.machine.iommu.driver == "virtio_iommu" else 0
+    sent = 2 if two_nics.machine.iommu.driver == "virtio_iommu" else 0
     for address in (vfio.MAPPED_AT, vfio.HIGH_AT):
-        assert witness.values("virt_start").count(address) == sent, f"{address:#x}"
+        assert trace.values("virt_start").count(address) == sent, f"{address:#x}"
 
 
-def test_failed_map_uses_no_dma_entry(pair: Guest) -> None:
-    """The entries of a container are limited, and one that fails is given back
-    (vfio_remove_dma): the user asks twice for memory that is not there."""
-    limited = pair.run("echo 2 > /sys/module/vfio_iommu_type1/parameters/dma_entry_limit")
+def test_failed_map_uses_no_dma_entry(two_nics: Guest) -> None:
+    """A mapping that fails uses up none of the container's limited entries.
+
+    vfio_remove_dma releases the entry: the user maps twice memory that does not exist."""
+    limited = two_nics.run("echo 2 > /sys/module/vfio_iommu_type1/parameters/dma_entry_limit")
     assert limited.number == 0, limited.err
-    state = pair.state()
-    opened = vfio.use(pair, "group", *vfio.words(state, "group", nics_of(state)[0]))
+    state = two_nics.state()
+    opened = vfio.use(two_nics, "group", *vfio.words(state, "group", nics_of(state)[0]))
     audit.is_served(opened)
 
 
 @pytest.mark.needs(DMA_OWNERSHIP)
 @pytest.mark.parametrize("way", ["cdev"])
 def test_group_is_owned_until_its_last_device_closes(siblings: Guest, way: Way) -> None:
-    """iommu_device_claim_dma_owner counts the devices of one owner (iommufd)."""
-    one, two = nics_of(given(siblings).state())
-    holder = held(siblings, way, one, two)
+    """A group is owned until the last of its devices is closed.
+
+    iommu_device_claim_dma_owner counts the devices of one owner (iommufd)."""
+    one, two = nics_of(bind_nics_to_vfio(siblings).state())
+    holder = hold_open(siblings, way, one, two)
     devices.override(siblings, one, "")
     devices.unbind(siblings, one)
     refused = devices.bind(siblings, one, "e1000")
@@ -242,7 +262,9 @@ def test_group_is_owned_until_its_last_device_closes(siblings: Guest, way: Way) 
 
 
 def test_vfio_pci_binds_only_by_driver_override(guest: Guest) -> None:
-    """Its table of devices is for driver_override only (pci_match_device)."""
+    """vfio-pci binds no device without a driver_override.
+
+    Its table of devices applies only to driver_override (pci_match_device)."""
     modules.load(guest, guest.machine.iommu.driver)
     state = modules.load(guest, "vfio-pci").after
     assert state.refcount("vfio_pci") == 0
@@ -253,8 +275,10 @@ def test_vfio_pci_binds_only_by_driver_override(guest: Guest) -> None:
 def test_port_driver_does_not_block_vfio_below_it(
     guest_factory: GuestFactory, early_acs: bool
 ) -> None:
-    """pcie_portdriver is exempt (driver_managed_dma): it may share its devices' group."""
-    guest = given(guest_factory("+root-port", *vfio.WARM_UP, bound=True))
+    """The driver of a port does not block VFIO users of the devices below it.
+
+    pcie_portdriver sets driver_managed_dma: the port may share its devices' group."""
+    guest = bind_nics_to_vfio(guest_factory("+root-port", *vfio.WARM_UP, bound=True))
     state = guest.state()
     port = next(name for name, each in state.devices.items() if each.driver == "pcieport")
     one, two = nics_of(state)
@@ -266,6 +290,7 @@ def test_port_driver_does_not_block_vfio_below_it(
 
 
 def test_driver_override_moves_a_device_to_vfio_and_back(bound_guest: Guest) -> None:
+    """A driver_override moves a device to vfio-pci, and clearing it moves the device back."""
     nic = clients.nics(bound_guest.state())[0]
     for _ in range(4):
         assert vfio.give(bound_guest, nic).after.devices[nic].driver == "vfio-pci"
@@ -275,8 +300,9 @@ def test_driver_override_moves_a_device_to_vfio_and_back(bound_guest: Guest) -> 
 
 
 def test_driver_override_excludes_dynamic_ids(bound_guest: Guest) -> None:
-    """pci_match_device: IDs that were added to a driver at run time are not for a device that
-    is meant for another, which may not even be there."""
+    """IDs added to a driver at run time do not match a device with another driver_override.
+
+    pci_match_device. The other driver need not be loaded."""
     nic = clients.nics(bound_guest.state())[0]
     modules.load(bound_guest, "vfio-pci")
     devices.unbind(bound_guest, nic)
@@ -292,8 +318,10 @@ def test_driver_override_excludes_dynamic_ids(bound_guest: Guest) -> None:
 @pytest.mark.machines("smmuv3", "virtio-iommu")
 @pytest.mark.errors("failed with error -22")
 def test_vfio_pci_requires_a_group(guest_factory: GuestFactory) -> None:
-    """Without the IOMMU's driver there is none, and though nobody waits for that any more
-    vfio-pci does not bind (vfio_group_find_or_alloc, vfio_iommu_group_get of 5.10)."""
+    """vfio-pci does not bind a device without an IOMMU group.
+
+    Without the IOMMU's driver there is no group, and no deferral either, because its timeout
+    is 0 (vfio_group_find_or_alloc, vfio_iommu_group_get of 5.10)."""
     guest = guest_factory(arguments="deferred_probe_timeout=0")
     (nic,) = clients.pci(guest.state())
     modules.load(guest, "vfio-pci")
