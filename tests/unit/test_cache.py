@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""That the cache never gives out what is not whole, and what may be removed."""
+"""The cache returns only intact entries and removes only unused ones."""
 
 import os
 import re
@@ -30,26 +30,26 @@ def entry() -> Path:
     return cache.entry("kernel", "key", "a thing", make)
 
 
-def used_by_nobody(path: Path) -> None:
-    """As if this process had ended."""
+def release(path: Path) -> None:
+    """Drop this process's use of an entry, as its exit does."""
     os.close(cache._held.pop(path))
 
 
-def turn_link(link: Path) -> None:
+def redirect_link(link: Path) -> None:
     link.unlink()
     link.symlink_to("elsewhere")
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
-    "a file changed": lambda path: (path / "below/file").write_text("wh0le"),
-    "a file torn": lambda path: (path / "below/file").write_text("who"),
-    "a file missing": lambda path: (path / "below/file").unlink(),
-    "a file more": lambda path: (path / "more").write_text(""),
-    "a mode changed": lambda path: (path / "below/file").chmod(0o755),
-    "a link turned": lambda path: turn_link(path / "link"),
+    "a changed file": lambda path: (path / "below/file").write_text("wh0le"),
+    "a truncated file": lambda path: (path / "below/file").write_text("who"),
+    "a missing file": lambda path: (path / "below/file").unlink(),
+    "an extra file": lambda path: (path / "extra").write_text(""),
+    "a changed mode": lambda path: (path / "below/file").chmod(0o755),
+    "a redirected link": lambda path: redirect_link(path / "link"),
     "no seal": lambda path: (path / cache.SEAL).unlink(),
-    "a torn seal": lambda path: (path / cache.SEAL).write_text("{"),
-    "a seal of another kind": lambda path: (path / cache.SEAL).write_text("[]"),
+    "a truncated seal": lambda path: (path / cache.SEAL).write_text("{"),
+    "a seal of another type": lambda path: (path / cache.SEAL).write_text("[]"),
     "a forged seal": lambda path: (path / cache.SEAL).write_text(
         (path / cache.SEAL).read_text().replace("below/file", "below/other")
     ),
@@ -57,9 +57,9 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_is_damaged_is_made_again(damage: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_entry_rebuilds_a_damaged_entry(damage: str, capfd: pytest.CaptureFixture[str]) -> None:
     path = entry()
-    used_by_nobody(path)
+    release(path)
     DAMAGES[damage](path)
     assert cache.damage(path)
     assert entry() == path
@@ -68,30 +68,32 @@ def test_what_is_damaged_is_made_again(damage: str, capfd: pytest.CaptureFixture
     assert "damaged" in capfd.readouterr().err
 
 
-def test_what_is_whole_is_not_made_again() -> None:
-    used_by_nobody(entry())
+def test_entry_reuses_an_intact_entry() -> None:
+    release(entry())
     assert cache.entry("kernel", "key", "x", lambda _into: pytest.fail("made twice"))
 
 
-def test_of_a_lazy_entry_only_the_seal_is_checked() -> None:
+def test_a_lazy_entry_is_checked_by_its_seal_only() -> None:
     path = entry()
-    used_by_nobody(path)
+    release(path)
     (path / "below/file").write_text("other")
     lazy = cache.entry("kernel", "key", "x", lambda _: pytest.fail("made"), lazily=True)
     assert cache.sealed(lazy).keys() == {"below/file", "link"}
-    used_by_nobody(path)
+    release(path)
     (path / cache.SEAL).write_text("{}")
     assert cache.entry("kernel", "key", "x", make, lazily=True) == path
     assert (path / "below/file").read_text() == "whole"
 
 
-def test_a_disk_that_does_not_keep_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entry_rejects_a_disk_that_corrupts_what_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(cache, "damage", lambda _path: "broken")
     with pytest.raises(HostError, match="is not what was written"):
         entry()
 
 
-def test_the_inventory_tells_what_is_there() -> None:
+def test_items_lists_the_entries() -> None:
     entry()
     (item,) = inventory.items()
     assert (item.kind, item.key, item.title) == ("kernel", "key", "a thing")
@@ -99,17 +101,17 @@ def test_the_inventory_tells_what_is_there() -> None:
     assert time.time() - item.used < 60
 
 
-def test_verify_finds_what_is_damaged() -> None:
+def test_damaged_lists_entries_with_changed_files() -> None:
     (entry() / "below/file").write_text("other")
     ((item, problem),) = inventory.damaged()
     assert (item.key, problem) == ("key", "below/file has changed")
 
 
-def test_collecting_spares_what_is_young_or_in_use() -> None:
+def test_collect_keeps_recent_entries_and_those_in_use() -> None:
     path = entry()
     assert list(inventory.collect(30)) == []
-    assert list(inventory.collect(0)) == []  # this very process uses it
-    used_by_nobody(path)
+    assert list(inventory.collect(0)) == []  # this process uses it
+    release(path)
     assert [item.key for item in inventory.collect(0)] == ["key"]
     assert not path.exists()
     assert inventory.items() == []
@@ -124,7 +126,7 @@ sys.stdin.read()
 """
 
 
-def test_what_another_process_uses_is_not_collected() -> None:
+def test_collect_keeps_an_entry_that_another_process_uses() -> None:
     user = subprocess.Popen(
         [sys.executable, "-c", USES_ENTRY],
         stdin=subprocess.PIPE,
@@ -140,7 +142,7 @@ def test_what_another_process_uses_is_not_collected() -> None:
     assert len(list(inventory.collect(0))) == 1
 
 
-def test_a_work_tree_is_collected_unless_it_is_locked(private_cache: Path) -> None:
+def test_collect_removes_a_work_tree_unless_it_is_locked(private_cache: Path) -> None:
     (private_cache / "work/one").mkdir(parents=True)
     with cache.locked("work-one", "x"):
         assert list(inventory.collect(0)) == []
@@ -148,13 +150,15 @@ def test_a_work_tree_is_collected_unless_it_is_locked(private_cache: Path) -> No
     assert not list((private_cache / "locks").iterdir())
 
 
-def test_the_commands(tmp_path: Path, private_cache: Path) -> None:
+def test_the_cache_commands_list_verify_and_collect_entries(
+    tmp_path: Path, private_cache: Path
+) -> None:
     tree = fake_linux.write(tmp_path / "tree")
     done = command.run("kernel", "build", f"tree:{tree}")
     assert done.status == 0, done.err
-    told = command.run("cache", "ls")
-    assert told.status == 0
-    assert re.search(r" kernel +1$", told.out, re.MULTILINE)
+    listed = command.run("cache", "ls")
+    assert listed.status == 0
+    assert re.search(r" kernel +1$", listed.out, re.MULTILINE)
     assert "kernel tree:" in command.run("cache", "ls", "kernel").out
     assert command.run("cache", "ls", "nothing").status == 2
     assert command.run("cache", "verify").status == 0
@@ -171,7 +175,7 @@ def test_the_commands(tmp_path: Path, private_cache: Path) -> None:
     assert not list(private_cache.glob("kernel/*"))
 
 
-def test_a_copy_and_a_link(tmp_path: Path) -> None:
+def test_copy_and_link_tree_preserve_modes_and_links(tmp_path: Path) -> None:
     origin = tmp_path / "origin"
     origin.write_text("x")
     origin.chmod(0o755)
@@ -191,7 +195,7 @@ def test_a_copy_and_a_link(tmp_path: Path) -> None:
     assert not (tmp_path / "a/copy").samefile(origin)
 
 
-def test_the_keys_of_many_files_are_those_of_each(
+def test_manifest_computes_the_same_keys_in_bulk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ["a", "-n", "with blank", "new\nline", "back\\slash", "ä", os.fsdecode(b"caf\xe9")]
@@ -205,8 +209,8 @@ def test_the_keys_of_many_files_are_those_of_each(
     assert one_by_one.keys() == {*names, "link"}
 
 
-def test_a_source_with_a_file_more_is_not_whole(tmp_path: Path) -> None:
-    """The whole of it is linked as it stands, so nothing may have been put there."""
+def test_a_source_with_an_extra_changed_or_missing_file_is_not_linked(tmp_path: Path) -> None:
+    """A file more matters only where the whole tree is linked as it is."""
     for name in ("a", "b"):
         (tmp_path / name).write_text(name)
     files = manifest.scan(tmp_path)
@@ -224,13 +228,13 @@ MEGABYTE = 1 << 20
 
 
 @pytest.fixture
-def small_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files from one megabyte on are keyed as a guest's memory is."""
+def low_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Key files of one megabyte and more in the way of a guest's memory."""
     monkeypatch.setattr(manifest, "_LARGE", MEGABYTE)
 
 
-@pytest.mark.usefixtures("small_large")
-def test_a_file_with_holes_has_the_key_of_its_content(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("low_threshold")
+def test_the_key_of_a_sparse_file_is_that_of_its_content(tmp_path: Path) -> None:
     data = bytes(3 * MEGABYTE) + b"word" + bytes(5 * MEGABYTE) + b"end"
     holes, full = tmp_path / "holes", tmp_path / "full"
     full.write_bytes(data)
@@ -244,9 +248,9 @@ def test_a_file_with_holes_has_the_key_of_its_content(tmp_path: Path) -> None:
     assert manifest.key(holes) == manifest.key(full)
 
 
-@pytest.mark.usefixtures("small_large")
+@pytest.mark.usefixtures("low_threshold")
 @pytest.mark.parametrize("place", [0, 65535, 65536, MEGABYTE, 2 * MEGABYTE - 1])
-def test_any_byte_of_a_large_file_counts(tmp_path: Path, place: int) -> None:
+def test_the_key_of_a_large_file_depends_on_every_byte(tmp_path: Path, place: int) -> None:
     file = tmp_path / "file"
     with file.open("wb") as opened:
         opened.truncate(2 * MEGABYTE)
@@ -261,15 +265,17 @@ def test_any_byte_of_a_large_file_counts(tmp_path: Path, place: int) -> None:
     assert manifest.key(file) not in (changed, empty)
 
 
-def test_warm_guests_that_nobody_uses_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file system of 10 GB on which each takes 1 GB, and other things 4 GB."""
+def test_make_room_removes_the_oldest_snapshots_that_are_unused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A file system of 10 GB, with four snapshots of 1 GB and 4 GB of other files."""
     paths = [cache.entry("snapshot", f"key{number}", "a guest", make) for number in range(4)]
     for age, path in enumerate(paths):
         os.utime(path, (0, 1000 - age))
         if path != paths[2]:
-            used_by_nobody(path)
+            release(path)
     kernel = entry()
-    used_by_nobody(kernel)
+    release(kernel)
 
     def usage(_: Path) -> SimpleNamespace:
         return SimpleNamespace(free=(6 - sum(path.exists() for path in paths)) * 10**9)

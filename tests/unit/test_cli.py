@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The command line: exit codes, one line an error, JSON; builds that are stopped."""
+"""The command line: exit statuses, errors of one line, JSON, interrupted builds."""
 
 import json
 import os
@@ -18,7 +18,7 @@ REPORT = REPORTS / "platform-client-pins-smmu.transcript"
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "said"),
+    ("arguments", "status", "message"),
     [
         (["repro", "/nope"], 2, "no such file: /nope"),
         (["repro", str(REPORT), "--kernel", "nope"], 2, "no such kernel: 'nope'"),
@@ -39,19 +39,19 @@ REPORT = REPORTS / "platform-client-pins-smmu.transcript"
         (["kernel", "build", "debian:x"], 2, "not a kernel version"),
     ],
 )
-def test_a_wrong_request_is_one_line_with_the_mend(
-    words: list[str], status: int, said: str, tmp_path: Path
+def test_a_usage_error_prints_one_line_with_a_hint(
+    arguments: list[str], status: int, message: str, tmp_path: Path
 ) -> None:
-    done = command.run(*words)
+    done = command.run(*arguments)
     assert done.status == status
-    assert said in done.err
+    assert message in done.err
     (line,) = done.err.splitlines()
     assert line.startswith("iommu-harness: ")
     assert "; " in line
     assert not (tmp_path / "state").exists()
 
 
-def test_an_error_as_json_is_one_object() -> None:
+def test_an_error_with_json_prints_one_object() -> None:
     done = command.run("repro", "/nope", "--json")
     assert done.status == 2
     error = json.loads(done.out)["error"]
@@ -61,14 +61,14 @@ def test_an_error_as_json_is_one_object() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\x7fELF\0", b"Only prose.\n"])
-def test_a_report_that_is_none(tmp_path: Path, content: bytes) -> None:
+def test_repro_rejects_a_file_that_is_no_report(tmp_path: Path, content: bytes) -> None:
     report = tmp_path / "report"
     report.write_bytes(content)
     done = command.run("repro", report)
     assert (done.status, len(done.err.splitlines())) == (2, 1)
 
 
-def test_escapes_of_a_report_do_not_reach_the_terminal(tmp_path: Path) -> None:
+def test_repro_prints_no_escape_sequence_of_a_report(tmp_path: Path) -> None:
     report = tmp_path / "report"
     report.write_text("$ echo \x1b]0;owned\x07\nx\n\nExpected:\n\n$ ls \x07\x9b2J\ny\n")
     done = command.run("repro", report, "--session", "9")
@@ -76,26 +76,26 @@ def test_escapes_of_a_report_do_not_reach_the_terminal(tmp_path: Path) -> None:
     assert "\x1b" not in done.out + done.err
 
 
-def bin_without(tmp_path: Path, *lacking: str) -> str:
-    """A PATH of this host's programs but some."""
+def bin_without(tmp_path: Path, *excluded: str) -> str:
+    """A PATH with the programs of this host except ``excluded``."""
     directory = tmp_path / "bin"
     directory.mkdir()
     for place in ("/usr/bin", "/usr/sbin", "/usr/local/bin"):
         for program in Path(place).iterdir():
             link = directory / program.name
-            if program.name not in lacking and not link.is_symlink():
+            if program.name not in excluded and not link.is_symlink():
                 link.symlink_to(program)
     return str(directory)
 
 
-def test_doctor_finds_everything_here() -> None:
+def test_doctor_finds_every_program_on_this_host() -> None:
     done = command.run("doctor")
     assert done.status == 0
     assert "found    qemu-system-aarch64" in done.out
     assert json.loads(command.run("doctor", "--json").out) == {"missing": [], "install": ""}
 
 
-def test_a_build_can_be_listed(tmp_path: Path) -> None:
+def test_kernel_list_includes_a_build(tmp_path: Path) -> None:
     tree = fake_linux.write(tmp_path / "tree")
     built = command.run("kernel", "build", f"tree:{tree}", "--json")
     assert built.status == 0
@@ -103,7 +103,7 @@ def test_a_build_can_be_listed(tmp_path: Path) -> None:
     assert [kernel["key"] for kernel in listed] == [json.loads(built.out)["key"]]
 
 
-def test_an_option_the_kernel_lacks(tmp_path: Path) -> None:
+def test_kernel_build_rejects_an_option_that_the_kernel_lacks(tmp_path: Path) -> None:
     tree = fake_linux.write(tmp_path / "tree")
     fragment = tmp_path / "my.config"
     fragment.write_text("CONFIG_NOPE=y\n")
@@ -113,7 +113,7 @@ def test_an_option_the_kernel_lacks(tmp_path: Path) -> None:
     assert "no such option" in done.err
 
 
-def test_a_build_that_fails_shows_the_first_error(tmp_path: Path) -> None:
+def test_a_failed_build_prints_the_first_compiler_error(tmp_path: Path) -> None:
     tree = fake_linux.write(tmp_path / "tree")
     (tree / "drivers/iommu/iommu.c").write_text("int a = b;\n")
     done = command.run("kernel", "build", f"tree:{tree}")
@@ -122,26 +122,26 @@ def test_a_build_that_fails_shows_the_first_error(tmp_path: Path) -> None:
     assert "failed-builds/" in done.err
 
 
-def nothing_left(cache: Path) -> bool:
-    """No half artifact, and no lock that anybody holds or would wait for."""
+def is_clean(cache: Path) -> bool:
+    """Whether the cache has no artifact, no scratch directory and no lock file."""
     left = [*cache.glob("kernel/*"), *cache.glob("scratch/*"), *cache.glob("locks/*.lock")]
     return left == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_build_that_is_stopped_leaves_nothing(
+def test_an_interrupted_build_leaves_nothing_in_the_cache(
     tmp_path: Path, private_cache: Path, number: signal.Signals
 ) -> None:
     tree = fake_linux.write(tmp_path / "tree", slow=60)
     stopped = command.stop_when(command.start("kernel", "build", f"tree:{tree}"), "sleep", number)
     assert stopped.status == 128 + number
     assert "Traceback" not in stopped.err
-    assert nothing_left(private_cache)
+    assert is_clean(private_cache)
     fake_linux.write(tree, slow=0.01)
     assert command.run("kernel", "build", f"tree:{tree}").status == 0
 
 
-def test_a_build_that_is_killed_does_not_harm_the_next(tmp_path: Path, private_cache: Path) -> None:
+def test_a_killed_build_does_not_affect_the_next_one(tmp_path: Path, private_cache: Path) -> None:
     tree = fake_linux.write(tmp_path / "tree", slow=60)
     command.stop_when(command.start("kernel", "build", f"tree:{tree}"), "sleep", signal.SIGKILL)
     fake_linux.write(tree, slow=0.01)
@@ -149,7 +149,7 @@ def test_a_build_that_is_killed_does_not_harm_the_next(tmp_path: Path, private_c
     assert list((private_cache / "scratch").iterdir()) == []
 
 
-def test_of_two_builds_at_once_one_waits_and_says_so(tmp_path: Path) -> None:
+def test_the_second_of_two_equal_builds_waits_and_prints_a_note(tmp_path: Path) -> None:
     tree = fake_linux.write(tmp_path / "tree", slow=2)
     both = [command.start("kernel", "build", f"tree:{tree}", "--json") for _ in range(2)]
     ends = [process.communicate(timeout=60) for process in both]
@@ -159,7 +159,7 @@ def test_of_two_builds_at_once_one_waits_and_says_so(tmp_path: Path) -> None:
     assert sum("another run is making" in err for _, err in ends) == 1
 
 
-def test_no_space_in_the_cache(tmp_path: Path) -> None:
+def test_kernel_build_reports_a_full_disk(tmp_path: Path) -> None:
     tree = fake_linux.write(tmp_path / "tree")
     small = tmp_path / "small"
     small.mkdir()
@@ -168,10 +168,10 @@ def test_no_space_in_the_cache(tmp_path: Path) -> None:
         '"$@"; status=$?; umount "$small"; exit $status'
     )
     user = [] if os.geteuid() == 0 else ["--map-root-user"]
-    apart = ["unshare", "--mount", "--propagation", "unchanged", *user]
-    alone = [*apart, "sh", "-c", script, "sh", str(small)]
+    unshare = ["unshare", "--mount", "--propagation", "unchanged", *user]
+    wrapper = [*unshare, "sh", "-c", script, "sh", str(small)]
     done = subprocess.run(
-        [*alone, *command.PROGRAM, "kernel", "build", f"tree:{tree}"],
+        [*wrapper, *command.PROGRAM, "kernel", "build", f"tree:{tree}"],
         capture_output=True,
         text=True,
         env=command.environment(IOMMU_HARNESS_CACHE=str(small)),
@@ -182,11 +182,11 @@ def test_no_space_in_the_cache(tmp_path: Path) -> None:
     assert "IOMMU_HARNESS_CACHE" in done.stderr
 
 
-def test_no_cross_compiler(tmp_path: Path) -> None:
+def test_kernel_build_and_doctor_report_a_missing_cross_compiler(tmp_path: Path) -> None:
     tree = fake_linux.write(tmp_path / "tree")
     path = bin_without(tmp_path, "aarch64-linux-gnu-gcc")
     done = command.run("kernel", "build", f"tree:{tree}", PATH=path)
-    # The search path ends in /usr/sbin, where no compiler is.
+    # tools.search_path() appends /usr/sbin, which has no compiler.
     assert done.status == 3
     assert "aarch64-linux-gnu-gcc is not installed" in done.err
     assert "apt-get install --no-install-recommends gcc-aarch64-linux-gnu" in done.err
@@ -195,7 +195,7 @@ def test_no_cross_compiler(tmp_path: Path) -> None:
     assert "missing  aarch64-linux-gnu-gcc" in doctor.out
 
 
-def test_the_wheel_carries_what_it_builds_from(tmp_path: Path) -> None:
+def test_the_wheel_contains_the_data_files(tmp_path: Path) -> None:
     build = [command.PROGRAM[0], "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), "."]
     subprocess.run(build, check=True, cwd=REPORTS.parents[1])
     (wheel,) = tmp_path.glob("*.whl")
@@ -209,16 +209,16 @@ def test_the_wheel_carries_what_it_builds_from(tmp_path: Path) -> None:
         assert f"harness/data/{name}" in listing
 
 
-def test_what_is_not_asked_for_is_not_imported() -> None:
-    """A second of each command's time otherwise."""
+def test_importing_the_command_line_imports_no_unused_package() -> None:
+    """Importing all of them adds a second to every command."""
     code = "import sys, harness.cli.main; print(*sorted(sys.modules))"
-    words = [sys.executable, "-c", code]
-    loaded = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+    argv = [sys.executable, "-c", code]
+    loaded = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
     assert "harness.cli.output" in loaded
     assert not {"harness.guest", "harness.klog", "harness.bisect", "paramiko"} & set(loaded)
 
 
-def test_each_command_shows_its_help() -> None:
+def test_each_command_prints_its_help() -> None:
     for name in main._COMMANDS:
         done = command.run(name, "--help")
         assert done.status == 0, done.err

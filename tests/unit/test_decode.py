@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The command that decodes a log, on logs of every kind."""
+"""The decode command, on logs in every encoding."""
 
 import gzip
 import json
@@ -26,12 +26,12 @@ LOG = """[    1.000000] ------------[ cut here ]------------
 """
 
 
-def decode(path: Path, data: bytes, *words: str) -> command.Result:
+def decode(path: Path, data: bytes, *arguments: str) -> command.Result:
     path.write_bytes(data)
-    return command.run("decode", path, *words)
+    return command.run("decode", path, *arguments)
 
 
-def test_a_splat_is_shown_with_its_facts(tmp_path: Path) -> None:
+def test_decode_prints_a_splat_with_its_facts(tmp_path: Path) -> None:
     done = decode(tmp_path / "log", LOG.encode())
     assert done.status == 0
     shown = done.out.splitlines()
@@ -43,7 +43,7 @@ def test_a_splat_is_shown_with_its_facts(tmp_path: Path) -> None:
     assert shown[-1] == f"1 splat in 11 lines of {tmp_path / 'log'}"
 
 
-def test_json_is_one_object(tmp_path: Path) -> None:
+def test_decode_with_json_prints_one_object(tmp_path: Path) -> None:
     done = decode(tmp_path / "log", LOG.encode(), "--json")
     found = json.loads(done.out)
     assert found["lines"] == 11
@@ -67,23 +67,23 @@ def test_json_is_one_object(tmp_path: Path) -> None:
         gzip.compress(LOG.encode()),
         bytes(range(256)) * 9 + b"\n" + LOG.encode(),
     ],
-    ids=["utf-16", "utf-16-le", "utf-8 with a mark", "latin-1", "crlf", "gzip", "binary"],
+    ids=["utf-16", "utf-16-le", "utf-8 with BOM", "latin-1", "crlf", "gzip", "binary"],
 )
-def test_a_splat_is_found_in_any_encoding(tmp_path: Path, data: bytes) -> None:
+def test_decode_finds_a_splat_in_any_encoding(tmp_path: Path, data: bytes) -> None:
     done = decode(tmp_path / "log", data)
     assert (done.status, done.err) == (0, "")
     assert done.out.startswith("WARNING in iommu_deinit_device\n")
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 5000, b"\x1f", b"quiet\n", os.urandom(5000)])
-def test_a_log_without_a_splat_says_so(tmp_path: Path, data: bytes) -> None:
+def test_decode_reports_that_a_log_has_no_splat(tmp_path: Path, data: bytes) -> None:
     done = decode(tmp_path / "log", data)
     assert (done.status, done.err) == (0, "")
     assert done.out.startswith("no splat in ")
     assert len(done.out.splitlines()) == 1
 
 
-def test_a_damaged_archive_ends_where_it_is_damaged(tmp_path: Path) -> None:
+def test_decode_reads_a_truncated_archive_to_its_end(tmp_path: Path) -> None:
     whole = gzip.compress(LOG.encode() + os.urandom(200_000))
     done = decode(tmp_path / "log.gz", whole[: len(whole) // 2])
     assert done.status == 0
@@ -92,7 +92,7 @@ def test_a_damaged_archive_ends_where_it_is_damaged(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (("/nowhere/log",), "no such log: '/nowhere/log'"),
         (("",), "no such log: ''"),
@@ -102,25 +102,25 @@ def test_a_damaged_archive_ends_where_it_is_damaged(tmp_path: Path) -> None:
         (("x" * 5000,), "cannot be read"),
     ],
 )
-def test_a_wrong_request_is_one_line(words: tuple[str, ...], said: str) -> None:
-    done = command.run("decode", *words)
+def test_a_usage_error_prints_one_line(arguments: tuple[str, ...], message: str) -> None:
+    done = command.run("decode", *arguments)
     assert done.status == 2
     assert done.out == ""
-    assert said in done.err
+    assert message in done.err
     assert len(done.err.splitlines()) == 1
 
 
-def test_what_a_log_says_does_not_reach_the_terminal_unescaped(tmp_path: Path) -> None:
+def test_decode_escapes_control_characters_of_a_log(tmp_path: Path) -> None:
     hostile = LOG.replace("Comm: rmmod", "Comm: rm\x9b31m\u202e")
     done = decode(tmp_path / "log", hostile.encode())
     assert "\x9b" not in done.out
     assert "\u202e" not in done.out
 
 
-def test_standard_input_is_read(tmp_path: Path) -> None:
-    for words in (["decode", "-"], ["decode"]):
+def test_decode_reads_standard_input(tmp_path: Path) -> None:
+    for arguments in (["decode", "-"], ["decode"]):
         done = subprocess.run(
-            [*command.PROGRAM, *words],
+            [*command.PROGRAM, *arguments],
             input=LOG,
             capture_output=True,
             text=True,
@@ -131,7 +131,7 @@ def test_standard_input_is_read(tmp_path: Path) -> None:
         assert done.stdout.splitlines()[-1] == "1 splat in 11 lines of standard input"
 
 
-def test_a_reader_that_leaves_ends_the_command_quietly(tmp_path: Path) -> None:
+def test_a_closed_pipe_ends_decode_without_an_error(tmp_path: Path) -> None:
     (tmp_path / "log").write_text(LOG * 2000)
     program = " ".join([sys.executable, "-c", "'from harness.cli.main import main; main()'"])
     done = subprocess.run(

@@ -15,7 +15,7 @@ def encoded(items: list[tuple[bytes, bytes]]) -> bytes:
 
 
 @given(FRAMES)
-def test_what_is_framed_comes_back_by_kind(items: list[tuple[bytes, bytes]]) -> None:
+def test_parse_separates_frames_by_kind(items: list[tuple[bytes, bytes]]) -> None:
     found, rest = frames.parse(encoded(items))
     assert rest == b""
     assert bytes(found.out) == b"".join(data for kind, data in items if kind == b"O")
@@ -26,7 +26,9 @@ def test_what_is_framed_comes_back_by_kind(items: list[tuple[bytes, bytes]]) -> 
 
 
 @given(FRAMES, st.integers(min_value=0))
-def test_a_stream_may_be_cut_anywhere(items: list[tuple[bytes, bytes]], cut: int) -> None:
+def test_parse_resumes_a_stream_that_is_cut_anywhere(
+    items: list[tuple[bytes, bytes]], cut: int
+) -> None:
     data = encoded(items)
     cut %= len(data) + 1
     first, rest = frames.parse(data[:cut])
@@ -37,7 +39,7 @@ def test_a_stream_may_be_cut_anywhere(items: list[tuple[bytes, bytes]], cut: int
 
 
 @given(st.binary(max_size=2000))
-def test_hostile_bytes_are_noise_and_never_lost(data: bytes) -> None:
+def test_parse_accepts_any_bytes_and_duplicates_none(data: bytes) -> None:
     found, rest = frames.parse(data)
     taken = (
         len(found.out + found.err + found.state) + sum(map(len, found.records)) + len(found.noise)
@@ -45,38 +47,38 @@ def test_hostile_bytes_are_noise_and_never_lost(data: bytes) -> None:
     assert taken + len(rest) <= len(data)
 
 
-def test_kernel_messages_between_frames_are_noise() -> None:
+def test_parse_returns_kernel_messages_between_frames_as_noise() -> None:
     found, rest = frames.parse(b"O3\nabc[    1.0] hello\r\nE1\nx")
     assert (bytes(found.out), bytes(found.err), rest) == (b"abc", b"x", b"")
     assert bytes(found.noise) == b"[    1.0] hello\r\n"
 
 
-def test_a_length_that_lies_waits_for_more() -> None:
+def test_parse_keeps_an_incomplete_frame() -> None:
     found, rest = frames.parse(b"O999999999\nabc")
     assert found.out == b""
     assert rest == b"O999999999\nabc"
 
 
 @given(st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"])))
-def test_a_request_says_its_length_in_bytes(command: str) -> None:
+def test_command_sends_its_length_in_bytes(command: str) -> None:
     request = frames.command(command)
     head, _, body = request.data.partition(b"\n")
     assert int(head.split()[-1]) == len(body)
     assert body.decode() == command
 
 
-def test_an_echo_of_a_request_is_no_answer() -> None:
+def test_the_echo_of_a_command_is_no_answer() -> None:
     request = frames.command("echo")
     assert request.nonce.encode() not in request.data
     assert frames.DONE.search(request.data) is None
 
 
-def test_an_answer_is_read() -> None:
+def test_done_parses_an_answer() -> None:
     match = frames.DONE.search(b"O1\nxD 0123456789abcdef01234567 killed 11 42 1500000\n")
     assert match
     assert frames.done(match) == frames.Done("0123456789abcdef01234567", "killed", 11, 42, 1.5)
 
 
-def test_a_nul_is_refused() -> None:
+def test_command_rejects_a_nul_byte() -> None:
     with pytest.raises(UsageError, match="NUL"):
         frames.command("echo \0")
