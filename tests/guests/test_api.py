@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What tests and jobs ask of a guest: drivers, groups, owners of DMA, and witnesses."""
+"""The API of a guest: modules, drivers, groups, owners of DMA, and tracing."""
 
 import pytest
 
@@ -20,7 +20,7 @@ both = pytest.mark.machines("smmuv3", "virtio-iommu")
 
 
 def bound(guest: Guest) -> str:
-    """Loads the IOMMU's driver and the NIC's; returns the NIC."""
+    """Load the IOMMU's driver and the NIC's; return the NIC."""
     modules.load(guest, guest.machine.iommu.driver)
     state = modules.load(guest, "e1000e").after
     return next(name for name, each in state.devices.items() if each.driver == "e1000e")
@@ -32,16 +32,16 @@ def group_of(guest: Guest, name: str) -> int:
     return number
 
 
-def test_a_module_gets_its_parameters(guest: Guest) -> None:
+def test_module_load_passes_parameters(guest: Guest) -> None:
     assert modules.load(guest, "arm-smmu-v3", disable_msipolling=1).status == 0
     value = guest.run("cat /sys/module/arm_smmu_v3/parameters/disable_msipolling").out
     assert value == b"Y\n"
     modules.load(guest, "iommu_client")
-    gone = modules.unload(guest, "iommu_client")
-    assert (gone.status, gone.after.refcount("iommu_client")) == (0, None)
+    unloaded = modules.unload(guest, "iommu_client")
+    assert (unloaded.status, unloaded.after.refcount("iommu_client")) == (0, None)
 
 
-def test_a_driver_is_bound_and_unbound(guest: Guest, kernel: Kernel) -> None:
+def test_driver_is_bound_and_unbound(guest: Guest, kernel: Kernel) -> None:
     nic = bound(guest)
     assert devices.unbind(guest, nic).after.devices[nic].driver == ""
     assert devices.bind(guest, nic, "e1000e").after.devices[nic].driver == "e1000e"
@@ -50,13 +50,13 @@ def test_a_driver_is_bound_and_unbound(guest: Guest, kernel: Kernel) -> None:
     assert (refused.status, devices.errno_of(refused)) == (1, errno)
 
 
-def test_a_device_goes_and_comes_back(guest: Guest) -> None:
+def test_device_is_removed_and_rescanned(guest: Guest) -> None:
     nic = bound(guest)
     assert nic not in devices.remove(guest, nic).after.devices
     assert devices.rescan(guest).after.devices[nic].driver == "e1000e"
 
 
-def test_an_override_keeps_other_drivers_away(guest: Guest) -> None:
+def test_driver_override_excludes_other_drivers(guest: Guest) -> None:
     nic = bound(guest)
     modules.load(guest, "pci-stub")
     devices.override(guest, nic, "pci-stub")
@@ -67,7 +67,7 @@ def test_an_override_keeps_other_drivers_away(guest: Guest) -> None:
     assert devices.probe(guest, nic).after.devices[nic].driver == "e1000e"
 
 
-def test_the_type_of_a_group(guest: Guest, kernel: Kernel) -> None:
+def test_group_type_is_read_and_set(guest: Guest, kernel: Kernel) -> None:
     nic = bound(guest)
     group = group_of(guest, nic)
     assert devices.group_type(guest, group) == "DMA"
@@ -84,7 +84,7 @@ def test_the_type_of_a_group(guest: Guest, kernel: Kernel) -> None:
 
 
 @both
-def test_vfio_takes_a_device_and_gives_it_back(guest: Guest) -> None:
+def test_vfio_user_opens_and_releases_a_device(guest: Guest) -> None:
     nic = bound(guest)
     group = group_of(guest, nic)
     assert vfio.give(guest, nic).after.devices[nic].driver == "vfio-pci"
@@ -100,7 +100,7 @@ def test_vfio_takes_a_device_and_gives_it_back(guest: Guest) -> None:
     assert vfio.take_back(guest, nic).after.devices[nic].driver == "e1000e"
 
 
-def test_an_iommufd_takes_a_device(guest: Guest, kernel: Kernel) -> None:
+def test_iommufd_user_opens_a_device(guest: Guest, kernel: Kernel) -> None:
     nic = bound(guest)
     vfio.give(guest, nic)
     opened = vfio.use(guest, "cdev", nic)
@@ -115,8 +115,10 @@ def test_an_iommufd_takes_a_device(guest: Guest, kernel: Kernel) -> None:
     assert vfio.use(guest, "cdev", nic).status == 0
 
 
-def test_the_kernel_itself_can_own_a_groups_dma(guest: Guest, kernel: Kernel) -> None:
-    """iommu_group_claim_dma_owner, by a guest module: not while a driver has it."""
+def test_kernel_module_claims_a_groups_dma(guest: Guest, kernel: Kernel) -> None:
+    """The guest module dma_owner claims a group's DMA, except while a driver is bound.
+
+    iommu_group_claim_dma_owner."""
     nic = bound(guest)
     if not DMA_OWNERSHIP.since.include(kernel.release):
         assert modules.load(guest, "dma_owner", device=nic).status != 0
@@ -131,22 +133,22 @@ def test_the_kernel_itself_can_own_a_groups_dma(guest: Guest, kernel: Kernel) ->
     assert devices.bind(guest, nic, "e1000e").status == 0
 
 
-def test_dynamic_debug_speaks(guest: Guest) -> None:
+def test_dynamic_debug_enables_messages(guest: Guest) -> None:
     nic = bound(guest)
     group = group_of(guest, nic)
     tracing.debug(guest, "func iommu_group_release +p")
-    gone = devices.remove(guest, nic)
-    assert any(f"Releasing group {group}" in entry.text for entry in gone.kmsg)
+    removed = devices.remove(guest, nic)
+    assert any(f"Releasing group {group}" in entry.text for entry in removed.kmsg)
     with pytest.raises(UsageError, match="takes no dynamic-debug query"):
         tracing.debug(guest, "nonsense")
 
 
-def test_without_its_variant_a_witness_says_what_it_needs(guest: Guest) -> None:
+def test_tracing_without_its_variant_names_the_option(guest: Guest) -> None:
     with pytest.raises(UsageError, match="--variant trace"), tracing.tracing(guest, "iommu:map"):
         pass
 
 
-def test_what_waits_is_told(guest: Guest, kernel: Kernel) -> None:
+def test_deferred_devices_are_listed(guest: Guest, kernel: Kernel) -> None:
     modules.load(guest, "iommu_client")
     waiting = devices.deferred(guest)
     expected = ["b000000.client0", "b001000.client1"]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Searches over real kernels, which they name themselves. The cheap histories: releases,
-and a series of five."""
+"""Bisection over real kernels, which each test names. The histories are cheap: releases, and
+a series of five patches."""
 
 import json
 import random
@@ -17,12 +17,12 @@ from tests.conftest import PATCHES, REPORTS
 from tests.processes import wait_until
 
 REFCOUNT = REPORTS / "refcount-at-modprobe.transcript"
-# Both of which the other tests build too.
+# Both kernels are also built by the other tests.
 RELEASES = ("--releases", "--old", "debian:6.12", "--new", "debian:7.2")
 
 
-def test_releases_tell_when_groups_came_to_be_made_at_registration(tmp_path: Path) -> None:
-    """bcb81ac6ae3c, 6.15: the driver is pinned as soon as it is loaded."""
+def test_releases_bisect_to_groups_at_registration(tmp_path: Path) -> None:
+    """Since bcb81ac6ae3c of 6.15 the driver is pinned as soon as it is loaded."""
     words = ("bisect", REFCOUNT, *RELEASES, "--run-dir", tmp_path / "run", "--json")
     done = command.run(*words)
     assert done.status == 0, done.err
@@ -44,18 +44,18 @@ def test_releases_tell_when_groups_came_to_be_made_at_registration(tmp_path: Pat
     assert "found: debian:7.2" in status.out
 
 
-def test_a_command_and_a_pattern(tmp_path: Path) -> None:
-    looked_for: tuple[str, ...] = ("--command", "modprobe arm-smmu-v3")
-    looked_for += ("--command", "cat /sys/module/arm_smmu_v3/refcnt", "--figure", r"(\d+)")
-    words = ("bisect", *looked_for, "--above", "0", *RELEASES)
+def test_figure_of_a_command_is_bisected(tmp_path: Path) -> None:
+    symptom: tuple[str, ...] = ("--command", "modprobe arm-smmu-v3")
+    symptom += ("--command", "cat /sys/module/arm_smmu_v3/refcnt", "--figure", r"(\d+)")
+    words = ("bisect", *symptom, "--above", "0", *RELEASES)
     done = command.run(*words, "--run-dir", tmp_path / "run", "--json")
     assert done.status == 0, done.err
     found = json.loads(done.out)
     assert (found["name"], found["appears"]) == ("debian:7.2", True)
 
 
-def test_a_command_that_hangs(tmp_path: Path) -> None:
-    """The guest's module "hang" never comes back from its init."""
+def test_hang_of_a_command_is_bisected(tmp_path: Path) -> None:
+    """The init function of the guest's module "hang" never returns."""
     hangs = "case $(uname -r) in 7.*) modprobe hang; esac"
     words = ("bisect", "--command", hangs, "--hang", "--limit", "2", *RELEASES)
     ends = ("--confidence", "0.9", "--run-dir", tmp_path / "run", "--json")
@@ -66,30 +66,30 @@ def test_a_command_that_hangs(tmp_path: Path) -> None:
     assert any("do_init_module" in each["reason"] for each in found["steps"])
 
 
-def test_a_setup_command_that_hangs_tells_nothing(tmp_path: Path) -> None:
+def test_hang_of_a_setup_command_is_inconclusive(tmp_path: Path) -> None:
     words = ("bisect", "--command", "modprobe hang", "--command", "true", "--limit", "2")
     done = command.run(*words, "--hang", *RELEASES, "--run-dir", tmp_path / "run")
     assert done.status == 3, done.out + done.err
     assert "the guest has been silent for 2 s" in done.err, done.err
 
 
-def test_a_kernel_that_panics_instead_of_hanging_says_nothing(tmp_path: Path) -> None:
+def test_panic_instead_of_a_hang_is_inconclusive(tmp_path: Path) -> None:
     words = ("bisect", "--command", "echo c > /proc/sysrq-trigger", "--hang", *RELEASES)
     done = command.run(*words, "--run-dir", tmp_path / "run")
     assert done.status == 3, done.out + done.err
     assert "the kernel panicked: sysrq triggered crash" in done.err, done.err
 
 
-def test_a_setup_command_that_fails_tells_nothing(tmp_path: Path) -> None:
-    """It would look as if the last one had shown nothing."""
+def test_failed_setup_command_is_inconclusive(tmp_path: Path) -> None:
+    """Otherwise the revision would pass for one whose last command shows nothing."""
     words = ("bisect", "--command", "modprobe no-such-module", "--command", "true", *RELEASES)
     done = command.run(*words, "--run-dir", tmp_path / "run")
     assert done.status == 3, done.out + done.err
     assert "'modprobe no-such-module' before it fails: status 1" in done.err, done.err
 
 
-def test_a_scenario_that_fails(tmp_path: Path) -> None:
-    """On 7.2 it runs into a known issue, which counts where it is named."""
+def test_failing_scenario_is_bisected(tmp_path: Path) -> None:
+    """On 7.2 the scenario runs into a known issue, which counts only with --known."""
     issue = "rescan-splits-functions"
     name = "groups::test_rescanned_functions_share_a_group"
     words = ("bisect", name, *RELEASES, "--confidence", "0.7")
@@ -102,9 +102,9 @@ def test_a_scenario_that_fails(tmp_path: Path) -> None:
     assert (found["name"], found["appears"]) == ("debian:7.2", True)
 
 
-def test_the_splat_of_the_culprit_has_places_in_the_source(tmp_path: Path) -> None:
-    """Without the pin of 6.15 a module that is unloaded by force takes its groups along,
-    which a driver still owns (__iommu_group_free_device)."""
+def test_splat_of_the_first_bad_release_has_source_lines(tmp_path: Path) -> None:
+    """Without the pin of 6.15 a forced unload removes groups that a driver still owns
+    (__iommu_group_free_device)."""
     load = ("--command", "modprobe arm-smmu-v3", "--command", "modprobe test_module")
     words = ("bisect", *load, "--command", "rmmod -f arm_smmu_v3", "--splat", "group_free_device")
     ends = ("--releases", "--old", "debian:5.10", "--new", "debian:6.12", "--confidence", "0.9")
@@ -119,14 +119,14 @@ def test_the_splat_of_the_culprit_has_places_in_the_source(tmp_path: Path) -> No
     assert re.search(frame, report), report
 
 
-def test_a_condition_that_is_true_at_both_ends(tmp_path: Path) -> None:
+def test_condition_that_holds_at_both_ends_is_rejected(tmp_path: Path) -> None:
     words = ("bisect", "--command", "echo yes", "--matches", "yes", *RELEASES)
     done = command.run(*words, "--run-dir", tmp_path / "run")
     assert done.status == 2
     assert "both ends show it" in done.err
 
 
-def test_ends_that_are_exchanged(tmp_path: Path) -> None:
+def test_swapped_ends_are_rejected(tmp_path: Path) -> None:
     words = ("bisect", REFCOUNT, "--releases", "--good", "debian:6.12", "--bad", "debian:7.2")
     done = command.run(*words, "--run-dir", tmp_path / "run")
     assert done.status == 2
@@ -134,7 +134,7 @@ def test_ends_that_are_exchanged(tmp_path: Path) -> None:
 
 
 def series(into: Path, changes: dict[int, Path]) -> Path:
-    """Five patches: the changes, by number, and others without effect."""
+    """Write five patches into ``into``: the changes, by number, and others without effect."""
     into.mkdir()
     for number in range(1, 6):
         diff = f"--- /dev/null\n+++ b/Documentation/{number}\n@@ -0,0 +1 @@\n+{number}\n"
@@ -145,8 +145,8 @@ def series(into: Path, changes: dict[int, Path]) -> Path:
     return into
 
 
-def test_the_patch_of_a_series(tmp_path: Path) -> None:
-    """The others change nothing that a guest sees: they are judged without a run."""
+def test_series_bisects_to_the_patch(tmp_path: Path) -> None:
+    """The other patches change nothing that a guest runs, and are judged without a run."""
     bug = paths.data("tests/mutants") / "lost-module-put-on-release.patch"
     patches = series(tmp_path / "series", {3: bug})
     report = REPORTS / "nic-removal-keeps-smmu.transcript"
@@ -161,9 +161,9 @@ def test_the_patch_of_a_series(tmp_path: Path) -> None:
     assert judged
 
 
-def test_a_series_that_changes_a_behaviour_before_the_bug(tmp_path: Path) -> None:
-    """The scenario asserts the opposite from the second patch on, by the kernel's source, and
-    fails from the fourth on."""
+def test_series_that_changes_a_behaviour_bisects_to_the_bug(tmp_path: Path) -> None:
+    """From the second patch on the scenario asserts the opposite, by the kernel's source, and
+    it fails from the fourth on."""
     acs = PATCHES / "6.12-acs-when-dma-is-configured.patch"
     bug = paths.data("tests/mutants") / "functions-never-share.patch"
     patches = series(tmp_path / "series", {2: acs, 4: bug})
@@ -174,9 +174,9 @@ def test_a_series_that_changes_a_behaviour_before_the_bug(tmp_path: Path) -> Non
     assert json.loads(done.out)["name"] == "4/5: change 4"
 
 
-def test_a_search_that_is_killed_and_resumed(tmp_path: Path) -> None:
-    """At random moments, with kill -9 and ^C in turn; nothing that was recorded is done
-    again, and the answer is the same."""
+def test_interrupted_search_is_resumed(tmp_path: Path) -> None:
+    """A search that is ended at random moments, by kill -9 and ^C in turn, repeats no recorded
+    work and has the same result."""
     draw = random.Random(1)
     directory = tmp_path / "run"
     words: tuple[str | Path, ...] = ("bisect", REFCOUNT, *RELEASES, "--run-dir", directory)
@@ -204,7 +204,7 @@ def test_a_search_that_is_killed_and_resumed(tmp_path: Path) -> None:
 
 
 def _wait_for_more(process: subprocess.Popen[str], ledger: Path, known: int) -> None:
-    """Until one more run is recorded, or the search has ended."""
+    """Wait until one more run is recorded, or the search has ended."""
 
     def is_more() -> bool:
         return ledger.exists() and ledger.read_text().count("\n") > known
@@ -212,7 +212,7 @@ def _wait_for_more(process: subprocess.Popen[str], ledger: Path, known: int) -> 
     assert wait_until(lambda: process.poll() is not None or is_more(), 600)
 
 
-def test_two_do_not_search_in_one_directory(tmp_path: Path) -> None:
+def test_second_search_in_a_directory_is_refused(tmp_path: Path) -> None:
     process = command.start("bisect", REFCOUNT, *RELEASES, "--run-dir", tmp_path / "run")
     _wait_for_more(process, tmp_path / "run/ledger.jsonl", 0)
     done = command.run("bisect", "resume", tmp_path / "run")
@@ -222,8 +222,8 @@ def test_two_do_not_search_in_one_directory(tmp_path: Path) -> None:
     process.communicate(timeout=60)
 
 
-def test_a_kernel_that_dies_before_it_has_a_console(tmp_path: Path) -> None:
-    """The reason comes from an early console."""
+def test_panic_before_the_console_is_bisected(tmp_path: Path) -> None:
+    """The reason is read from an early console."""
     patch = tmp_path / "panic.patch"
     patch.write_text((PATCHES / "6.12-early-panic.patch").read_text())
     words = ("bisect", "--boot", "--series", patch, "--kernel", "debian:6.12", "--json")

@@ -9,7 +9,7 @@ from pathlib import Path
 from tests import command
 
 
-def test_machines_are_booted_and_told(kernel_name: str, tmp_path: Path) -> None:
+def test_machines_command_boots_and_lists_machines(kernel_name: str, tmp_path: Path) -> None:
     words = ["machines", "--kernel", kernel_name, "--machine", "smmuv3"]
     done = command.run(*words, "--machine", "virtio-iommu", "--json", XDG_STATE_HOME=str(tmp_path))
     assert done.status == 0, done.err
@@ -21,7 +21,7 @@ def test_machines_are_booted_and_told(kernel_name: str, tmp_path: Path) -> None:
         assert cell["translated"] > 0
 
 
-def test_what_does_not_work_has_its_reason(kernel_name: str, tmp_path: Path) -> None:
+def test_machine_that_fails_is_listed_with_the_reason(kernel_name: str, tmp_path: Path) -> None:
     words = ["machines", "--kernel", kernel_name, "--machine", "smmuv3+nvme"]
     done = command.run(*words, XDG_STATE_HOME=str(tmp_path))
     assert done.status == 1
@@ -38,27 +38,27 @@ def shell(kernel_name: str, typed: str, *words: str) -> subprocess.CompletedProc
     )
 
 
-def but_for_the_kernel(stdout: str) -> list[str]:
-    """The lines that are not of the kernel's log: on a busy host it may say at any time that
-    an interrupt took long."""
+def without_kernel_log(stdout: str) -> list[str]:
+    """The lines that are not from the kernel's log: on a busy host the kernel may report at any
+    time that an interrupt took too long."""
     return [line for line in stdout.splitlines() if not re.match(r"\[ *\d+\.\d+\] ", line)]
 
 
-def test_a_shell_shows_what_the_kernel_did(kernel_name: str) -> None:
+def test_shell_shows_what_the_kernel_did(kernel_name: str) -> None:
     done = shell(kernel_name, "X=kept\nmodprobe iommu_client\necho $X; false\n")
     assert done.returncode == 0, done.stderr
-    lines = but_for_the_kernel(done.stdout)
+    lines = without_kernel_log(done.stdout)
     assert "* module iommu_client: loaded, refcount 0" in lines
     assert lines[-2:] == ["kept", "status 1"]
 
 
-def test_a_shell_lets_nothing_through_to_the_terminal(kernel_name: str) -> None:
+def test_shell_escapes_control_characters(kernel_name: str) -> None:
     done = shell(kernel_name, "printf '\\033[2Jgone\\n'; printf '\\033]0;title\\n' > /dev/kmsg\n")
     assert "\\x1b[2Jgone" in done.stdout
     assert "\x1b" not in done.stdout
 
 
-def test_a_shell_takes_any_bytes_and_goes_on_after_a_line_that_cannot_be(
+def test_shell_accepts_any_bytes_and_continues_after_an_invalid_line(
     kernel_name: str,
 ) -> None:
     done = subprocess.run(
@@ -67,19 +67,19 @@ def test_a_shell_takes_any_bytes_and_goes_on_after_a_line_that_cannot_be(
         capture_output=True,
         check=False,
     )
-    one, refused, on = but_for_the_kernel(done.stdout.decode())
+    one, refused, on = without_kernel_log(done.stdout.decode())
     assert (done.returncode, one, on) == (0, "1", "on")
     assert "NUL byte" in refused
 
 
-def test_a_guest_that_dies_in_a_shell_is_one_line(kernel_name: str) -> None:
+def test_panic_in_a_shell_is_reported_in_one_line(kernel_name: str) -> None:
     done = shell(kernel_name, "echo c > /proc/sysrq-trigger\n")
     assert done.returncode == 3
     assert "the kernel panicked: sysrq triggered crash" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_directory_without_a_state_is_one_line(tmp_path: Path) -> None:
+def test_directory_without_a_snapshot_is_reported_in_one_line(tmp_path: Path) -> None:
     done = command.run("shell", tmp_path)
     assert done.status == 2
     assert f"{tmp_path} has no guest that was kept" in done.err
