@@ -6,30 +6,24 @@ from hypothesis import strategies as st
 from harness.klog import record, splat
 
 
-def test_a_record() -> None:
+def test_parse_reads_a_record() -> None:
     data = b"4,1207,5140900,-;NET: Registered\\x20\\xc3\\xa4\n SUBSYSTEM=net\n DEVICE=+x\n"
     assert record.parse(data) == record.Record(4, 1207, 5.1409, "NET: Registered ä")
 
 
-def test_a_facility_is_not_a_level() -> None:
+def test_parse_separates_the_facility_from_the_level() -> None:
     found = record.parse(b"12,3,1,-,caller=T1;from user space")
     assert found
     assert found.level == 4
 
 
 @given(st.binary(max_size=500))
-def test_hostile_bytes_are_a_record_or_none(data: bytes) -> None:
+def test_parsing_hostile_bytes_returns_a_record_or_none(data: bytes) -> None:
     found = record.parse(data)
     assert found is None or 0 <= found.level <= 7
 
 
-@given(st.lists(st.text(max_size=80), max_size=120))
-def test_hostile_lines_never_break_the_splat_finder(lines: list[str]) -> None:
-    for found in splat.find(lines):
-        assert found.text
-
-
-def test_gaps_are_told() -> None:
+def test_gaps_returns_the_missing_sequence_numbers() -> None:
     records = [record.Record(6, number, 0.0, "") for number in (1, 2, 5, 6, 9)]
     assert record.gaps(records) == [(3, 4), (7, 8)]
 
@@ -51,7 +45,7 @@ something else""".splitlines()
 
 
 @pytest.mark.parametrize("function", ["arm_smmu_remove", "bus_for_each_dev", "feed_0", "a"])
-def test_a_frame_keeps_its_whole_name(function: str) -> None:
+def test_find_keeps_the_whole_name_of_a_frame(function: str) -> None:
     text = f"""WARNING: CPU: 0 PID: 1 at x.c:1 x+0x1/0x2
 Call trace:
  {function}+0x1/0x2
@@ -70,12 +64,12 @@ Call trace:
         ("INFO: task rmmod:33 blocked for more than 15 seconds.", "hung task"),
     ],
 )
-def test_what_checks_of_memory_and_sysfs_say_is_a_splat(line: str, kind: str) -> None:
+def test_find_recognises_reports_of_slub_sysfs_and_the_scheduler(line: str, kind: str) -> None:
     (found,) = splat.find([line, "Call trace:", " sysfs_warn_dup+0x60/0x80"])
     assert (found.kind, found.frames) == (kind, ("sysfs_warn_dup",))
 
 
-def test_a_warning() -> None:
+def test_find_parses_a_warning() -> None:
     (found,) = splat.find(WARNING)
     assert (found.kind, found.file, found.line) == ("WARNING", "drivers/iommu/iommu.c", 940)
     assert found.function == "iommu_group_release"
@@ -84,12 +78,12 @@ def test_a_warning() -> None:
     assert found.text[-1].startswith("---[ end trace")
 
 
-def test_the_title_is_the_same_in_every_run() -> None:
+def test_the_title_excludes_cpu_and_pid() -> None:
     other = [line.replace("CPU: 0 PID: 71", "CPU: 3 PID: 4711") for line in WARNING]
     assert splat.find(other)[0].title == splat.find(WARNING)[0].title
 
 
-def test_the_new_order_of_a_warning() -> None:
+def test_find_parses_a_warning_with_the_place_before_the_function() -> None:
     (found,) = splat.find(
         ["WARNING: drivers/iommu/iommu.c:654 at __iommu_probe_device+0x1/0x2, CPU#0"]
     )
@@ -114,7 +108,7 @@ Call trace:
 ---[ end trace 0000000000000000 ]---""".splitlines()
 
 
-CIRCLE = """\
+CIRCULAR_LOCKING = """\
 WARNING: possible circular locking dependency detected
 6.12.117 #1 Not tainted
 ------------------------------------------------------
@@ -137,14 +131,14 @@ Call trace:
 """
 
 
-def test_a_report_of_lockdep_is_about_who_takes_the_lock() -> None:
-    """And not about who prints it: that is the same for all of them."""
-    (found,) = splat.find(CIRCLE.splitlines())
+def test_a_lockdep_report_blames_the_function_that_takes_the_lock() -> None:
+    """Not those that print the report, which are the same in all of them."""
+    (found,) = splat.find(CIRCULAR_LOCKING.splitlines())
     assert (found.function, found.caller) == ("pciehp_configure_device", "pciehp_ist")
     assert found.frames == ("down_read_nested", "pciehp_configure_device", "pciehp_ist")
 
 
-def test_an_oops_is_one_splat() -> None:
+def test_find_parses_an_oops_as_one_splat() -> None:
     (found,) = splat.find(OOPS)
     assert (found.kind, found.function) == ("Oops", "sysfs_remove_link_from_group")
     assert found.kernel == "6.12.117"
@@ -167,9 +161,5 @@ def test_an_oops_is_one_splat() -> None:
         ("Kernel panic - not syncing: Attempted to kill init!", "panic"),
     ],
 )
-def test_kinds(line: str, kind: str) -> None:
+def test_an_opening_line_alone_is_a_splat(line: str, kind: str) -> None:
     assert [found.kind for found in splat.find(["fine", line, "more"])] == [kind]
-
-
-def test_ordinary_messages_are_no_splat() -> None:
-    assert splat.find(["e1000e: Intel(R) PRO/1000", "bugs: none", "debug: x"]) == []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which function a report is about, where its trace begins with others."""
+"""The function that a report blames where its trace begins with helpers."""
 
 import pytest
 
@@ -12,9 +12,9 @@ from tests.unit.crashlog import CPU, END, OOPS, read, trace
     [
         # A leaf has no frame: its caller is in the link register only.
         ("iommu_get_dma_domain", "iommu_dma_map_page", ("iommu_get_dma_domain", "dma_map"), 0, 1),
-        # After a call the link register is of the function itself.
+        # After a call the link register points into the function itself.
         ("viommu_probe", "viommu_probe", ("viommu_probe", "really_probe"), 0, "really_probe"),
-        # A helper is not to blame, its caller is.
+        # A helper is not blamed, its caller is.
         ("__pi_memcpy", "feed_one", ("__pi_memcpy", "feed_all"), 1, "feed_all"),
         (
             "mutex_lock",
@@ -25,17 +25,17 @@ from tests.unit.crashlog import CPU, END, OOPS, read, trace
         ),
     ],
 )
-def test_an_oops_is_about_the_innermost_function_that_is_no_helper(
+def test_an_oops_blames_the_innermost_function_that_is_no_helper(
     pc: str, lr: str, frames: tuple[str, ...], function: str | int, caller: str | int
 ) -> None:
     registers = [f"pc : {pc}+0x10/0x20", f"lr : {lr}+0x8/0x20"]
     found = read(OOPS, CPU, *registers, *trace(*frames), END)
     named = (pc, lr)
-    wanted = [each if isinstance(each, str) else named[each] for each in (function, caller)]
-    assert [found.function, found.caller] == wanted
+    expected = [each if isinstance(each, str) else named[each] for each in (function, caller)]
+    assert [found.function, found.caller] == expected
 
 
-def test_a_jump_to_nowhere_is_the_fault_of_who_jumped() -> None:
+def test_a_jump_to_an_invalid_address_blames_the_function_that_jumps() -> None:
     registers = ["pc : 0x0", "lr : fq_flush_iotlb+0x20/0x40"]
     found = read(OOPS, CPU, *registers, *trace("fq_flush_timeout", "call_timer_fn"), END)
     assert (found.function, found.caller) == ("fq_flush_iotlb", "fq_flush_timeout")
@@ -44,7 +44,7 @@ def test_a_jump_to_nowhere_is_the_fault_of_who_jumped() -> None:
     assert found.function == "jump"
 
 
-def test_a_warning_whose_registers_have_no_names_is_about_the_function_it_names() -> None:
+def test_a_warning_without_register_symbols_blames_the_function_it_names() -> None:
     found = read(
         "WARNING: CPU: 1 PID: 71 at arch/riscv/mm/physaddr.c:16 feed_one+0x44/0x5c",
         "epc: ffffffe000207654 ra : ffffffe000207654 sp : ffffffe00b777cd0",
@@ -53,14 +53,14 @@ def test_a_warning_whose_registers_have_no_names_is_about_the_function_it_names(
     assert found.function == "feed_one"
 
 
-def test_a_jump_to_nowhere_is_not_from_what_its_interrupt_has_interrupted() -> None:
+def test_a_jump_in_an_interrupt_does_not_blame_the_interrupted_function() -> None:
     registers = ["RIP: 0010:0xffffffffffffffff", "Call Trace:", " <IRQ>"]
     timer = trace("feed_timers", "irq_exit", "apic_timer_interrupt")[1:]
     found = read(OOPS, CPU, *registers, *timer, "RIP: 0010:drink+0x1/0x2", " </IRQ>", END)
     assert (found.function, found.pc) == ("feed_timers", None)
 
 
-def test_who_had_a_page_before_is_not_whom_the_report_is_about() -> None:
+def test_a_bad_page_report_does_not_blame_the_last_owner_of_the_page() -> None:
     found = read(
         "BUG: Bad page state in process sh  pfn:ab652",
         "page last allocated via order 0, migratetype Unmovable, gfp_mask 0x2820, pid 7, ts 1",
@@ -74,7 +74,7 @@ def test_who_had_a_page_before_is_not_whom_the_report_is_about() -> None:
     assert found.function == "feed_one"
 
 
-def test_a_cut_mark_can_stand_between_the_text_of_a_warning_and_its_place() -> None:
+def test_a_cut_here_line_does_not_separate_a_warning_from_its_place() -> None:
     text = "refcount_t: underflow; use-after-free."
     place = "WARNING: CPU: 1 PID: 71 at lib/refcount.c:186 refcount_sub_and_test+0x1/0x2"
     cut = "------------[ cut here ]------------"
@@ -89,12 +89,12 @@ def test_a_cut_mark_can_stand_between_the_text_of_a_warning_and_its_place() -> N
 @pytest.mark.parametrize(
     ("frames", "function"),
     [
-        # System calls and works dispatch further inside as well.
+        # System calls and work items dispatch further inside as well.
         (("lookup_one", "really_probe", "__arm64_sys_write", "el0_svc", "el0t_64_sync"), 2),
         (("shrink_one", "shrink_node", "feed_work", "process_one_work", "worker_thread"), 2),
     ],
 )
-def test_an_overrun_stack_is_named_after_the_work_of_its_task(
+def test_an_overrun_stack_blames_the_work_of_its_task(
     frames: tuple[str, ...], function: int
 ) -> None:
     panic = "Kernel panic - not syncing: corrupted stack end detected inside scheduler"
@@ -103,13 +103,13 @@ def test_an_overrun_stack_is_named_after_the_work_of_its_task(
     assert (found.kind, found.function) == ("panic", machinery.named(frames[function]))
 
 
-def test_of_two_last_functions_the_first_is_the_report_s() -> None:
+def test_of_two_last_functions_the_first_is_blamed() -> None:
     opening = "BUG: workqueue leaked lock or atomic: kworker/0:1/0x00000000/353"
     lines = ("     last function: feed_work", CPU, *trace("dump_stack", "process_one_work"))
     assert read(opening, *lines, "     last function: other_work").function == "feed_work"
 
 
-def test_what_only_prints_is_not_to_blame_even_where_nothing_else_is_shown() -> None:
+def test_a_trace_of_machinery_alone_does_not_blame_what_prints_it() -> None:
     opening = "BUG: using smp_processor_id() in preemptible [00000000] code: sh/71"
     found = read(opening, CPU, *trace("dump_stack", "check_preemption_disabled"))
     assert found.function == "check_preemption_disabled"
@@ -117,7 +117,7 @@ def test_what_only_prints_is_not_to_blame_even_where_nothing_else_is_shown() -> 
     assert read(OOPS, CPU, *trace(*frames)).function == "el1_abort"
 
 
-def test_a_report_of_lockdep_without_a_trace_is_about_its_lock() -> None:
+def test_a_lockdep_report_without_a_trace_blames_the_function_at_its_lock() -> None:
     found = read(
         "WARNING: Nested lock was not taken",
         "sh/71 is trying to lock:",
@@ -133,10 +133,10 @@ LOCKED = "ffff88807d (&n->list_lock){..-.}-{3:3}, at: {}+0x2a8/0x558"
 @pytest.mark.parametrize(
     ("taken", "frames", "function"),
     [
-        # The scheduler's and the allocator's own locks are what a report can be about.
+        # A report can blame what takes the scheduler's and the allocator's own locks.
         ("put_cpu_partial", ("lock_acquire", "put_cpu_partial", "kfree"), "put_cpu_partial"),
         ("try_to_wake_up", ("lock_acquire", "try_to_wake_up", "feed"), "try_to_wake_up"),
-        # Locks are not, nor the allocator's for what it may do, nor waiting for work.
+        # It does not blame lock functions, annotations of reclaim, and waiting for work.
         ("fs_reclaim_acquire", ("fs_reclaim_acquire", "kmalloc_node", "feed"), "kmalloc_node"),
         ("flush_workqueue", ("lock_acquire", "flush_workqueue", "feed"), "feed"),
         ("vprintk_emit", ("_raw_spin_lock", "vprintk_emit", "panic", "bad_mode"), "bad_mode"),
@@ -146,7 +146,7 @@ LOCKED = "ffff88807d (&n->list_lock){..-.}-{3:3}, at: {}+0x2a8/0x558"
     "opening",
     ["WARNING: inconsistent lock state", "WARNING: possible circular locking dependency detected"],
 )
-def test_a_report_of_lockdep_is_about_what_takes_the_lock(
+def test_a_lockdep_report_blames_the_function_that_takes_the_lock(
     opening: str, taken: str, frames: tuple[str, ...], function: str
 ) -> None:
     other = "1 lock held by sh/71:", " #0: ff (rcu_read_lock){....}-{1:3}, at: lookup+0x0/0x4a8"
@@ -154,13 +154,13 @@ def test_a_report_of_lockdep_is_about_what_takes_the_lock(
     assert found.function == function
 
 
-def test_a_lock_that_nothing_has_set_up_is_not_that_of_what_locks_it() -> None:
+def test_an_uninitialised_lock_blames_the_caller_of_the_function_that_locks_it() -> None:
     frames = "dump_stack", "register_lock_class", "lock_acquire", "del_timer_sync", "feed_one"
     found = read("INFO: trying to register non-static key.", CPU, *trace(*frames))
     assert found.function == "feed_one"
 
 
-def test_a_lock_that_an_interrupt_takes_is_named_after_who_takes_it_there() -> None:
+def test_a_lock_taken_in_an_interrupt_blames_the_function_that_takes_it_there() -> None:
     found = read(
         "WARNING: HARDIRQ-safe -> HARDIRQ-unsafe lock order detected",
         "ffff8880120b9168 (&new->fa_lock){.?.+}-{2:2}, at: kill_fasync+0x14b/0x460",
@@ -183,21 +183,21 @@ def test_a_lock_that_an_interrupt_takes_is_named_after_who_takes_it_there() -> N
         "hung_task: blocked tasks",
     ],
 )
-def test_a_panic_that_is_what_the_kernel_does_about_a_report_is_part_of_it(reason: str) -> None:
+def test_a_panic_that_follows_from_a_report_is_part_of_it(reason: str) -> None:
     panic = f"Kernel panic - not syncing: {reason}"
     found = read(OOPS, CPU, *trace("feed_one"), END, "note: sh[71] exited", panic, "SMP: stopping")
     assert (found.kind, found.function, found.panic) == ("Oops", "feed_one", reason)
 
 
-def test_another_panic_is_a_report_of_its_own() -> None:
+def test_an_unrelated_panic_is_a_separate_report() -> None:
     panic = "Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b"
-    oops, death = splat.find(
+    oops, second = splat.find(
         [OOPS, CPU, *trace("feed_one"), END, panic, CPU, *trace("panic", "exit")]
     )
-    assert (oops.kind, oops.panic, death.kind) == ("Oops", "", "panic")
+    assert (oops.kind, oops.panic, second.kind) == ("Oops", "", "panic")
 
 
-def test_kasan_keeps_its_traces_apart() -> None:
+def test_a_kasan_report_separates_the_traces_of_access_allocation_and_free() -> None:
     found = read(
         "BUG: KASAN: slab-use-after-free in feed_one+0x1/0x2",
         CPU,
@@ -229,7 +229,7 @@ def test_a_warning_that_panics_has_the_trace_of_the_panic() -> None:
 
 
 @pytest.mark.parametrize("own", [("mutex_lock", "feed_one", "feed_all"), ("feed_one", "feed_all")])
-def test_of_the_traces_of_two_tasks_it_is_the_one_with_the_program_counter(
+def test_of_two_traces_an_oops_has_the_one_with_the_program_counter(
     own: tuple[str, ...],
 ) -> None:
     other = [OTHER, *trace("dump_stack", "should_fail", "drink")]
@@ -255,14 +255,14 @@ def test_of_the_traces_of_two_tasks_it_is_the_one_with_the_program_counter(
     ],
     ids=lambda each: str(each[0])[:20],
 )
-def test_of_the_traces_of_two_tasks_it_is_that_of_whose_report_it_is(opening: list[str]) -> None:
+def test_of_two_traces_a_report_has_the_one_of_its_own_task(opening: list[str]) -> None:
     other = [OTHER, *trace("dump_stack", "should_fail", "drink")]
     found = read(*opening, *other, CPU, *trace("dump_stack", "kfree", "feed_one", "feed_all"))
     assert (found.function, found.caller, found.pid) == ("feed_one", "feed_all", 71)
     assert (found.cpu, found.interleaved) == (1, True)
 
 
-def test_an_allocation_that_fails_elsewhere_does_not_end_an_oops() -> None:
+def test_an_allocation_failure_of_another_task_does_not_end_a_report() -> None:
     failure = "rm: page allocation failure: order:0, mode:0x40cc0(GFP_KERNEL), nodemask=(null)"
     registers = ["pc : feed_one+0x10/0x200", "lr : feed_one+0x8/0x20"]
     own = trace("feed_one", "feed_all")
@@ -274,7 +274,7 @@ def test_an_allocation_that_fails_elsewhere_does_not_end_an_oops() -> None:
     assert (found.kind, found.function, found.interleaved) == ("WARNING", "feed_one", True)
 
 
-def test_an_overwritten_stack_is_of_the_function_that_the_panic_names() -> None:
+def test_an_overwritten_stack_blames_the_function_that_the_panic_names() -> None:
     panic = "Kernel panic - not syncing: stack-protector: Kernel stack is corrupted in: "
     found = read(f"{panic}feed_one+0x7ea/0x7f0", CPU, "Call Trace:", "Kernel Offset: disabled")
     assert (found.kind, found.function) == ("panic", "feed_one")
@@ -284,26 +284,26 @@ def test_an_overwritten_stack_is_of_the_function_that_the_panic_names() -> None:
     assert (found.function, found.caller) == ("feed_one", "feed_all")
 
 
-def test_an_oops_goes_on_behind_what_another_processor_reports() -> None:
+def test_an_oops_continues_after_a_report_of_another_processor() -> None:
     atomic = "BUG: using __this_cpu_read() in preemptible [00000000] code: rm/90"
     other = [atomic, OTHER, *trace("dump_stack", "check_preemption_disabled", "drink", "sip")]
     own = ["Modules linked in:", CPU, "RIP: 0010:kfree+0x10/0x200", *trace("feed_one", "feed_all")]
     oops, report = splat.find([OOPS, *other, *own, END])
     assert (oops.kind, oops.function, oops.interleaved) == ("Oops", "feed_one", True)
     assert (report.kind, report.function, report.pid) == ("preemptible", "drink", 90)
-    # Where the oops does not go on, it ends with the log or the next report.
+    # An oops that does not continue ends with the log or the next report.
     assert [each.kind for each in splat.find([OOPS, *other])] == ["Oops", "preemptible"]
     kinds = [each.kind for each in splat.find([OOPS, *other, WARNING, CPU, *trace("a", "b")])]
     assert kinds == ["Oops", "preemptible", "WARNING"]
 
 
-def test_the_callbacks_that_copy_to_a_user_are_not_to_blame() -> None:
+def test_callbacks_that_copy_to_user_space_are_not_blamed() -> None:
     opening = "BUG: KASAN: slab-out-of-bounds in simple_copy_to_iter+0x1/0x2"
     frames = ("dump_stack", "kasan_report", "simple_copy_to_iter", "feed_iter", "feed_all")
     assert read(opening, CPU, *trace(*frames)).function == "feed_iter"
 
 
-def test_lockdep_s_report_of_what_takes_a_console_s_lock_names_it() -> None:
+def test_a_lockdep_report_of_a_console_lock_blames_the_console_driver() -> None:
     found = read(
         "[ INFO: possible circular locking dependency detected ]",
         "swapper/2/0 is trying to acquire lock:",
@@ -312,16 +312,16 @@ def test_lockdep_s_report_of_what_takes_a_console_s_lock_names_it() -> None:
     assert found.function == "feed_console_write"
 
 
-def test_what_a_module_has_is_none_of_the_kernel_s_machinery() -> None:
+def test_functions_of_a_module_are_not_machinery() -> None:
     opening = "BUG: KASAN: stack-out-of-bounds in kasan_feed+0x204/0x22c [feed]"
     frames = ["Call trace:", " kasan_report+0xa8/0xe0", " kasan_feed+0x204/0x22c [feed]"]
     assert read(opening, CPU, *frames, " run_case+0x1/0x2").function == "kasan_feed"
-    # Of that which can be one, the next one outward is to blame.
+    # Machinery that can be modular is not blamed, its caller is.
     frames = ["Call trace:", " usb_control_msg+0xa8/0xe0 [usbcore]", " probe+0x204/0x22c [feed]"]
     assert read(OOPS, CPU, *frames).function == "probe"
 
 
-def test_a_pid_that_is_overwritten_hides_no_warning() -> None:
+def test_a_warning_with_an_overwritten_pid_is_found() -> None:
     found = read(
         "WARNING: CPU: 5 PID: -534549613 at kernel/feed.c:26 feed_one+0x230/0x23c",
         "CPU: 5 PID: -534549613 Comm: Yl Not tainted 6.12.0 #8",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One report in every form that a log comes in: it is the same report."""
+"""One report in every format of a kernel log: it is parsed as the same report."""
 
 import io
 import json
@@ -32,7 +32,7 @@ Call trace:
  really_probe+0xc0/0x390
 ---[ end trace 0000000000000000 ]---
 iommu_client b000000.client0: bound""".splitlines()
-WANTED = ("WARNING", "iommu_group_release", "iommu_group_remove_device", 940, "6.12.117", "GWO")
+EXPECTED = ("WARNING", "iommu_group_release", "iommu_group_remove_device", 940, "6.12.117", "GWO")
 
 
 def stamped(lines: list[str], before: str = "", caller: str = "") -> list[str]:
@@ -48,7 +48,7 @@ def as_json(lines: list[str]) -> list[str]:
 
 
 def wrapped(lines: list[str], width: int = 72) -> list[str]:
-    """As mail programs break lines: at the last space that fits."""
+    """Stamped lines as mail programs break them: at the last space that fits."""
     out = []
     for line in stamped(lines):
         rest = line
@@ -61,7 +61,7 @@ def wrapped(lines: list[str], width: int = 72) -> list[str]:
 
 
 def interleaved(lines: list[str]) -> list[str]:
-    """Two processors' reports, line by line, and what else is said meanwhile."""
+    """The reports of two processors and messages of others, line by line."""
     other = [each.replace("iommu_group_release", "vfio_group_release") for each in lines]
     out = []
     for mine, its in zip(
@@ -71,7 +71,7 @@ def interleaved(lines: list[str]) -> list[str]:
     return out
 
 
-FORMS: dict[str, Callable[[list[str]], list[str]]] = {
+FORMATS: dict[str, Callable[[list[str]], list[str]]] = {
     "texts": lambda lines: lines,
     "dmesg": stamped,
     "dmesg -T": lambda lines: [f"[Mon Nov 30 04:49:16 2026] {each}" for each in lines],
@@ -136,11 +136,11 @@ def read(lines: list[str]) -> list[Splat]:
     return list(log.splats([("\n".join(lines) + "\n").encode()]))
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_report_is_the_same_in_every_form(form: str) -> None:
-    found = read(FORMS[form](REPORT))
+@pytest.mark.parametrize("log_format", FORMATS)
+def test_a_report_is_the_same_in_every_format(log_format: str) -> None:
+    found = read(FORMATS[log_format](REPORT))
     first = found[0]
-    assert len(found) == (2 if form == "interleaved" else 1)
+    assert len(found) == (2 if log_format == "interleaved" else 1)
     assert (
         first.kind,
         first.function,
@@ -148,7 +148,7 @@ def test_a_report_is_the_same_in_every_form(form: str) -> None:
         first.line,
         first.kernel,
         first.taint,
-    ) == WANTED
+    ) == EXPECTED
     assert (first.cpu, first.pid, first.comm) == (0, 71, "kworker/u8:0")
     assert first.frames == (
         "iommu_group_release",
@@ -162,9 +162,9 @@ def test_a_report_is_the_same_in_every_form(form: str) -> None:
     assert (first.pc.function, first.lr.function) == ("iommu_group_release", "kobject_put")
 
 
-@pytest.mark.parametrize("form", ["texts", "dmesg", "mail, twice", "indented"])
-def test_find_reads_what_splats_reads(form: str) -> None:
-    lines = FORMS[form](REPORT)
+@pytest.mark.parametrize("log_format", ["texts", "dmesg", "mail, twice", "indented"])
+def test_find_returns_the_report_that_splats_streams(log_format: str) -> None:
+    lines = FORMATS[log_format](REPORT)
     (streamed,), (found,) = read(lines), splat.find(lines)
     assert (found.first, found.last) == (2, 16)
     assert (streamed.first, streamed.last) == (3, 17)
@@ -172,7 +172,7 @@ def test_find_reads_what_splats_reads(form: str) -> None:
     assert lines[found.first].endswith(found.text[0].strip())
 
 
-def test_utf_16_is_read_and_latin_1_does_not_matter() -> None:
+def test_splats_reads_utf_16_and_tolerates_latin_1() -> None:
     text = "\n".join(REPORT)
     assert [each.function for each in log.splats([text.encode("utf-16")])] == [
         "iommu_group_release"
@@ -181,7 +181,7 @@ def test_utf_16_is_read_and_latin_1_does_not_matter() -> None:
     assert [each.function for each in log.splats([noise])] == ["iommu_group_release"]
 
 
-def test_two_reports_that_are_interleaved_are_both_whole() -> None:
+def test_two_interleaved_reports_are_both_complete() -> None:
     mine, its = read(interleaved(REPORT))
     assert (mine.function, its.function) == ("iommu_group_release", "vfio_group_release")
     assert mine.interleaved
@@ -190,7 +190,7 @@ def test_two_reports_that_are_interleaved_are_both_whole() -> None:
 
 
 @pytest.mark.parametrize("length", range(4, 17))
-def test_a_report_that_is_cut_has_its_kind_and_function_and_says_so(length: int) -> None:
+def test_a_truncated_report_keeps_its_kind_and_function_and_is_cut(length: int) -> None:
     (found,) = read(stamped(REPORT[:length]))
     assert (found.kind, found.function, found.cut) == ("WARNING", "iommu_group_release", True)
     booted = [*REPORT[:length], "Booting Linux on physical CPU 0x0000000000 [0x410fd034]"]
@@ -199,29 +199,31 @@ def test_a_report_that_is_cut_has_its_kind_and_function_and_says_so(length: int)
     assert found.last == length
 
 
-def test_a_pasted_report_without_its_end_mark_is_whole() -> None:
+def test_a_pasted_report_without_an_end_mark_is_complete() -> None:
     (found,) = read([*REPORT[:16], "", *["This is what I see."] * 40])
     assert not found.cut
     assert found.last == 16
 
 
-TRUNCATED_HERE = st.integers(0, len("\n".join(REPORT)))
+LENGTHS = st.integers(0, len("\n".join(REPORT)))
 
 
-@given(TRUNCATED_HERE)
-def test_a_log_that_ends_anywhere_is_read(length: int) -> None:
+@given(LENGTHS)
+def test_a_log_can_be_truncated_anywhere(length: int) -> None:
     for found in log.splats(["\n".join(REPORT).encode()[:length]]):
         assert found.kind == "WARNING"
         assert 0 < found.first <= found.last <= len(REPORT)
 
 
 @settings(deadline=None)
-@given(st.sampled_from(sorted(FORMS)), st.randoms())
-def test_forms_can_follow_one_another(form: str, chance: random.Random) -> None:
+@given(st.sampled_from(sorted(FORMATS)), st.randoms())
+def test_reports_in_different_formats_can_follow_each_other(
+    log_format: str, chance: random.Random
+) -> None:
     other = chance.choice(["dmesg", "mail", "texts", "syslog"])
-    lines = [*FORMS[other](REPORT), *FORMS[form](REPORT)]
+    lines = [*FORMATS[other](REPORT), *FORMATS[log_format](REPORT)]
     assert {each.function for each in read(lines)} <= {"iommu_group_release", "vfio_group_release"}
-    assert len(read(lines)) == (3 if form == "interleaved" else 2)
+    assert len(read(lines)) == (3 if log_format == "interleaved" else 2)
 
 
 HOSTILE = st.lists(
@@ -235,7 +237,7 @@ HOSTILE = st.lists(
 
 
 @given(HOSTILE, st.sampled_from([b"\n", b"", b"\n\n"]))
-def test_hostile_bytes_never_raise_and_places_are_in_the_log(
+def test_hostile_bytes_raise_nothing_and_places_are_in_the_log(
     parts: list[bytes], end: bytes
 ) -> None:
     data = end.join(parts)
@@ -248,7 +250,7 @@ def test_hostile_bytes_never_raise_and_places_are_in_the_log(
 
 
 @given(HOSTILE, st.integers(1, 50))
-def test_pieces_of_any_size_are_one_log(parts: list[bytes], size: int) -> None:
+def test_the_size_of_the_pieces_does_not_change_the_splats(parts: list[bytes], size: int) -> None:
     data = b"\n".join(parts)
     pieces = [data[at : at + size] for at in range(0, len(data), size)]
     if not data.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -256,20 +258,21 @@ def test_pieces_of_any_size_are_one_log(parts: list[bytes], size: int) -> None:
 
 
 @given(st.lists(st.text(max_size=80), max_size=80))
-def test_hostile_lines_never_raise(lines: list[str]) -> None:
+def test_hostile_lines_raise_nothing_and_places_are_in_the_list(lines: list[str]) -> None:
     for found in splat.find(lines):
         assert 0 <= found.first <= found.last < len(lines)
+        assert found.text
 
 
-def test_a_line_without_an_end_does_not_fill_memory() -> None:
+def test_a_line_without_an_end_is_bounded() -> None:
     pieces = [b"x" * (1 << 20) for _ in range(8)]
     lines = [each.text for each in log.messages([*pieces, b"\nWARNING: after\n"])]
     assert max(map(len, lines)) <= 1 << 14
     assert lines[-1] == "WARNING: after"
 
 
-def test_a_log_is_streamed() -> None:
-    """A report comes out long before its log has been read."""
+def test_splats_streams_the_log() -> None:
+    """A report is returned long before the whole log is read."""
     data = "\n".join(stamped(REPORT) + ["[    9.0] quiet"] * 200_000).encode()
     source = io.BytesIO(data)
     next(log.splats(source))
@@ -279,7 +282,7 @@ def test_a_log_is_streamed() -> None:
     assert source.tell() < len(following) // 2
 
 
-def test_a_message_says_when_and_from_whom() -> None:
+def test_parse_reads_time_caller_and_level_of_a_message() -> None:
     found = message.parse("<4>[    7.227900][   T71] words", 3)
     assert found
     assert (found.text, found.number, found.time, found.caller, found.level) == (
@@ -291,7 +294,7 @@ def test_a_message_says_when_and_from_whom() -> None:
     )
 
 
-def test_a_report_whose_first_line_alone_is_conspicuous_is_read_out_of_any_form() -> None:
+def test_a_report_with_a_needle_in_its_first_line_only_is_read_from_json() -> None:
     lines = [
         "BUG: KASAN: use-after-free in feed_one+0x1/0x2",
         "Read of size 4 at addr f0 by task sh/71",
@@ -328,7 +331,7 @@ def test_each_object_that_kmemleak_lists_is_a_report(prefix: str) -> None:
         ("modprobe", 33, 1, 8),
         ("modprobe", 33, 9, 16),
     ]
-    # The count belongs to what stands above it, where anything does.
+    # The count belongs to the report above it, if there is one.
     count = "[    8.2] kmemleak: 2 new suspected memory leaks (see /sys/kernel/debug/kmemleak)"
     assert [each.function for each in read([count])] == [""]
     both = read([*(f"[    7.1] kmemleak: {each}" for each in text.splitlines()), count])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which function a report of a hang, a stall or a hung task is about."""
+"""The function that a report of a hang, a stall or a hung task blames."""
 
 import pytest
 
@@ -12,14 +12,14 @@ STALL = "rcu: INFO: rcu_preempt self-detected stall on CPU"
 TICK = ("rcu_sched_clock_irq", "update_process_times", "hrtimer_interrupt", "gic_handle_irq")
 
 
-def test_a_hang_is_named_after_what_was_handed_the_work() -> None:
+def test_a_stall_blames_the_function_that_was_dispatched() -> None:
     inner = ("lock_acquire", "_raw_spin_lock_bh", "anything", "feed_store", "dev_attr_store")
     found = read(STALL, CPU, *trace(*TICK, "el1h_64_irq", *inner, "vfs_write"))
     assert (found.function, found.title) == ("feed_store", "RCU stall in feed_store")
     assert "el1h_64_irq" in found.frames
 
 
-def test_a_hang_is_behind_the_interrupt_whose_mark_stands_before_a_frame() -> None:
+def test_a_stall_blames_the_function_behind_an_interrupt_marked_within_a_frame() -> None:
     stall = "INFO: rcu_sched detected stalls on CPUs/tasks:"
     interrupt = " <IRQ>  [<ffffffff816efb87>] _sched_show_task+0x31a/0x325"
     behind = " <EOI>  [<ffffffff815bcdb1>] feed_one+0x21/0x60"
@@ -29,7 +29,7 @@ def test_a_hang_is_behind_the_interrupt_whose_mark_stands_before_a_frame() -> No
     assert [each.name for each in found.chains] == ["IRQ", "call trace"]
 
 
-def test_a_workqueue_s_lockup_is_about_the_work_of_the_first_worker_that_is_shown() -> None:
+def test_a_workqueue_lockup_blames_the_work_of_the_first_worker_shown() -> None:
     opening = "BUG: workqueue lockup - pool cpus=0 node=0 flags=0x0 nice=0 stuck for 168s!"
     busy = ["workqueue events: flags=0x0", "  pwq 2: cpus=0 node=0", "    in-flight: 84:feed"]
     found = read(opening, "Showing busy workqueues and worker pools:", *busy * 20)
@@ -40,14 +40,14 @@ def test_a_workqueue_s_lockup_is_about_the_work_of_the_first_worker_that_is_show
     assert (found.function, found.cut) == ("feed_work", False)
 
 
-def test_a_stall_is_not_about_the_grace_period_kthread() -> None:
+def test_a_stall_does_not_blame_the_grace_period_kthread() -> None:
     starved = "rcu: RCU grace-period kthread stack dump:"
     kthread = trace("__schedule", "schedule", "rcu_gp_fqs_loop", "rcu_gp_kthread", "kthread")
     other = ["NMI backtrace for cpu 0", CPU, *trace("spin_here", "process_one_work")]
     assert read(STALL, starved, *kthread, *other).function == "spin_here"
 
 
-def test_a_stall_that_two_processors_find_is_one() -> None:
+def test_a_stall_that_two_processors_detect_is_one_report() -> None:
     other = "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:"
     backtrace = ["NMI backtrace for cpu 1", CPU, *trace("spin_here", "process_one_work")]
     assert read(STALL, other, *backtrace).function == "spin_here"
@@ -55,13 +55,13 @@ def test_a_stall_that_two_processors_find_is_one() -> None:
     assert len(splat.find([STALL, *later, *backtrace])) == 2
 
 
-def test_a_stall_is_not_about_the_console_that_reports_it() -> None:
+def test_a_stall_does_not_blame_the_console_that_prints_it() -> None:
     console = ("wait_for_xmitr", "pl011_console_putchar", "uart_console_write", "printk")
     frames = trace(*console, *TICK, "el1h_64_irq", "spin_here", "feed_work", "process_one_work")
     assert read(STALL, CPU, *frames).function == "feed_work"
 
 
-def test_a_processor_that_waits_for_another_is_not_to_blame() -> None:
+def test_a_stall_that_waits_for_another_processor_blames_the_call_to_it() -> None:
     frames = trace(*TICK, "el1h_64_irq", "smp_call_function_single", "rcu_barrier", "feed_work")
     assert read(STALL, CPU, *frames).function == "smp_call_function"
 
@@ -76,7 +76,9 @@ def test_a_processor_that_waits_for_another_is_not_to_blame() -> None:
         (("__schedule", "schedule", "wait_for_completion", "kthread_stop", "pull"), "pull"),
     ],
 )
-def test_a_task_that_waits_for_rcu_is_not_to_blame(frames: tuple[str, ...], function: str) -> None:
+def test_a_hung_task_that_waits_for_rcu_blames_the_wait(
+    frames: tuple[str, ...], function: str
+) -> None:
     opening = "INFO: task rmmod:33 blocked for more than 120 seconds."
     assert read(opening, CPU, *trace(*frames, "notify")).function == function
 
@@ -89,30 +91,28 @@ HUNG = "INFO: task sh:71 blocked for more than 120 seconds."
     [
         (("__schedule", "schedule", "__wait_rcu_gp", "synchronize_rcu", "feed_one"), 3),
         (("__schedule", "__wait_for_common", "rcu_barrier", "feed_one"), 2),
-        # It waits for another task that is at the same barrier.
+        # It waits for another task at the same barrier.
         (("__schedule", "__mutex_lock", "rcu_barrier", "feed_one"), 3),
         (("schedule_timeout", "__down", "down", "console_lock", "feed_one"), 4),
         (("schedule", "__mutex_lock", "tty_lock", "feed_one"), 3),
         (("schedule", "__mutex_lock", "rtnl_lock", "feed_one"), 2),
     ],
 )
-def test_a_hung_task_is_about_what_waits(frames: tuple[str, ...], function: int) -> None:
+def test_a_hung_task_blames_the_function_that_waits(frames: tuple[str, ...], function: int) -> None:
     assert read(HUNG, "Call Trace:", *trace(*frames)).function == frames[function]
 
 
-def test_the_name_of_a_hung_task_can_be_of_two_lines() -> None:
+def test_the_name_of_a_hung_task_can_span_two_lines() -> None:
     hung = "INFO: task two", "lines:71 blocked for more than 120 seconds."
     assert read(*hung, "Call Trace:", *trace("schedule", "feed_one")).function == "feed_one"
 
 
 @pytest.mark.parametrize("dispatcher", ["nfnetlink_rcv_msg", "genl_rcv_msg", "xfrm_user_rcv_msg"])
-def test_a_hang_is_about_what_a_message_of_netlink_asks_for(dispatcher: str) -> None:
+def test_a_stall_blames_the_handler_of_a_netlink_message(dispatcher: str) -> None:
     stuck = trace("spin_there", "feed_one", dispatcher, "netlink_rcv_skb", "netlink_unicast")
-    stall = "rcu: INFO: rcu_preempt self-detected stall on CPU"
-    assert read(stall, *stuck).function == "feed_one"
+    assert read(STALL, *stuck).function == "feed_one"
 
 
-def test_a_stall_is_named_after_what_a_socket_s_operation_hands_work_to() -> None:
-    stall = "rcu: INFO: rcu_preempt self-detected stall on CPU"
+def test_a_stall_blames_the_handler_of_a_socket_operation() -> None:
     frames = ("feed_one", "feed_sendmsg", "sock_sendmsg", "____sys_sendmsg", "__sys_sendmmsg")
-    assert read(stall, CPU, *trace(*frames, "__arm64_sys_sendmmsg")).function == "feed_sendmsg"
+    assert read(STALL, CPU, *trace(*frames, "__arm64_sys_sendmmsg")).function == "feed_sendmsg"

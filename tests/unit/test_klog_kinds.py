@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Every kind of report, in the words of the kernels that write it."""
+"""Every kind of report, in the wording of the kernels that print it."""
 
 import pytest
 
@@ -7,7 +7,6 @@ from harness.klog import kinds, splat
 from harness.klog.block import NEEDLES, opens
 
 CPU = "CPU: 1 PID: 71 Comm: sh Not tainted 6.12.117 #1"
-REPORTERS = ["dump_stack+0x18/0x28", "__warn+0x80/0x100", "report_bug+0x20/0x30"]
 
 
 def trace(*functions: str) -> list[str]:
@@ -114,7 +113,7 @@ OPENINGS = [
     ("INFO: trying to register non-static key.", "lockdep", None),
     ("BUG: MAX_LOCKDEP_CHAINS too low!", "lockdep", None),
     ("BUG: MAX_LOCK_DEPTH too low!", "lockdep", None),
-    # what sleeps, and where it must not
+    # sleeping, preemption and spinlocks
     ("BUG: sleeping function called from invalid context at mm/x.c:1", "atomic sleep", None),
     ("BUG: scheduling while atomic: sh/71/0x00000002", "atomic sleep", None),
     ("BUG: using smp_processor_id() in preemptible [00000000] code: sh/71", "preemptible", None),
@@ -136,7 +135,7 @@ OPENINGS = [
     ("INFO: task rmmod:33 blocked in I/O wait for more than 15 seconds.", "hung task", None),
     ("INFO: task rmmod:33 can't die for more than 15 seconds.", "hung task", None),
     ("INFO: task two", "hung task", None),
-    # counts, lists, caches, names
+    # reference counts, lists, slab caches, names
     ("refcount_t: underflow; use-after-free.", "refcount_t", None),
     ("refcount_t: saturated; leaking memory.", "refcount_t", None),
     ("refcount_t: addition on 0; use-after-free.", "refcount_t", None),
@@ -161,16 +160,21 @@ OPENINGS = [
 
 
 @pytest.mark.parametrize(("opening", "kind", "function"), OPENINGS)
-def test_a_report_has_its_kind_and_function(opening: str, kind: str, function: str | None) -> None:
+def test_find_returns_the_kind_and_function_of_a_report(
+    opening: str, kind: str, function: str | None
+) -> None:
     (found,) = splat.find(["harmless: line", opening, *TRACE, "---[ end trace 0000 ]---"])
     assert (found.kind, found.function) == (kind, function or "viommu_probe")
     assert found.title.endswith(f" in {found.function}")
     assert (found.kernel, found.first) == ("6.12.117", 1)
 
 
-ALONE = [
+ONE_LINE = [
     ("arm-smmu-v3 9050000.smmuv3: event 0x10 received:", "iommu fault"),
-    ("arm-smmu-v3 9050000.smmuv3: event: F_TRANSLATION client: 0000:00:05.0 sid: 0x28", None),
+    (
+        "arm-smmu-v3 9050000.smmuv3: event: F_TRANSLATION client: 0000:00:05.0 sid: 0x28",
+        "iommu fault",
+    ),
     ("arm-smmu-v3 9050000.smmuv3: CMD_SYNC timeout at 0x00000012 [hwprod 1]", "iommu error"),
     ("arm-smmu-v3 9050000.smmuv3: unexpected global error reported (0x00000001)", "iommu error"),
     ("arm-smmu-v3 9050000.smmuv3: EVTQ overflow detected -- events lost", "iommu error"),
@@ -188,11 +192,11 @@ ALONE = [
 ]
 
 
-@pytest.mark.parametrize(("line", "kind"), ALONE)
-def test_one_line_is_a_report_that_leaves_others_whole(line: str, kind: str | None) -> None:
+@pytest.mark.parametrize(("line", "kind"), ONE_LINE)
+def test_a_report_of_one_line_does_not_split_another_report(line: str, kind: str) -> None:
     warning = "WARNING: CPU: 0 PID: 1 at drivers/iommu/iommu.c:9 f+0x1/0x2"
     found = splat.find([warning, CPU, line, *TRACE[1:], "---[ end trace 0000 ]---"])
-    assert [each.kind for each in found] == ["WARNING", kind or "iommu fault"]
+    assert [each.kind for each in found] == ["WARNING", kind]
     assert found[1].first == found[1].last == 2
     assert found[0].frames == ("viommu_probe", "virtio_dev_probe", "really_probe")
 
@@ -202,6 +206,8 @@ WARNING: modpost: vmlinux.o: section mismatch
 Warning: unable to open an initial console.
 debug: x
 x86/bugs: none
+bugs: none
+e1000e: Intel(R) PRO/1000
 Kernel command line: console=ttyAMA0 panic=-1 oops=panic
 rcu: Preemptible hierarchical RCU implementation.
 rcu: \tRCU event tracing is enabled.
@@ -235,22 +241,22 @@ def test_an_ordinary_message_is_no_report(line: str) -> None:
 
 
 @pytest.mark.parametrize(("opening", "kind", "function"), OPENINGS)
-def test_a_needle_is_in_every_opening(opening: str, kind: str, function: str | None) -> None:
-    """A log is searched for needles before anything else."""
+def test_every_opening_contains_a_needle(opening: str, kind: str, function: str | None) -> None:
+    """A log is searched for needles before it is parsed."""
     del kind, function
     assert any(needle in opening for needle in NEEDLES)
     assert opens(opening)
 
 
-def test_every_kind_can_be_opened_by_a_line_of_this_file() -> None:
-    lines = [opening for opening, _, _ in OPENINGS] + [line for line, _ in ALONE]
+def test_every_kind_has_an_opening_in_this_file() -> None:
+    lines = [opening for opening, _, _ in OPENINGS] + [line for line, _ in ONE_LINE]
     names = {found[0].name for line in lines if (found := opens(line))}
     rest = {kind.name for kind in kinds.KINDS} - names
-    assert rest == set(MORE)
+    assert rest == set(OTHER_KINDS)
 
 
-# Kinds whose own tests are below.
-MORE = {
+# Kinds that are tested apart, below.
+OTHER_KINDS = {
     "panic": "Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b",
     "workqueue lockup": "BUG: workqueue lockup - pool cpus=0 node=0 flags=0x0 nice=0 stuck for 9s!",
     "workqueue leak": "BUG: workqueue leaked lock or atomic: kworker/0:0/0x00000000/4",
@@ -261,9 +267,9 @@ MORE = {
 }
 
 
-@pytest.mark.parametrize("kind", MORE)
-def test_further_kinds(kind: str) -> None:
-    assert [each.kind for each in splat.find(["x", MORE[kind], "y"])] == [kind]
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_an_opening_line_of_another_kind_is_a_report(kind: str) -> None:
+    assert [each.kind for each in splat.find(["x", OTHER_KINDS[kind], "y"])] == [kind]
 
 
 @pytest.mark.parametrize(
@@ -287,12 +293,12 @@ def test_further_kinds(kind: str) -> None:
         ),
     ],
 )
-def test_a_title_has_nothing_that_changes_from_run_to_run(opening: str, title: str) -> None:
+def test_the_title_has_nothing_that_changes_between_runs(opening: str, title: str) -> None:
     (found,) = splat.find([opening])
     assert found.title == title
 
 
-def test_a_severity_tells_what_died_from_what_may_be_the_hardware() -> None:
+def test_the_severity_depends_on_the_kind() -> None:
     severities = {kind.name: kind.severity for kind in kinds.KINDS}
     assert severities["Oops"] == severities["panic"] == "fatal"
     assert severities["WARNING"] == severities["lockdep"] == "serious"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which functions are machinery, and by which names functions go."""
+"""Functions that count as machinery, and the names that functions are compared by."""
 
 import pytest
 
@@ -18,7 +18,7 @@ from harness.klog import machinery
         (".L1", ".L1"),
     ],
 )
-def test_a_function_has_one_name_on_all_architectures(function: str, name: str) -> None:
+def test_named_returns_one_name_for_all_architectures(function: str, name: str) -> None:
     assert machinery.named(function) == name
 
 
@@ -39,7 +39,7 @@ def test_a_function_has_one_name_on_all_architectures(function: str, name: str) 
         "pci_fixup_device",
     ],
 )
-def test_a_function_that_known_issues_name_is_no_machinery(function: str) -> None:
+def test_a_function_of_a_known_issue_is_not_machinery(function: str) -> None:
     assert not machinery.is_machinery(function)
 
 
@@ -58,7 +58,7 @@ def test_a_function_that_known_issues_name_is_no_machinery(function: str) -> Non
         *("ref_tracker_free", "ref_tracker_alloc"),
     ],
 )
-def test_what_everything_calls_is_machinery(function: str) -> None:
+def test_common_helpers_are_machinery(function: str) -> None:
     assert machinery.is_machinery(function)
 
 
@@ -75,7 +75,7 @@ def test_what_everything_calls_is_machinery(function: str) -> None:
         *("chacha_block_generic", "__crypto_xor", "crypto_cipher_encrypt_one", "keccakf"),
     ],
 )
-def test_helpers_of_subsystems_and_transforms_are_machinery(function: str) -> None:
+def test_helpers_of_subsystems_and_crypto_transforms_are_machinery(function: str) -> None:
     assert machinery.is_machinery(function)
 
 
@@ -88,5 +88,5 @@ def test_helpers_of_subsystems_and_transforms_are_machinery(function: str) -> No
         *("hash_accept", "af_alg_accept", "sha_probe", "nla_policy_check", "netdev_run_todo"),
     ],
 )
-def test_the_work_of_a_subsystem_is_no_machinery(function: str) -> None:
+def test_the_work_of_a_subsystem_is_not_machinery(function: str) -> None:
     assert not machinery.is_machinery(function)
