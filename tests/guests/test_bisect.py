@@ -81,7 +81,7 @@ def test_panic_instead_of_a_hang_is_inconclusive(tmp_path: Path) -> None:
 
 
 def test_failed_setup_command_is_inconclusive(tmp_path: Path) -> None:
-    """Otherwise the revision would pass for one whose last command shows nothing."""
+    """Its failure must not count as a last command without the symptom."""
     words = ("bisect", "--command", "modprobe no-such-module", "--command", "true", *RELEASES)
     done = command.run(*words, "--run-dir", tmp_path / "run")
     assert done.status == 3, done.out + done.err

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The way to a guest's shell and back, on every machine and in both console modes."""
+"""The channels of a guest's shell, on every machine and in both console modes."""
 
 import contextlib
 import hashlib
@@ -18,12 +18,12 @@ from harness.machine import console
 from harness.plugin.plugin import GuestFactory
 
 
-def test_output_error_and_status_are_apart(any_guest: Guest) -> None:
+def test_stdout_stderr_and_status_are_separate(any_guest: Guest) -> None:
     reply = any_guest.run("echo out; echo err >&2; false")
     assert (reply.how, reply.number, reply.out, reply.err) == ("status", 1, b"out\n", b"err\n")
 
 
-def test_directory_and_variables_last(any_guest: Guest) -> None:
+def test_directory_and_variables_persist_between_commands(any_guest: Guest) -> None:
     any_guest.run("cd /sys/module; X='a  b'")
     assert any_guest.run('echo "$PWD $X"').out == b"/sys/module a  b\n"
 
@@ -45,12 +45,12 @@ def test_directory_and_variables_last(any_guest: Guest) -> None:
         ),
     ],
 )
-def test_text_arrives_as_it_was_sent(any_guest: Guest, command: str, out: bytes) -> None:
+def test_command_text_arrives_unchanged(any_guest: Guest, command: str, out: bytes) -> None:
     reply = any_guest.run(command)
     assert (reply.how, reply.number, reply.out) == ("status", 0, out)
 
 
-def test_the_state_does_not_depend_on_the_shell(any_guest: Guest) -> None:
+def test_state_does_not_depend_on_the_shell(any_guest: Guest) -> None:
     before = any_guest.state()
     any_guest.run("while :; do echo noise; sleep 0.001; done & exec >/dev/null 2>&1; set -x")
     step = any_guest.step("modprobe arm-smmu-v3")
@@ -58,57 +58,57 @@ def test_the_state_does_not_depend_on_the_shell(any_guest: Guest) -> None:
     assert "arm_smmu_v3" in step.after.modules
 
 
-def blocked(guest: Guest, path: str) -> None:
-    """Whoever reads the file waits, as for a lock whose holder has died."""
+def block_reads(guest: Guest, path: str) -> None:
+    """Make reads of the file block, as on a lock whose holder has died."""
     guest.run(f"mkfifo /tmp/fifo; mount -o bind /tmp/fifo {path}")
 
 
-def test_a_type_that_cannot_be_read_is_left_out(any_guest: Guest) -> None:
+def test_group_type_that_cannot_be_read_is_omitted(any_guest: Guest) -> None:
     whole = clients.bound(any_guest)
     types = {number: group.type for number, group in whole.groups.items()}
-    blocked(any_guest, "/sys/kernel/iommu_groups/0/type")
-    # Whatever else goes on meanwhile.
+    block_reads(any_guest, "/sys/kernel/iommu_groups/0/type")
+    # The kernel log is busy at the same time.
     any_guest.run("while :; do echo noise; usleep 50000; done > /dev/kmsg &")
     for _ in range(2):
         found = any_guest.state()
         assert found.devices == whole.devices
-        # The others are asked after it.
+        # The other groups are read after it.
         assert {group.type for group in found.groups.values()} == {"?"}
     any_guest.run("umount -l /sys/kernel/iommu_groups/0/type")
     assert {number: group.type for number, group in any_guest.state().groups.items()} == types
 
 
-def test_a_look_that_is_killed_is_no_state(any_guest: Guest) -> None:
-    """An oops would: its signal is SIGSEGV."""
-    blocked(any_guest, "/proc/modules")
-    # A child of PID 1, which no signal kills itself.
+def test_killed_state_reader_raises(any_guest: Guest) -> None:
+    """An oops kills the state reader with SIGSEGV."""
+    block_reads(any_guest, "/proc/modules")
+    # It is a child of PID 1, which no signal kills.
     found = "grep -l '^Name:.init' /proc/[0-9]*/status"
-    look = f"for f in $({found}); do p=${{f#/proc/}}; kill -SEGV ${{p%/status}}; done"
-    # One that is killed before it has been asked is replaced, and then the next is.
-    any_guest.run(f"while :; do {look}; usleep 100000; done & killer=$!")
+    kill = f"for f in $({found}); do p=${{f#/proc/}}; kill -SEGV ${{p%/status}}; done"
+    # A reader that is killed before it gets a request is replaced, and the next one killed.
+    any_guest.run(f"while :; do {kill}; usleep 100000; done & killer=$!")
     with pytest.raises(GuestUnseen, match="killed by signal 11"):
         any_guest.state()
     any_guest.run("kill $killer; umount -l /proc/modules")
     assert any_guest.state().modules == {}
 
 
-def test_a_look_that_has_hung_is_not_waited_for_as_long_again(
+def test_hung_state_reader_times_out_sooner_the_second_time(
     guest_factory: GuestFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(console, "_ANSWER", 2.0)
     guest = guest_factory("smmuv3", limit=4)
-    blocked(guest, "/proc/modules")
+    block_reads(guest, "/proc/modules")
     for limit in (4, 2, 2):
         with pytest.raises(GuestHang, match=f"silent for {limit} s"):
             guest.state()
     guest.run("umount -l /proc/modules")
     assert guest.state().modules == {}
-    blocked(guest, "/proc/modules")
+    block_reads(guest, "/proc/modules")
     with pytest.raises(GuestHang, match="silent for 4 s"):
         guest.state()
 
 
-def test_a_command_sees_the_status_of_the_one_before(any_guest: Guest) -> None:
+def test_command_sees_the_previous_exit_status(any_guest: Guest) -> None:
     any_guest.step("(exit 7)")
     assert any_guest.step("echo $?; (exit 3)").out == "7\n"
     any_guest.state()
@@ -116,9 +116,9 @@ def test_a_command_sees_the_status_of_the_one_before(any_guest: Guest) -> None:
 
 
 @contextlib.contextmanager
-def again_and_again(action: Callable[[], None]) -> Iterator[None]:
-    """Does it in a signal handler, as ^C in ``iommu-harness shell`` is handled, while a
-    command is waited for."""
+def repeatedly(action: Callable[[], None]) -> Iterator[None]:
+    """Run the action in a signal handler every 0.2 s, as ``iommu-harness shell`` handles ^C
+    while a command runs."""
     before = signal.signal(signal.SIGALRM, lambda *_: action())
     signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
     try:
@@ -129,12 +129,12 @@ def again_and_again(action: Callable[[], None]) -> Iterator[None]:
 
 
 def interrupted(guest: Guest, number: int) -> contextlib.AbstractContextManager[None]:
-    """More than once, because one that comes before the command has begun interrupts
-    nothing."""
-    return again_and_again(lambda: guest.break_off(number))
+    """Send the signal repeatedly, because one that arrives before the command has started
+    interrupts nothing."""
+    return repeatedly(lambda: guest.break_off(number))
 
 
-def test_a_command_can_be_interrupted_and_the_shell_goes_on(any_guest: Guest) -> None:
+def test_interrupted_command_keeps_the_shell(any_guest: Guest) -> None:
     any_guest.run("X=kept; mkfifo /tmp/forever")
     with interrupted(any_guest, signal.SIGINT):
         reply = any_guest.run("cat /tmp/forever")
@@ -142,16 +142,16 @@ def test_a_command_can_be_interrupted_and_the_shell_goes_on(any_guest: Guest) ->
     assert any_guest.run("echo $X").out == b"kept\n"
 
 
-def test_a_loop_is_ended_with_its_shell(any_guest: Guest) -> None:
-    """SIGINT ends one round of it."""
+def test_killing_a_loop_ends_its_shell(any_guest: Guest) -> None:
+    """SIGINT would end only one iteration of it."""
     with interrupted(any_guest, signal.SIGKILL):
         reply = any_guest.run("while :; do sleep 1; done")
     assert (reply.how, reply.number) == ("killed", 9)
     assert any_guest.run("echo on").out == b"on\n"
 
 
-def test_the_second_interrupt_of_a_user_ends_a_loop(any_guest: Guest) -> None:
-    """The first one ends a round of it; a third would be for us."""
+def test_second_interrupt_ends_a_loop(any_guest: Guest) -> None:
+    """The first interrupt ends one iteration; a third one is raised in the harness itself."""
     log = any_guest.directory / "console-command.log"
     left = [signal.SIGINT, signal.SIGINT]
 
@@ -159,7 +159,7 @@ def test_the_second_interrupt_of_a_user_ends_a_loop(any_guest: Guest) -> None:
         if left and b"begun" in log.read_bytes():
             signal.raise_signal(left.pop())
 
-    with again_and_again(press), shell._interruptible(any_guest):
+    with repeatedly(press), shell._interruptible(any_guest):
         reply = any_guest.run("echo be''gun; while :; do sleep 1; done")
     assert not left
     assert (reply.how, reply.number) == ("killed", 9)
@@ -168,7 +168,7 @@ def test_the_second_interrupt_of_a_user_ends_a_loop(any_guest: Guest) -> None:
 
 
 @pytest.mark.parametrize("command", ["if; then", "echo 'open", "done", "(", "eval ')'"])
-def test_a_syntax_error_does_not_end_the_shell(any_guest: Guest, command: str) -> None:
+def test_syntax_error_keeps_the_shell(any_guest: Guest, command: str) -> None:
     any_guest.run("KEPT=1")
     reply = any_guest.run(command)
     assert (reply.how, reply.number) == ("status", 2)
@@ -176,29 +176,29 @@ def test_a_syntax_error_does_not_end_the_shell(any_guest: Guest, command: str) -
     assert any_guest.run("echo $KEPT").out == b"1\n"
 
 
-def test_a_shell_that_exits_or_dies_is_replaced(any_guest: Guest) -> None:
+def test_shell_that_exits_or_dies_is_replaced(any_guest: Guest) -> None:
     assert any_guest.run("exit 7").how == "exited"
     reply = any_guest.run("echo before; kill -9 $$")
     assert (reply.how, reply.number, reply.out) == ("killed", 9, b"before\n")
     assert any_guest.run("echo alive").out == b"alive\n"
 
 
-def test_large_output_is_whole(any_guest: Guest) -> None:
-    """More than any buffer on the way: a virtconsole loses some of this, a port
+def test_large_output_is_complete(any_guest: Guest) -> None:
+    """The output is larger than any buffer on the way: a virtconsole loses some of it, a port
     does not."""
     reply = any_guest.run("seq 1 200000; seq 1 50000 >&2")
     assert reply.out == b"".join(b"%d\n" % number for number in range(1, 200001))
     assert reply.err == b"".join(b"%d\n" % number for number in range(1, 50001))
 
 
-def test_a_large_command_is_whole(any_guest: Guest) -> None:
+def test_large_command_is_complete(any_guest: Guest) -> None:
     text = "".join(random.Random(1).choices("abc '\"\\$#\n", k=20_000))
     quoted = "'" + text.replace("'", "'\\''") + "'"
     out = any_guest.run(f"printf %s {quoted} | sha256sum").out
     assert out.split()[0].decode() == hashlib.sha256(text.encode()).hexdigest()
 
 
-def test_a_background_process_does_not_hold_the_command(any_guest: Guest) -> None:
+def test_background_process_does_not_block_the_command(any_guest: Guest) -> None:
     assert any_guest.run("sleep 100 & echo started").out == b"started\n"
     assert any_guest.run("kill %1; echo gone").out == b"gone\n"
 
@@ -208,13 +208,13 @@ def test_standard_streams_can_be_opened_by_name(any_guest: Guest) -> None:
     assert (reply.out, reply.err) == (b"a\n", b"b\n")
 
 
-def test_a_nul_is_refused_before_it_is_sent(smmuv3: Guest) -> None:
+def test_nul_byte_is_rejected_before_it_is_sent(smmuv3: Guest) -> None:
     with pytest.raises(UsageError):
         smmuv3.run("echo \0")
     assert smmuv3.run("echo on").out == b"on\n"
 
 
-def test_a_step_has_exactly_its_own_kernel_messages(any_guest: Guest) -> None:
+def test_step_has_exactly_its_own_kernel_messages(any_guest: Guest) -> None:
     for word in ("one", "two"):
         step = any_guest.step(f"for i in 1 2 3; do echo {word} $i >/dev/kmsg; done")
         assert [entry.text for entry in step.kmsg] == [f"{word} {i}" for i in (1, 2, 3)]
@@ -223,22 +223,22 @@ def test_a_step_has_exactly_its_own_kernel_messages(any_guest: Guest) -> None:
     assert [entry.text for entry in any_guest.step("true").kmsg] == ["between steps"]
 
 
-def test_the_log_reaches_up_to_the_moment(any_guest: Guest) -> None:
-    """The records come on a channel of their own, later than the command's answer."""
+def test_kernel_log_is_current(any_guest: Guest) -> None:
+    """The records arrive on a separate channel, later than the command's result."""
     for number in range(50):
         any_guest.run(f"echo number {number} >/dev/kmsg")
         assert any_guest.kmsg()[-1].text == f"number {number}"
 
 
-def test_no_kernel_message_is_missing(any_guest: Guest) -> None:
+def test_kernel_log_is_complete(any_guest: Guest) -> None:
     any_guest.step("for i in $(seq 500); do echo message $i >/dev/kmsg; done")
     assert any_guest.kmsg()[0].sequence == 0
     assert record.gaps(any_guest.kmsg()) == []
 
 
-def test_overwritten_kernel_messages_show_as_a_gap(smmuv3: Guest) -> None:
-    """One write that logs more than the ring buffer holds (CONFIG_LOG_BUF_SHIFT 17):
-    the states of many tasks, which PID 1 cannot read before they are overwritten."""
+def test_overwritten_kernel_messages_leave_a_gap(smmuv3: Guest) -> None:
+    """One write logs more than the ring buffer holds (CONFIG_LOG_BUF_SHIFT 17): the states of
+    many tasks, which are overwritten before PID 1 can read them."""
     step = smmuv3.step("for i in $(seq 500); do sleep 1000 & done; echo t >/proc/sysrq-trigger")
     assert step.status == 0
     assert record.gaps(smmuv3.kmsg()) != []

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Each report of the corpus, and each of its mutated claims, gets its verdict.
+"""Each report of the corpus, and each of its mutations, gets its verdict.
 
-tests/reports/verdicts.toml has the verdicts, by the kernels on which they were seen.
+tests/reports/verdicts.toml lists the verdicts, by the kernels on which they were measured.
 """
 
 import tomllib
@@ -17,7 +17,7 @@ from harness.repro import names, replay, request
 from harness.repro.request import Request
 from tests.conftest import REPORTS
 
-# Seconds of silence that are enough for all but what sleeps longer on purpose.
+# Seconds of silence that count as a hang, unless a report sleeps longer on purpose.
 _LIMIT = 6.0
 
 
@@ -57,21 +57,19 @@ def _of_report(each: dict[str, Any]) -> Iterator[Case]:
 
 
 @pytest.mark.parametrize("case", list(_cases()), ids=lambda case: case.id)
-def test_a_report_of_the_corpus_gets_its_verdict(
-    kernel: Kernel, tmp_path: Path, case: Case
-) -> None:
+def test_corpus_report_gets_its_verdict(kernel: Kernel, tmp_path: Path, case: Case) -> None:
     version = ".".join(kernel.release.split(".")[:2])
     if version not in case.verdict:
         pytest.skip(f"the table has no verdict for {version}")
     run = tmp_path / "run"
     run.mkdir()
-    result = replay.replay(_asked(case, tmp_path), kernel, run, limit=case.limit)
+    result = replay.replay(_request(case, tmp_path), kernel, run, limit=case.limit)
     assert result.verdict.word == case.verdict[version], result.verdict.reason
     if result.verdict.word == "reproduced":
         assert case.symptom in result.verdict.symptom
 
 
-def _asked(case: Case, directory: Path) -> Request:
+def _request(case: Case, directory: Path) -> Request:
     path = directory / case.file
     path.write_bytes(case.text)
     chosen = names.parse([case.options["--device"]] if "--device" in case.options else [])

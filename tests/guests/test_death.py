@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Guests that die: told at once, for what it was, with nothing left behind."""
+"""Guests that die: reported at once, with the reason, and nothing is left running."""
 
 import os
 import re
@@ -21,18 +21,18 @@ from tests.conftest import MACHINES
 from tests.processes import alive, wait_until
 
 PANIC = "echo c > /proc/sysrq-trigger"
-# On a single console other text may come between.
+# On a single console other text can appear in between.
 panics = pytest.mark.splats("panic in *")
 
 
 @panics
 @pytest.mark.parametrize("name", MACHINES)
-def test_a_panic_is_told_with_its_log(guest_factory: GuestFactory, name: str) -> None:
+def test_panic_is_reported_with_its_log(guest_factory: GuestFactory, name: str) -> None:
     guest = guest_factory(MACHINES[name], limit=300)
     started = time.monotonic()
     with pytest.raises(GuestPanic, match="sysrq triggered crash") as caught:
         guest.run(PANIC)
-    assert time.monotonic() - started < 100, "waited for a time-out that was decided"
+    assert time.monotonic() - started < 100, "waited for the time-out of a dead guest"
     assert "Call trace" in caught.value.log
     assert "panic" in [
         found.kind
@@ -42,7 +42,7 @@ def test_a_panic_is_told_with_its_log(guest_factory: GuestFactory, name: str) ->
 
 @panics
 @pytest.mark.parametrize("name", MACHINES)
-def test_a_panic_that_does_not_reset_is_told_too(guest_factory: GuestFactory, name: str) -> None:
+def test_panic_without_a_reset_is_reported(guest_factory: GuestFactory, name: str) -> None:
     guest = guest_factory(MACHINES[name], arguments="panic=0", limit=300)
     with pytest.raises(GuestPanic, match="sysrq triggered crash"):
         guest.run(PANIC)
@@ -50,7 +50,7 @@ def test_a_panic_that_does_not_reset_is_told_too(guest_factory: GuestFactory, na
 
 @panics
 @pytest.mark.parametrize("name", MACHINES)
-def test_a_dead_guest_stays_dead(guest_factory: GuestFactory, name: str) -> None:
+def test_panicked_guest_refuses_further_commands(guest_factory: GuestFactory, name: str) -> None:
     guest = guest_factory(MACHINES[name])
     for _ in range(3):
         with pytest.raises(GuestPanic):
@@ -60,13 +60,13 @@ def test_a_dead_guest_stays_dead(guest_factory: GuestFactory, name: str) -> None
 @pytest.mark.parametrize(
     ("command", "word"), [("poweroff -f", "guest-shutdown"), ("reboot -f", "guest-reset")]
 )
-def test_a_guest_that_shuts_itself_down_is_lost(smmuv3: Guest, command: str, word: str) -> None:
+def test_guest_that_shuts_down_is_lost(smmuv3: Guest, command: str, word: str) -> None:
     with pytest.raises(GuestLost, match=word):
         smmuv3.run(command)
 
 
 @pytest.mark.parametrize("name", MACHINES)
-def test_a_killed_qemu_is_told_as_such(guest_factory: GuestFactory, name: str) -> None:
+def test_killed_qemu_is_reported(guest_factory: GuestFactory, name: str) -> None:
     guest = guest_factory(MACHINES[name])
     os.kill(guest.pid, signal.SIGKILL)
     with pytest.raises(QemuEnded, match="QEMU ended by SIGKILL"):
@@ -81,23 +81,23 @@ def test_silence_beyond_the_limit_is_a_hang(guest_factory: GuestFactory, name: s
 
 
 @pytest.mark.parametrize("name", MACHINES)
-def test_a_guest_that_has_hung_is_asked_again_only_when_it_answers(
+def test_hung_guest_gets_no_request_until_it_answers(
     guest_factory: GuestFactory, name: str
 ) -> None:
     guest = guest_factory(MACHINES[name], limit=3)
     guest.qmp("stop")
-    asked = guest.directory / "console-command.log"
-    looks = asked.read_bytes().count(b"S ")
-    for ask in (lambda: guest.run("true"), guest.state, guest.kmsg):
+    command_log = guest.directory / "console-command.log"
+    requests = command_log.read_bytes().count(b"S ")
+    for request in (lambda: guest.run("true"), guest.state, guest.kmsg):
         with pytest.raises(GuestHang, match="silent for 3 s"):
-            ask()
-    assert asked.read_bytes().count(b"S ") == looks
+            request()
+    assert command_log.read_bytes().count(b"S ") == requests
     guest.qmp("cont")
     assert guest.run("echo back").out == b"back\n"
 
 
-def test_a_command_that_hung_is_waited_for_before_the_next(smmuv3: Guest) -> None:
-    """Its output is not the next one's, nor is its status."""
+def test_next_command_waits_for_a_hung_one(smmuv3: Guest) -> None:
+    """The output and the status of the hung command are not those of the next one."""
     with pytest.raises(GuestHang, match="silent for 1 s"):
         smmuv3.run("sleep 2; echo late; false", limit=1)
     assert smmuv3.kmsg()
@@ -105,7 +105,7 @@ def test_a_command_that_hung_is_waited_for_before_the_next(smmuv3: Guest) -> Non
     assert (reply.out, reply.number) == (b"next\n", 0)
 
 
-def test_a_shell_that_hangs_is_not_given_another_command(guest_factory: GuestFactory) -> None:
+def test_hung_shell_gets_no_further_command(guest_factory: GuestFactory) -> None:
     guest = guest_factory("smmuv3", "modprobe arm-smmu-v3", limit=1)
     for command in ("sleep 1000", "echo too much"):
         with pytest.raises(GuestHang, match="silent for 1 s"):
@@ -114,13 +114,13 @@ def test_a_shell_that_hangs_is_not_given_another_command(guest_factory: GuestFac
     assert "arm_smmu_v3" in guest.state().modules
 
 
-def test_a_command_that_spins_is_a_hang(guest_factory: GuestFactory) -> None:
+def test_spinning_command_is_a_hang(guest_factory: GuestFactory) -> None:
     guest = guest_factory("smmuv3", limit=1)
     with pytest.raises(GuestHang):
         guest.run("while :; do :; done")
 
 
-def test_a_command_that_is_silent_while_the_kernel_talks_is_a_hang(
+def test_silent_command_is_a_hang_although_the_kernel_logs(
     guest_factory: GuestFactory,
 ) -> None:
     guest = guest_factory("smmuv3", limit=2)
@@ -129,36 +129,36 @@ def test_a_command_that_is_silent_while_the_kernel_talks_is_a_hang(
 
 
 @pytest.mark.splats("hung task in *")
-def test_a_kernel_that_tells_of_a_blocked_task_is_no_sign_of_life(
+def test_hung_task_message_is_no_sign_of_life(
     guest_factory: GuestFactory,
 ) -> None:
     guest = guest_factory("smmuv3", limit=2)
-    told = "INFO: task ip:89 blocked for more than 15 seconds."
+    message = "INFO: task ip:89 blocked for more than 15 seconds."
     with pytest.raises(GuestHang, match="silent for 2 s"):
-        guest.run(f"while usleep 300000; do echo '{told}' > /dev/kmsg; done")
+        guest.run(f"while usleep 300000; do echo '{message}' > /dev/kmsg; done")
 
 
-def test_a_command_that_never_ends_is_a_hang(guest_factory: GuestFactory) -> None:
+def test_endless_output_is_a_hang(guest_factory: GuestFactory) -> None:
     guest = guest_factory("smmuv3", limit=60)
     with pytest.raises(GuestHang, match="has printed 67 MB"):
         guest.run("cat /dev/zero")
 
 
 @pytest.mark.parametrize("name", MACHINES)
-def test_a_command_that_shows_life_is_no_hang(guest_factory: GuestFactory, name: str) -> None:
+def test_slow_output_is_no_hang(guest_factory: GuestFactory, name: str) -> None:
     guest = guest_factory(MACHINES[name], limit=1)
     reply = guest.run("for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 0.4; done")
     assert reply.out.split() == [b"1", b"2", b"3", b"4", b"5", b"6", b"7", b"8"]
 
 
-def test_a_kernel_that_cannot_boot_is_told_with_its_log(guest_factory: GuestFactory) -> None:
+def test_failed_boot_is_reported_with_its_log(guest_factory: GuestFactory) -> None:
     words = r"[Nn]o working init|Requested init|mount root fs"
     with pytest.raises(GuestPanic, match=words) as caught:
         guest_factory("smmuv3", arguments="rdinit=/nope init=/nope")
     assert "Kernel panic" in caught.value.log
 
 
-BOOTS_AND_WAITS = """
+BOOT_AND_SLEEP = """
 import sys, time
 from pathlib import Path
 from harness.guest import guest
@@ -172,19 +172,21 @@ with guest.booted(kernel, machines.named("smmuv3"), Path(sys.argv[2])) as runnin
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_qemu_dies_with_us(kernel: Kernel, tmp_path: Path, number: int) -> None:
-    command = [sys.executable, "-c", BOOTS_AND_WAITS, str(kernel.directory), str(tmp_path)]
-    ours = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert ours.stdout
-    pid = int(ours.stdout.readline())
+def test_qemu_exits_with_the_harness(kernel: Kernel, tmp_path: Path, number: int) -> None:
+    command = [sys.executable, "-c", BOOT_AND_SLEEP, str(kernel.directory), str(tmp_path)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout
+    pid = int(process.stdout.readline())
     assert Path(f"/proc/{pid}/comm").read_text().startswith("qemu-system")
-    ours.send_signal(number)
-    ours.wait(10)
-    assert wait_until(lambda: not alive(pid)), "QEMU outlived us"
+    process.send_signal(number)
+    process.wait(10)
+    assert wait_until(lambda: not alive(pid)), "QEMU outlived the harness"
 
 
 @panics
-def test_a_panic_while_qemu_is_asked_is_still_a_panic(smmuv3: Guest) -> None:
+def test_panic_during_a_qmp_command_is_a_panic(smmuv3: Guest) -> None:
     with pytest.raises(GuestPanic, match="sysrq triggered crash"), traffic.witnessed(smmuv3):
         smmuv3.run(PANIC)
     with pytest.raises(GuestPanic, match="sysrq triggered crash"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Call traces of real guests, with the places that addr2line gives them."""
+"""Call traces of real guests have the source lines that addr2line prints."""
 
 import itertools
 import json
@@ -19,9 +19,9 @@ from harness.klog.splat import Splat
 from harness.plugin.plugin import GuestFactory
 from harness.symbols import image, store, symbolise
 
-_FRAMES = 200  # distinct ones, at least
+_MIN_FRAMES = 200  # distinct ones, at least
 
-# Of the allocations of these one in so many fails, and prints its call trace.
+# One in so many allocations of the commands fails, and prints its call trace.
 _INTERVALS = (5, 11, 23, 61)
 _COMMANDS = (
     "modprobe arm-smmu-v3",
@@ -46,7 +46,7 @@ _FAILSLAB += " echo N > ignore-gfp-wait; echo 0 > verbose_ratelimit_interval_ms;
 
 
 def traces(texts: Sequence[str]) -> tuple[Chain, ...]:
-    """Every run of frames in the messages is a call trace."""
+    """The call traces in the messages: every run of consecutive frames."""
     parsed = map(frame.parse, texts)
     runs = itertools.groupby(parsed, key=lambda each: each is not None and each.size is not None)
     found = (tuple(filter(None, run)) for is_frame, run in runs if is_frame)
@@ -58,7 +58,7 @@ def splat_of(chains: tuple[Chain, ...], texts: tuple[str, ...], kernel: Kernel) 
 
 
 class Reference:
-    """addr2line's words about the objects that a kernel's symbols come from."""
+    """addr2line's output for the objects that hold a kernel's symbols."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.images: dict[str, image.Image] = {}
@@ -71,7 +71,7 @@ class Reference:
                 self.objects.setdefault(name, []).append(path)
 
     def places(self, each: Frame, subtracted: int) -> list[list[tuple[str, str]]]:
-        """Of every object that has the function."""
+        """The places of the frame in every object that has its function."""
         found = []
         for path in self.objects.get(each.function, ()):
             for function in self.images[str(path)].functions[each.function]:
@@ -83,9 +83,9 @@ class Reference:
 def addr2line(path: Path, address: int) -> list[tuple[str, str]]:
     """Functions and places, the innermost first."""
     words = [tools.CROSS + "addr2line", "-i", "-f", "-e", str(path), f"{address:#x}"]
-    said = program.run(words).splitlines()
-    places = (re.sub(r" \(discriminator \d+\)", "", line) for line in said[1::2])
-    return list(zip(said[::2], map(trimmed, places), strict=True))
+    lines = program.run(words).splitlines()
+    places = (re.sub(r" \(discriminator \d+\)", "", line) for line in lines[1::2])
+    return list(zip(lines[::2], map(trimmed, places), strict=True))
 
 
 def trimmed(place: str) -> str:
@@ -123,9 +123,9 @@ def test_frames_have_the_places_of_addr2line(
             if not any(agree(mine, there) for there in theirs):
                 wrong.append((name, places, theirs))
     unknown = done.total - done.known
-    print(f"{len(compared)} frames agree but {len(wrong)}; {unknown} of {done.total} unknown")
+    print(f"{len(wrong)} of {len(compared)} frames differ; {unknown} of {done.total} unknown")
     assert wrong == []
-    assert len(compared) >= _FRAMES
+    assert len(compared) >= _MIN_FRAMES
     assert unknown <= done.total / 20, done.reason
 
 
@@ -140,7 +140,7 @@ def groups(before: Chain, after: Chain) -> Iterator[tuple[Frame, list[Frame]]]:
 
 
 def agree(mine: list[Frame], theirs: list[tuple[str, str]]) -> bool:
-    """The places of all, and the names of what is inlined: the last one is in the log with
-    the suffixes that the compiler gave it."""
+    """Whether all places agree, and the names of inlined functions. The name of the last frame
+    is not compared: the log has it with the compiler's suffixes."""
     inlined = [(each.function, each.place) for each in mine[:-1]]
     return inlined == theirs[:-1] and mine[-1].place == theirs[-1][1]

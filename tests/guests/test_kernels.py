@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The kernels themselves: what their configuration has, why it lacks what it lacks, and
-what their modules are as objects."""
+"""The kernels themselves: their configuration, why options are missing from it, and their
+modules as object files."""
 
 import re
 from dataclasses import replace
@@ -18,7 +18,7 @@ from harness.plugin.plugin import GuestFactory
 from tests import command
 from tests.conftest import PATCHES, REPORTS
 
-# Options of our fragments that kernels before a version do not have.
+# Options of the harness's fragments that kernels before a version lack.
 NEWER_OPTIONS = {
     "VFIO_GROUP": Versions(("6.12",)),
     "VFIO_CONTAINER": Versions(("6.12",)),
@@ -28,16 +28,16 @@ NEWER_OPTIONS = {
 }
 
 
-def test_every_option_is_there_or_newer_than_the_kernel(kernel: Kernel) -> None:
-    have = config.values(kernel.config.read_text())
-    asked = [option for path in config.fragments() for option in config.read(path)]
-    missing = {option.name for option in asked if have.get(option.name, "n") != option.value}
+def test_every_fragment_option_is_set_or_newer_than_the_kernel(kernel: Kernel) -> None:
+    values = config.values(kernel.config.read_text())
+    options = [option for path in config.fragments() for option in config.read(path)]
+    missing = {option.name for option in options if values.get(option.name, "n") != option.value}
     assert missing == {
         name for name, since in NEWER_OPTIONS.items() if not since.include(kernel.release)
     }
 
 
-def test_a_configuration_tells_where_each_option_comes_from(kernel_spec: KernelSpec) -> None:
+def test_configuration_shows_the_origin_of_each_option(kernel_spec: KernelSpec) -> None:
     lines = build.configuration(kernel_spec)
     origins = {line.option.name: line.origin for line in lines}
     assert origins["ARM_SMMU_V3"].startswith("iommu.config:")
@@ -58,7 +58,7 @@ def test_a_configuration_tells_where_each_option_comes_from(kernel_spec: KernelS
         ("CONFIG_ARM_SMMU_V4=m", "this kernel has no such option"),
     ],
 )
-def test_an_option_that_is_lost_says_why(
+def test_lost_option_is_reported_with_the_reason(
     kernel_spec: KernelSpec, tmp_path: Path, line: str, why: str
 ) -> None:
     fragment = tmp_path / "mine.config"
@@ -84,19 +84,17 @@ def test_every_iommu_driver_is_a_loadable_object(kernel: Kernel) -> None:
         assert len(module.object.build_id) == len(result.build_id) == 40
 
 
-def test_what_a_kernel_exports_is_what_its_build_says(kernel: Kernel) -> None:
-    """Module.symvers, which modpost writes: the flag of 7.2 is no section of its own."""
+def test_exports_match_module_symvers(kernel: Kernel) -> None:
+    """modpost writes Module.symvers. In 7.2 a flag and not a section marks GPL exports."""
     rows = (kernel.directory / "Module.symvers").read_text().splitlines()
     fields = [row.split("\t") for row in rows]
-    told = {field[1]: "GPL" in field[3] for field in fields if field[2] == "vmlinux"}
+    symvers = {field[1]: "GPL" in field[3] for field in fields if field[2] == "vmlinux"}
     world = inspection.read_vmlinux(kernel)
     assert world
-    assert world.exports == told
+    assert world.exports == symvers
 
 
-def test_our_own_kernel_prebuilt_boots_and_shows_the_same(
-    kernel: Kernel, guest_factory: GuestFactory
-) -> None:
+def test_built_kernel_boots_as_prebuilt(kernel: Kernel, guest_factory: GuestFactory) -> None:
     prebuilt = build.build(spec.parse(f"prebuilt:{kernel.directory}"))
     assert prebuilt.serial_ports
     assert not any("built in" in note for note in prebuilt.notes)
@@ -105,8 +103,8 @@ def test_our_own_kernel_prebuilt_boots_and_shows_the_same(
     assert guest.run("uname -r").out.decode().strip() == kernel.release
 
 
-def test_what_a_patch_needed_to_fit_is_told(tmp_path: Path) -> None:
-    """Made for a file that has a hundred lines fewer above the place."""
+def test_moved_hunks_are_noted(tmp_path: Path) -> None:
+    """The patch is made for a file with a hundred lines fewer above its hunks."""
     text = (PATCHES / "6.12-no-module-pin.patch").read_text()
     moved = re.sub(r"@@ -4(\d\d,\d+) \+4", r"@@ -3\1 +3", text)
     assert moved != text
@@ -117,7 +115,7 @@ def test_what_a_patch_needed_to_fit_is_told(tmp_path: Path) -> None:
     assert all("patch 1, drivers/iommu/iommu.c, hunk" in note for note in kernel.notes)
 
 
-def test_a_patch_for_another_kernel_shows_the_nearest_place() -> None:
+def test_patch_for_another_kernel_shows_the_nearest_place() -> None:
     report = REPORTS / "platform-client-pins-smmu.transcript"
     patch = PATCHES / "6.12-no-module-pin.patch"
     done = command.run("repro", report, "--kernel", "debian:5.10", "--patch", patch)
@@ -127,11 +125,11 @@ def test_a_patch_for_another_kernel_shows_the_nearest_place() -> None:
     assert any(line.startswith("+") for line in more)
 
 
-def test_several_kernels_in_one_command(tmp_path: Path) -> None:
+def test_failed_kernel_does_not_stop_the_others(tmp_path: Path) -> None:
     report = REPORTS / "platform-client-pins-smmu.transcript"
     words = ["--kernel", "debian:6.12", "--kernel", f"tree:{tmp_path}"]
     done = command.run("repro", report, *words, "--run-dir", tmp_path / "run")
-    assert done.status == 2  # what the wrong one would end with alone
+    assert done.status == 2  # the exit status of the wrong kernel alone
     good, bad = done.out.splitlines()[-2:]
     assert "reproduced" in good
     assert "0 2 2 2" in good
