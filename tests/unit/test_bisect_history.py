@@ -22,7 +22,7 @@ from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
 from tests import command, fake_linux
 from tests.processes import descendants, wait_until
-from tests.unit.test_git_source import everything, git
+from tests.unit.test_git_source import checkout_state, git
 
 pytestmark = pytest.mark.usefixtures("no_fragments")
 
@@ -89,13 +89,13 @@ def test_searching_a_git_history_leaves_the_repository_unchanged(
     tree: Tree, tmp_path: Path
 ) -> None:
     (tree.path / "Makefile").write_text("changed, and not committed")
-    before = everything(tree.path)
+    before = checkout_state(tree.path)
     found = history.revisions(tree.path, tree.ends, BASE, (), tree.into)
     assert ["not committed" in note for note in found.notes] == [True]
     finding = find(found, "bug", tmp_path)
     assert tree.number(finding.culprit) == 4
     assert finding.reverted.startswith("does not build: ")  # a later change conflicts
-    assert everything(tree.path) == before
+    assert checkout_state(tree.path) == before
 
 
 def test_a_fixup_repairs_revisions_that_do_not_build(tree: Tree, tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which of a guest's tasks is the one that hangs."""
+"""The task of a hanging command among those of a guest."""
 
 import pytest
 
@@ -11,7 +11,7 @@ SHELL, CAT = Task("busybox", 28, "D", ()), Task("cat", 40, "D", ())
 
 
 @pytest.mark.parametrize(
-    ("command", "found", "own"),
+    ("command", "hung", "expected"),
     [
         ("echo identity > /sys/x/type", [KWORKER, MODPROBE, SHELL], [SHELL]),
         ("cat /sys/x/type", [KWORKER, SHELL, CAT], [CAT]),
@@ -19,5 +19,7 @@ SHELL, CAT = Task("busybox", 28, "D", ()), Task("cat", 40, "D", ())
         ("rmmod a", [KWORKER, MODPROBE], []),
     ],
 )
-def test_the_task_of_a_command(command: str, found: list[Task], own: list[Task]) -> None:
-    assert hang.of_command(found, command) == own
+def test_of_command_returns_the_task_that_the_command_runs(
+    command: str, hung: list[Task], expected: list[Task]
+) -> None:
+    assert hang.of_command(hung, command) == expected

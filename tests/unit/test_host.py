@@ -15,50 +15,50 @@ from harness.host.text import printable
 from tests.processes import alive, descendants, wait_until
 
 
-def test_output_comes_back_and_is_streamed() -> None:
+def test_run_returns_and_streams_the_output() -> None:
     lines: list[str] = []
     text = program.run(["sh", "-c", "echo a; echo b >&2"], on_line=lines.append)
     assert text == "a\nb"
     assert lines == ["a", "b"]
 
 
-def test_what_is_parsed_has_no_complaints_in_it() -> None:
+def test_run_can_leave_standard_error_out_of_the_output() -> None:
     assert program.run(["sh", "-c", "echo a; echo b >&2"], apart=True) == "a"
     with pytest.raises(ProgramFailed, match="status 3: it broke"):
         program.run(["sh", "-c", "echo fine; echo it broke >&2; exit 3"], apart=True)
 
 
-def test_a_program_can_be_given_a_file_to_read(tmp_path: Path) -> None:
+def test_run_reads_standard_input_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "in").write_text("words\n")
     assert program.run(["cat"], stdin=tmp_path / "in") == "words"
     assert program.run(["cat"]) == ""
 
 
-def test_what_a_program_leaves_running_is_ended(tmp_path: Path) -> None:
-    """It has our pipe, and would keep us waiting."""
+def test_run_kills_what_a_program_leaves_running(tmp_path: Path) -> None:
+    """A process that holds the pipe open would block the reader."""
     pid = tmp_path / "pid"
     assert program.run(["sh", "-c", f"sleep 600 & echo $! > {pid}; echo done"]) == "done"
     assert wait_until(lambda: not alive(int(pid.read_text())))
 
 
-def test_a_failure_has_the_last_line() -> None:
+def test_a_failed_program_is_reported_with_its_last_line() -> None:
     with pytest.raises(ProgramFailed, match="status 3: it broke"):
         program.run(["sh", "-c", "echo fine; echo it broke; exit 3"])
 
 
-def test_a_missing_program_has_the_mend() -> None:
+def test_a_missing_program_is_reported_as_not_installed() -> None:
     with pytest.raises(ToolMissing, match="no-such-program is not installed"):
         program.run(["no-such-program"])
 
 
-def test_the_users_environment_does_not_leak_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_does_not_pass_build_variables_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARCH", "sparc")
     monkeypatch.setenv("CFLAGS", "-broken")
     assert "sparc" not in program.run(["env"])
     assert "broken" not in program.run(["env"])
 
 
-def test_an_interrupt_ends_the_whole_group(tmp_path: Path) -> None:
+def test_an_interrupt_kills_the_whole_process_group(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
 
     def interrupt(_line: str) -> None:
@@ -77,16 +77,16 @@ program.run(["sh", "-c", "sleep 61.5; true"], on_line=print)
 """
 
 
-def test_kill_9_takes_all_that_was_started_along() -> None:
-    ours = subprocess.Popen([sys.executable, "-c", RUNS_FOREVER])
-    assert wait_until(lambda: "sleep" in descendants(ours.pid).values())
-    below = descendants(ours.pid)
-    ours.kill()
-    ours.wait()
+def test_killing_the_harness_kills_the_programs_it_runs() -> None:
+    harness = subprocess.Popen([sys.executable, "-c", RUNS_FOREVER])
+    assert wait_until(lambda: "sleep" in descendants(harness.pid).values())
+    below = descendants(harness.pid)
+    harness.kill()
+    harness.wait()
     assert wait_until(lambda: not any(alive(pid) for pid in below))
 
 
-def test_an_entry_is_made_once() -> None:
+def test_entry_calls_make_once() -> None:
     made = []
 
     def make(into: Path) -> None:
@@ -99,7 +99,7 @@ def test_an_entry_is_made_once() -> None:
     assert (first / "file").read_text() == "x"
 
 
-def test_a_failed_entry_leaves_nothing(private_cache: Path) -> None:
+def test_a_failed_entry_leaves_no_file(private_cache: Path) -> None:
     def make(into: Path) -> None:
         (into / "half").write_text("x")
         raise KeyboardInterrupt
@@ -125,7 +125,7 @@ cache.entry("kind", "key", "making the thing", make)
 """
 
 
-def holder(mode: str) -> subprocess.Popen[str]:
+def start_making(mode: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDS_ENTRY, mode], stdout=subprocess.PIPE, text=True
     )
@@ -134,8 +134,8 @@ def holder(mode: str) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_killed_maker_leaves_no_lock_and_no_half_entry(private_cache: Path) -> None:
-    process = holder("hang")
+def test_a_killed_process_leaves_no_lock_and_no_partial_entry(private_cache: Path) -> None:
+    process = start_making("hang")
     process.kill()
     process.wait()
     entry = cache.entry("kind", "key", "making", lambda into: (into / "whole").touch())
@@ -143,33 +143,35 @@ def test_a_killed_maker_leaves_no_lock_and_no_half_entry(private_cache: Path) ->
     assert list((private_cache / "scratch").iterdir()) == []
 
 
-def test_a_second_run_waits_and_says_so(capfd: pytest.CaptureFixture[str]) -> None:
-    process = holder("finish")
+def test_a_second_process_waits_for_an_entry_and_prints_a_note(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    process = start_making("finish")
     entry = cache.entry("kind", "key", "making", lambda _into: pytest.fail("made twice"))
     assert (entry / "half").exists()
     assert process.wait() == 0
     assert "another run is making" in capfd.readouterr().err
 
 
-def test_a_living_scratch_directory_is_left_alone() -> None:
+def test_scratch_keeps_directories_in_use() -> None:
     with cache.scratch() as first, cache.scratch() as second:
         assert first.exists()
         assert second.exists()
     assert not first.exists()
 
 
-def test_no_space_is_an_error_of_the_host() -> None:
+def test_make_room_raises_a_host_error_without_space() -> None:
     with pytest.raises(HostError, match="no space: x needs 1e\\+09 GB") as caught:
         cache.make_room(1e9, "x")
     assert caught.value.exit_code == 3
 
 
 @given(st.lists(st.text(max_size=5), max_size=5), st.lists(st.text(max_size=5), max_size=5))
-def test_keys_tell_lists_apart(one: list[str], other: list[str]) -> None:
+def test_digest_differs_for_different_lists(one: list[str], other: list[str]) -> None:
     assert (cache.digest(*one) == cache.digest(*other)) == (one == other)
 
 
-def test_files_are_told_apart_by_name_content_and_mode(tmp_path: Path) -> None:
+def test_digest_files_depends_on_name_content_and_mode(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     (root / "a").write_text("x")
@@ -183,7 +185,7 @@ def test_files_are_told_apart_by_name_content_and_mode(tmp_path: Path) -> None:
     assert len(set(keys)) == 4
 
 
-def test_mirrors_are_the_users_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mirrors_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(debian.MIRROR_VARIABLE, "https://mirror.example/debian/")
     assert debian.mirrors() == (
         "https://mirror.example/debian/",
@@ -205,7 +207,7 @@ def test_mirrors_are_the_users_choice(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_mirrors_are_those_of_apt(
+def test_mirrors_are_read_from_apt(
     monkeypatch: pytest.MonkeyPatch, targets: str, expected: tuple[str, str]
 ) -> None:
     monkeypatch.delenv(debian.MIRROR_VARIABLE, raising=False)
@@ -213,7 +215,7 @@ def test_mirrors_are_those_of_apt(
     assert debian.mirrors() == expected
 
 
-def test_no_debian_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mirrors_rejects_a_host_without_a_debian_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(debian.MIRROR_VARIABLE, raising=False)
     monkeypatch.setattr(debian, "run", lambda _argv: "Ubuntu\tnoble\thttp://u/")
     with pytest.raises(HostError, match="names no Debian mirror"):
@@ -221,77 +223,77 @@ def test_no_debian_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(st.text())
-def test_nothing_untrusted_reaches_the_terminal(text: str) -> None:
+def test_printable_returns_only_printable_characters(text: str) -> None:
     shown = printable(text)
     assert all(character.isprintable() or character in "\n\t" for character in shown)
 
 
-def test_escapes_are_written_out() -> None:
+def test_printable_writes_out_escapes() -> None:
     assert printable("a\x1b[31m\r\u202e") == "a\\x1b[31m\\x0d\\u202e"
 
 
-def test_a_run_directory_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_create_makes_a_new_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "runs", lambda: tmp_path)
     names = {rundir.create("../../x y").name for _ in range(3)}
     assert len(names) == 3
     assert all((tmp_path / name).is_dir() for name in names)
 
 
-def test_a_run_directory_in_use_is_refused(tmp_path: Path) -> None:
+def test_create_rejects_a_run_directory_that_is_not_empty(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="not empty"):
         rundir.create("x", tmp_path)
 
 
-def test_records_are_there_at_once(tmp_path: Path) -> None:
+def test_json_lines_writes_each_record_at_once(tmp_path: Path) -> None:
     lines = rundir.JsonLines(tmp_path / "x")
     lines.add({"a": 1})
     assert (tmp_path / "x").read_text() == '{"a": 1}\n'
     lines.close()
 
 
-def test_a_board_in_a_pipe_tells_of_all(
+def test_a_board_in_a_pipe_prints_every_row(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "_PLAIN_EVERY", 0.05)
     monkeypatch.setattr(progress, "_PLAIN_FIRST", 0.01)
-    heard: list[str] = []
+    printed: list[str] = []
 
-    def told(text: str) -> bool:
-        heard.append(capfd.readouterr().err)
-        return text in "".join(heard)
+    def is_printed(text: str) -> bool:
+        printed.append(capfd.readouterr().err)
+        return text in "".join(printed)
 
     with progress.board(["one", "two", "three"]) as board:
         for name in ("one", "two"):
             with board.row(name) as row:
                 with progress.phase("kernel build", f"building {name}") as phase:
                     phase.step()
-                    assert wait_until(partial(told, f"building {name}"))
+                    assert wait_until(partial(is_printed, f"building {name}"))
                 row.end("built")
-    said = "".join(heard) + capfd.readouterr().err
-    assert "[1/3] building one: 1/1400" in said
-    assert "; then two, three" in said
-    assert "[1/3] one: built" in said
-    assert "[2/3] building two: 1/1400" in said
-    assert "then one" not in said
+    output = "".join(printed) + capfd.readouterr().err
+    assert "[1/3] building one: 1/1400" in output
+    assert "; then two, three" in output
+    assert "[1/3] one: built" in output
+    assert "[2/3] building two: 1/1400" in output
+    assert "then one" not in output
 
 
-def test_titles_on_a_terminal_are_no_markup(
+def test_a_board_on_a_terminal_interprets_no_markup_in_titles(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A patch's or a directory's name may have brackets in it."""
+    """The name of a patch or of a directory may contain brackets."""
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     titles = ["x[/b]", "[link=http://example.org]y[/link]"]
     with progress.board(titles) as board:
         for name in titles:
             with board.row(name), progress.phase("thing", name):
-                assert wait_until(lambda: True)
-    said = capfd.readouterr().err
-    assert all(title in said for title in titles)
-    assert "\x1b]8" not in said
+                pass
+    output = capfd.readouterr().err
+    assert all(title in output for title in titles)
+    assert "\x1b]8" not in output
 
 
-def test_progress_in_a_pipe_is_plain_lines(
+def test_a_phase_in_a_pipe_prints_plain_lines(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "_PLAIN_EVERY", 0.05)
@@ -300,14 +302,14 @@ def test_progress_in_a_pipe_is_plain_lines(
         for _ in range(30):
             phase.step()
         assert wait_until(lambda: phase.elapsed > 0.3)
-    said = capfd.readouterr().err
-    assert "building x: 30/1400" in said
-    assert "left" in said
-    assert "\x1b" not in said
+    output = capfd.readouterr().err
+    assert "building x: 30/1400" in output
+    assert "left" in output
+    assert "\x1b" not in output
 
 
-def test_what_is_left_follows_how_much_there_is() -> None:
-    """As long for each part as the last time, whatever the number was then."""
+def test_the_remaining_time_scales_with_the_number_of_parts() -> None:
+    """A part takes as long as in the last run, whatever its number of parts."""
     current = progress.Phase("x", 600.0, 300)
     assert current.left.startswith(("about 9 min 59", "about 10 min"))
     current.expect(0)
@@ -316,7 +318,7 @@ def test_what_is_left_follows_how_much_there_is() -> None:
     assert current.left in ("about 1 min 00 s left", "about 59 s left")
 
 
-def test_durations_are_remembered_but_not_a_warm_caches() -> None:
+def test_a_phase_remembers_its_duration_unless_it_did_nothing() -> None:
     with progress.phase("thing", "x"):
         time.sleep(0.05)
     assert progress._remembered("thing")[0] > 0
@@ -324,6 +326,6 @@ def test_durations_are_remembered_but_not_a_warm_caches() -> None:
     assert progress._remembered("kernel build") == (170.0, 1400)
 
 
-def test_the_table_of_tools_is_whole() -> None:
+def test_every_tool_is_installed_and_has_a_package() -> None:
     assert tools.missing() == []
     assert tools.apt_command(list(tools.TOOLS[:2])).startswith("apt-get install")

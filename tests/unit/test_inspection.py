@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Modules as objects, small ones that the cross compiler makes, whole and broken."""
+"""Inspection of module objects: small ones of the cross compiler, intact and broken."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ from harness.kernel.artifact import Kernel
 
 RELEASE = "6.0.0"
 
-# As the kernel's own macros lay it out.
+# In the layout of the kernel's own macros.
 HEAD = """
 struct of_device_id { char name[32]; char type[32]; char compatible[128]; void *data; };
 #define INFO(line) \\
@@ -54,7 +54,7 @@ VMLINUX = 'EXPORT(kernel_function, "__ksymtab") EXPORT(gpl_function, "__ksymtab_
 LIBRARY = 'INFO("license=GPL")\nINFO("name=base_lib")\nEXPORT(lib_function, "__ksymtab_gpl")'
 
 
-def compiled(path: Path, text: str) -> Path:
+def compile_object(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     command = [tools.CROSS + "gcc", "-x", "c", "-c", "-O1", "-o", str(path), "-"]
     subprocess.run(command, input=HEAD + text, text=True, check=True)
@@ -63,11 +63,11 @@ def compiled(path: Path, text: str) -> Path:
 
 @pytest.fixture(scope="session")
 def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A kernel whose one IOMMU driver is as it should be."""
+    """The files of a kernel with one correct IOMMU driver."""
     root = tmp_path_factory.mktemp("kernel")
-    compiled(root / "vmlinux", VMLINUX)
-    compiled(root / f"modules/{RELEASE}/arm_smmu_v3.ko", DRIVER)
-    compiled(root / f"modules/{RELEASE}/base-lib.ko", LIBRARY)
+    compile_object(root / "vmlinux", VMLINUX)
+    compile_object(root / f"modules/{RELEASE}/arm_smmu_v3.ko", DRIVER)
+    compile_object(root / f"modules/{RELEASE}/base-lib.ko", LIBRARY)
     (root / f"modules/{RELEASE}/modules.builtin").write_text("kernel/iommu/arm-smmu.ko\n")
     (root / "config").write_text("CONFIG_ARM_SMMU_V3=m\n# CONFIG_VIRTIO_IOMMU is not set\n")
     return root
@@ -79,11 +79,11 @@ def kernel(objects: Path) -> Kernel:
 
 
 def findings(kernel: Kernel, tmp_path: Path, text: str) -> list[str]:
-    path = compiled(tmp_path / "driver.ko", text)
+    path = compile_object(tmp_path / "driver.ko", text)
     return list(inspection.inspect(kernel, str(path)).findings)
 
 
-def test_a_driver_as_it_should_be(kernel: Kernel) -> None:
+def test_inspect_has_no_finding_for_a_correct_driver(kernel: Kernel) -> None:
     result = inspection.inspect(kernel, "arm-smmu-v3")
     assert result.findings == ()
     (module,) = result.modules
@@ -94,13 +94,13 @@ def test_a_driver_as_it_should_be(kernel: Kernel) -> None:
         ("lib_function", "base_lib", True, False),
         ("maybe", "", False, True),
     }
-    words = "\n".join(text for _, text in inspection.lines(result))
-    assert "disable_bypass (bool): block unknown streams" in words
-    assert "lib_function (GPL) from base_lib" in words
+    text = "\n".join(text for _, text in inspection.lines(result))
+    assert "disable_bypass (bool): block unknown streams" in text
+    assert "lib_function (GPL) from base_lib" in text
     assert json.loads(json.dumps(inspection.record(result)))["modules"][0]["license"] == "GPL v2"
 
 
-def test_a_driver_that_is_no_module_is_a_finding(kernel: Kernel) -> None:
+def test_a_driver_that_is_not_a_module_is_a_finding(kernel: Kernel) -> None:
     assert inspection.inspect(kernel, None).findings == (
         "arm_smmu is built in: it is no loadable object",
         "virtio_iommu is no loadable object: CONFIG_VIRTIO_IOMMU is n",
@@ -120,7 +120,6 @@ def test_a_driver_that_is_no_module_is_a_finding(kernel: Kernel) -> None:
             " for GPL modules only",
         ),
         ("license=GPL v2", "author=x", "license 'none' taints the kernel"),
-        ("lib_function(void)", "nobodys(void)", "lib_function"),
         ("depends=base-lib", "depends=", "lib_function not exported by vmlinux"),
         ("depends=base-lib", "depends=gone", "depends on gone, which this kernel does not have"),
         ("vermagic=6.0.0", "vermagic=5.9.0", "made for 5.9.0, and this is 6.0.0"),
@@ -132,37 +131,41 @@ def test_a_driver_that_is_no_module_is_a_finding(kernel: Kernel) -> None:
         ("alias=of:N*T*Carm,smmu-v3", "alias=of:N*T*Cx", "no alias for arm,smmu-v3"),
     ],
 )
-def test_findings(kernel: Kernel, tmp_path: Path, old: str, new: str, finding: str) -> None:
-    text = DRIVER.replace(old, new)
-    if "nobodys" in new:
-        text = text.replace("lib_function();", "nobodys();")
-        finding = "nobodys not exported by vmlinux or base_lib"
-    assert any(finding in each for each in findings(kernel, tmp_path, text))
+def test_inspect_reports_findings(
+    kernel: Kernel, tmp_path: Path, old: str, new: str, finding: str
+) -> None:
+    found = findings(kernel, tmp_path, DRIVER.replace(old, new))
+    assert any(finding in each for each in found)
 
 
-def test_an_object_that_is_no_module(kernel: Kernel, tmp_path: Path) -> None:
+def test_an_import_that_nothing_exports_is_a_finding(kernel: Kernel, tmp_path: Path) -> None:
+    found = findings(kernel, tmp_path, DRIVER.replace("lib_function", "unexported"))
+    assert any("unexported not exported by vmlinux or base_lib" in each for each in found)
+
+
+def test_an_object_without_modinfo_is_a_finding(kernel: Kernel, tmp_path: Path) -> None:
     assert findings(kernel, tmp_path, "int x;") == [
         "driver: no .modinfo: the kernel takes it for no module"
     ]
 
 
-def test_exports_with_flags_instead_of_sections(tmp_path: Path) -> None:
+def test_read_takes_gpl_exports_from_kflagstab(tmp_path: Path) -> None:
     """__kflagstab has a byte for each entry of __ksymtab, in order."""
     flags = 'asm(".pushsection __kflagstab,\\"a\\"; .byte 0, 1; .popsection");'
     text = 'EXPORT(first, "__ksymtab") EXPORT(second, "__ksymtab")' + flags
-    read = elf.read(compiled(tmp_path / "x.ko", text))
+    read = elf.read(compile_object(tmp_path / "x.ko", text))
     assert read.exports == {"first": False, "second": True}
 
 
-def test_the_build_id(tmp_path: Path) -> None:
+def test_read_returns_the_build_id(tmp_path: Path) -> None:
     note = "".join(f".byte {n};" for n in (*struct.pack("<III", 4, 20, 3), *b"GNU\0", *range(20)))
     text = f'asm(".pushsection .note.gnu.build-id,\\"a\\"; {note} .popsection");'
-    assert elf.read(compiled(tmp_path / "x.ko", text)).build_id == bytes(range(20)).hex()
+    assert elf.read(compile_object(tmp_path / "x.ko", text)).build_id == bytes(range(20)).hex()
 
 
 @pytest.fixture
 def bounded() -> Iterator[None]:
-    """A quarter of a gigabyte above what is in use, and ten seconds."""
+    """Limit a test to 256 MB of memory above what is in use, and to ten seconds."""
     used = next(
         int(line.split()[1]) << 10
         for line in Path("/proc/self/status").read_text().splitlines()
@@ -176,9 +179,9 @@ def bounded() -> Iterator[None]:
     assert time.monotonic() - started < 10
 
 
-def header(data: bytes, **fields: int) -> bytes:
-    """The ELF header with other fields: (offset, format) of Elf64_Ehdr."""
-    places = {
+def with_header(data: bytes, **fields: int) -> bytes:
+    """Change fields of the ELF header: (offset, format) of Elf64_Ehdr."""
+    known = {
         "machine": (18, "<H"),
         "shoff": (40, "<Q"),
         "shentsize": (58, "<H"),
@@ -186,13 +189,13 @@ def header(data: bytes, **fields: int) -> bytes:
     }
     changed = bytearray(data)
     for name, value in fields.items():
-        offset, form = places[name]
+        offset, form = known[name]
         struct.pack_into(form, changed, offset, value)
     return bytes(changed)
 
 
-def section(data: bytes, offset: int, form: str, value: int) -> bytes:
-    """The same field of every section header with another value."""
+def with_section_field(data: bytes, offset: int, form: str, value: int) -> bytes:
+    """Change one field of every section header to ``value``."""
     table, size, count = (
         struct.unpack_from(form_, data, at)[0] for form_, at in (("<Q", 40), ("<H", 58), ("<H", 60))
     )
@@ -202,44 +205,42 @@ def section(data: bytes, offset: int, form: str, value: int) -> bytes:
     return bytes(changed)
 
 
-BREAKS: dict[str, Callable[[bytes], bytes]] = {
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda _: b"",
     "text": lambda _: b"not an object\n" * 100,
     "half": lambda data: data[: len(data) // 2],
     "header only": lambda data: data[:64],
     "a byte short": lambda data: data[:-1],
-    "for x86": lambda data: header(data, machine=62),
-    "no sections": lambda data: header(data, shnum=0),
-    "60000 sections": lambda data: header(data, shnum=60000),
-    "headers far out": lambda data: header(data, shoff=1 << 60),
-    "headers of no size": lambda data: header(data, shentsize=0),
-    "huge sections": lambda data: section(data, 32, "<Q", 1 << 62),
-    "sections far out": lambda data: section(data, 24, "<Q", (1 << 64) - 8),
-    "links far out": lambda data: section(data, 40, "<I", 0xFFFF),
-    "entries of no size": lambda data: section(data, 56, "<Q", 0),
+    "for x86": lambda data: with_header(data, machine=62),
+    "no sections": lambda data: with_header(data, shnum=0),
+    "60000 sections": lambda data: with_header(data, shnum=60000),
+    "headers out of range": lambda data: with_header(data, shoff=1 << 60),
+    "headers without size": lambda data: with_header(data, shentsize=0),
+    "huge sections": lambda data: with_section_field(data, 32, "<Q", 1 << 62),
+    "sections out of range": lambda data: with_section_field(data, 24, "<Q", (1 << 64) - 8),
+    "links out of range": lambda data: with_section_field(data, 40, "<I", 0xFFFF),
+    "entries without size": lambda data: with_section_field(data, 56, "<Q", 0),
 }
 
 
 @pytest.mark.usefixtures("bounded")
-@pytest.mark.parametrize("name", BREAKS)
-def test_a_broken_object_is_an_error_or_a_finding(
-    kernel: Kernel, tmp_path: Path, name: str
-) -> None:
-    whole = (kernel.modules / "arm_smmu_v3.ko").read_bytes()
+@pytest.mark.parametrize("name", DAMAGES)
+def test_inspect_rejects_a_broken_object(kernel: Kernel, tmp_path: Path, name: str) -> None:
+    intact = (kernel.modules / "arm_smmu_v3.ko").read_bytes()
     path = tmp_path / "broken.ko"
-    path.write_bytes(BREAKS[name](whole))
+    path.write_bytes(DAMAGES[name](intact))
     with pytest.raises(UsageError, match=r"no whole kernel object|is for X86_64, not for arm64"):
         inspection.inspect(kernel, str(path))
 
 
 @pytest.mark.usefixtures("bounded")
 @pytest.mark.parametrize("table", [".strtab", ".shstrtab"])
-def test_names_without_an_end(kernel: Kernel, tmp_path: Path, table: str) -> None:
-    """Every name would be all the rest of the table."""
+def test_inspect_rejects_unterminated_names(kernel: Kernel, tmp_path: Path, table: str) -> None:
+    """Each name would extend over the rest of the table."""
     name = "v" * 200
     form = f'int {name}{{0}} __attribute__((section("s{name}{{0}}")));\n'
     text = DRIVER + "".join(form.format(number) for number in range(500))
-    path = compiled(tmp_path / "x.ko", text)
+    path = compile_object(tmp_path / "x.ko", text)
     with path.open("r+b") as file:
         found = ELFFile(file).get_section_by_name(table)
         assert found
@@ -251,33 +252,33 @@ def test_names_without_an_end(kernel: Kernel, tmp_path: Path, table: str) -> Non
 
 
 @pytest.mark.usefixtures("bounded")
-def test_tables_that_overlap_are_read_once(tmp_path: Path) -> None:
+def test_read_parses_overlapping_tables_once(tmp_path: Path) -> None:
     aliases = "".join(
         f'asm(".set again{n}, of_match; .type again{n}, %object");' for n in range(999)
     )
-    read = elf.read(compiled(tmp_path / "x.ko", DRIVER + aliases))
+    read = elf.read(compile_object(tmp_path / "x.ko", DRIVER + aliases))
     assert read.compatibles == ("arm,smmu-v3",)
 
 
 @pytest.mark.usefixtures("bounded")
-def test_an_object_whose_sections_have_no_names(kernel: Kernel, tmp_path: Path) -> None:
-    whole = (kernel.modules / "arm_smmu_v3.ko").read_bytes()
+def test_an_object_without_section_names_is_a_finding(kernel: Kernel, tmp_path: Path) -> None:
+    intact = (kernel.modules / "arm_smmu_v3.ko").read_bytes()
     path = tmp_path / "broken.ko"
-    path.write_bytes(section(whole, 0, "<I", 0xFFFFFFF0))
+    path.write_bytes(with_section_field(intact, 0, "<I", 0xFFFFFFF0))
     assert "no .modinfo" in inspection.inspect(kernel, str(path)).findings[0]
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
-def test_hostile_objects(
+def test_inspecting_hostile_objects_raises_only_usage_errors(
     objects: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    whole = bytearray((objects / f"modules/{RELEASE}/arm_smmu_v3.ko").read_bytes())
+    intact = bytearray((objects / f"modules/{RELEASE}/arm_smmu_v3.ko").read_bytes())
     for _ in range(data.draw(st.integers(1, 6))):
-        at = data.draw(st.integers(0, len(whole) - 8))
+        at = data.draw(st.integers(0, len(intact) - 8))
         value = data.draw(st.sampled_from([0, 1, 0x7F, 0xFF, 0xFFFF, 1 << 31, (1 << 64) - 1]))
-        struct.pack_into("<Q", whole, at, value)
+        struct.pack_into("<Q", intact, at, value)
     path = tmp_path_factory.mktemp("x") / "x.ko"
-    path.write_bytes(whole)
+    path.write_bytes(intact)
     with contextlib.suppress(UsageError):
         inspection.inspect(Kernel("key", "fake", RELEASE, "gcc", objects), str(path))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Claims about the kernel's log."""
+"""Claims about the kernel log."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,14 +26,14 @@ def warning(comm: str) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize(
-    ("place", "comm", "same"),
+    ("number", "comm", "same"),
     [(0, "rmmod", True), (1, "rmmod", True), (2, "rmmod", False), (2, "kworker/0:1", True)],
 )
-def test_a_splat_does_not_come_after_the_step_that_shows_it(
-    place: int, comm: str, same: bool
+def test_a_splat_after_its_step_matches_only_in_a_kworker(
+    number: int, comm: str, same: bool
 ) -> None:
     shown = command(*(f"[    6.1] {line}" for line in warning("rmmod")))
-    steps = [step(kmsg=warning(comm) if number == place else ()) for number in range(3)]
+    steps = [step(kmsg=warning(comm) if each == number else ()) for each in range(3)]
     found = judged([command(), shown, command()], steps)
     assert [each.held for each in found if each.claim.kind == "splat"] == [same]
 
@@ -51,14 +51,14 @@ ADDED = "[    1.5] e1000e 0000:00:01.0: Adding to iommu group 0"
         ("dmesg", (ADDED,), True),
     ],
 )
-def test_messages_that_are_looked_for_come_as_often(
+def test_filtered_messages_appear_as_often_as_reported(
     text: str, reported: tuple[str, ...], same: bool
 ) -> None:
     done = replace(step(out=f"{ADDED}\n{ADDED}\n[ 2.0] other\n"), command=text)
     assert (difference(command(*reported, text=text), done) is None) is same
 
 
-def test_kernel_messages_match_without_time() -> None:
+def test_kernel_messages_match_without_timestamps() -> None:
     done = step(kmsg=("one", "two", "three"))
     assert difference(command("[   12.345678] one", "[   13.000000] three"), done) is None
     assert difference(command("[    1.0][   T71] two"), done) is None
@@ -66,12 +66,12 @@ def test_kernel_messages_match_without_time() -> None:
 
 
 @pytest.mark.parametrize("reported", [OOPS, ("Segmentation fault",), ("Killed",)])
-def test_a_command_that_the_report_shows_dying_may_die(reported: tuple[str, ...]) -> None:
+def test_a_killed_command_matches_a_report_that_shows_it(reported: tuple[str, ...]) -> None:
     done = step(139, killed=True, kmsg=(OOPS[0].partition("] ")[2],))
     assert difference(command(*reported), done) is None
 
 
-def test_panics() -> None:
+def test_a_panic_is_compared_by_its_reason() -> None:
     reported = command("[ 1.0] Kernel panic - not syncing: Fatal exception in interrupt")
     same, other = GuestPanic("Fatal exception in interrupt"), GuestPanic("sysrq triggered crash")
     assert verdict_of([reported], [], same).word == "reproduced"
@@ -79,7 +79,7 @@ def test_panics() -> None:
     assert verdict_of([command("x")], [], other).word == "inconclusive"
 
 
-def test_virtio_numbers_depend_on_the_machine() -> None:
+def test_numbers_of_virtio_devices_are_not_compared() -> None:
     done = step(kmsg=("virtio_iommu virtio1: input address: 64 bits",))
     assert difference(command("[ 2.0] virtio_iommu virtio0: input address: 64 bits"), done) is None
 
@@ -88,16 +88,18 @@ WARNED = "WARNING: CPU: 0 PID: 35 at drivers/iommu/iommu.c:634 some_function+0x7
 
 
 @pytest.mark.parametrize(
-    ("said", "same"), [((), False), ((WARNED,), False), ((OOPS[0].partition("] ")[2],), True)]
+    ("kmsg", "same"), [((), False), ((WARNED,), False), ((OOPS[0].partition("] ")[2],), True)]
 )
-def test_an_oops_in_words(said: tuple[str, ...], same: bool) -> None:
+def test_an_oops_in_prose_holds_only_when_the_kernel_oopses(
+    kmsg: tuple[str, ...], same: bool
+) -> None:
     reported = Claim("splat", "the kernel oopses", "line 1", 0)
-    (found,) = judged([command()], [step(kmsg=said)], claims=[reported])
+    (found,) = judged([command()], [step(kmsg=kmsg)], claims=[reported])
     assert found.held is same
 
 
 @pytest.mark.parametrize("error", [None, GuestPanic("Fatal exception")])
-def test_a_panic_in_words(error: GuestPanic | None) -> None:
+def test_a_panic_in_prose_holds_only_when_the_kernel_panics(error: GuestPanic | None) -> None:
     reported = Claim("panic", "the kernel panics", "line 1", 0)
     (found,) = judged([command()], [step()], error, claims=[reported])
     assert found.held is (error is not None)
@@ -115,7 +117,9 @@ def test_a_panic_in_words(error: GuestPanic | None) -> None:
         ("Kernel panic - not syncing: Fatal exception", ""),
     ],
 )
-def test_a_message_of_a_driver_that_no_guest_has(tmp_path: Path, message: str, name: str) -> None:
+def test_lacking_names_the_driver_that_the_guest_does_not_have(
+    tmp_path: Path, message: str, name: str
+) -> None:
     kernel = replace(KERNEL, directory=tmp_path)
     kernel.modules.mkdir(parents=True)
     (kernel.modules / "e1000e.ko").touch()
@@ -137,7 +141,7 @@ MISSING = "[    1.7] iommu: Adding to iommu group 1"
         ((FOREIGN, ADDED), None),
     ],
 )
-def test_a_message_that_no_guest_can_have_says_nothing(
+def test_a_message_of_a_driver_that_no_guest_has_is_inconclusive(
     reported: tuple[str, ...], held: bool | None
 ) -> None:
     text = "dmesg | grep 'iommu group'"

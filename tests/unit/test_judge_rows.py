@@ -15,11 +15,13 @@ REMOVED = [command(text="rmmod arm_smmu_v3 2>&-"), command("one 4096 0", text="l
 
 
 @pytest.mark.parametrize(("refcount", "expected"), [(None, True), (1, False)])
-def test_a_list_without_a_module_says_that_it_is_gone(refcount: int | None, expected: bool) -> None:
+def test_a_list_without_a_module_claims_that_it_is_not_loaded(
+    refcount: int | None, expected: bool
+) -> None:
     found = judged(REMOVED, [step(1), step(refcount=refcount)])
-    (gone,) = [each for each in found if "does not show" in each.claim.text]
-    assert gone.claim.symptom
-    assert gone.held is expected
+    (absence,) = [each for each in found if "does not show" in each.claim.text]
+    assert absence.claim.symptom
+    assert absence.held is expected
 
 
 @pytest.mark.parametrize(
@@ -31,7 +33,7 @@ def test_a_list_without_a_module_says_that_it_is_gone(refcount: int | None, expe
         [REMOVED[0], command(text="modprobe arm-smmu-v3"), REMOVED[1]],
     ],
 )
-def test_a_part_of_a_list_says_nothing_of_other_modules(commands: list[Command]) -> None:
+def test_a_part_of_a_list_claims_nothing_about_other_modules(commands: list[Command]) -> None:
     texts = [each.text for each in claim.of_session(Session(tuple(commands)))]
     assert not any("does not show" in text for text in texts)
 
@@ -47,7 +49,7 @@ def test_a_part_of_a_list_says_nothing_of_other_modules(commands: list[Command])
         ("arm_smmu_v3            77824  2 e1000e", False),
     ],
 )
-def test_a_row_of_lsmod_is_a_name_a_count_and_holders(reported: str, same: bool) -> None:
+def test_rows_of_lsmod_are_compared_by_count_and_holders(reported: str, same: bool) -> None:
     state = State(
         modules={
             "arm_smmu_v3": Module("arm_smmu_v3", "live", 2, ()),
@@ -58,8 +60,8 @@ def test_a_row_of_lsmod_is_a_name_a_count_and_holders(reported: str, same: bool)
     assert (difference(command(reported, text="lsmod"), done) is None) is same
 
 
-def test_a_number_counts_where_no_rule_says_otherwise() -> None:
-    """A row of slabinfo looks like one of lsmod."""
+def test_numbers_in_other_tables_are_compared() -> None:
+    """A row of slabinfo has the form of one of lsmod."""
     assert difference(command("kmalloc-64 1234 5"), step(out="kmalloc-64 1235 5\n"))
 
 
@@ -73,10 +75,10 @@ def test_a_number_counts_where_no_rule_says_otherwise() -> None:
         ("arm_smmu_v3 45056  2 [permanent]", False),
     ],
 )
-def test_marks_of_a_row(reported: str, same: bool) -> None:
+def test_rows_of_proc_modules_are_compared_by_state_and_flags(reported: str, same: bool) -> None:
     row = "arm_smmu_v3 40960 2 - Live 0xffff800078620000\n"
-    wanted = command(reported, text="grep smmu /proc/modules")
-    assert (difference(wanted, step(out=row, refcount=2)) is None) is same
+    shown = command(reported, text="grep smmu /proc/modules")
+    assert (difference(shown, step(out=row, refcount=2)) is None) is same
 
 
 @pytest.mark.parametrize(
@@ -89,9 +91,11 @@ def test_marks_of_a_row(reported: str, same: bool) -> None:
         ("arm_smmu_v3 45056  2", True, True),
     ],
 )
-def test_taints_count_where_a_report_is_about_them(row: str, about: bool, same: bool) -> None:
-    wanted = command(row, text="grep smmu /proc/modules")
-    claims = [replace(each, tainted=about) for each in claim.of_session(Session((wanted,)))]
+def test_taints_are_compared_where_the_report_is_about_them(
+    row: str, about: bool, same: bool
+) -> None:
+    shown = command(row, text="grep smmu /proc/modules")
+    claims = [replace(each, tainted=about) for each in claim.of_session(Session((shown,)))]
     done = step(out="arm_smmu_v3 40960 2 - Live 0xffff800078620000 (O)\n", refcount=2)
-    (found,) = judged([wanted], [done], claims=claims)
+    (found,) = judged([shown], [done], claims=claims)
     assert found.held is same
