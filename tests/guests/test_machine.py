@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a guest is made of: initramfs, device tree, the same each time and checked."""
+"""The parts of a guest: a reproducible initramfs, and a checked device tree."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from harness.plugin.plugin import GuestFactory
 from harness.rootfs import initramfs
 
 
-def test_the_initramfs_is_the_same_byte_for_byte(
+def test_initramfs_is_reproducible(
     kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = initramfs.image(kernel).read_bytes()
@@ -24,7 +24,7 @@ def test_the_initramfs_is_the_same_byte_for_byte(
     assert initramfs.image(kernel).read_bytes() == first
 
 
-def test_a_stream_id_too_wide_for_the_smmu_is_refused(
+def test_stream_id_too_wide_for_the_smmu_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overlays = tmp_path / "dts"
@@ -42,8 +42,8 @@ def test_a_stream_id_too_wide_for_the_smmu_is_refused(
         devicetree.blob(replace(machine, overlays=("nope",)))
 
 
-def test_there_are_slots_for_what_uses_them_and_no_more(guest_factory: GuestFactory) -> None:
-    """QEMU's virt has 32 of virtio-mmio: the channels take one, and SSH would."""
+def test_machine_has_only_the_virtio_mmio_slots_in_use(guest_factory: GuestFactory) -> None:
+    """QEMU's virt has 32 virtio-mmio slots: the channels use one, and SSH another."""
     plain = machines.named("smmuv3")
     more = tuple(Device("virtio-rng-device", f"rng{number}") for number in range(3))
     for machine, count in ((plain, 2), (replace(plain, devices=(*plain.devices, *more)), 5)):

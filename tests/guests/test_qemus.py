@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What QEMUs do differently: the host's, or the one that --qemu names, and the newest that
-Debian has."""
+"""Differences between QEMUs: the host's, or the one that --qemu names, and the newest in
+Debian."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -34,22 +34,22 @@ def newest() -> str:
     return newest_qemu.path()
 
 
-def holds(guest: Guest, file: Path) -> bool:
+def has_open(guest: Guest, file: Path) -> bool:
     """Whether the guest's QEMU has the file open."""
     descriptors = Path(f"/proc/{guest.pid}/fd").iterdir()
     return any(each.readlink() == file for each in descriptors)
 
 
-def test_the_newest_is_another_than_that_of_debian_12(newest: str) -> None:
+def test_newest_qemu_is_newer_than_that_of_debian_12(newest: str) -> None:
     assert int(qemu.version(newest).split()[3].split(".")[0]) >= 11
 
 
-def test_a_guest_goes_on_where_it_was_saved(
+def test_restored_guest_continues_where_it_was_saved(
     guest_factory: GuestFactory, program: str, tmp_path: Path
 ) -> None:
-    """QEMU 11 takes no file by "fd:" any more, 7.2 knows no "file:"."""
+    """QEMU 11 no longer accepts a file by "fd:", and 7.2 does not know "file:"."""
     guest = guest_factory(replace(SMMUV3, qemu=program))
-    assert "-incoming" in guest.argv, "restored, and not booted"
+    assert "-incoming" in guest.argv, "booted instead of restored"
     modules.load(guest, "iommu_client")
     guest.run("WORD=before")
     taken = snapshot.save(guest, tmp_path / "kept")
@@ -63,10 +63,10 @@ def test_a_guest_goes_on_where_it_was_saved(
         assert "iommu_client" in again.state().modules
         assert again.run("echo $WORD").out == b"before\n"
         snapshot.save(again, tmp_path / "deeper")
-    assert not holds(guest, tmp_path / "kept/state"), "QEMU has closed what it was given"
+    assert not has_open(guest, tmp_path / "kept/state"), "QEMU keeps the state file open"
 
 
-def test_what_qemu_cannot_save_is_named(
+def test_device_that_qemu_cannot_save_is_named(
     guest_factory: GuestFactory, program: str, tmp_path: Path
 ) -> None:
     rocker = replace(SMMUV3, name="rocker", devices=(Device("rocker"),), qemu=program)
@@ -77,18 +77,18 @@ def test_what_qemu_cannot_save_is_named(
     assert guest.run("echo on").out == b"on\n"
 
 
-def test_a_state_is_refused_in_qemus_words(guest_factory: GuestFactory) -> None:
-    """A second one, here, into a guest that runs."""
+def test_refused_restore_has_the_message_of_qemu(guest_factory: GuestFactory) -> None:
+    """The refused restore is a second one, into a running guest."""
     guest = guest_factory(replace(SMMUV3, qemu=newest_qemu.path()))
     with pytest.raises(HostError, match=r"QEMU refuses migrate-incoming: .*already been started"):
         guest.monitor.load(guest.directory / "console-kernel.log")
 
 
 @pytest.mark.parametrize("stage", FEATURES)
-def test_the_guest_has_the_stage_that_its_machine_has(
+def test_guest_has_the_stage_of_its_machine(
     guest_factory: GuestFactory, newest: str, stage: str
 ) -> None:
-    """Not the one that QEMU's newest boards set."""
+    """The stage is the machine's, not the default of QEMU's newest boards."""
     guest = guest_factory(replace(SMMUV3, name=f"stage{stage}", stage=stage, qemu=newest))
     modules.load(guest, "arm_smmu_v3")
     (word,) = (
@@ -99,10 +99,10 @@ def test_the_guest_has_the_stage_that_its_machine_has(
     assert {bit for bit in FEATURES["nested"] if int(word, 16) >> bit & 1} == FEATURES[stage]
 
 
-def test_a_stage_that_qemu_does_not_give_is_refused(
+def test_stage_that_qemu_lacks_is_rejected(
     guest_factory: GuestFactory, newest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As of a QEMU that has dropped its old boards."""
+    """A QEMU that has dropped its old boards lacks their stages."""
     monkeypatch.setattr(qemu, "_STAGES", "virt-0.0")
     machine = replace(SMMUV3, name="mine", stage="1", qemu=newest)
     with pytest.raises(UsageError, match=r"mine has stage '1', and QEMU .* gives .* 'nested'"):

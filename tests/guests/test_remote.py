@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""SSH into a guest: while its console is busy, and when PCI and the IOMMU are gone."""
+"""SSH into a guest: while its console is busy, and after PCI and the IOMMU are removed."""
 
 import socket
 import threading
@@ -23,7 +23,7 @@ def reachable(guest_factory: GuestFactory) -> Guest:
     return guest_factory(WITH_SSH)
 
 
-def test_commands_and_files(reachable: Guest, tmp_path: Path) -> None:
+def test_ssh_runs_commands_and_copies_files(reachable: Guest, tmp_path: Path) -> None:
     with remote.connected(reachable) as ssh:
         done = ssh.run("echo out; echo err >&2; exit 3")
         assert (done.status, done.out, done.err) == (3, b"out\n", b"err\n")
@@ -38,7 +38,7 @@ def test_commands_and_files(reachable: Guest, tmp_path: Path) -> None:
             ssh.get("/nowhere", back)
 
 
-def test_a_second_session_while_the_console_is_busy(reachable: Guest) -> None:
+def test_ssh_runs_commands_while_the_console_is_busy(reachable: Guest) -> None:
     with remote.connected(reachable) as ssh:
         busy = threading.Thread(
             target=lambda: reachable.run("until [ -f /tmp/go ]; do usleep 1000; done")
@@ -51,7 +51,7 @@ def test_a_second_session_while_the_console_is_busy(reachable: Guest) -> None:
         assert not busy.is_alive()
 
 
-def test_it_outlives_pci_and_the_iommu(reachable: Guest) -> None:
+def test_ssh_survives_the_removal_of_pci_and_the_iommu(reachable: Guest) -> None:
     with remote.connected(reachable) as ssh:
         modules.load(reachable, "arm_smmu_v3")
         modules.load(reachable, "e1000e")
@@ -61,13 +61,13 @@ def test_it_outlives_pci_and_the_iommu(reachable: Guest) -> None:
         assert ssh.run("ls /sys/bus/pci/devices").out == b""
 
 
-def test_each_guest_has_keys_of_its_own(guest_factory: GuestFactory) -> None:
+def test_each_guest_has_its_own_keys(guest_factory: GuestFactory) -> None:
     one, other = guest_factory(WITH_SSH), guest_factory(WITH_SSH)
     with remote.connected(one) as first, remote.connected(other) as second:
         assert first.port != second.port
         assert first.host_key != second.host_key
         assert first.key.stat().st_mode & 0o077 == 0
-        # The other guest's port with this one's keys.
+        # Connect to the other guest's port with this one's keys.
         client = paramiko.SSHClient()
         key = paramiko.ECDSAKey.from_private_key_file(str(first.key))
         with pytest.raises(paramiko.SSHException, match="not found in known_hosts"):
@@ -85,7 +85,7 @@ def test_each_guest_has_keys_of_its_own(guest_factory: GuestFactory) -> None:
         client.close()
 
 
-def test_only_loopback_leads_to_it(reachable: Guest) -> None:
+def test_ssh_port_is_bound_to_loopback_only(reachable: Guest) -> None:
     with remote.connected(reachable) as ssh:
         rules = reachable.human("info usernet")
         assert "127.0.0.1" in rules
@@ -93,13 +93,13 @@ def test_only_loopback_leads_to_it(reachable: Guest) -> None:
             other.connect(("127.0.0.2", ssh.port))
 
 
-def test_a_second_connection_to_the_same_guest(reachable: Guest) -> None:
+def test_guest_accepts_a_second_connection(reachable: Guest) -> None:
     with remote.connected(reachable):
         pass
     with remote.connected(reachable) as ssh:
         assert ssh.run("echo again").out == b"again\n"
 
 
-def test_a_machine_without_its_network_says_so(guest: Guest) -> None:
+def test_machine_without_an_ssh_network_is_rejected(guest: Guest) -> None:
     with pytest.raises(UsageError, match="has no network for SSH"), remote.connected(guest):
         pass
