@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Why an option was lost, from what Kconfig prints."""
+"""The reasons for lost options, from the output of Kconfig; fragments and their notes."""
 
 import contextlib
 import tempfile
@@ -13,7 +13,7 @@ from harness.errors import UsageError
 from harness.kernel import config, kconfig
 from harness.kernel.config import Option
 
-SAID = """\
+OUTPUT = """\
 make: Entering directory
 harness-symbol DEEP
 Symbol: DEEP [=n]
@@ -52,45 +52,45 @@ Defined at d/Kconfig:4
 """
 
 
-def why(name: str, value: str = "y") -> str:
-    return kconfig.reason(Option(name, value, "x:1"), kconfig.parse(SAID)[name])
+def reason_for(name: str, value: str = "y") -> str:
+    return kconfig.reason(Option(name, value, "x:1"), kconfig.parse(OUTPUT)[name])
 
 
-def test_the_unmet_part_of_a_dependency_is_named() -> None:
-    assert why("DEEP") == "it depends on (A [=n] || B [=n]) and D [=m]"
-    assert why("DEEP", "m") == "it depends on (A [=n] || B [=n])"
+def test_reason_names_the_unmet_part_of_a_dependency() -> None:
+    assert reason_for("DEEP") == "it depends on (A [=n] || B [=n]) and D [=m]"
+    assert reason_for("DEEP", "m") == "it depends on (A [=n] || B [=n])"
 
 
-def test_with_two_definitions_either_would_do() -> None:
-    assert why("TWICE") == "it depends on A [=n], or B [=n]"
+def test_reason_names_the_dependency_of_either_definition() -> None:
+    assert reason_for("TWICE") == "it depends on A [=n], or B [=n]"
 
 
-def test_what_is_selected_cannot_be_switched_off() -> None:
-    assert why("INNER", "n") == "it is selected by OUTER, THIRD"
+def test_reason_names_the_options_that_select_it() -> None:
+    assert reason_for("INNER", "n") == "it is selected by OUTER, THIRD"
 
 
-def test_what_has_no_prompt_cannot_be_asked_for() -> None:
-    assert why("INNER") == "it cannot be asked for: only other options select it"
+def test_reason_reports_an_option_without_a_prompt() -> None:
+    assert reason_for("INNER") == "it cannot be asked for: only other options select it"
 
 
-def test_what_nothing_keeps_from_being_set() -> None:
-    assert "Kconfig chose otherwise" in why("FREE")
+def test_reason_reports_an_option_without_unmet_dependencies() -> None:
+    assert "Kconfig chose otherwise" in reason_for("FREE")
 
 
-def test_a_symbol_that_is_not_defined() -> None:
-    assert why("NOPE") == "it is an option of other architectures"
+def test_reason_reports_an_undefined_symbol() -> None:
+    assert reason_for("NOPE") == "it is an option of other architectures"
     assert kconfig.reason(Option("X", "y", "x:1"), None) == "this kernel has no such option"
 
 
 NOTED = Option("A", "y", "x:1", noted=True)
 
 
-def test_an_option_that_is_noted_has_to_survive_where_it_exists() -> None:
-    """Kconfig knows it, and dropped it: that is an error all the same."""
+def test_lost_includes_a_noted_option_that_exists() -> None:
+    """Kconfig knows the option and dropped it, which is an error."""
     assert config.lost([NOTED], "# CONFIG_A is not set\n") == [NOTED]
 
 
-def test_only_what_is_wanted_and_missing_is_noted() -> None:
+def test_notes_lists_only_requested_options_that_are_missing() -> None:
     others = [Option("B", "n", "x:2", noted=True), Option("C", "y", "x:3", noted=True)]
     assert config.notes([NOTED, *others], "CONFIG_C=y\n") == (
         "this kernel has no option CONFIG_A (x:1); built without",
@@ -98,7 +98,7 @@ def test_only_what_is_wanted_and_missing_is_noted() -> None:
     assert config.notes(others, "CONFIG_C=y\n") == ()
 
 
-def test_that_an_option_is_noted_makes_no_other_kernel() -> None:
+def test_a_noted_option_makes_the_same_request() -> None:
     assert NOTED.request == Option("A", "y", "y:2").request
 
 
@@ -116,7 +116,7 @@ def test_a_condition_ends_with_its_block(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["MODULES", "VIRTIO_CONSOLE", "ARM_SMMU_V3", "VIRTIO_IOMMU", "PCI"]
 )
-def test_no_guest_works_without(name: str) -> None:
+def test_options_that_every_guest_requires_are_unconditional(name: str) -> None:
     options = [each for path in config.fragments() for each in config.read(path)]
     (option,) = (each for each in options if each.name == name)
     assert not option.noted
@@ -149,22 +149,22 @@ def test_no_guest_works_without(name: str) -> None:
         ("A [=y] B [=y]", 0),
     ],
 )
-def test_expressions(expression: str, value: int) -> None:
+def test_value_evaluates_expressions(expression: str, value: int) -> None:
     assert kconfig.value(expression) == value
 
 
 @given(st.text("AB [=ymn]&|!() 1=", max_size=60))
-def test_hostile_expressions(text: str) -> None:
+def test_the_value_of_hostile_text_is_a_tristate(text: str) -> None:
     assert kconfig.value(text) in (0, 1, 2)
 
 
 @given(st.text(max_size=300))
-def test_hostile_words_of_kconfig(text: str) -> None:
+def test_parsing_hostile_output_raises_nothing(text: str) -> None:
     kconfig.parse(text + "\nharness-symbol A\n" + text)
 
 
 @given(st.text("CONFIG_A=yn# is not set:\n", max_size=80))
-def test_hostile_fragments(text: str) -> None:
+def test_reading_hostile_fragments_raises_only_usage_errors(text: str) -> None:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "x.config")
         path.write_text(text)
@@ -176,24 +176,26 @@ SYSCTL = Option("PROC_SYSCTL", "y", "x:1"), Option("SYSCTL", "y", "x:2", instead
 
 
 @pytest.mark.parametrize(
-    ("known", "asked"),
+    ("known", "requested"),
     [
         ({"PROC_SYSCTL", "SYSCTL"}, ["PROC_SYSCTL"]),
         ({"SYSCTL"}, ["SYSCTL"]),
-        # Which is then reported as lost.
+        # SYSCTL is then reported as lost.
         (set(), ["SYSCTL"]),
     ],
 )
-def test_one_option_stands_in_for_another(known: set[str], asked: list[str]) -> None:
-    assert [option.name for option in config.asked_of(SYSCTL, known)] == asked
+def test_an_option_replaces_another_that_the_kernel_does_not_know(
+    known: set[str], requested: list[str]
+) -> None:
+    assert [option.name for option in config.asked_of(SYSCTL, known)] == requested
 
 
-def test_an_option_that_is_lacked_is_asked_for_without_a_stand_in() -> None:
+def test_an_unknown_option_without_a_replacement_is_requested() -> None:
     assert config.asked_of(SYSCTL[:1], set()) == [SYSCTL[0]]
 
 
-def test_every_kernel_is_asked_for_sysctl() -> None:
-    """The older ones by the name that they have always been asked by, and by no other."""
+def test_the_fragments_request_sysctl_from_every_kernel() -> None:
+    """Kernels before 7.3 by PROC_SYSCTL alone, as always."""
     fragments = [option for path in config.fragments() for option in config.read(path)]
     sysctl = [option for option in fragments if "SYSCTL" in option.name]
     assert [(option.name, option.since, option.instead_of) for option in sysctl] == [

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Kernels: how they are named, configured and built, on one of ten lines: the real ones
-take minutes and are built by the guest tests."""
+"""Naming, configuring and building kernels, on one of ten lines. Real ones take minutes; the
+guest tests build them."""
 
 import contextlib
 from dataclasses import replace
@@ -28,30 +28,30 @@ def built(tree: Path, *patches: Path) -> str:
 
 
 @pytest.mark.parametrize("text", ["", "debian", "debian:", "nope:x", ":", "6.12"])
-def test_a_spec_that_is_none(text: str) -> None:
+def test_parse_rejects_an_unknown_kind_of_kernel(text: str) -> None:
     with pytest.raises(UsageError, match="no such kernel"):
         spec.parse(text)
 
 
-def test_a_spec_with_a_missing_patch(tmp_path: Path) -> None:
+def test_parse_rejects_a_missing_patch(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such patch"):
         spec.parse("debian:6.12", [tmp_path / "nope"])
 
 
 @given(st.text(max_size=40))
-def test_hostile_specs(text: str) -> None:
+def test_parsing_hostile_text_raises_only_usage_errors(text: str) -> None:
     with contextlib.suppress(UsageError):
         assert spec.parse(text).kind in spec.FORMS
 
 
 @pytest.mark.parametrize("version", ["6.12;id", "../x", "6.12 ", "-o"])
-def test_a_version_that_is_none_reaches_no_program(version: str) -> None:
+def test_source_of_rejects_an_invalid_version(version: str) -> None:
     with pytest.raises(UsageError, match="not a kernel version"):
         debian_source.source_of(version)
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_a_build_and_a_patched_one(tree: Path, patch: Path) -> None:
+def test_build_applies_patches_and_leaves_the_tree_unchanged(tree: Path, patch: Path) -> None:
     assert built(tree) == "int one;\n"
     assert built(tree, patch) == "int one;\nint two;\n"
     assert built(tree) == "int one;\n"
@@ -59,7 +59,7 @@ def test_a_build_and_a_patched_one(tree: Path, patch: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_a_changed_tree_is_another_kernel(tree: Path) -> None:
+def test_a_changed_tree_is_built_as_another_kernel(tree: Path) -> None:
     first = build.build(spec.parse(f"tree:{tree}"))
     (tree / "drivers/iommu/iommu.c").write_text("int six;\n")
     (tree / "new.c").write_text("")
@@ -69,7 +69,7 @@ def test_a_changed_tree_is_another_kernel(tree: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_the_first_compiler_error_is_told_and_nothing_is_kept(
+def test_a_failed_build_reports_the_first_error_and_keeps_only_its_log(
     tree: Path, private_cache: Path
 ) -> None:
     (tree / "drivers/iommu/iommu.c").write_text("#error it is broken\n")
@@ -81,7 +81,7 @@ def test_the_first_compiler_error_is_told_and_nothing_is_kept(
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_an_option_that_this_kernel_does_not_have(tree: Path, tmp_path: Path) -> None:
+def test_build_rejects_an_option_that_the_kernel_lacks(tree: Path, tmp_path: Path) -> None:
     fragment = tmp_path / "my.config"
     fragment.write_text("# why\nCONFIG_NOPE=y\n")
     with pytest.raises(
@@ -91,7 +91,7 @@ def test_an_option_that_this_kernel_does_not_have(tree: Path, tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_an_option_wanted_only_where_it_exists(tree: Path, tmp_path: Path) -> None:
+def test_build_skips_an_optional_option_that_does_not_exist(tree: Path, tmp_path: Path) -> None:
     fragment = tmp_path / "my.config"
     fragment.write_text("#: where it exists\nCONFIG_NOPE=y\nCONFIG_NET=y\n\nCONFIG_B=y\n")
     assert [option.optional for option in config.read(fragment)] == [True, True, False]
@@ -100,7 +100,7 @@ def test_an_option_wanted_only_where_it_exists(tree: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_an_option_that_a_kernel_has_dropped_is_noted(tree: Path, tmp_path: Path) -> None:
+def test_build_notes_an_option_that_the_kernel_has_dropped(tree: Path, tmp_path: Path) -> None:
     fragment = tmp_path / "my.config"
     fragment.write_text("#: noted where it is missing\nCONFIG_NOPE=y\nCONFIG_NET=y\n")
     kernel = build.build(spec.parse(f"tree:{tree}", fragments=[fragment]))
@@ -111,26 +111,26 @@ def test_an_option_that_a_kernel_has_dropped_is_noted(tree: Path, tmp_path: Path
     assert build.build(spec.parse(f"tree:{tree}", fragments=[fragment])).notes == ()
 
 
-def test_a_fragment_with_a_typo(tmp_path: Path) -> None:
+def test_read_rejects_an_invalid_line_of_a_fragment(tmp_path: Path) -> None:
     fragment = tmp_path / "my.config"
     fragment.write_text("CONFIG_A=y\nCONFIG_B y\n")
     with pytest.raises(UsageError, match=r"my\.config:2: not a configuration line"):
         config.read(fragment)
 
 
-def test_the_last_fragment_wins() -> None:
+def test_merged_keeps_the_value_of_the_last_fragment() -> None:
     options = [config.Option("A", "y", "a:1"), config.Option("A", "n", "b:1")]
     assert [option.line for option in config.merged(options)] == ["# CONFIG_A is not set"]
 
 
-def test_our_own_fragments_can_be_read() -> None:
+def test_the_fragments_set_each_option_once() -> None:
     names = [option.name for path in config.fragments() for option in config.read(path)]
     assert "ARM_SMMU_V3" in names
     assert len(names) == len(set(names))
 
 
 @pytest.mark.parametrize("name", config.variants())
-def test_a_variant_says_why_of_each_block(name: str) -> None:
+def test_each_block_of_a_variant_has_a_comment(name: str) -> None:
     path = config.fragments([name])[-1]
     assert config.read(path)
     for block in path.read_text().split("\n\n")[1:]:
@@ -143,13 +143,13 @@ def empty_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("empty_path")
-def test_no_cross_compiler_is_told_with_the_mend(tree: Path) -> None:
+def test_build_reports_a_missing_cross_compiler_with_a_hint(tree: Path) -> None:
     with pytest.raises(ToolMissing, match="apt-get install"):
         build.build(spec.parse(f"tree:{tree}"))
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_the_key_is_of_everything_that_goes_in(tree: Path, patch: Path, tmp_path: Path) -> None:
+def test_the_key_depends_on_patches_and_fragments(tree: Path, patch: Path, tmp_path: Path) -> None:
     fragment = tmp_path / "one.config"
     fragment.write_text("CONFIG_A=y\n")
     keys = [
@@ -161,8 +161,8 @@ def test_the_key_is_of_everything_that_goes_in(tree: Path, patch: Path, tmp_path
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_a_script_that_kconfig_runs_is_its_input(tree: Path) -> None:
-    """The same work tree must give what a fresh one gives."""
+def test_kconfig_runs_again_when_a_script_changes(tree: Path) -> None:
+    """A reused work tree must result in the configuration of a fresh one."""
     makefile = (tree / "Makefile").read_text()
     rule = 'allnoconfig:\n\techo "CONFIG_LD=$$(cat scripts/ld)" > $(O)/.config\n\t# '
     (tree / "Makefile").write_text(makefile.replace("allnoconfig:\n\t", rule))
@@ -173,7 +173,9 @@ def test_a_script_that_kconfig_runs_is_its_input(tree: Path) -> None:
         assert kernel.config.read_text() == f"CONFIG_LD={number}\n"
 
 
-def test_the_key_knows_compiler_and_variant(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_depends_on_compiler_and_variant(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(config, "fragments", lambda names: [tree / f"{name}.x" for name in names])
     (tree / "kasan.x").write_text("CONFIG_K=y\n")
     plain = spec.parse(f"tree:{tree}")
@@ -184,30 +186,30 @@ def test_the_key_knows_compiler_and_variant(tree: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_one_that_fails_does_not_stop_the_others(
+def test_build_all_continues_after_a_failed_build(
     tree: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     broken = fake_linux.write(tmp_path / "broken")
     (broken / "drivers/iommu/iommu.c").write_text("#error no\n")
-    wheres = [f"tree:{broken}", "tree:~nosuch/x", "git:/x@y", f"tree:{tree}"]
-    outcomes = build.build_all([spec.parse(where) for where in wheres])
+    specs = [f"tree:{broken}", "tree:~nosuch/x", "git:/x@y", f"tree:{tree}"]
+    outcomes = build.build_all([spec.parse(each) for each in specs])
     assert [type(each.error) for each in outcomes[:3]] == [BuildError, UsageError, UsageError]
     assert outcomes[3].kernel
     assert outcomes[3].kernel.image.read_text() == "int one;\n"
     assert "[[" not in capfd.readouterr().err
 
 
-def test_an_entry_of_another_format_is_not_listed(private_cache: Path) -> None:
+def test_built_skips_entries_of_another_format(private_cache: Path) -> None:
     (private_cache / "kernel/old").mkdir(parents=True)
     (private_cache / "kernel/old/kernel.json").write_text("{}")
     assert build.built() == []
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_guest_modules_are_those_of_this_checkout(
+def test_guest_modules_are_built_from_this_checkout(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another checkout's may have been compiled later than these were written."""
+    """Objects of another checkout may be newer than the sources of this one."""
     makefile = (tree / "Makefile").read_text()
     rule = 'modules:\n\tif [ -n "$(M)" ]; then $(MAKE) -C $(M) -f Rules one.ko; fi\n'
     (tree / "Makefile").write_text(makefile.replace("modules:\n", rule))
@@ -239,7 +241,7 @@ def test_guest_modules_are_those_of_this_checkout(
         "fatal error: cannot open scripts/mod/elfconfig.h: Too many open files",
     ],
 )
-def test_a_host_in_need_is_no_fault_of_the_kernel(line: str) -> None:
+def test_a_failure_of_the_host_is_recognised_in_the_build_log(line: str) -> None:
     log = f"  CC      drivers/iommu/iommu.o\n{line}\nmake: *** [Makefile:1] Error 2\n"
     assert buildlog._cause(log, buildlog._HOST_CAUSES) == line
 
@@ -252,5 +254,5 @@ def test_a_host_in_need_is_no_fault_of_the_kernel(line: str) -> None:
         "make[1]: *** [scripts/Makefile.build:250: drivers/iommu/iommu.o] Error 1",
     ],
 )
-def test_a_kernel_that_is_wrong_is_no_fault_of_the_host(line: str) -> None:
+def test_an_error_of_the_kernel_is_no_failure_of_the_host(line: str) -> None:
     assert buildlog._cause(line, buildlog._HOST_CAUSES) == ""

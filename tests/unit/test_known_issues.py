@@ -21,7 +21,7 @@ ISSUES = known_issues.issues()
 SYMPTOMS = [(issue, each) for issue in ISSUES.values() for each in issue.symptoms]
 
 
-def test_every_issue_has_its_evidence_and_symptoms() -> None:
+def test_every_issue_has_evidence_and_symptoms() -> None:
     for name, issue in ISSUES.items():
         assert name == issue.id
         assert issue.title
@@ -34,23 +34,23 @@ def test_every_issue_has_its_evidence_and_symptoms() -> None:
 
 
 @pytest.mark.parametrize(("issue", "symptom"), SYMPTOMS)
-def test_a_symptom_is_its_example_and_not_its_neighbour(
+def test_a_symptom_matches_its_example_and_not_its_counterexample(
     issue: known_issues.KnownIssue, symptom: known_issues.Symptom
 ) -> None:
-    assert symptom.pattern.matches(of(symptom.like))
-    assert not any(each.pattern.matches(of(symptom.unlike)) for each in issue.symptoms)
+    assert symptom.pattern.matches(parsed(symptom.like))
+    assert not any(each.pattern.matches(parsed(symptom.unlike)) for each in issue.symptoms)
 
 
 @pytest.mark.parametrize(("issue", "symptom"), SYMPTOMS)
-def test_no_issue_takes_a_finding_for_its_own_that_the_same_machine_has_of_another(
+def test_an_example_matches_only_its_own_issue(
     issue: known_issues.KnownIssue, symptom: known_issues.Symptom
 ) -> None:
-    """But for those that one kernel does not have together: they show the same."""
+    """Issues that show the same and that no kernel has together are exempt."""
     others = {
         other.id
         for other in ISSUES.values()
         if other is not issue
-        and any(each.pattern.matches(of(symptom.like)) for each in other.symptoms)
+        and any(each.pattern.matches(parsed(symptom.like)) for each in other.symptoms)
     }
     alike = (
         {"unloaded-operations-stay", "unloaded-virtio-operations-stay"},
@@ -60,8 +60,8 @@ def test_no_issue_takes_a_finding_for_its_own_that_the_same_machine_has_of_anoth
     assert not others or any({issue.id, *others} <= each for each in alike)
 
 
-def of(text: str) -> Finding:
-    """A finding that str() shows so."""
+def parsed(text: str) -> Finding:
+    """The finding whose str() is ``text``."""
     kind, found, chain = text.partition(" in ")
     if found:
         return Finding(kind, calls=tuple(chain.split(" < ")))
@@ -70,21 +70,24 @@ def of(text: str) -> Finding:
     return Finding(rule, name, value)
 
 
-def test_what_follows_is_explained_only_after_a_symptom() -> None:
+def test_a_consequence_is_explained_only_after_a_symptom() -> None:
     issue = ISSUES["detaching-fails-for-memory"]
-    cause, poison = of(issue.symptoms[0].like), of("SLUB in __free_slab < kernfs_fop_release")
+    cause, poison = (
+        parsed(issue.symptoms[0].like),
+        parsed("SLUB in __free_slab < kernfs_fop_release"),
+    )
     assert issue.explained([cause, poison]) == [cause, poison]
     assert issue.explained([poison, cause]) == [cause]
     assert issue.explained([poison]) == []
 
 
-def test_a_neighbour_is_not_explained_with_it() -> None:
+def test_a_counterexample_is_explained_only_as_a_consequence() -> None:
     for issue in ISSUES.values():
         for symptom in issue.symptoms:
-            own, neighbour = of(symptom.like), of(symptom.unlike)
-            found = issue.explained([own, neighbour])
-            follows = any(each.matches(neighbour) for each in issue.follows)
-            assert found == ([own, neighbour] if follows else [own]), issue.id
+            own, other = parsed(symptom.like), parsed(symptom.unlike)
+            found = issue.explained([own, other])
+            follows = any(each.matches(other) for each in issue.follows)
+            assert found == ([own, other] if follows else [own]), issue.id
 
 
 @pytest.mark.parametrize(
@@ -106,7 +109,9 @@ def test_a_neighbour_is_not_explained_with_it() -> None:
         ("refcount", False),
     ],
 )
-def test_a_splat_is_known_by_kind_function_and_callers(pattern: str, matches: bool) -> None:
+def test_a_pattern_matches_a_splat_by_kind_function_and_callers(
+    pattern: str, matches: bool
+) -> None:
     (found,) = splat.find(WARNING)
     assert Pattern(pattern).matches(finding.of_splat(found)) == matches
 
@@ -124,12 +129,12 @@ def test_a_splat_is_known_by_kind_function_and_callers(pattern: str, matches: bo
         ("WARNING in refcount", False),
     ],
 )
-def test_a_rule_is_known_by_name_subject_and_value(pattern: str, matches: bool) -> None:
-    found = Finding("refcount", "virtio_iommu", "-1", "any words in it")
+def test_a_pattern_matches_a_finding_by_rule_subject_and_value(pattern: str, matches: bool) -> None:
+    found = Finding("refcount", "virtio_iommu", "-1", "any text")
     assert Pattern(pattern).matches(found) == matches
 
 
-def test_what_ended_a_scenario() -> None:
+def test_of_error_returns_the_findings_that_ended_a_scenario() -> None:
     panic = finding.of_error(GuestPanic("Fatal exception in interrupt"))
     assert [str(each) for each in panic] == ["panic = Fatal exception in interrupt"]
     assert Pattern("panic").matches(panic[0])
@@ -143,11 +148,11 @@ def test_what_ended_a_scenario() -> None:
 
 
 @given(st.text(), st.text(), st.text())
-def test_patterns_and_findings_are_any_text(pattern: str, rule: str, subject: str) -> None:
+def test_a_pattern_and_a_finding_may_be_any_text(pattern: str, rule: str, subject: str) -> None:
     assert Pattern(pattern).matches(Finding(rule, subject)) in (True, False)
 
 
-def test_a_command_is_no_splat_whatever_words_it_has() -> None:
+def test_a_splat_pattern_does_not_match_the_command_of_a_finding() -> None:
     found = Finding("killed", "for d in virtio*; do echo $d > unbind; done")
     assert Pattern("killed").matches(found)
     assert not Pattern("* in *").matches(found)
