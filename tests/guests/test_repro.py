@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Replaying reports, as the command does it: verdicts, run directories, ways to stop."""
+"""Replaying reports with the command ``repro``: verdicts, run directories, interruptions."""
 
 import json
 import re
@@ -31,7 +31,7 @@ UNPINNED_KERNEL = "debian:6.12"
 
 
 def repro(kernel_name: str, report: Path, run: Path, *words: str | Path) -> tuple[int, Any]:
-    """The exit status and the JSON object."""
+    """Run ``repro`` on the report; return the exit status and the JSON object."""
     done = command.run("repro", report, "--kernel", kernel_name, "--run-dir", run, "--json", *words)
     return done.status, json.loads(done.out)
 
@@ -42,7 +42,7 @@ def write(tmp_path: Path, text: str) -> Path:
     return report
 
 
-def test_the_bundled_report_is_reproduced(kernel_name: str, kernel: Kernel, tmp_path: Path) -> None:
+def test_bundled_report_is_reproduced(kernel_name: str, kernel: Kernel, tmp_path: Path) -> None:
     status, result = repro(kernel_name, PINS, tmp_path / "run")
     assert (status, result["verdict"]) == (0, "reproduced")
     assert result["kernel"] == kernel.label
@@ -58,7 +58,7 @@ def test_the_bundled_report_is_reproduced(kernel_name: str, kernel: Kernel, tmp_
     assert "test_module is our iommu_client" in note
 
 
-def test_without_the_pin_it_is_not_reproduced_and_the_last_step_differs(tmp_path: Path) -> None:
+def test_report_is_not_reproduced_without_the_pin(tmp_path: Path) -> None:
     status, result = repro(UNPINNED_KERNEL, PINS, tmp_path / "run", "--patch", UNPINNED)
     assert (status, result["verdict"]) == (1, "not-reproduced")
     assert [step["matched"] for step in result["steps"]] == [True, True, True, False]
@@ -67,7 +67,7 @@ def test_without_the_pin_it_is_not_reproduced_and_the_last_step_differs(tmp_path
     assert last["refcounts"]["arm_smmu_v3"] == [0, None]
 
 
-def test_the_run_directory_has_all_that_was_seen(kernel_name: str, tmp_path: Path) -> None:
+def test_run_directory_has_the_whole_record(kernel_name: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     _, result = repro(kernel_name, PINS, run)
     assert json.loads((run / "result.json").read_text()) == result
@@ -82,7 +82,7 @@ def test_the_run_directory_has_all_that_was_seen(kernel_name: str, tmp_path: Pat
     assert "virt,gic-version=3" in (run / "qemu.json").read_text()
 
 
-def test_the_same_machine_boots_from_the_run_directory(kernel_name: str, tmp_path: Path) -> None:
+def test_machine_boots_from_the_run_directory(kernel_name: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     repro(kernel_name, PINS, run)
     script = run / "boot.sh"
@@ -94,7 +94,7 @@ def test_the_same_machine_boots_from_the_run_directory(kernel_name: str, tmp_pat
         console.expect(pexpect.EOF)
 
 
-def test_kmods_words_get_kmods_tools(kernel_name: str, tmp_path: Path) -> None:
+def test_messages_of_kmod_select_its_tools(kernel_name: str, tmp_path: Path) -> None:
     text = PINS.read_text().replace(
         "modprobe: can't unload module 'arm-smmu-v3': Resource temporarily unavailable",
         "modprobe: FATAL: Module arm_smmu_v3 is in use.",
@@ -105,7 +105,7 @@ def test_kmods_words_get_kmods_tools(kernel_name: str, tmp_path: Path) -> None:
     assert any("kmod" in note for note in result["notes"])
 
 
-def test_a_virtio_iommu_session_runs_behind_one(
+def test_virtio_iommu_session_runs_behind_a_virtio_iommu(
     kernel_name: str, kernel: Kernel, tmp_path: Path
 ) -> None:
     report = write(
@@ -120,7 +120,7 @@ def test_a_virtio_iommu_session_runs_behind_one(
     )
     status, result = repro(kernel_name, report, tmp_path / "run")
     assert result["machine"] == "virtio-iommu"
-    # Groups at registration pin it from the first modprobe on.
+    # With groups at registration the driver is pinned from the first modprobe on.
     differs = GROUPS_AT_REGISTRATION.since.include(kernel.release)
     assert [step["matched"] for step in result["steps"]] == [True, not differs, not differs]
     assert status == differs
@@ -142,7 +142,7 @@ def test_a_virtio_iommu_session_runs_behind_one(
         ("$ sleep 1000\nx\n", 3, "inconclusive", "silent for 1 s"),
     ],
 )
-def test_verdicts(
+def test_session_gets_its_verdict(
     kernel_name: str, tmp_path: Path, session: str, status: int, verdict: str, reason: str
 ) -> None:
     report = write(tmp_path, session)
@@ -151,7 +151,7 @@ def test_verdicts(
     assert reason in result["reason"]
 
 
-def test_what_was_seen_before_a_guest_was_lost_is_kept(kernel_name: str, tmp_path: Path) -> None:
+def test_steps_before_a_panic_are_kept(kernel_name: str, tmp_path: Path) -> None:
     report = write(tmp_path, "$ echo a\na\n$ echo c >/proc/sysrq-trigger\nx\n")
     _, result = repro(kernel_name, report, tmp_path / "run")
     assert [step["stdout"] for step in result["steps"]] == ["a\n"]
@@ -166,9 +166,7 @@ OOPS = """\
 """
 
 
-def test_a_splat_that_the_report_does_not_mention_is_shown(
-    kernel_name: str, kernel: Kernel, tmp_path: Path
-) -> None:
+def test_unmentioned_splat_is_shown(kernel_name: str, kernel: Kernel, tmp_path: Path) -> None:
     status, result = repro(kernel_name, write(tmp_path, OOPS), tmp_path / "run")
     assert status == 1
     if not UNREGISTERING_REMOVES_GROUPS.since.include(kernel.release):
@@ -179,12 +177,12 @@ def test_a_splat_that_the_report_does_not_mention_is_shown(
     assert oops["title"] in result["unmentioned_splats"]
     places = [each["place"] for chain in oops["chains"] for each in chain["frames"]]
     assert any(each.startswith("drivers/iommu/iommu.c:") for each in places), places
-    words = command.run("repro", tmp_path / "report.transcript", "--kernel", kernel_name)
-    assert "the report does not mention this Oops" in words.out
-    assert re.search(r"pc : sysfs_remove_link_from_group\+\S+ \(fs/sysfs/group.c:\d+\)", words.out)
+    done = command.run("repro", tmp_path / "report.transcript", "--kernel", kernel_name)
+    assert "the report does not mention this Oops" in done.out
+    assert re.search(r"pc : sysfs_remove_link_from_group\+\S+ \(fs/sysfs/group.c:\d+\)", done.out)
 
 
-def test_a_splat_that_the_report_mentions_is_not(kernel_name: str, tmp_path: Path) -> None:
+def test_mentioned_splat_is_not_shown_as_unmentioned(kernel_name: str, tmp_path: Path) -> None:
     mentioned = """
 [ 1.0] Unable to handle kernel NULL pointer dereference at virtual address 0000000000000030
 [ 1.0] pc : sysfs_remove_link_from_group+0x14/0x44
@@ -192,12 +190,12 @@ def test_a_splat_that_the_report_mentions_is_not(kernel_name: str, tmp_path: Pat
 """
     _, result = repro(kernel_name, write(tmp_path, OOPS + mentioned), tmp_path / "run")
     assert not any("Unable to handle" in title for title in result["unmentioned_splats"])
-    words = command.run("repro", tmp_path / "report.transcript", "--kernel", kernel_name)
-    shown = "the kernel reports, as the report does: " in words.out
+    done = command.run("repro", tmp_path / "report.transcript", "--kernel", kernel_name)
+    shown = "the kernel reports, as the report does: " in done.out
     assert shown == any(each["kind"] == "Oops" for each in result["splats"])
 
 
-def test_a_hostile_report_stays_in_the_guest(kernel_name: str, tmp_path: Path) -> None:
+def test_hostile_report_stays_in_the_guest(kernel_name: str, tmp_path: Path) -> None:
     target = tmp_path / "owned"
     report = write(
         tmp_path,
@@ -211,17 +209,15 @@ def test_a_hostile_report_stays_in_the_guest(kernel_name: str, tmp_path: Path) -
     assert "\\x1b[2J" in done.out
 
 
-def test_in_words_and_in_a_pipe_everything_is_plain(
-    kernel_name: str, kernel: Kernel, tmp_path: Path
-) -> None:
+def test_text_output_to_a_pipe_is_plain(kernel_name: str, kernel: Kernel, tmp_path: Path) -> None:
     done = command.run("repro", PINS, "--kernel", kernel_name, "--run-dir", tmp_path / "run")
     assert done.status == 0
     assert "\x1b" not in done.out + done.err
     assert " 4  $ modprobe -r arm-smmu-v3" in done.out
-    # Long lines are not broken, whatever the width of a terminal.
+    # Long lines are not wrapped, whatever the width of a terminal.
     pinned = 4 if GROUPS_AT_REGISTRATION.since.include(kernel.release) else 2
-    told = f"refcounts: arm_smmu_v3 {pinned} -> {pinned}; groups {pinned} -> {pinned}"
-    assert f"    as reported: status 1; {told}" in done.out
+    refcounts = f"refcounts: arm_smmu_v3 {pinned} -> {pinned}; groups {pinned} -> {pinned}"
+    assert f"    as reported: status 1; {refcounts}" in done.out
     assert f"run:     {tmp_path / 'run'}" in done.out
 
 
@@ -230,7 +226,7 @@ def has_text(path: Path) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_stopped_in_boot_or_replay_nothing_is_left(
+def test_interrupt_during_boot_or_replay_leaves_no_process(
     kernel_name: str, tmp_path: Path, number: signal.Signals
 ) -> None:
     report = write(tmp_path, "$ echo a\na\n$ sleep 1000\n")
@@ -246,7 +242,9 @@ def test_stopped_in_boot_or_replay_nothing_is_left(
     assert repro(kernel_name, PINS, tmp_path / "after")[0] == 0
 
 
-def test_qemu_absent(kernel_name: str, kernel: Kernel, tmp_path: Path) -> None:
+def test_missing_qemu_is_reported_in_one_line(
+    kernel_name: str, kernel: Kernel, tmp_path: Path
+) -> None:
     assert kernel.image.exists()
     directory = tmp_path / "bin"
     directory.mkdir()
@@ -262,22 +260,20 @@ def test_qemu_absent(kernel_name: str, kernel: Kernel, tmp_path: Path) -> None:
     assert len(done.err.splitlines()) == 1
 
 
-def test_a_patched_kernel_is_another_one() -> None:
+def test_patched_kernel_has_another_key() -> None:
     kernel = build.build(spec.parse(UNPINNED_KERNEL))
     patched = build.build(spec.parse(UNPINNED_KERNEL, [UNPINNED]))
     assert patched.key != kernel.key
     assert patched.release == kernel.release
 
 
-def test_an_oops_that_the_report_shows_is_reproduced(
-    kernel_name: str, kernel: Kernel, tmp_path: Path
-) -> None:
-    told = OOPS.replace(
+def test_oops_of_a_report_is_reproduced(kernel_name: str, kernel: Kernel, tmp_path: Path) -> None:
+    text = OOPS.replace(
         "[1]",
         "[   12.3] Unable to handle kernel NULL pointer dereference at virtual address (re)\n"
         "Segmentation fault",
     ).replace("address (re)", "address .* (re)")
-    status, result = repro(kernel_name, write(tmp_path, told), tmp_path / "run")
+    status, result = repro(kernel_name, write(tmp_path, text), tmp_path / "run")
     oopses = UNREGISTERING_REMOVES_GROUPS.since.include(kernel.release)
     assert (status, result["verdict"]) == ((0, "reproduced") if oopses else (1, "not-reproduced"))
 
@@ -292,30 +288,30 @@ def test_another_panic_or_an_earlier_difference_is_not_reproduced(
     assert repro(kernel_name, differs, tmp_path / "b")[1]["verdict"] == "not-reproduced"
 
 
-def test_kernel_messages_that_were_lost_are_told(kernel_name: str, tmp_path: Path) -> None:
+def test_lost_kernel_messages_are_recorded(kernel_name: str, tmp_path: Path) -> None:
     flood = "for i in $(seq 500); do sleep 1000 & done; echo t >/proc/sysrq-trigger"
     _, result = repro(kernel_name, write(tmp_path, f"$ {flood}\n[0]\n"), tmp_path / "run")
     ((first, last),) = result["lost_records"][:1]
     assert 0 < first <= last
 
 
-def test_a_reader_that_has_seen_enough_is_no_verdict(kernel_name: str, tmp_path: Path) -> None:
+def test_closed_pipe_is_no_verdict(kernel_name: str, tmp_path: Path) -> None:
     process = command.start("repro", PINS, "--kernel", kernel_name, "--run-dir", tmp_path / "run")
     assert process.stdout
     process.stdout.close()
     assert process.wait(60) == 128 + signal.SIGPIPE
 
 
-def test_a_stand_in_has_the_name_of_the_report(smmuv3: Guest) -> None:
+def test_stand_in_driver_has_the_reported_name(smmuv3: Guest) -> None:
     step = smmuv3.step("modprobe arm-smmu-v3; modprobe test_module")
     assert "test_module" in step.after.modules
     assert step.after.devices["b000000.client0"].driver == "test_module"
 
 
-def test_a_client_that_waits_in_vain_binds_past_its_iommu_and_that_is_told(
+def test_untranslated_client_is_recorded_and_shown(
     guest_factory: GuestFactory,
 ) -> None:
-    """driver_deferred_probe_check_state gives up after deferred_probe_timeout."""
+    """driver_deferred_probe_check_state ends the deferral after deferred_probe_timeout."""
     guest = guest_factory("smmuv3", arguments="deferred_probe_timeout=1")
     guest.run("modprobe iommu_client")
     bound = "/sys/bus/platform/drivers/iommu_client/b00?000.client?"
@@ -323,7 +319,7 @@ def test_a_client_that_waits_in_vain_binds_past_its_iommu_and_that_is_told(
     step = guest.step("true")
     assert step.after.untranslated == ["b000000.client0", "b001000.client1"]
     done = replace(step, before=State())
-    told = record.step(Command("true", (), None, 1), done, [])
-    assert told["untranslated"] == step.after.untranslated
+    recorded = record.step(Command("true", (), None, 1), done, [])
+    assert recorded["untranslated"] == step.after.untranslated
     shown = [line for _, line in render.step(done, [], "arm_smmu_v3")]
     assert any("! b000000.client0 is bound, firmware names an IOMMU" in line for line in shown)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Guests that go on from where another was saved."""
+"""Snapshots of guests: saved, restored, and replaced when damaged."""
 
 import json
 import os
@@ -22,8 +22,8 @@ from harness.plugin.plugin import GuestFactory
 SMMUV3 = machines.named("smmuv3")
 
 
-def test_time_log_and_shell_go_on(guest: Guest) -> None:
-    """Restored, and not booted: the log of the boot is there all the same."""
+def test_restored_guest_continues_clock_log_and_shell(guest: Guest) -> None:
+    """A restored guest has the log of the boot before the snapshot."""
     assert "-incoming" in guest.argv
     first = guest.clock()
     guest.run("sleep 0.1")
@@ -34,7 +34,7 @@ def test_time_log_and_shell_go_on(guest: Guest) -> None:
     assert record.gaps(guest.kmsg()) == []
 
 
-def test_guests_of_one_snapshot_are_apart(guest_factory: GuestFactory) -> None:
+def test_guests_of_one_snapshot_are_independent(guest_factory: GuestFactory) -> None:
     one, other = guest_factory("smmuv3"), guest_factory("smmuv3")
     modules.load(one, "arm_smmu_v3")
     one.run("X=1; echo mine > /tmp/file")
@@ -44,7 +44,7 @@ def test_guests_of_one_snapshot_are_apart(guest_factory: GuestFactory) -> None:
     assert "arm_smmu_v3" not in later.state().modules
 
 
-def test_a_warm_up_has_been_run(guest_factory: GuestFactory) -> None:
+def test_warm_up_commands_have_run(guest_factory: GuestFactory) -> None:
     guest = guest_factory("smmuv3", "modprobe arm-smmu-v3", "KEPT=yes")
     assert "arm_smmu_v3" in guest.state().modules
     assert guest.run("echo $KEPT").out == b"yes\n"
@@ -52,18 +52,18 @@ def test_a_warm_up_has_been_run(guest_factory: GuestFactory) -> None:
     assert guest.step("true").kmsg == ()
 
 
-def test_a_warm_up_that_fails_is_told(guest_factory: GuestFactory) -> None:
+def test_failed_warm_up_is_reported(guest_factory: GuestFactory) -> None:
     with pytest.raises(UsageError, match=r"the warm-up command 'modprobe nope' fails: .*nope"):
         guest_factory("smmuv3", "modprobe nope")
 
 
-def test_any_state_can_be_branched_from(guest: Guest, tmp_path: Path) -> None:
+def test_any_state_can_be_saved_and_restored(guest: Guest, tmp_path: Path) -> None:
     program = guest.machine.qemu
     modules.load(guest, "iommu_client")
     guest.run("cd /sys/module; WORD=before")
     taken = snapshot.save(guest, tmp_path / "branch")
     modules.unload(guest, "iommu_client")
-    assert "iommu_client" not in guest.state().modules, "the saved guest goes on"
+    assert "iommu_client" not in guest.state().modules, "the saved guest does not continue"
     for number in range(2):
         directory = tmp_path / str(number)
         directory.mkdir()
@@ -82,7 +82,7 @@ def test_any_state_can_be_branched_from(guest: Guest, tmp_path: Path) -> None:
                 assert second.run("echo $WORD").out == b"after\n"
 
 
-def test_a_changed_input_is_another_snapshot(kernel: Kernel) -> None:
+def test_changed_input_makes_another_snapshot(kernel: Kernel) -> None:
     usual = snapshot.warm(kernel, SMMUV3)
     assert snapshot.warm(kernel, SMMUV3).directory == usual.directory
     others = {
@@ -97,14 +97,14 @@ def test_a_changed_input_is_another_snapshot(kernel: Kernel) -> None:
 
 @pytest.mark.parametrize("name", ["ram", "state", "snapshot.json"])
 @pytest.mark.parametrize("way", ["truncated", "changed", "missing"])
-def test_a_damaged_snapshot_is_made_again(
+def test_damaged_snapshot_is_replaced(
     kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, way: str
 ) -> None:
-    # A warm-up of its own: other tests use the plain one meanwhile.
+    # Its own warm-up: other tests use the plain snapshot at the same time.
     warm_up = [f": {way} {name}"]
     taken = snapshot.warm(kernel, SMMUV3, warm_up)
     damage(taken.directory / name, way)
-    # As another process would find it.
+    # The cache must be read as by another process.
     monkeypatch.setattr(cache, "_held", {})
     with snapshot.started(kernel, SMMUV3, tmp_path, warm_up) as guest:
         assert guest.run("echo on").out == b"on\n"
@@ -123,8 +123,8 @@ def damage(file: Path, way: str) -> None:
             opened.write(bytes([byte[0] ^ 0xFF]))
 
 
-def test_a_state_that_is_torn_does_not_come_to_life(guest: Guest, tmp_path: Path) -> None:
-    """Of a directory that the cache does not watch."""
+def test_truncated_state_does_not_restore(guest: Guest, tmp_path: Path) -> None:
+    """The snapshot is outside the cache, which checks its own entries."""
     taken = snapshot.save(guest, tmp_path / "kept")
     damage(taken.directory / "state", "truncated")
     (tmp_path / "again").mkdir()
@@ -132,7 +132,7 @@ def test_a_state_that_is_torn_does_not_come_to_life(guest: Guest, tmp_path: Path
         pass
 
 
-def test_a_machine_that_cannot_migrate_is_booted_and_not_saved(
+def test_machine_that_cannot_migrate_boots_and_is_not_saved(
     guest_factory: GuestFactory, tmp_path: Path
 ) -> None:
     guest = guest_factory("smmuv3+nvme", "modprobe arm-smmu-v3")
@@ -143,7 +143,7 @@ def test_a_machine_that_cannot_migrate_is_booted_and_not_saved(
     assert guest.run("echo on").out == b"on\n"
 
 
-def test_a_device_that_only_qemu_knows_it_cannot_migrate(
+def test_device_that_only_qemu_refuses_to_migrate_is_not_saved(
     guest_factory: GuestFactory, tmp_path: Path
 ) -> None:
     rocker = replace(SMMUV3, name="rocker", devices=(Device("rocker"),))
@@ -154,8 +154,8 @@ def test_a_device_that_only_qemu_knows_it_cannot_migrate(
     assert guest.run("echo on").out == b"on\n"
 
 
-def test_a_guest_that_logs_all_the_time_can_be_saved(guest: Guest, tmp_path: Path) -> None:
-    """What it sends between our last question and its stop is in the snapshot's past."""
+def test_guest_that_logs_constantly_can_be_saved(guest: Guest, tmp_path: Path) -> None:
+    """Messages between the last request to the guest and its stop belong to the snapshot."""
     noise = "n=0; while [ $n -lt 3000 ]; do echo noise $n > /dev/kmsg; n=$((n + 1)); done"
     guest.run(f"({noise}; echo over > /dev/kmsg) &")
     for number in range(3):
@@ -168,12 +168,12 @@ def test_a_guest_that_logs_all_the_time_can_be_saved(guest: Guest, tmp_path: Pat
             assert words == [f"noise {n}" for n in range(3000)]
 
 
-def test_a_directory_that_is_there_is_not_saved_into(guest: Guest, tmp_path: Path) -> None:
+def test_save_refuses_an_existing_directory(guest: Guest, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is there already"):
         snapshot.save(guest, tmp_path)
 
 
-def test_a_kept_guest_needs_nothing_else_and_names_no_program(guest: Guest, tmp_path: Path) -> None:
+def test_saved_guest_is_self_contained_and_names_no_program(guest: Guest, tmp_path: Path) -> None:
     taken = snapshot.save(guest, tmp_path / "kept")
     record = json.loads((taken.directory / "snapshot.json").read_text())
     record["machine"]["qemu"] = "/nowhere/evil"
@@ -194,6 +194,6 @@ def test_a_kept_guest_needs_nothing_else_and_names_no_program(guest: Guest, tmp_
         snapshot.load(taken.directory, IOMMUS.values())
 
 
-def test_a_directory_without_a_snapshot(tmp_path: Path) -> None:
+def test_directory_without_a_snapshot_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no guest that was kept"):
         snapshot.load(tmp_path, IOMMUS.values())

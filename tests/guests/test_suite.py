@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The commands run and mutants, as users call them."""
+"""The commands ``run`` and ``mutants``, as users call them."""
 
 import json
 import signal
@@ -15,24 +15,24 @@ from tests.processes import wait_until
 FEW = "pinning::test_device_pins_show_no_holder"
 
 
-def test_scenarios_are_run_and_told(kernel_name: str, tmp_path: Path) -> None:
+def test_scenarios_are_run_and_recorded(kernel_name: str, tmp_path: Path) -> None:
     words = ("run", FEW, "--kernel", kernel_name, "--run-dir", tmp_path / "run")
     done = command.run(*words, "--repeat", "2", "--json")
     assert done.status == 0, done.err
     result = json.loads(done.out)
     assert result["counts"]["passed"] == 2
     assert result["flaky"] == []
-    told = {(each["scenario"], each["machine"]) for each in result["scenarios"]}
+    recorded = {(each["scenario"], each["machine"]) for each in result["scenarios"]}
     name = "test_pinning.py::test_device_pins_show_no_holder"
-    assert told == {(name, "smmuv3"), (name, "virtio-iommu")}
+    assert recorded == {(name, "smmuv3"), (name, "virtio-iommu")}
     assert json.loads((tmp_path / "run/result.json").read_text()) == result
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_what_came_before_the_end_is_kept(
+def test_results_before_an_interrupt_are_kept(
     kernel_name: str, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """One scenario is enough, of a hundred rounds."""
+    """One recorded scenario of a hundred rounds is enough."""
     into = tmp_path / "run"
     words = ("run", FEW, "--kernel", kernel_name, "--machine", "smmuv3", "--repeat", "100")
     started = command.start(*words, "--run-dir", into)
@@ -43,20 +43,18 @@ def test_what_came_before_the_end_is_kept(
     assert json.loads((into / "result.json").read_text())["counts"]["passed"] == 1
 
 
-def test_a_kernel_that_is_named_by_a_path_has_its_scenarios_too(
-    kernel: Kernel, tmp_path: Path
-) -> None:
+def test_kernel_named_by_a_path_runs_scenarios(kernel: Kernel, tmp_path: Path) -> None:
     spec = f"prebuilt:{kernel.directory}"
     words = ("run", "pinning::test_repeated_binding_pins_once", "--kernel", spec)
     done = command.run(*words, "--machine", "smmuv3+nic", "--json", "--run-dir", tmp_path / "run")
     assert done.status == 0, done.err
-    told = [(each["scenario"], each["kernel"]) for each in json.loads(done.out)["scenarios"]]
+    recorded = [(each["scenario"], each["kernel"]) for each in json.loads(done.out)["scenarios"]]
     name = "test_pinning.py::test_repeated_binding_pins_once"
-    assert sorted(told) == [(f"{name}[driver]", spec), (f"{name}[module]", spec)]
+    assert sorted(recorded) == [(f"{name}[driver]", spec), (f"{name}[module]", spec)]
 
 
-def test_what_the_user_says_of_the_kernel_is_believed(kernel_name: str, tmp_path: Path) -> None:
-    """And it is wrong: the kernel does not do that."""
+def test_behaviour_option_overrides_the_source(kernel_name: str, tmp_path: Path) -> None:
+    """The claim is wrong, and the scenario fails."""
     words = ("run", "pinning::test_unregistering_a_platform_driver_does_not_unpin")
     options = ("--kernel", kernel_name, "--machine", "smmuv3", "--run-dir", tmp_path / "run")
     done = command.run(*words, *options, "--behaviour", "unbind-unpins")
@@ -66,7 +64,7 @@ def test_what_the_user_says_of_the_kernel_is_believed(kernel_name: str, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("run", "nope"), "no scenarios about 'nope'"),
         (("run", "--behaviour", "nope"), "no such behaviour: 'nope'"),
@@ -78,13 +76,13 @@ def test_what_the_user_says_of_the_kernel_is_believed(kernel_name: str, tmp_path
         (("mutants", "--kernel", "prebuilt:/"), "a prebuilt kernel cannot be patched"),
     ],
 )
-def test_wrong_requests_are_one_line(
-    kernel_name: str, words: tuple[str, ...], told: str, tmp_path: Path
+def test_wrong_request_is_reported_in_one_line(
+    kernel_name: str, words: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:
     kernel = () if "--kernel" in words else ("--kernel", kernel_name)
     done = command.run(*words, *kernel, "--run-dir", tmp_path / "run")
     assert done.status == 2
-    assert told in done.err.splitlines()[-1]
+    assert message in done.err.splitlines()[-1]
 
 
 EQUIVALENT = """\
@@ -100,7 +98,7 @@ Nothing is planted.
 """
 
 
-def test_a_planted_bug_is_caught_and_what_plants_none_is_not(tmp_path: Path) -> None:
+def test_mutant_is_killed_and_equivalent_one_survives(tmp_path: Path) -> None:
     mutants = tmp_path / "mutants"
     mutants.mkdir()
     ours = paths.data("tests/mutants") / "lost-module-put-on-release.patch"
@@ -122,8 +120,8 @@ def test_a_planted_bug_is_caught_and_what_plants_none_is_not(tmp_path: Path) -> 
     assert "does not apply" in other["reason"]
 
 
-def test_a_false_alarm_is_one(tmp_path: Path) -> None:
-    """A patch that is called harmless and is not, beside one that is."""
+def test_harmful_patch_is_a_false_alarm(tmp_path: Path) -> None:
+    """A patch that is declared harmless but plants a bug, beside one that is harmless."""
     patches = tmp_path / "patches"
     patches.mkdir()
     ours = paths.data("tests/mutants") / "lost-module-put-on-release.patch"

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Reports in the shapes that people send them, each with the verdict that it deserves."""
+"""Reports in the formats that people send, each with the correct verdict."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from harness.iommu.behaviour import GROUPS_AT_REGISTRATION, UNREGISTERING_REMOVES_GROUPS
+from harness.iommu.behaviour import GROUPS_AT_REGISTRATION
 from harness.kernel.artifact import Kernel
 from harness.repro import replay, request
 from harness.repro.replay import Result
@@ -30,7 +30,7 @@ REFUSED = "modprobe: FATAL: Module arm_smmu_v3 is in use."
 REPRODUCED, NOT, UNCLEAR = "reproduced", "not-reproduced", "inconclusive"
 
 
-def judged(kernel: Kernel, tmp_path: Path, text: str, limit: float | None = None) -> Result:
+def replayed(kernel: Kernel, tmp_path: Path, text: str, limit: float | None = None) -> Result:
     report = tmp_path / "report"
     report.write_text(text)
     run = tmp_path / "run"
@@ -83,25 +83,20 @@ SHAPES = [
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.id)
-def test_a_report_gets_its_verdict(kernel: Kernel, tmp_path: Path, shape: Shape) -> None:
-    result = judged(kernel, tmp_path, shape.text)
+def test_report_gets_its_verdict(kernel: Kernel, tmp_path: Path, shape: Shape) -> None:
+    result = replayed(kernel, tmp_path, shape.text)
     assert result.verdict.word == shape.verdict, result.verdict.reason
 
 
-def forced(kernel: Kernel) -> bool:
-    """Whether unloading by force warns in __iommu_group_free_device (6.2 and later)."""
-    return UNREGISTERING_REMOVES_GROUPS.since.include(kernel.release)
-
-
 @pytest.mark.parametrize("place", ["inside", "below", "quoted-below"])
-def test_a_warning_counts_wherever_it_stands(kernel: Kernel, tmp_path: Path, place: str) -> None:
-    """With another CPU, PID, command, offset and release."""
+def test_warning_counts_anywhere_in_the_report(kernel: Kernel, tmp_path: Path, place: str) -> None:
+    """The warning of the guest has another CPU, PID, command, offset and release."""
     text = {
         "inside": FORCED + WARN,
         "below": f"{FORCED}\nand dmesg has\n\n{WARN}",
         "quoted-below": FORCED + "\ndmesg:\n" + WARN.replace("[ ", "> [ "),
     }[place]
-    result = judged(kernel, tmp_path, text)
+    result = replayed(kernel, tmp_path, text)
     expected = REPRODUCED if _warns(result, "__iommu_group_free_device") else NOT
     assert result.verdict.word == expected
     if kernel.release.startswith(("6.12", "7.")):
@@ -112,9 +107,9 @@ def _warns(result: Result, function: str) -> bool:
     return any((each.kind, each.function) == ("WARNING", function) for each in result.splats)
 
 
-def test_a_warning_in_another_function_is_not_the_one(kernel: Kernel, tmp_path: Path) -> None:
+def test_warning_in_another_function_does_not_count(kernel: Kernel, tmp_path: Path) -> None:
     text = FORCED + WARN.replace("__iommu_group_free_device", "iommu_group_release")
-    assert judged(kernel, tmp_path, text).verdict.word == NOT
+    assert replayed(kernel, tmp_path, text).verdict.word == NOT
 
 
 SCRIPT = """\
@@ -132,14 +127,14 @@ It warns:
 """
 
 
-def test_a_script_reproduces_by_its_trace(kernel: Kernel, tmp_path: Path) -> None:
-    result = judged(kernel, tmp_path, SCRIPT + WARN)
+def test_script_reproduces_by_its_trace(kernel: Kernel, tmp_path: Path) -> None:
+    result = replayed(kernel, tmp_path, SCRIPT + WARN)
     assert result.verdict.word == (
         REPRODUCED if _warns(result, "__iommu_group_free_device") else NOT
     )
 
 
-def test_numbered_steps_and_actual_results(kernel: Kernel, tmp_path: Path) -> None:
+def test_numbered_steps_reproduce_actual_results(kernel: Kernel, tmp_path: Path) -> None:
     text = f"""\
 Description of problem:
 The driver cannot be unloaded.
@@ -156,51 +151,51 @@ Actual results:
 Expected results:
 The driver is unloaded.
 """
-    assert judged(kernel, tmp_path, text).verdict.word == REPRODUCED
+    assert replayed(kernel, tmp_path, text).verdict.word == REPRODUCED
     text = text.replace("2. modprobe test_module\n3. modprobe -r test_module\n4.", "2.")
     (tmp_path / "other").mkdir()
-    word = judged(kernel, tmp_path / "other", text).verdict.word
+    word = replayed(kernel, tmp_path / "other", text).verdict.word
     pinned = GROUPS_AT_REGISTRATION.since.include(kernel.release)
     assert word == (REPRODUCED if pinned else NOT)
 
 
-def test_a_device_is_found_by_its_driver(kernel: Kernel, tmp_path: Path) -> None:
+def test_reported_device_is_found_by_its_driver(kernel: Kernel, tmp_path: Path) -> None:
     path = "/sys/bus/pci/drivers/e1000e/unbind"
     load = "# modprobe arm-smmu-v3; modprobe e1000e\n"
-    look = "# ls /sys/bus/pci/drivers/e1000e\nbind\n...\n"
-    text = f"{load}# echo 0000:81:00.0 > {path}\n{look}"
-    result = judged(kernel, tmp_path, text)
+    listing = "# ls /sys/bus/pci/drivers/e1000e\nbind\n...\n"
+    text = f"{load}# echo 0000:81:00.0 > {path}\n{listing}"
+    result = replayed(kernel, tmp_path, text)
     assert result.verdict.word == REPRODUCED
     assert result.steps[1].command == f"echo 0000:00:01.0 > {path}"
     assert any("0000:81:00.0" in note and "0000:00:01.0" in note for note in result.notes)
 
 
-def test_a_device_that_several_fit_is_inconclusive(kernel: Kernel, tmp_path: Path) -> None:
+def test_ambiguous_device_is_inconclusive(kernel: Kernel, tmp_path: Path) -> None:
     path = "/sys/bus/platform/drivers/iommu_client/unbind"
     text = (
         f"# modprobe iommu_client\n# echo 3f000000.gpu > {path}\nsh: write error: No such device\n"
     )
-    result = judged(kernel, tmp_path, text)
+    result = replayed(kernel, tmp_path, text)
     assert result.verdict.word == UNCLEAR
     assert "--device 3f000000.gpu=" in result.verdict.reason
 
 
-def test_a_command_runs_in_the_directory_of_its_prompt(kernel: Kernel, tmp_path: Path) -> None:
+def test_command_runs_in_the_directory_of_its_prompt(kernel: Kernel, tmp_path: Path) -> None:
     text = (
         "root@host:~# modprobe arm-smmu-v3\nroot@host:~# modprobe e1000e\n"
         "root@host:/sys/bus/pci/drivers/e1000e# echo 0000:00:01.0 > unbind\n"
         "root@host:/sys/bus/pci/drivers/e1000e# ls -d 0000*\n"
         "ls: 0000*: No such file or directory\n"
     )
-    assert judged(kernel, tmp_path, text).verdict.word == REPRODUCED
+    assert replayed(kernel, tmp_path, text).verdict.word == REPRODUCED
 
 
-def test_the_iommu_is_found_among_virtio_devices(kernel: Kernel, tmp_path: Path) -> None:
+def test_iommu_is_found_among_virtio_devices(kernel: Kernel, tmp_path: Path) -> None:
     text = "# modprobe virtio-iommu\n# echo virtio0 > /sys/bus/virtio/drivers/virtio_iommu/unbind\n"
-    result = judged(kernel, tmp_path, text + "# ls /sys/class/iommu\n# echo done\ndone\n")
+    result = replayed(kernel, tmp_path, text + "# ls /sys/class/iommu\n# echo done\ndone\n")
     assert "virtio1" in result.steps[1].command
     assert any("virtio0" in note for note in result.notes)
-    # With groups at registration there are some to take apart, and viommu_remove oopses.
+    # With groups at registration there are groups to remove, and viommu_remove oopses.
     oopses = GROUPS_AT_REGISTRATION.since.include(kernel.release)
     assert result.verdict.word == (NOT if oopses else REPRODUCED)
 
@@ -213,14 +208,14 @@ def test_the_iommu_is_found_among_virtio_devices(kernel: Kernel, tmp_path: Path)
         ("$ modprobe iommu_client\n^C\n", NOT),
     ],
 )
-def test_a_hang_is_a_claim(kernel: Kernel, tmp_path: Path, text: str, verdict: str) -> None:
-    result = judged(kernel, tmp_path, text, limit=2)
+def test_hang_is_a_claim(kernel: Kernel, tmp_path: Path, text: str, verdict: str) -> None:
+    result = replayed(kernel, tmp_path, text, limit=2)
     assert result.verdict.word == verdict
     if verdict == REPRODUCED:
         assert "processor 0 is in ? <- do_one_initcall <- do_init_module" in result.verdict.reason
 
 
-def test_a_line_that_looks_like_a_command_is_named(tmp_path: Path) -> None:
+def test_unread_command_line_is_named(tmp_path: Path) -> None:
     report = tmp_path / "report"
     report.write_text("# modprobe a\n# frobnicate --all /dev/x | grep y\nbusy\n")
     notes = request.of(report).notes
