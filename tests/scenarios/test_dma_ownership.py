@@ -331,7 +331,7 @@ def test_driver_owns_the_group_until_its_remove_returns(bound_guest: Guest) -> N
 @pytest.mark.parametrize("way", USERS)
 @pytest.mark.excused(faults="the DMA that must be blocked")
 def test_dma_is_blocked_while_the_group_is_owned(guest_factory: GuestFactory, way: str) -> None:
-    """While a group is owned, DMA of its unused devices does not reach memory.
+    """While a group is owned, DMA of its unbound devices does not reach memory.
 
     Without an owner it does: the default domain is an identity domain. Not even an unused
     sibling keeps that domain (iommu_group_claim_dma_owner, vfio_iommu_type1_attach_group)."""

@@ -63,7 +63,7 @@ def test_nvme_disk_has_a_group(guest_factory: GuestFactory) -> None:
 def test_root_port_shares_its_group_without_early_acs(
     guest_factory: GuestFactory, shows: Shows, early_acs: bool
 ) -> None:
-    """A root port is isolated from the functions below it only if ACS is enabled in time.
+    """A root port has its own group exactly when ACS is enabled before groups exist.
 
     With a modular IOMMU and a device tree, ACS is requested too late, after the port is set
     up, until c41e2fb67e26. In 5.10 the port does not wait for its IOMMU at all."""

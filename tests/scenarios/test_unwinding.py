@@ -58,7 +58,7 @@ def assert_unwound(guest: Guest, name: str, bind: str, undo: str) -> int:
 def test_failed_platform_bind_is_unwound(
     guest_factory: GuestFactory, preset: str, shows: Shows, expect_splat: ExpectSplat
 ) -> None:
-    """A platform device that fails to bind for memory keeps no group, pin or link.
+    """A platform device that fails to bind for memory has a complete group, or none.
 
     of_iommu_configure -> iommu_probe_device, then the driver core's own allocations. Several
     stream IDs need memory as well (iommu_fwspec_add_ids)."""
@@ -84,7 +84,7 @@ def test_failed_platform_bind_is_unwound(
 # It follows those, which mostly end the scenario first.
 @pytest.mark.known_issue("failed-link-is-ignored", sometimes=True)
 def test_failed_pci_bind_is_unwound(guest: Guest, shows: Shows, expect_splat: ExpectSplat) -> None:
-    """A PCI device that fails to bind for memory keeps no group, pin or link.
+    """A PCI device that fails to bind for memory has a complete group, or none.
 
     pci_dma_configure, with a driver that only binds."""
     smmu = guest.machine.iommu.driver == "arm_smmu_v3"
