@@ -222,7 +222,7 @@ def _oops(kernel: Kernel, scratch: Path) -> str:
         running.run("modprobe virtio-iommu; modprobe e1000e")
         step = running.step("echo virtio1 > /sys/bus/virtio/drivers/virtio_iommu/unbind")
         alive = running.run("echo alive").out
-        return f"killed {step.killed}, {alive.decode().strip()}"
+        return f"killed {step.killed}, {alive.strip()}"
 
 
 def _hang(kernel: Kernel, scratch: Path) -> str:
@@ -247,7 +247,7 @@ def _memory(kernel: Kernel, scratch: Path) -> str:
         running.run("echo 1 > /proc/sys/vm/overcommit_memory")
         step = running.step("(x=a; while :; do x=$x$x; done)")
         killed = any("Out of memory: Killed" in entry.text for entry in step.kmsg)
-        return f"killed {killed}, {running.run('echo alive').out.decode().strip()}"
+        return f"killed {killed}, {running.run('echo alive').out.strip()}"
 
 
 def _full(kernel: Kernel, scratch: Path) -> str:

@@ -38,22 +38,17 @@ _LIMIT_FLOOR = 20.0
 _KMOD = "harness_modules=kmod"
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One command with its result. ``status`` is $?, or 128 and the signal when
-    the command's shell was ``killed`` (an oops does that); ``kmsg`` the kernel-log
-    records since the step before; ``before`` and ``after`` what the kernel shows;
-    ``seconds`` how long the command took."""
+@dataclass(frozen=True, slots=True, repr=False)
+class Result:
+    """How a command ended and what it printed. ``status`` is $?, or 128 and the signal where
+    the command's shell was ``killed`` (an oops does that). What is not UTF-8 in ``out`` and
+    ``err`` is replaced."""
 
     command: str
     status: int
     killed: bool
     out: str
     err: str
-    kmsg: tuple[Record, ...]
-    before: State
-    after: State
-    seconds: float
 
     def __repr__(self) -> str:
         """Short: it stands in the message of every assertion about a part of it, and what it
@@ -61,19 +56,42 @@ class Step:
         return f"<{self.command!r}: status {self.status}>"
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Step(Result):
+    """A command's result with the kernel's part: ``kmsg`` are the kernel-log records since
+    the step before, ``before`` and ``after`` the state that sysfs shows, ``seconds`` how
+    long the command took."""
+
+    kmsg: tuple[Record, ...]
+    before: State
+    after: State
+    seconds: float
+
+
 # Commands that ``transcript`` remembers, and how much each printed.
 _HISTORY = 200
 _SHOWN = 2000
 
 
-def _shown(command: str, reply: Reply | None) -> str:
-    if reply is None:
+def _shown(command: str, result: Result | None) -> str:
+    if result is None:
         return f"$ {command}\n(did not end)"
-    printed = (reply.out + reply.err).decode(errors="replace").rstrip("\n")
+    printed = (result.out + result.err).rstrip("\n")
     if len(printed) > _SHOWN:
         printed = f"{printed[:_SHOWN]}\n... {len(printed) - _SHOWN} characters more"
-    end = "" if (reply.how, reply.number) == ("status", 0) else f"({reply.how} {reply.number})"
+    end = f"(status {result.status})" if result.status else ""
     return "\n".join(part for part in (f"$ {command}", printed, end) if part)
+
+
+def _result(command: str, reply: Reply) -> Result:
+    killed = reply.how == "killed"
+    return Result(
+        command,
+        128 + reply.number if killed else reply.number,
+        killed,
+        reply.out.decode(errors="replace"),
+        reply.err.decode(errors="replace"),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +139,7 @@ class Guest:
         self._state: State | None = None
         # Devices that were plugged in or pulled since QEMU was started.
         self.rewired: set[str] = set()
-        self._history: deque[tuple[str, Reply | None]] = deque(maxlen=_HISTORY)
+        self._history: deque[tuple[str, Result | None]] = deque(maxlen=_HISTORY)
 
     @property
     def argv(self) -> tuple[str, ...]:
@@ -155,17 +173,17 @@ class Guest:
         """What QEMU itself says, its trace events among it."""
         return self._process.log
 
-    def run(self, command: str, limit: float | None = None) -> Reply:
-        """Runs a command and returns its bare result: the fastest way.
+    def run(self, command: str, limit: float | None = None) -> Result:
+        """Runs a command and returns its result, without reading the log or sysfs.
 
         ``limit`` is how many seconds the guest may stay silent. Raises
         GuestPanic, GuestHang or GuestLost.
         """
         self._history.append((command, None))
-        reply = self._console.run(command, limit)
-        self._history[-1] = (command, reply)
+        result = _result(command, self._console.run(command, limit))
+        self._history[-1] = (command, result)
         self._state = None
-        return reply
+        return result
 
     def break_off(self, number: int = signal.SIGINT) -> None:
         """Has the command under way, and the shell that runs it, get the signal, as ^C
@@ -244,18 +262,17 @@ class Guest:
         if not self._claimed:
             self.take_kmsg()  # the boot's
         started = time.monotonic()
-        reply = self.run(command, limit)
+        result = self.run(command, limit)
         seconds = time.monotonic() - started
         after = self.state()
         kmsg = self.take_kmsg()
         self._state = after
-        killed = reply.how == "killed"
         return Step(
-            command,
-            128 + reply.number if killed else reply.number,
-            killed,
-            reply.out.decode(errors="replace"),
-            reply.err.decode(errors="replace"),
+            result.command,
+            result.status,
+            result.killed,
+            result.out,
+            result.err,
             kmsg,
             before,
             after,

@@ -117,9 +117,9 @@ def _start(guest: Guest, public: str) -> paramiko.PKey:
     """dropbear, which lets ``public`` in; returns its own public key."""
     seed = secrets.token_hex(32)
     reply = guest.run(f"sh /harness/sshd {qemu.SSH_ADDRESS} {shlex.quote(public)} {seed}")
-    if reply.number != 0:
-        raise HostError(f"dropbear does not start: {reply.err.decode(errors='replace').strip()}")
-    told = reply.out.decode(errors="replace")
+    if reply.status != 0:
+        raise HostError(f"dropbear does not start: {reply.err.strip()}")
+    told = reply.out
     match = _PUBLIC.search(told)
     if not match:
         raise HostError(f"dropbear has no host key: {told!r}")

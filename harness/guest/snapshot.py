@@ -273,10 +273,9 @@ def is_kept(kernel: Kernel) -> bool:
 
 def _warm_up(running: Guest, commands: Sequence[str]) -> None:
     for command in commands:
-        reply = running.run(command)
-        if (reply.how, reply.number) != ("status", 0):
-            said = reply.err.decode(errors="replace").strip()
-            raise UsageError(f"the warm-up command {command!r} fails: {said}")
+        result = running.run(command)
+        if result.status:
+            raise UsageError(f"the warm-up command {command!r} fails: {result.err.strip()}")
 
 
 @contextlib.contextmanager

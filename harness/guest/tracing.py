@@ -22,7 +22,7 @@ def debug(guest: Guest, query: str) -> None:
     the kernel does not take."""
     control = "/sys/kernel/debug/dynamic_debug/control"
     reply = guest.run(f"echo {shlex.quote(query)} > {control}")
-    if reply.number != 0:
+    if reply.status != 0:
         raise UsageError(f"the kernel takes no dynamic-debug query {query!r}")
 
 
@@ -47,7 +47,7 @@ class Trace:
     def read(self) -> list[Event]:
         """The events since the last read, oldest first."""
         out = self._guest.run(f"cat {_TRACING}/trace; : > {_TRACING}/trace").out
-        lines = out.decode(errors="replace").splitlines()
+        lines = out.splitlines()
         matches = (_EVENT.fullmatch(line) for line in lines if not line.startswith("#"))
         return [Event(m[1], int(m[2]), float(m[3]), m[4], m[5]) for m in matches if m]
 
@@ -58,11 +58,11 @@ def tracing(guest: Guest, *events: str) -> Iterator[Trace]:
     off again afterwards. Raises UsageError for a kernel without the variant "trace" and
     for an event that it does not have."""
     mounted = guest.run(f"test -d {_TRACING}/events || mount -t tracefs tracefs {_TRACING}")
-    if mounted.number != 0:
+    if mounted.status != 0:
         raise UsageError("this kernel has no trace events", "build it with --variant trace")
     paths = [f"{_TRACING}/events/{event.replace(':', '/')}/enable" for event in events]
     for event, path in zip(events, paths, strict=True):
-        if guest.run(f"echo 1 > {shlex.quote(path)}").number != 0:
+        if guest.run(f"echo 1 > {shlex.quote(path)}").status != 0:
             raise UsageError(f"this kernel has no trace event {event!r}")
     guest.run(f": > {_TRACING}/trace")
     try:
@@ -137,9 +137,9 @@ def all_failures(guest: Guest, *what: str, but_for: str = "") -> list[Failure]:
 
 def _told(guest: Guest, *words: str) -> list[str]:
     reply = guest.run(f"failnth {shlex.join(words)}")
-    if reply.number != 0:
-        raise GuestError(f"failnth {shlex.join(words)} ends with status {reply.number}")
-    return reply.out.decode().splitlines()
+    if reply.status != 0:
+        raise GuestError(f"failnth {shlex.join(words)} ends with status {reply.status}")
+    return reply.out.splitlines()
 
 
 def _failure(number: int, line: str, what: Sequence[str]) -> Failure | None:
@@ -158,7 +158,7 @@ def arm(guest: Guest, but_for: str = "") -> None:
     ``failures``."""
     lines = [f"echo N > {_DEBUGFS}/{each}/ignore-gfp-wait" for each in _FAULTS]
     lines.append(f"echo 0 > {_DEBUGFS}/fail_page_alloc/min-order")
-    if guest.run(" && ".join(lines)).number != 0:
+    if guest.run(" && ".join(lines)).status != 0:
         raise UsageError("this kernel cannot have allocations fail", "build it with FAILSLAB")
     # Each has one range of functions to spare.
     for each, spared in zip(_FAULTS, (but_for, _REFILL), strict=True):
@@ -169,7 +169,7 @@ def arm(guest: Guest, but_for: str = "") -> None:
 
 # By a kernel's image, the address at which it begins (with KASLR each boot has its own) and
 # a function. All symbols are a tenth of a second of a guest's.
-_EXTENTS: dict[tuple[Path, bytes, str], tuple[int, int]] = {}
+_EXTENTS: dict[tuple[Path, str, str], tuple[int, int]] = {}
 
 
 def _extent(guest: Guest, function: str) -> tuple[int, int]:
@@ -178,7 +178,7 @@ def _extent(guest: Guest, function: str) -> tuple[int, int]:
     if key in _EXTENTS:
         return _EXTENTS[key]
     # Sorted by address; names of one address follow one another.
-    found = guest.run(f"grep -A9 -w {shlex.quote(function)} /proc/kallsyms").out.decode()
+    found = guest.run(f"grep -A9 -w {shlex.quote(function)} /proc/kallsyms").out
     symbols = [line.split() for line in found.splitlines() if line != "--"]
     places = [(int(words[0], 16), words[3:]) for words in symbols if words[2] == function]
     if not places:

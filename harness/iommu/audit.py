@@ -138,7 +138,7 @@ def teardown(guest: Guest, state: State) -> list[Finding]:
     count = bare.refcount(driver)
     if count is None:
         return leaks(bare)
-    said = unloaded.err.decode(errors="replace").strip()
+    said = unloaded.err.strip()
     text = f"with no device left {driver} has refcount {count}: {said}"
     return [Finding("refcount-leak", driver, str(count), text)]
 

@@ -86,7 +86,7 @@ def _present(kernel: Kernel, names: Sequence[str]) -> frozenset[str] | None:
     machine = replace(machine_file.machine("smmuv3+nic"), memory=512)
     try:
         with cache.scratch() as scratch, guest.booted(kernel, machine, scratch) as running:
-            lines = running.run(f"grep {words} /proc/kallsyms").out.decode().splitlines()
+            lines = running.run(f"grep {words} /proc/kallsyms").out.splitlines()
     except GuestError:
         return None
     found = {line.split()[2] for line in lines}

@@ -48,14 +48,14 @@ def ping(guest: Guest, address: str) -> Ping:
     with witnessed(guest) as witness:
         reply = guest.run(f"ping -c 1 -W 5 -I {interface} {_GATEWAY}")
     translated = witness.count(requesters(address))
-    text = (reply.out + reply.err).decode(errors="replace")
-    return Ping(reply.number == 0, translated, text)
+    text = reply.out + reply.err
+    return Ping(reply.status == 0, translated, text)
 
 
 def _up(guest: Guest, address: str) -> str:
     """The NIC's interface, with an address and a carrier."""
     out = guest.run(f"ls -d /sys/bus/pci/devices/{address}/net/* " + _VIRTIO.format(address)).out
-    names = [line.rpartition("/")[2] for line in out.decode().split()]
+    names = [line.rpartition("/")[2] for line in out.split()]
     if not names:
         raise GuestError(f"{address} has no network interface: has it a driver?")
     name = names[0]
@@ -64,7 +64,7 @@ def _up(guest: Guest, address: str) -> str:
         f'n={_CARRIER_TRIES}; until [ $n = 0 ] || [ "$(cat /sys/class/net/{name}/carrier)" = 1 ];'
         " do n=$((n - 1)); usleep 10000; done; [ $n != 0 ]"
     )
-    if guest.run(wait).number != 0:
+    if guest.run(wait).status != 0:
         raise GuestError(f"{name} of {address} gets no carrier")
     return name
 

@@ -87,7 +87,7 @@ class Player:
     def _printed(self, command: str) -> str:
         """What a question of ours prints; the next command finds $? as it was."""
         reply = self.guest.run(f"harness_kept=$?; {command}; harness_last $harness_kept")
-        return reply.out.decode(errors="replace")
+        return reply.out
 
     def _go_to(self, directory: str) -> None:
         """Where the prompt says that the command is typed."""

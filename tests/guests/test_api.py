@@ -35,7 +35,7 @@ def group_of(guest: Guest, name: str) -> int:
 def test_module_load_passes_parameters(guest: Guest) -> None:
     assert modules.load(guest, "arm-smmu-v3", disable_msipolling=1).status == 0
     value = guest.run("cat /sys/module/arm_smmu_v3/parameters/disable_msipolling").out
-    assert value == b"Y\n"
+    assert value == "Y\n"
     modules.load(guest, "iommu_client")
     unloaded = modules.unload(guest, "iommu_client")
     assert (unloaded.status, unloaded.after.refcount("iommu_client")) == (0, None)

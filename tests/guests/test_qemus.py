@@ -61,7 +61,7 @@ def test_restored_guest_continues_where_it_was_saved(
         snapshot.load(taken.directory, IOMMUS.values(), program), tmp_path / "again"
     ) as again:
         assert "iommu_client" in again.state().modules
-        assert again.run("echo $WORD").out == b"before\n"
+        assert again.run("echo $WORD").out == "before\n"
         snapshot.save(again, tmp_path / "deeper")
     assert not has_open(guest, tmp_path / "kept/state"), "QEMU keeps the state file open"
 
@@ -74,7 +74,7 @@ def test_device_that_qemu_cannot_save_is_named(
     assert "-incoming" not in guest.argv
     with pytest.raises(Unmigratable, match="non-migratable"):
         snapshot.save(guest, tmp_path / "kept")
-    assert guest.run("echo on").out == b"on\n"
+    assert guest.run("echo on").out == "on\n"
 
 
 def test_refused_restore_has_the_message_of_qemu(guest_factory: GuestFactory) -> None:

@@ -39,7 +39,7 @@ def test_guests_of_one_snapshot_are_independent(guest_factory: GuestFactory) -> 
     modules.load(one, "arm_smmu_v3")
     one.run("X=1; echo mine > /tmp/file")
     assert "arm_smmu_v3" not in other.state().modules
-    assert other.run("echo $X; cat /tmp/file").out == b"\n"
+    assert other.run("echo $X; cat /tmp/file").out == "\n"
     later = guest_factory("smmuv3")
     assert "arm_smmu_v3" not in later.state().modules
 
@@ -47,7 +47,7 @@ def test_guests_of_one_snapshot_are_independent(guest_factory: GuestFactory) -> 
 def test_warm_up_commands_have_run(guest_factory: GuestFactory) -> None:
     guest = guest_factory("smmuv3", "modprobe arm-smmu-v3", "KEPT=yes")
     assert "arm_smmu_v3" in guest.state().modules
-    assert guest.run("echo $KEPT").out == b"yes\n"
+    assert guest.run("echo $KEPT").out == "yes\n"
     assert any("arm-smmu-v3" in entry.text for entry in guest.kmsg())
     assert guest.step("true").kmsg == ()
 
@@ -71,7 +71,7 @@ def test_any_state_can_be_saved_and_restored(guest: Guest, tmp_path: Path) -> No
             snapshot.load(taken.directory, IOMMUS.values(), program), directory
         ) as fork:
             assert "iommu_client" in fork.state().modules
-            assert fork.run("echo $WORD $PWD").out == b"before /sys/module\n"
+            assert fork.run("echo $WORD $PWD").out == "before /sys/module\n"
             deeper = tmp_path / f"deeper{number}"
             fork.run("WORD=after")
             snapshot.save(fork, deeper)
@@ -79,7 +79,7 @@ def test_any_state_can_be_saved_and_restored(guest: Guest, tmp_path: Path) -> No
             with snapshot.restored(
                 snapshot.load(deeper, IOMMUS.values(), program), directory / "fork"
             ) as second:
-                assert second.run("echo $WORD").out == b"after\n"
+                assert second.run("echo $WORD").out == "after\n"
 
 
 def test_changed_input_makes_another_snapshot(kernel: Kernel) -> None:
@@ -107,7 +107,7 @@ def test_damaged_snapshot_is_replaced(
     # The cache must be read as by another process.
     monkeypatch.setattr(cache, "_held", {})
     with snapshot.started(kernel, SMMUV3, tmp_path, warm_up) as guest:
-        assert guest.run("echo on").out == b"on\n"
+        assert guest.run("echo on").out == "on\n"
 
 
 def damage(file: Path, way: str) -> None:
@@ -140,7 +140,7 @@ def test_machine_that_cannot_migrate_boots_and_is_not_saved(
     assert "arm_smmu_v3" in guest.state().modules
     with pytest.raises(Unmigratable, match="cannot be saved"):
         snapshot.save(guest, tmp_path / "kept")
-    assert guest.run("echo on").out == b"on\n"
+    assert guest.run("echo on").out == "on\n"
 
 
 def test_device_that_only_qemu_refuses_to_migrate_is_not_saved(
@@ -151,7 +151,7 @@ def test_device_that_only_qemu_refuses_to_migrate_is_not_saved(
     assert "-incoming" not in guest.argv
     with pytest.raises(Unmigratable):
         snapshot.save(guest, tmp_path / "kept")
-    assert guest.run("echo on").out == b"on\n"
+    assert guest.run("echo on").out == "on\n"
 
 
 def test_guest_that_logs_constantly_can_be_saved(guest: Guest, tmp_path: Path) -> None:

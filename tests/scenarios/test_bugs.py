@@ -50,7 +50,7 @@ def test_forced_unload_clears_dma_ops_of_bound_devices(
     not_yet = "[ -e /proc/$!/exe ] && ! grep -q '[1-9]' /sys/block/vda/inflight"
     guest.run(f"{reading} & while {not_yet}; do usleep 1000; done; kill -9 $!")
     in_flight = guest.run("grep -q '[1-9]' /sys/block/vda/inflight")
-    finding.require(in_flight.number == 0, "dma-attempted", "vda", "no")
+    finding.require(in_flight.status == 0, "dma-attempted", "vda", "no")
 
 
 def force_unload(guest: Guest) -> None:
@@ -155,13 +155,13 @@ class Attempt:
 
 def iommu_of(guest: Guest) -> str:
     """The virtio device that is the IOMMU (VIRTIO_ID_IOMMU)."""
-    names = guest.run("ls /sys/bus/virtio/devices").out.decode().split()
+    names = guest.run("ls /sys/bus/virtio/devices").out.split()
     (name,) = [n for n in names if read(guest, f"/sys/bus/virtio/devices/{n}/device") == "0x0017"]
     return name
 
 
 def is_bound(guest: Guest, name: str) -> bool:
-    return guest.run(f"test -e /sys/bus/virtio/devices/{name}/driver").number == 0
+    return guest.run(f"test -e /sys/bus/virtio/devices/{name}/driver").status == 0
 
 
 def attempts(guest: Guest) -> Iterator[Attempt]:
@@ -209,7 +209,7 @@ def test_failed_virtio_iommu_probe_leaks_nothing(guest: Guest) -> None:
         else:
             failed += 1
             wrong += audit.leaks(state)
-            if guest.run(f"grep -w {iommu} /proc/interrupts").number == 0:
+            if guest.run(f"grep -w {iommu} /proc/interrupts").status == 0:
                 text = f"an interrupt of {iommu} is still requested"
                 wrong.append(Finding("interrupt-leak", iommu, text=text))
         finding.none_of(wrong, f"with allocation {attempt.number} failing")
@@ -231,7 +231,7 @@ def test_failed_virtio_iommu_probe_can_be_retried(guest: Guest) -> None:
 
 
 def read(guest: Guest, path: str, how: str = "cat") -> str:
-    return guest.run(f"{how} {path}").out.decode().strip()
+    return guest.run(f"{how} {path}").out.strip()
 
 
 @pytest.mark.machines("virtio-iommu")

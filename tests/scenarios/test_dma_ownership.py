@@ -288,7 +288,7 @@ def test_repeated_binding_leaves_no_owner(bound_guest: Guest) -> None:
     devices.unbind(bound_guest, nic)
     drivers = "/sys/bus/pci/drivers"
     cycle = f"echo {nic} > {drivers}/e1000e/bind && echo {nic} > {drivers}/e1000e/unbind"
-    assert bound_guest.run(f"(for n in $(seq 10); do {cycle} || exit 1; done)").number == 0
+    assert bound_guest.run(f"(for n in $(seq 10); do {cycle} || exit 1; done)").status == 0
     finding.none_of(audit.owners(bound_guest, nic))
 
 
@@ -356,7 +356,7 @@ def reaches_memory(guest: Guest, nic: str) -> bool:
     assert sent.status == 0, sent.err
     reached = guest.run("cat /sys/module/stray_dma/parameters/reached").out
     modules.unload(guest, "stray_dma")
-    return reached == b"Y\n"
+    return reached == "Y\n"
 
 
 @owned

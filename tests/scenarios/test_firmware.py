@@ -218,7 +218,7 @@ def test_direct_region_is_mapped_before_the_driver_probes(reserved: Guest) -> No
     assert mapped(step, DIRECT)
     number = step.after.devices[CLIENT0].group
     assert number is not None
-    regions = reserved.run(f"cat /sys/kernel/iommu_groups/{number}/reserved_regions").out.decode()
+    regions = reserved.run(f"cat /sys/kernel/iommu_groups/{number}/reserved_regions").out
     assert regions.splitlines() == [
         "0x0000000008000000 0x00000000080fffff msi",
         "0x000000004f000000 0x000000004f001fff direct",

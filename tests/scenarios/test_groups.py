@@ -188,7 +188,7 @@ MSI_WINDOWS = {
 
 
 def reserved(guest: Guest, number: int) -> list[str]:
-    text = guest.run(f"cat /sys/kernel/iommu_groups/{number}/reserved_regions").out.decode()
+    text = guest.run(f"cat /sys/kernel/iommu_groups/{number}/reserved_regions").out
     return text.splitlines()
 
 

@@ -38,12 +38,12 @@ def footprint(guest: Guest) -> dict[str, int]:
         "echo 3 > /proc/sys/vm/drop_caches;"
         " for c in /sys/kernel/slab/kmalloc-* /sys/kernel/slab/iommu_*; do echo 1 > $c/shrink; done"
     )
-    texts = [guest.run(f"cat /proc/{name}").out.decode() for name in ("slabinfo", "vmstat")]
+    texts = [guest.run(f"cat /proc/{name}").out for name in ("slabinfo", "vmstat")]
     slabs, vmstat = ([line.split() for line in text.splitlines()] for text in texts)
     found = {row[0]: int(row[1]) for row in slabs if row[0].startswith(("kmalloc-", "iommu_"))}
     found |= {row[0]: int(row[1]) for row in vmstat if row[0] == "nr_iommu_pages"}
     # Read by one program: pages move from one account to another at any time.
-    text = guest.run("cat /proc/meminfo /proc/zoneinfo").out.decode()
+    text = guest.run("cat /proc/meminfo /proc/zoneinfo").out
     pages = {name: int(size) // 4 for name, size in re.findall(r"^(\w+): +(\d+) kB$", text, re.M)}
     return found | {_PERCPU: pages["Percpu"], _UNACCOUNTED: unaccounted(pages, text)}
 
@@ -65,7 +65,7 @@ def assert_nothing_grows(kernel: Kernel, guest: Guest, cycle: str, cycles: int =
 
     A leak is one object or page per cycle, or many at once, both times. Memory that is freed
     late, or cached once, is not a leak."""
-    assert guest.run(rounds_of(cycle, min(cycles, _FIRST))).number == 0
+    assert guest.run(rounds_of(cycle, min(cycles, _FIRST))).status == 0
     rounds = rounds_of(cycle, cycles)
     leaks = grown(guest, rounds)
     if leaks:
@@ -90,7 +90,7 @@ def rounds_of(cycle: str, count: int) -> str:
 def grown(guest: Guest, rounds: str) -> dict[str, int]:
     """Run the rounds; return by how much each part of the footprint has grown, if markedly."""
     before = footprint(guest)
-    assert guest.run(rounds).number == 0
+    assert guest.run(rounds).status == 0
     after = footprint(guest)
     growth = {name: after[name] - count for name, count in before.items()}
     return {name: count for name, count in growth.items() if count > _CYCLES // 2}
@@ -188,7 +188,7 @@ def test_failed_dma_buffer_allocation_leaks_no_memory(kernel: Kernel, bound_gues
     tracing.arm(bound_guest, tracing.RCACHES)
     fail = f"failnth all sh {shlex.quote(bind_and_unbind)} > /tmp/failures"
     assert_nothing_grows(kernel, bound_guest, fail, cycles=2)
-    failures = bound_guest.run("cat /tmp/failures").out.decode().split("\n")
+    failures = bound_guest.run("cat /tmp/failures").out.split("\n")
     assert sum(line.startswith("injected ") and line != "injected 0" for line in failures) > 5
 
 

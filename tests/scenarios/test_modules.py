@@ -60,7 +60,7 @@ def test_modalias_loads_the_iommu_driver(guest: Guest) -> None:
     MODULE_DEVICE_TABLE."""
     driver = guest.machine.iommu.driver
     found = guest.run(f"cat /sys/bus/*/devices/*/modalias | grep {shlex.quote(ALIASES[driver])}")
-    (alias,) = found.out.decode().split()
+    (alias,) = found.out.split()
     state = modules.load(guest, alias).after
     assert state.refcount(driver) is not None
     assert len(state.iommus) == 1
@@ -72,7 +72,7 @@ def resources(guest: Guest) -> Counter[str]:
         "cat /proc/interrupts /proc/iomem;"
         " ls -d /sys/bus/*/drivers/* /sys/class/iommu/* /sys/kernel/iommu_groups/* 2>/dev/null"
     )
-    lines = listed.out.decode(errors="replace").splitlines()
+    lines = listed.out.splitlines()
     # Without the numbers of interrupts and their counts per processor.
     return Counter(re.sub(r"^ *\S+:( +\d+)+ +", "", line) for line in lines)
 
@@ -152,7 +152,7 @@ def test_smmu_driver_has_no_unbind_attribute(guest: Guest) -> None:
 
     .suppress_bind_attrs of arm_smmu_driver."""
     modules.load(guest, "arm_smmu_v3")
-    names = guest.run("ls /sys/bus/platform/drivers/arm-smmu-v3").out.decode().split()
+    names = guest.run("ls /sys/bus/platform/drivers/arm-smmu-v3").out.split()
     assert "9050000.smmuv3" in names
     assert not {"bind", "unbind"} & set(names)
 
@@ -233,12 +233,12 @@ def test_module_parameter_is_applied_and_readable(guest: Guest) -> None:
     """A parameter given at load time is shown in sysfs, and its default without one."""
     path = "/sys/module/arm_smmu_v3/parameters/disable_msipolling"
     modules.load(guest, "arm_smmu_v3")
-    assert guest.run(f"cat {path}").out == b"N\n"
+    assert guest.run(f"cat {path}").out == "N\n"
     modules.unload(guest, "arm_smmu_v3")
     clients.remove_all(guest)
     modules.unload(guest, "arm_smmu_v3")
     assert modules.load(guest, "arm_smmu_v3", disable_msipolling=1).status == 0
-    assert guest.run(f"cat {path}").out == b"Y\n"
+    assert guest.run(f"cat {path}").out == "Y\n"
 
 
 @pytest.mark.parametrize("driver", ["arm_smmu", "arm_smmu_v3", "virtio_iommu"])
@@ -269,7 +269,7 @@ def test_failed_module_load_holds_no_reference(guest: Guest) -> None:
     name = "vfio_iommu_type1"
     modules.load(guest, name)
     before = modules.unload(guest, name).after.modules
-    file = guest.run(f"find /lib/modules -name {name}.ko").out.decode().strip()
+    file = guest.run(f"find /lib/modules -name {name}.ko").out.strip()
     last = 0
     for failure in tracing.failures(guest, "sh", f"exec insmod {file}"):
         last = failure.number

@@ -155,7 +155,7 @@ def test_device_pins_show_no_holder(bound_guest: Guest) -> None:
     module = state.modules[bound_guest.machine.iommu.driver]
     assert module.refcount == len(state.grouped) > 0
     assert module.holders == ()
-    lsmod = bound_guest.run(f"lsmod | grep ^{module.name}").out.decode().split()
+    lsmod = bound_guest.run(f"lsmod | grep ^{module.name}").out.split()
     assert lsmod[0] == module.name
     assert lsmod[2] == str(module.refcount)
 

@@ -84,7 +84,7 @@ def test_async_client_probes_all_get_groups(smp_guest: Guest) -> None:
     async_probe: two clients configure their DMA concurrently."""
     modules.load(smp_guest, "arm_smmu_v3")
     for _ in range(5):
-        assert smp_guest.run("modprobe iommu_client async_probe").number == 0
+        assert smp_guest.run("modprobe iommu_client async_probe").status == 0
         names = clients.platform(smp_guest.state())
         state = devices.wait_for(smp_guest, "clients to be bound", clients.are_bound(names))
         assert_translated(state, names)

@@ -71,7 +71,7 @@ def test_disk_dma_is_translated(talker: Guest) -> None:
     """DMA of a bound disk goes through the IOMMU."""
     disk = disk_of(talker.state())
     with traffic.witnessed(talker) as trace:
-        assert talker.run("dd if=/dev/vda of=/dev/null bs=64k count=4").number == 0
+        assert talker.run("dd if=/dev/vda of=/dev/null bs=64k count=4").status == 0
     assert trace.count(traffic.requesters(disk)) > 0
 
 
@@ -150,7 +150,7 @@ def test_removing_a_device_stops_its_flush_queue(guest_factory: GuestFactory) ->
     for _ in range(3):
         assert_translated(guest, nic)
         devices.remove(guest, nic)
-        assert guest.run("usleep 30000").number == 0
+        assert guest.run("usleep 30000").status == 0
         devices.rescan(guest)
 
 
@@ -165,7 +165,7 @@ def assert_follows_type(guest: Guest, *kinds: GroupType) -> None:
         devices.bind(guest, nic, DRIVER)
         (assert_direct if kind == "identity" else assert_translated)(guest, nic)
     # A flush queue is emptied by a timer of 10 ms.
-    assert guest.run("usleep 30000").number == 0
+    assert guest.run("usleep 30000").status == 0
 
 
 @pytest.mark.machines("virtio-iommu", "virtio-iommu-acpi")
@@ -181,7 +181,7 @@ def test_failed_dma_mapping_is_undone(talker: Guest) -> None:
     tracing.all_failures(talker, "sh", f"{fresh}; exec {read}")
     assert any("viommu_map_pages" in entry.text for entry in talker.take_kmsg())
     with traffic.witnessed(talker) as trace:
-        assert talker.run(f"{fresh}; {read}").number == 0
+        assert talker.run(f"{fresh}; {read}").status == 0
     assert trace.count(traffic.requesters(disk_of(talker.state()))) > 0
 
 
@@ -411,7 +411,7 @@ def assert_invalidated(guest: Guest, *changes: str) -> None:
     """Each change must make the driver invalidate the configuration of every stream."""
     for change in changes:
         with traffic.traced(guest, "smmuv3_cmdq_opcode") as trace:
-            assert guest.run(change).number == 0
+            assert guest.run(change).status == 0
         commands = Counter(re.findall(r"CMD_CFGI_(STE|CD)\b", "\n".join(trace.lines)))
         assert commands, f"{change!r} invalidates nothing"
         assert not any(count % STREAMS for count in commands.values()), f"{change!r}: {commands}"

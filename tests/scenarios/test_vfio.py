@@ -73,14 +73,14 @@ def assert_released(guest: Guest, *names: str) -> None:
 def pinned(guest: Guest) -> int:
     """The pages that are pinned for DMA (pin_user_pages). The statistics are refreshed first,
     because processors batch their counts."""
-    text = guest.run("cat /proc/sys/vm/stat_refresh; cat /proc/vmstat").out.decode()
+    text = guest.run("cat /proc/sys/vm/stat_refresh; cat /proc/vmstat").out
     count = dict(re.findall(r"^nr_foll_pin_(acquired|released) (\d+)$", text, re.MULTILINE))
     return int(count["acquired"]) - int(count["released"])
 
 
 def charged(guest: Guest, holder: Holder) -> tuple[int, ...]:
     """The pages that the process is charged with as locked and as pinned."""
-    text = guest.run(f"cat /proc/{holder.pid}/status").out.decode()
+    text = guest.run(f"cat /proc/{holder.pid}/status").out
     assert "VmLck" in text, f"process {holder.pid} has no memory"
     counts = dict(re.findall(r"^Vm(Lck|Pin):\s+(\d+) kB$", text, re.MULTILINE))
     return tuple(int(counts[which]) // 4 for which in ("Lck", "Pin"))
@@ -162,7 +162,7 @@ def test_failed_user_leaves_no_owner_and_no_pinned_pages(two_nics: Guest, way: W
     assert sum(each.status != 0 for each in failures) > 5
     pages = pinned(two_nics)
     finding.require(not pages, "pinned", "pages", pages)
-    enabled = two_nics.run(f"cat /sys/bus/pci/devices/{nic}/enable").out.decode().strip()
+    enabled = two_nics.run(f"cat /sys/bus/pci/devices/{nic}/enable").out.strip()
     assert enabled == "0", f"{nic} is still enabled {enabled} times"
     assert_released(two_nics, nic)
     devices.unbind(two_nics, nics_of(state)[1])
@@ -239,7 +239,7 @@ def test_failed_map_uses_no_dma_entry(two_nics: Guest) -> None:
 
     vfio_remove_dma releases the entry: the user maps twice memory that does not exist."""
     limited = two_nics.run("echo 2 > /sys/module/vfio_iommu_type1/parameters/dma_entry_limit")
-    assert limited.number == 0, limited.err
+    assert limited.status == 0, limited.err
     state = two_nics.state()
     opened = vfio.use(two_nics, "group", *vfio.words(state, "group", nics_of(state)[0]))
     audit.is_served(opened)

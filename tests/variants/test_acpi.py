@@ -11,7 +11,7 @@ pytestmark = pytest.mark.machines("smmuv3-acpi", "virtio-iommu-acpi")
 
 
 def test_a_nic_gets_its_group_and_is_translated(guest: Guest) -> None:
-    assert guest.run("test -d /sys/firmware/acpi/tables").number == 0
+    assert guest.run("test -d /sys/firmware/acpi/tables").status == 0
     assert modules.load(guest, guest.machine.iommu.driver).status == 0
     state = modules.load(guest, "e1000e").after
     (nic,) = (name for name, each in state.devices.items() if each.driver == "e1000e")
@@ -23,7 +23,7 @@ def test_a_nic_gets_its_group_and_is_translated(guest: Guest) -> None:
 
 def test_the_table_is_the_one_of_this_iommu(guest: Guest) -> None:
     table = {"arm_smmu_v3": "IORT", "virtio_iommu": "VIOT"}[guest.machine.iommu.driver]
-    assert guest.run(f"test -f /sys/firmware/acpi/tables/{table}").number == 0
+    assert guest.run(f"test -f /sys/firmware/acpi/tables/{table}").status == 0
 
 
 def test_the_driver_unloads_without_devices(guest: Guest) -> None:
