@@ -34,7 +34,7 @@ _LIMIT_BOOTS = 40.0
 _LIMIT_FLOOR = 20.0
 
 
-# What guest-scripts/agent looks for.
+# What guest-scripts/shell/agent looks for.
 _KMOD = "harness_modules=kmod"
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What the kernel shows of modules, IOMMU groups and devices: snapshots, and
-what changed between two of them. guest-scripts/state.c prints what is read here.
+what changed between two of them. guest-scripts/init/state.c prints what is read here.
 """
 
 from collections.abc import Iterator

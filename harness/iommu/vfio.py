@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""VFIO in a guest, by guest-scripts/vfio.c: who may own the DMA of a group."""
+"""VFIO in a guest, by guest-scripts/commands/vfio.c: who may own the DMA of a group."""
 
 import shlex
 from dataclasses import dataclass
@@ -63,8 +63,8 @@ def words(state: State, way: Way, *names: str) -> list[str]:
 
 
 def use(guest: Guest, way: Way, *what: str | int) -> Step:
-    """Opens a device, maps memory and ends, as guest-scripts/vfio.c has it: "group", "remap"
-    (which maps it twice) and "compat" (with an iommufd for a container) want a group's number
+    """Opens a device, maps memory and ends, as guest-scripts/commands/vfio.c has it: "group",
+    "remap" (which maps it twice) and "compat" (with an iommufd for a container) want a group's number
     and, to open more than the group, a device; "groups" wants several numbers, "cdev" and
     "move" devices, and "return" and "replace" one. Its status is the errno of what failed,
     which its errors name."""

@@ -126,7 +126,7 @@ class Console:
         return Reply(done.how, done.number, out, err, done.records, done.clock)
 
     def state(self) -> str:
-        """What the kernel shows, in the lines of guest-scripts/state.c. It is PID 1
+        """What the kernel shows, in the lines of guest-scripts/init/state.c. It is PID 1
         that answers, whatever the shell has come to. Raises as ``run`` does, and GuestUnseen
         when looking killed the process that looks: what it had printed is no state.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The protocol between a guest's PID 1 and the host; guest-scripts/init.c has
+"""The protocol between a guest's PID 1 and the host; guest-scripts/init/init.c has
 the other end and describes it.
 """
 
@@ -96,7 +96,7 @@ def done(match: re.Match[bytes]) -> Done:
 @dataclass(slots=True)
 class Frames:
     """What came on a channel: ``out`` and ``err`` of commands, the ``state`` as
-    guest-scripts/state.c prints it, kernel-log ``records`` as /dev/kmsg gives them,
+    guest-scripts/init/state.c prints it, kernel-log ``records`` as /dev/kmsg gives them,
     and ``noise`` that is no frame (kernel messages, on a shared console)."""
 
     out: bytearray = field(default_factory=bytearray)

@@ -74,7 +74,7 @@ def where(guest: Guest, command: str, kernel: Kernel) -> str:
     return ""
 
 
-# What the guest's shell is called: it opens and writes files itself (guest-scripts/init.c).
+# What the guest's shell is called: it opens and writes files itself (guest-scripts/init/init.c).
 _SHELL = frozenset({"busybox", "sh"})
 
 

@@ -17,7 +17,10 @@ _RECIPE = "1"
 _MOUNT_POINTS = ("proc", "sys", "dev", "run", "tmp", "root")
 
 # Compiled into one static program.
-_SOURCES = ("init.c", "state.c", "acpi.c", "vfio.c", "reseed.c", "failnth.c")
+_SOURCES = (
+    *("init/init.c", "init/state.c", "init/acpi.c"),
+    *("commands/vfio.c", "commands/reseed.c", "commands/failnth.c"),
+)
 
 # Its names beside init.
 _COMMANDS = ("vfio", "reseed", "failnth")
@@ -50,9 +53,9 @@ def _skeleton(scripts: Path) -> list[Entry]:
         # Where the kernel's messages about a missing init would go.
         cpio.character_device("dev/console", 5, 1),
         cpio.file("init", _program(scripts).read_bytes(), 0o755),
-        cpio.file("harness/agent", (scripts / "agent").read_bytes()),
-        cpio.file("harness/sshd", (scripts / "sshd").read_bytes(), 0o755),
-        cpio.file("harness/shell", (scripts / "shell").read_bytes(), 0o755),
+        cpio.file("harness/agent", (scripts / "shell/agent").read_bytes()),
+        cpio.file("harness/sshd", (scripts / "shell/sshd").read_bytes(), 0o755),
+        cpio.file("harness/shell", (scripts / "shell/shell").read_bytes(), 0o755),
         # busybox's shell runs its own applets by itself; the kernel and other
         # programs call these two by path.
         cpio.symlink("bin/sh", "busybox"),
@@ -65,7 +68,7 @@ def _skeleton(scripts: Path) -> list[Entry]:
 def _program(scripts: Path) -> Path:
     """PID 1, compiled once for all kernels."""
     sources = [scripts / name for name in _SOURCES]
-    parts = [path.read_bytes() for path in (*sources, *sorted(scripts.glob("*.h")))]
+    parts = [path.read_bytes() for path in (*sources, *sorted(scripts.rglob("*.h")))]
 
     def make(into: Path) -> None:
         flags = ["-static", "-O2", "-s", "-Wall", "-Wextra", "-Werror", "-Wl,--build-id=none"]

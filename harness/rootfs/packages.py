@@ -29,7 +29,7 @@ class Extra:
     links: tuple[str, ...]
 
 
-# kmod under the name of each of its commands; guest-scripts/agent calls them.
+# kmod under the name of each of its commands; guest-scripts/shell/agent calls them.
 _KMOD_COMMANDS = ("depmod", "insmod", "lsmod", "modinfo", "modprobe", "rmmod")
 
 # Some megabytes each, which every boot would copy: a guest that does not need one is

@@ -2,8 +2,8 @@
 """What a user of VFIO or iommufd holds while it has a device open, and that the kernel
 releases all of it, however the user ends.
 
-The users are processes of guest-scripts/vfio.c: they map memory, undo nothing on exit, and
-are killed.
+The users are processes of guest-scripts/commands/vfio.c: they map memory, undo nothing on exit,
+and are killed.
 """
 
 import re

@@ -205,7 +205,7 @@ def test_the_wheel_contains_the_data_files(tmp_path: Path) -> None:
         text=True,
         check=True,
     ).stdout
-    for name in ("kconfigs/base.config", "dts/platform-clients.dts", "guest-scripts/init.c"):
+    for name in ("kconfigs/base.config", "dts/platform-clients.dts", "guest-scripts/init/init.c"):
         assert f"harness/data/{name}" in listing
 
 

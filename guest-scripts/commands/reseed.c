@@ -12,7 +12,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#include "guest.h"
+#include "../init/guest.h"
 
 int reseed_main(void)
 {

@@ -21,7 +21,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "guest.h"
+#include "../init/guest.h"
 
 /* The process's own fail-nth, and what was left of it when it ended; -1 before that. */
 static int counter = -1;

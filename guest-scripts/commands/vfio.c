@@ -43,7 +43,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "guest.h"
+#include "../init/guest.h"
 
 /* Younger than the headers of Debian 12: include/uapi/linux/{vfio,iommufd}.h of 6.6. */
 struct bind_iommufd {
