@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What a kernel's own Kconfig says about symbols: linked with the tree's
- * scripts/kconfig, run by explain.mk with the environment of its conf.
+ * Explain symbols of a kernel's Kconfig: linked with the tree's scripts/kconfig and run by
+ * explain.mk in the environment of conf.
  *
- * explain KCONFIG: reads names from standard input, one a line, and prints for
- * each what menuconfig's search shows: where it is defined, what it depends on
- * and what selects it, with the values that the .config gives.
+ * explain KCONFIG: read names from standard input, one per line, and print for each what
+ * menuconfig's search shows: the definition, the dependencies and the selecting symbols,
+ * with their values in the .config.
  */
 #include <stdbool.h>
 #include <stdio.h>

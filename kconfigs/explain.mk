@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-# Read by the kernel's own make before its makefiles (MAKEFILES), so that the
-# program gets exactly the environment in which Kconfig is evaluated there. The
-# goal's name ends in "config" because that is how kbuild tells a goal that
-# needs no configuration yet.
+# The kernel's make reads this before its own makefiles (MAKEFILES), so the program runs
+# in exactly the environment in which Kconfig is evaluated. The goal's name ends in
+# "config" because kbuild requires no .config for such goals.
 harness-explain-config:
 	@$(HARNESS_EXPLAIN) Kconfig < $(HARNESS_SYMBOLS)
