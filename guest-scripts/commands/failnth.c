@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * failnth N write PATH TEXT	writes the text into a file
- * failnth N vfio WORDS...	the command vfio
- * failnth N sh COMMAND		a shell's command
- * failnth all ...		each N from 1 to the last, one after the other
+ * failnth N write PATH TEXT	write the text to a file
+ * failnth N vfio WORDS...	run the command vfio
+ * failnth N sh COMMAND		run a shell command
+ * failnth all ...		the same for each N from 1 to the last
  *
- * Runs it in a process of its own whose Nth allocation fails, counted from the moment
- * when all is ready until it has done what it was asked for: what it holds is let go
- * without failures. Prints "injected STATUS" when it made that many, and "passed STATUS"
- * when not: the kernel's own counter, because some failures leave no message
- * (__GFP_NOWARN). STATUS is the process's, 128 and the signal when one killed it. What it
- * prints itself is thrown away.
+ * Run the work in a child process in which the Nth allocation fails. The count starts
+ * when the child is ready and ends when the work is done: the child releases what it holds
+ * without failures. Prints "injected STATUS" if the child made at least N allocations,
+ * "passed STATUS" otherwise. That is the kernel's own count, because some failures leave no
+ * message (__GFP_NOWARN). STATUS is the child's exit status, or 128 and the number of the
+ * signal that killed it. The child's own output is discarded.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -23,9 +23,9 @@
 
 #include "../init/guest.h"
 
-/* The process's own fail-nth, and what was left of it when it ended; -1 before that. */
+/* The child's own /proc/self/fail-nth, and what remained of N when it ended; -1 before. */
 static int counter = -1;
-static volatile int *left;
+static volatile int *remaining;
 
 static void arm(int number)
 {
@@ -41,15 +41,15 @@ static void disarm(void)
 {
 	char text[16] = "";
 
-	/* It came to an end before it was ready: nothing was injected. */
+	/* The work ended before the count started: nothing was injected. */
 	if (counter < 0) {
-		*left = 1;
+		*remaining = 1;
 		return;
 	}
-	/* Neither allocates. */
+	/* Neither call allocates. */
 	if (pread(counter, text, sizeof(text) - 1, 0) <= 0)
 		_exit(127);
-	*left = atoi(text);
+	*remaining = atoi(text);
 	if (pwrite(counter, "0", 1, 0) != 1)
 		_exit(127);
 }
@@ -68,7 +68,7 @@ static int run_shell(int number, const char *command)
 {
 	char script[65536];
 
-	/* The shell tells by its own count. */
+	/* The shell counts by its own fail-nth, which the parent reads: read_remaining. */
 	snprintf(script, sizeof(script), "echo %d > /proc/self/fail-nth\n%s",
 		 number, command);
 	execl("/bin/busybox", "sh", "-c", script, NULL);
@@ -89,8 +89,8 @@ static int run(int number, int argc, char **argv)
 	return 127;
 }
 
-/* What is left of the count of a process that has not told: a shell, or one that died. */
-static int left_of(pid_t pid)
+/* The fail-nth of a zombie that did not store it: a shell, or a child that was killed. */
+static int read_remaining(pid_t pid)
 {
 	char path[64], text[32] = "";
 
@@ -98,15 +98,15 @@ static int left_of(pid_t pid)
 	return read_line(path, text, sizeof(text)) ? -1 : atoi(text);
 }
 
-/* Whether the process made so many allocations; -1 when it could not be seen. */
+/* Whether the child made at least that many allocations; -1 if that is not known. */
 static int fail(int number, int argc, char **argv)
 {
 	siginfo_t info;
-	int how, status;
+	int wait_status, status;
 	pid_t pid;
 
 	fflush(NULL);
-	*left = -1;
+	*remaining = -1;
 	pid = fork();
 	if (pid == 0) {
 		status = run(number, argc, argv);
@@ -115,21 +115,21 @@ static int fail(int number, int argc, char **argv)
 	}
 	if (pid < 0 || waitid(P_PID, pid, &info, WEXITED | WNOWAIT))
 		return -1;
-	if (*left < 0)
-		*left = left_of(pid);
-	waitpid(pid, &how, 0);
-	printf("%s %d\n", *left ? "passed" : "injected",
-	       WIFSIGNALED(how) ? 128 + WTERMSIG(how) : WEXITSTATUS(how));
-	return *left < 0 ? -1 : !*left;
+	if (*remaining < 0)
+		*remaining = read_remaining(pid);
+	waitpid(pid, &wait_status, 0);
+	printf("%s %d\n", *remaining ? "passed" : "injected",
+	       WIFSIGNALED(wait_status) ? 128 + WTERMSIG(wait_status) : WEXITSTATUS(wait_status));
+	return *remaining < 0 ? -1 : !*remaining;
 }
 
 int failnth_main(int argc, char **argv)
 {
 	int injected, number = 0;
 
-	left = mmap(NULL, sizeof(*left), PROT_READ | PROT_WRITE,
-		    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (argc < 4 || left == MAP_FAILED)
+	remaining = mmap(NULL, sizeof(*remaining), PROT_READ | PROT_WRITE,
+			 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (argc < 4 || remaining == MAP_FAILED)
 		return 2;
 	if (strcmp(argv[1], "all"))
 		return fail(atoi(argv[1]), argc - 2, argv + 2) < 0 ? 2 : 0;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * reseed: standard input into the kernel's random numbers, at once.
+ * reseed: mix standard input into the kernel's random number generator, and reseed it.
  *
- * Guests restored from one snapshot would all draw the same ones, keys among them. A
- * write alone is used only when the kernel next reseeds (drivers/char/random.c).
+ * Without it, guests restored from one snapshot draw the same random numbers, and so
+ * generate the same keys. Written bytes are used only at the next reseed, which
+ * RNDRESEEDCRNG forces (drivers/char/random.c).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -21,7 +22,7 @@ int reseed_main(void)
 	int fd = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
 
 	if (n > 0 && fd >= 0 && write(fd, seed, n) == n &&
-	    /* ENODATA: nothing has been drawn yet, so the first draw has it. */
+	    /* ENODATA: nothing has been drawn yet, so the first draw uses the seed. */
 	    (!ioctl(fd, RNDRESEEDCRNG) || errno == ENODATA))
 		return 0;
 	perror("reseed");

@@ -1,31 +1,33 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A user of VFIO, as small as one can be.
+ * A minimal user of VFIO.
  *
- * vfio viable GROUP		is the group free of kernel drivers?
- * vfio open group GROUP [DEVICE]	open, set the container up, map memory, take the device; ask
- *				for memory that is not there, and to leave under the device
- * vfio open remap GROUP [DEVICE]	as group, without asking to leave; unmap all and map it anew,
- *				with no more memory to be locked than that
+ * vfio viable GROUP		print whether the group is free of kernel drivers
+ * vfio open group GROUP [DEVICE]	open the group, set up its container, map memory, open the
+ *				device; check that mapping absent memory is refused, and so is
+ *				leaving the container under an open device
+ * vfio open remap GROUP [DEVICE]	as group, without leaving the container; unmap all memory
+ *				and map it again, while no more than that may be locked
  * vfio open groups GROUP...	several groups in one container
- * vfio open compat GROUP [DEVICE]	a group, with an iommufd for its container
- * vfio open cdev DEVICE...	with iommufd and the devices' own files, in one address
- *				space; all but the last of them are closed again
- * vfio open move DEVICE...	the same devices move to a second address space; what they had
- *				reserved in the first can be mapped, and it is destroyed
- * vfio open return DEVICE	a page table that is made first gets the device, loses it and
- *				gets it back, with what the device reserves
- * vfio open replace DEVICE	a page table that is made last gets the device, which leaves one
- *				that the address space had before; all is mapped anew, with no
- *				more memory to be locked than that
- * vfio hold ...		as open, and keep it in the background until killed
- * vfio interrupts ...		as open, and have the device that was taken last send its
- *				interrupts (MSI), which go through its IOMMU like all it writes
+ * vfio open compat GROUP [DEVICE]	a group, with an iommufd as its container
+ * vfio open cdev DEVICE...	iommufd and the devices' character devices, in one address
+ *				space; close all devices but the last again
+ * vfio open move DEVICE...	move the devices to a second address space; then map what they
+ *				had reserved in the first, and destroy the first
+ * vfio open return DEVICE	attach the device to a page table that is the first of its
+ *				address space, detach it, and attach it again, with its reserved
+ *				regions
+ * vfio open replace DEVICE	replace the page table of the address space with one allocated
+ *				last; unmap all memory and map it again, while no more than that
+ *				may be locked
+ * vfio hold ...		as open, and keep it open in the background until killed
+ * vfio interrupts ...		as open, and enable MSI on the device opened last; its MSI
+ *				writes go through the IOMMU like any other DMA
  *
- * Nothing is undone at the end: what a user forgets is the kernel's to undo.
+ * Nothing is undone at the end: the kernel must clean up after a user that exits.
  *
- * What succeeds prints a word, for "hold" the process to kill; what fails prints
- * "STEP: ERRNO". The exit status is the errno, 0 without one.
+ * Prints a word on success, "hold" the PID to kill; prints "STEP: ERRNO" on failure. The
+ * exit status is the errno, or 0.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -45,7 +47,7 @@
 
 #include "../init/guest.h"
 
-/* Younger than the headers of Debian 12: include/uapi/linux/{vfio,iommufd}.h of 6.6. */
+/* From include/uapi/linux/{vfio,iommufd}.h of 6.6; Debian 12's headers are older. */
 struct bind_iommufd {
 	uint32_t argsz, flags;
 	int32_t iommufd;
@@ -83,7 +85,7 @@ struct ioas_map {
 	uint64_t user_va, length, iova;
 };
 #define IOAS_MAP	_IO(VFIO_TYPE, 0x85)
-#define IOAS_MAP_FLAGS	7	/* at a fixed address, writeable, readable */
+#define IOAS_MAP_FLAGS	7	/* fixed IOVA, writeable, readable */
 
 struct ioas_unmap {
 	uint32_t size, ioas_id;
@@ -91,7 +93,7 @@ struct ioas_unmap {
 };
 #define IOAS_UNMAP	_IO(VFIO_TYPE, 0x86)
 
-/* Without what came after 6.6, which is optional. */
+/* Without the fields added after 6.6, which are optional. */
 struct hwpt_alloc {
 	uint32_t size, flags, dev_id, pt_id, out_hwpt_id, reserved;
 };
@@ -106,9 +108,9 @@ struct destroy {
 #define IOMMUFD		"/dev/iommu"
 
 /*
- * What a user maps: pages, and not a block, so that there is a table of the last level.
- * Nowhere near the windows of interrupts, which nobody may map: WINDOW_AT is in
- * that of either IOMMU. HIGH_AT takes more than 32 bits.
+ * The mapped memory consists of pages, not of a block, so that the page table has a last
+ * level. It is outside the MSI windows, which must not be mapped; WINDOW_AT is inside the
+ * window of both IOMMUs. HIGH_AT does not fit in 32 bits.
  */
 #define PAGE		4096
 #define MAPPED_BYTES	(16 * PAGE)
@@ -116,9 +118,9 @@ struct destroy {
 #define HIGH_AT		0x100100000
 #define WINDOW_AT	0x8090000
 
-/* The group and the device that were taken last. */
-static int group = -1;
-static int taken = -1;
+/* The group and the device that were opened last. */
+static int group_fd = -1;
+static int device_fd = -1;
 
 static char mapped[MAPPED_BYTES] __attribute__((aligned(PAGE)));
 
@@ -131,10 +133,10 @@ static int failed(const char *step)
 }
 
 /*
- * From now on we may lock what is mapped and no more. Whoever may lock any amount
- * (CAP_IPC_LOCK) is not charged by iommufd at all: iopt_alloc_pages.
+ * Allow this process to lock as much memory as it maps, and no more. iommufd charges
+ * nothing to a process with CAP_IPC_LOCK: iopt_alloc_pages.
  */
-static int charge_us(void)
+static int limit_locked_memory(void)
 {
 	struct rlimit limit = { .rlim_cur = MAPPED_BYTES, .rlim_max = MAPPED_BYTES };
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
@@ -158,21 +160,21 @@ static int viable(const char *number)
 {
 	struct vfio_group_status status = { .argsz = sizeof(status) };
 
-	group = open_group(number);
-	if (group < 0)
+	group_fd = open_group(number);
+	if (group_fd < 0)
 		return failed("open group");
-	if (ioctl(group, VFIO_GROUP_GET_STATUS, &status))
+	if (ioctl(group_fd, VFIO_GROUP_GET_STATUS, &status))
 		return failed("VFIO_GROUP_GET_STATUS");
 	puts(status.flags & VFIO_GROUP_FLAGS_VIABLE ? "viable" : "not viable");
 	return 0;
 }
 
-static int join(const char *number, int container)
+static int set_container(const char *number, int container)
 {
-	group = open_group(number);
-	if (group < 0)
+	group_fd = open_group(number);
+	if (group_fd < 0)
 		return failed("open group");
-	if (ioctl(group, VFIO_GROUP_SET_CONTAINER, &container))
+	if (ioctl(group_fd, VFIO_GROUP_SET_CONTAINER, &container))
 		return failed("VFIO_GROUP_SET_CONTAINER");
 	return 0;
 }
@@ -202,11 +204,11 @@ static int unmap_dma(int container)
 		return failed("VFIO_IOMMU_UNMAP_DMA");
 	if (unmap.size == MAPPED_BYTES)
 		return 0;
-	fprintf(stderr, "VFIO_IOMMU_UNMAP_DMA: of %llu bytes\n", unmap.size);
+	fprintf(stderr, "VFIO_IOMMU_UNMAP_DMA: unmapped %llu bytes\n", unmap.size);
 	return EPROTO;
 }
 
-static int set_up(int container)
+static int set_iommu(int container)
 {
 	if (ioctl(container, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU))
 		return failed("VFIO_SET_IOMMU");
@@ -214,10 +216,10 @@ static int set_up(int container)
 }
 
 /*
- * Twice memory that is not there: refused, and the first time takes no room from the second.
- * An iommufd looks at it only once a device needs it.
+ * Map absent memory twice: refused both times, since the first attempt must not occupy the
+ * IOVA. An iommufd pins memory only once a device is attached.
  */
-static int ask_for_no_memory(int container)
+static int check_absent_memory(int container)
 {
 	struct vfio_iommu_type1_dma_map map = {
 		.argsz = sizeof(map),
@@ -228,61 +230,61 @@ static int ask_for_no_memory(int container)
 
 	for (int i = 0; i < 2; i++) {
 		if (!ioctl(container, VFIO_IOMMU_MAP_DMA, &map)) {
-			fprintf(stderr, "VFIO_IOMMU_MAP_DMA: of nothing\n");
+			fprintf(stderr, "VFIO_IOMMU_MAP_DMA: mapped absent memory\n");
 			return EPROTO;
 		}
 		if (errno != EFAULT)
-			return failed("VFIO_IOMMU_MAP_DMA of nothing");
+			return failed("VFIO_IOMMU_MAP_DMA of absent memory");
 	}
 	return 0;
 }
 
 /* In the order of Documentation/driver-api/vfio.rst. */
-static int take_group(int container, int count, char **what)
+static int open_in_group(int container, int count, char **operands)
 {
-	int status = join(what[0], container);
+	int status = set_container(operands[0], container);
 
 	if (!status)
-		status = set_up(container);
+		status = set_iommu(container);
 	if (status || count < 2)
 		return status;
-	taken = ioctl(group, VFIO_GROUP_GET_DEVICE_FD, what[1]);
-	return taken < 0 ? failed("VFIO_GROUP_GET_DEVICE_FD") : ask_for_no_memory(container);
+	device_fd = ioctl(group_fd, VFIO_GROUP_GET_DEVICE_FD, operands[1]);
+	return device_fd < 0 ? failed("VFIO_GROUP_GET_DEVICE_FD") : check_absent_memory(container);
 }
 
-static int use_group(int container, int count, char **what)
+static int use_group(int container, int count, char **operands)
 {
-	int status = take_group(container, count, what);
+	int status = open_in_group(container, count, operands);
 
-	if (!status && taken >= 0 && !ioctl(group, VFIO_GROUP_UNSET_CONTAINER)) {
+	if (!status && device_fd >= 0 && !ioctl(group_fd, VFIO_GROUP_UNSET_CONTAINER)) {
 		fprintf(stderr, "VFIO_GROUP_UNSET_CONTAINER: left under an open device\n");
 		return EPROTO;
 	}
 	return status;
 }
 
-static int remap(int container, int count, char **what)
+static int remap(int container, int count, char **operands)
 {
-	int status = charge_us();
+	int status = limit_locked_memory();
 
 	if (!status)
-		status = take_group(container, count, what);
+		status = open_in_group(container, count, operands);
 	if (!status)
 		status = unmap_dma(container);
 	return status ? status : map_dma(container);
 }
 
-/* The first is there when the container is set up; those that come later find it in use. */
+/* The first group joins before the IOMMU of the container is set, the others after that. */
 static int use_groups(int container, int count, char **numbers)
 {
-	int status = take_group(container, 1, numbers);
+	int status = open_in_group(container, 1, numbers);
 
 	for (int i = 1; i < count && !status; i++)
-		status = join(numbers[i], container);
+		status = set_container(numbers[i], container);
 	return status;
 }
 
-/* /dev/vfio/devices/vfioN, by the name that sysfs gives the device. */
+/* /dev/vfio/devices/vfioN, for the PCI device of that name. */
 static int open_cdev(const char *device)
 {
 	char path[512];
@@ -305,13 +307,13 @@ static int open_cdev(const char *device)
 	return fd;
 }
 
-/* An address space of an iommufd. */
+/* An address space (IOAS) of an iommufd. */
 struct space {
 	int iommufd;
 	uint32_t id;
 };
 
-static int try_to_map(const struct space *space, uint64_t iova, uint64_t length)
+static int try_map(const struct space *space, uint64_t iova, uint64_t length)
 {
 	struct ioas_map map = {
 		.size = sizeof(map),
@@ -327,7 +329,7 @@ static int try_to_map(const struct space *space, uint64_t iova, uint64_t length)
 
 static int map_into(const struct space *space, uint64_t iova, uint64_t length)
 {
-	return try_to_map(space, iova, length) ? failed("IOMMU_IOAS_MAP") : 0;
+	return try_map(space, iova, length) ? failed("IOMMU_IOAS_MAP") : 0;
 }
 
 static int unmap_from(const struct space *space, uint64_t iova, uint64_t length)
@@ -343,10 +345,10 @@ static int unmap_from(const struct space *space, uint64_t iova, uint64_t length)
 }
 
 /*
- * Where interrupts go, as long as a device of the address space has any: it can neither be
- * mapped nor be made all that may be mapped.
+ * The MSI window is reserved while a device is attached to the address space: it can be
+ * neither mapped nor set as the only allowed range.
  */
-static int ask_for_window(const struct space *space)
+static int check_reserved_window(const struct space *space)
 {
 	struct iova_range window = { .start = WINDOW_AT, .last = WINDOW_AT + PAGE - 1 };
 	struct ioas_allow allow = {
@@ -356,18 +358,18 @@ static int ask_for_window(const struct space *space)
 		.allowed_iovas = (uintptr_t)&window,
 	};
 
-	if (!try_to_map(space, WINDOW_AT, PAGE)) {
-		fprintf(stderr, "IOMMU_IOAS_MAP: of a reserved window\n");
+	if (!try_map(space, WINDOW_AT, PAGE)) {
+		fprintf(stderr, "IOMMU_IOAS_MAP: mapped a reserved window\n");
 		return EPROTO;
 	}
 	if (!ioctl(space->iommufd, IOAS_ALLOW_IOVAS, &allow)) {
-		fprintf(stderr, "IOMMU_IOAS_ALLOW_IOVAS: of a reserved window\n");
+		fprintf(stderr, "IOMMU_IOAS_ALLOW_IOVAS: allowed a reserved window\n");
 		return EPROTO;
 	}
 	return errno == EADDRINUSE ? 0 : failed("IOMMU_IOAS_ALLOW_IOVAS");
 }
 
-static int make_space(int iommufd, struct space *space)
+static int alloc_space(int iommufd, struct space *space)
 {
 	struct ioas_alloc ioas = { .size = sizeof(ioas) };
 
@@ -377,45 +379,45 @@ static int make_space(int iommufd, struct space *space)
 	return map_into(space, MAPPED_AT, MAPPED_BYTES);
 }
 
-/* A page table of an object that does not exist: refused, and nothing is kept for it. */
-static int ask_for_nothing(int iommufd, uint32_t device)
+/* Allocate a page table of an absent object: refused, and no reference is kept. */
+static int check_absent_object(int iommufd, uint32_t device)
 {
 	struct hwpt_alloc alloc = { .size = sizeof(alloc), .dev_id = device, .pt_id = ~0u };
 
 	if (ioctl(iommufd, HWPT_ALLOC, &alloc) && errno == EINVAL)
 		return 0;
-	fprintf(stderr, "IOMMU_HWPT_ALLOC: of nothing is not EINVAL\n");
+	fprintf(stderr, "IOMMU_HWPT_ALLOC: of an absent object is not EINVAL\n");
 	return EPROTO;
 }
 
-static int bind_to(int iommufd, const char *device, int *fd, uint32_t *id)
+static int bind_cdev(int iommufd, const char *device, int *fd, uint32_t *id)
 {
 	struct bind_iommufd bind = { .argsz = sizeof(bind) };
 
 	*fd = open_cdev(device);
 	if (*fd < 0)
 		return failed("open cdev");
-	/* To what is no iommufd: refused, and as if it had not been asked for. */
+	/* A descriptor that is not an iommufd is refused, and changes nothing. */
 	bind.iommufd = *fd;
 	if (!ioctl(*fd, BIND_IOMMUFD, &bind)) {
-		fprintf(stderr, "VFIO_DEVICE_BIND_IOMMUFD: to what is none\n");
+		fprintf(stderr, "VFIO_DEVICE_BIND_IOMMUFD: bound to no iommufd\n");
 		return EPROTO;
 	}
-	/* Whoever may not have the device at all is told that first. */
+	/* A device that may not be bound at all fails with another errno, before this check. */
 	bind.iommufd = iommufd;
 	if (errno != EBADFD || ioctl(*fd, BIND_IOMMUFD, &bind))
 		return failed("VFIO_DEVICE_BIND_IOMMUFD");
 	*id = bind.out_devid;
-	taken = *fd;
-	/* Once more: refused, and the first stays. */
+	device_fd = *fd;
+	/* A second bind is refused, and the first one stays. */
 	if (!ioctl(*fd, BIND_IOMMUFD, &bind) || errno != EINVAL) {
-		fprintf(stderr, "VFIO_DEVICE_BIND_IOMMUFD: a second time\n");
+		fprintf(stderr, "VFIO_DEVICE_BIND_IOMMUFD: bound a second time\n");
 		return EPROTO;
 	}
-	return ask_for_nothing(iommufd, *id);
+	return check_absent_object(iommufd, *id);
 }
 
-/* Twice: to replace what is attached by the same has to change nothing, references included. */
+/* Twice: replacing a page table with itself must change nothing, references included. */
 static int attach(int fd, uint32_t table)
 {
 	for (int i = 0; i < 2; i++) {
@@ -427,8 +429,9 @@ static int attach(int fd, uint32_t table)
 	return 0;
 }
 
-/* A page table that the user makes, and keeps when the device leaves it. */
-static int attach_to_new(const struct space *space, int fd, uint32_t device, uint32_t *table)
+/* A page table that the user allocates stays when the device is detached from it. */
+static int attach_new_page_table(const struct space *space, int fd, uint32_t device,
+				 uint32_t *table)
 {
 	struct hwpt_alloc alloc = { .size = sizeof(alloc), .dev_id = device, .pt_id = space->id };
 
@@ -438,13 +441,13 @@ static int attach_to_new(const struct space *space, int fd, uint32_t device, uin
 	return attach(fd, *table);
 }
 
-static int join_space(const struct space *space, int count, char **devices, int *fds)
+static int attach_all(const struct space *space, int count, char **devices, int *fds)
 {
 	int status = 0;
 	uint32_t id;
 
 	for (int i = 0; i < count && !status; i++) {
-		status = bind_to(space->iommufd, devices[i], &fds[i], &id);
+		status = bind_cdev(space->iommufd, devices[i], &fds[i], &id);
 		if (!status)
 			status = attach(fds[i], space->id);
 	}
@@ -454,10 +457,10 @@ static int join_space(const struct space *space, int count, char **devices, int 
 static int use_cdevs(int iommufd, int count, char **devices)
 {
 	struct space space;
-	int fds[count], status = make_space(iommufd, &space);
+	int fds[count], status = alloc_space(iommufd, &space);
 
 	if (!status)
-		status = join_space(&space, count, devices, fds);
+		status = attach_all(&space, count, devices, fds);
 	for (int i = 0; i < count - 1 && !status; i++)
 		close(fds[i]);
 	return status;
@@ -467,14 +470,14 @@ static int move_cdevs(int iommufd, int count, char **devices)
 {
 	struct space first, second;
 	struct destroy destroy = { .size = sizeof(destroy) };
-	int fds[count], status = make_space(iommufd, &first);
+	int fds[count], status = alloc_space(iommufd, &first);
 
 	if (!status)
-		status = join_space(&first, count, devices, fds);
+		status = attach_all(&first, count, devices, fds);
 	if (!status)
-		status = ask_for_window(&first);
+		status = check_reserved_window(&first);
 	if (!status)
-		status = make_space(iommufd, &second);
+		status = alloc_space(iommufd, &second);
 	for (int i = 0; i < count && !status; i++)
 		status = attach(fds[i], second.id);
 	if (!status)
@@ -489,18 +492,18 @@ static int replace_page_table(int iommufd, int count __attribute__((unused)), ch
 {
 	struct space space;
 	uint32_t id, table;
-	int fd, status = charge_us();
+	int fd, status = limit_locked_memory();
 
 	if (!status)
-		status = make_space(iommufd, &space);
+		status = alloc_space(iommufd, &space);
 	if (!status)
-		status = bind_to(iommufd, *device, &fd, &id);
+		status = bind_cdev(iommufd, *device, &fd, &id);
 	if (!status)
 		status = attach(fd, space.id);
 	if (!status)
-		status = attach_to_new(&space, fd, id, &table);
+		status = attach_new_page_table(&space, fd, id, &table);
 	if (!status)
-		status = ask_for_window(&space);
+		status = check_reserved_window(&space);
 	if (!status)
 		status = unmap_from(&space, MAPPED_AT, MAPPED_BYTES);
 	return status ? status : map_into(&space, MAPPED_AT, MAPPED_BYTES);
@@ -511,58 +514,58 @@ static int return_cdev(int iommufd, int count __attribute__((unused)), char **de
 	struct space space;
 	struct detach_pt detach = { .argsz = sizeof(detach) };
 	uint32_t id, table;
-	int fd, status = make_space(iommufd, &space);
+	int fd, status = alloc_space(iommufd, &space);
 
 	if (!status)
 		status = map_into(&space, HIGH_AT, PAGE);
 	if (!status)
-		status = bind_to(iommufd, *device, &fd, &id);
+		status = bind_cdev(iommufd, *device, &fd, &id);
 	if (!status)
-		status = attach_to_new(&space, fd, id, &table);
+		status = attach_new_page_table(&space, fd, id, &table);
 	if (!status)
-		status = ask_for_window(&space);
+		status = check_reserved_window(&space);
 	if (!status && ioctl(fd, DETACH_PT, &detach))
 		status = failed("VFIO_DEVICE_DETACH_IOMMUFD_PT");
 	return status ? status : attach(fd, table);
 }
 
-/* What each way takes, and how many of it at most, by what it opens. */
-static const struct way {
-	const char *name, *what, *opens;
-	int most;
-	int (*take)(int fd, int count, char **what);
-} ways[] = {
+/* The modes of open and hold: operands, the file to open, the maximum number of operands. */
+static const struct mode {
+	const char *name, *usage, *path;
+	int max_operands;
+	int (*run)(int fd, int count, char **operands);
+} modes[] = {
 	{ "group", "GROUP [DEVICE]", CONTAINER, 2, use_group },
 	{ "remap", "GROUP [DEVICE]", CONTAINER, 2, remap },
 	{ "groups", "GROUP...", CONTAINER, INT_MAX, use_groups },
-	{ "compat", "GROUP [DEVICE]", IOMMUFD, 2, take_group },
+	{ "compat", "GROUP [DEVICE]", IOMMUFD, 2, open_in_group },
 	{ "cdev", "DEVICE...", IOMMUFD, INT_MAX, use_cdevs },
 	{ "move", "DEVICE...", IOMMUFD, INT_MAX, move_cdevs },
 	{ "return", "DEVICE", IOMMUFD, 1, return_cdev },
 	{ "replace", "DEVICE", IOMMUFD, 1, replace_page_table },
 };
-#define WAYS (sizeof(ways) / sizeof(*ways))
+#define MODES (sizeof(modes) / sizeof(*modes))
 
-static int take(int argc, char **argv)
+static int open_mode(int argc, char **argv)
 {
-	for (const struct way *way = ways; way < ways + WAYS; way++) {
+	for (const struct mode *mode = modes; mode < modes + MODES; mode++) {
 		int fd, count = argc - 1;
 		char step[32];
 
-		if (strcmp(way->name, argv[0]) || count < 1 || count > way->most)
+		if (strcmp(mode->name, argv[0]) || count < 1 || count > mode->max_operands)
 			continue;
-		snprintf(step, sizeof(step), "open %s", way->opens);
-		fd = open(way->opens, O_RDWR | O_CLOEXEC);
-		return fd < 0 ? failed(step) : way->take(fd, count, argv + 1);
+		snprintf(step, sizeof(step), "open %s", mode->path);
+		fd = open(mode->path, O_RDWR | O_CLOEXEC);
+		return fd < 0 ? failed(step) : mode->run(fd, count, argv + 1);
 	}
-	for (const struct way *way = ways; way < ways + WAYS; way++)
-		fprintf(stderr, "vfio: %s %s\n", way->name, way->what);
+	for (const struct mode *mode = modes; mode < modes + MODES; mode++)
+		fprintf(stderr, "vfio: %s %s\n", mode->name, mode->usage);
 	return EINVAL;
 }
 
 static int interrupts(int argc, char **argv)
 {
-	int status = take(argc, argv);
+	int status = open_mode(argc, argv);
 	struct {
 		struct vfio_irq_set set;
 		int32_t event;
@@ -580,10 +583,10 @@ static int interrupts(int argc, char **argv)
 	irq.event = eventfd(0, EFD_CLOEXEC);
 	if (irq.event < 0)
 		return failed("eventfd");
-	return ioctl(taken, VFIO_DEVICE_SET_IRQS, &irq) ? failed("VFIO_DEVICE_SET_IRQS") : 0;
+	return ioctl(device_fd, VFIO_DEVICE_SET_IRQS, &irq) ? failed("VFIO_DEVICE_SET_IRQS") : 0;
 }
 
-/* The child takes it, and keeps what it has opened; its status comes by the pipe. */
+/* A child opens everything, reports its status through a pipe, and keeps everything open. */
 static int hold(int argc, char **argv)
 {
 	int ends[2], status = EPIPE;
@@ -593,7 +596,7 @@ static int hold(int argc, char **argv)
 		return failed("fork");
 	if (pid == 0) {
 		setsid();
-		status = take(argc, argv);
+		status = open_mode(argc, argv);
 		fflush(NULL);
 		for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
 			close(fd);
@@ -619,7 +622,7 @@ int vfio_main(int argc, char **argv)
 	if (argc > 2 && !strcmp(argv[1], "hold"))
 		return hold(argc - 2, argv + 2);
 	if (argc > 2 && !strcmp(argv[1], "open")) {
-		status = take(argc - 2, argv + 2);
+		status = open_mode(argc - 2, argv + 2);
 		if (!status)
 			puts("open");
 		return status;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Which PCI devices ACPI names an IOMMU for: the Virtual I/O Translation table (ACPI 6.5,
- * 5.2.34), or the I/O Remapping table (Arm DEN 0049E). Those of the first segment, and of
- * QEMU's tables, which are small.
+ * The PCI devices for which ACPI names an IOMMU: by the Virtual I/O Translation table
+ * (VIOT, ACPI 6.5, 5.2.34) or the I/O Remapping table (IORT, Arm DEN 0049E). Only the first
+ * PCI segment is read, and only tables of up to 4 KiB, which QEMU's are.
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -12,7 +12,7 @@
 
 #define TABLES "/sys/firmware/acpi/tables/"
 
-/* Types of nodes. */
+/* Node types. */
 enum { VIOT_PCI_RANGE = 1, VIOT_VIRTIO_PCI = 3 };
 enum { IORT_ROOT_COMPLEX = 2, IORT_SMMUV3 = 4 };
 #define IORT_MAPPING 20
@@ -33,8 +33,8 @@ static bool load(struct table *table, const char *path)
 	return true;
 }
 
-/* Little-endian, and 0 beyond the end. */
-static uint32_t at(const struct table *table, size_t offset, unsigned int width)
+/* A little-endian value; bytes beyond the table's end read as 0. */
+static uint32_t read_le(const struct table *table, size_t offset, unsigned int width)
 {
 	uint32_t value = 0;
 
@@ -44,45 +44,46 @@ static uint32_t at(const struct table *table, size_t offset, unsigned int width)
 	return value;
 }
 
-/* QEMU's range has the IOMMU too, which is behind none (viot_dev_iommu_init). */
+/* QEMU's PCI range includes the IOMMU itself, which is behind none (viot_dev_iommu_init). */
 static bool is_behind(const struct table *viot, size_t iommu, unsigned int requester)
 {
-	return at(viot, iommu, 1) != VIOT_VIRTIO_PCI || at(viot, iommu + 6, 2) != requester;
+	return read_le(viot, iommu, 1) != VIOT_VIRTIO_PCI ||
+	       read_le(viot, iommu + 6, 2) != requester;
 }
 
 static bool viot_names(const struct table *viot, unsigned int requester)
 {
-	unsigned int count = at(viot, 36, 2);
-	size_t node = at(viot, 38, 2);
+	unsigned int count = read_le(viot, 36, 2);
+	size_t node = read_le(viot, 38, 2);
 
-	for (; count--; node += at(viot, node + 2, 2))
-		if (at(viot, node, 1) == VIOT_PCI_RANGE &&
-		    requester >= at(viot, node + 12, 2) &&
-		    requester <= at(viot, node + 14, 2) &&
-		    is_behind(viot, at(viot, node + 16, 2), requester))
+	for (; count--; node += read_le(viot, node + 2, 2))
+		if (read_le(viot, node, 1) == VIOT_PCI_RANGE &&
+		    requester >= read_le(viot, node + 12, 2) &&
+		    requester <= read_le(viot, node + 14, 2) &&
+		    is_behind(viot, read_le(viot, node + 16, 2), requester))
 			return true;
 	return false;
 }
 
-/* Whether an ID mapping of a root complex leads to an SMMU; others lead to the ITS. */
+/* Whether an ID mapping covers the requester and leads to an SMMU; others lead to the ITS. */
 static bool maps(const struct table *iort, size_t mapping, unsigned int requester)
 {
-	uint32_t first = at(iort, mapping, 4);
+	uint32_t first = read_le(iort, mapping, 4);
 
-	return requester >= first && requester - first <= at(iort, mapping + 4, 4) &&
-	       at(iort, at(iort, mapping + 12, 4), 1) == IORT_SMMUV3;
+	return requester >= first && requester - first <= read_le(iort, mapping + 4, 4) &&
+	       read_le(iort, read_le(iort, mapping + 12, 4), 1) == IORT_SMMUV3;
 }
 
 static bool iort_names(const struct table *iort, unsigned int requester)
 {
-	unsigned int count = at(iort, 36, 4);
-	size_t node = at(iort, 40, 4);
+	unsigned int count = read_le(iort, 36, 4);
+	size_t node = read_le(iort, 40, 4);
 
-	for (; count--; node += at(iort, node + 1, 2)) {
-		unsigned int mappings = at(iort, node + 8, 4);
-		size_t mapping = node + at(iort, node + 12, 4);
+	for (; count--; node += read_le(iort, node + 1, 2)) {
+		unsigned int mappings = read_le(iort, node + 8, 4);
+		size_t mapping = node + read_le(iort, node + 12, 4);
 
-		if (at(iort, node, 1) != IORT_ROOT_COMPLEX)
+		if (read_le(iort, node, 1) != IORT_ROOT_COMPLEX)
 			continue;
 		for (; mappings--; mapping += IORT_MAPPING)
 			if (maps(iort, mapping, requester))

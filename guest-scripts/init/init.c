@@ -1,37 +1,36 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * PID 1 of a guest, and the relay between its shell and the host, in the protocol of
- * which harness/machine/frames.py (PROTOCOL) has the other end and the version.
+ * PID 1 of a guest, the relay between its shell and the host. harness/machine/frames.py
+ * is the host's end of the protocol and has its version (PROTOCOL).
  *
- * The shell ("agent") runs one command at a time. This process hands it the
- * commands that the host sends, and sends back what the command wrote, what
- * the kernel logged meanwhile, and how it ended. It is not the shell itself:
- * a write to sysfs that oopses kills the process that made it, and PID 1 must
- * survive that for the guest to go on.
+ * The shell ("agent") runs one command at a time. PID 1 passes it the commands that the
+ * host sends, and sends back the output of each, the kernel log meanwhile, and its status.
+ * PID 1 is not the shell itself: a write to sysfs that oopses kills the process that made
+ * it, and PID 1 must survive that for the guest to continue.
  *
  * Host to guest:   R <a> <b> <length>\n<length bytes of shell>
  *                  S <a> <b> 0\n             print the state (state.c)
- *                  P <a> <b> 0\n             only answer
- *                  Q <a> <b> 1\n<letter>     sysrq: what the kernel logs for it comes first
- *                  I <signal> 0 0\n          to the command under way, no answer
+ *                  P <a> <b> 0\n             ping: only answer
+ *                  Q <a> <b> 1\n<letter>     sysrq; its kernel log precedes the answer
+ *                  I <signal> 0 0\n          signal the running command; no answer
  * Guest to host:   O<length>\n<bytes>        standard output
  *                  E<length>\n<bytes>        standard error
  *                  S<length>\n<bytes>        the state
- *                  K<length>\n<bytes>        one record, as /dev/kmsg gives it
+ *                  K<length>\n<bytes>        one record of /dev/kmsg
  *                  D <b><a> <how> <number> <records> <clock>\n  the command is done
  *
- * <how> is "status" (the number is $?), "exited" (the shell itself ended with
- * that status) or "killed" (the shell died of that signal). The nonce comes
- * back with its halves swapped, so no echo of the request can pass for an end.
+ * <how> is "status" (<number> is $?), "exited" (the shell itself exited with that status)
+ * or "killed" (that signal killed the shell). The answer has the halves of the nonce
+ * swapped, so an echo of the request cannot be taken for the answer.
  *
- * Everything a command wrote and the kernel logged before the command ended is
- * sent before its D; <records> counts the K frames sent since boot, by which
- * the host knows when it has read them all on their own channel. <clock> is the
- * guest's, CLOCK_MONOTONIC in microseconds.
+ * Everything that the command wrote and the kernel logged before the command ended is sent
+ * before its D. <records> counts the K frames sent since boot: with it the host knows when
+ * it has read all of them from their own channel. <clock> is the guest's CLOCK_MONOTONIC
+ * in microseconds.
  *
- * Channels are virtio-serial ports and not hvc consoles: QEMU drops what a
- * console writes while the host's socket is full (hw/char/virtio-console.c,
- * flush_buf), a port is throttled instead; and hvc sends 16 bytes a kick.
+ * Channels are virtio-serial ports and not hvc consoles: QEMU drops the output of a console
+ * while the host's socket is full (hw/char/virtio-console.c, flush_buf) but throttles a
+ * port; and hvc sends 16 bytes per kick.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -56,47 +55,47 @@
 
 #define PROLOGUE	". /harness/agent\n"
 #define CHUNK		65536
-/* Of what one read of /dev/kmsg gives: PRINTK_MESSAGE_MAX and its dictionary. */
+/* The maximum that one read of /dev/kmsg returns: PRINTK_MESSAGE_MAX and its dictionary. */
 #define RECORD_MAX	16384
-/* For what takes microseconds when it comes at all. */
-#define TYPES_MS	500
-/* klogctl(2): set the level below which a message reaches the console. */
+/* Reading the types takes microseconds, unless a group's mutex is never released. */
+#define TYPES_TIMEOUT_MS	500
+/* klogctl(2): set the console_loglevel. */
 #define SYSLOG_ACTION_CONSOLE_LEVEL 8
 
-/* Two halves of an answer's nonce. */
+/* The two halves of an answer's nonce. */
 #define NONCE_MAX	64
 
 struct agent {
 	pid_t pid;
-	int commands;	/* the script that the shell runs, written as we go */
-	int status;	/* the shell writes $? here, a line a command */
+	int commands;	/* the script that the shell reads, written command by command */
+	int status;	/* the shell writes $? here, a line per command */
 };
 
 /*
- * The state is printed by a process of its own: the shell may have its output redirected
- * or shared with the background, and a read of sysfs may block or oops. It stays, because
- * a fork costs more than the look.
+ * A separate process reads the state: the shell's output may be redirected or shared with
+ * background jobs, and a read of sysfs may block or oops. The process is kept, because a
+ * fork costs more than reading the state.
  */
-struct looker {
-	pid_t pid;	/* 0 when there is none */
+struct state_reader {
+	pid_t pid;	/* 0 if there is none */
 	int requests;
-	int out;	/* -1 when there is none */
+	int out;	/* -1 if there is none */
 	volatile int *phase;
-	char nonce[NONCE_MAX];	/* of the look under way, "" when idle */
-	long long deadline;	/* of the types, in ms; 0 until it is at them */
+	char nonce[NONCE_MAX];	/* of the pending request, "" when idle */
+	long long deadline;	/* for the types, in ms; 0 in earlier phases */
 };
 
 struct relay {
 	int command;	/* channel of R, O, E and D */
 	int kmsg_out;	/* channel of K */
-	bool single;	/* both on the kernel's own console */
+	bool shared;	/* both are the kernel's own console */
 	int kmsg;
 	unsigned long records;	/* K frames sent */
 	int signals;
 	int out[2], err[2];
 	struct agent agent;
-	struct looker looker;
-	char nonce[NONCE_MAX];	/* of the command under way, "" when idle */
+	struct state_reader reader;
+	char nonce[NONCE_MAX];	/* of the running command, "" when idle */
 };
 
 static char buffer[CHUNK];
@@ -116,7 +115,7 @@ static void write_all(int fd, const char *data, size_t length)
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0 && errno == EPIPE)
-			return;	/* the shell has died: on_agent_end reports it */
+			return;	/* the shell died: on_agent_end reports it */
 		if (n < 0)
 			die("write to the host");
 		data += n;
@@ -125,12 +124,12 @@ static void write_all(int fd, const char *data, size_t length)
 }
 
 /*
- * On a shared console no message but an emergency may land inside a frame.
- * An oops turns the console verbose again (oops_enter), hence at every frame.
+ * On a shared console only emergency messages may interrupt a frame. Done before every
+ * frame, because an oops makes the console verbose again (oops_enter).
  */
-static void quieten(const struct relay *relay)
+static void silence_console(const struct relay *relay)
 {
-	if (relay->single)
+	if (relay->shared)
 		klogctl(SYSLOG_ACTION_CONSOLE_LEVEL, NULL, 1);
 }
 
@@ -140,12 +139,12 @@ static void send_frame(const struct relay *relay, int fd, char kind,
 	static char frame[CHUNK + 32];
 	int head = sprintf(frame, "%c%zu\n", kind, length);
 
-	quieten(relay);
+	silence_console(relay);
 	memcpy(frame + head, data, length);
 	write_all(fd, frame, head + length);
 }
 
-static int open_port(const char *wanted)
+static int open_port(const char *port)
 {
 	char path[512], name[128];
 	struct dirent *entry;
@@ -157,7 +156,7 @@ static int open_port(const char *wanted)
 	while (fd < 0 && (entry = readdir(ports))) {
 		snprintf(path, sizeof(path), "/sys/class/virtio-ports/%s/name",
 			 entry->d_name);
-		if (read_line(path, name, sizeof(name)) || strcmp(name, wanted))
+		if (read_line(path, name, sizeof(name)) || strcmp(name, port))
 			continue;
 		snprintf(path, sizeof(path), "/dev/%s", entry->d_name);
 		fd = open(path, O_RDWR | O_CLOEXEC);
@@ -196,13 +195,13 @@ static int open_console(const char *name)
 	return fd;
 }
 
-/* The kernel hands "harness_console=NAME" to init's environment. */
+/* The kernel passes "harness_console=NAME" of its command line in init's environment. */
 static void open_channels(struct relay *relay)
 {
 	const char *console = getenv("harness_console");
 
-	relay->single = console != NULL;
-	if (relay->single) {
+	relay->shared = console != NULL;
+	if (relay->shared) {
 		relay->command = relay->kmsg_out = open_console(console);
 		return;
 	}
@@ -210,7 +209,7 @@ static void open_channels(struct relay *relay)
 	relay->kmsg_out = wait_port("harness.kmsg");
 }
 
-/* Sources may stand where targets go: out of the way first, then into place. */
+/* A source may have the number of a target: move all sources above first. */
 static void move_fds(int *from, const int *to, int count)
 {
 	for (int i = 0; i < count; i++)
@@ -226,7 +225,7 @@ static void start_agent(struct relay *relay)
 
 	if (pipe2(commands, O_CLOEXEC) || pipe2(status, O_CLOEXEC))
 		die("pipe");
-	/* Not fork: copying this process's page tables costs a boot milliseconds. */
+	/* Not fork: copying this process's page tables would delay the boot by milliseconds. */
 	relay->agent.pid = vfork();
 	if (relay->agent.pid < 0)
 		die("vfork");
@@ -249,7 +248,7 @@ static void start_agent(struct relay *relay)
 	relay->agent.status = status[0];
 }
 
-static void drain(const struct relay *relay, int fd, char kind)
+static void forward_output(const struct relay *relay, int fd, char kind)
 {
 	ssize_t n;
 
@@ -257,8 +256,8 @@ static void drain(const struct relay *relay, int fd, char kind)
 		send_frame(relay, relay->command, kind, buffer, n);
 }
 
-/* Many records at boot: as many frames as fit are sent in one write. */
-static void drain_kmsg(struct relay *relay)
+/* Send as many frames as fit in one write: there are many records at boot. */
+static void forward_kmsg(struct relay *relay)
 {
 	static char frames[CHUNK];
 	size_t used = 0;
@@ -266,11 +265,11 @@ static void drain_kmsg(struct relay *relay)
 
 	for (;;) {
 		n = read(relay->kmsg, buffer, RECORD_MAX);
-		/* EPIPE: records were overwritten; their numbers show it. */
+		/* EPIPE: records were overwritten; the gap in sequence numbers shows it. */
 		if (n < 0 && (errno == EPIPE || errno == EINTR))
 			continue;
 		if (used && (n <= 0 || used + n + 16 > sizeof(frames))) {
-			quieten(relay);
+			silence_console(relay);
 			write_all(relay->kmsg_out, frames, used);
 			used = 0;
 		}
@@ -283,16 +282,16 @@ static void drain_kmsg(struct relay *relay)
 	}
 }
 
-static void done(struct relay *relay, char *nonce, const char *how, int number)
+static void send_done(struct relay *relay, char *nonce, const char *how, int number)
 {
 	struct timespec now;
 	char line[128];
 	int length;
 
-	drain(relay, relay->out[0], 'O');
-	drain(relay, relay->err[0], 'E');
-	drain_kmsg(relay);
-	quieten(relay);
+	forward_output(relay, relay->out[0], 'O');
+	forward_output(relay, relay->err[0], 'E');
+	forward_kmsg(relay);
+	silence_console(relay);
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	length = snprintf(line, sizeof(line), "D %s %s %d %lu %lld\n",
 			  nonce, how, number, relay->records,
@@ -301,7 +300,7 @@ static void done(struct relay *relay, char *nonce, const char *how, int number)
 	*nonce = '\0';
 }
 
-/* More of the request; a port gives what the host sent in one piece. */
+/* Read more of a request; a port returns what the host sent in one write. */
 static size_t receive(const struct relay *relay, char *data, size_t size)
 {
 	ssize_t n;
@@ -314,7 +313,7 @@ static size_t receive(const struct relay *relay, char *data, size_t size)
 	return n;
 }
 
-/* A piece of a command, as it stands between single quotes. */
+/* Write a piece of a command for use between single quotes. */
 static void write_quoted(int fd, const char *data, size_t length)
 {
 	while (length) {
@@ -333,13 +332,13 @@ static void write_quoted(int fd, const char *data, size_t length)
 }
 
 /*
- * The shell reads its script from a pipe: one eval a command, which costs no
- * fork and no file; "command" keeps a syntax error from ending the shell.
+ * The shell reads its script from a pipe: one eval per command needs no fork and no file,
+ * and "command" keeps a syntax error from ending the shell.
  */
 static void run_command(struct relay *relay, const char *data, size_t got,
 			size_t length)
 {
-	/* harness_last sets $? to what the last command left; see the agent. */
+	/* harness_last sets $? to the status of the previous command; see shell/agent. */
 	static const char before[] = "harness_last; command eval '";
 	static const char after[] =
 		"'\nharness_status=$?; echo $harness_status >&9\n";
@@ -358,85 +357,85 @@ static void run_command(struct relay *relay, const char *data, size_t got,
 	write_all(fd, after, sizeof(after) - 1);
 }
 
-static void start_looker(struct looker *looker)
+static void start_reader(struct state_reader *reader)
 {
 	int requests[2], out[2];
 
 	if (pipe2(requests, O_CLOEXEC) || pipe2(out, O_CLOEXEC))
 		die("pipe");
-	looker->phase = mmap(NULL, sizeof(*looker->phase), PROT_READ | PROT_WRITE,
+	reader->phase = mmap(NULL, sizeof(*reader->phase), PROT_READ | PROT_WRITE,
 			     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (looker->phase == MAP_FAILED)
+	if (reader->phase == MAP_FAILED)
 		die("mmap");
-	looker->pid = fork();
-	if (looker->pid < 0)
+	reader->pid = fork();
+	if (reader->pid < 0)
 		die("fork");
-	if (looker->pid == 0) {
+	if (reader->pid == 0) {
 		dup2(out[1], STDOUT_FILENO);
-		/* What PID 1 has open is its own. */
+		/* Close the descriptors of PID 1. */
 		for (int fd = STDERR_FILENO + 1; fd < 64; fd++)
 			if (fd != requests[0])
 				close(fd);
-		state_main(requests[0], looker->phase);
+		state_main(requests[0], reader->phase);
 		_exit(0);
 	}
 	close(requests[0]);
 	close(out[1]);
 	fcntl(out[0], F_SETFL, O_NONBLOCK);
-	looker->requests = requests[1];
-	looker->out = out[0];
+	reader->requests = requests[1];
+	reader->out = out[0];
 }
 
-/* One that is stuck stays behind. */
-static void forget_looker(struct looker *looker)
+/* A process that is stuck is left behind. */
+static void abandon_reader(struct state_reader *reader)
 {
-	close(looker->requests);
-	close(looker->out);
-	munmap((void *)looker->phase, sizeof(*looker->phase));
-	*looker = (struct looker){ .out = -1 };
+	close(reader->requests);
+	close(reader->out);
+	munmap((void *)reader->phase, sizeof(*reader->phase));
+	*reader = (struct state_reader){ .out = -1 };
 }
 
-/* The host asks again only when it has given the last look up. */
-static void ask_looker(struct relay *relay, const char *nonce)
+/* A request while another is pending means that the host gave up waiting for that one. */
+static void request_state(struct relay *relay, const char *nonce)
 {
-	struct looker *looker = &relay->looker;
+	struct state_reader *reader = &relay->reader;
 
-	if (looker->nonce[0])
-		forget_looker(looker);
-	if (!looker->pid)
-		start_looker(looker);
-	*looker->phase = STATE_LOOKING;
-	looker->deadline = 0;
-	strcpy(looker->nonce, nonce);
-	write_all(looker->requests, "S", 1);
+	if (reader->nonce[0])
+		abandon_reader(reader);
+	if (!reader->pid)
+		start_reader(reader);
+	*reader->phase = STATE_READING;
+	reader->deadline = 0;
+	strcpy(reader->nonce, nonce);
+	write_all(reader->requests, "S", 1);
 }
 
 static void on_state(struct relay *relay)
 {
-	bool over = false;
+	bool complete = false;
 	ssize_t n;
 
-	while ((n = read(relay->looker.out, buffer, sizeof(buffer))) > 0) {
-		over = buffer[n - 1] == STATE_END;
-		send_frame(relay, relay->command, 'S', buffer, n - over);
+	while ((n = read(relay->reader.out, buffer, sizeof(buffer))) > 0) {
+		complete = buffer[n - 1] == STATE_END;
+		send_frame(relay, relay->command, 'S', buffer, n - complete);
 	}
-	if (!over)
+	if (!complete)
 		return;
-	done(relay, relay->looker.nonce, "status", 0);
+	send_done(relay, relay->reader.nonce, "status", 0);
 }
 
-/* It died, or the types do not come. Without those a state is one all the same. */
-static void on_looker_end(struct relay *relay, int signal)
+/* The reader died, or reading the types timed out. A state without types is valid. */
+static void on_reader_end(struct relay *relay, int signal)
 {
-	bool whole = *relay->looker.phase == STATE_TYPES;
+	bool valid = *relay->reader.phase == STATE_TYPES;
 
 	on_state(relay);
-	if (relay->looker.nonce[0])
-		done(relay, relay->looker.nonce, whole ? "status" : "killed", whole ? 0 : signal);
-	forget_looker(&relay->looker);
+	if (relay->reader.nonce[0])
+		send_done(relay, relay->reader.nonce, valid ? "status" : "killed", valid ? 0 : signal);
+	abandon_reader(&relay->reader);
 }
 
-/* One letter, from here: the shell may be what hangs. */
+/* Trigger a sysrq from PID 1, since the shell may be what hangs. */
 static void sysrq(const char *letter)
 {
 	int fd = open("/proc/sysrq-trigger", O_WRONLY | O_CLOEXEC);
@@ -456,19 +455,19 @@ static long long now_ms(void)
 	return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
 }
 
-/* How long poll may wait: for the types no longer than is left, whatever else happens. */
-static int patience(struct looker *looker)
+/* The timeout of poll in ms: the time until the deadline of the types, otherwise none. */
+static int poll_timeout(struct state_reader *reader)
 {
-	if (!looker->nonce[0] || *looker->phase != STATE_TYPES)
+	if (!reader->nonce[0] || *reader->phase != STATE_TYPES)
 		return -1;
-	if (!looker->deadline)
-		looker->deadline = now_ms() + TYPES_MS;
-	return looker->deadline > now_ms() ? looker->deadline - now_ms() : 0;
+	if (!reader->deadline)
+		reader->deadline = now_ms() + TYPES_TIMEOUT_MS;
+	return reader->deadline > now_ms() ? reader->deadline - now_ms() : 0;
 }
 
 /*
- * Takes the request whose line ends before payload, and returns how much of the used bytes
- * it was. What is no request is noise on a shared console.
+ * Handle the request whose line ends before payload; return how many of the used bytes it
+ * consumed. A line that is no request is noise on a shared console, and skipped.
  */
 static size_t on_request(struct relay *relay, char *request, size_t used, char *payload)
 {
@@ -490,16 +489,16 @@ static size_t on_request(struct relay *relay, char *request, size_t used, char *
 		run_command(relay, payload, rest, length);
 		return line + rest;
 	case 'S':
-		ask_looker(relay, nonce);
+		request_state(relay, nonce);
 		return line;
 	case 'Q':
 		if (!rest || !length)
 			return line;
 		sysrq(payload);
-		done(relay, nonce, "status", 0);
+		send_done(relay, nonce, "status", 0);
 		return line + 1;
 	case 'P':
-		done(relay, nonce, "status", 0);
+		send_done(relay, nonce, "status", 0);
 		return line;
 	default:
 		return line;
@@ -507,22 +506,22 @@ static size_t on_request(struct relay *relay, char *request, size_t used, char *
 }
 
 /*
- * One, as a rule. A host that had no answer for long asks again, and a guest that comes
- * back reads all that from a console in one piece.
+ * Usually one request. A host without an answer repeats its request, and a guest that was
+ * stalled then reads all of them from a console at once.
  */
 static void on_requests(struct relay *relay)
 {
 	static char requests[4096];
 	static size_t used;
-	size_t taken;
+	size_t consumed;
 	char *end;
 
 	used += receive(relay, requests + used, sizeof(requests) - 1 - used);
 	requests[used] = '\0';
 	while ((end = memchr(requests, '\n', used))) {
-		taken = on_request(relay, requests, used, end + 1);
-		used -= taken;
-		memmove(requests, requests + taken, used);
+		consumed = on_request(relay, requests, used, end + 1);
+		used -= consumed;
+		memmove(requests, requests + consumed, used);
 	}
 	if (used == sizeof(requests) - 1)
 		used = 0;
@@ -536,17 +535,18 @@ static void on_status(struct relay *relay)
 	if (n <= 0 || !relay->nonce[0])
 		return;
 	line[n] = '\0';
-	done(relay, relay->nonce, "status", atoi(line));
+	send_done(relay, relay->nonce, "status", atoi(line));
 }
 
-static void on_agent_end(struct relay *relay, int how)
+static void on_agent_end(struct relay *relay, int wait_status)
 {
 	close(relay->agent.commands);
 	close(relay->agent.status);
 	relay->agent.pid = 0;
 	if (relay->nonce[0])
-		done(relay, relay->nonce, WIFSIGNALED(how) ? "killed" : "exited",
-		     WIFSIGNALED(how) ? WTERMSIG(how) : WEXITSTATUS(how));
+		send_done(relay, relay->nonce, WIFSIGNALED(wait_status) ? "killed" : "exited",
+			  WIFSIGNALED(wait_status) ? WTERMSIG(wait_status) :
+						     WEXITSTATUS(wait_status));
 	start_agent(relay);
 }
 
@@ -554,15 +554,15 @@ static void on_signal(struct relay *relay)
 {
 	struct signalfd_siginfo info;
 	pid_t pid;
-	int how;
+	int wait_status;
 
 	if (read(relay->signals, &info, sizeof(info)) < 0)
 		return;
-	while ((pid = waitpid(-1, &how, WNOHANG)) > 0)
+	while ((pid = waitpid(-1, &wait_status, WNOHANG)) > 0)
 		if (pid == relay->agent.pid)
-			on_agent_end(relay, how);
-		else if (pid == relay->looker.pid)
-			on_looker_end(relay, WTERMSIG(how));
+			on_agent_end(relay, wait_status);
+		else if (pid == relay->reader.pid)
+			on_reader_end(relay, WTERMSIG(wait_status));
 }
 
 static void serve(struct relay *relay)
@@ -575,22 +575,22 @@ static void serve(struct relay *relay)
 			{ relay->agent.status, POLLIN, 0 },
 			{ relay->kmsg, POLLIN, 0 },
 			{ relay->signals, POLLIN, 0 },
-			{ relay->looker.out, POLLIN, 0 },
+			{ relay->reader.out, POLLIN, 0 },
 		};
-		int left = patience(&relay->looker);
+		int timeout = poll_timeout(&relay->reader);
 
-		if (poll(fds, sizeof(fds) / sizeof(fds[0]), left) < 0)
+		if (poll(fds, sizeof(fds) / sizeof(fds[0]), timeout) < 0)
 			continue;
 		if (fds[1].revents)
-			drain(relay, relay->out[0], 'O');
+			forward_output(relay, relay->out[0], 'O');
 		if (fds[2].revents)
-			drain(relay, relay->err[0], 'E');
+			forward_output(relay, relay->err[0], 'E');
 		if (fds[4].revents)
-			drain_kmsg(relay);
+			forward_kmsg(relay);
 		if (fds[6].revents & POLLIN)
 			on_state(relay);
-		else if (left == 0)
-			on_looker_end(relay, 0);
+		else if (timeout == 0)
+			on_reader_end(relay, 0);
 		if (fds[3].revents & POLLIN)
 			on_status(relay);
 		if (fds[5].revents)
@@ -622,11 +622,11 @@ static void mount_all(void)
 
 int main(int argc, char **argv)
 {
-	struct relay relay = { .looker.out = -1 };
+	struct relay relay = { .reader.out = -1 };
 	const char *name;
 	sigset_t child;
 
-	/* One static program under several names: each would bring its own libc. */
+	/* One static program under several names, because each program would contain libc. */
 	name = strrchr(argv[0], '/');
 	name = name ? name + 1 : argv[0];
 	if (!strcmp(name, "failnth"))
@@ -650,12 +650,12 @@ int main(int argc, char **argv)
 		die("pipe");
 	fcntl(relay.out[0], F_SETFL, O_NONBLOCK);
 	fcntl(relay.err[0], F_SETFL, O_NONBLOCK);
-	/* The shell starts while the ports are still being added. */
+	/* Start the shell while the ports are still being added. */
 	start_agent(&relay);
 	open_channels(&relay);
 
 	snprintf(relay.nonce, sizeof(relay.nonce), "ready");
-	done(&relay, relay.nonce, "status", 0);
-	start_looker(&relay.looker);
+	send_done(&relay, relay.nonce, "status", 0);
+	start_reader(&relay.reader);
 	serve(&relay);
 }

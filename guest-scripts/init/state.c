@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What the kernel shows of modules, IOMMU groups and devices, in one pass.
+ * The state: modules, IOMMU groups and devices as the kernel shows them, in one pass.
  *
  * deferred NAME
  * module NAME STATE REFCOUNT HOLDER,HOLDER
@@ -9,13 +9,13 @@
  * device BUS NAME DRIVER GROUP IOMMU FIRMWARE
  * type GROUP TYPE
  *
- * "-" stands for nothing; a blank in a name, which does not occur on these buses, is
- * printed as "?". The types come last: reading one takes the group's mutex
- * (iommu_group_show_type), which a task that oopsed may hold for ever; see init.c for who
- * waits how long for them. A line "iommu" has the devices that the IOMMU links to, and
- * IOMMU in a device's the one that the device links to. FIRMWARE is "iommu" where the
- * firmware names an IOMMU for the device: a device tree by "iommus" in its own node or, for
- * a PCI device, "iommu-map" in the host bridge's; ACPI by the tables that acpi.c reads.
+ * "-" stands for an empty field; a blank in a name, which does not occur on these buses, is
+ * printed as "?". The types are last: reading one takes the group's mutex
+ * (iommu_group_show_type), which a task that oopsed may hold forever; init.c has the timeout
+ * (TYPES_TIMEOUT_MS). A line "iommu" lists the devices that the IOMMU links to; IOMMU in a
+ * line "device" is the one that the device links to. FIRMWARE is "iommu" if the firmware
+ * names an IOMMU for the device: a device tree by "iommus" in the device's node or, for a
+ * PCI device, by "iommu-map" in the host bridge's node; ACPI by the tables that acpi.c reads.
  */
 #define _GNU_SOURCE
 #include <ctype.h>
@@ -36,7 +36,7 @@
 #define MODULES	"/proc/modules"
 #define GROUPS	"/sys/kernel/iommu_groups"
 #define IOMMUS	"/sys/class/iommu"
-/* debugfs; absent where the kernel has none. */
+/* Absent if the kernel has no debugfs. */
 #define DEFERRED "/sys/kernel/debug/devices_deferred"
 
 int read_line(const char *path, char *line, size_t size)
@@ -67,8 +67,8 @@ static int is_entry(const struct dirent *entry)
 	return entry->d_name[0] != '.';
 }
 
-/* Calls back for each name in a directory, sorted; a missing one is empty. */
-static int each(const char *directory, void (*visit)(const char *, const char *))
+/* Call visit for each name in a directory, sorted; an absent directory is empty. */
+static int for_each_entry(const char *directory, void (*visit)(const char *, const char *))
 {
 	struct dirent **names;
 	int count = scandir(directory, &names, is_entry, alphasort);
@@ -82,24 +82,24 @@ static int each(const char *directory, void (*visit)(const char *, const char *)
 	return count > 0 ? count : 0;
 }
 
-static int listed;
+static int printed_names;
 
-static void print_listed(const char *directory, const char *name)
+static void print_name(const char *directory, const char *name)
 {
 	(void)directory;
-	if (listed++)
+	if (printed_names++)
 		putchar(',');
 	print_word(name);
 }
 
 static void print_names(const char *directory)
 {
-	listed = 0;
-	if (!each(directory, print_listed))
+	printed_names = 0;
+	if (!for_each_entry(directory, print_name))
 		putchar('-');
 }
 
-/* The last part of where a link of the directory points to, or "-". */
+/* The last part of a symlink's target, or "-" if there is no such symlink. */
 static void print_link(int directory, const char *name)
 {
 	char target[PATH_MAX];
@@ -117,8 +117,8 @@ static void print_link(int directory, const char *name)
 
 /*
  * One line of /proc/modules: NAME SIZE REFCOUNT HOLDER,HOLDER, STATE ADDRESS. Without
- * CONFIG_MODULE_UNLOAD there is no count: such modules are nobody's subject. One that
- * cannot be unloaded has "[permanent]," for its last holder.
+ * CONFIG_MODULE_UNLOAD there is no refcount, and the module is skipped. The last holder of
+ * a module that cannot be unloaded is "[permanent],".
  */
 static void print_module(char *line)
 {
@@ -137,14 +137,14 @@ static void print_module(char *line)
 		*holders = '\0';
 	else if (*holders)
 		holders[strlen(holders) - 1] = '\0';
-	/* As initstate has it: Live, Loading, Unloading. */
+	/* The words of /sys/module/NAME/initstate, for Live, Loading and Unloading. */
 	state = *state == 'L' ? state[1] == 'i' ? "live" : "coming" : "going";
 	printf("module %s %s %s ", name, state, refcount);
 	print_word(holders);
 	putchar('\n');
 }
 
-/* All in one read: sysfs takes three for each module, and a look at built-in ones. */
+/* One file for all: sysfs has three files per module, and built-in modules too. */
 static void print_modules(void)
 {
 	char line[1024];
@@ -190,14 +190,14 @@ static void print_type(const char *directory, const char *name)
 	putchar(' ');
 	print_word(type);
 	putchar('\n');
-	/* The next one may not come. */
+	/* Reading the next type may block. */
 	fflush(stdout);
 }
 
 /*
- * Whether "iommu-map" has the requester ID of a PCI device: ranges of base, phandle,
- * IOMMU base and length (Documentation/devicetree/bindings/pci/pci-iommu.txt). QEMU
- * leaves a hole for a virtio-iommu, which is behind no IOMMU.
+ * Whether "iommu-map" covers the requester ID of a PCI device: ranges of base, phandle,
+ * IOMMU base and length (Documentation/devicetree/bindings/pci/pci-iommu.txt). QEMU leaves
+ * out the virtio-iommu itself, which is behind no IOMMU.
  */
 static int maps_requester(const char *path, unsigned int id)
 {
@@ -213,10 +213,7 @@ static int maps_requester(const char *path, unsigned int id)
 	return found;
 }
 
-/*
- * The host bridge's node is that of the nearest ancestor that has one; under ACPI none
- * has.
- */
+/* The host bridge is the nearest ancestor with a node that has "iommu-map"; ACPI has none. */
 static int bridge_maps(const char *bus, const char *name)
 {
 	unsigned int domain, number, slot, function, id;
@@ -232,7 +229,7 @@ static int bridge_maps(const char *bus, const char *name)
 	if (n < 0)
 		return 0;
 	path[n] = '\0';
-	/* Relative to the directory, and ends at the "..". */
+	/* The target is relative to the directory; the walk ends at its "..". */
 	while ((slash = strrchr(path, '/'))) {
 		*slash = '\0';
 		snprintf(property, sizeof(property), "%s/%s/of_node/iommu-map", bus, path);
@@ -242,7 +239,7 @@ static int bridge_maps(const char *bus, const char *name)
 	return acpi_names_iommu(id);
 }
 
-/* One walk to the device's directory, and short ones from there. */
+/* Resolve the device's path once, and its links relative to that. */
 static void print_device(const char *bus, const char *name)
 {
 	bool pci = strstr(bus, "/pci/");
@@ -264,7 +261,7 @@ static void print_device(const char *bus, const char *name)
 	close(device);
 }
 
-/* "NAME\treason", a line each. */
+/* Each line is "NAME\treason". */
 static void print_deferred(void)
 {
 	char line[1024];
@@ -281,15 +278,15 @@ static void print_deferred(void)
 	fclose(file);
 }
 
-/* All but the types. */
-static void print_all(void)
+/* Everything but the types. */
+static void print_untyped(void)
 {
 	print_deferred();
 	print_modules();
-	each(GROUPS, print_group);
-	each(IOMMUS, print_iommu);
-	each("/sys/bus/pci/devices", print_device);
-	each("/sys/bus/platform/devices", print_device);
+	for_each_entry(GROUPS, print_group);
+	for_each_entry(IOMMUS, print_iommu);
+	for_each_entry("/sys/bus/pci/devices", print_device);
+	for_each_entry("/sys/bus/platform/devices", print_device);
 }
 
 void state_main(int requests, volatile int *phase)
@@ -297,11 +294,11 @@ void state_main(int requests, volatile int *phase)
 	char request;
 
 	while (read(requests, &request, 1) == 1) {
-		*phase = STATE_LOOKING;
-		print_all();
+		*phase = STATE_READING;
+		print_untyped();
 		*phase = STATE_TYPES;
 		fflush(stdout);
-		each(GROUPS, print_type);
+		for_each_entry(GROUPS, print_type);
 		putchar(STATE_END);
 		fflush(stdout);
 	}

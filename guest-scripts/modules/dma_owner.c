@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Claims the DMA ownership of a device's group while it is loaded, as a user of VFIO
- * does but from within the kernel (iommu_group_claim_dma_owner, since 5.19).
+ * Claim the DMA ownership of a device's group while this module is loaded, as VFIO does
+ * for its users (iommu_group_claim_dma_owner, since 5.19).
  *
- * modprobe dma_owner device=0000:00:01.0: fails with the errno of the claim.
+ * modprobe dma_owner device=0000:00:01.0 fails with the errno of the claim.
  */
 #include <linux/iommu.h>
 #include <linux/module.h>
@@ -13,7 +13,7 @@
 
 static char *device;
 module_param(device, charp, 0444);
-MODULE_PARM_DESC(device, "PCI or platform device, by its name");
+MODULE_PARM_DESC(device, "name of a PCI or platform device");
 
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(5, 19, 0)
 
@@ -66,5 +66,5 @@ static void __exit dma_owner_exit(void)
 module_init(dma_owner_init);
 module_exit(dma_owner_exit);
 
-MODULE_DESCRIPTION("Owner of a group's DMA while loaded");
+MODULE_DESCRIPTION("Owns the DMA of a group while loaded");
 MODULE_LICENSE("GPL");

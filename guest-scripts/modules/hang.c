@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Loading it hangs its processor for ever, with interrupts off. */
+/* Loading this module hangs its CPU forever, with interrupts disabled. */
 #include <linux/irqflags.h>
 #include <linux/module.h>
 #include <linux/processor.h>
@@ -13,5 +13,5 @@ static int __init hang_init(void)
 }
 module_init(hang_init);
 
-MODULE_DESCRIPTION("A processor that hangs");
+MODULE_DESCRIPTION("Hangs a CPU");
 MODULE_LICENSE("GPL");

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A platform driver that does nothing but bind: what it takes for the driver
- * core to configure DMA for a device (platform_dma_configure), and no more.
+ * A platform driver that only binds, which makes the driver core configure DMA for a
+ * device (platform_dma_configure).
  *
  * probe_error=ERRNO: every probe fails, after DMA has been configured.
- * buffer=BYTES: each device has so much memory for its DMA while it is bound.
- * fill=1: each probe maps a last-level table's worth of pages, one by one, and unmaps all
- * of them at once.
- * look=IOVA: each probe says where the device's domain maps that address.
- * stay=1: whoever is unbound says "leaving" and stays until it is 0 again.
- * Module parameter async_probe, of every module: it probes in a task of its own.
+ * buffer=BYTES: each device has a coherent DMA buffer of that size while it is bound.
+ * fill=1: each probe maps all pages of one last-level page table, one by one, and unmaps
+ * them at once.
+ * lookup=IOVA: each probe logs the physical address to which the device's domain maps IOVA.
+ * block_remove=1: remove logs "waiting in remove" and returns when this is 0 again.
+ * Like every module it accepts async_probe, to probe in another task.
  */
 #include <linux/delay.h>
 #include <linux/dma-mapping.h>
@@ -21,25 +21,25 @@
 
 static int probe_error;
 module_param(probe_error, int, 0644);
-MODULE_PARM_DESC(probe_error, "errno that each probe fails with");
+MODULE_PARM_DESC(probe_error, "errno with which each probe fails");
 
 static ulong buffer;
 module_param(buffer, ulong, 0644);
-MODULE_PARM_DESC(buffer, "bytes that each device has for its DMA");
+MODULE_PARM_DESC(buffer, "size of the DMA buffer of each device, in bytes");
 
 static bool fill;
 module_param(fill, bool, 0644);
-MODULE_PARM_DESC(fill, "each probe maps pages and unmaps them as one block");
+MODULE_PARM_DESC(fill, "map pages in each probe and unmap them as one block");
 
-static ulong look;
-module_param(look, ulong, 0644);
-MODULE_PARM_DESC(look, "address whose mapping each probe tells");
+static ulong lookup;
+module_param(lookup, ulong, 0644);
+MODULE_PARM_DESC(lookup, "IOVA whose mapping each probe logs");
 
-static bool stay;
-module_param(stay, bool, 0644);
-MODULE_PARM_DESC(stay, "remove does not end while this is set");
+static bool block_remove;
+module_param(block_remove, bool, 0644);
+MODULE_PARM_DESC(block_remove, "do not return from remove while this is set");
 
-/* Where dma-iommu, which begins at the top, has nothing. */
+/* Low addresses: dma-iommu allocates IOVAs from the top. */
 #define TABLE_BYTES	(PAGE_SIZE * (PAGE_SIZE / sizeof(u64)))
 #define TABLE_AT	TABLE_BYTES
 
@@ -72,12 +72,12 @@ static int fill_table(struct device *dev)
 	return error;
 }
 
-static void tell_mapping(struct device *dev)
+static void log_mapping(struct device *dev)
 {
 	struct iommu_domain *domain = iommu_get_domain_for_dev(dev);
-	phys_addr_t phys = domain ? iommu_iova_to_phys(domain, look) : 0;
+	phys_addr_t phys = domain ? iommu_iova_to_phys(domain, lookup) : 0;
 
-	dev_info(dev, "%#lx is mapped to %pap\n", look, &phys);
+	dev_info(dev, "%#lx is mapped to %pap\n", lookup, &phys);
 }
 
 static int iommu_client_probe(struct platform_device *pdev)
@@ -92,30 +92,30 @@ static int iommu_client_probe(struct platform_device *pdev)
 		return error;
 	if (buffer && !dmam_alloc_coherent(&pdev->dev, buffer, &address, GFP_KERNEL))
 		return -ENOMEM;
-	if (look)
-		tell_mapping(&pdev->dev);
+	if (lookup)
+		log_mapping(&pdev->dev);
 	dev_info(&pdev->dev, "bound\n");
 	return 0;
 }
 
-static void leave(struct device *dev)
+static void wait_in_remove(struct device *dev)
 {
-	if (!READ_ONCE(stay))
+	if (!READ_ONCE(block_remove))
 		return;
-	dev_info(dev, "leaving\n");
-	while (READ_ONCE(stay))
+	dev_info(dev, "waiting in remove\n");
+	while (READ_ONCE(block_remove))
 		usleep_range(500, 1000);
 }
 
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 11, 0)
 static void iommu_client_remove(struct platform_device *pdev)
 {
-	leave(&pdev->dev);
+	wait_in_remove(&pdev->dev);
 }
 #else
 static int iommu_client_remove(struct platform_device *pdev)
 {
-	leave(&pdev->dev);
+	wait_in_remove(&pdev->dev);
 	return 0;
 }
 #endif
@@ -136,5 +136,5 @@ static struct platform_driver iommu_client_driver = {
 };
 module_platform_driver(iommu_client_driver);
 
-MODULE_DESCRIPTION("Client of an IOMMU that only binds");
+MODULE_DESCRIPTION("IOMMU client that only binds");
 MODULE_LICENSE("GPL");

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The platform devices of the clients' device-tree nodes exist while this
- * module is loaded. Sysfs can remove a PCI device but no platform device that
- * the device tree made, and what its IOMMU group pins goes away only with it.
+ * Create the platform devices of the clients' device-tree nodes, and destroy them. Sysfs
+ * can remove a PCI device but not a platform device of the device tree, and the references
+ * of its IOMMU group are released only when the device is destroyed.
  *
- * Loading creates those that are missing and takes over those that the kernel
- * made at boot; unloading destroys them all. So does writing 1 and 0 to the
- * parameter "present", in the context of whoever writes.
+ * Loading creates the devices that are absent; unloading destroys all of them, including
+ * those that the kernel created at boot. Writing 1 or 0 to the parameter "present" does the
+ * same, in the context of the writing task.
  */
 #include <linux/module.h>
 #include <linux/of.h>
@@ -30,7 +30,7 @@ static void destroy_devices(void)
 	}
 }
 
-/* Nothing to do where there is one already or the node is disabled. */
+/* Do nothing if the device exists or its node is disabled. */
 static int create_device(struct device_node *node)
 {
 	struct platform_device *pdev = of_find_device_by_node(node);
@@ -75,7 +75,7 @@ static int set_present(const char *text, const struct kernel_param *param)
 
 static const struct kernel_param_ops present_ops = { .set = set_present };
 module_param_cb(present, &present_ops, NULL, 0200);
-MODULE_PARM_DESC(present, "make the devices (1) or destroy them (0)");
+MODULE_PARM_DESC(present, "create the devices (1) or destroy them (0)");
 
 static int __init iommu_client_device_init(void)
 {
@@ -89,5 +89,5 @@ static void __exit iommu_client_device_exit(void)
 }
 module_exit(iommu_client_device_exit);
 
-MODULE_DESCRIPTION("The devices of the IOMMU clients, made and destroyed");
+MODULE_DESCRIPTION("Creates and destroys the devices of the IOMMU clients");
 MODULE_LICENSE("GPL");

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Has an e1000 or e1000e without a driver do DMA to memory that nobody has mapped for it.
+ * Make an e1000 or e1000e without a driver do DMA to memory that is not mapped for it.
  *
- * modprobe stray_dma device=0000:00:01.0: the NIC is told of a ring with one descriptor at
- * its physical address, which it fetches, and notes in it that it is done. The parameter
- * "reached" tells whether that has come: Y when nothing between device and memory translated
- * it, N when it was stopped.
+ * modprobe stray_dma device=0000:00:01.0 programs the NIC with the physical address of a
+ * ring of one descriptor. The NIC fetches the descriptor and writes a "done" bit back. The
+ * parameter "reached" is Y if that write reached memory: nothing translated the DMA. It is
+ * N if the DMA was blocked.
  */
 #include <linux/io.h>
 #include <linux/module.h>
@@ -13,17 +13,17 @@
 
 static char *device;
 module_param(device, charp, 0444);
-MODULE_PARM_DESC(device, "PCI device, by its name");
+MODULE_PARM_DESC(device, "name of a PCI device");
 
 static bool reached;
 module_param(reached, bool, 0444);
-MODULE_PARM_DESC(reached, "whether its DMA came to memory");
+MODULE_PARM_DESC(reached, "whether the DMA reached memory");
 
-/* Both have these registers and descriptors: 82574 datasheet, 10.2 and 7.2. */
+/* Registers and descriptors that both NICs have: 82574 datasheet, 10.2 and 7.2. */
 enum { TCTL = 0x400, TDBAL = 0x3800, TDBAH = 0x3804, TDLEN = 0x3808, TDH = 0x3810, TDT = 0x3818 };
 #define TCTL_EN		BIT(1)
 #define RING_BYTES	128
-/* A context descriptor, which sends nothing; its status is to be reported. */
+/* A context descriptor, which sends nothing, with its status to be written back. */
 #define CONTEXT_REPORTED	(BIT(29) | BIT(27))
 #define DONE		BIT(0)
 
@@ -41,12 +41,12 @@ static void transmit(void __iomem *registers, phys_addr_t ring)
 	writel(0, registers + TDH);
 	writel(0, registers + TDT);
 	writel(TCTL_EN, registers + TCTL);
-	/* QEMU does the DMA before the write ends. */
+	/* QEMU does the DMA before this write returns. */
 	writel(1, registers + TDT);
 	writel(0, registers + TCTL);
 }
 
-static int send_astray(struct pci_dev *pdev)
+static int send_untranslated(struct pci_dev *pdev)
 {
 	struct descriptor *ring = (void *)get_zeroed_page(GFP_KERNEL);
 	void __iomem *registers = pci_iomap(pdev, 0, 0);
@@ -76,7 +76,7 @@ static int __init stray_dma_init(void)
 	device_lock(dev);
 	ret = dev->driver ? -EBUSY : pci_enable_device_mem(to_pci_dev(dev));
 	if (!ret) {
-		ret = send_astray(to_pci_dev(dev));
+		ret = send_untranslated(to_pci_dev(dev));
 		pci_disable_device(to_pci_dev(dev));
 	}
 	device_unlock(dev);
@@ -91,5 +91,5 @@ static void __exit stray_dma_exit(void)
 module_init(stray_dma_init);
 module_exit(stray_dma_exit);
 
-MODULE_DESCRIPTION("DMA of a device that no driver has");
+MODULE_DESCRIPTION("DMA of a device without a driver");
 MODULE_LICENSE("GPL");

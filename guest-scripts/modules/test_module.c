@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Reports speak of a "test_module" that nobody has: it is iommu_client under
- * that name, which lsmod, rmmod and /sys/module then show too.
+ * iommu_client under the name "test_module", which reports use for a module that is not
+ * public: lsmod, rmmod and /sys/module show that name.
  */
 #include "iommu_client.c"

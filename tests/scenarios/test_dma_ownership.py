@@ -317,12 +317,12 @@ def test_driver_owns_the_group_until_its_remove_returns(bound_guest: Guest) -> N
     __device_release_driver calls dma_cleanup after remove, during which the device may still
     do DMA."""
     name = clients.platform(bound_guest.state())[0]
-    stay = "/sys/module/iommu_client/parameters/stay"
+    block_remove = "/sys/module/iommu_client/parameters/block_remove"
     unbind = f"echo {name} > /sys/bus/platform/drivers/iommu_client/unbind"
-    bound_guest.run(f"echo 1 > {stay}; {unbind} &")
-    bound_guest.run("until dmesg | grep -q leaving; do usleep 1000; done")
+    bound_guest.run(f"echo 1 > {block_remove}; {unbind} &")
+    bound_guest.run("until dmesg | grep -q 'waiting in remove'; do usleep 1000; done")
     assert_refused(claim(bound_guest, name), "EPERM")
-    bound_guest.run(f"echo 0 > {stay}; wait")
+    bound_guest.run(f"echo 0 > {block_remove}; wait")
     assert bound_guest.state().devices[name].driver == ""
     finding.none_of(audit.owners(bound_guest, name))
 

@@ -202,7 +202,7 @@ def mapped_to(step: Step) -> int:
 
 def is_mapped(guest: Guest, address: int) -> bool:
     """Bind the client to look the address up; whether it is mapped to itself."""
-    guest.run(f"echo {address} > /sys/module/iommu_client/parameters/look")
+    guest.run(f"echo {address} > /sys/module/iommu_client/parameters/lookup")
     found = mapped(devices.bind(guest, CLIENT0, "iommu_client"), address)
     devices.unbind(guest, CLIENT0)
     return found
@@ -214,7 +214,7 @@ def test_direct_region_is_mapped_before_the_driver_probes(reserved: Guest) -> No
 
     iommu_create_device_direct_mappings maps all of it and nothing else; a reserved region
     that is not direct stays unmapped."""
-    step = modules.load(reserved, "iommu_client", look=str(DIRECT))
+    step = modules.load(reserved, "iommu_client", lookup=str(DIRECT))
     assert mapped(step, DIRECT)
     number = step.after.devices[CLIENT0].group
     assert number is not None
@@ -240,7 +240,7 @@ def test_dma_avoids_reserved_regions(reserved: Guest, address: int, used: bool) 
     """DMA addresses are allocated from the top, except in a reserved region.
 
     iova_reserve_iommu_regions."""
-    step = modules.load(reserved, "iommu_client", buffer=str(PAGE), look=str(address))
+    step = modules.load(reserved, "iommu_client", buffer=str(PAGE), lookup=str(address))
     found = mapped_to(step)
     assert bool(found) == used, f"{address:#x} is mapped to {found:#x}"
 
