@@ -64,10 +64,10 @@ def words(state: State, way: Way, *names: str) -> list[str]:
 
 def use(guest: Guest, way: Way, *what: str | int) -> Step:
     """Opens a device, maps memory and ends, as guest-scripts/commands/vfio.c has it: "group",
-    "remap" (which maps it twice) and "compat" (with an iommufd for a container) want a group's number
-    and, to open more than the group, a device; "groups" wants several numbers, "cdev" and
-    "move" devices, and "return" and "replace" one. Its status is the errno of what failed,
-    which its errors name."""
+    "remap" (which maps it twice) and "compat" (with an iommufd as its container) require a
+    group's number and, to open more than the group, a device; "groups" requires several
+    numbers, "cdev" and "move" devices, and "return" and "replace" one device. The status is
+    the errno of the step that failed, which stderr names."""
     return guest.step(shlex.join(["vfio", "open", way, *map(str, what)]))
 
 
