@@ -11,7 +11,7 @@ import pytest
 
 from harness.klog import log
 from harness.klog.splat import Splat
-from tests.dress import FORMS, dress
+from tests.log_formats import FORMATS, convert
 
 LOGS = Path(__file__).parent.parent / "logs"
 
@@ -23,7 +23,7 @@ class Parse:
     file: str
     source: str
     of: str
-    dressed: str
+    format: str
     splats: tuple[dict[str, Any], ...]
 
 
@@ -35,7 +35,7 @@ def table() -> list[Parse]:
             each["file"],
             each.get("source", ""),
             each.get("of", ""),
-            each.get("dressed", ""),
+            each.get("format", ""),
             splats[each.get("of") or each["file"]],
         )
         for each in data["log"]
@@ -43,8 +43,8 @@ def table() -> list[Parse]:
 
 
 TABLE = table()
-RECORDED = [each for each in TABLE if not each.dressed]
-DRESSED = [each for each in TABLE if each.dressed]
+RECORDED = [each for each in TABLE if not each.format]
+CONVERTED = [each for each in TABLE if each.format]
 
 
 def splats(parse: Parse) -> list[Splat]:
@@ -94,11 +94,11 @@ def test_recorded_logs_name_their_source() -> None:
     assert [each.file for each in RECORDED if not each.source] == []
 
 
-@pytest.mark.parametrize("parse", DRESSED, ids=lambda each: each.file.removesuffix(".log"))
-def test_a_dressed_log_is_derived_from_a_recorded_log(parse: Parse) -> None:
+@pytest.mark.parametrize("parse", CONVERTED, ids=lambda each: each.file.removesuffix(".log"))
+def test_a_converted_log_is_derived_from_a_recorded_log(parse: Parse) -> None:
     text = (LOGS / parse.of).read_bytes().decode()
-    assert (LOGS / parse.file).read_bytes().decode() == dress(text, parse.dressed)
+    assert (LOGS / parse.file).read_bytes().decode() == convert(text, parse.format)
 
 
-def test_each_form_has_a_dressed_log() -> None:
-    assert {each.dressed for each in DRESSED} == set(FORMS)
+def test_each_format_has_a_converted_log() -> None:
+    assert {each.format for each in CONVERTED} == set(FORMATS)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Kernel logs in other clothes: what syslog, journals, mail, trackers and terminals make of
-a console's lines. ``python -m tests.dress FORM < LOG`` prints one."""
+"""Formats of kernel logs: the lines of a console as syslog, journals, mail, bug trackers and
+terminals show them. ``python -m tests.log_formats FORMAT < LOG`` prints one."""
 
 import json
 import re
@@ -13,7 +13,7 @@ _DATE = "Nov 30 05:%02d:%02d"
 
 
 def _time(line: str) -> tuple[int, str]:
-    """Seconds since boot, and the text behind the stamp."""
+    """Seconds since boot, and the text after the timestamp."""
     match = _STAMP.match(line)
     return (int(match[1]), line[match.end() :]) if match else (0, line)
 
@@ -49,7 +49,7 @@ def _colour(line: str) -> str:
 
 
 def _lava(line: str) -> str:
-    """A console log of LAVA's."""
+    """LAVA's log of a console"""
     seconds, _ = _time(line)
     return f"2026-11-30T05:{seconds // 60 % 60:02}:{seconds % 60:02}.{seconds % 1000:06}  {line}"
 
@@ -59,18 +59,18 @@ def _bare(line: str) -> str:
     return _time(line)[1]
 
 
-def _each(form: Callable[[str], str]) -> Callable[[list[str]], Iterable[str]]:
-    return lambda lines: map(form, lines)
+def _each(convert_line: Callable[[str], str]) -> Callable[[list[str]], Iterable[str]]:
+    return lambda lines: map(convert_line, lines)
 
 
 def _wrapped(lines: Iterable[str], width: int = 72) -> list[str]:
-    """As a mail client wraps what is sent with format=flowed off."""
+    """Lines wrapped by a mail client that sends without format=flowed."""
     wrap = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
     return [part for line in lines for part in wrap.wrap(line) or [""]]
 
 
 def _mail(lines: list[str]) -> list[str]:
-    """A bug report by mail that somebody answers."""
+    """A bug report quoted in a reply."""
     body = ["Hi,", "", "I see this on boot:", "", *lines, "", "Thanks,", "A."]
     return ["On Mon, Nov 30, 2026 at 05:49 AM, A. wrote:", *(f"> {each}".rstrip() for each in body)]
 
@@ -94,7 +94,7 @@ def _json(lines: list[str]) -> list[str]:
     return json.dumps({"dmesg": records}, indent=3).splitlines()
 
 
-FORMS: dict[str, Callable[[list[str]], Iterable[str]]] = {
+FORMATS: dict[str, Callable[[list[str]], Iterable[str]]] = {
     "syslog": _each(_syslog),
     "journal": _each(_journal),
     "dmesg -T": _each(_dmesg_t),
@@ -112,11 +112,11 @@ FORMS: dict[str, Callable[[list[str]], Iterable[str]]] = {
 }
 
 
-def dress(text: str, form: str) -> str:
-    """The log of a console in another form. Raises KeyError for one that is not in FORMS."""
+def convert(text: str, log_format: str) -> str:
+    """The log of a console in another format. Raises KeyError when it is not in FORMATS."""
     lines = text.replace("\r", "").splitlines()
-    return "\n".join(FORMS[form](lines)) + "\n"
+    return "\n".join(FORMATS[log_format](lines)) + "\n"
 
 
 if __name__ == "__main__":
-    sys.stdout.write(dress(sys.stdin.read(), sys.argv[1]))
+    sys.stdout.write(convert(sys.stdin.read(), sys.argv[1]))
