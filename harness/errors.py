@@ -69,6 +69,15 @@ class BuildError(HostError):
     """The kernel did not compile; the message is the first error of its log."""
 
 
+class CommandFailed(HarnessError):
+    """A command in a guest ended with a ``status`` other than 0."""
+
+    def __init__(self, command: str, status: int, printed: str) -> None:
+        super().__init__(f"{command!r} ended with status {status}: {printed}")
+        self.command = command
+        self.status = status
+
+
 class GuestError(HarnessError):
     """A guest could not be judged. ``log`` is the tail of the kernel's console."""
 

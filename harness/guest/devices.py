@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Devices of a guest: bound and unbound, removed and found again, plugged and pulled."""
+"""Devices of a guest: bind, unbind, remove, rescan, hot-plug.
+
+A write that the kernel refuses raises CommandFailed, unless ``check`` is False.
+"""
 
 import contextlib
 import errno
@@ -36,9 +39,10 @@ def bus_of(name: str) -> str:
     return "virtio" if re.fullmatch(r"virtio\d+", name) else "platform"
 
 
-def write(guest: Guest, path: str, text: str) -> Step:
-    """``text`` into a file of the guest, in one write."""
-    return guest.step(f"echo {shlex.quote(text)} > {shlex.quote(path)}")
+def write(guest: Guest, path: str, text: str, *, check: bool = True) -> Step:
+    """Writes ``text`` to a file of the guest, in one write."""
+    step = guest.step(f"echo {shlex.quote(text)} > {shlex.quote(path)}")
+    return step.check() if check else step
 
 
 def errno_of(step: Step) -> str:
@@ -52,35 +56,37 @@ def errno_of(step: Step) -> str:
     return ""
 
 
-def bind(guest: Guest, name: str, driver: str) -> Step:
-    return write(guest, f"/sys/bus/{bus_of(name)}/drivers/{driver}/bind", name)
+def bind(guest: Guest, name: str, driver: str, *, check: bool = True) -> Step:
+    """Binds the device to the driver (bind_store)."""
+    return write(guest, f"/sys/bus/{bus_of(name)}/drivers/{driver}/bind", name, check=check)
 
 
-def unbind(guest: Guest, name: str, driver: str = "") -> Step:
-    """From the driver that it has, or the one that is named."""
+def unbind(guest: Guest, name: str, driver: str = "", *, check: bool = True) -> Step:
+    """Unbinds the device from ``driver``, or from the one that it has (unbind_store)."""
     base = f"/sys/bus/{bus_of(name)}"
     where = f"drivers/{driver}" if driver else f"devices/{name}/driver"
-    return write(guest, f"{base}/{where}/unbind", name)
+    return write(guest, f"{base}/{where}/unbind", name, check=check)
 
 
-def override(guest: Guest, name: str, driver: str) -> Step:
-    """Only ``driver`` may bind it from now on; "" ends that."""
-    return write(guest, f"/sys/bus/{bus_of(name)}/devices/{name}/driver_override", driver)
+def override(guest: Guest, name: str, driver: str, *, check: bool = True) -> Step:
+    """Lets only ``driver`` bind the device from now on (driver_override); "" ends that."""
+    path = f"/sys/bus/{bus_of(name)}/devices/{name}/driver_override"
+    return write(guest, path, driver, check=check)
 
 
-def probe(guest: Guest, name: str) -> Step:
-    """Has the bus look for a driver."""
-    return write(guest, f"/sys/bus/{bus_of(name)}/drivers_probe", name)
+def probe(guest: Guest, name: str, *, check: bool = True) -> Step:
+    """Makes the bus find a driver for the device (drivers_probe)."""
+    return write(guest, f"/sys/bus/{bus_of(name)}/drivers_probe", name, check=check)
 
 
-def remove(guest: Guest, name: str) -> Step:
-    """Takes a PCI device away, as far as the kernel is concerned."""
-    return write(guest, f"/sys/bus/pci/devices/{name}/remove", "1")
+def remove(guest: Guest, name: str, *, check: bool = True) -> Step:
+    """Removes a PCI device from the kernel (remove_store)."""
+    return write(guest, f"/sys/bus/pci/devices/{name}/remove", "1", check=check)
 
 
-def rescan(guest: Guest) -> Step:
-    """Has the kernel look for PCI devices."""
-    return write(guest, "/sys/bus/pci/rescan", "1")
+def rescan(guest: Guest, *, check: bool = True) -> Step:
+    """Makes the kernel scan the PCI buses for devices (rescan_store)."""
+    return write(guest, "/sys/bus/pci/rescan", "1", check=check)
 
 
 def wait_for(guest: Guest, what: str, holds: Callable[[State], bool]) -> State:

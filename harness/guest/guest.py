@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from harness.errors import GuestHang, GuestLost, HostError, UsageError
+from harness.errors import CommandFailed, GuestHang, GuestLost, HostError, UsageError
 from harness.guest import state
 from harness.guest.state import State
 from harness.kernel.artifact import Kernel
@@ -54,6 +54,13 @@ class Result:
         """Short: it stands in the message of every assertion about a part of it, and what it
         printed and changed is in the test's report."""
         return f"<{self.command!r}: status {self.status}>"
+
+    def check(self) -> Self:
+        """Returns itself. Raises CommandFailed where the status is not 0."""
+        if self.status != 0:
+            printed = self.err.strip() or self.out.strip()
+            raise CommandFailed(self.command, self.status, printed)
+        return self
 
 
 @dataclass(frozen=True, slots=True, repr=False)

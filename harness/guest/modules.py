@@ -1,17 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Modules of a guest: loaded with parameters, unloaded, unloaded by force."""
+"""Modules of a guest: load with parameters, unload, unload by force.
+
+A command that fails raises CommandFailed, unless ``check`` is False: then its step has the
+status and what modprobe or rmmod printed.
+"""
 
 import shlex
 
 from harness.guest.guest import Guest, Step
 
 
-def load(guest: Guest, name: str, **parameters: str | int) -> Step:
-    """modprobe, with the module's parameters."""
+def load(guest: Guest, name: str, *, check: bool = True, **parameters: str | int) -> Step:
+    """Runs modprobe, with the module's parameters."""
     words = [name, *(f"{key}={value}" for key, value in parameters.items())]
-    return guest.step(f"modprobe {shlex.join(words)}")
+    step = guest.step(f"modprobe {shlex.join(words)}")
+    return step.check() if check else step
 
 
-def unload(guest: Guest, name: str, *, force: bool = False) -> Step:
-    """rmmod; with ``force`` whatever its reference count is (CONFIG_MODULE_FORCE_UNLOAD)."""
-    return guest.step(f"rmmod {'-f ' if force else ''}{shlex.quote(name)}")
+def unload(guest: Guest, name: str, *, force: bool = False, check: bool = True) -> Step:
+    """Runs rmmod; with ``force`` whatever the reference count is
+    (CONFIG_MODULE_FORCE_UNLOAD)."""
+    step = guest.step(f"rmmod {'-f ' if force else ''}{shlex.quote(name)}")
+    return step.check() if check else step

@@ -6,7 +6,7 @@ what changed between two of them. guest-scripts/init/state.c prints what is read
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from harness.errors import GuestLost
+from harness.errors import GuestLost, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +79,20 @@ class State:
         """The devices that have a group, each of which pins its IOMMU's module once."""
         return [name for name, device in self.devices.items() if device.group is not None]
 
-    def refcount(self, module: str) -> int | None:
-        """The module's reference count; None when it is not loaded. Dashes and
-        underscores are one, as for modprobe."""
+    def is_loaded(self, module: str) -> bool:
+        """Whether the module is loaded. Dashes and underscores are one, as for modprobe."""
+        return module.replace("-", "_") in self.modules
+
+    def refcount(self, module: str) -> int:
+        """The module's reference count. Raises UsageError where it is not loaded."""
+        found = self.refcount_if_loaded(module)
+        if found is None:
+            loaded = ", ".join(self.modules) or "none"
+            raise UsageError(f"{module} is not loaded", f"the loaded modules are {loaded}")
+        return found
+
+    def refcount_if_loaded(self, module: str) -> int | None:
+        """The module's reference count; None where it is not loaded."""
         found = self.modules.get(module.replace("-", "_"))
         return found.refcount if found else None
 

@@ -33,7 +33,7 @@ def findings(machine: Machine, state: State) -> list[Finding]:
 
 def _refcount(machine: Machine, state: State) -> Iterator[Finding]:
     driver = machine.iommu.driver
-    count, grouped = state.refcount(driver), state.grouped
+    count, grouped = state.refcount_if_loaded(driver), state.grouped
     if count is None and grouped:
         text = f"{driver} is not loaded, and {_list(grouped)} still in a group"
         yield Finding("refcount", driver, "unloaded", text)
@@ -135,7 +135,7 @@ def teardown(guest: Guest, state: State) -> list[Finding]:
     clients.remove_all(guest, state)
     unloaded = guest.run(f"rmmod {driver}")
     bare = guest.state()
-    count = bare.refcount(driver)
+    count = bare.refcount_if_loaded(driver)
     if count is None:
         return leaks(bare)
     said = unloaded.err.strip()
@@ -160,7 +160,7 @@ def owners(guest: Guest, *names: str) -> list[Finding]:
 
 
 def _claim_refused(guest: Guest, name: str) -> str:
-    claim = modules.load(guest, "dma_owner", device=name)
+    claim = modules.load(guest, "dma_owner", check=False, device=name)
     if claim.status != 0:
         return claim.err.strip()
-    return modules.unload(guest, "dma_owner").err.strip()
+    return modules.unload(guest, "dma_owner", check=False).err.strip()

@@ -8,12 +8,13 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from harness.errors import GuestError, GuestHang, GuestPanic
+from harness.errors import CommandFailed, GuestError, GuestHang, GuestPanic
 from harness.klog.splat import Splat
 
 # The rules that are not scenarios' or the audit's own: an assertion that names no rule; a
 # guest that ends, and a command that an oops ends.
 ASSERTION, PANIC, HANG, LOST, KILLED = "assertion", "panic", "hang", "lost", "killed"
+COMMAND_FAILED = "command-failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,8 @@ def of_error(error: BaseException) -> list[Finding]:
         return [Finding(PANIC, value=error.text, text=text)]
     if isinstance(error, GuestHang):
         return [Finding(HANG, text=text)]
+    if isinstance(error, CommandFailed):
+        return [Finding(COMMAND_FAILED, error.command, str(error.status), text)]
     if isinstance(error, GuestError):
         return [Finding(LOST, text=text)]
     return [Finding(ASSERTION, text=text)]

@@ -15,9 +15,10 @@ NO_DEFAULT_DOMAIN = "unknown"
 GroupType = Literal["DMA", "DMA-FQ", "identity", "auto"]
 
 
-def set_group_type(guest: Guest, group: int, kind: GroupType) -> Step:
-    """Another default domain for the group."""
-    return devices.write(guest, f"/sys/kernel/iommu_groups/{group}/type", kind)
+def set_group_type(guest: Guest, group: int, kind: GroupType, *, check: bool = True) -> Step:
+    """Replaces the group's default domain by one of another type (iommu_group_store_type)."""
+    path = f"/sys/kernel/iommu_groups/{group}/type"
+    return devices.write(guest, path, kind, check=check)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,14 +25,14 @@ MAPPED_AT, HIGH_AT = 0x100000, 0x100100000
 WARM_UP = ("modprobe vfio-pci", "modprobe vfio_iommu_type1")
 
 
-def give(guest: Guest, name: str) -> Step:
+def give(guest: Guest, name: str, *, check: bool = True) -> Step:
     """Hands a PCI device to vfio-pci, whoever has it; returns the step that bound it."""
     device = f"/sys/bus/pci/devices/{shlex.quote(name)}"
     guest.run(
         f"{'; '.join(WARM_UP)}; echo vfio-pci > {device}/driver_override;"
         f" [ ! -e {device}/driver ] || echo {shlex.quote(name)} > {device}/driver/unbind"
     )
-    return devices.probe(guest, name)
+    return devices.probe(guest, name, check=check)
 
 
 def spare_resets(guest: Guest, name: str) -> None:
@@ -42,16 +42,17 @@ def spare_resets(guest: Guest, name: str) -> None:
     guest.run(f"[ ! -e {file} ] || echo > {file}")
 
 
-def take_back(guest: Guest, name: str) -> Step:
+def take_back(guest: Guest, name: str, *, check: bool = True) -> Step:
     """Gives the device back to the driver that the kernel has for it."""
-    devices.unbind(guest, name)
-    devices.override(guest, name, "")
-    return devices.probe(guest, name)
+    devices.unbind(guest, name, check=check)
+    devices.override(guest, name, "", check=check)
+    return devices.probe(guest, name, check=check)
 
 
-def viable(guest: Guest, group: int) -> Step:
+def viable(guest: Guest, group: int, *, check: bool = True) -> Step:
     """Prints "viable" when all devices of the group have left their kernel drivers."""
-    return guest.step(f"vfio viable {group}")
+    step = guest.step(f"vfio viable {group}")
+    return step.check() if check else step
 
 
 def words(state: State, way: Way, *names: str) -> list[str]:
@@ -62,13 +63,14 @@ def words(state: State, way: Way, *names: str) -> list[str]:
     return numbers if way == "groups" else [numbers[0], names[0]]
 
 
-def use(guest: Guest, way: Way, *what: str | int) -> Step:
+def use(guest: Guest, way: Way, *what: str | int, check: bool = True) -> Step:
     """Opens a device, maps memory and ends, as guest-scripts/commands/vfio.c has it: "group",
     "remap" (which maps it twice) and "compat" (with an iommufd as its container) require a
     group's number and, to open more than the group, a device; "groups" requires several
     numbers, "cdev" and "move" devices, and "return" and "replace" one device. The status is
     the errno of the step that failed, which stderr names."""
-    return guest.step(shlex.join(["vfio", "open", way, *map(str, what)]))
+    step = guest.step(shlex.join(["vfio", "open", way, *map(str, what)]))
+    return step.check() if check else step
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,11 @@ class Holder:
         return self.guest.step(f"kill -9 {self.pid}; {wait}")
 
 
-def hold(guest: Guest, way: Way, *what: str | int) -> tuple[Step, Holder | None]:
+def hold(
+    guest: Guest, way: Way, *what: str | int, check: bool = True
+) -> tuple[Step, Holder | None]:
     """Opens in the background what ``use`` would; no holder when that fails."""
     step = guest.step(shlex.join(["vfio", "hold", way, *map(str, what)]))
+    if check:
+        step.check()
     return step, Holder(guest, int(step.out)) if step.status == 0 else None

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The kernels that pytest runs on: what ``--kernel`` names, built, and what is believed of
-each. A job that runs pytest has built them, and hands over which (``--resolved``), so that
+"""The kernels that pytest runs on: what ``--iommu-kernel`` names, built, and what is believed of
+each. A job that runs pytest has built them, and hands over which (``--iommu-resolved``), so that
 all of its processes run just these, whatever becomes of a tree meanwhile.
 """
 
@@ -23,34 +23,36 @@ DEFAULT = "debian:6.12"
 
 def add_options(group: pytest.OptionGroup) -> None:
     for name, metavar in (
-        ("--kernel", "SPEC"),
-        ("--variant", "NAME"),
-        ("--patch", "FILE"),
-        ("--fragment", "FILE"),
+        ("--iommu-kernel", "SPEC"),
+        ("--iommu-variant", "NAME"),
+        ("--iommu-patch", "FILE"),
+        ("--iommu-fragment", "FILE"),
     ):
         group.addoption(name, action="append", default=[], metavar=metavar, help="repeatable")
     group.addoption(
-        "--behaviour",
+        "--iommu-behaviour",
         action="append",
         default=[],
         metavar="NAME",
         help="the kernel shows it, or with no-NAME does not, whatever its source; repeatable",
     )
-    group.addoption("--resolved", metavar="FILE", help="these kernels, as a job has built them")
+    group.addoption(
+        "--iommu-resolved", metavar="FILE", help="these kernels, as a job has built them"
+    )
 
 
 def named(config: pytest.Config) -> list[KernelSpec]:
     """Those of the command line. Raises UsageError for what is no kernel."""
-    variants: list[str] = config.getoption("--variant")
-    patches = [Path(each) for each in config.getoption("--patch")]
-    fragments = [Path(each) for each in config.getoption("--fragment")]
-    texts: list[str] = config.getoption("--kernel") or [DEFAULT]
+    variants: list[str] = config.getoption("--iommu-variant")
+    patches = [Path(each) for each in config.getoption("--iommu-patch")]
+    fragments = [Path(each) for each in config.getoption("--iommu-fragment")]
+    texts: list[str] = config.getoption("--iommu-kernel") or [DEFAULT]
     return [spec.parse(text, patches, fragments, variants) for text in texts]
 
 
 def claims(config: pytest.Config) -> tuple[str, ...]:
     """The behaviours that the user names. Raises UsageError for others."""
-    texts: list[str] = config.getoption("--behaviour")
+    texts: list[str] = config.getoption("--iommu-behaviour")
     behaviour.claims(texts)
     return tuple(texts)
 
@@ -75,7 +77,7 @@ def beliefs(config: pytest.Config, wanted: KernelSpec) -> Beliefs:
 
 
 def _resolved(config: pytest.Config) -> Mapping[str, Any]:
-    given: str | None = config.getoption("--resolved")
+    given: str | None = config.getoption("--iommu-resolved")
     return _read(Path(given)) if given else {}
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Guests for pytest: ``def test_x(guest): ...`` runs on every kernel and machine that
-``--kernel`` and ``--machine`` name, each test in a guest of its own.
+``--iommu-kernel`` and ``--iommu-machine`` name, each test in a guest of its own.
 
 A failing test's report shows what was run in its guests, what the kernel said, what
 changed, and the command that opens a shell in that very state.
@@ -13,7 +13,7 @@ which a kernel cannot show a scenario, which is then not applicable.
 
 import contextlib
 import os
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -23,136 +23,46 @@ import pytest
 from harness.errors import UsageError, is_host_trouble
 from harness.guest import snapshot
 from harness.guest.guest import Guest
-from harness.iommu import clients, known_issues, machine_file
+from harness.iommu import clients, machine_file
 from harness.iommu.behaviour import Behaviour
 from harness.iommu.belief import Beliefs
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
-from harness.machine import topology
 from harness.machine.topology import Machine
-from harness.plugin import events, kernels, render, reruns, verdict
+from harness.plugin import events, kernels, options, render, reruns, selection, verdict
 from harness.plugin.events import NOT_APPLICABLE, Events
 from harness.plugin.render import Watched
 from harness.plugin.reruns import Doubts
-
-DEFAULT_MACHINE = "smmuv3"
 
 # What a guest costs beside the memory of its machine, MiB: QEMU itself.
 _QEMU_MEMORY = 200
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("iommu-harness", "real kernels in QEMU")
-    kernels.add_options(group)
-    group.addoption("--machine", action="append", default=[], metavar="NAME", help="repeatable")
-    group.addoption("--qemu", default=topology.QEMU, metavar="PATH", help="another QEMU")
-    group.addoption(
-        "--likely", action="append", default=[], metavar="NAME", help="run this scenario first"
-    )
-    group.addoption(
-        "--events", metavar="FILE", help="append a JSON line for each test that has ended"
-    )
-    group.addoption(
-        "--plain-failures",
-        action="store_true",
-        help="neither decode unexpected splats nor try what another behaviour would come to",
-    )
-    group.addoption(
-        "--keep-failed", action="store_true", help="keep the guests of failed tests for good"
-    )
-
-
-_MARKERS = (
-    "machines(*names): the machines that a test makes sense on; alone, those it runs on",
-    "needs(*behaviours): without them a kernel cannot show what the test is about",
-    "splats(*patterns): what the test makes the kernel report on purpose; each has to appear",
-    "known_issue(*ids, sometimes=False): the bugs that the test runs into where they apply, and "
-    "has to, unless it races something",
-)
+    options.add(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    for line in _MARKERS:
+    for line in options.MARKERS:
         config.addinivalue_line("markers", line)
-    file: str | None = config.getoption("--events")
+    file: str | None = config.getoption("--iommu-events")
     if file and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Events(Path(file)))
     try:
         kernels.named(config)
         kernels.claims(config)
-        for name in config.getoption("--machine"):
+        for name in config.getoption("--iommu-machine"):
             machine_file.machine(name)
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test for each kernel and, if it has one, each machine: ``[6.12-smmuv3]``."""
-    names = metafunc.fixturenames
-    if "kernel_spec" not in names:
-        return
-    specs = kernels.named(metafunc.config)
-    if "machine" not in names:
-        ids = [each.where for each in specs]
-        metafunc.parametrize("kernel_spec", specs, ids=ids, scope="session")
-        return
-    pairs = [
-        (kernel.with_variants(machine.variants), machine)
-        for kernel in specs
-        for machine in _machines(metafunc)
-    ]
-    ids = [f"{kernel.where}-{machine.name}" for kernel, machine in pairs]
-    metafunc.parametrize("kernel_spec, machine", pairs, ids=ids, scope="session")
-
-
-def _asked(config: pytest.Config, option: str, default: str) -> list[str]:
-    given: list[str] = config.getoption(option)
-    return given or [default]
-
-
-def _machines(metafunc: pytest.Metafunc) -> list[Machine]:
-    """Those of the command line that the test makes sense on; its own without any."""
-    marker = metafunc.definition.get_closest_marker("machines")
-    sensible = list(marker.args) if marker else []
-    given: list[str] = metafunc.config.getoption("--machine")
-    names = given or sensible or [DEFAULT_MACHINE]
-    qemu = metafunc.config.getoption("--qemu")
-    chosen = [name for name in names if not sensible or name in sensible]
-    return [replace(machine_file.machine(name), qemu=qemu) for name in chosen]
+    selection.parametrize(metafunc)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What makes no sense on any of the machines is not there at all; what is likely to
-    fail goes first."""
-    senseless = [each for each in items if _senseless(each)]
-    if senseless:
-        config.hook.pytest_deselected(items=senseless)
-        items[:] = [each for each in items if each not in senseless]
-    likely: list[str] = config.getoption("--likely")
-    if likely:
-        ranks = {name: rank for rank, name in enumerate(likely)}
-        items.sort(key=lambda item: _rank(events.scenario(item), ranks))
-
-
-def _rank(scenario: str, ranks: Mapping[str, int]) -> int:
-    """That of the scenario, or of its name without parameters; last without any."""
-    names = (scenario, scenario.partition("[")[0])
-    return min(ranks.get(name, len(ranks)) for name in names)
-
-
-def _senseless(item: pytest.Item) -> bool:
-    """Whether it was to be run for each of no machines."""
-    callspec = getattr(item, "callspec", None)
-    if callspec is None or "machine" not in callspec.params:
-        return False
-    return not isinstance(callspec.params["machine"], Machine)
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Not when tests are collected: what ends a worker of xdist there is told to nobody."""
-    for name in verdict.named_issues(item):
-        if name not in known_issues.issues():
-            raise pytest.UsageError(f"no known issue {name!r}")
+    selection.order(config, items)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -175,11 +85,13 @@ def _spec(item: pytest.Item) -> KernelSpec | None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """``-n auto``: half as many again as there are cores for us, because a guest waits for a
-    third of its time, and fewer where there is not the memory for so many guests."""
-    if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
-        return None  # xdist heeds it
-    names = _asked(config, "--machine", DEFAULT_MACHINE)
+    """``-n auto``, where kernels or machines are named: half as many workers again as there
+    are cores, because a guest waits for a third of its time, and fewer where memory is short.
+    Other test runs are left to xdist."""
+    named = config.getoption("--iommu-kernel") or config.getoption("--iommu-machine")
+    if not named or os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
+        return None
+    names = options.machines(config)
     memory = max(machine_file.machine(name).memory for name in names) + _QEMU_MEMORY
     cores = len(os.sched_getaffinity(0))
     return max(1, min(_available_memory() // memory, cores + cores // 2))
@@ -250,6 +162,8 @@ def expect_splat(request: pytest.FixtureRequest) -> ExpectSplat:
 @pytest.fixture(autouse=True)
 def _applicable(request: pytest.FixtureRequest) -> None:
     """A scenario that the kernel cannot show is not run, and says why."""
+    if "kernel_spec" not in request.fixturenames:
+        return  # another's test: its markers are its own
     wanted: list[Behaviour] = [
         each for marker in request.node.iter_markers("needs") for each in marker.args
     ]
@@ -260,7 +174,7 @@ def _applicable(request: pytest.FixtureRequest) -> None:
     for each in wanted:
         evidence = table[each.name]
         if not evidence.shown:
-            not_applicable(f"it needs that {each.what} ({each.source}): {evidence.why}")
+            not_applicable(f"requires that {each.what} ({each.source}): {evidence.why}")
 
 
 def not_applicable(reason: str) -> NoReturn:
@@ -294,7 +208,7 @@ def guest_factory(
     config = request.config
     callspec = getattr(request.node, "callspec", None)
     under_test = callspec.params.get("machine") if callspec else None
-    default = under_test or _asked(config, "--machine", DEFAULT_MACHINE)[0]
+    default = under_test or options.machines(config)[0]
     own = kernel
     with contextlib.ExitStack() as stack:
 
@@ -312,7 +226,9 @@ def guest_factory(
             if isinstance(wanted, str):
                 if wanted.startswith("+"):
                     wanted = _base(default) + wanted
-                wanted = replace(machine_file.machine(wanted), qemu=config.getoption("--qemu"))
+                wanted = replace(
+                    machine_file.machine(wanted), qemu=config.getoption("--iommu-qemu")
+                )
             running = stack.enter_context(
                 snapshot.started(
                     kernel or own,

@@ -52,7 +52,7 @@ def _changes(watched: Watched) -> str:
 
 
 def _keep(item: pytest.Item, number: int, guest: Guest) -> str:
-    if item.config.getoption("--keep-failed"):
+    if item.config.getoption("--iommu-keep-failed"):
         directory = rundir.create(f"failed-{item.name}-{number}")
     else:
         directory = guest.directory

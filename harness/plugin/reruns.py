@@ -44,7 +44,7 @@ def run(item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestRepo
             text = events.gist(trouble).strip()
             each.user_properties.append((events.RETRIED, text or "the host"))
     failed = next((each for each in reports if each.failed), None)
-    if failed is None or item.config.getoption("--plain-failures"):
+    if failed is None or item.config.getoption("--iommu-plain-failures"):
         return reports
     if not events.is_host_trouble(failed):
         for name, evidence in _passing(item, nextitem):

@@ -150,7 +150,7 @@ def _shown(each: Splat, item: pytest.Item) -> str:
     callspec = getattr(item, "callspec", None)
     spec = callspec.params.get("kernel_spec") if callspec else None
     decoded = each
-    if kernel and not item.config.getoption("--plain-failures"):
+    if kernel and not item.config.getoption("--iommu-plain-failures"):
         decoded = symbolise.symbolised(each, kernel, spec).splat
     lines = [*symbolise.lines(decoded), *each.text[:_SHOWN]]
     title = f"{each.kind}: {each.opening} in {' < '.join(finding.calls(each)[:8])}"

@@ -33,7 +33,7 @@ def claimed_fact(case: Case) -> Held:
             other.kind.endswith(errno) or _in_use_errno(other.kind, errno) for other in seen
         )
         return found, _did(step)
-    if said.kind == fact.NOT_LOADED and step.before.refcount(said.subject) is not None:
+    if said.kind == fact.NOT_LOADED and step.before.is_loaded(said.subject):
         return False, f"{said.subject} is loaded"
     return any(_same_fact(said, other, done.names) for other in seen), _did(step)
 

@@ -92,7 +92,10 @@ def _difference(each: Judgement) -> dict[str, str]:
 def refcounts(done: Step) -> dict[str, list[int | None]]:
     """Before and after, of each module loaded at either time; None when it is not."""
     names = sorted(done.before.modules.keys() | done.after.modules.keys())
-    return {name: [done.before.refcount(name), done.after.refcount(name)] for name in names}
+    return {
+        name: [done.before.refcount_if_loaded(name), done.after.refcount_if_loaded(name)]
+        for name in names
+    }
 
 
 def _groups(state: State) -> dict[str, Any]:

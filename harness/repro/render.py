@@ -96,7 +96,10 @@ def _refcounts(done: Step, iommu_driver: str) -> str:
     """The refcounts before and after of the IOMMU's driver and of modules whose count
     the step changed, and the number of groups."""
     names = sorted(done.before.modules.keys() | done.after.modules.keys())
-    counts = {name: (done.before.refcount(name), done.after.refcount(name)) for name in names}
+    counts = {
+        name: (done.before.refcount_if_loaded(name), done.after.refcount_if_loaded(name))
+        for name in names
+    }
     parts = [
         f"{name} {_count(before)} -> {_count(after)}"
         for name, (before, after) in counts.items()
@@ -156,7 +159,7 @@ def table(rows: Sequence[Attempt], iommu_driver: str) -> Iterator[Line]:
         if row.result is None:
             yield "red", f"{_row(row):<{width}}  {row.error}"
             continue
-        counts = [each.after.refcount(iommu_driver) for each in row.result.steps]
+        counts = [each.after.refcount_if_loaded(iommu_driver) for each in row.result.steps]
         cells = " ".join("-" if count is None else str(count) for count in counts)
         word = row.result.verdict.word
         yield _VERDICT_STYLES[word], f"{_row(row):<{width}}  {_spoken(word):<14}  {cells}"

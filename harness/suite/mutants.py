@@ -114,8 +114,8 @@ def _score(mutant: Mutant, base: _Base, release: str, directory: Path, title: st
         return replace(blank, result="equivalent", reason=mutant.equivalent)
     try:
         with planted.planted(mutant, base.request, directory) as request:
-            likely = replace(request, likely=killers.likely(mutant))
-            return _Trial(mutant, base, likely, directory, title).score(blank)
+            ordered = replace(request, run_first=killers.likely(mutant))
+            return _Trial(mutant, base, ordered, directory, title).score(blank)
     except PatchMismatch as error:
         return replace(blank, result="not-applicable", reason=error.message)
     except BuildError as error:
@@ -174,7 +174,7 @@ class _Trial:
                 request,
                 scenarios=(failure.scenario,),
                 machines=(failure.machine,),
-                likely=(),
+                run_first=(),
                 workers=1,
             )
             title = f"{failure.scenario} again, {self.mutant.name}"

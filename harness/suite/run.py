@@ -30,7 +30,7 @@ _COUNT = re.compile(r"\[(\d+) items?\]|collected (\d+) items?")
 class Request:
     """What to run: ``scenarios`` are names of files or pytest's ids within them (none:
     all); ``behaviours`` what a user says of the kernels; ``first_failure`` ends there, and
-    ``likely`` are scenarios, as outcomes name them, with parameters or without, that are run
+    ``run_first`` are scenarios, as outcomes name them, with parameters or without, that are run
     before all others. ``decoded``: splats get their places in the source, and failures are
     looked into, which for a kernel that is not kept is not worth its time. ``resolved`` has
     the kernels as they have been built (suite.resolved)."""
@@ -42,7 +42,7 @@ class Request:
     qemu: str = ""
     workers: int = 0
     first_failure: bool = False
-    likely: tuple[str, ...] = ()
+    run_first: tuple[str, ...] = ()
     decoded: bool = True
     resolved: Path | None = None
 
@@ -136,20 +136,20 @@ def _arguments(request: Request, events: Path) -> list[str]:
     # Nothing of the directory that we happen to be in, and none of this project's own tests.
     argv += ["-c", os.devnull, f"--rootdir={root}", f"--confcutdir={root}"]
     workers = request.workers or "auto"
-    argv += [f"--events={events}", f"--numprocesses={workers}"]
+    argv += [f"--iommu-events={events}", f"--numprocesses={workers}"]
     argv += _FIRST_FAILURE if request.first_failure else ["--dist=worksteal"]
-    argv += [] if request.decoded else ["--plain-failures"]
-    argv += [f"--likely={name}" for name in request.likely]
+    argv += [] if request.decoded else ["--iommu-plain-failures"]
+    argv += [f"--iommu-run-first={name}" for name in request.run_first]
     for spec in request.kernels:
-        argv.append(f"--kernel={spec.kind}:{spec.where}")
+        argv.append(f"--iommu-kernel={spec.kind}:{spec.where}")
     first = request.kernels[0]
-    argv += [f"--patch={path.absolute()}" for path in first.patches]
-    argv += [f"--fragment={path.absolute()}" for path in first.fragments]
-    argv += [f"--variant={name}" for name in first.variants]
-    argv += [f"--machine={name}" for name in request.machines]
-    argv += [f"--behaviour={name}" for name in request.behaviours]
-    argv += [f"--qemu={request.qemu}"] if request.qemu else []
-    argv += [f"--resolved={request.resolved}"] if request.resolved else []
+    argv += [f"--iommu-patch={path.absolute()}" for path in first.patches]
+    argv += [f"--iommu-fragment={path.absolute()}" for path in first.fragments]
+    argv += [f"--iommu-variant={name}" for name in first.variants]
+    argv += [f"--iommu-machine={name}" for name in request.machines]
+    argv += [f"--iommu-behaviour={name}" for name in request.behaviours]
+    argv += [f"--iommu-qemu={request.qemu}"] if request.qemu else []
+    argv += [f"--iommu-resolved={request.resolved}"] if request.resolved else []
     return [*argv, *map(str, chosen(request.scenarios))]
 
 

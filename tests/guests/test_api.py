@@ -33,19 +33,19 @@ def group_of(guest: Guest, name: str) -> int:
 
 
 def test_module_load_passes_parameters(guest: Guest) -> None:
-    assert modules.load(guest, "arm-smmu-v3", disable_msipolling=1).status == 0
+    modules.load(guest, "arm-smmu-v3", disable_msipolling=1)
     value = guest.run("cat /sys/module/arm_smmu_v3/parameters/disable_msipolling").out
     assert value == "Y\n"
     modules.load(guest, "iommu_client")
-    unloaded = modules.unload(guest, "iommu_client")
-    assert (unloaded.status, unloaded.after.refcount("iommu_client")) == (0, None)
+    unloaded = modules.unload(guest, "iommu_client", check=False)
+    assert (unloaded.status, unloaded.after.is_loaded("iommu_client")) == (0, False)
 
 
 def test_driver_is_bound_and_unbound(guest: Guest, kernel: Kernel) -> None:
     nic = bound(guest)
     assert devices.unbind(guest, nic).after.devices[nic].driver == ""
     assert devices.bind(guest, nic, "e1000e").after.devices[nic].driver == "e1000e"
-    refused = devices.bind(guest, nic, "e1000e")
+    refused = devices.bind(guest, nic, "e1000e", check=False)
     errno = "EBUSY" if BIND_SAYS_BUSY.since.include(kernel.release) else "ENODEV"
     assert (refused.status, devices.errno_of(refused)) == (1, errno)
 
@@ -72,14 +72,14 @@ def test_group_type_is_read_and_set(guest: Guest, kernel: Kernel) -> None:
     group = group_of(guest, nic)
     assert devices.group_type(guest, group) == "DMA"
     if not TYPE_CAN_BE_SET.since.include(kernel.release):
-        refused = groups.set_group_type(guest, group, "identity")
+        refused = groups.set_group_type(guest, group, "identity", check=False)
         assert (refused.status, devices.errno_of(refused)) == (1, "EACCES")
         return
-    refused = groups.set_group_type(guest, group, "identity")
+    refused = groups.set_group_type(guest, group, "identity", check=False)
     errno = "EPERM" if TYPE_SAYS_PERMISSION.since.include(kernel.release) else "EBUSY"
     assert (refused.status, devices.errno_of(refused)) == (1, errno)
     devices.unbind(guest, nic)
-    assert groups.set_group_type(guest, group, "identity").status == 0
+    groups.set_group_type(guest, group, "identity")
     assert devices.group_type(guest, group) == "identity"
 
 
@@ -89,30 +89,30 @@ def test_vfio_user_opens_and_releases_a_device(guest: Guest) -> None:
     group = group_of(guest, nic)
     assert vfio.give(guest, nic).after.devices[nic].driver == "vfio-pci"
     assert vfio.viable(guest, group).out == "viable\n"
-    opened = vfio.use(guest, "group", group, nic)
+    opened = vfio.use(guest, "group", group, nic, check=False)
     assert (opened.status, opened.err, opened.out) == (0, "", "open\n")
-    step, holder = vfio.hold(guest, "group", group, nic)
+    step, holder = vfio.hold(guest, "group", group, nic, check=False)
     assert holder is not None, step.err
-    busy = vfio.use(guest, "group", group, nic)
+    busy = vfio.use(guest, "group", group, nic, check=False)
     assert (busy.status != 0, devices.errno_of(busy)) == (True, "EBUSY")
     holder.kill()
-    assert vfio.use(guest, "group", group, nic).status == 0
+    vfio.use(guest, "group", group, nic)
     assert vfio.take_back(guest, nic).after.devices[nic].driver == "e1000e"
 
 
 def test_iommufd_user_opens_a_device(guest: Guest, kernel: Kernel) -> None:
     nic = bound(guest)
     vfio.give(guest, nic)
-    opened = vfio.use(guest, "cdev", nic)
+    opened = vfio.use(guest, "cdev", nic, check=False)
     if not kernel.option("VFIO_DEVICE_CDEV"):
         assert opened.err == "open /dev/iommu: ENOENT\n"
         return
     assert (opened.status, opened.err) == (0, "")
-    _, holder = vfio.hold(guest, "cdev", nic)
+    _, holder = vfio.hold(guest, "cdev", nic, check=False)
     assert holder is not None
-    assert vfio.use(guest, "cdev", nic).status != 0
+    assert vfio.use(guest, "cdev", nic, check=False).status != 0
     holder.kill()
-    assert vfio.use(guest, "cdev", nic).status == 0
+    vfio.use(guest, "cdev", nic)
 
 
 def test_kernel_module_claims_a_groups_dma(guest: Guest, kernel: Kernel) -> None:
@@ -121,16 +121,16 @@ def test_kernel_module_claims_a_groups_dma(guest: Guest, kernel: Kernel) -> None
     iommu_group_claim_dma_owner."""
     nic = bound(guest)
     if not DMA_OWNERSHIP.since.include(kernel.release):
-        assert modules.load(guest, "dma_owner", device=nic).status != 0
+        assert modules.load(guest, "dma_owner", device=nic, check=False).status != 0
         return
-    refused = modules.load(guest, "dma_owner", device=nic)
+    refused = modules.load(guest, "dma_owner", device=nic, check=False)
     assert "Operation not permitted" in refused.err or "Device or resource busy" in refused.err
     devices.unbind(guest, nic)
-    assert modules.load(guest, "dma_owner", device=nic).status == 0
-    owned = devices.bind(guest, nic, "e1000e")
+    modules.load(guest, "dma_owner", device=nic)
+    owned = devices.bind(guest, nic, "e1000e", check=False)
     assert (owned.status, devices.errno_of(owned)) == (1, "EBUSY")
     modules.unload(guest, "dma_owner")
-    assert devices.bind(guest, nic, "e1000e").status == 0
+    devices.bind(guest, nic, "e1000e")
 
 
 def test_dynamic_debug_enables_messages(guest: Guest) -> None:

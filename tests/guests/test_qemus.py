@@ -25,7 +25,7 @@ FEATURES = {"1": {9}, "2": {10}, "nested": {9, 10}}
 
 @pytest.fixture(params=["this", "newest"])
 def program(request: pytest.FixtureRequest) -> str:
-    named: str = request.config.getoption("--qemu")
+    named: str = request.config.getoption("--iommu-qemu")
     return newest_qemu.path() if request.param == "newest" else named
 
 

@@ -141,7 +141,7 @@ def test_strict_device_links_restore_the_pci_bus_after_reload(guest_factory: Gue
         state = devices.wait_for(guest, "clients to be bound", clients.are_bound(names))
         assert all(state.devices[name].group is not None for name in names)
         clients.remove_all(guest)
-        unloaded = modules.unload(guest, "arm_smmu_v3")
+        unloaded = modules.unload(guest, "arm_smmu_v3", check=False)
         assert unloaded.status == 0, unloaded.err
         assert clients.pci(unloaded.after) == []
         modules.load(guest, "arm_smmu_v3")
@@ -162,7 +162,7 @@ def test_removing_a_deferred_device_drops_its_pending_probe(guest: Guest) -> Non
     deferred = devices.deferred(guest)
     assert deferred == sorted(clients.behind(guest.state()))
     for name in clients.pci(guest.state()):
-        survives(devices.remove(guest, name))
+        survives(devices.remove(guest, name, check=False))
     if clients.platform(guest.state()):
         guest.run(f"modprobe {clients.PLATFORM_DEVICES}; rmmod {clients.PLATFORM_DEVICES}")
     assert devices.deferred(guest) == []

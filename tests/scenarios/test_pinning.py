@@ -26,7 +26,7 @@ with_clients = pytest.mark.machines("smmuv3")
 
 def pins(guest: Guest) -> int | None:
     """The refcount of the IOMMU driver's module; None if it is not loaded."""
-    return guest.state().refcount(guest.machine.iommu.driver)
+    return guest.state().refcount_if_loaded(guest.machine.iommu.driver)
 
 
 def assert_pinned(guest: Guest, *how: str) -> None:
@@ -54,7 +54,7 @@ def test_binding_a_platform_client_pins_once(guest: Guest, shows: Shows) -> None
     """Binding a platform client pins the module once, unless registration has done so."""
     step = load_client(guest)
     driver = guest.machine.iommu.driver
-    before, after = step.before.refcount(driver), step.after.refcount(driver)
+    before, after = (each.refcount_if_loaded(driver) for each in (step.before, step.after))
     new = 0 if shows(GROUPS_AT_REGISTRATION) else 2
     assert after == (before or 0) + new
     assert {"b000000.client0", "b001000.client1"} <= set(step.after.grouped)
@@ -62,7 +62,7 @@ def test_binding_a_platform_client_pins_once(guest: Guest, shows: Shows) -> None
 
 def load_client(guest: Guest, **parameters: int) -> Step:
     modules.load(guest, guest.machine.iommu.driver)
-    return modules.load(guest, clients.PLATFORM_DRIVER, **parameters)
+    return modules.load(guest, clients.PLATFORM_DRIVER, **parameters, check=False)
 
 
 def test_binding_a_nic_pins_once(guest: Guest, shows: Shows) -> None:
@@ -71,7 +71,7 @@ def test_binding_a_nic_pins_once(guest: Guest, shows: Shows) -> None:
     before = modules.load(guest, driver).after
     after = modules.load(guest, "e1000e").after
     new = 0 if shows(GROUPS_AT_REGISTRATION) else 1
-    assert after.refcount(driver) == (before.refcount(driver) or 0) + new
+    assert after.refcount(driver) == (before.refcount_if_loaded(driver) or 0) + new
     (nic,) = clients.nics(after)
     assert after.devices[nic].group is not None
 
@@ -84,7 +84,7 @@ def test_unregistering_a_platform_driver_does_not_unpin(guest: Guest, shows: Sho
     the device stays in its group. The RFC would remove it from the group."""
     load_client(guest)
     pinned = pins(guest)
-    step = modules.unload(guest, clients.PLATFORM_DRIVER)
+    step = modules.unload(guest, clients.PLATFORM_DRIVER, check=False)
     assert step.status == 0
     expected = (pinned or 0) - 2 if shows(UNBIND_UNPINS) else pinned
     assert pins(guest) == expected
@@ -99,14 +99,14 @@ def test_reported_session_leaves_the_smmu_pinned(guest: Guest, shows: Shows) -> 
     modprobe arm-smmu-v3, test_module; modprobe -r test_module, arm-smmu-v3."""
     for name in (devices.HOST_BRIDGE, *(n for n in clients.behind(guest.state()) if ":" in n)):
         devices.remove(guest, name)
-    assert modules.load(guest, "arm-smmu-v3").status == 0
+    modules.load(guest, "arm-smmu-v3")
     assert modules.load(guest, "test_module").after.refcount("arm_smmu_v3") == 2
     assert guest.step("modprobe -r test_module").status == 0
     last = guest.step("modprobe -r arm-smmu-v3")
     if shows(UNBIND_UNPINS):
-        assert (last.status, last.after.refcount("arm_smmu_v3")) == (0, None)
+        assert (last.status, last.after.refcount_if_loaded("arm_smmu_v3")) == (0, None)
     else:
-        assert (last.status, last.after.refcount("arm_smmu_v3")) == (1, 2)
+        assert (last.status, last.after.refcount_if_loaded("arm_smmu_v3")) == (1, 2)
         assert IN_USE in last.err
 
 
@@ -217,8 +217,8 @@ def test_driver_unloads_after_its_last_device_is_removed(bound_guest: Guest) -> 
     bare = bound_guest.state()
     assert (bare.refcount(driver), bare.groups, bare.grouped) == (0, {}, [])
     assert not set(names) & set(bare.devices)
-    step = modules.unload(bound_guest, driver)
-    assert (step.status, step.after.refcount(driver), step.after.iommus) == (0, None, {})
+    step = modules.unload(bound_guest, driver, check=False)
+    assert (step.status, step.after.is_loaded(driver), step.after.iommus) == (0, False, {})
 
 
 def test_any_remaining_device_pins_the_driver(bound_guest: Guest) -> None:
@@ -284,7 +284,7 @@ def test_vfio_open_takes_no_module_reference(bound_guest: Guest) -> None:
     group = before.devices[nic].group
     assert group is not None
     vfio.give(bound_guest, nic)
-    held, holder = vfio.hold(bound_guest, "group", group, nic)
+    held, holder = vfio.hold(bound_guest, "group", group, nic, check=False)
     assert holder is not None, held.err
     assert pins(bound_guest) == len(before.grouped)
     assert_pinned(bound_guest)

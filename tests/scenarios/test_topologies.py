@@ -132,7 +132,7 @@ def test_nics_behind_a_pci_bridge_share_a_group_or_the_second_gets_none(
     one device (arm_smmu_insert_master), the driver refuses the second one."""
     guest = guest_factory("+pci-bridge")
     modules.load(guest, "arm_smmu_v3")
-    step = modules.load(guest, "e1000")
+    step = modules.load(guest, "e1000", check=False)
     survives(step)
     assert step.status == 0
     bridge, one, two = "0000:00:01.0", "0000:01:01.0", "0000:01:02.0"
@@ -195,10 +195,10 @@ def test_hotplugged_device_joins_and_leaves_its_group(
     name = devices.plug(guest, Device("e1000e", "late", bus="slot"))
     bound = devices.wait_for(guest, "the NIC", clients.are_bound([name]))
     assert bound.devices[name].group is not None
-    assert bound.refcount(driver) == (before.refcount(driver) or 0) + 1
+    assert bound.refcount(driver) == (before.refcount_if_loaded(driver) or 0) + 1
     devices.pull(guest, "late", name)
     after = guest.state()
-    assert after.refcount(driver) == before.refcount(driver)
+    assert after.refcount_if_loaded(driver) == before.refcount_if_loaded(driver)
     assert groups(after) == groups(before)
 
 

@@ -161,7 +161,7 @@ def assert_follows_type(guest: Guest, *kinds: GroupType) -> None:
     assert group is not None
     for kind in kinds:
         devices.unbind(guest, nic)
-        assert groups.set_group_type(guest, group, kind).status == 0
+        groups.set_group_type(guest, group, kind)
         devices.bind(guest, nic, DRIVER)
         (assert_direct if kind == "identity" else assert_translated)(guest, nic)
     # A flush queue is emptied by a timer of 10 ms.
@@ -233,7 +233,7 @@ def test_dma_is_translated_after_reloading_the_iommu_driver(talker: Guest) -> No
     driver = talker.machine.iommu.driver
     assert_translated(talker, nic)
     clients.remove_all(talker)
-    assert modules.unload(talker, driver).status == 0
+    modules.unload(talker, driver)
     modules.load(talker, driver)
     devices.rescan(talker)
     assert_translated(talker, nic)
@@ -248,12 +248,12 @@ def test_dma_is_translated_after_a_claim_is_released(talker: Guest, way: str) ->
     assert group is not None
     if way == "vfio":
         vfio.give(talker, nic)
-        opened = vfio.use(talker, "group", group, nic)
+        opened = vfio.use(talker, "group", group, nic, check=False)
         audit.is_served(opened)
         vfio.take_back(talker, nic)
     else:
         devices.unbind(talker, nic)
-        assert modules.load(talker, "dma_owner", device=nic).status == 0
+        modules.load(talker, "dma_owner", device=nic)
         modules.unload(talker, "dma_owner")
         devices.bind(talker, nic, DRIVER)
     assert_translated(talker, nic)
@@ -263,7 +263,7 @@ def test_refused_unload_does_not_disturb_dma(talker: Guest) -> None:
     """A refused unload of the IOMMU's driver leaves DMA translated."""
     nic = nic_of(talker.state())
     assert_translated(talker, nic)
-    assert modules.unload(talker, talker.machine.iommu.driver).status == 1
+    assert modules.unload(talker, talker.machine.iommu.driver, check=False).status == 1
     assert_translated(talker, nic)
 
 
@@ -289,9 +289,9 @@ def test_smmu_bypasses_dma_after_its_driver_is_unloaded(guest_factory: GuestFact
     clients.remove_all(guest)
     for name in clients.behind(guest.state()):
         devices.remove(guest, name)
-    assert modules.unload(guest, "arm_smmu_v3").status == 0
+    modules.unload(guest, "arm_smmu_v3")
     modules.load(guest, "virtio_net")
-    step = devices.rescan(guest)
+    step = devices.rescan(guest, check=False)
     survives(step)
     assert step.after.untranslated
     assert_direct(guest, nic_of(step.after))

@@ -106,7 +106,7 @@ def test_likely_scenarios_run_first(tmp_path: Path) -> None:
     named = "test_pinning.py::test_device_pins_show_no_holder"
     likely = (f"test_races.py::{RACE}[1]", named, f"test_races.py::{RACE}")
     kernels = (spec.parse("debian:6.12"),)
-    request = Request(kernels, ("smmuv3",), ("pinning", "races"), likely=likely)
+    request = Request(kernels, ("smmuv3",), ("pinning", "races"), run_first=likely)
     argv = [*run._arguments(request, tmp_path / "events"), "--collect-only", "--quiet", "--quiet"]
     first, second, third, *others = program.run(argv).splitlines()
     assert first == f"test_races.py::{RACE}[6.12-smmuv3-1]"

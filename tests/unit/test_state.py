@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.errors import GuestLost
+from harness.errors import GuestLost, UsageError
 from harness.guest import state
 from harness.iommu import groups
 
@@ -35,7 +35,10 @@ type 3 -"""
 def test_parsing_a_state_reads_modules_groups_and_devices() -> None:
     found = state.parse(BEFORE)
     assert found.refcount("arm-smmu-v3") == 1
-    assert found.refcount("nope") is None
+    assert found.refcount_if_loaded("nope") is None
+    assert not found.is_loaded("nope")
+    with pytest.raises(UsageError, match="nope is not loaded"):
+        found.refcount("nope")
     assert found.groups[0] == state.Group(0, "DMA", ("b000000.client0",))
     assert found.devices["b001000.client1"].deferred
     assert found.devices["b000000.client0"].group == 0

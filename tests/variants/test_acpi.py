@@ -12,7 +12,7 @@ pytestmark = pytest.mark.machines("smmuv3-acpi", "virtio-iommu-acpi")
 
 def test_a_nic_gets_its_group_and_is_translated(guest: Guest) -> None:
     assert guest.run("test -d /sys/firmware/acpi/tables").status == 0
-    assert modules.load(guest, guest.machine.iommu.driver).status == 0
+    modules.load(guest, guest.machine.iommu.driver)
     state = modules.load(guest, "e1000e").after
     (nic,) = (name for name, each in state.devices.items() if each.driver == "e1000e")
     assert state.devices[nic].group is not None
@@ -30,9 +30,9 @@ def test_the_driver_unloads_without_devices(guest: Guest) -> None:
     driver = guest.machine.iommu.driver
     modules.load(guest, driver)
     pinned = modules.load(guest, "e1000e")
-    assert modules.unload(guest, driver).status != 0
+    assert modules.unload(guest, driver, check=False).status != 0
     for group in pinned.after.groups.values():
         for name in group.devices:
             guest.run(f"echo 1 > /sys/bus/pci/devices/{name}/remove")
     assert guest.state().refcount(driver) == 0
-    assert modules.unload(guest, driver).status == 0
+    modules.unload(guest, driver)

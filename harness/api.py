@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a test imports: guests, and what is done to and read from them.
+
+The names here, the plugin's fixtures and markers, the command line and its JSON follow the
+version of the package; other modules may change at any time.
+"""
+
+from harness.errors import (
+    CommandFailed,
+    GuestError,
+    GuestHang,
+    GuestLost,
+    GuestPanic,
+    HarnessError,
+    HostError,
+    UsageError,
+)
+from harness.guest import devices, modules, remote, snapshot, tracing
+from harness.guest.guest import Guest, Result, Step
+from harness.guest.state import Device, Group, Module, State
+from harness.iommu import audit, behaviour, clients, finding, groups, traffic, vfio
+from harness.plugin.plugin import ExpectSplat, GuestFactory, Shows, not_applicable
+
+__all__ = [
+    "CommandFailed",
+    "Device",
+    "ExpectSplat",
+    "Group",
+    "Guest",
+    "GuestError",
+    "GuestFactory",
+    "GuestHang",
+    "GuestLost",
+    "GuestPanic",
+    "HarnessError",
+    "HostError",
+    "Module",
+    "Result",
+    "Shows",
+    "State",
+    "Step",
+    "UsageError",
+    "audit",
+    "behaviour",
+    "clients",
+    "devices",
+    "finding",
+    "groups",
+    "modules",
+    "not_applicable",
+    "remote",
+    "snapshot",
+    "tracing",
+    "traffic",
+    "vfio",
+]

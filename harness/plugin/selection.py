@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""On which kernels and machines each test runs, and in which order."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from harness.errors import UsageError, did_you_mean
+from harness.iommu import known_issues, machine_file
+from harness.iommu.behaviour import Behaviour
+from harness.machine.topology import Machine
+from harness.plugin import events, kernels, verdict
+from harness.plugin.options import DEFAULT_MACHINE
+
+
+def parametrize(metafunc: pytest.Metafunc) -> None:
+    """One test for each kernel and, if it has one, each machine: ``[6.12-smmuv3]``. Raises
+    CollectError for a marker of ours with a name that does not exist."""
+    names = metafunc.fixturenames
+    if "kernel_spec" not in names:
+        return
+    if problem := _marker_problem(metafunc.definition):
+        text = f"{metafunc.definition.nodeid}: {problem}"
+        raise pytest.Collector.CollectError(text)
+    specs = kernels.named(metafunc.config)
+    if "machine" not in names:
+        ids = [each.where for each in specs]
+        metafunc.parametrize("kernel_spec", specs, ids=ids, scope="session")
+        return
+    pairs = [
+        (kernel.with_variants(machine.variants), machine)
+        for kernel in specs
+        for machine in _machines(metafunc)
+    ]
+    ids = [f"{kernel.where}-{machine.name}" for kernel, machine in pairs]
+    metafunc.parametrize("kernel_spec, machine", pairs, ids=ids, scope="session")
+
+
+def _marker_problem(item: pytest.Item) -> str:
+    """What is wrong with the names in the markers of a test, "" if nothing. Under xdist only
+    an error of collection reaches the user from a worker."""
+    for name in verdict.named_issues(item):
+        if name not in known_issues.issues():
+            hint = did_you_mean(name, known_issues.issues(), "see iommu-harness behaviours")
+            return f"unknown known issue {name!r}; {hint}"
+    for marker in item.iter_markers("machines"):
+        for name in marker.args:
+            try:
+                machine_file.machine(name)
+            except UsageError as error:
+                return str(error)
+    for marker in item.iter_markers("needs"):
+        for each in marker.args:
+            if not isinstance(each, Behaviour):
+                return f"@pytest.mark.needs requires behaviours of harness.iommu, not {each!r}"
+    return ""
+
+
+def _machines(metafunc: pytest.Metafunc) -> list[Machine]:
+    """Those of the command line that the test applies to; without any those that it names."""
+    marker = metafunc.definition.get_closest_marker("machines")
+    own = list(marker.args) if marker else []
+    given: list[str] = metafunc.config.getoption("--iommu-machine")
+    names = given or own or [DEFAULT_MACHINE]
+    qemu = metafunc.config.getoption("--iommu-qemu")
+    chosen = [name for name in names if not own or name in own]
+    return [replace(machine_file.machine(name), qemu=qemu) for name in chosen]
+
+
+def order(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselects tests that have none of the machines; moves those of --iommu-run-first to the
+    front."""
+    elsewhere = [each for each in items if _lacks_machine(each)]
+    if elsewhere:
+        config.hook.pytest_deselected(items=elsewhere)
+        items[:] = [each for each in items if each not in elsewhere]
+    first: list[str] = config.getoption("--iommu-run-first")
+    if first:
+        ranks = {name: rank for rank, name in enumerate(first)}
+        items.sort(key=lambda item: _rank(events.scenario(item), ranks))
+
+
+def _rank(scenario: str, ranks: Mapping[str, int]) -> int:
+    """That of the scenario, or of its name without parameters; last without any."""
+    names = (scenario, scenario.partition("[")[0])
+    return min(ranks.get(name, len(ranks)) for name in names)
+
+
+def _lacks_machine(item: pytest.Item) -> bool:
+    """Whether it was parametrized with an empty list of machines."""
+    callspec = getattr(item, "callspec", None)
+    if callspec is None or "machine" not in callspec.params:
+        return False
+    return not isinstance(callspec.params["machine"], Machine)
