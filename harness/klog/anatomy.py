@@ -22,6 +22,7 @@ _HEADERS = (
     (r"\s*the (?:first|second) lock", "dependency"),
     (r"\s*(?:read|write|assert)\b.{0,40} (?:to|of) .*\bby (?:task|interrupt)", "access"),
     (r"\s*Preemption disabled at", "preemption"),
+    (r".* is trying to (?:release|contend) lock .*at:\s*$", "lock"),
     (r".{0,120}\bat offset \d+ in frame:", "frame"),
     (r"\s*(?:NMI backtrace for|Task dump for|task:|Sending NMI|rcu: .*(?:dump|ran:))", "task"),
     (r"\s*\S{1,20} {1,20}[RSDTXZI] (?:running task| {0,20})\s*\d+ +\d+ +\d+ ", "task"),
@@ -78,6 +79,8 @@ _NO_CODE = re.compile(
 )
 # What a worker is at: the queue, the work.
 _WORK = re.compile(r"\s*Workqueue: \S+ (?P<function>[\w.]+)")
+# What has used a variable of its processor in preemptible code (lib/smp_processor_id.c).
+_CALLER = "caller is "
 _LAST_FUNCTION = re.compile(r"\s*last function: (?P<function>[\w.]+)")
 
 
@@ -132,6 +135,7 @@ class Anatomy:
     modular: set[str] = field(default_factory=set)
     last_function: str = ""
     work: str = ""
+    caller: str = ""
     file: str = ""
     line: int = 0
 
@@ -190,6 +194,10 @@ class _Reader:
             self._words(text)
 
     def _frame(self, each: Frame, caller: Frame | None) -> None:
+        if self.name == "lock":
+            self.found.locks.append(each.function)
+            self.name = MAIN
+            return
         if self.trace is None:
             self.trace = Trace(self.name, self.found.user)
             self.found.traces.append(self.trace)
@@ -245,7 +253,9 @@ class _Reader:
             found.pid = int(match["pid"] or match["pid2"] or match["pid3"] or 0)
         if "execut" in text and _NO_CODE.match(text):
             found.jumped = True
-        if " at: " in text and (match := _AT.match(text)) is not None:
+        if text.startswith(_CALLER) and (each := frame.parse(text.removeprefix(_CALLER))):
+            found.caller = each.function
+        elif " at: " in text and (match := _AT.match(text)) is not None:
             found.locks.append(match["function"])
         elif "suspicious rcu_" in text and (match := _SUSPICIOUS.match(text)) is not None:
             found.file, found.line = match["file"], int(match["line"])

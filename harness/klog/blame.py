@@ -2,6 +2,7 @@
 """The function that a report is about, from what its lines say."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from harness.klog import machinery
@@ -81,15 +82,24 @@ def hang(found: Anatomy, named: str) -> list[str]:
 
 
 def _inside(names: Sequence[str]) -> list[str]:
+    outermost = max((i for i, name in enumerate(names) if _is_work(name)), default=-1)
     last = -1
     for index, name in enumerate(names):
-        if machinery.dispatches(name) and last >= 0:
+        # A fault that is not a user's is of the work that it has interrupted.
+        dispatched = machinery.dispatches(name) and (
+            index > outermost or not machinery.faults(name)
+        )
+        if dispatched and last >= 0 and not machinery.internal(names[last]):
             return list(names[last:])
-        if (not machinery.is_machinery(name) and not machinery.dispatches(name)) or machinery.named(
-            name
-        ).startswith("sys_"):
+        if _is_work(name):
             last = index
     return [name for name in names if not machinery.is_machinery(name)]
+
+
+def _is_work(name: str) -> bool:
+    if machinery.named(name).startswith("sys_"):
+        return True
+    return not machinery.is_machinery(name) and not machinery.dispatches(name)
 
 
 def _interrupted(each: Trace) -> list[str]:
@@ -131,6 +141,27 @@ def outermost(found: Anatomy, named: str) -> list[str]:
     return names
 
 
+# A function that calls itself, directly or through others, appears more often.
+_RECURSION = 3
+
+
+def recursion(found: Anatomy, named: str) -> list[str]:
+    """Of one that has used up its stack: the function that the trace repeats most."""
+    names = place(found, named)
+    own = Counter(n for n in names if not machinery.is_machinery(n))
+    most = max(own.values(), default=0)
+    if most < _RECURSION:
+        return names
+    first = next(index for index, name in enumerate(names) if own[name] == most)
+    return names[first:]
+
+
+def caller(found: Anatomy, named: str) -> list[str]:
+    """Of one that names its caller in a line of its own: that function, whatever it is."""
+    named_ones = [found.caller] if found.caller and not machinery.reports(found.caller) else []
+    return named_ones or trace(found, named)
+
+
 def text(found: Anatomy, named: str) -> list[str]:
     """Of one whose opening says it, or nothing does."""
     return [named] if named else trace(found, named)
@@ -154,6 +185,8 @@ BLAMES: dict[Blame, Callable[[Anatomy, str], list[str]]] = {
     "hang": hang,
     "wait": wait,
     "outermost": outermost,
+    "recursion": recursion,
+    "caller": caller,
     "text": text,
     "work": work,
     "none": none,
@@ -180,6 +213,8 @@ def guilty(kind: Blame, found: Anatomy, candidates: Sequence[str]) -> tuple[str,
         other = [each for each in candidates if not machinery.reports(each)]
         other = other or [each for each in candidates if not machinery.prints(each)]
         return machinery.named(next(iter(other or candidates), "")), ""
+    if machinery.runs_tests(real[0]):
+        real = [*candidates[: candidates.index(real[0])][-1:], *real]
     outward = (machinery.named(each) for each in real[1:])
     function = machinery.named(real[0])
     return function, next((each for each in outward if each != function), "")

@@ -62,7 +62,14 @@ NEEDLES = (
     *("CMD_SYNC", "global error", "overflow detected", "GERROR", "CMDQ", "context fault"),
     *("global fault", "fault from EP", "addressing fault", "sync timed out", "Service Failure"),
     *("write aborted", "DMAR", "dmar_fault", "AMD-Vi: ", "Hardware Error", "nobody cared"),
-    *("Disabling IRQ", "Linux version ", "Booting Linux", "control protection", "segment not"),
+    *(
+        "Disabling IRQ",
+        "rust_kernel: panicked",
+        "Linux version ",
+        "Booting Linux",
+        "control protection",
+        "segment not",
+    ),
     *(
         "machine check",
         "double fault",
@@ -120,6 +127,8 @@ CONTENT = re.compile(
     Mem-Info|workqueue\ \S+:|pwq\ \d|pool\ \d|pending:|in-flight:|inactive:|Showing\ b)""",
     re.VERBOSE,
 )
+# What a symboliser appends to the line that it repeats for each inlined function.
+INLINE = "[inline]"
 # So few lines of others, or empty ones, that a report can still be going on.
 _FEW_STRAYS = 3
 # So many lines a WARN's text has.
@@ -144,7 +153,8 @@ def goes_on(block: Block, kind: Kind) -> bool:
     if block.kind.name in kind.within:
         return True
     bare = len(block.messages) == len(block.places)
-    return kind.again and block.kind.name == kind.name and bare
+    repeated = kind.again or INLINE in block.places[-1].string
+    return repeated and block.kind.name == kind.name and bare
 
 
 def is_interrupted(block: Block, kind: Kind) -> bool:

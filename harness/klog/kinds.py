@@ -9,7 +9,18 @@ from typing import Any, Literal
 
 Severity = Literal["fatal", "serious", "notice"]
 Blame = Literal[
-    "place", "trace", "lock", "order", "hang", "wait", "outermost", "work", "text", "none"
+    "place",
+    "trace",
+    "lock",
+    "order",
+    "hang",
+    "wait",
+    "outermost",
+    "recursion",
+    "caller",
+    "work",
+    "text",
+    "none",
 ]
 
 

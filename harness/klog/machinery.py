@@ -12,6 +12,8 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.klog.rust import demangled
+
 _TABLES: dict[str, str] = tomllib.loads(Path(__file__).with_name("machinery.toml").read_text())
 _LOCKING = ("boundaries", "reports", "locks", "messages")
 _OF_MODULES = ("drivers", "transforms")
@@ -56,8 +58,10 @@ def plain(function: str) -> str:
 @functools.lru_cache(maxsize=1 << 14)
 def named(function: str) -> str:
     """The name to call a function by, the same on every architecture: ``sys_NAME`` for
-    each of a system call's wrappers."""
+    each of a system call's wrappers, the path of what Rust has mangled."""
     name = plain(function)
+    if name[:2] == "_R":
+        return demangled(name)
     if name[:2] in {"__", "Sy", "SY", "co"} and (found := _SYSCALL.fullmatch(name)):
         return f"sys_{found['name']}"
     return name
@@ -106,6 +110,24 @@ def interrupts(function: str) -> bool:
 def dispatches(function: str) -> bool:
     """Whether it hands work to what does it."""
     return _names("dispatch").has(named(function))
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def runs_tests(function: str) -> bool:
+    """Whether it calls a test, which can have the name of what it tests."""
+    return _names("runners").has(plain(function))
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def faults(function: str) -> bool:
+    """Whether it handles a page fault, of user space or of the kernel's access to it."""
+    return _names("faults").has(plain(function))
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def internal(function: str) -> bool:
+    """Whether it is part of what dispatches, in spite of being inside of it."""
+    return _names("internal").has(plain(function))
 
 
 @functools.lru_cache(maxsize=1 << 14)

@@ -162,8 +162,13 @@ def _before(text: str) -> re.Match[str] | None:
 
 
 # A line of a log ends with "from" only where a mail program broke it.
-_UNFINISHED = re.compile(r".* from\s*$|.*\bWARNING: (?:CPU: \d+ PID: \d+ )?at \S+:\d+\s*$")
-_WRAPPED_FRAME = re.compile(r"\s*[A-Za-z_$.][\w$.]*\+0x[0-9a-f]+/0x[0-9a-f]+")
+_UNFINISHED = re.compile(
+    r".* from\s*$|.*\bWARNING: (?:CPU: \d+ PID: \d+ )?at \S+:\d+\s*$|"
+    r".*\bBUG: K\w+: [\w -]+ in \S*(?: \S+:\d+)?\s*$"
+)
+_WRAPPED_FRAME = re.compile(
+    r"\s*(?:[A-Za-z_$.][\w$.]*\+0x[0-9a-f]+/0x[0-9a-f]+|\S+\.(?:[chS]|rs):\d+|\[inline\])"
+)
 # What begins a line of a report of itself.
 _OWN_LINE = re.compile(
     r"\s*(?:[\w #]+[:=]|\w*(?:WARNING|BUG|INFO|Call|Unable|Kernel|Internal|---|===)|<|\[|\?|\#\d)"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from harness.klog import anatomy, blame, message
 from harness.klog.anatomy import Anatomy
 from harness.klog.assembler import Assembler
-from harness.klog.block import Block
+from harness.klog.block import INLINE, Block
 from harness.klog.frame import Chain, Frame
 from harness.klog.kinds import Severity
 from harness.klog.machinery import prints
@@ -120,9 +120,9 @@ def of(block: Block) -> Splat:
 
 
 def _groups(block: Block) -> dict[str, str]:
-    """What the openings say, the first of them first."""
+    """What the openings say, the first of them first, but those of inlined functions last."""
     found: dict[str, str] = {}
-    for match in block.places:
+    for match in sorted(block.places, key=lambda each: INLINE in each.string):
         found |= {k: v for k, v in match.groupdict().items() if v and k not in found}
     return found
 
@@ -138,7 +138,11 @@ def _title(block: Block, groups: dict[str, str], function: str) -> str:
         what = _NUMBERS.sub("", _EXIT_CODE.sub("", what))
     title = block.kind.title.format_map({"cache": "", **groups, "what": what.strip()})
     title = " ".join(title.split())[:_TITLE_LENGTH]
-    return f"{title} in {function}" if function else title
+    if not function:
+        return title
+    # A data race has two sides, which the kernel sorts (kernel/kcsan/report.c).
+    other = f" / {groups['other']}" if "other" in groups else ""
+    return f"{title} in {function}{other}"
 
 
 def _source(file: str) -> str:

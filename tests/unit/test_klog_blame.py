@@ -328,3 +328,34 @@ def test_a_warning_with_an_overwritten_pid_is_found() -> None:
         *trace("feed_all"),
     )
     assert (found.kind, found.function, found.pid) == ("WARNING", "feed_one", -534549613)
+
+
+def test_a_bad_unlock_blames_the_function_on_the_line_after_the_lock() -> None:
+    head = ["WARNING: bad unlock balance detected!", "6.1.0 #9 Not tainted"]
+    asks = "sh/71 is trying to release lock (&feed->lock) at:"
+    place = "[<ffffa00010726344>] {}+0x154/0x1b0"
+    but = "but there are no more locks to release!"
+    reporters = ("print_unlock_imbalance_bug", "lock_release")
+    stack = ["stack backtrace:", CPU, *trace("dump_stack", *reporters, "__might_fault", "feed_one")]
+    assert read(*head, asks, place.format("feed_unlock")).function == "feed_unlock"
+    assert read(*head, asks, place.format("feed_unlock"), but, *stack).function == "feed_unlock"
+    assert read(*head, asks, place.format("__might_fault"), but, *stack).function == "feed_one"
+
+
+def test_preemptible_code_blames_the_caller_that_the_kernel_names() -> None:
+    opening = "BUG: using smp_processor_id() in preemptible [00000000] code: sh/71"
+    stack = [CPU, *trace("dump_stack", "debug_smp_processor_id", "radix_tree_alloc", "feed_one")]
+    assert read(opening, "caller is radix_tree_alloc+0x20/0x30", *stack).function == (
+        "radix_tree_alloc"
+    )
+    checks = "caller is debug_smp_processor_id+0x1c/0x26"
+    assert read(opening, checks, *stack).function == "feed_one"
+
+
+def test_a_stack_overflow_blames_the_recursing_function() -> None:
+    opening = "BUG: TASK stack guard page was hit at ffffc900 (stack is ffffc901..ffffc902)"
+    cycle = ("notifier_call_chain", "feed_event", "feed_change") * 4
+    stack = trace("lock_acquire", "account_time", "eth_notify", *cycle, "feed_store", "vfs_write")
+    registers = ["stack guard page: 0000 [#1] SMP", CPU, "RIP: 0010:mark_lock+0x23/0x17b0"]
+    found = read(opening, *registers, *stack, END)
+    assert (found.function, found.caller) == ("feed_event", "feed_change")

@@ -116,3 +116,42 @@ def test_a_stall_blames_the_handler_of_a_netlink_message(dispatcher: str) -> Non
 def test_a_stall_blames_the_handler_of_a_socket_operation() -> None:
     frames = ("feed_one", "feed_sendmsg", "sock_sendmsg", "____sys_sendmsg", "__sys_sendmmsg")
     assert read(STALL, CPU, *trace(*frames, "__arm64_sys_sendmmsg")).function == "feed_sendmsg"
+
+
+def test_a_stall_in_a_kernel_page_fault_blames_the_interrupted_work() -> None:
+    fault = ("count_event", "handle_mm_fault", "do_user_addr_fault", "exc_page_fault")
+    work = ("asm_exc_page_fault", "copy_user", "feed_one", "__x64_sys_recvmmsg", "do_syscall_64")
+    tick = (*TICK[:-1], "asm_sysvec_apic_timer_interrupt")
+    assert read(STALL, CPU, *trace(*tick, *fault, *work)).function == "sys_recvmmsg"
+    user = trace(*tick, *fault, "asm_exc_page_fault")
+    assert read(STALL, CPU, *user).function == "count_event"
+
+
+def test_a_stall_in_a_netlink_reply_blames_the_request_handler() -> None:
+    reply = ("netlink_lookup", "netlink_unicast", "feed_get", "nfnetlink_rcv_msg")
+    request = ("netlink_rcv_skb", "nfnetlink_rcv", "netlink_unicast", "netlink_sendmsg")
+    assert read(STALL, CPU, *trace(*TICK, *reply, *request)).function == "feed_get"
+
+
+def test_a_stall_on_32_bit_arm_blames_the_system_call() -> None:
+    lines = [
+        "[<80692150>] (rcu_sched_clock_irq) from [<80100b6c>] (__irq_svc+0x6c/0x90)",
+        "[<80100b6c>] (__irq_svc) from [<80616f94>] (feed_user+0x140/0x1dc)",
+        "[<80616f94>] (feed_user) from [<80321578>] (sys_openat2+0x124/0x170)",
+        "[<80321578>] (sys_openat2) from [<80100080>] (ret_fast_syscall+0x0/0x54)",
+    ]
+    assert read(STALL, CPU, *lines).function == "sys_openat2"
+
+
+@pytest.mark.parametrize(
+    "waits",
+    [
+        ("blk_mq_freeze_queue_wait",),
+        ("blk_mq_freeze_queue_wait", "blk_freeze_queue"),
+        ("folio_wait_bit_common", "__filemap_get_folio"),
+        ("io_schedule", "wait_on_page_bit", "pagecache_get_page"),
+    ],
+)
+def test_a_hung_task_blames_the_caller_of_a_waiting_helper(waits: tuple[str, ...]) -> None:
+    frames = trace("__schedule", "schedule", *waits, "feed_one")
+    assert read(HUNG, "Call Trace:", *frames).function == "feed_one"

@@ -5,6 +5,7 @@ import pytest
 
 from harness.klog import kinds, splat
 from harness.klog.block import NEEDLES, opens
+from tests.unit.crashlog import read
 
 CPU = "CPU: 1 PID: 71 Comm: sh Not tainted 6.12.117 #1"
 
@@ -25,6 +26,7 @@ OPENINGS = [
     ("WARNING: drivers/iommu/iommu.c:9 at 0x0, CPU#1: sh/71", "WARNING", None),
     ("WARNING: CPU: 0 PID: 1 at rust/kernel/x.rs:9 f+0x1/0x2", "WARNING", "f"),
     ("kernel BUG at drivers/vfio/vfio.c:698!", "BUG", "viommu_probe"),
+    ("rust_kernel: panicked at rust/kernel/x.rs:9:5:", "Rust panic", "viommu_probe"),
     # oopses: arm64, arm, x86, riscv, powerpc
     ("Unable to handle kernel NULL pointer dereference at virtual address 0008", "Oops", None),
     ("Unable to handle kernel paging request at virtual address dead000000000100", "Oops", None),
@@ -165,7 +167,7 @@ def test_find_returns_the_kind_and_function_of_a_report(
 ) -> None:
     (found,) = splat.find(["harmless: line", opening, *TRACE, "---[ end trace 0000 ]---"])
     assert (found.kind, found.function) == (kind, function or "viommu_probe")
-    assert found.title.endswith(f" in {found.function}")
+    assert f" in {found.function}" in found.title
     assert (found.kernel, found.first) == ("6.12.117", 1)
 
 
@@ -303,3 +305,49 @@ def test_the_severity_depends_on_the_kind() -> None:
     assert severities["Oops"] == severities["panic"] == "fatal"
     assert severities["WARNING"] == severities["lockdep"] == "serious"
     assert severities["iommu fault"] == severities["out of memory"] == "notice"
+
+
+def test_the_title_of_a_data_race_names_both_functions() -> None:
+    found = read(
+        "BUG: KCSAN: data-race in drain_queue / feed_queue",
+        "write to 0xffff0000c0a81f40 of 4 bytes by task 71 on cpu 0:",
+        *trace("drain_queue", "drain_work")[2:],
+        "read to 0xffff0000c0a81f40 of 4 bytes by task 72 on cpu 1:",
+        *trace("feed_queue", "feed_store")[2:],
+        "Reported by Kernel Concurrency Sanitizer on:",
+        CPU,
+    )
+    assert found.title == "KCSAN: data-race in drain_queue / feed_queue"
+    assert (found.function, [each.name for each in found.chains]) == ("drain_queue", ["access"] * 2)
+
+
+@pytest.mark.parametrize("rest", ["ffe7087450a17000", "          (null)"])
+def test_the_title_of_a_kasan_report_has_no_address(rest: str) -> None:
+    found = read(f"BUG: KASAN: wild-memory-access on address {rest}", *TRACE)
+    assert found.title == "KASAN: wild-memory-access in viommu_probe"
+
+
+def test_a_rust_panic_and_its_bug_are_one_splat() -> None:
+    found = read(
+        "rust_kernel: panicked at drivers/feed/feed.rs:60:5:",
+        "attempt to add with overflow",
+        "------------[ cut here ]------------",
+        "kernel BUG at rust/helpers/bug.c:7!",
+        "Internal error: Oops - BUG: 00000000f2000800 [#1] SMP",
+        *trace("rust_helper_BUG", "_RNvCs1a_7___rustc17rust_begin_unwind"),
+        *trace("_RNvNtCs2b_4core9panicking9panic_fmt")[2:],
+        *trace("_RNvXs_Cs3c_4feedNtB4_4FeedNtNtCs4d_6kernel4misc4Misc4mmap", "mmap_region")[2:],
+        "---[ end trace 0000000000000000 ]---",
+    )
+    assert (found.kind, found.file, found.line) == ("Rust panic", "drivers/feed/feed.rs", 60)
+    assert found.function == "<feed::Feed as kernel::misc::Misc>::mmap"
+
+
+def test_a_hard_lockup_and_its_warning_are_one_splat() -> None:
+    found = read(
+        "Watchdog detected hard LOCKUP on cpu 5",
+        "------------[ cut here ]------------",
+        "WARNING: at kernel/watchdog.c:352",
+        *trace("watchdog_overflow_callback", "feed_spin", "feed_store", "vfs_write"),
+    )
+    assert (found.kind, found.cpu, found.function) == ("hard lockup", 5, "feed_store")

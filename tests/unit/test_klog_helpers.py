@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Functions that a report passes over to blame their caller."""
+
+import pytest
+
+from tests.unit.crashlog import CPU, END, read, trace
+
+
+@pytest.mark.parametrize(
+    "helpers",
+    [
+        ("add_uevent_var", "kobject_uevent_env", "device_add"),
+        ("refcount_inc", "kobject_get", "get_device_parent", "device_add"),
+        ("__seqprop_assert",),
+        ("__kmalloc_large_node", "kmalloc_array_noprof", "kvmalloc_node"),
+    ],
+)
+def test_a_warning_blames_the_caller_of_helpers(helpers: tuple[str, ...]) -> None:
+    place = f"WARNING: CPU: 1 PID: 71 at lib/x.c:5 {helpers[0]}+0x1/0x2"
+    assert read(place, CPU, *trace(*helpers, "feed_one"), END).function == "feed_one"
+
+
+@pytest.mark.parametrize("test", ["kmalloc_oob_right", "kasan_atomics", "strscpy_test"])
+def test_a_kunit_test_with_the_name_of_a_helper_is_blamed(test: str) -> None:
+    opening = f"BUG: KASAN: slab-out-of-bounds in {test}+0x190/0x3b8"
+    frames = trace("kasan_report", "__asan_store1", test, "kunit_try_run_case", "kthread")
+    assert read(opening, CPU, *frames).function == test
+
+
+def test_a_deadlock_with_the_console_blames_the_caller_of_printk() -> None:
+    at = "ffffffff8600aef8 ((console_sem).lock){-.-.}, at: down_trylock+0x13/0x70"
+    locks = ("__lock_acquire", "lock_acquire", "_raw_spin_lock_irqsave", "down_trylock")
+    prints = ("__down_trylock_console_sem", "vprintk_emit", "_printk", "feed_one")
+    opening = "WARNING: possible circular locking dependency detected"
+    assert read(opening, at, CPU, *trace("dump_stack", *locks, *prints)).function == "feed_one"
+
+
+def test_lockdep_blames_the_caller_of_atomic_dec_and_lock() -> None:
+    at = "ffff88803c86db70 (&feed->lock){+.+.}, at: _atomic_dec_and_lock+0x9d/0x110"
+    frames = trace("dump_stack", "lock_acquire", "_raw_spin_lock", "_atomic_dec_and_lock")
+    opening = "WARNING: Nested lock was not taken"
+    stack = [*frames, *trace("feed_put")[1:]]
+    assert read(opening, at, CPU, *stack).function == "feed_put"
