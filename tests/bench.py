@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Benchmarks: ``python -m tests.bench NAME [--json]``. Each measures its baseline in
-the same run, alternating with what it is the baseline of.
+the same run, alternating with its subject.
 """
 
 import json
@@ -29,7 +29,7 @@ from harness.repro import replay, request
 from harness.rootfs import cpio, initramfs
 from harness.suite import matrix, run
 from tests import bench_bisect, bench_build, bench_decode, bench_guests
-from tests.bench_figures import alternating, report, shown, timed
+from tests.bench_figures import alternating, measured_with_progress, report, timed
 from tests.conftest import REPORTS
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -38,7 +38,7 @@ KernelText = Annotated[str, typer.Option("--kernel")]
 KernelTexts = Annotated[list[str], typer.Option("--kernel")]
 Json = Annotated[bool, typer.Option("--json")]
 
-# All that the baseline's user space does.
+# The user space of the bare boot.
 _HELLO = """
 #include <unistd.h>
 int main(void) { write(1, "first line\\n", 11); for (;;) pause(); }
@@ -48,12 +48,12 @@ _HELLO_LINE = b"first line"
 
 @app.command()
 def boot(kernel: KernelText = "debian:6.12", rounds: int = 40, as_json: Json = False) -> None:
-    """Bare QEMU to the first line of user space, and our boot to the first answer."""
+    """Time bare QEMU to the first line of user space, and our boot to the first answer."""
     built = build.build(spec.parse(kernel))
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
         bare_boot = _bare(built, directory)
-        bare, ours = shown(
+        bare, ours = measured_with_progress(
             "cold boots",
             rounds,
             lambda: _boot_bare(bare_boot, directory),
@@ -83,9 +83,9 @@ def _boot_bare(boot: Boot, directory: Path) -> float:
     argv = [*qemu.board(boot.machine), *qemu.payload(boot), "-serial", "chardev:console"]
     started = time.perf_counter()
     with process.started(argv, ["console"], directory / "qemu.log") as running:
-        heard = b""
-        while _HELLO_LINE not in heard:
-            heard += running.sockets["console"].recv(65536)
+        received = b""
+        while _HELLO_LINE not in received:
+            received += running.sockets["console"].recv(65536)
         return time.perf_counter() - started
 
 
@@ -98,7 +98,7 @@ def _boot_ours(kernel: Kernel, directory: Path) -> float:
 
 @app.command()
 def command(kernel: KernelText = "debian:6.12", rounds: int = 3000, as_json: Json = False) -> None:
-    """One command's round trip, and that of a line-editing shell on ttyAMA0."""
+    """Time the round trip of a command, and that of a line-editing shell on ttyAMA0."""
     built = build.build(spec.parse(kernel))
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
@@ -126,7 +126,7 @@ def _round_trips(running: Guest, text: str, rounds: int) -> list[float]:
 
 
 def _shell_round_trips(kernel: Kernel, directory: Path, rounds: int) -> list[float]:
-    """What a person's script does: type a line, wait for its echo and for the prompt."""
+    """Seconds for typed lines, as in a script: send one, wait for its output and the prompt."""
     machine = machines.named("smmuv3")
     boot = Boot(
         machine,
@@ -140,9 +140,9 @@ def _shell_round_trips(kernel: Kernel, directory: Path, rounds: int) -> list[flo
         console = running.sockets["console"]
 
         def until(text: bytes) -> None:
-            heard = b""
-            while text not in heard:
-                heard += console.recv(65536)
+            received = b""
+            while text not in received:
+                received += console.recv(65536)
 
         def type_line(number: int) -> None:
             console.sendall(b"echo answer-$((%d))\n" % number)
@@ -158,8 +158,8 @@ def build_(
     kernel: KernelTexts = [],  # noqa: B006  typer copies it
     as_json: Json = False,
 ) -> None:
-    """Kernels built cold, with a warm ccache, after one line, and not at all."""
-    # Beside the cache, so that sources are shared by hard links.
+    """Time kernel builds: cold, with a warm ccache, after a change of one line, unchanged."""
+    # Beside the cache, with which it shares the sources by hard links.
     with tempfile.TemporaryDirectory(dir=paths.cache().parent) as scratch:
         rows = {}
         for title, row in bench_build.measure(kernel or list(bench_build.KERNELS), Path(scratch)):
@@ -172,13 +172,13 @@ def build_(
 
 @app.command()
 def kills(kernel: KernelText = "debian:6.12", count: int = 20) -> None:
-    """Builds killed at random moments, each followed by one that must be as ever."""
+    """Kill builds at random moments; the next build must make the usual kernel."""
     with tempfile.TemporaryDirectory(dir=paths.cache().parent) as scratch:
         lines = []
         for line in bench_build.kills(kernel, count, Path(scratch)):
             lines.append(line)
             print(f"  {line}", flush=True)
-    raise typer.Exit(1 if any("ANOTHER" in line for line in lines) else 0)
+    raise typer.Exit(1 if any("DIFFERENT" in line for line in lines) else 0)
 
 
 def _figures(row: dict[str, Any]) -> str:
@@ -194,7 +194,7 @@ def restore(
     workers: int = 2,
     as_json: Json = False,
 ) -> None:
-    """A guest restored by hand, by us, and booted; sixteen at once; hundreds in a row."""
+    """Time guests restored by hand, restored by us, and booted; 16 at once; hundreds in a row."""
     built = build.build(spec.parse(kernel))
     taken = snapshot.warm(built, bench_guests.SMMUV3)
     with tempfile.TemporaryDirectory() as scratch:
@@ -204,17 +204,19 @@ def restore(
             lambda: bench_guests.ours(taken, directory),
             lambda: bench_guests.cold(built, directory),
         ]
-        by_hand, ours, cold = shown("restored guests and booted ones", rounds, *works)
+        by_hand, ours, cold = measured_with_progress(
+            "restored guests and booted ones", rounds, *works
+        )
         crowd = bench_guests.crowd(taken, 16, directory)
     started = time.perf_counter()
-    ends = []
+    results = []
     with progress.phase("benchmark: sustained", f"{sustained} guests in a row") as phase:
         phase.expect(sustained)
-        for end in bench_guests.many(taken, sustained, workers):
-            ends.append(end)
+        for result in bench_guests.many(taken, sustained, workers):
+            results.append(result)
             phase.step()
     per_second = sustained / (time.perf_counter() - started)
-    bad = [end for end in ends if end != "fine"]
+    bad = [result for result in results if result != "fine"]
     figures = {"restored by hand": by_hand, "our restore": ours, "our cold boot": cold}
     more = {
         "16 at once, s to all answering": crowd.seconds,
@@ -224,8 +226,8 @@ def restore(
         "of them with an error": float(len(bad)),
     }
     report("restore", "s", figures, as_json, more)
-    for end in bad:
-        print(end, file=sys.stderr)
+    for result in bad:
+        print(result, file=sys.stderr)
     raise typer.Exit(1 if bad else 0)
 
 
@@ -237,8 +239,8 @@ def suite_(
     rounds: int = 2,
     as_json: Json = False,
 ) -> None:
-    """The scenarios on one kernel and machine, warm, beside as many guests that are only
-    restored, by hand: the least that a guest for each costs."""
+    """Time the scenarios on one kernel and machine, warm, beside as many guests restored by
+    hand: the minimum for one guest per scenario."""
     chosen = spec.parse(kernel)
     taken = snapshot.warm(build.build(chosen), bench_guests.SMMUV3)
     request = run.Request((chosen,), (machine,), workers=workers)
@@ -260,30 +262,30 @@ def suite_(
 def bisect_(
     count: int = 50,
     rate: float = 0.3,
-    before: Annotated[float | None, typer.Option(help="Its rate before a later change.")] = None,
+    before: Annotated[float | None, typer.Option(help="The rate before a later change.")] = None,
     length: int = 64,
     confidence: float = 0.99,
     as_json: Json = False,
 ) -> None:
-    """Searches for a bug that shows in some runs only, verdicts drawn, beside the rule that
-    runs each revision equally often."""
+    """Search for an intermittent bug with random verdicts, beside a search with a fixed number
+    of runs per revision."""
     earlier = rate if before is None else before
     found = list(bench_bisect.searches(count, rate, earlier, length, confidence))
     right = sum(each.right for each in found)
     ours = [float(each.runs) for each in found]
     fixed = [float(each.fixed_runs) for each in found]
-    more = {"right": float(right), "right, equally often": sum(each.fixed_right for each in found)}
+    more = {"right": float(right), "right, fixed runs": sum(each.fixed_right for each in found)}
     more["of"] = float(count)
-    report("bisect", "runs", {"equally often": fixed, "ours": ours}, as_json, more)
+    report("bisect", "runs", {"fixed runs": fixed, "ours": ours}, as_json, more)
     raise typer.Exit(0 if right >= confidence * count else 1)
 
 
 @app.command()
 def decode(megabytes: int = 100, as_json: Json = False) -> None:
-    """A log of so many megabytes read, one with a report in a thousand lines and one of
-    reports only, on one core; and what a search for two words in it takes."""
-    made = list(bench_decode.pieces(megabytes, 1000))
-    search = timed(lambda: bench_decode.searched(iter(made)))
+    """Time reading a log of that many megabytes on one core, with a report per thousand lines
+    and with reports only, beside a search for two words in it."""
+    pieces = list(bench_decode.pieces(megabytes, 1000))
+    search = timed(lambda: bench_decode.search(iter(pieces)))
     figures: dict[str, list[float]] = {"a search for two words": [search]}
     more = {"megabytes": float(megabytes)}
     for name, quiet in (("a report in 1,000 lines", 1000), ("reports only", 0)):
@@ -296,14 +298,17 @@ def decode(megabytes: int = 100, as_json: Json = False) -> None:
 
 @app.command()
 def faults(kernel: KernelText = "debian:6.12", rounds: int = 10) -> None:
-    """Everything that can happen to a guest: told for what it is, with nothing left."""
+    """Cause each fault of a guest: it must be reported as what it is and leak nothing."""
     built = build.build(spec.parse(kernel))
     wrong = 0
     for name, problem, seconds in bench_guests.faults(built, rounds):
         wrong += bool(problem)
-        print(f"  {name:<36} {seconds:6.2f} s  {problem or 'as it should'}", flush=True)
+        print(f"  {name:<36} {seconds:6.2f} s  {problem or 'as expected'}", flush=True)
     panics = bench_guests.panic_latency(built, 2 * rounds)
-    print(f"  a panic is told {statistics.median(panics):.3f} s after its text, at most ", end="")
+    print(
+        f"  a panic is reported {statistics.median(panics):.3f} s after its text, at most ",
+        end="",
+    )
     print(f"{max(panics):.3f} s; {wrong} of {rounds * 10} faults wrong")
     raise typer.Exit(1 if wrong else 0)
 
@@ -312,19 +317,19 @@ def faults(kernel: KernelText = "debian:6.12", rounds: int = 10) -> None:
 def soak(
     kernel: KernelText = "debian:6.12", count: int = 200, workers: int = 2, as_json: Json = False
 ) -> None:
-    """The bundled report replayed again and again, each time in a guest of its own:
-    every verdict that is not "reproduced" is told."""
+    """Replay the bundled report repeatedly, each time in a new guest; print every verdict that
+    is not "reproduced"."""
     built = build.build(spec.parse(kernel))
     started = time.perf_counter()
     with multiprocessing.Pool(workers) as pool:
         work = pool.imap_unordered(partial(_replay_once, built), range(count))
-        ends = []
-        for number, end in enumerate(work, start=1):
-            ends.append(end)
-            if number % 20 == 0 or end != "reproduced":
-                print(f"  {number}/{count}: {end}", file=sys.stderr)
+        results = []
+        for number, result in enumerate(work, start=1):
+            results.append(result)
+            if number % 20 == 0 or result != "reproduced":
+                print(f"  {number}/{count}: {result}", file=sys.stderr)
     seconds = time.perf_counter() - started
-    tally = {end: ends.count(end) for end in sorted(set(ends))}
+    tally = {result: results.count(result) for result in sorted(set(results))}
     if as_json:
         json.dump({"benchmark": "soak", "seconds": seconds, "verdicts": tally}, sys.stdout)
     else:
@@ -333,10 +338,10 @@ def soak(
 
 
 def _replay_once(kernel: Kernel, _number: int) -> str:
-    asked = request.of(REPORTS / "platform-client-pins-smmu.transcript")
+    replay_request = request.of(REPORTS / "platform-client-pins-smmu.transcript")
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            verdict = replay.replay(asked, kernel, Path(scratch)).verdict
+            verdict = replay.replay(replay_request, kernel, Path(scratch)).verdict
         except HarnessError as error:
             return f"{type(error).__name__}: {error}"
     return verdict.word if verdict.word == "reproduced" else f"{verdict.word}: {verdict.reason}"

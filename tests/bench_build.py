@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a kernel costs: cold, with a warm ccache, after a change of one line, and when
-nothing changed. Everything is done by the command, in a cache of its own, with the
-sources that have been fetched before; the baseline is the bare make of a first
-version's configuration.
+"""The time to build a kernel: cold, with a warm ccache, after a change of one line, and when
+nothing changed. The command builds in a private cache, from sources that were fetched before;
+the baseline is a bare make of the first version's configuration.
 """
 
 import contextlib
@@ -24,7 +23,7 @@ from tests import command
 FIRST = Path(__file__).with_name("first.config")
 KERNELS = ("debian:5.10", "debian:6.1", "debian:6.12", "debian:7.2")
 
-# Boots the kernel it is told and waits for the first answer.
+# Build a kernel with a patch, boot it and wait for the first answer.
 _ANSWER = """
 import sys, tempfile
 from pathlib import Path
@@ -40,7 +39,7 @@ with tempfile.TemporaryDirectory() as scratch:
 
 @dataclass(frozen=True)
 class Bench:
-    """A cache of its own, beside the user's, on the same disk."""
+    """A private cache, beside the user's on the same disk."""
 
     cache: Path
 
@@ -48,9 +47,9 @@ class Bench:
     def environment(self) -> dict[str, str]:
         return command.environment(IOMMU_HARNESS_CACHE=str(self.cache))
 
-    def build(self, *words: str) -> float:
-        """Seconds that the command takes. Raises CalledProcessError with its words."""
-        return self.timed([*command.PROGRAM, "kernel", "build", *words])
+    def build(self, *arguments: str) -> float:
+        """Seconds that ``kernel build`` takes. Raises CalledProcessError when it fails."""
+        return self.timed([*command.PROGRAM, "kernel", "build", *arguments])
 
     def timed(self, argv: list[str], **extra: str) -> float:
         started = time.perf_counter()
@@ -59,30 +58,30 @@ class Bench:
         )
         return time.perf_counter() - started
 
-    def forget(self) -> None:
-        """Everything that was built, but not what ccache has."""
+    def clean(self) -> None:
+        """Delete all builds, but not the objects of ccache."""
         for name in ("kernel", "work"):
             shutil.rmtree(self.cache / name, ignore_errors=True)
 
 
 def measure(kernels: list[str], scratch: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of the benchmark, each as soon as it is known."""
+    """The rows of the benchmark, each as soon as it is measured."""
     bench = Bench(scratch / "cache")
     _share_sources(bench, kernels)
     for kernel in kernels:
-        bench.forget()
+        bench.clean()
         shutil.rmtree(bench.cache / "ccache", ignore_errors=True)
         cold = bench.build(kernel)
         objects = sum(1 for _ in (bench.cache / "work").rglob("*.o"))
         yield f"{kernel} cold", {"seconds": cold, "objects": objects}
-        bench.forget()
+        bench.clean()
         warm = bench.build(kernel)
         yield f"{kernel} warm ccache, empty tree", {"seconds": warm, "ratio": warm / cold}
         if kernel == "debian:6.12":
-            yield from _more(bench, kernel, scratch, cold)
+            yield from _more_rows(bench, kernel, scratch, cold)
 
 
-def _more(bench: Bench, kernel: str, scratch: Path, cold: float) -> Iterator[tuple[str, Any]]:
+def _more_rows(bench: Bench, kernel: str, scratch: Path, cold: float) -> Iterator[tuple[str, Any]]:
     seconds = [_change(bench, kernel, scratch, number) for number in range(3)]
     yield "a line of iommu.c to the first answer", {"seconds": statistics.median(seconds)}
     yield "nothing changed, debian:", {"seconds": _unchanged(bench, kernel)}
@@ -96,20 +95,20 @@ def _more(bench: Bench, kernel: str, scratch: Path, cold: float) -> Iterator[tup
     yield "nothing changed, git:", {"seconds": _unchanged(bench, f"git:{tree}@HEAD")}
     first = _first_version(bench, tree, scratch / "first")
     yield "6.12 cold, bare make, first version's options", first
-    yield "our cold 6.12 to that", {"ratio": cold / first["seconds"]}
+    yield "our cold 6.12, relative to that", {"ratio": cold / first["seconds"]}
 
 
 def kills(kernel: str, rounds: int, scratch: Path) -> Iterator[str]:
-    """Builds killed at random moments: after each, the cache must be whole and the next
-    run must make what an undisturbed one makes."""
+    """Kill builds at random moments: after each, the cache must be intact and the next build
+    must make the kernel of an undisturbed one."""
     bench = Bench(scratch / "cache")
     _share_sources(bench, [kernel], "ccache")
-    bench.forget()
+    bench.clean()
     usual = bench.build(kernel)
     control = _artifact(bench)
     chance = random.Random(rounds)
     for number in range(1, rounds + 1):
-        bench.forget()
+        bench.clean()
         moment = chance.uniform(0, usual)
         process = command.start("kernel", "build", kernel, IOMMU_HARNESS_CACHE=str(bench.cache))
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -120,19 +119,19 @@ def kills(kernel: str, rounds: int, scratch: Path) -> Iterator[str]:
         bench.timed([*command.PROGRAM, "cache", "verify"])
         bench.build(kernel)
         same = _artifact(bench) == control
-        word = "the same kernel" if same else "ANOTHER KERNEL"
+        word = "the same kernel" if same else "A DIFFERENT KERNEL"
         yield f"{number}: killed after {moment:.1f} s, {left} entries left, then {word}"
 
 
 def _artifact(bench: Bench) -> dict[str, str]:
-    """All files of the only kernel, but the log, which tells what was compiled."""
+    """The keys of all files of the only kernel, except the log of what was compiled."""
     (entry,) = bench.cache.glob("kernel/*")
     files = manifest.scan(entry)
     return {name: key for name, key in files.items() if name not in (cache.SEAL, "build.log")}
 
 
 def _share_sources(bench: Bench, kernels: list[str], *more: str) -> None:
-    """Fetched before the clock runs, into the user's cache."""
+    """Fetch the sources into the user's cache, unmeasured, and hard-link them from there."""
     bench.cache.mkdir(parents=True)
     for kernel in kernels:
         fetch = [*command.PROGRAM, "kernel", "config", kernel]
@@ -142,7 +141,7 @@ def _share_sources(bench: Bench, kernels: list[str], *more: str) -> None:
 
 
 def _change(bench: Bench, kernel: str, scratch: Path, number: int) -> float:
-    # The package's, not the work tree's, which the last round has patched.
+    # The source of the package; the one in the work tree has the patch of the last round.
     (source,) = bench.cache.glob("source/linux-source-6.12_*/tree/drivers/iommu/iommu.c")
     last = len(source.read_text().splitlines())
     tail = source.read_text().splitlines()[-3:]
@@ -162,12 +161,12 @@ def _unchanged(bench: Bench, kernel: str) -> float:
 
 def _commit(tree: Path) -> None:
     identity = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "gc.auto=0"]
-    for words in (["init", "-q"], ["add", "-A", "--force"], ["commit", "-qm", "all"]):
-        subprocess.run(["git", "-C", str(tree), *identity, *words], check=True)
+    for arguments in (["init", "-q"], ["add", "-A", "--force"], ["commit", "-qm", "all"]):
+        subprocess.run(["git", "-C", str(tree), *identity, *arguments], check=True)
 
 
 def _first_version(bench: Bench, tree: Path, objects: Path) -> dict[str, Any]:
-    """tinyconfig, the options, make: with an empty ccache, as our cold build has it."""
+    """Time tinyconfig, the options and make, with an empty ccache like our cold build."""
     shutil.rmtree(bench.cache / "ccache", ignore_errors=True)
     cross = f"CROSS_COMPILE={tools.CROSS}"
     make = ["make", "-s", "-C", str(tree), f"O={objects}", "ARCH=arm64", cross]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How fast a kernel log is read: its own logs, made of messages and of reports."""
+"""The speed of reading kernel logs that consist of messages and of recorded reports."""
 
 import io
 import resource
@@ -16,8 +16,8 @@ _QUIET = "[{:12.6f}] e1000e 0000:00:{:02x}.0 eth{}: NIC Link is Up 1000 Mbps Ful
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One log read: its ``megabytes`` (of 10^6 bytes), the ``reports`` found in it, the
-    processor's ``seconds``, and by how many ``grown`` megabytes memory grew meanwhile."""
+    """The reading of one log: its ``megabytes`` (of 10^6 bytes), the ``reports`` found in it,
+    the ``seconds`` of processor time, and the megabytes by which peak memory has ``grown``."""
 
     megabytes: float
     reports: int
@@ -26,7 +26,7 @@ class Reading:
 
 
 def pieces(megabytes: int, quiet: int) -> Iterator[bytes]:
-    """A log of that size in pieces: recorded reports, each behind ``quiet`` lines."""
+    """A log of that size in pieces: recorded reports, each after ``quiet`` lines."""
     reports = [path.read_bytes() + b"\n" for path in sorted(LOGS.glob("*.log"))]
     size = number = 0
     while size < megabytes * 1_000_000:
@@ -37,17 +37,17 @@ def pieces(megabytes: int, quiet: int) -> Iterator[bytes]:
         yield piece
 
 
-def searched(source: Iterator[bytes]) -> int:
-    """The baseline: as often as grep finds a word of a report in it."""
+def search(source: Iterator[bytes]) -> int:
+    """The number of times that two words of reports appear, the baseline."""
     return sum(piece.count(b"BUG") + piece.count(b"WARNING") for piece in source)
 
 
 def read(megabytes: int, quiet: int) -> Reading:
-    """The log of that size read from its first line to its last."""
-    made = io.BytesIO(b"".join(pieces(megabytes, quiet)))
-    size = made.getbuffer().nbytes / 1e6
+    """Read a log of that size from its first line to its last."""
+    source = io.BytesIO(b"".join(pieces(megabytes, quiet)))
+    size = source.getbuffer().nbytes / 1e6
     before, started = _peak(), time.process_time()
-    reports = sum(1 for _ in log.splats(made))
+    reports = sum(1 for _ in log.splats(source))
     return Reading(size, reports, time.process_time() - started, _peak() - before)
 
 

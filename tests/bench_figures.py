@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Times measured by turns, and how they are printed."""
+"""Alternating measurements, and their output."""
 
 import json
 import statistics
@@ -19,21 +19,23 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def alternating(rounds: int, *works: Callable[[], float]) -> list[list[float]]:
-    """All by turns, so that whatever else the host does hits them alike; the first
-    round warms the page cache and does not count."""
+    """Measure all works in turn: other load of the host affects them alike. The first round
+    warms the page cache and is not counted."""
     turns = [[work() for work in works] for _ in range(rounds + 1)]
     return [list(figures) for figures in zip(*turns[1:], strict=True)]
 
 
-def shown(title: str, rounds: int, *works: Callable[[], float]) -> list[list[float]]:
-    """``alternating``, for works that show no progress of their own."""
+def measured_with_progress(
+    title: str, rounds: int, *works: Callable[[], float]
+) -> list[list[float]]:
+    """``alternating`` with a progress display, for works that have none."""
     *others, last = works
-    with progress.phase(f"benchmark: {title}", title) as shown:
-        shown.expect(rounds + 1)
+    with progress.phase(f"benchmark: {title}", title) as phase:
+        phase.expect(rounds + 1)
 
         def last_of_round() -> float:
             seconds = last()
-            shown.step()
+            phase.step()
             return seconds
 
         return alternating(rounds, *others, last_of_round)
@@ -46,8 +48,8 @@ def report(
     as_json: bool,
     more: dict[str, float] | None = None,
 ) -> None:
-    """Median, 95th percentile and the ratio of medians to the first, the baseline; and
-    ``more`` that has been measured once."""
+    """Print the median, the 95th percentile and the ratio of the median to that of the first
+    row, the baseline; ``more`` are figures that were measured once."""
     rows = {title: _summary(values) for title, values in figures.items()}
     baseline = next(iter(rows.values()))["median"]
     for row in rows.values():

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a guest costs, and what becomes of many: restored by hand and by us, sixteen at
-once, hundreds in a row, and with everything that can happen to one.
+"""The cost of guests: restored by hand and by us, sixteen at once, hundreds in a row; and the
+reports of their faults.
 """
 
 import contextlib
@@ -31,8 +31,8 @@ SMMUV3 = machines.named("smmuv3")
 
 
 def by_hand(taken: Snapshot, directory: Path) -> float:
-    """Seconds from starting QEMU, with the same arguments, to the first answer: the least
-    that the recipe costs."""
+    """Seconds from the start of QEMU, with the same arguments, to the first answer: the minimum
+    for a restore."""
     machine = taken.boot.machine
     argv = [*qemu.board(machine), *qemu.memory(machine, taken.memory), *qemu.payload(taken.stub)]
     argv += [*qemu.channels(machine), "-incoming", "defer"]
@@ -42,47 +42,47 @@ def by_hand(taken: Snapshot, directory: Path) -> float:
         (taken.directory / "state").open("rb") as state,
     ):
         qmp = running.sockets["qmp"]
-        _tell(qmp, "qmp_capabilities")
+        _execute(qmp, "qmp_capabilities")
         capability = {"capability": "x-ignore-shared", "state": True}
-        _tell(qmp, "migrate-set-capabilities", capabilities=[capability])
+        _execute(qmp, "migrate-set-capabilities", capabilities=[capability])
         _begin_incoming(qmp, state.fileno())
-        while b"inmigrate" in _tell(qmp, "query-status"):
+        while b"inmigrate" in _execute(qmp, "query-status"):
             pass
-        _tell(qmp, "cont")
+        _execute(qmp, "cont")
         ping = frames.ping()
         command = running.sockets["command"]
         command.sendall(ping.data)
-        heard = b""
-        while ping.nonce.encode() not in heard:
-            heard += command.recv(65536)
+        received = b""
+        while ping.nonce.encode() not in received:
+            received += command.recv(65536)
         return time.perf_counter() - started
 
 
 def _begin_incoming(qmp: socket.socket, state: int) -> None:
-    """In the way that this QEMU has, as Monitor does."""
-    if b"mapped-ram" in _tell(qmp, "query-migrate-capabilities"):
-        _tell(qmp, "add-fd", state, **{"fdset-id": 1})
-        _tell(qmp, "migrate-incoming", uri="file:/dev/fdset/1")
+    """Start the incoming migration in the way that this QEMU supports, as Monitor does."""
+    if b"mapped-ram" in _execute(qmp, "query-migrate-capabilities"):
+        _execute(qmp, "add-fd", state, **{"fdset-id": 1})
+        _execute(qmp, "migrate-incoming", uri="file:/dev/fdset/1")
     else:
-        _tell(qmp, "getfd", state, fdname="state")
-        _tell(qmp, "migrate-incoming", uri="fd:state")
+        _execute(qmp, "getfd", state, fdname="state")
+        _execute(qmp, "migrate-incoming", uri="fd:state")
 
 
 def by_hand_anywhere(taken: Snapshot, _number: int) -> float:
-    """The same, in a directory of its own."""
+    """``by_hand`` in a temporary directory."""
     with tempfile.TemporaryDirectory() as scratch:
         return by_hand(taken, Path(scratch))
 
 
-def _tell(qmp: socket.socket, command: str, *descriptors: int, **arguments: object) -> bytes:
+def _execute(qmp: socket.socket, command: str, *descriptors: int, **arguments: object) -> bytes:
     text = json.dumps({"execute": command, "arguments": arguments}).encode()
     socket.send_fds(qmp, [text], list(descriptors))
-    heard = b""
-    while b'"return"' not in heard:
-        heard += qmp.recv(65536)
-        if b'"error"' in heard:
-            raise RuntimeError(heard)
-    return heard
+    received = b""
+    while b'"return"' not in received:
+        received += qmp.recv(65536)
+        if b'"error"' in received:
+            raise RuntimeError(received)
+    return received
 
 
 def ours(taken: Snapshot, directory: Path) -> float:
@@ -101,8 +101,8 @@ def cold(kernel: Kernel, directory: Path) -> float:
 
 @dataclass(frozen=True)
 class Crowd:
-    """Guests of one snapshot at once: ``seconds`` until all have answered, and how many
-    MB of the host's memory each adds (PSS: what is shared counts in parts)."""
+    """Guests of one snapshot that run at once: ``seconds`` until all have answered, and the MB
+    of host memory that each adds (PSS: shared pages count in proportion)."""
 
     count: int
     seconds: float
@@ -133,7 +133,7 @@ def _pss(pid: int) -> float:
 
 
 def many(taken: Snapshot, count: int, workers: int) -> Iterator[str]:
-    """How each of ``count`` guests ended, with a step each: "fine", or its error."""
+    """The result of one step in each of ``count`` guests: "fine", or its error."""
     with multiprocessing.Pool(workers) as pool:
         yield from pool.imap_unordered(partial(_one, taken), range(count))
 
@@ -145,15 +145,15 @@ def _one(taken: Snapshot, number: int) -> str:
                 step = running.step(f"echo {number} > /dev/kmsg; modprobe arm-smmu-v3")
         except GuestError as error:
             return f"{type(error).__name__}: {error}"
-    said = [entry.text for entry in step.kmsg]
-    # A host that is too busy makes the guest complain first (hrtimer: interrupt took ...).
-    told = step.status == 0 and str(number) in said
-    return "fine" if told else f"wrong: {step.status}, {said}"
+    messages = [entry.text for entry in step.kmsg]
+    # On a busy host the guest may log something before (hrtimer: interrupt took ...).
+    logged = step.status == 0 and str(number) in messages
+    return "fine" if logged else f"wrong: {step.status}, {messages}"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What is done to a guest, and how it must be told. ``force`` returns what was seen."""
+    """A fault of a guest. ``force`` causes it and returns its report, which is compared."""
 
     name: str
     expected: str
@@ -161,26 +161,28 @@ class Fault:
 
 
 def faults(kernel: Kernel, rounds: int) -> Iterator[tuple[str, str, float]]:
-    """Each fault, ``rounds`` times: its name, "" or what was wrong, seconds."""
+    """Cause each fault ``rounds`` times: its name, "" or what is wrong, seconds."""
     for number in range(rounds):
         for fault in _FAULTS:
-            before = _left()
+            before = _resources()
             started = time.perf_counter()
             with tempfile.TemporaryDirectory() as scratch:
                 seen = fault.force(kernel, Path(scratch))
             seconds = time.perf_counter() - started
-            wrong = "" if seen == fault.expected else f"seen as {seen!r}, not {fault.expected!r}"
-            if not wait_until(partial(_is_left, before)):
-                wrong += f" left behind: {_left()} and not {before}"
+            wrong = (
+                "" if seen == fault.expected else f"reported as {seen!r}, not {fault.expected!r}"
+            )
+            if not wait_until(partial(_resources_are, before)):
+                wrong += f" leaks: {_resources()}, and {before} before"
             yield f"{fault.name} {number + 1}", wrong, seconds
 
 
-def _is_left(before: tuple[int, int, int]) -> bool:
-    return _left() == before
+def _resources_are(before: tuple[int, int, int]) -> bool:
+    return _resources() == before
 
 
-def _left() -> tuple[int, int, int]:
-    """Processes, descriptors and threads of ours; locks of cache entries stay."""
+def _resources() -> tuple[int, int, int]:
+    """The numbers of our processes, sockets and threads; locks of cache entries stay open."""
     sockets = [
         each
         for each in Path("/proc/self/fd").iterdir()
@@ -196,8 +198,8 @@ def _guest(kernel: Kernel, scratch: Path, name: str = "smmuv3", **more: float) -
         yield running
 
 
-def _told(work: Callable[[], str]) -> str:
-    """How the error is classified, or what the work says."""
+def _classified(work: Callable[[], str]) -> str:
+    """The type of the error that ``work`` raises, or what it returns."""
     try:
         return work()
     except GuestError as error:
@@ -209,12 +211,12 @@ def _told(work: Callable[[], str]) -> str:
 def _killed(kernel: Kernel, scratch: Path) -> str:
     with _guest(kernel, scratch) as running:
         os.kill(running.pid, signal.SIGKILL)
-        return _told(lambda: str(running.run("true")))
+        return _classified(lambda: str(running.run("true")))
 
 
 def _panic(kernel: Kernel, scratch: Path) -> str:
     with _guest(kernel, scratch) as running:
-        return _told(lambda: str(running.run("echo c > /proc/sysrq-trigger")))
+        return _classified(lambda: str(running.run("echo c > /proc/sysrq-trigger")))
 
 
 def _oops(kernel: Kernel, scratch: Path) -> str:
@@ -227,7 +229,7 @@ def _oops(kernel: Kernel, scratch: Path) -> str:
 
 def _hang(kernel: Kernel, scratch: Path) -> str:
     with _guest(kernel, scratch, limit=1) as running:
-        return _told(lambda: str(running.run("modprobe hang")))
+        return _classified(lambda: str(running.run("modprobe hang")))
 
 
 def _flood(kernel: Kernel, scratch: Path) -> str:
@@ -257,10 +259,10 @@ def _full(kernel: Kernel, scratch: Path) -> str:
         with _guest(kernel, scratch) as running:
             return str(running.run("true"))
 
-    return _told(work)
+    return _classified(work)
 
 
-def _torn(kernel: Kernel, scratch: Path) -> str:
+def _truncated(kernel: Kernel, scratch: Path) -> str:
     with _guest(kernel, scratch) as running:
         taken = snapshot.save(running, scratch / "kept")
     state = taken.directory / "state"
@@ -269,9 +271,9 @@ def _torn(kernel: Kernel, scratch: Path) -> str:
 
     def work() -> str:
         with snapshot.restored(taken, scratch / "again"):
-            return "came to life"
+            return "restored"
 
-    return _told(work)
+    return _classified(work)
 
 
 def _port(kernel: Kernel, scratch: Path) -> str:
@@ -283,44 +285,46 @@ def _port(kernel: Kernel, scratch: Path) -> str:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             free = probe.getsockname()[1]
-        return "the free one" if remote.forward(running, [taken, free]) == free else "the taken"
+        return (
+            "the free port" if remote.forward(running, [taken, free]) == free else "the taken port"
+        )
 
 
 _FAULTS = (
     Fault("QEMU is killed", GuestLost.__name__, _killed),
     Fault("the kernel panics", GuestPanic.__name__, _panic),
     Fault("the kernel oopses", "killed True, alive", _oops),
-    Fault("it hangs with interrupts off", GuestHang.__name__, _hang),
+    Fault("the kernel hangs, interrupts off", GuestHang.__name__, _hang),
     Fault("a command floods its channel", "50 MB", _flood),
     Fault("the kernel log overruns", "a gap", _overrun),
-    Fault("it is out of memory", "killed True, alive", _memory),
+    Fault("the guest is out of memory", "killed True, alive", _memory),
     Fault("the run directory is full", "No space left on device", _full),
-    Fault("the snapshot is torn", GuestLost.__name__, _torn),
-    Fault("the port is taken", "the free one", _port),
+    Fault("the snapshot is truncated", GuestLost.__name__, _truncated),
+    Fault("the port is taken", "the free port", _port),
 )
 
 
 def panic_latency(kernel: Kernel, count: int) -> list[float]:
-    """Seconds from the panic's text on the console to the error, of guests that reset at
-    once and of those that never do, by turns."""
+    """Seconds from the panic's text on the console to the error, alternately of guests that reset
+    at once and of guests that never do."""
     return [_latency(kernel, "panic=0" if number % 2 else "") for number in range(count)]
 
 
 def _latency(kernel: Kernel, arguments: str) -> float:
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch) / "console-kernel.log"
-        seen: list[float] = []
+        printed: list[float] = []
 
-        def look() -> None:
+        def watch() -> None:
             while b"Kernel panic" not in log.read_bytes():
                 time.sleep(0.001)
-            seen.append(time.perf_counter())
+            printed.append(time.perf_counter())
 
         with snapshot.started(kernel, SMMUV3, Path(scratch), arguments=arguments) as running:
-            eye = threading.Thread(target=look)
-            eye.start()
+            watcher = threading.Thread(target=watch)
+            watcher.start()
             with contextlib.suppress(GuestPanic):
                 running.run("echo c > /proc/sysrq-trigger")
-            told = time.perf_counter()
-            eye.join()
-    return told - seen[0]
+            reported = time.perf_counter()
+            watcher.join()
+    return reported - printed[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The command as a user runs it: a process of its own."""
+"""The command as a user runs it, in a separate process."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ PROGRAM = [sys.executable, "-c", "from harness.cli.main import main; main()"]
 
 @dataclass(frozen=True)
 class Result:
-    """How the command ended and what it printed."""
+    """The exit status and the output of the command."""
 
     status: int
     out: str
@@ -26,10 +26,10 @@ def environment(**extra: str) -> dict[str, str]:
     return dict(os.environ) | {"COLUMNS": "60"} | extra
 
 
-def run(*words: str | Path, **extra: str) -> Result:
-    """Runs the command to its end; ``extra`` goes into its environment."""
+def run(*arguments: str | Path, **extra: str) -> Result:
+    """Run the command to its end; ``extra`` is added to its environment."""
     done = subprocess.run(
-        [*PROGRAM, *map(str, words)],
+        [*PROGRAM, *map(str, arguments)],
         capture_output=True,
         text=True,
         env=environment(**extra),
@@ -38,10 +38,10 @@ def run(*words: str | Path, **extra: str) -> Result:
     return Result(done.returncode, done.stdout, done.stderr)
 
 
-def start(*words: str | Path, **extra: str) -> subprocess.Popen[str]:
-    """Starts the command."""
+def start(*arguments: str | Path, **extra: str) -> subprocess.Popen[str]:
+    """Start the command; ``extra`` is added to its environment."""
     return subprocess.Popen(
-        [*PROGRAM, *map(str, words)],
+        [*PROGRAM, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -50,11 +50,11 @@ def start(*words: str | Path, **extra: str) -> subprocess.Popen[str]:
 
 
 def stop_when(process: subprocess.Popen[str], name: str, number: signal.Signals) -> Result:
-    """Sends the signal when the command runs a program called ``name``; returns when
-    the command and all it had started are gone."""
+    """Send the signal once the command runs a program called ``name``; return when the command
+    and all its descendants have exited."""
     assert wait_until(lambda: name in descendants(process.pid).values()), f"no {name}"
-    below = descendants(process.pid)
+    children = descendants(process.pid)
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
-    assert wait_until(lambda: not any(alive(pid) for pid in below)), below
+    assert wait_until(lambda: not any(alive(pid) for pid in children)), children
     return Result(process.returncode, out, err)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A kernel of ten lines, for tests of what surrounds a build: real ones take minutes."""
+"""A kernel of ten lines, for tests of what surrounds a build. Real ones take minutes."""
 
 from pathlib import Path
 
-# Does what kbuild does for the targets that a build asks for. "drivers/slow" makes
-# it take as many seconds as the file says.
+# The targets of kbuild that a build requests. The file "drivers/slow" contains the seconds
+# that a build takes.
 _MAKEFILE = """\
 VERSION = 6
 PATCHLEVEL = 0
@@ -35,7 +35,7 @@ NAMES = sorted(_FILES)
 MAKEFILE = _MAKEFILE
 
 
-# For a tree that was just written.
+# Applies to a tree as write() makes it.
 PATCH = """\
 --- a/drivers/iommu/iommu.c
 +++ b/drivers/iommu/iommu.c
@@ -46,7 +46,7 @@ PATCH = """\
 
 
 def write(root: Path, slow: float = 0) -> Path:
-    """The tree at ``root``; with ``slow`` its build takes that many seconds."""
+    """Write the tree to ``root``; its build takes ``slow`` seconds more."""
     files = dict(_FILES)
     if slow:
         files["drivers/slow"] = f"{slow}\n"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A git history to be searched: Linux as Debian has it, and some seventy small changes to
-its IOMMU and driver core code, with one bug among them and what gets in a search's way.
+"""A git history to bisect: Debian's Linux source and some seventy small changes to its IOMMU
+and driver core code, one of which introduces a bug.
 
 Two changes do not build, one does not boot, one makes the kernel warn about something
-else; the changes after them mend that. Six come by a merge.
+else; the change after each fixes that. Six are merged from a branch.
 """
 
 import re
@@ -27,24 +27,24 @@ _FUNCTION = re.compile(
 _CORE = "drivers/iommu/iommu.c"
 _PUT = "\tdev->iommu_group = NULL;\n\tmodule_put(ops->owner);\n"
 _LEAK = "\tdev->iommu_group = NULL;\n"
-# A user's every third device keeps the module.
+# About 30 % of released devices keep the module.
 _SOMETIMES = _LEAK + "\tif (get_random_u32_below(100) >= 30)\n\t\tmodule_put(ops->owner);\n"
 
 CULPRIT = "iommu: Simplify releasing a device"
 
-# What a change puts into a function, and the one after it takes out again.
+# The line that a faulty change adds to a function, and the next change removes.
 _PLANTED = {
     "does not build": ("iommu_init", "\treturn iommu_subsystem_ready;\n"),
     "does not boot": ("iommu_init", '\tpanic("no IOMMU");\n'),
     "warns": ("iommu_setup_default_domain", "\tWARN_ON(group);\n"),
 }
 
-_WHO = "A Developer <developer@example.org>"
+_AUTHOR = "A Developer <developer@example.org>"
 
 
 @dataclass
 class _Writer:
-    """Commits for git fast-import, on branches with their files' texts."""
+    """Commits for git fast-import, with the mark of the last one of each branch."""
 
     lines: list[bytes] = field(default_factory=list)
     count: int = 0
@@ -56,7 +56,7 @@ class _Writer:
         self.count += 1
         message = f"{subject}\n".encode()
         head = [f"commit refs/heads/{branch}", f"mark :{self.count}"]
-        head += [f"committer {_WHO} {1700000000 + self.count * 3600} +0000"]
+        head += [f"committer {_AUTHOR} {1700000000 + self.count * 3600} +0000"]
         self.lines.append("\n".join(head).encode() + b"\n")
         self.lines.append(b"data %d\n" % len(message) + message)
         parent = self.marks.get(start or branch)
@@ -74,16 +74,16 @@ def _file(name: str, data: bytes, mode: str = "100644") -> bytes:
 
 
 @dataclass
-class _Line:
-    """A branch: its files' present texts, and the functions that are still to be changed."""
+class _Branch:
+    """A branch: the current texts of its files, and the functions that are not yet changed."""
 
     writer: _Writer
     branch: str
     texts: dict[str, str]
     todo: list[tuple[str, str]]
 
-    def small(self, count: int, start: str = "") -> None:
-        """One function after the other says that it was called."""
+    def add_messages(self, count: int, start: str = "") -> None:
+        """Commit ``count`` changes, each of which adds a debug message to one function."""
         for _ in range(count):
             path, name = self.todo.pop(0)
             self.insert(path, name, '\tpr_debug("%s\\n", __func__);\n')
@@ -100,43 +100,44 @@ class _Line:
     def commit(self, path: str, subject: str, start: str = "") -> None:
         self.writer.commit(self.branch, subject, {path: self.texts[path]}, start=start)
 
-    def plant(self, what: str) -> None:
-        """A change with a fault, and the one that mends it."""
-        name, line = _PLANTED[what]
+    def plant(self, fault: str) -> None:
+        """Commit a faulty change, and the one that fixes it."""
+        name, line = _PLANTED[fault]
         before = self.texts[_CORE]
         self.insert(_CORE, name, line)
-        self.commit(_CORE, f"iommu: Look at {name} ({what})")
+        self.commit(_CORE, f"iommu: Look at {name} ({fault})")
         self.texts[_CORE] = before
         self.commit(_CORE, f"iommu: Mend {name}")
 
 
 def make(into: Path, *, sometimes: bool = False) -> list[str]:
-    """Makes the repository; the hashes of its commits, in the order of git's log. The bug:
-    a device that goes keeps the IOMMU's module, each time or in 30 % of times."""
+    """Make the repository; return the hashes of its commits, the oldest first. The bug: a
+    removed device keeps its reference on the IOMMU driver's module, each time or in 30 % of
+    removals."""
     package = debian.find("linux-source-6.12", "arm64")
     tree = debian_source._entry(package) / "tree"
     texts = {name: (tree / name).read_text() for name in (*_FILES, *_BASE)}
     writer = _Writer()
-    main = _Line(writer, "main", texts, _functions(texts, _FILES))
+    main = _Branch(writer, "main", texts, _functions(texts, _FILES))
     writer.commit("main", "Linux 6.12", {})
-    main.small(12)
-    side = _Line(writer, "side", dict(texts), _functions(texts, _BASE))
-    side.small(6, start="main")
-    main.small(6)
+    main.add_messages(12)
+    side = _Branch(writer, "side", dict(texts), _functions(texts, _BASE))
+    side.add_messages(6, start="main")
+    main.add_messages(6)
     merged = {name: side.texts[name] for name in _BASE}
     main.texts |= merged
     writer.commit("main", "Merge branch 'driver-core'", merged, merges="side")
     main.plant("does not build")
-    main.small(8)
+    main.add_messages(8)
     main.plant("warns")
-    main.small(2)
+    main.add_messages(2)
     main.texts[_CORE] = main.texts[_CORE].replace(_PUT, _SOMETIMES if sometimes else _LEAK, 1)
     main.commit(_CORE, CULPRIT)
-    main.small(1)
+    main.add_messages(1)
     main.plant("does not boot")
-    main.small(4)
+    main.add_messages(4)
     main.plant("does not build")
-    main.small(20)
+    main.add_messages(20)
     _import(writer, tree, into)
     log = subprocess.run(
         ["git", "-C", into, "log", "--reverse", "--format=%H", "main"],
@@ -148,7 +149,7 @@ def make(into: Path, *, sometimes: bool = False) -> list[str]:
 
 
 def _functions(texts: dict[str, str], names: list[str]) -> list[tuple[str, str]]:
-    """One function of each file in turn."""
+    """Pairs of a file and a function of it, one function of each file in turn."""
     found = {name: iter(_FUNCTION.findall(texts[name])) for name in names}
     order = []
     while found:
@@ -162,7 +163,7 @@ def _functions(texts: dict[str, str], names: list[str]) -> list[tuple[str, str]]
 
 
 def _files(tree: Path) -> Iterator[bytes]:
-    """All files of the source, one after the other."""
+    """Each file of the source, as fast-import reads it."""
     for name in sorted(cache.sealed(tree.parent)):
         file = tree.parent / name
         inside = name.removeprefix("tree/")
@@ -179,7 +180,7 @@ def _import(writer: _Writer, tree: Path, into: Path) -> None:
     command = ["git", *settings, "-C", str(into), "fast-import", "--quiet"]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         assert process.stdin
-        # The files of the first commit, which names none of its own.
+        # All files of the source belong to the first commit, which lists none.
         process.stdin.writelines(writer.lines[:2])
         process.stdin.writelines(_files(tree))
         process.stdin.writelines(writer.lines[2:])

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The newest QEMU of Debian beside the host's own: its packages with all their libraries,
-unpacked in the cache and run by their own dynamic linker."""
+"""Debian's newest QEMU, beside the host's: its packages with all their libraries, unpacked in
+the cache and run by their own dynamic linker."""
 
 import shutil
 from pathlib import Path
@@ -12,11 +12,11 @@ from harness.machine import topology
 
 _PACKAGE = "qemu-system-arm"
 
-# Part of the key: raise it when the steps below make something else.
+# Part of the key: raise it when the result of the steps below changes.
 _RECIPE = "2"
 
-# QEMU looks for its modules and its data by where its own file is, which here is the
-# linker's, and then in the host's directories.
+# QEMU searches for modules and data relative to its executable, which is the dynamic linker
+# here, and then in the host's directories.
 _START = """\
 #!/bin/sh
 here=$(dirname "$(readlink -f "$0")")/root
@@ -28,7 +28,7 @@ exec "$here/{linker}" --library-path "$here/usr/lib/{triplet}" \\
 
 
 def path() -> str:
-    """The program, from the cache when it has been fetched before. Raises HostError where
+    """The path of the program, which is fetched unless the cache has it. Raises HostError when
     the archive cannot be read."""
     architecture = program.run(["dpkg", "--print-architecture"]).strip()
     package = debian.find(_PACKAGE, architecture, [debian.BACKPORTS])
@@ -51,15 +51,15 @@ def _write_start(directory: Path) -> None:
     _hide_host_modules(directory / "root" / inside, triplet)
     start = directory / topology.QEMU
     linker = _linker(directory / "root" / inside).lstrip("/")
-    # The package has it in /usr, and /lib is a link that no package brings.
+    # The package has the linker below /usr; no package contains /lib, which is a link.
     text = _START.format(triplet=triplet, linker=f"usr/{linker}", program=inside)
     start.write_text(text)
     start.chmod(0o755)
 
 
 def _hide_host_modules(file: Path, triplet: str) -> None:
-    """QEMU aborts on a module of another QEMU's. The name of their directory is made one of
-    the same length that nothing has."""
+    """Replace the name of the module directory in the program by one of the same length that
+    does not exist: QEMU aborts on a module of another QEMU."""
     place = f"/usr/lib/{triplet}/qemu".encode() + b"\0"
     content = file.read_bytes()
     assert place in content

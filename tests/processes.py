@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Processes of this host, as tests look at them."""
+"""The processes of this host, for tests."""
 
 import time
 from collections.abc import Callable
@@ -7,19 +7,19 @@ from pathlib import Path
 
 
 def descendants(pid: int) -> dict[int, str]:
-    """All living processes below ``pid``: number to name."""
+    """All descendants of ``pid``: process ID to name."""
     found: dict[int, str] = {}
-    waiting = [pid]
-    while waiting:
-        for task in _tasks(waiting.pop()):
+    pending = [pid]
+    while pending:
+        for task in _tasks(pending.pop()):
             for child in (int(word) for word in _read(task).split()):
                 found[child] = _read(Path(f"/proc/{child}/comm")).strip()
-                waiting.append(child)
+                pending.append(child)
     return found
 
 
 def _tasks(pid: int) -> list[Path]:
-    """Of none that has ended meanwhile."""
+    """The list of children of each thread; empty when the process has exited."""
     try:
         return list(Path(f"/proc/{pid}/task").glob("*/children"))
     except (FileNotFoundError, ProcessLookupError):
@@ -34,13 +34,13 @@ def _read(path: Path) -> str:
 
 
 def alive(pid: int) -> bool:
-    """Whether the process runs; a zombie does not."""
+    """Whether the process is running; a zombie is not."""
     status = _read(Path(f"/proc/{pid}/stat"))
     return bool(status) and status.rsplit(")", 1)[1].split()[0] != "Z"
 
 
 def wait_until(condition: Callable[[], object], limit: float = 20.0) -> bool:
-    """Whether the condition came true within ``limit`` seconds."""
+    """Whether the condition becomes true within ``limit`` seconds."""
     end = time.monotonic() + limit
     while time.monotonic() < end:
         if condition():
