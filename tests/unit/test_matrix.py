@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
+"""The outcomes of a suite as a table, and the names that select scenarios."""
+
 from pathlib import Path
 
 import pytest

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
+"""The guest's names for the devices that a report names."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
+"""The kernels of a run: their provenance, beliefs and failed builds."""
+
 from pathlib import Path
 
 import pytest

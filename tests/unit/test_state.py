@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
+"""The state of a guest: parsing it, its changes and its contradictions."""
+
 import contextlib
 
 import pytest
