@@ -55,7 +55,7 @@ def _row(name: str, each: Evidence, **more: str) -> dict[str, Any]:
 
 def _lines(title: str, found: Beliefs) -> Iterator[tuple[str, str]]:
     yield "bold", title
-    what = {name: f"{each.what}; since {each.since}" for name, each in behaviour.TABLE.items()}
+    what = {name: f"{each.summary}; since {each.since}" for name, each in behaviour.TABLE.items()}
     yield from _table("behaviours", found.behaviours, what)
     titles = {name: issue.title for name, issue in known_issues.issues().items()}
     yield from _table("known issues", found.issues, titles)

@@ -191,7 +191,7 @@ def _list_subjects(*, as_json: bool) -> None:
         file.stem.removeprefix("test_"): file.read_text().split('"""')[1].partition("\n\n")[0]
         for file in sorted(run.directory().glob("test_*.py"))
     }
-    behaviours = {each.name: f"{each.what} ({each.source})" for each in behaviour.TABLE.values()}
+    behaviours = {each.name: f"{each.summary} ({each.source})" for each in behaviour.TABLE.values()}
     if as_json:
         output.print_json({"scenarios": subjects, "behaviours": behaviours})
         return

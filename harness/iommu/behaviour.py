@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What differs between kernels, by name: scenarios say what they depend on, and never
-compare versions themselves. Each behaviour says what in the source decides it.
+"""Differences between kernels, by name. Scenarios name the behaviours that they depend on, and
+never compare versions. Each behaviour lists the signs in the source that decide it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,27 +18,27 @@ _VIRTIO = "drivers/iommu/virtio-iommu.c"
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """``name`` is how users write it, ``what`` the kernel does, ``source`` the function or
-    commit that makes it so, and ``signs`` what in the source decides it. ``since`` is the first
-    release that shows it, or the first that was seen to, of 5.10, 6.1, 6.12 and 7.2; it
-    decides where neither the source nor its history can."""
+    """``summary`` states what the kernel does, ``source`` is the function or commit that
+    implements it, and ``signs`` decide by the kernel's source whether it has it. ``since`` is
+    the first release with it, or the first observed with it of 5.10, 6.1, 6.12 and 7.2; it
+    decides where neither the source nor its history does."""
 
     name: str
     since: Versions
-    what: str
+    summary: str
     source: str
     signs: tuple[Sign, ...]
     commit: str = ""
 
     def evidence(self, examined: Examined) -> Evidence:
-        """Whether the kernel shows it."""
+        """Whether the kernel has the behaviour."""
         return probe.evidence(examined, self.signs, self.commit, self.since)
 
 
 def _behaviour(
-    name: str, since: str, what: str, source: str, *signs: Sign, commit: str = ""
+    name: str, since: str, summary: str, source: str, *signs: Sign, commit: str = ""
 ) -> Behaviour:
-    return Behaviour(name, Versions(tuple(since.split())), what, source, signs, commit)
+    return Behaviour(name, Versions(tuple(since.split())), summary, source, signs, commit)
 
 
 GROUPS_AT_REGISTRATION = _behaviour(
@@ -49,17 +49,17 @@ GROUPS_AT_REGISTRATION = _behaviour(
     Sign(_CORE, r"dma_configure\(dev\)", "iommu_init_device __iommu_probe_device"),
     commit="bcb81ac6ae3c",
 )
-UNBIND_UNPINS = _behaviour(
-    "unbind-unpins",
+UNBIND_RELEASES_DEVICE = _behaviour(
+    "unbind-releases-device",
     "",
-    "a platform device leaves its group when its driver goes",
+    "a platform device leaves its group, and unpins its IOMMU's module, when its driver is unbound",
     "RFC: platform_dma_cleanup calls iommu_release_device",
     Sign("drivers/base/platform.c", r"\biommu_release_device\("),
 )
-CLIENTS_WAIT = _behaviour(
-    "clients-wait-for-their-iommu",
+PROBE_DEFERRAL = _behaviour(
+    "probe-deferral",
     "6.1",
-    "a driver is deferred until its device's IOMMU is there; before, it binds without",
+    "a driver's probe is deferred until the device's IOMMU registers; else it binds untranslated",
     "driver_deferred_probe_timeout",
     Sign(option="DRIVER_DEFERRED_PROBE_TIMEOUT", code="[1-9][0-9]*"),
     Sign("drivers/base/dd.c", r"\bdriver_deferred_probe_timeout = [1-9]"),
@@ -67,38 +67,38 @@ CLIENTS_WAIT = _behaviour(
 UNREGISTERING_REMOVES_GROUPS = _behaviour(
     "unregistering-removes-groups",
     "6.1",
-    "an IOMMU that unregisters takes its devices out of their groups",
+    "devices leave their groups when their IOMMU unregisters",
     "remove_iommu_group",
     Sign(_CORE, r"\bremove_iommu_group\b", "iommu_device_unregister"),
 )
-LATE_BIND_WARNS = _behaviour(
-    "late-bind-warns",
+LATE_PROBE_WARNS = _behaviour(
+    "late-probe-warns",
     "6.15",
-    "a device whose IOMMU came after its driver is warned of when it is bound again",
+    "rebinding a device that was bound before its IOMMU registered raises a WARN",
     "bcb81ac6ae3c",
     Sign(_CORE, r"dev->driver\)\s*\w*WARN", "__iommu_probe_device"),
     commit="bcb81ac6ae3c",
 )
-FORCE_WARNS = _behaviour(
-    "force-warns",
+OWNED_GROUP_REMOVAL_WARNS = _behaviour(
+    "owned-group-removal-warns",
     "6.5",
-    "a group that is removed while its DMA has an owner is warned of",
+    "removing a group whose DMA has an owner raises a WARN",
     "__iommu_group_free_device",
     Sign(_CORE, r"WARN_ON\(group->owner_cnt", "__iommu_group_free_device"),
     Sign(_CORE, r"\b__iommu_group_free_device\("),
 )
-FIRST_ATTACH_WARNS = _behaviour(
-    "first-attach-warns",
+FAILED_FIRST_ATTACH_WARNS = _behaviour(
+    "failed-first-attach-warns",
     "6.5",
-    "a driver that fails the first attach of a group, if only for memory, is warned of",
+    "a failed first attach of a group raises a WARN, even if only memory is short",
     "iommu_setup_default_domain",
     Sign(_CORE, r"MUST_SUCCEED\);\s*if \(WARN_ON\(ret\)\)", "iommu_setup_default_domain"),
     Sign(_CORE, r"\biommu_setup_default_domain\("),
 )
-ALIASES_ARE_REFUSED = _behaviour(
-    "stream-aliases-are-refused",
+STREAM_ALIASES_REFUSED = _behaviour(
+    "stream-aliases-refused",
     "6.1",
-    "the second device of a stream ID gets no group",
+    "the second device with the same stream ID gets no group",
     "arm_smmu_insert_master",
     Sign(_SMMU, r"\brb_\w+\(", "arm_smmu_insert_master"),
     Sign(_SMMU, r"\barm_smmu_insert_master\("),
@@ -106,22 +106,22 @@ ALIASES_ARE_REFUSED = _behaviour(
 ACS_BEFORE_GROUPS = _behaviour(
     "acs-before-groups",
     "7.2",
-    "ACS is on before a root port's devices get their groups",
+    "ACS of a root port is enabled before the devices below it get groups",
     "c41e2fb67e26",
     Sign("drivers/pci/pci-driver.c", r"\bpci_enable_acs\(", "pci_dma_configure"),
     commit="c41e2fb67e26",
 )
-BIND_SAYS_BUSY = _behaviour(
-    "bind-says-busy",
+BIND_RETURNS_EBUSY = _behaviour(
+    "bind-returns-ebusy",
     "6.1",
-    "binding a bound device gives EBUSY, and ENODEV before",
+    "binding a bound device returns EBUSY, not ENODEV",
     "bind_store",
     Sign("drivers/base/bus.c", r"dev->driver == NULL|!dev->driver\b", "bind_store", shown=False),
 )
-FIRMWARE_RESERVES = _behaviour(
-    "firmware-reserves-regions",
+DEVICETREE_RESERVED_REGIONS = _behaviour(
+    "devicetree-reserved-regions",
     "6.3",
-    "an IOMMU heeds the regions that a device tree reserves for a device",
+    "an IOMMU's driver reads the regions that a device tree reserves for a device",
     "of_iommu_get_resv_regions, a5bf3cfce8cb",
     Sign(
         "drivers/iommu/dma-iommu.c",
@@ -130,62 +130,62 @@ FIRMWARE_RESERVES = _behaviour(
     ),
     commit="a5bf3cfce8cb",
 )
-DIRECT_IS_NOBODYS = _behaviour(
-    "direct-regions-have-no-owner",
+DIRECT_REGIONS_BLOCK_USERS = _behaviour(
+    "direct-regions-block-users",
     "6.6",
-    "a device with a region that has to stay mapped is not for users",
+    "a device with a direct-mapped reserved region cannot be assigned to a user",
     "__iommu_device_set_domain, a48ce36e2786",
     Sign(_CORE, r"\brequire_direct\b"),
     commit="a48ce36e2786",
 )
-TYPE_CAN_BE_SET = _behaviour(
-    "group-type-can-be-set",
+GROUP_TYPE_WRITABLE = _behaviour(
+    "group-type-writable",
     "5.11",
-    "a group's default domain can be changed at run time",
+    "the type of a group's default domain can be changed at run time",
     "iommu_group_store_type, Documentation/ABI/testing/sysfs-kernel-iommu_groups",
     Sign(_CORE, r"\biommu_group_store_type\(", symbol="iommu_group_store_type"),
 )
-TYPE_OF_ANY_GROUP = _behaviour(
-    "type-of-any-group-can-be-set",
+SHARED_GROUP_TYPE_WRITABLE = _behaviour(
+    "shared-group-type-writable",
     "6.12",
-    "the default domain of a group with several devices can be changed too",
+    "the type can be changed of a group with several devices too",
     "iommu_group_store_type",
     Sign(_CORE, r"group_device_count\(group\) != 1", "iommu_group_store_type", shown=False),
     Sign(_CORE, r"\biommu_group_store_type\("),
 )
-TYPE_SAYS_PERMISSION = _behaviour(
-    "set-type-says-permission",
+TYPE_STORE_RETURNS_EPERM = _behaviour(
+    "type-store-returns-eperm",
     "6.12",
-    "setting the type of a group in use gives EPERM, and EBUSY before",
+    "changing the type of a group in use returns EPERM, not EBUSY",
     "iommu_group_store_type",
     Sign(_CORE, r"-EPERM\b", "iommu_group_store_type"),
     Sign(_CORE, r"\biommu_group_store_type\("),
 )
-VIRTIO_IDENTITY = _behaviour(
-    "virtio-identity",
+VIRTIO_IOMMU_IDENTITY = _behaviour(
+    "virtio-iommu-identity",
     "5.17",
-    "a virtio-iommu has identity domains, where the device can bypass",
+    "virtio-iommu has identity domains if the device supports bypass",
     "viommu_domain_finalise, VIRTIO_IOMMU_F_BYPASS_CONFIG",
     Sign(_VIRTIO, r"\bVIRTIO_IOMMU_F_BYPASS_CONFIG\b"),
 )
-VIRTIO_FLUSH_QUEUE = _behaviour(
-    "virtio-flush-queue",
+VIRTIO_IOMMU_FLUSH_QUEUE = _behaviour(
+    "virtio-iommu-flush-queue",
     "6.9",
-    "a virtio-iommu's mappings can be flushed lazily",
+    "virtio-iommu has flush queues (DMA-FQ)",
     "viommu_capable, IOMMU_CAP_DEFERRED_FLUSH",
     Sign(_VIRTIO, r"\bIOMMU_CAP_DEFERRED_FLUSH\b"),
 )
-GROUP_IDS_ARE_LOWEST = _behaviour(
-    "group-ids-are-the-lowest-free",
+LOWEST_FREE_GROUP_ID = _behaviour(
+    "lowest-free-group-id",
     "5.10",
-    "a new group gets the lowest ID that no group has",
+    "a new group gets the lowest free ID",
     "iommu_group_alloc, an IDA",
     Sign(_CORE, r"\bida_(?:simple_get|alloc)\(&iommu_group_ida\b", "iommu_group_alloc"),
 )
 DMA_OWNERSHIP = _behaviour(
     "dma-ownership",
     "5.19",
-    "a group's DMA has one owner: kernel drivers, or a user",
+    "the DMA of a group has one owner: kernel drivers, or a user",
     "512881eacfa7",
     Sign(
         _CORE,
@@ -199,24 +199,24 @@ TABLE = {each.name: each for each in tuple(globals().values()) if isinstance(eac
 
 
 def claims(texts: Iterable[str]) -> dict[str, bool]:
-    """From NAME and no-NAME, as a user writes them: the behaviours that kernels have, or
-    (False) have not, whatever their source says. Raises UsageError for other names."""
+    """The behaviours that the user claims, from NAME (True) and no-NAME (False). They override
+    the kernel's source. Raises UsageError for an unknown name."""
     shown = {}
     for text in texts:
         name = text.removeprefix("no-")
         if name not in TABLE:
             hint = did_you_mean(name, TABLE, "see iommu-harness behaviours")
-            raise UsageError(f"no such behaviour: {name!r}", hint)
+            raise UsageError(f"unknown behaviour {name!r}", hint)
         shown[name] = name == text
     return shown
 
 
 def table(examined: Examined, claimed: Mapping[str, bool]) -> dict[str, Evidence]:
-    """Of every behaviour, by name, whether the kernel shows it."""
+    """Whether the kernel has each behaviour, by name."""
     return {name: _evidence(each, examined, claimed) for name, each in TABLE.items()}
 
 
 def _evidence(each: Behaviour, examined: Examined, claimed: Mapping[str, bool]) -> Evidence:
     if each.name in claimed:
-        return Evidence(claimed[each.name], "user", "--behaviour says so")
+        return Evidence(claimed[each.name], "user", "set by --behaviour")
     return each.evidence(examined)

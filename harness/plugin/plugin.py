@@ -174,7 +174,7 @@ def _applicable(request: pytest.FixtureRequest) -> None:
     for each in wanted:
         evidence = table[each.name]
         if not evidence.shown:
-            not_applicable(f"requires that {each.what} ({each.source}): {evidence.why}")
+            not_applicable(f"requires that {each.summary} ({each.source}): {evidence.why}")
 
 
 def not_applicable(reason: str) -> NoReturn:

@@ -8,11 +8,11 @@ from harness.guest import devices, modules, tracing
 from harness.guest.guest import Guest
 from harness.iommu import groups, vfio
 from harness.iommu.behaviour import (
-    BIND_SAYS_BUSY,
-    CLIENTS_WAIT,
+    BIND_RETURNS_EBUSY,
     DMA_OWNERSHIP,
-    TYPE_CAN_BE_SET,
-    TYPE_SAYS_PERMISSION,
+    GROUP_TYPE_WRITABLE,
+    PROBE_DEFERRAL,
+    TYPE_STORE_RETURNS_EPERM,
 )
 from harness.kernel.artifact import Kernel
 
@@ -46,7 +46,7 @@ def test_driver_is_bound_and_unbound(guest: Guest, kernel: Kernel) -> None:
     assert devices.unbind(guest, nic).after.devices[nic].driver == ""
     assert devices.bind(guest, nic, "e1000e").after.devices[nic].driver == "e1000e"
     refused = devices.bind(guest, nic, "e1000e", check=False)
-    errno = "EBUSY" if BIND_SAYS_BUSY.since.include(kernel.release) else "ENODEV"
+    errno = "EBUSY" if BIND_RETURNS_EBUSY.since.include(kernel.release) else "ENODEV"
     assert (refused.status, devices.errno_of(refused)) == (1, errno)
 
 
@@ -71,12 +71,12 @@ def test_group_type_is_read_and_set(guest: Guest, kernel: Kernel) -> None:
     nic = bound(guest)
     group = group_of(guest, nic)
     assert devices.group_type(guest, group) == "DMA"
-    if not TYPE_CAN_BE_SET.since.include(kernel.release):
+    if not GROUP_TYPE_WRITABLE.since.include(kernel.release):
         refused = groups.set_group_type(guest, group, "identity", check=False)
         assert (refused.status, devices.errno_of(refused)) == (1, "EACCES")
         return
     refused = groups.set_group_type(guest, group, "identity", check=False)
-    errno = "EPERM" if TYPE_SAYS_PERMISSION.since.include(kernel.release) else "EBUSY"
+    errno = "EPERM" if TYPE_STORE_RETURNS_EPERM.since.include(kernel.release) else "EBUSY"
     assert (refused.status, devices.errno_of(refused)) == (1, errno)
     devices.unbind(guest, nic)
     groups.set_group_type(guest, group, "identity")
@@ -152,4 +152,4 @@ def test_deferred_devices_are_listed(guest: Guest, kernel: Kernel) -> None:
     modules.load(guest, "iommu_client")
     waiting = devices.deferred(guest)
     expected = ["b000000.client0", "b001000.client1"]
-    assert waiting == (expected if CLIENTS_WAIT.since.include(kernel.release) else [])
+    assert waiting == (expected if PROBE_DEFERRAL.since.include(kernel.release) else [])

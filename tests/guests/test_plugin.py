@@ -17,14 +17,14 @@ from tests import command
 
 PASSES = """
 def test_it(guest, machine, kernel):
-    assert guest.run("uname -r").out.decode().strip() == kernel.release
+    assert guest.run("uname -r").out.strip() == kernel.release
     assert guest.machine == machine
 """
 
 FAILS = """
 def test_it(guest):
     guest.run("modprobe arm-smmu-v3; KEPT=here")
-    assert guest.run("echo seen; echo said > /dev/kmsg; false").number == 0
+    assert guest.run("echo seen; echo said > /dev/kmsg; false").status == 0
 """
 
 
@@ -243,10 +243,10 @@ def test_unknown_known_issue_fails(tmp_path: Path, kernel_name: str, workers: st
 
 NEEDS = """
 import pytest
-from harness.iommu.behaviour import UNBIND_UNPINS
-@pytest.mark.needs(UNBIND_UNPINS)
+from harness.iommu.behaviour import UNBIND_RELEASES_DEVICE
+@pytest.mark.needs(UNBIND_RELEASES_DEVICE)
 def test_it(guest, shows):
-    assert shows(UNBIND_UNPINS)
+    assert shows(UNBIND_RELEASES_DEVICE)
 """
 
 
@@ -255,7 +255,7 @@ def test_missing_behaviour_makes_a_test_not_applicable(tmp_path: Path, kernel_na
     words = (f"--iommu-kernel={kernel_name}", "-rs", f"--iommu-events={events}")
     _, output = run(tmp_path, NEEDS, *words)
     assert "not applicable: requires that a platform device leaves its group" in output
-    status, output = run(tmp_path, NEEDS, *words, "--iommu-behaviour=unbind-unpins")
+    status, output = run(tmp_path, NEEDS, *words, "--iommu-behaviour=unbind-releases-device")
     assert (status, "1 passed" in output) == (0, True)
     outcomes = [json.loads(line) for line in events.read_text().splitlines()]
     assert [each["result"] for each in outcomes] == ["not-applicable", "passed"]
@@ -282,7 +282,7 @@ def test_it(guest):
     if not seen.exists():
         seen.touch()
         raise OSError(errno.ENOSPC, "No space left on device")
-    assert guest.run("true").number == 0
+    assert guest.run("true").status == 0
 """
 
 
@@ -298,10 +298,10 @@ def test_test_that_a_host_error_ends_is_run_again(tmp_path: Path, kernel_name: s
 
 
 EXPECTS_BEHAVIOUR = """
-from harness.iommu.behaviour import UNBIND_UNPINS
+from harness.iommu.behaviour import UNBIND_RELEASES_DEVICE
 def test_it(guest, shows):
-    assert guest.run("true").number == 0
-    assert shows(UNBIND_UNPINS)
+    assert guest.run("true").status == 0
+    assert shows(UNBIND_RELEASES_DEVICE)
 """
 
 
@@ -315,10 +315,10 @@ def test_contradicted_behaviour_is_named(
     words = (f"--iommu-kernel={name}", f"--iommu-events={events}")
     status, output = run(tmp_path, EXPECTS_BEHAVIOUR, *words)
     assert status == 1
-    assert "this kernel seems to have unbind-unpins" in output
+    assert "this kernel seems to have unbind-releases-device" in output
     (found,) = map(json.loads, events.read_text().splitlines())
     assert found["result"] == result
-    assert "this kernel seems to have unbind-unpins" in found["reason"]
+    assert "this kernel seems to have unbind-releases-device" in found["reason"]
 
 
 def test_failure_with_either_behaviour_names_none(tmp_path: Path, kernel_name: str) -> None:

@@ -57,7 +57,7 @@ def test_behaviour_option_overrides_the_source(kernel_name: str, tmp_path: Path)
     """The claim is wrong, and the scenario fails."""
     words = ("run", "pinning::test_unregistering_a_platform_driver_does_not_unpin")
     options = ("--kernel", kernel_name, "--machine", "smmuv3", "--run-dir", tmp_path / "run")
-    done = command.run(*words, *options, "--behaviour", "unbind-unpins")
+    done = command.run(*words, *options, "--behaviour", "unbind-releases-device")
     assert done.status == 1
     assert "1 failed" in done.out
     assert "= pins(" in done.out
@@ -67,7 +67,7 @@ def test_behaviour_option_overrides_the_source(kernel_name: str, tmp_path: Path)
     ("words", "message"),
     [
         (("run", "nope"), "no scenarios about 'nope'"),
-        (("run", "--behaviour", "nope"), "no such behaviour: 'nope'"),
+        (("run", "--behaviour", "nope"), "unknown behaviour 'nope'"),
         (("run", "--machine", "nope"), "no such machine: 'nope'"),
         (("run", "firmware", "--machine", "virtio-iommu"), "is about none of virtio-iommu"),
         (("run", "--kernel", "prebuilt:/"), "has none of the guest modules"),
@@ -140,5 +140,5 @@ def test_harmful_patch_is_a_false_alarm(tmp_path: Path) -> None:
 def test_scenarios_and_behaviours_are_listed() -> None:
     listed = json.loads(command.run("run", "--list", "--json").out)
     assert "pinning" in listed["scenarios"]
-    assert "unbind-unpins" in listed["behaviours"]
-    assert "unbind-unpins" in command.run("run", "--list").out
+    assert "unbind-releases-device" in listed["behaviours"]
+    assert "unbind-releases-device" in command.run("run", "--list").out

@@ -20,7 +20,11 @@ from harness.guest.guest import Guest
 from harness.guest.state import State
 from harness.iommu import audit, clients, finding
 from harness.iommu.audit import survives
-from harness.iommu.behaviour import CLIENTS_WAIT, FORCE_WARNS, GROUPS_AT_REGISTRATION
+from harness.iommu.behaviour import (
+    GROUPS_AT_REGISTRATION,
+    OWNED_GROUP_REMOVAL_WARNS,
+    PROBE_DEFERRAL,
+)
 from harness.iommu.finding import Finding
 from harness.klog import splat
 from harness.plugin.plugin import ExpectSplat, GuestFactory, Shows
@@ -30,7 +34,7 @@ _STAMP = re.compile(r"^\[ *[\d.]+\] ", re.MULTILINE)
 
 @pytest.mark.machines("smmuv3")
 @pytest.mark.known_issue("forced-unload-keeps-dma-ops")
-@pytest.mark.needs(CLIENTS_WAIT)
+@pytest.mark.needs(PROBE_DEFERRAL)
 @pytest.mark.excused(state="the module is unloaded by force")
 def test_forced_unload_clears_dma_ops_of_bound_devices(
     guest_factory: GuestFactory, shows: Shows, expect_splat: ExpectSplat
@@ -41,7 +45,7 @@ def test_forced_unload_clears_dma_ops_of_bound_devices(
     memory."""
     guest = guest_factory("+virtio", bound=True)
     clients.bound(guest)
-    if shows(FORCE_WARNS):
+    if shows(OWNED_GROUP_REMOVAL_WARNS):
         expect_splat("WARNING in __iommu_group_free_device")
     force_unload(guest)
     # The disk's driver is still bound, and maps its read buffers; the request never completes.

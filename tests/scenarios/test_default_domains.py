@@ -12,15 +12,15 @@ from harness.guest.guest import Guest
 from harness.guest.state import State
 from harness.iommu import audit, clients, groups, vfio
 from harness.iommu.behaviour import (
-    CLIENTS_WAIT,
     DMA_OWNERSHIP,
-    FIRST_ATTACH_WARNS,
+    FAILED_FIRST_ATTACH_WARNS,
+    GROUP_TYPE_WRITABLE,
     GROUPS_AT_REGISTRATION,
-    TYPE_CAN_BE_SET,
-    TYPE_OF_ANY_GROUP,
-    TYPE_SAYS_PERMISSION,
-    VIRTIO_FLUSH_QUEUE,
-    VIRTIO_IDENTITY,
+    PROBE_DEFERRAL,
+    SHARED_GROUP_TYPE_WRITABLE,
+    TYPE_STORE_RETURNS_EPERM,
+    VIRTIO_IOMMU_FLUSH_QUEUE,
+    VIRTIO_IOMMU_IDENTITY,
 )
 from harness.iommu.groups import NO_DEFAULT_DOMAIN, GroupType
 from harness.plugin.plugin import ExpectSplat, GuestFactory, Shows, not_applicable
@@ -63,15 +63,15 @@ def test_command_line_sets_the_default_domain_type(
     virtio = guest.machine.iommu.driver == "virtio_iommu"
     # 5.10 has the flush queue of an SMMU, but no type name for it.
     needed = {
-        "DMA-FQ": [TYPE_CAN_BE_SET, *([VIRTIO_FLUSH_QUEUE] if virtio else [])],
-        "identity": [VIRTIO_IDENTITY] if virtio else [],
+        "DMA-FQ": [GROUP_TYPE_WRITABLE, *([VIRTIO_IOMMU_FLUSH_QUEUE] if virtio else [])],
+        "identity": [VIRTIO_IOMMU_IDENTITY] if virtio else [],
     }
     if not all(shows(each) for each in needed.get(kind, [])):
         kind = "DMA"
     assert {group.type for group in state.groups.values()} == {kind}
 
 
-@pytest.mark.needs(TYPE_CAN_BE_SET)
+@pytest.mark.needs(GROUP_TYPE_WRITABLE)
 @pytest.mark.parametrize("kind", ["identity", "DMA-FQ", "DMA"])
 def test_idle_group_can_change_type(bound_guest: Guest, kind: GroupType) -> None:
     """An idle group accepts each type, and the next driver that binds uses it.
@@ -94,7 +94,7 @@ def test_idle_group_can_change_type(bound_guest: Guest, kind: GroupType) -> None
     assert devices.group_type(bound_guest, group) == kind
 
 
-@pytest.mark.needs(TYPE_CAN_BE_SET)
+@pytest.mark.needs(GROUP_TYPE_WRITABLE)
 def test_group_type_can_be_changed_repeatedly(bound_guest: Guest) -> None:
     """The type of an idle group can be changed any number of times, back to the default too."""
     nic = nic_of(bound_guest.state())
@@ -108,25 +108,25 @@ def test_group_type_can_be_changed_repeatedly(bound_guest: Guest) -> None:
 
 
 @pytest.mark.errors("Device is still bound to driver")
-@pytest.mark.needs(TYPE_CAN_BE_SET)
+@pytest.mark.needs(GROUP_TYPE_WRITABLE)
 def test_bound_group_rejects_a_type_change(bound_guest: Guest, shows: Shows) -> None:
     """A group with a bound driver keeps its type, and the write fails."""
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
     step = groups.set_group_type(bound_guest, group, "identity", check=False)
-    errno = "EPERM" if shows(TYPE_SAYS_PERMISSION) else "EBUSY"
+    errno = "EPERM" if shows(TYPE_STORE_RETURNS_EPERM) else "EBUSY"
     assert (step.status, devices.errno_of(step)) == (1, errno)
     assert step.after == step.before
 
 
 @pytest.mark.errors("Device is still bound to driver")
-@pytest.mark.needs(TYPE_CAN_BE_SET)
+@pytest.mark.needs(GROUP_TYPE_WRITABLE)
 def test_bound_group_can_switch_to_dma_fq(bound_guest: Guest, shows: Shows) -> None:
     """A group with a bound driver accepts the change from DMA to DMA-FQ, and not back.
 
     It is the one change that keeps the domain (iommu_dma_init_fq)."""
-    if bound_guest.machine.iommu.driver == "virtio_iommu" and not shows(VIRTIO_FLUSH_QUEUE):
-        not_applicable(f"requires that {VIRTIO_FLUSH_QUEUE.what}")
+    if bound_guest.machine.iommu.driver == "virtio_iommu" and not shows(VIRTIO_IOMMU_FLUSH_QUEUE):
+        not_applicable(f"requires that {VIRTIO_IOMMU_FLUSH_QUEUE.summary}")
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
     step = groups.set_group_type(bound_guest, group, "DMA-FQ", check=False)
@@ -137,7 +137,7 @@ def test_bound_group_can_switch_to_dma_fq(bound_guest: Guest, shows: Shows) -> N
 
 
 @pytest.mark.errors("Device is still bound to driver")
-@pytest.mark.needs(TYPE_CAN_BE_SET)
+@pytest.mark.needs(GROUP_TYPE_WRITABLE)
 @pytest.mark.parametrize("owner", ["vfio", "kernel"])
 def test_owned_group_rejects_a_type_change(bound_guest: Guest, owner: str) -> None:
     """A group keeps its type while its DMA has an owner."""
@@ -162,10 +162,10 @@ def test_type_file_is_writable_where_the_type_can_be_set(bound_guest: Guest, sho
     """The type file of a group is writable only in kernels that can change the type."""
     group = group_of(bound_guest, nic_of(bound_guest.state()))
     mode = bound_guest.run(f"stat -c %a /sys/kernel/iommu_groups/{group}/type").out.strip()
-    assert mode == ("644" if shows(TYPE_CAN_BE_SET) else "444")
+    assert mode == ("644" if shows(GROUP_TYPE_WRITABLE) else "444")
 
 
-@pytest.mark.needs(TYPE_CAN_BE_SET)
+@pytest.mark.needs(GROUP_TYPE_WRITABLE)
 @pytest.mark.parametrize("kind", ["nonsense", "", "blocked", "dma"])
 def test_invalid_group_type_returns_einval(bound_guest: Guest, kind: str) -> None:
     """Writing an unknown type to an idle group fails with EINVAL and changes nothing."""
@@ -178,7 +178,7 @@ def test_invalid_group_type_returns_einval(bound_guest: Guest, kind: str) -> Non
 
 
 @pytest.mark.errors("Cannot change default domain: Group has more than one device")
-@pytest.mark.needs(TYPE_CAN_BE_SET)
+@pytest.mark.needs(GROUP_TYPE_WRITABLE)
 def test_type_change_requires_all_devices_of_the_group_to_be_unbound(
     guest_factory: GuestFactory, shows: Shows
 ) -> None:
@@ -191,14 +191,14 @@ def test_type_change_requires_all_devices_of_the_group_to_be_unbound(
     assert devices.group_type(guest, group) == "DMA"
     devices.unbind(guest, two)
     idle = groups.set_group_type(guest, group, "identity", check=False)
-    assert (idle.status == 0) == shows(TYPE_OF_ANY_GROUP)
-    kind = "identity" if shows(TYPE_OF_ANY_GROUP) else "DMA"
+    assert (idle.status == 0) == shows(SHARED_GROUP_TYPE_WRITABLE)
+    kind = "identity" if shows(SHARED_GROUP_TYPE_WRITABLE) else "DMA"
     assert devices.group_type(guest, group) == kind
     for name in (one, two):
         devices.bind(guest, name, "e1000")
 
 
-@pytest.mark.needs(TYPE_CAN_BE_SET)
+@pytest.mark.needs(GROUP_TYPE_WRITABLE)
 def test_recreated_group_has_the_default_type(bound_guest: Guest) -> None:
     """A group that is released and created again has the default type."""
     nic = nic_of(bound_guest.state())
@@ -210,7 +210,7 @@ def test_recreated_group_has_the_default_type(bound_guest: Guest) -> None:
     assert devices.group_type(bound_guest, group_of(bound_guest, nic)) == "DMA"
 
 
-@pytest.mark.needs(TYPE_OF_ANY_GROUP)
+@pytest.mark.needs(SHARED_GROUP_TYPE_WRITABLE)
 def test_failed_type_change_keeps_the_old_domain(bound_guest: Guest) -> None:
     """A type change that fails for memory leaves the old default domain in place.
 
@@ -250,7 +250,7 @@ def test_group_without_default_domain_can_be_claimed_and_released(
     WARN_ON(!detach_dev) of the thread."""
     if shows(GROUPS_AT_REGISTRATION):
         not_applicable("devices have groups before they are bound")
-    if shows(FIRST_ATTACH_WARNS) and guest.machine.iommu.driver == "arm_smmu_v3":
+    if shows(FAILED_FIRST_ATTACH_WARNS) and guest.machine.iommu.driver == "arm_smmu_v3":
         expect_splat("WARNING in iommu_setup_default_domain")
     nic = clients.pci(guest.state())[0]
     modules.load(guest, guest.machine.iommu.driver)
@@ -277,7 +277,7 @@ def test_group_without_default_domain_can_be_claimed_and_released(
             modules.unload(guest, "dma_owner")
         assert guest.run(f"{recreate}; echo pci-stub > {device}/driver_override").status == 0
     assert no_group > 2
-    assert (no_domain > 0) != shows(FIRST_ATTACH_WARNS)
+    assert (no_domain > 0) != shows(FAILED_FIRST_ATTACH_WARNS)
 
 
 @pytest.mark.parametrize("kind", ["DMA", "identity"])
@@ -301,7 +301,7 @@ def test_releasing_a_kernel_claim_restores_the_default_domain(
     devices.bind(bound_guest, nic, "e1000e")
 
 
-@pytest.mark.needs(CLIENTS_WAIT)
+@pytest.mark.needs(PROBE_DEFERRAL)
 @pytest.mark.parametrize("way", ["group", "cdev"])
 def test_closing_vfio_restores_the_default_domain(bound_guest: Guest, way: vfio.Way) -> None:
     """A VFIO user that exits leaves the group in its default domain, for the next driver."""

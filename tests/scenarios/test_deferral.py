@@ -11,7 +11,7 @@ from harness.guest.guest import Guest
 from harness.guest.state import State
 from harness.iommu import clients
 from harness.iommu.audit import survives
-from harness.iommu.behaviour import CLIENTS_WAIT, LATE_BIND_WARNS
+from harness.iommu.behaviour import LATE_PROBE_WARNS, PROBE_DEFERRAL
 from harness.plugin.plugin import ExpectSplat, GuestFactory, Shows
 
 
@@ -25,14 +25,14 @@ def test_client_probe_is_deferred_until_its_iommu_registers(guest: Guest, shows:
     """A client that probes before its IOMMU registers is deferred; 5.10 binds it untranslated."""
     state = modules.load(guest, "e1000e").after
     (nic,) = clients.pci(state)
-    defers = shows(CLIENTS_WAIT)
+    defers = shows(PROBE_DEFERRAL)
     device = state.devices[nic]
     assert (device.driver, device.deferred) == (("", True) if defers else ("e1000e", False))
     assert state.untranslated == ([] if defers else [nic])
     assert device.group is None
 
 
-@pytest.mark.needs(CLIENTS_WAIT)
+@pytest.mark.needs(PROBE_DEFERRAL)
 def test_module_load_order_does_not_change_groups(
     bound_guest: Guest, guest_factory: GuestFactory
 ) -> None:
@@ -56,7 +56,7 @@ def test_module_load_order_does_not_change_groups(
 
 
 @pytest.mark.machines("smmuv3", "virtio-iommu")
-@pytest.mark.needs(CLIENTS_WAIT)
+@pytest.mark.needs(PROBE_DEFERRAL)
 @pytest.mark.excused(untranslated="the deferral times out")
 def test_deferral_timeout_binds_untranslated_until_rebound(
     guest_factory: GuestFactory, shows: Shows, expect_splat: ExpectSplat
@@ -76,17 +76,17 @@ def test_deferral_timeout_binds_untranslated_until_rebound(
     assert after.devices[nic].group is None
     assert after.untranslated == [nic]
     devices.unbind(guest, nic)
-    if shows(LATE_BIND_WARNS):
+    if shows(LATE_PROBE_WARNS):
         expect_splat("WARNING in __iommu_probe_device|iommu_probe_device")
     again = devices.bind(guest, nic, "e1000e")
     assert again.after.devices[nic].group is not None
     assert again.after.untranslated == []
     fishy = any("something fishy" in entry.text for entry in again.kmsg)
-    assert fishy == shows(LATE_BIND_WARNS)
+    assert fishy == shows(LATE_PROBE_WARNS)
 
 
 @pytest.mark.machines("smmuv3", "virtio-iommu")
-@pytest.mark.needs(CLIENTS_WAIT)
+@pytest.mark.needs(PROBE_DEFERRAL)
 @pytest.mark.excused(untranslated="nothing is deferred")
 def test_zero_deferral_timeout_binds_untranslated_at_once(guest_factory: GuestFactory) -> None:
     """With deferred_probe_timeout=0 a client binds at once, untranslated."""
@@ -112,7 +112,7 @@ def test_acpi_ignores_the_deferral_timeout(guest_factory: GuestFactory) -> None:
 
 
 @pytest.mark.machines("smmuv3")
-@pytest.mark.needs(CLIENTS_WAIT)
+@pytest.mark.needs(PROBE_DEFERRAL)
 def test_strict_device_links_defer_the_whole_pci_bus(guest_factory: GuestFactory) -> None:
     """With strict device links the PCI bus is not scanned before its SMMU is bound.
 
@@ -127,7 +127,7 @@ def test_strict_device_links_defer_the_whole_pci_bus(guest_factory: GuestFactory
 
 
 @pytest.mark.machines("smmuv3")
-@pytest.mark.needs(CLIENTS_WAIT)
+@pytest.mark.needs(PROBE_DEFERRAL)
 def test_strict_device_links_restore_the_pci_bus_after_reload(guest_factory: GuestFactory) -> None:
     """With strict device links the PCI bus is removed with its SMMU's driver, and restored.
 
@@ -151,7 +151,7 @@ def test_strict_device_links_restore_the_pci_bus_after_reload(guest_factory: Gue
 
 # ACPI defers before it allocates anything that could leak (iort_iommu_xlate).
 @pytest.mark.machines("smmuv3", "virtio-iommu")
-@pytest.mark.needs(CLIENTS_WAIT)
+@pytest.mark.needs(PROBE_DEFERRAL)
 @pytest.mark.known_issue("failed-probe-oopses-on-removal")
 def test_removing_a_deferred_device_drops_its_pending_probe(guest: Guest) -> None:
     """Removing a deferred device takes it off the list of deferred probes.

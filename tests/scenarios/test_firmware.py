@@ -13,10 +13,10 @@ from harness.guest.state import State
 from harness.iommu import clients
 from harness.iommu.audit import survives
 from harness.iommu.behaviour import (
-    ALIASES_ARE_REFUSED,
-    DIRECT_IS_NOBODYS,
-    FIRMWARE_RESERVES,
+    DEVICETREE_RESERVED_REGIONS,
+    DIRECT_REGIONS_BLOCK_USERS,
     GROUPS_AT_REGISTRATION,
+    STREAM_ALIASES_REFUSED,
 )
 from harness.iommu.groups import set_group_type
 from harness.plugin.plugin import GuestFactory, Shows
@@ -84,7 +84,7 @@ def test_shared_stream_id_goes_to_one_client(guest_factory: GuestFactory) -> Non
     assert any(CLIENT0 in line and CLIENT1 in line for line in log), "the refusal is not logged"
 
 
-@pytest.mark.needs(ALIASES_ARE_REFUSED)
+@pytest.mark.needs(STREAM_ALIASES_REFUSED)
 @pytest.mark.excused(untranslated="the second client has no group")
 def test_refused_client_does_not_keep_the_shared_stream_id(guest_factory: GuestFactory) -> None:
     """A refused client keeps no claim on the shared stream ID.
@@ -208,7 +208,7 @@ def is_mapped(guest: Guest, address: int) -> bool:
     return found
 
 
-@pytest.mark.needs(FIRMWARE_RESERVES)
+@pytest.mark.needs(DEVICETREE_RESERVED_REGIONS)
 def test_direct_region_is_mapped_before_the_driver_probes(reserved: Guest) -> None:
     """A direct region is mapped before the driver probes, in each DMA domain of the device.
 
@@ -234,7 +234,7 @@ def test_direct_region_is_mapped_before_the_driver_probes(reserved: Guest) -> No
     assert is_mapped(reserved, DIRECT)
 
 
-@pytest.mark.needs(FIRMWARE_RESERVES)
+@pytest.mark.needs(DEVICETREE_RESERVED_REGIONS)
 @pytest.mark.parametrize(("address", "used"), [(UNUSED, False), (UNUSED - PAGE, True)])
 def test_dma_avoids_reserved_regions(reserved: Guest, address: int, used: bool) -> None:
     """DMA addresses are allocated from the top, except in a reserved region.
@@ -245,7 +245,7 @@ def test_dma_avoids_reserved_regions(reserved: Guest, address: int, used: bool) 
     assert bool(found) == used, f"{address:#x} is mapped to {found:#x}"
 
 
-@pytest.mark.needs(DIRECT_IS_NOBODYS)
+@pytest.mark.needs(DIRECT_REGIONS_BLOCK_USERS)
 @pytest.mark.parametrize("arguments", ["", "iommu.passthrough=1"], ids=["DMA", "identity"])
 def test_direct_region_blocks_a_claim(reserved: Guest) -> None:
     """A device with a direct region cannot be claimed, and a refused claim changes nothing.

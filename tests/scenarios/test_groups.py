@@ -14,7 +14,7 @@ from harness.guest import devices, modules, tracing
 from harness.guest.guest import Guest, Step
 from harness.guest.state import State
 from harness.iommu import clients, finding
-from harness.iommu.behaviour import GROUP_IDS_ARE_LOWEST, GROUPS_AT_REGISTRATION
+from harness.iommu.behaviour import GROUPS_AT_REGISTRATION, LOWEST_FREE_GROUP_ID
 from harness.plugin.plugin import GuestFactory, Shows
 
 RELEASING = re.compile(r"Releasing group (\d+)")
@@ -95,7 +95,7 @@ def test_rescanned_device_rejoins_its_group(guest_factory: GuestFactory, which: 
         assert after.groups == before.groups
 
 
-@pytest.mark.needs(GROUP_IDS_ARE_LOWEST)
+@pytest.mark.needs(LOWEST_FREE_GROUP_ID)
 def test_group_ids_are_reused(bound_guest: Guest) -> None:
     """The ID of a released group is used again: ten cycles later all IDs are the same.
 
@@ -110,7 +110,7 @@ def test_group_ids_are_reused(bound_guest: Guest) -> None:
     assert group_of(after, nic) == group_of(before, nic)
 
 
-@pytest.mark.needs(GROUP_IDS_ARE_LOWEST)
+@pytest.mark.needs(LOWEST_FREE_GROUP_ID)
 def test_new_group_gets_the_lowest_free_id(guest_factory: GuestFactory) -> None:
     """Each new group gets the lowest free ID."""
     guest = guest_factory("+isolated-functions", bound=True)

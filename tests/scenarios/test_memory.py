@@ -12,7 +12,7 @@ import pytest
 from harness.guest import devices, modules, tracing
 from harness.guest.guest import Guest
 from harness.iommu import audit, clients, finding, vfio
-from harness.iommu.behaviour import CLIENTS_WAIT, TYPE_CAN_BE_SET, VIRTIO_FLUSH_QUEUE
+from harness.iommu.behaviour import GROUP_TYPE_WRITABLE, PROBE_DEFERRAL, VIRTIO_IOMMU_FLUSH_QUEUE
 from harness.iommu.finding import Finding
 from harness.kernel.artifact import Kernel
 from harness.plugin.plugin import GuestFactory, Shows
@@ -122,7 +122,7 @@ def test_removing_and_rescanning_devices_leaks_no_memory(
     assert [guest.state().devices[name].driver for name in nics] == ["vfio-pci", "vfio-pci"]
 
 
-@pytest.mark.needs(CLIENTS_WAIT)
+@pytest.mark.needs(PROBE_DEFERRAL)
 def test_removing_and_rescanning_active_devices_leaks_no_memory(
     kernel: Kernel, guest_factory: GuestFactory
 ) -> None:
@@ -204,14 +204,14 @@ def test_unmapping_a_whole_table_leaks_no_memory(kernel: Kernel, bound_guest: Gu
     assert_nothing_grows(kernel, bound_guest, cycle)
 
 
-@pytest.mark.needs(TYPE_CAN_BE_SET)
+@pytest.mark.needs(GROUP_TYPE_WRITABLE)
 def test_changing_the_group_type_leaks_no_memory(
     kernel: Kernel, bound_guest: Guest, shows: Shows
 ) -> None:
     """A type change frees the old domain, its tables and its flush queues.
 
     iommu_dma_free_fq frees the queue of each processor."""
-    lazy = bound_guest.machine.iommu.driver == "arm_smmu_v3" or shows(VIRTIO_FLUSH_QUEUE)
+    lazy = bound_guest.machine.iommu.driver == "arm_smmu_v3" or shows(VIRTIO_IOMMU_FLUSH_QUEUE)
     (nic,) = clients.nics(bound_guest.state())
     group = bound_guest.state().devices[nic].group
     devices.unbind(bound_guest, nic)

@@ -18,9 +18,9 @@ from harness.guest.state import State
 from harness.iommu import clients
 from harness.iommu.audit import survives
 from harness.iommu.behaviour import (
-    CLIENTS_WAIT,
-    FORCE_WARNS,
     GROUPS_AT_REGISTRATION,
+    OWNED_GROUP_REMOVAL_WARNS,
+    PROBE_DEFERRAL,
     UNREGISTERING_REMOVES_GROUPS,
 )
 from harness.plugin.plugin import ExpectSplat, Shows
@@ -122,7 +122,7 @@ def test_rescan_after_unload_uses_no_freed_operations(guest: Guest, shows: Shows
     (nic,) = clients.pci(before)
     assert step.after.devices[nic].group is None
     modules.load(guest, guest.machine.iommu.driver)
-    if not shows(CLIENTS_WAIT):
+    if not shows(PROBE_DEFERRAL):
         return
     state = devices.wait_for(guest, "the NIC to be bound", clients.are_bound([nic]))
     assert state.devices[nic].group is not None
@@ -209,7 +209,7 @@ def test_forced_unload_removes_all_groups(
     if not bound:
         for name in ("e1000e", "iommu_client"):
             modules.unload(bound_guest, name)
-    elif shows(FORCE_WARNS):
+    elif shows(OWNED_GROUP_REMOVAL_WARNS):
         expect_splat("WARNING in __iommu_group_free_device")
     step = modules.unload(bound_guest, "arm_smmu_v3", force=True, check=False)
     assert (step.status, step.after.is_loaded("arm_smmu_v3")) == (0, False)

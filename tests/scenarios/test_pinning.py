@@ -16,7 +16,7 @@ from harness.guest import devices, modules
 from harness.guest.guest import Guest, Step
 from harness.guest.state import State
 from harness.iommu import audit, clients, finding, vfio
-from harness.iommu.behaviour import GROUPS_AT_REGISTRATION, UNBIND_UNPINS
+from harness.iommu.behaviour import GROUPS_AT_REGISTRATION, UNBIND_RELEASES_DEVICE
 from harness.plugin.plugin import GuestFactory, Shows
 
 IN_USE = "Resource temporarily unavailable"  # EAGAIN of delete_module(2)
@@ -86,7 +86,7 @@ def test_unregistering_a_platform_driver_does_not_unpin(guest: Guest, shows: Sho
     pinned = pins(guest)
     step = modules.unload(guest, clients.PLATFORM_DRIVER, check=False)
     assert step.status == 0
-    expected = (pinned or 0) - 2 if shows(UNBIND_UNPINS) else pinned
+    expected = (pinned or 0) - 2 if shows(UNBIND_RELEASES_DEVICE) else pinned
     assert pins(guest) == expected
     if expected:
         assert_pinned(guest, "modprobe", "-r")
@@ -103,7 +103,7 @@ def test_reported_session_leaves_the_smmu_pinned(guest: Guest, shows: Shows) -> 
     assert modules.load(guest, "test_module").after.refcount("arm_smmu_v3") == 2
     assert guest.step("modprobe -r test_module").status == 0
     last = guest.step("modprobe -r arm-smmu-v3")
-    if shows(UNBIND_UNPINS):
+    if shows(UNBIND_RELEASES_DEVICE):
         assert (last.status, last.after.refcount_if_loaded("arm_smmu_v3")) == (0, None)
     else:
         assert (last.status, last.after.refcount_if_loaded("arm_smmu_v3")) == (1, 2)
@@ -203,7 +203,7 @@ def test_destroying_a_platform_device_drops_its_pin(
     destroyed = modules.unload(guest, "iommu_client_device").after
     assert clients.platform(destroyed) == []
     # Both are in a group until then, bound or not; with the RFC only while they are bound.
-    pinned = 0 if not bound and shows(UNBIND_UNPINS) else 2
+    pinned = 0 if not bound and shows(UNBIND_RELEASES_DEVICE) else 2
     assert len(destroyed.grouped) == len(before.grouped) - pinned
     assert destroyed.refcount("arm_smmu_v3") == len(destroyed.grouped)
 
@@ -270,7 +270,7 @@ def test_failed_driver_probe_keeps_the_pin(guest: Guest, shows: Shows) -> None:
     state = load_client(guest, probe_error=5).after
     names = clients.platform(state)
     assert [state.devices[name].driver for name in names] == ["", ""]
-    grouped = [] if shows(UNBIND_UNPINS) else names
+    grouped = [] if shows(UNBIND_RELEASES_DEVICE) else names
     assert [name for name in names if state.devices[name].group is not None] == grouped
     guest.run("echo 0 > /sys/module/iommu_client/parameters/probe_error")
     for name in names:

@@ -15,7 +15,7 @@ from harness.guest.guest import Guest
 from harness.guest.state import State
 from harness.iommu import audit, clients, finding
 from harness.iommu.audit import survives
-from harness.iommu.behaviour import CLIENTS_WAIT, DMA_OWNERSHIP
+from harness.iommu.behaviour import DMA_OWNERSHIP, PROBE_DEFERRAL
 from harness.machine.topology import Machine
 from harness.plugin.plugin import GuestFactory
 
@@ -44,7 +44,7 @@ def nic_of(guest: Guest) -> str:
     return clients.pci(guest.state())[0]
 
 
-@pytest.mark.needs(CLIENTS_WAIT)
+@pytest.mark.needs(PROBE_DEFERRAL)
 @pytest.mark.known_issue(
     "client-binds-while-iommu-probes", "client-probes-before-registration-does", sometimes=True
 )
@@ -77,7 +77,7 @@ def test_client_racing_registration_ends_up_translated(
 
 
 @pytest.mark.machines("smmuv3")
-@pytest.mark.needs(CLIENTS_WAIT)
+@pytest.mark.needs(PROBE_DEFERRAL)
 def test_async_client_probes_all_get_groups(smp_guest: Guest) -> None:
     """Clients that probe asynchronously at the same time all get their groups.
 

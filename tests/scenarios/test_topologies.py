@@ -14,8 +14,8 @@ from harness.iommu import clients, finding
 from harness.iommu.audit import survives
 from harness.iommu.behaviour import (
     ACS_BEFORE_GROUPS,
-    CLIENTS_WAIT,
     GROUPS_AT_REGISTRATION,
+    PROBE_DEFERRAL,
 )
 from harness.machine.device import Device
 from harness.plugin.plugin import GuestFactory, Shows, not_applicable
@@ -67,7 +67,7 @@ def test_root_port_shares_its_group_without_early_acs(
 
     With a modular IOMMU and a device tree, ACS is requested too late, after the port is set
     up, until c41e2fb67e26. In 5.10 the port does not wait for its IOMMU at all."""
-    if not shows(CLIENTS_WAIT):
+    if not shows(PROBE_DEFERRAL):
         not_applicable("the port binds at boot, past its IOMMU")
     guest = guest_factory("+root-port", bound=True)
     state = clients.bound(guest)
@@ -81,7 +81,7 @@ def port_of(state: State) -> str:
 
 
 @pytest.mark.machines("smmuv3")
-@pytest.mark.needs(CLIENTS_WAIT)
+@pytest.mark.needs(PROBE_DEFERRAL)
 @pytest.mark.known_issue("rescan-splits-functions")
 def test_root_port_scanned_after_registration_gets_the_same_group(
     guest_factory: GuestFactory, shows: Shows
@@ -101,7 +101,7 @@ def test_root_port_scanned_after_registration_gets_the_same_group(
     finding.require(shared, "functions-share-a-group", ", ".join(sorted(BELOW)), len(found))
 
 
-@pytest.mark.needs(CLIENTS_WAIT)
+@pytest.mark.needs(PROBE_DEFERRAL)
 @pytest.mark.parametrize(("preset", "count"), [("switch", 4), ("unisolated-switch", 1)])
 def test_isolation_requires_acs_up_to_the_root(
     guest_factory: GuestFactory, preset: str, count: int
@@ -171,7 +171,7 @@ def test_virtio_devices_are_deferred_until_their_iommu_registers(
     """Virtio devices are deferred until their IOMMU registers.
 
     virtio_pci is built in and would otherwise bind at boot, as it does in 5.10."""
-    if not shows(CLIENTS_WAIT):
+    if not shows(PROBE_DEFERRAL):
         not_applicable("virtio-pci binds at boot, past its IOMMU")
     guest = guest_factory("+virtio")
     names = clients.pci(guest.state())
@@ -186,7 +186,7 @@ def test_hotplugged_device_joins_and_leaves_its_group(
     guest_factory: GuestFactory, shows: Shows
 ) -> None:
     """A hot-plugged device gets a group and pins the module until it is unplugged."""
-    if not shows(CLIENTS_WAIT):
+    if not shows(PROBE_DEFERRAL):
         not_applicable("the port is bound past its IOMMU, and loses its interrupts")
     guest = guest_factory("+hotplug", bound=True)
     before = clients.bound(guest)

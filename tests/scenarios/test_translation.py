@@ -17,11 +17,11 @@ from harness.guest.state import State
 from harness.iommu import audit, clients, groups, traffic, vfio
 from harness.iommu.audit import survives
 from harness.iommu.behaviour import (
-    CLIENTS_WAIT,
     DMA_OWNERSHIP,
+    GROUP_TYPE_WRITABLE,
     GROUPS_AT_REGISTRATION,
-    TYPE_CAN_BE_SET,
-    TYPE_OF_ANY_GROUP,
+    PROBE_DEFERRAL,
+    SHARED_GROUP_TYPE_WRITABLE,
 )
 from harness.iommu.groups import GroupType
 from harness.plugin.plugin import GuestFactory, Shows, not_applicable
@@ -30,7 +30,7 @@ NIC, DISK, DRIVER = "virtio-net-pci", "virtio-blk-pci", "virtio-pci"
 
 # A virtio NIC has a carrier at once, an e1000e after seconds. But in kernels without probe
 # deferral, virtio-pci, which is built in, binds at boot and past its IOMMU.
-pytestmark = pytest.mark.needs(CLIENTS_WAIT)
+pytestmark = pytest.mark.needs(PROBE_DEFERRAL)
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_passthrough_is_direct_and_lazy_mode_translates(
         assert_translated(guest, nic)
 
 
-@pytest.mark.needs(TYPE_CAN_BE_SET)
+@pytest.mark.needs(GROUP_TYPE_WRITABLE)
 def test_group_type_selects_translation(talker: Guest) -> None:
     """DMA is direct while the type of the group is identity, and translated while it is DMA."""
     assert_follows_type(talker, "identity", "DMA", "identity", "DMA")
@@ -114,7 +114,7 @@ def unbound_siblings(guest_factory: GuestFactory) -> tuple[Guest, list[str], int
     return guest, nics, group
 
 
-@pytest.mark.needs(TYPE_OF_ANY_GROUP)
+@pytest.mark.needs(SHARED_GROUP_TYPE_WRITABLE)
 def test_group_type_applies_to_each_device(guest_factory: GuestFactory) -> None:
     """A type change applies to every device of the group.
 
@@ -133,7 +133,7 @@ def test_group_type_applies_to_each_device(guest_factory: GuestFactory) -> None:
             devices.unbind(guest, name)
 
 
-@pytest.mark.needs(TYPE_CAN_BE_SET)
+@pytest.mark.needs(GROUP_TYPE_WRITABLE)
 @pytest.mark.known_issue("virtio-iommu-lazy-oops")
 def test_dma_fq_domain_translates(talker: Guest) -> None:
     """A DMA-FQ domain translates, and flushes its queue without a fault."""
@@ -185,7 +185,7 @@ def test_failed_dma_mapping_is_undone(talker: Guest) -> None:
     assert trace.count(traffic.requesters(disk_of(talker.state()))) > 0
 
 
-@pytest.mark.needs(TYPE_OF_ANY_GROUP)
+@pytest.mark.needs(SHARED_GROUP_TYPE_WRITABLE)
 def test_failed_type_change_does_not_affect_dma(guest_factory: GuestFactory) -> None:
     """A type change that fails for memory leaves the DMA of every device as it was.
 

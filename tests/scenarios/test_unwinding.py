@@ -13,7 +13,7 @@ from harness.guest.guest import Guest
 from harness.iommu import audit, clients, finding, vfio
 from harness.iommu.behaviour import (
     DMA_OWNERSHIP,
-    FIRST_ATTACH_WARNS,
+    FAILED_FIRST_ATTACH_WARNS,
     GROUPS_AT_REGISTRATION,
 )
 from harness.iommu.finding import Finding
@@ -64,7 +64,7 @@ def test_failed_platform_bind_is_unwound(
     stream IDs need memory as well (iommu_fwspec_add_ids)."""
     guest = guest_factory(f"+nic+{preset}")
     client = "b000000.client0"
-    if shows(FIRST_ATTACH_WARNS) and not shows(GROUPS_AT_REGISTRATION):
+    if shows(FAILED_FIRST_ATTACH_WARNS) and not shows(GROUPS_AT_REGISTRATION):
         expect_splat("WARNING in iommu_setup_default_domain")
     modules.load(guest, "iommu_client_device")
     modules.load(guest, "arm_smmu_v3")
@@ -88,7 +88,7 @@ def test_failed_pci_bind_is_unwound(guest: Guest, shows: Shows, expect_splat: Ex
 
     pci_dma_configure, with a driver that only binds."""
     smmu = guest.machine.iommu.driver == "arm_smmu_v3"
-    if smmu and shows(FIRST_ATTACH_WARNS) and not shows(GROUPS_AT_REGISTRATION):
+    if smmu and shows(FAILED_FIRST_ATTACH_WARNS) and not shows(GROUPS_AT_REGISTRATION):
         expect_splat("WARNING in iommu_setup_default_domain")
     nic = clients.pci(guest.state())[0]
     modules.load(guest, guest.machine.iommu.driver)

@@ -14,7 +14,7 @@ from harness.guest import devices, modules, tracing
 from harness.guest.guest import Guest
 from harness.guest.state import State
 from harness.iommu import audit, clients, finding, traffic, vfio
-from harness.iommu.behaviour import CLIENTS_WAIT, DMA_OWNERSHIP
+from harness.iommu.behaviour import DMA_OWNERSHIP, PROBE_DEFERRAL
 from harness.iommu.vfio import Holder, Way
 from harness.plugin.plugin import GuestFactory
 
@@ -273,7 +273,7 @@ def test_vfio_pci_binds_only_by_driver_override(guest: Guest) -> None:
     assert nics_of(state) == []
 
 
-@pytest.mark.needs(CLIENTS_WAIT, DMA_OWNERSHIP)
+@pytest.mark.needs(PROBE_DEFERRAL, DMA_OWNERSHIP)
 def test_port_driver_does_not_block_vfio_below_it(
     guest_factory: GuestFactory, early_acs: bool
 ) -> None:

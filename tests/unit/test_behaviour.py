@@ -6,7 +6,7 @@ import pytest
 
 from harness.errors import UsageError
 from harness.iommu import behaviour, probe
-from harness.iommu.behaviour import FIRST_ATTACH_WARNS, UNBIND_UNPINS
+from harness.iommu.behaviour import FAILED_FIRST_ATTACH_WARNS, UNBIND_RELEASES_DEVICE
 from harness.iommu.probe import Examined, Sign
 from harness.iommu.version import Versions
 from harness.kernel import excerpt
@@ -148,15 +148,18 @@ def test_definition_returns_the_whole_object_or_function() -> None:
 
 def test_a_claim_of_the_user_overrides_the_evidence(tmp_path: Path) -> None:
     kernel = examined(tmp_path, {})
-    claimed = behaviour.claims(["unbind-unpins", "no-first-attach-warns"])
+    claimed = behaviour.claims(["unbind-releases-device", "no-failed-first-attach-warns"])
     table = behaviour.table(kernel, claimed)
-    assert (table[UNBIND_UNPINS.name].shown, table[UNBIND_UNPINS.name].by) == (True, "user")
-    assert not table[FIRST_ATTACH_WARNS.name].shown
-    assert behaviour.table(kernel, {})[FIRST_ATTACH_WARNS.name].guess
+    assert (table[UNBIND_RELEASES_DEVICE.name].shown, table[UNBIND_RELEASES_DEVICE.name].by) == (
+        True,
+        "user",
+    )
+    assert not table[FAILED_FIRST_ATTACH_WARNS.name].shown
+    assert behaviour.table(kernel, {})[FAILED_FIRST_ATTACH_WARNS.name].guess
 
 
 def test_claims_rejects_an_unknown_behaviour() -> None:
-    with pytest.raises(UsageError, match="no such behaviour: 'unpins'"):
+    with pytest.raises(UsageError, match="unknown behaviour 'unpins'"):
         behaviour.claims(["unpins"])
 
 
@@ -165,5 +168,5 @@ def test_the_table_has_unique_names_and_a_source_for_each_entry() -> None:
     for name, each in behaviour.TABLE.items():
         assert name == each.name
         assert each.source
-        assert each.what
+        assert each.summary
         assert each.signs
