@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The whole error tree. Each error is one line for the user: what happened,
-where, and the mend. Unexpected kernel behaviour is a verdict, never one of these.
+where, and the hint. Unexpected kernel behaviour is a verdict, never one of these.
 """
 
 import difflib
@@ -15,18 +15,18 @@ class HarnessError(Exception):
 
     exit_code: ClassVar[int] = 3
 
-    def __init__(self, message: str, mend: str = "", detail: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", detail: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.mend = mend
+        self.hint = hint
         self.detail = detail
 
     def __str__(self) -> str:
-        return f"{self.message}; {self.mend}" if self.mend else self.message
+        return f"{self.message}; {self.hint}" if self.hint else self.message
 
 
 class UsageError(HarnessError):
-    """The request was wrong: another argument, file or option mends it."""
+    """The request was wrong: another argument, file or option fixes it."""
 
     exit_code = 2
 
@@ -59,8 +59,8 @@ class ProgramFailed(HostError):
     """A program ended with an error. ``output`` is the tail of what it printed, ``status``
     its exit status."""
 
-    def __init__(self, message: str, mend: str = "", output: str = "", status: int = 1) -> None:
-        super().__init__(message, mend)
+    def __init__(self, message: str, hint: str = "", output: str = "", status: int = 1) -> None:
+        super().__init__(message, hint)
         self.output = output
         self.status = status
 
@@ -81,8 +81,8 @@ class CommandFailed(HarnessError):
 class GuestError(HarnessError):
     """A guest could not be judged. ``log`` is the tail of the kernel's console."""
 
-    def __init__(self, message: str, mend: str = "", log: str = "") -> None:
-        super().__init__(message, mend)
+    def __init__(self, message: str, hint: str = "", log: str = "") -> None:
+        super().__init__(message, hint)
         self.log = log
 
 
@@ -131,6 +131,6 @@ def is_host_trouble(error: BaseException | None) -> bool:
 
 
 def did_you_mean(word: str, words: Iterable[str], otherwise: str) -> str:
-    """The mend for a name that does not exist: the one that is near, if any."""
+    """The hint for an unknown word: the nearest of ``words``, or ``otherwise``."""
     near = difflib.get_close_matches(word, list(words), 1)
     return f"did you mean {near[0]}?" if near else otherwise

@@ -56,7 +56,7 @@ class Ledger:
     that the file has already are not done again."""
 
     def __init__(self, path: Path, judge: Judge) -> None:
-        _mend(path)
+        _repair(path)
         self._judge = judge
         self._builds: dict[str, Built] = {}
         self._recorded: dict[str, list[Run]] = {}
@@ -156,7 +156,7 @@ def entries(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.split("\n")[:-1]]
 
 
-def _mend(path: Path) -> None:
+def _repair(path: Path) -> None:
     """A process that was killed may leave half a line."""
     if not path.exists():
         return

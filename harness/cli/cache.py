@@ -25,8 +25,8 @@ def ls(
     """What is in the cache: size, days since it was used, and how many of each kind; or
     each thing of one kind."""
     if kind and kind not in inventory.KINDS:
-        mend = did_you_mean(kind, inventory.KINDS, f"there are {', '.join(inventory.KINDS)}")
-        raise UsageError(f"the cache has no kind {kind!r}", mend)
+        hint = did_you_mean(kind, inventory.KINDS, f"there are {', '.join(inventory.KINDS)}")
+        raise UsageError(f"the cache has no kind {kind!r}", hint)
     items = [item for item in inventory.items() if kind in ("", item.kind)]
     if as_json:
         output.print_json({"directory": str(paths.cache()), "items": [_record(i) for i in items]})

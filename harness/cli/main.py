@@ -125,11 +125,11 @@ _DISK = {
 def _disk_error(error: OSError) -> HostError:
     what = _DISK.get(error.errno or 0, error.strerror or str(error))
     where = f": {error.filename}" if error.filename else ""
-    mend = "choose another place" if error.errno in _DISK else ""
+    hint = "choose another place" if error.errno in _DISK else ""
     ours = not error.filename or str(error.filename).startswith(str(paths.cache()))
     if error.errno in _DISK and ours:
-        mend = "free some, or set IOMMU_HARNESS_CACHE to another place"
-    return HostError(what + where, mend)
+        hint = "free some, or set IOMMU_HARNESS_CACHE to another place"
+    return HostError(what + where, hint)
 
 
 def _command(error: Any) -> str:

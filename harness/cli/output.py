@@ -45,8 +45,8 @@ def jsonable(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def error_record(error: HarnessError) -> dict[str, Any]:
-    """What ``--json`` says of an error."""
-    facts = {"kind": type(error).__name__, "message": error.message, "mend": error.mend}
+    """The error object of ``--json``: its kind, message and hint, and detail where there is one."""
+    facts = {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
     return facts | ({"detail": error.detail} if error.detail else {})
 
 

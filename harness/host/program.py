@@ -32,8 +32,8 @@ def require(program: str) -> str:
     path = tools.find(program)
     if path is None:
         lacking = [tool for tool in tools.TOOLS + tools.SPECIAL if tool.name == program]
-        mend = f"install it: {tools.apt_command(lacking)}" if lacking else "install it"
-        raise ToolMissing(f"{program} is not installed on this host", mend)
+        hint = f"install it: {tools.apt_command(lacking)}" if lacking else "install it"
+        raise ToolMissing(f"{program} is not installed on this host", hint)
     return path
 
 

@@ -61,7 +61,7 @@ def read(path: Path) -> Machine:
         described = _machine(path, given)
         topology.check(described)
     except UsageError as error:
-        raise UsageError(f"{path}: {error.message}", error.mend) from None
+        raise UsageError(f"{path}: {error.message}", error.hint) from None
     return described
 
 

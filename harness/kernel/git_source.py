@@ -62,7 +62,7 @@ def _is_bare(directory: Path) -> bool:
 
 def commit_of(repository: Path, revision: str) -> str:
     """The hash of a commit that the repository has. Raises UsageError for another name,
-    with the mend for a clone that is not whole."""
+    with the hint for a clone that is not whole."""
     try:
         git.run(repository, "rev-parse", "--git-dir")
     except ProgramFailed:
@@ -80,8 +80,8 @@ def commit_of(repository: Path, revision: str) -> str:
 def missing(repository: Path, what: str) -> UsageError:
     """The error for something that the repository lacks, with how to get it."""
     if git.run(repository, "rev-parse", "--is-shallow-repository") == "true":
-        mend = f"it is a shallow clone: git -C {repository} fetch --unshallow"
-        return UsageError(what, mend)
+        hint = f"it is a shallow clone: git -C {repository} fetch --unshallow"
+        return UsageError(what, hint)
     if _is_partial(repository):
         return UsageError(
             what, f"it is a partial clone: git -C {repository} fetch --refetch --no-filter"

@@ -85,7 +85,7 @@ def _errors(output: str) -> list[str]:
 
 def _unreadable(patch: Patch, failure: ProgramFailed) -> UsageError:
     reason = (_errors(failure.output) or [failure.message])[0]
-    return UsageError(f"{patch.name} is no patch that git can read: {reason}", "mend the file")
+    return UsageError(f"{patch.name} is no patch that git can read: {reason}", "fix the file")
 
 
 def _notes(output: str) -> Iterator[str]:

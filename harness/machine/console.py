@@ -190,7 +190,7 @@ class Console:
             return self._exchange(request, limit)
         except GuestHang as hang:
             self._hang = self._hang or hang
-            raise GuestHang(self._hang.message, self._hang.mend, self._watch.tail) from None
+            raise GuestHang(self._hang.message, self._hang.hint, self._watch.tail) from None
 
     def _recover(self, needs_shell: bool) -> None:
         """Until PID 1 answers, and the command that hung has ended where the shell is

@@ -168,8 +168,8 @@ def chosen(scenarios: Sequence[str]) -> Iterator[Path | str]:
             raise UsageError(f"no scenarios about {name!r}", f"there are {', '.join(subjects)}")
         tests = [each.name for each in tests_of(file)]
         if rest and rest not in tests:
-            mend = did_you_mean(rest, tests, f"see iommu-harness run --list {name}")
-            raise UsageError(f"no scenario {rest!r} about {name}", mend)
+            hint = did_you_mean(rest, tests, f"see iommu-harness run --list {name}")
+            raise UsageError(f"no scenario {rest!r} about {name}", hint)
         yield f"{file}{colons}{rest}"
 
 

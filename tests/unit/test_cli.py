@@ -57,7 +57,7 @@ def test_an_error_with_json_prints_one_object() -> None:
     error = json.loads(done.out)["error"]
     assert error["kind"] == "UsageError"
     assert "no such file" in error["message"]
-    assert error["mend"]
+    assert error["hint"]
 
 
 @pytest.mark.parametrize("content", [b"", b"\x7fELF\0", b"Only prose.\n"])

@@ -165,7 +165,7 @@ def test_a_revision_missing_from_a_shallow_clone_hints_at_unshallow(
     assert image(tmp_path / "shallow", "HEAD") == "int three;\n"
     with pytest.raises(UsageError, match=r"no revision 'HEAD~1'") as caught:
         git_source.source_of(f"{tmp_path / 'shallow'}@HEAD~1")
-    assert "fetch --unshallow" in caught.value.mend
+    assert "fetch --unshallow" in caught.value.hint
 
 
 def test_building_from_a_partial_clone_fetches_nothing(repository: Path, tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_building_from_a_partial_clone_fetches_nothing(repository: Path, tmp_pat
     before = checkout_state(partial)
     with pytest.raises(UsageError) as caught:
         image(partial, "HEAD")
-    assert "partial clone" in caught.value.mend
+    assert "partial clone" in caught.value.hint
     assert checkout_state(partial) == before
 
 

@@ -107,7 +107,7 @@ def test_a_driver_that_is_not_a_module_is_a_finding(kernel: Kernel) -> None:
     )
     with pytest.raises(UsageError, match="fake has no module 'frob'") as caught:
         inspection.inspect(kernel, "frob")
-    assert "it has arm_smmu_v3, base_lib" in caught.value.mend
+    assert "it has arm_smmu_v3, base_lib" in caught.value.hint
 
 
 @pytest.mark.parametrize(
