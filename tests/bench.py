@@ -196,23 +196,23 @@ def restore(
 ) -> None:
     """Time guests restored by hand, restored by us, and booted; 16 at once; hundreds in a row."""
     built = build.build(spec.parse(kernel))
-    taken = snapshot.warm(built, bench_guests.SMMUV3)
+    saved = snapshot.warm(built, bench_guests.SMMUV3)
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
         works = [
-            lambda: bench_guests.by_hand(taken, directory),
-            lambda: bench_guests.ours(taken, directory),
+            lambda: bench_guests.by_hand(saved, directory),
+            lambda: bench_guests.ours(saved, directory),
             lambda: bench_guests.cold(built, directory),
         ]
         by_hand, ours, cold = measured_with_progress(
             "restored guests and booted ones", rounds, *works
         )
-        crowd = bench_guests.crowd(taken, 16, directory)
+        crowd = bench_guests.crowd(saved, 16, directory)
     started = time.perf_counter()
     results = []
     with progress.phase("benchmark: sustained", f"{sustained} guests in a row") as phase:
         phase.expect(sustained)
-        for result in bench_guests.many(taken, sustained, workers):
+        for result in bench_guests.many(saved, sustained, workers):
             results.append(result)
             phase.step()
     per_second = sustained / (time.perf_counter() - started)
@@ -242,12 +242,12 @@ def suite_(
     """Time the scenarios on one kernel and machine, warm, beside as many guests restored by
     hand: the minimum for one guest per scenario."""
     chosen = spec.parse(kernel)
-    taken = snapshot.warm(build.build(chosen), bench_guests.SMMUV3)
+    saved = snapshot.warm(build.build(chosen), bench_guests.SMMUV3)
     request = run.Request((chosen,), (machine,), workers=workers)
     with tempfile.TemporaryDirectory() as scratch, multiprocessing.Pool(workers) as pool:
         directory = Path(scratch)
         outcomes = run.run(request, directory, title="warming up")
-        restore = partial(bench_guests.by_hand_anywhere, taken)
+        restore = partial(bench_guests.by_hand_anywhere, saved)
         by_hand, ours = alternating(
             rounds,
             lambda: timed(lambda: pool.map(restore, range(len(outcomes)))),

@@ -30,16 +30,16 @@ from tests.processes import descendants, wait_until
 SMMUV3 = machines.named("smmuv3")
 
 
-def by_hand(taken: Snapshot, directory: Path) -> float:
+def by_hand(saved: Snapshot, directory: Path) -> float:
     """Seconds from the start of QEMU, with the same arguments, to the first answer: the minimum
     for a restore."""
-    machine = taken.boot.machine
-    argv = [*qemu.board(machine), *qemu.memory(machine, taken.memory), *qemu.payload(taken.stub)]
+    machine = saved.boot.machine
+    argv = [*qemu.board(machine), *qemu.memory(machine, saved.memory), *qemu.payload(saved.stub)]
     argv += [*qemu.channels(machine), "-incoming", "defer"]
     started = time.perf_counter()
     with (
         process.started(argv, qemu.chardevs(machine), directory / "qemu.log") as running,
-        (taken.directory / "state").open("rb") as state,
+        (saved.directory / "state").open("rb") as state,
     ):
         qmp = running.sockets["qmp"]
         _execute(qmp, "qmp_capabilities")
@@ -68,10 +68,10 @@ def _begin_incoming(qmp: socket.socket, state: int) -> None:
         _execute(qmp, "migrate-incoming", uri="fd:state")
 
 
-def by_hand_anywhere(taken: Snapshot, _number: int) -> float:
+def by_hand_anywhere(saved: Snapshot, _number: int) -> float:
     """``by_hand`` in a temporary directory."""
     with tempfile.TemporaryDirectory() as scratch:
-        return by_hand(taken, Path(scratch))
+        return by_hand(saved, Path(scratch))
 
 
 def _execute(qmp: socket.socket, command: str, *descriptors: int, **arguments: object) -> bytes:
@@ -85,9 +85,9 @@ def _execute(qmp: socket.socket, command: str, *descriptors: int, **arguments: o
     return received
 
 
-def ours(taken: Snapshot, directory: Path) -> float:
+def ours(saved: Snapshot, directory: Path) -> float:
     started = time.perf_counter()
-    with snapshot.restored(taken, directory) as running:
+    with snapshot.restored(saved, directory) as running:
         running.run(":")
         return time.perf_counter() - started
 
@@ -110,14 +110,14 @@ class Crowd:
     each_more_megabytes: float
 
 
-def crowd(taken: Snapshot, count: int, scratch: Path) -> Crowd:
+def crowd(saved: Snapshot, count: int, scratch: Path) -> Crowd:
     with contextlib.ExitStack() as stack:
         running: list[Guest] = []
         started = time.perf_counter()
         for number in range(count):
             directory = scratch / f"crowd{number}"
             directory.mkdir()
-            running.append(stack.enter_context(snapshot.restored(taken, directory)))
+            running.append(stack.enter_context(snapshot.restored(saved, directory)))
             if number == 0:
                 first = _pss(running[0].pid)
         for each in running:
@@ -132,16 +132,16 @@ def _pss(pid: int) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1e3
 
 
-def many(taken: Snapshot, count: int, workers: int) -> Iterator[str]:
+def many(saved: Snapshot, count: int, workers: int) -> Iterator[str]:
     """The result of one step in each of ``count`` guests: "fine", or its error."""
     with multiprocessing.Pool(workers) as pool:
-        yield from pool.imap_unordered(partial(_one, taken), range(count))
+        yield from pool.imap_unordered(partial(_one, saved), range(count))
 
 
-def _one(taken: Snapshot, number: int) -> str:
+def _one(saved: Snapshot, number: int) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            with snapshot.restored(taken, Path(scratch)) as running:
+            with snapshot.restored(saved, Path(scratch)) as running:
                 step = running.step(f"echo {number} > /dev/kmsg; modprobe arm-smmu-v3")
         except GuestError as error:
             return f"{type(error).__name__}: {error}"
@@ -264,13 +264,13 @@ def _full(kernel: Kernel, scratch: Path) -> str:
 
 def _truncated(kernel: Kernel, scratch: Path) -> str:
     with _guest(kernel, scratch) as running:
-        taken = snapshot.save(running, scratch / "kept")
-    state = taken.directory / "state"
+        saved = snapshot.save(running, scratch / "kept")
+    state = saved.directory / "state"
     os.truncate(state, state.stat().st_size // 2)
     (scratch / "again").mkdir()
 
     def work() -> str:
-        with snapshot.restored(taken, scratch / "again"):
+        with snapshot.restored(saved, scratch / "again"):
             return "restored"
 
     return _classified(work)

@@ -277,13 +277,13 @@ def test_an_interrupted_search_resumes_from_its_ledger(
     find: Find, commits: list[str], tmp_path: Path, seed: int
 ) -> None:
     """No recorded build or run is repeated; truncated lines are ignored."""
-    whole = RandomJudge(commits, 13, rate=0.5)
-    expected = find(whole, "whole")
+    uninterrupted = RandomJudge(commits, 13, rate=0.5)
+    expected = find(uninterrupted, "uninterrupted")
     draw = random.Random(seed)
     calls: list[str] = []
     for _ in range(4):
         judge = RandomJudge(
-            commits, 13, rate=0.5, max_calls=draw.randrange(1, len(whole.calls) // 5)
+            commits, 13, rate=0.5, max_calls=draw.randrange(1, len(uninterrupted.calls) // 5)
         )
         with pytest.raises(KeyboardInterrupt):
             find(judge, "killed")
@@ -292,7 +292,7 @@ def test_an_interrupted_search_resumes_from_its_ledger(
             file.write('{"run": {"revi')
     rest = RandomJudge(commits, 13, rate=0.5)
     assert find(rest, "killed").culprit == expected.culprit
-    assert calls + rest.calls == whole.calls
+    assert calls + rest.calls == uninterrupted.calls
 
 
 def test_gitbisect_passes_terms_and_first_parent_to_git(history: tuple[Path, list[str]]) -> None:

@@ -210,7 +210,7 @@ def test_manifest_computes_the_same_keys_in_bulk(
 
 
 def test_a_source_with_an_extra_changed_or_missing_file_is_not_linked(tmp_path: Path) -> None:
-    """A file more matters only where the whole tree is linked as it is."""
+    """An extra file matters only where the whole tree is linked as it is."""
     for name in ("a", "b"):
         (tmp_path / name).write_text(name)
     files = manifest.scan(tmp_path)

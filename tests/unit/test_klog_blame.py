@@ -133,10 +133,10 @@ LOCKED = "ffff88807d (&n->list_lock){..-.}-{3:3}, at: {}+0x2a8/0x558"
 @pytest.mark.parametrize(
     ("taken", "frames", "function"),
     [
-        # A report can blame what takes the scheduler's and the allocator's own locks.
+        # The functions that take the scheduler's and the allocator's own locks can be blamed.
         ("put_cpu_partial", ("lock_acquire", "put_cpu_partial", "kfree"), "put_cpu_partial"),
         ("try_to_wake_up", ("lock_acquire", "try_to_wake_up", "feed"), "try_to_wake_up"),
-        # It does not blame lock functions, annotations of reclaim, and waiting for work.
+        # Lock functions, annotations of reclaim and waiting for work are not blamed.
         ("fs_reclaim_acquire", ("fs_reclaim_acquire", "kmalloc_node", "feed"), "kmalloc_node"),
         ("flush_workqueue", ("lock_acquire", "flush_workqueue", "feed"), "feed"),
         ("vprintk_emit", ("_raw_spin_lock", "vprintk_emit", "panic", "bad_mode"), "bad_mode"),
