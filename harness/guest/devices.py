@@ -125,7 +125,7 @@ def plug(guest: Guest, wanted: Device, limit: float = 30.0) -> str:
     except HostError:
         _drop(guest, made)
         raise
-    guest.rewired.add(name)
+    guest.hotplugged.add(name)
     return _wait(limit, f"{wanted.model} to appear", lambda: _appeared(guest, before))
 
 
@@ -144,10 +144,10 @@ def pull(guest: Guest, name: str, address: str, limit: float = 30.0) -> None:
     gone = f"{address} to go"
     _wait(limit, gone, lambda: "" if address in guest.state().devices else "gone")
     _wait(limit, f"QEMU to let go of {name}", lambda: "" if _known(guest, identity) else "gone")
-    if name not in guest.rewired:
-        guest.rewired.add(name)  # QEMU was started with it
+    if name not in guest.hotplugged:
+        guest.hotplugged.add(name)  # QEMU was started with it
         return
-    guest.rewired.discard(name)
+    guest.hotplugged.discard(name)
     ends = (Definition(kind, {key: f"{kind}-{name}"}) for kind, key in _REMOVE_KEYS.items())
     _drop(guest, list(ends))
 

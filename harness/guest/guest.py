@@ -102,7 +102,7 @@ def _result(command: str, reply: Reply) -> Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class SavedLog:
     """What a restored guest had said before it was saved: on the kernel's ``console``,
     and in the log's ``records``; ``counted`` are those of PID 1, unreadable ones too.
     ``rest`` is half of a frame, whose other half the guest sends when it goes on."""
@@ -113,7 +113,7 @@ class Past:
     rest: bytes = b""
 
 
-NO_PAST = Past()
+NO_SAVED_LOG = SavedLog()
 
 # Called with each kernel-log record, in another thread.
 OnRecord = Callable[[Record], None]
@@ -145,7 +145,7 @@ class Guest:
         self._claimed = len(records)
         self._state: State | None = None
         # Devices that were plugged in or pulled since QEMU was started.
-        self.rewired: set[str] = set()
+        self.hotplugged: set[str] = set()
         self._history: deque[tuple[str, Result | None]] = deque(maxlen=_HISTORY)
 
     @property
@@ -221,18 +221,18 @@ class Guest:
         """What QEMU itself answers. Raises HostError when it refuses, and as ``run`` does."""
         return self._with_monitor(lambda: self.monitor.execute(command, arguments))
 
-    def human(self, line: str) -> str:
+    def hmp(self, line: str) -> str:
         """What QEMU's human monitor says to a line that QMP has no command for. Raises as
         ``qmp`` does."""
         return str(self.qmp("human-monitor-command", {"command-line": line}))
 
-    def save(self, file: Path) -> Past:
+    def save(self, file: Path) -> SavedLog:
         """Stops the guest, writes its state and returns what it had said by then. Raises
         Unmigratable, and as ``qmp`` does."""
         self.qmp("stop")
         counted, rest = self._console.settle()
         console = (self.directory / "console-kernel.log").read_bytes()
-        past = Past(console, tuple(self._records), counted, rest)
+        past = SavedLog(console, tuple(self._records), counted, rest)
         try:
             self._with_monitor(lambda: self.monitor.save(file))
         except HostError:
@@ -240,7 +240,7 @@ class Guest:
             raise
         return past
 
-    def load(self, file: Path, past: Past) -> None:
+    def load(self, file: Path, past: SavedLog) -> None:
         """Goes on from a state, in a QEMU that was started to wait for one. Raises as
         ``qmp`` does."""
         self._console.go_on(past.rest)
@@ -363,7 +363,7 @@ def running(
     *,
     memory: Memory,
     on_record: OnRecord,
-    past: Past = NO_PAST,
+    past: SavedLog = NO_SAVED_LOG,
     stub: Boot | None = None,
 ) -> Iterator[tuple[Guest, Console]]:
     """A QEMU for ``boot``, all its channels read, ended on the way out. Whether the guest

@@ -25,11 +25,11 @@ def traces(guest: Guest, kernel: Kernel) -> list[str]:
     if kernel.option("RANDOMIZE_BASE") or not (kernel.directory / "vmlinux").exists():
         return []
     symbols = _symbols(kernel)
-    parts = _PROCESSOR.split(guest.human("info registers -a"))
+    parts = _PROCESSOR.split(guest.hmp("info registers -a"))
     found = []
     for number, text in zip(parts[1::2], parts[2::2], strict=True):
         registers = {name: int(value, 16) for name, value in _REGISTER.findall(text)}
-        guest.human(f"cpu {number}")
+        guest.hmp(f"cpu {number}")
         names = _functions(symbols, _addresses(guest, registers), registers.get("X30", 0))
         found.append(f"processor {number} is in {' <- '.join(names)}")
     return found
@@ -51,7 +51,7 @@ def _addresses(guest: Guest, registers: dict[str, int]) -> list[int]:
     found = [registers.get("PC", 0)]
     frame = registers.get("X29", 0)
     while frame and len(found) < _DEPTH:
-        words = _WORDS.search(guest.human(f"x/2gx {frame:#x}"))
+        words = _WORDS.search(guest.hmp(f"x/2gx {frame:#x}"))
         if words is None:
             break
         frame, address = (int(word, 16) for word in words.groups())

@@ -150,7 +150,7 @@ def _free_ports() -> Iterator[int]:
 def _end_forward(guest: Guest, port: int) -> None:
     """Nothing where the guest has died: its port died with it."""
     with contextlib.suppress(GuestError):
-        guest.human(f"hostfwd_remove {qemu.SSH_NETWORK} tcp:127.0.0.1:{port}")
+        guest.hmp(f"hostfwd_remove {qemu.SSH_NETWORK} tcp:127.0.0.1:{port}")
 
 
 def forward(guest: Guest, ports: Iterable[int]) -> int:
@@ -159,7 +159,7 @@ def forward(guest: Guest, ports: Iterable[int]) -> int:
     said = "there is none"
     for port in ports:
         rule = f"tcp:127.0.0.1:{port}-{qemu.SSH_ADDRESS}:22"
-        said = guest.human(f"hostfwd_add {qemu.SSH_NETWORK} {rule}").strip()
+        said = guest.hmp(f"hostfwd_add {qemu.SSH_NETWORK} {rule}").strip()
         if not said:
             return port
     raise HostError(f"QEMU can forward no port of 127.0.0.1: {said}")

@@ -19,7 +19,7 @@ from typing import Any
 
 from harness.errors import GuestLost, Unmigratable, UsageError
 from harness.guest import guest
-from harness.guest.guest import Guest, OnRecord, Past
+from harness.guest.guest import Guest, OnRecord, SavedLog
 from harness.host import cache, progress
 from harness.kernel.artifact import Kernel
 from harness.klog.record import Record
@@ -44,7 +44,7 @@ class Snapshot:
 
     directory: Path
     boot: Boot
-    past: Past
+    past: SavedLog
     clock: float
     limit: float
 
@@ -84,8 +84,8 @@ def save(running: Guest, directory: Path) -> Snapshot:
 
 def _write(running: Guest, directory: Path) -> Snapshot:
     """Leaves the guest stopped."""
-    if running.rewired:
-        names = ", ".join(sorted(running.rewired))
+    if running.hotplugged:
+        names = ", ".join(sorted(running.hotplugged))
         raise UsageError(
             f"a guest with devices plugged or pulled ({names}) cannot be saved",
             "save it before, or undo that",
@@ -157,7 +157,7 @@ def _record(directory: Path) -> dict[str, Any]:
 
 def _snapshot(directory: Path, boot: Boot, record: dict[str, Any]) -> Snapshot:
     console = directory / "console.log"
-    past = Past(
+    past = SavedLog(
         console.read_bytes() if console.is_file() else b"",
         tuple(Record(**each) for each in record["records"]),
         int(record["counted"]),

@@ -76,7 +76,7 @@ def tracing(guest: Guest, *events: str) -> Iterator[Trace]:
 _FAULTS = ("failslab", "fail_page_alloc")
 _DEBUGFS = "/sys/kernel/debug"
 
-# For ``but_for``. Its error path frees what it could not get (iova_magazine_free of 6.12; 6.1
+# For ``exclude``. Its error path frees what it could not get (iova_magazine_free of 6.12; 6.1
 # has a kfree there, and 7.2 looks first): an oops that holds the group's mutex for ever, and
 # shows of the paths around it nothing.
 RCACHES = "iova_domain_init_rcaches"
@@ -100,7 +100,7 @@ class Failure:
     status: int
 
 
-def failures(guest: Guest, *what: str, but_for: str = "", step: int = 1) -> Iterator[Failure]:
+def failures(guest: Guest, *what: str, exclude: str = "", step: int = 1) -> Iterator[Failure]:
     """Does something once for each allocation that it makes, or each ``step``th, with that
     one failing (Documentation/fault-injection), and ends with one time when all are made,
     which has to succeed. Whoever asks undoes what was done; what a process holds when it ends
@@ -109,10 +109,10 @@ def failures(guest: Guest, *what: str, but_for: str = "", step: int = 1) -> Iter
     ``what`` is ("write", PATH, TEXT), ("vfio", ...) as of the guest's command, or ("sh",
     COMMAND), of which only allocations of the shell's own task count and those of a program
     that it becomes with ``exec``. Objects that are allocated below the kernel function
-    ``but_for`` do not fail, where it exists and the kernel heeds that (6.12 and 7.2 do, 5.10
+    ``exclude`` do not fail, where it exists and the kernel heeds that (6.12 and 7.2 do, 5.10
     and 6.1 do not). Raises UsageError for a kernel without fault injection, as a prebuilt one
     may be, and GuestError where the end is no success or does not come."""
-    arm(guest, but_for)
+    arm(guest, exclude)
     for number in range(1, _ENDLESS, step):
         failure = fail(guest, number, *what)
         if failure is None:
@@ -127,9 +127,9 @@ def fail(guest: Guest, number: int, *what: str) -> Failure | None:
     return _failure(number, line, what)
 
 
-def all_failures(guest: Guest, *what: str, but_for: str = "") -> list[Failure]:
+def all_failures(guest: Guest, *what: str, exclude: str = "") -> list[Failure]:
     """The same, with nothing done between one and the next: ten times as fast."""
-    arm(guest, but_for)
+    arm(guest, exclude)
     lines = _told(guest, "all", *what)
     found = [_failure(number, line, what) for number, line in enumerate(lines, start=1)]
     return [each for each in found if each]
@@ -153,7 +153,7 @@ def _failure(number: int, line: str, what: Sequence[str]) -> Failure | None:
     return None
 
 
-def arm(guest: Guest, but_for: str = "") -> None:
+def arm(guest: Guest, exclude: str = "") -> None:
     """Has all allocations that ``failnth`` of the guest counts be able to fail; see
     ``failures``."""
     lines = [f"echo N > {_DEBUGFS}/{each}/ignore-gfp-wait" for each in _FAULTS]
@@ -161,7 +161,7 @@ def arm(guest: Guest, but_for: str = "") -> None:
     if guest.run(" && ".join(lines)).status != 0:
         raise UsageError("this kernel cannot have allocations fail", "build it with FAILSLAB")
     # Each has one range of functions to spare.
-    for each, spared in zip(_FAULTS, (but_for, _REFILL), strict=True):
+    for each, spared in zip(_FAULTS, (exclude, _REFILL), strict=True):
         first, end = _extent(guest, spared) if spared else (0, 0)
         directory = f"{_DEBUGFS}/{each}"
         guest.run(f"echo {first} > {directory}/reject-start; echo {end} > {directory}/reject-end")

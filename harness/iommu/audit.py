@@ -97,15 +97,15 @@ def errors(log: Sequence[Record], expected: Sequence[str]) -> list[Finding]:
 _BY_OOPS = {128 + signal.SIGKILL, 128 + signal.SIGSEGV}
 
 
-def survives(step: Step) -> None:
-    """Raises Broken where a signal has ended the step's shell, or its last command: an oops
+def require_survival(step: Step) -> None:
+    """Raises RuleViolation where a signal has ended the step's shell, or its last command: an oops
     does that."""
     killed = step.killed or step.status in _BY_OOPS
     finding.require(not killed, finding.KILLED, step.command)
 
 
-def is_served(user: Step) -> None:
-    """Raises Broken where a user of VFIO or iommufd is refused: its last words are
+def require_success(user: Step) -> None:
+    """Raises RuleViolation where a user of VFIO or iommufd is refused: its last words are
     "IOCTL: ERRNO", or what was wrong."""
     name, _, error = (user.err.splitlines() or [""])[-1].rpartition(": ")
     finding.require(user.status == 0, "user-call", name, error)
@@ -147,7 +147,7 @@ def _list(names: list[str]) -> str:
     return ", ".join(names) or "nothing"
 
 
-def owners(guest: Guest, *names: str) -> list[Finding]:
+def owned_groups(guest: Guest, *names: str) -> list[Finding]:
     """Which of the devices' groups still have an owner of their DMA, and what a claim is refused
     with (iommu_group_claim_dma_owner, by the guest module dma_owner); one that is granted
     is given back."""

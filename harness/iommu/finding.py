@@ -37,7 +37,7 @@ class Finding:
         return f"{self.rule} {self.subject}".rstrip() + value
 
 
-class Broken(AssertionError):
+class RuleViolation(AssertionError):
     """Rules that do not hold."""
 
     def __init__(self, findings: Sequence[Finding], where: str = "") -> None:
@@ -46,27 +46,27 @@ class Broken(AssertionError):
         self.findings = tuple(findings)
 
 
-def none_of(findings: Iterable[Finding], where: str = "") -> None:
-    """Raises Broken where there are any; ``where`` says in which case."""
+def require_none(findings: Iterable[Finding], where: str = "") -> None:
+    """Raises RuleViolation where there are any; ``where`` says in which case."""
     found = list(findings)
     if found:
-        raise Broken(found, where)
+        raise RuleViolation(found, where)
 
 
 def require(condition: object, rule: str, subject: str = "", value: object = "") -> None:
-    """Raises Broken where the condition does not hold."""
+    """Raises RuleViolation where the condition does not hold."""
     if not condition:
         found = Finding(rule, subject, str(value))
-        raise Broken([Finding(rule, subject, str(value), str(found))])
+        raise RuleViolation([Finding(rule, subject, str(value), str(found))])
 
 
-def of_splat(splat: Splat) -> Finding:
+def from_splat(splat: Splat) -> Finding:
     return Finding(splat.kind, text=splat.title, calls=calls(splat), splat=splat)
 
 
-def of_error(error: BaseException) -> list[Finding]:
+def from_error(error: BaseException) -> list[Finding]:
     """What ended a scenario: its own findings, or what became of the guest."""
-    if isinstance(error, Broken):
+    if isinstance(error, RuleViolation):
         return list(error.findings)
     text = str(error).strip()
     if isinstance(error, GuestPanic):

@@ -63,12 +63,12 @@ def _of(error: BaseException | None) -> list[Finding]:
     """Of a host in trouble nothing follows."""
     if error is None or is_host_trouble(error):
         return []
-    return finding.of_error(error)
+    return finding.from_error(error)
 
 
 def _reported(guest: Guest) -> list[Finding]:
     """What the guest's kernel reports."""
-    return [finding.of_splat(each) for each in splat.find(_said(guest))]
+    return [finding.from_splat(each) for each in splat.find(_said(guest))]
 
 
 def _said(guest: Guest) -> list[str]:

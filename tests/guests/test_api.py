@@ -87,32 +87,32 @@ def test_group_type_is_read_and_set(guest: Guest, kernel: Kernel) -> None:
 def test_vfio_user_opens_and_releases_a_device(guest: Guest) -> None:
     nic = bound(guest)
     group = group_of(guest, nic)
-    assert vfio.give(guest, nic).after.devices[nic].driver == "vfio-pci"
+    assert vfio.bind_vfio(guest, nic).after.devices[nic].driver == "vfio-pci"
     assert vfio.viable(guest, group).out == "viable\n"
-    opened = vfio.use(guest, "group", group, nic, check=False)
+    opened = vfio.run_user(guest, "group", group, nic, check=False)
     assert (opened.status, opened.err, opened.out) == (0, "", "open\n")
-    step, holder = vfio.hold(guest, "group", group, nic, check=False)
+    step, holder = vfio.start_user(guest, "group", group, nic, check=False)
     assert holder is not None, step.err
-    busy = vfio.use(guest, "group", group, nic, check=False)
+    busy = vfio.run_user(guest, "group", group, nic, check=False)
     assert (busy.status != 0, devices.errno_of(busy)) == (True, "EBUSY")
     holder.kill()
-    vfio.use(guest, "group", group, nic)
-    assert vfio.take_back(guest, nic).after.devices[nic].driver == "e1000e"
+    vfio.run_user(guest, "group", group, nic)
+    assert vfio.unbind_vfio(guest, nic).after.devices[nic].driver == "e1000e"
 
 
 def test_iommufd_user_opens_a_device(guest: Guest, kernel: Kernel) -> None:
     nic = bound(guest)
-    vfio.give(guest, nic)
-    opened = vfio.use(guest, "cdev", nic, check=False)
+    vfio.bind_vfio(guest, nic)
+    opened = vfio.run_user(guest, "cdev", nic, check=False)
     if not kernel.option("VFIO_DEVICE_CDEV"):
         assert opened.err == "open /dev/iommu: ENOENT\n"
         return
     assert (opened.status, opened.err) == (0, "")
-    _, holder = vfio.hold(guest, "cdev", nic, check=False)
+    _, holder = vfio.start_user(guest, "cdev", nic, check=False)
     assert holder is not None
-    assert vfio.use(guest, "cdev", nic, check=False).status != 0
+    assert vfio.run_user(guest, "cdev", nic, check=False).status != 0
     holder.kill()
-    vfio.use(guest, "cdev", nic)
+    vfio.run_user(guest, "cdev", nic)
 
 
 def test_kernel_module_claims_a_groups_dma(guest: Guest, kernel: Kernel) -> None:

@@ -187,7 +187,7 @@ def test_qemu_exits_with_the_harness(kernel: Kernel, tmp_path: Path, number: int
 
 @panics
 def test_panic_during_a_qmp_command_is_a_panic(smmuv3: Guest) -> None:
-    with pytest.raises(GuestPanic, match="sysrq triggered crash"), traffic.witnessed(smmuv3):
+    with pytest.raises(GuestPanic, match="sysrq triggered crash"), traffic.dma_traced(smmuv3):
         smmuv3.run(PANIC)
     with pytest.raises(GuestPanic, match="sysrq triggered crash"):
         smmuv3.qmp("query-status")

@@ -181,12 +181,12 @@ def test_host_error_does_not_hide_a_splat(
 
 KNOWN = """
 import pytest
-from harness.iommu.audit import survives
+from harness.iommu.audit import require_survival
 @pytest.mark.machines("virtio-iommu")
 @pytest.mark.known_issue("virtio-iommu-unbind")
 def test_it(guest):
     guest.run("modprobe virtio-iommu; modprobe e1000e")
-    survives(guest.step("cd /sys/bus/virtio/drivers/virtio_iommu; {}"))
+    require_survival(guest.step("cd /sys/bus/virtio/drivers/virtio_iommu; {}"))
 """
 
 
@@ -222,7 +222,9 @@ def test_known_issue_does_not_explain_another_splat(
         pytest.skip("unbinding a virtio-iommu does not oops here")
     name = f"--iommu-kernel={kernel_spec.kind}:{kernel_spec.where}"
     oops = KNOWN.format("for d in virtio[0-9]*; do echo $d > unbind; done")
-    status, output = run(tmp_path, oops.replace("    survives", f"    {SPLAT}\n    survives"), name)
+    status, output = run(
+        tmp_path, oops.replace("    require_survival", f"    {SPLAT}\n    require_survival"), name
+    )
     assert status == 1
     assert "in thing_release" in output
     assert "known issue virtio-iommu-unbind explains the rest" in output

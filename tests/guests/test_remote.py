@@ -87,7 +87,7 @@ def test_each_guest_has_its_own_keys(guest_factory: GuestFactory) -> None:
 
 def test_ssh_port_is_bound_to_loopback_only(reachable: Guest) -> None:
     with remote.connected(reachable) as ssh:
-        rules = reachable.human("info usernet")
+        rules = reachable.hmp("info usernet")
         assert "127.0.0.1" in rules
         with socket.socket() as other, pytest.raises(OSError, match="refused"):
             other.connect(("127.0.0.2", ssh.port))

@@ -44,7 +44,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     excuses = _excuses(item)
     errors = [each for marker in item.iter_markers("errors") for each in marker.args]
     for guest in plugin.guests_of(item):
-        finding.none_of(_audit(guest, excuses, errors), "after the scenario")
+        finding.require_none(_audit(guest, excuses, errors), "after the scenario")
 
 
 def _excuses(item: pytest.Item) -> dict[str, str]:
@@ -99,7 +99,7 @@ def early_acs(machine: Machine, shows: Shows) -> bool:
 def _require_vfio_interface(request: pytest.FixtureRequest, kernel: Kernel) -> None:
     """Skip a VFIO interface that the kernel's configuration lacks."""
     callspec = getattr(request.node, "callspec", None)
-    for way in callspec.params.values() if callspec else ():
-        option = vfio.NEEDS.get(way) if isinstance(way, str) else None
+    for mode in callspec.params.values() if callspec else ():
+        option = vfio.REQUIRED_OPTIONS.get(mode) if isinstance(mode, str) else None
         if option and not kernel.option(option):
             not_applicable(f"this kernel has no {option}")

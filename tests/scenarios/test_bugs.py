@@ -19,7 +19,7 @@ from harness.guest import devices, modules, tracing
 from harness.guest.guest import Guest
 from harness.guest.state import State
 from harness.iommu import audit, clients, finding
-from harness.iommu.audit import survives
+from harness.iommu.audit import require_survival
 from harness.iommu.behaviour import (
     GROUPS_AT_REGISTRATION,
     OWNED_GROUP_REMOVAL_WARNS,
@@ -124,7 +124,7 @@ def test_smmu_binds_after_repeated_failed_probes(
     probe = "/sys/bus/platform/drivers_probe"
     guest.take_kmsg()
     failed = 0
-    attempted = tracing.failures(guest, "write", probe, smmu, but_for=tracing.RCACHES, step=_STEP)
+    attempted = tracing.failures(guest, "write", probe, smmu, exclude=tracing.RCACHES, step=_STEP)
     for failure in attempted:
         for _ in range(4):
             state = guest.state()
@@ -133,7 +133,7 @@ def test_smmu_binds_after_repeated_failed_probes(
                 guest.run("rmmod arm_smmu_v3; modprobe arm_smmu_v3")
                 clients.bring_back(guest)
                 break
-            finding.none_of(audit.leaks(state))
+            finding.require_none(audit.leaks(state))
             tracing.fail(guest, failure.number, "write", probe, smmu)
         # Without failures before the driver's probe is called.
         failed += sum("failed with error" in entry.text for entry in guest.take_kmsg())
@@ -141,7 +141,7 @@ def test_smmu_binds_after_repeated_failed_probes(
     guest.run("echo 1 > /sys/bus/platform/drivers_autoprobe")
     state = clients.bound(guest)
     assert state.devices[smmu].driver == "arm-smmu-v3"
-    finding.none_of(audit.findings(guest.machine, state))
+    finding.require_none(audit.findings(guest.machine, state))
 
 
 PROBE = "/sys/bus/virtio/drivers_probe"
@@ -216,7 +216,7 @@ def test_failed_virtio_iommu_probe_leaks_nothing(guest: Guest) -> None:
             if guest.run(f"grep -w {iommu} /proc/interrupts").status == 0:
                 text = f"an interrupt of {iommu} is still requested"
                 wrong.append(Finding("interrupt-leak", iommu, text=text))
-        finding.none_of(wrong, f"with allocation {attempt.number} failing")
+        finding.require_none(wrong, f"with allocation {attempt.number} failing")
     assert failed > 10
 
 
@@ -249,7 +249,7 @@ def test_removing_an_endpoint_detaches_its_domain(bound_guest: Guest) -> None:
         devices.remove(bound_guest, nic)
         after = devices.rescan(bound_guest).after
         assert after.devices[nic].driver == "e1000e"
-        finding.none_of(audit.findings(bound_guest.machine, after))
+        finding.require_none(audit.findings(bound_guest.machine, after))
 
 
 @pytest.mark.machines("smmuv3")
@@ -264,6 +264,6 @@ def test_device_can_be_removed_after_forced_unload(bound_guest: Guest) -> None:
     modules.unload(bound_guest, "iommu_client")
     force_unload(bound_guest)
     step = devices.remove(bound_guest, nic, check=False)
-    survives(step)
+    require_survival(step)
     assert step.status == 0
     assert nic not in step.after.devices

@@ -144,8 +144,8 @@ def test_owned_group_rejects_a_type_change(bound_guest: Guest, owner: str) -> No
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
     if owner == "vfio":
-        vfio.give(bound_guest, nic)
-        _, holder = vfio.hold(bound_guest, "group", group, nic)
+        vfio.bind_vfio(bound_guest, nic)
+        _, holder = vfio.start_user(bound_guest, "group", group, nic)
         assert holder
         step = groups.set_group_type(bound_guest, group, "identity", check=False)
         holder.kill()
@@ -224,7 +224,7 @@ def test_failed_type_change_keeps_the_old_domain(bound_guest: Guest) -> None:
     path = f"/sys/kernel/iommu_groups/{group}/type"
     before = bound_guest.state()
     failed = 0
-    for failure in tracing.failures(bound_guest, "write", path, "DMA", but_for=tracing.RCACHES):
+    for failure in tracing.failures(bound_guest, "write", path, "DMA", exclude=tracing.RCACHES):
         if failure.status == 0:
             groups.set_group_type(bound_guest, group, "identity")
             continue
@@ -263,7 +263,7 @@ def test_group_without_default_domain_can_be_claimed_and_released(
     devices.bind(guest, nic, "pci-stub")
     assert guest.run(f"{recreate}; echo pci-stub > {device}/driver_override").status == 0
     no_group, no_domain = 0, 0
-    for _ in tracing.failures(guest, *bind, but_for=tracing.RCACHES):
+    for _ in tracing.failures(guest, *bind, exclude=tracing.RCACHES):
         state = guest.state()
         group = state.devices[nic].group
         if group is None:
@@ -302,14 +302,16 @@ def test_releasing_a_kernel_claim_restores_the_default_domain(
 
 
 @pytest.mark.needs(PROBE_DEFERRAL)
-@pytest.mark.parametrize("way", ["group", "cdev"])
-def test_closing_vfio_restores_the_default_domain(bound_guest: Guest, way: vfio.Way) -> None:
+@pytest.mark.parametrize("mode", ["group", "cdev"])
+def test_closing_vfio_restores_the_default_domain(bound_guest: Guest, mode: vfio.Mode) -> None:
     """A VFIO user that exits leaves the group in its default domain, for the next driver."""
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
-    vfio.give(bound_guest, nic)
+    vfio.bind_vfio(bound_guest, nic)
     for _ in range(3):
-        opened = vfio.use(bound_guest, way, *vfio.words(bound_guest.state(), way, nic), check=False)
-        audit.is_served(opened)
-    assert vfio.take_back(bound_guest, nic).after.devices[nic].driver == "e1000e"
+        opened = vfio.run_user(
+            bound_guest, mode, *vfio.arguments(bound_guest.state(), mode, nic), check=False
+        )
+        audit.require_success(opened)
+    assert vfio.unbind_vfio(bound_guest, nic).after.devices[nic].driver == "e1000e"
     assert devices.group_type(bound_guest, group) == "DMA"

@@ -10,7 +10,7 @@ from harness.guest import devices, modules
 from harness.guest.guest import Guest
 from harness.guest.state import State
 from harness.iommu import clients
-from harness.iommu.audit import survives
+from harness.iommu.audit import require_survival
 from harness.iommu.behaviour import LATE_PROBE_WARNS, PROBE_DEFERRAL
 from harness.plugin.plugin import ExpectSplat, GuestFactory, Shows
 
@@ -162,7 +162,7 @@ def test_removing_a_deferred_device_drops_its_pending_probe(guest: Guest) -> Non
     deferred = devices.deferred(guest)
     assert deferred == sorted(clients.behind(guest.state()))
     for name in clients.pci(guest.state()):
-        survives(devices.remove(guest, name, check=False))
+        require_survival(devices.remove(guest, name, check=False))
     if clients.platform(guest.state()):
         guest.run(f"modprobe {clients.PLATFORM_DEVICES}; rmmod {clients.PLATFORM_DEVICES}")
     assert devices.deferred(guest) == []

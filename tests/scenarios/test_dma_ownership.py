@@ -13,9 +13,8 @@ import pytest
 from harness.guest import devices, modules
 from harness.guest.guest import Guest, Step
 from harness.iommu import audit, clients, finding, vfio
-from harness.iommu.audit import survives
+from harness.iommu.audit import require_survival
 from harness.iommu.behaviour import DMA_OWNERSHIP
-from harness.iommu.vfio import Holder
 from harness.kernel.artifact import Kernel
 from harness.machine.topology import Machine
 from harness.plugin.plugin import GuestFactory, not_applicable
@@ -60,46 +59,46 @@ class User:
     """A user that claims a device's DMA: through a VFIO group, through a VFIO device file and
     iommufd, or in the kernel."""
 
-    def __init__(self, guest: Guest, way: str, name: str) -> None:
-        self.guest, self.way, self.name = guest, way, name
-        self.holder: Holder | None = None
+    def __init__(self, guest: Guest, kind: str, name: str) -> None:
+        self.guest, self.kind, self.name = guest, kind, name
+        self.holder: vfio.User | None = None
 
     def prepare(self) -> None:
         """Unbind the device from its driver, and for VFIO bind it to vfio-pci."""
-        if self.way == "kernel":
+        if self.kind == "kernel":
             if self.guest.state().devices[self.name].driver:
                 devices.unbind(self.guest, self.name)
         else:
-            vfio.give(self.guest, self.name)
+            vfio.bind_vfio(self.guest, self.name)
 
     def open(self) -> Step:
         """Claim the DMA; a user of VFIO opens the device."""
-        if self.way == "kernel":
+        if self.kind == "kernel":
             return claim(self.guest, self.name)
-        way: vfio.Way = "group" if self.way == "group" else "cdev"
-        words = vfio.words(self.guest.state(), way, self.name)
-        step, self.holder = vfio.hold(self.guest, way, *words, check=False)
+        mode: vfio.Mode = "group" if self.kind == "group" else "cdev"
+        words = vfio.arguments(self.guest.state(), mode, self.name)
+        step, self.holder = vfio.start_user(self.guest, mode, *words, check=False)
         return step
 
     def close(self) -> None:
         """Release the claim; a user of VFIO is killed."""
         if self.holder:
             self.holder.kill()
-        elif self.way == "kernel":
+        elif self.kind == "kernel":
             modules.unload(self.guest, "dma_owner")
 
 
 @owned
-@pytest.mark.parametrize("way", USERS)
-def test_user_can_claim_an_unbound_device(bound_guest: Guest, way: str) -> None:
+@pytest.mark.parametrize("kind", USERS)
+def test_user_can_claim_an_unbound_device(bound_guest: Guest, kind: str) -> None:
     """A user can claim a device without a driver, and releases it on exit."""
     nic = nic_of(bound_guest)
-    user = User(bound_guest, way, nic)
+    user = User(bound_guest, kind, nic)
     user.prepare()
     step = user.open()
     assert step.status == 0, step.err
     user.close()
-    finding.none_of(audit.owners(bound_guest, nic))
+    finding.require_none(audit.owned_groups(bound_guest, nic))
 
 
 @owned
@@ -111,7 +110,7 @@ def test_bound_driver_blocks_a_claim(bound_guest: Guest) -> None:
     assert_refused(claim(bound_guest, nic), "EPERM")
     assert bound_guest.state().devices[nic].driver == "e1000e"
     devices.unbind(bound_guest, nic)
-    finding.none_of(audit.owners(bound_guest, nic))
+    finding.require_none(audit.owned_groups(bound_guest, nic))
 
 
 @owned
@@ -122,28 +121,28 @@ def test_bound_sibling_blocks_users(siblings: Guest, kernel: Kernel, bound: int)
     nics = clients.nics(clients.bound(guest))
     nic = nics[1 - bound]
     group = group_of(guest, nic)
-    vfio.give(guest, nic)
+    vfio.bind_vfio(guest, nic)
     assert vfio.viable(guest, group).out == "not viable\n"
-    assert_refused(vfio.use(guest, "group", group, nic, check=False), "EPERM")
-    if kernel.option(vfio.NEEDS["cdev"]):
-        assert_refused(vfio.use(guest, "cdev", nic, check=False), "EPERM")
+    assert_refused(vfio.run_user(guest, "group", group, nic, check=False), "EPERM")
+    if kernel.option(vfio.REQUIRED_OPTIONS["cdev"]):
+        assert_refused(vfio.run_user(guest, "cdev", nic, check=False), "EPERM")
     assert_refused(claim(guest, nic), "EPERM")
     assert guest.state().devices[nics[bound]].driver == "e1000"
     devices.unbind(guest, nics[bound])
     assert vfio.viable(guest, group).out == "viable\n"
-    vfio.use(guest, "group", group, nic)
+    vfio.run_user(guest, "group", group, nic)
 
 
 @owned
-@pytest.mark.parametrize("way", USERS)
-def test_user_blocks_binding_a_sibling(siblings: Guest, way: str) -> None:
+@pytest.mark.parametrize("kind", USERS)
+def test_user_blocks_binding_a_sibling(siblings: Guest, kind: str) -> None:
     """No driver binds to a sibling of a device that a user owns.
 
     iommu_device_use_default_domain returns EBUSY, and the driver core logs nothing."""
     guest = siblings
     one, two = clients.nics(clients.bound(guest))
     devices.unbind(guest, two)
-    user = User(guest, way, one)
+    user = User(guest, kind, one)
     user.prepare()
     assert user.open().status == 0
     for _ in range(2):
@@ -165,21 +164,21 @@ def test_binding_a_sibling_of_a_vfio_device_returns_ebusy(siblings: Guest) -> No
     guest = siblings
     one, two = clients.nics(clients.bound(guest))
     devices.unbind(guest, two)
-    vfio.give(guest, one)
-    _, holder = vfio.hold(guest, "group", group_of(guest, one), one)
+    vfio.bind_vfio(guest, one)
+    _, holder = vfio.start_user(guest, "group", group_of(guest, one), one)
     assert holder
     step = devices.bind(guest, two, "e1000", check=False)
-    survives(step)
+    require_survival(step)
     assert (step.status, devices.errno_of(step)) == (1, "EBUSY")
     holder.kill()
 
 
 @owned
-@pytest.mark.parametrize("way", USERS)
-def test_user_blocks_binding_its_device(bound_guest: Guest, way: str) -> None:
+@pytest.mark.parametrize("kind", USERS)
+def test_user_blocks_binding_its_device(bound_guest: Guest, kind: str) -> None:
     """No kernel driver binds to a device that a user owns."""
     nic = nic_of(bound_guest)
-    user = User(bound_guest, way, nic)
+    user = User(bound_guest, kind, nic)
     user.prepare()
     assert user.open().status == 0
     # It is bound to vfio-pci for a user of VFIO, and has no driver for a claim in the kernel.
@@ -188,8 +187,8 @@ def test_user_blocks_binding_its_device(bound_guest: Guest, way: str) -> None:
     assert (refused.status, devices.errno_of(refused)) == (1, "EBUSY")
     assert refused.after.devices == refused.before.devices
     user.close()
-    if way != "kernel":
-        assert vfio.take_back(bound_guest, nic).after.devices[nic].driver == "e1000e"
+    if kind != "kernel":
+        assert vfio.unbind_vfio(bound_guest, nic).after.devices[nic].driver == "e1000e"
     else:
         devices.bind(bound_guest, nic, "e1000e")
 
@@ -218,8 +217,8 @@ def test_first_user_blocks_a_second_user(bound_guest: Guest, first: str, second:
     nic = nic_of(bound_guest)
     if first == second == "kernel":
         not_applicable("the module that claims can be loaded only once")
-    vfio.give(bound_guest, nic)
-    one, two = (User(bound_guest, way, nic) for way in (first, second))
+    vfio.bind_vfio(bound_guest, nic)
+    one, two = (User(bound_guest, kind, nic) for kind in (first, second))
     assert one.open().status == 0
     for _ in range(2):
         assert_refused(two.open(), REFUSED_WITH[first, second])
@@ -227,7 +226,7 @@ def test_first_user_blocks_a_second_user(bound_guest: Guest, first: str, second:
     again = two.open()
     assert again.status == 0, again.err
     two.close()
-    finding.none_of(audit.owners(bound_guest, nic))
+    finding.require_none(audit.owned_groups(bound_guest, nic))
 
 
 @owned
@@ -236,12 +235,12 @@ def test_vfio_container_claims_the_group_without_an_open_device(bound_guest: Gue
 
     VFIO_GROUP_SET_CONTAINER claims the group."""
     nic = nic_of(bound_guest)
-    vfio.give(bound_guest, nic)
-    _, holder = vfio.hold(bound_guest, "group", group_of(bound_guest, nic))
+    vfio.bind_vfio(bound_guest, nic)
+    _, holder = vfio.start_user(bound_guest, "group", group_of(bound_guest, nic))
     assert holder
     assert_refused(claim(bound_guest, nic), "EPERM")
     holder.kill()
-    finding.none_of(audit.owners(bound_guest, nic))
+    finding.require_none(audit.owned_groups(bound_guest, nic))
 
 
 @owned
@@ -253,13 +252,13 @@ def test_driver_with_managed_dma_claims_nothing(siblings: Guest, stub: str) -> N
     guest = siblings
     one, two = clients.nics(clients.bound(guest))
     group = group_of(guest, one)
-    vfio.give(guest, one)
+    vfio.bind_vfio(guest, one)
     modules.load(guest, stub)
     devices.override(guest, two, stub)
     devices.unbind(guest, two)
     assert devices.probe(guest, two).after.devices[two].driver == stub
     assert vfio.viable(guest, group).out == "viable\n"
-    _, holder = vfio.hold(guest, "group", group, one)
+    _, holder = vfio.start_user(guest, "group", group, one)
     assert holder
     # It can be unbound and bound again while a user owns the group.
     devices.unbind(guest, two)
@@ -276,7 +275,7 @@ def test_group_is_owned_until_its_last_driver_unbinds(siblings: Guest) -> None:
         devices.unbind(guest, first)
         assert_refused(claim(guest, first), "EPERM")
         devices.unbind(guest, last)
-        finding.none_of(audit.owners(guest, last))
+        finding.require_none(audit.owned_groups(guest, last))
         devices.bind(guest, one, "e1000")
         devices.bind(guest, two, "e1000")
 
@@ -289,7 +288,7 @@ def test_repeated_binding_leaves_no_owner(bound_guest: Guest) -> None:
     drivers = "/sys/bus/pci/drivers"
     cycle = f"echo {nic} > {drivers}/e1000e/bind && echo {nic} > {drivers}/e1000e/unbind"
     assert bound_guest.run(f"(for n in $(seq 10); do {cycle} || exit 1; done)").status == 0
-    finding.none_of(audit.owners(bound_guest, nic))
+    finding.require_none(audit.owned_groups(bound_guest, nic))
 
 
 @owned
@@ -301,7 +300,7 @@ def test_platform_driver_claims_the_group(bound_guest: Guest) -> None:
     for name in clients.platform(bound_guest.state()):
         assert_refused(claim(bound_guest, name), "EPERM")
         devices.unbind(bound_guest, name)
-        finding.none_of(audit.owners(bound_guest, name))
+        finding.require_none(audit.owned_groups(bound_guest, name))
         assert claim(bound_guest, name).status == 0
         refused = devices.bind(bound_guest, name, "iommu_client", check=False)
         assert (refused.status, devices.errno_of(refused)) == (1, "EBUSY")
@@ -324,13 +323,13 @@ def test_driver_owns_the_group_until_its_remove_returns(bound_guest: Guest) -> N
     assert_refused(claim(bound_guest, name), "EPERM")
     bound_guest.run(f"echo 0 > {block_remove}; wait")
     assert bound_guest.state().devices[name].driver == ""
-    finding.none_of(audit.owners(bound_guest, name))
+    finding.require_none(audit.owned_groups(bound_guest, name))
 
 
 @owned
-@pytest.mark.parametrize("way", USERS)
+@pytest.mark.parametrize("kind", USERS)
 @pytest.mark.excused(faults="the DMA that must be blocked")
-def test_dma_is_blocked_while_the_group_is_owned(guest_factory: GuestFactory, way: str) -> None:
+def test_dma_is_blocked_while_the_group_is_owned(guest_factory: GuestFactory, kind: str) -> None:
     """While a group is owned, DMA of its unbound devices does not reach memory.
 
     Without an owner it does: the default domain is an identity domain. Not even an unused
@@ -340,7 +339,7 @@ def test_dma_is_blocked_while_the_group_is_owned(guest_factory: GuestFactory, wa
     )
     one, two = clients.nics(clients.bound(guest))
     devices.unbind(guest, two)
-    user = User(guest, way, one)
+    user = User(guest, kind, one)
     user.prepare()
     assert reaches_memory(guest, two)
     step = user.open()
@@ -371,7 +370,7 @@ def test_failed_driver_probe_leaves_no_owner(guest: Guest, error: int) -> None:
     for name in clients.platform(state):
         for _ in range(3):
             assert devices.bind(guest, name, "iommu_client", check=False).status == 1
-        finding.none_of(audit.owners(guest, name))
+        finding.require_none(audit.owned_groups(guest, name))
 
 
 @owned
@@ -381,7 +380,7 @@ def test_refused_claim_leaves_no_owner(bound_guest: Guest) -> None:
     for _ in range(3):
         assert_refused(claim(bound_guest, nic), "EPERM")
     devices.unbind(bound_guest, nic)
-    finding.none_of(audit.owners(bound_guest, nic))
+    finding.require_none(audit.owned_groups(bound_guest, nic))
     devices.bind(bound_guest, nic, "e1000e")
 
 
@@ -391,11 +390,11 @@ def test_rescanned_device_has_no_owner(bound_guest: Guest) -> None:
 
     It is removed after its owner is killed, while it is still bound to vfio-pci."""
     nic = nic_of(bound_guest)
-    vfio.give(bound_guest, nic)
-    _, holder = vfio.hold(bound_guest, "group", group_of(bound_guest, nic), nic)
+    vfio.bind_vfio(bound_guest, nic)
+    _, holder = vfio.start_user(bound_guest, "group", group_of(bound_guest, nic), nic)
     assert holder
     holder.kill()
     devices.remove(bound_guest, nic)
     assert devices.rescan(bound_guest).after.devices[nic].driver == "e1000e"
     devices.unbind(bound_guest, nic)
-    finding.none_of(audit.owners(bound_guest, nic))
+    finding.require_none(audit.owned_groups(bound_guest, nic))

@@ -11,7 +11,7 @@ from harness.guest import devices, modules
 from harness.guest.guest import Guest, Step
 from harness.guest.state import State
 from harness.iommu import clients
-from harness.iommu.audit import survives
+from harness.iommu.audit import require_survival
 from harness.iommu.behaviour import (
     DEVICETREE_RESERVED_REGIONS,
     DIRECT_REGIONS_BLOCK_USERS,
@@ -74,7 +74,7 @@ def test_shared_stream_id_goes_to_one_client(guest_factory: GuestFactory) -> Non
     guest = guest_factory("+shared-stream-id")
     modules.load(guest, "arm_smmu_v3")
     step = modules.load(guest, "iommu_client", check=False)
-    survives(step)
+    require_survival(step)
     assert step.status == 0
     assert drivers(step.after) == ["iommu_client", "iommu_client"]
     (group,) = groups(step.after)

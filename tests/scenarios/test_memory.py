@@ -73,7 +73,7 @@ def assert_nothing_grows(kernel: Kernel, guest: Guest, cycle: str, cycles: int =
         leaks = {name: count for name, count in again.items() if name in leaks}
     if any(kernel.option(name) for name in _KEEP_STACKS):
         leaks.pop(_UNACCOUNTED, None)
-    finding.none_of(
+    finding.require_none(
         (
             Finding("memory-leak", name, str(count), f"{count} {name} leaked")
             for name, count in leaks.items()
@@ -228,26 +228,26 @@ def test_vfio_users_leak_no_memory(kernel: Kernel, guest_factory: GuestFactory) 
     guest = guest_factory("+isolated-functions", *vfio.WARM_UP, bound=True)
     nics = clients.nics(clients.bound(guest))
     for name in nics:
-        vfio.give(guest, name)
-        vfio.spare_resets(guest, name)
-    ways: list[vfio.Way] = ["group", "groups", "compat", "cdev"]
+        vfio.bind_vfio(guest, name)
+        vfio.disable_reset(guest, name)
+    modes: list[vfio.Mode] = ["group", "groups", "compat", "cdev"]
     cycle = "; ".join(
-        shlex.join(["vfio", "open", way, *vfio.words(guest.state(), way, *nics)])
-        for way in ways
-        if way not in vfio.NEEDS or kernel.option(vfio.NEEDS[way])
+        shlex.join(["vfio", "open", mode, *vfio.arguments(guest.state(), mode, *nics)])
+        for mode in modes
+        if mode not in vfio.REQUIRED_OPTIONS or kernel.option(vfio.REQUIRED_OPTIONS[mode])
     )
     assert_nothing_grows(kernel, guest, cycle)
 
 
 @pytest.mark.parametrize(
-    "way",
+    "mode",
     [
         pytest.param("group", marks=pytest.mark.known_issue("no-interrupts-in-a-container")),
         *("compat", "cdev"),
     ],
 )
 def test_vfio_interrupts_leak_no_memory(
-    kernel: Kernel, guest_factory: GuestFactory, way: vfio.Way
+    kernel: Kernel, guest_factory: GuestFactory, mode: vfio.Mode
 ) -> None:
     """A VFIO user that exits leaks no mapping of an MSI doorbell.
 
@@ -255,10 +255,10 @@ def test_vfio_interrupts_leak_no_memory(
     domains (iommu_dma_get_msi_page; iommufd_sw_msi since 6.15)."""
     guest = guest_factory("+nic", *vfio.WARM_UP, bound=True)
     (nic,) = clients.nics(clients.bound(guest))
-    vfio.give(guest, nic)
-    vfio.spare_resets(guest, nic)
-    cycle = shlex.join(["vfio", "interrupts", way, *vfio.words(guest.state(), way, nic)])
-    audit.is_served(guest.step(cycle))
+    vfio.bind_vfio(guest, nic)
+    vfio.disable_reset(guest, nic)
+    cycle = shlex.join(["vfio", "interrupts", mode, *vfio.arguments(guest.state(), mode, nic)])
+    audit.require_success(guest.step(cycle))
     # Only 25 cycles, because before 5.15 each one resets the NIC, which takes 0.1 s.
     assert_nothing_grows(kernel, guest, cycle, cycles=25)
 

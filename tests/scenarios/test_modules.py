@@ -16,7 +16,7 @@ from harness.guest import devices, modules, tracing
 from harness.guest.guest import Guest
 from harness.guest.state import State
 from harness.iommu import clients
-from harness.iommu.audit import survives
+from harness.iommu.audit import require_survival
 from harness.iommu.behaviour import (
     GROUPS_AT_REGISTRATION,
     OWNED_GROUP_REMOVAL_WARNS,
@@ -118,7 +118,7 @@ def test_rescan_after_unload_uses_no_freed_operations(guest: Guest, shows: Shows
         devices.remove(guest, name)
     modules.unload(guest, guest.machine.iommu.driver)
     step = devices.rescan(guest, check=False)
-    survives(step)
+    require_survival(step)
     (nic,) = clients.pci(before)
     assert step.after.devices[nic].group is None
     modules.load(guest, guest.machine.iommu.driver)
@@ -162,7 +162,7 @@ def unbind_virtio_iommu(guest: Guest) -> State:
     step = guest.step(
         "cd /sys/bus/virtio/drivers/virtio_iommu; for d in virtio[0-9]*; do echo $d > unbind; done"
     )
-    survives(step)
+    require_survival(step)
     assert step.status == 0, step.err
     return step.after
 

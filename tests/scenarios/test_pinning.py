@@ -283,8 +283,8 @@ def test_vfio_open_takes_no_module_reference(bound_guest: Guest) -> None:
     (nic,) = clients.nics(before)
     group = before.devices[nic].group
     assert group is not None
-    vfio.give(bound_guest, nic)
-    held, holder = vfio.hold(bound_guest, "group", group, nic, check=False)
+    vfio.bind_vfio(bound_guest, nic)
+    held, holder = vfio.start_user(bound_guest, "group", group, nic, check=False)
     assert holder is not None, held.err
     assert pins(bound_guest) == len(before.grouped)
     assert_pinned(bound_guest)
@@ -304,7 +304,7 @@ def test_random_operations_keep_pins_balanced(bound_guest: Guest, seed: int) -> 
         bound_guest.run(operation)
         state = bound_guest.state()
         where = f"round {number}, {operation}"
-        finding.none_of(audit.findings(bound_guest.machine, state), where)
+        finding.require_none(audit.findings(bound_guest.machine, state), where)
 
 
 def _operations(state: State) -> list[str]:

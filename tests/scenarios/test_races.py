@@ -14,7 +14,7 @@ from harness.guest import devices, modules
 from harness.guest.guest import Guest
 from harness.guest.state import State
 from harness.iommu import audit, clients, finding
-from harness.iommu.audit import survives
+from harness.iommu.audit import require_survival
 from harness.iommu.behaviour import DMA_OWNERSHIP, PROBE_DEFERRAL
 from harness.machine.topology import Machine
 from harness.plugin.plugin import GuestFactory
@@ -28,11 +28,11 @@ def smp_guest(machine: Machine, guest_factory: GuestFactory) -> Guest:
 
 def run_concurrently(guest: Guest, one: str, other: str) -> None:
     """Run two commands concurrently, and wait for both."""
-    survives(guest.step(f"{{ {one}; }} 2>/dev/null & {{ {other}; }} 2>/dev/null; wait"))
+    require_survival(guest.step(f"{{ {one}; }} 2>/dev/null & {{ {other}; }} 2>/dev/null; wait"))
 
 
 def assert_consistent(guest: Guest) -> None:
-    finding.none_of(audit.findings(guest.machine, guest.state()))
+    finding.require_none(audit.findings(guest.machine, guest.state()))
 
 
 def assert_translated(state: State, names: list[str]) -> None:
@@ -145,7 +145,7 @@ def test_rescan_races_with_unload(smp_guest: Guest, seed: int) -> None:
         for name in (nic, devices.HOST_BRIDGE):
             if name in smp_guest.state().devices:
                 # An oops leaves pci_rescan_remove_lock held, and the next removal blocks on it.
-                survives(devices.remove(smp_guest, name, check=False))
+                require_survival(devices.remove(smp_guest, name, check=False))
         count = smp_guest.state().refcount_if_loaded(driver)
         finding.require(count == 0, "refcount", driver, count)
 

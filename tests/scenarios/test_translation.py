@@ -15,7 +15,7 @@ from harness.guest import devices, modules, tracing
 from harness.guest.guest import Guest
 from harness.guest.state import State
 from harness.iommu import audit, clients, groups, traffic, vfio
-from harness.iommu.audit import survives
+from harness.iommu.audit import require_survival
 from harness.iommu.behaviour import (
     DMA_OWNERSHIP,
     GROUP_TYPE_WRITABLE,
@@ -70,9 +70,9 @@ def test_nic_dma_is_translated(talker: Guest) -> None:
 def test_disk_dma_is_translated(talker: Guest) -> None:
     """DMA of a bound disk goes through the IOMMU."""
     disk = disk_of(talker.state())
-    with traffic.witnessed(talker) as trace:
+    with traffic.dma_traced(talker) as trace:
         assert talker.run("dd if=/dev/vda of=/dev/null bs=64k count=4").status == 0
-    assert trace.count(traffic.requesters(disk)) > 0
+    assert trace.count(traffic.requester_ids(disk)) > 0
 
 
 @pytest.mark.machines("smmuv3", "virtio-iommu")
@@ -180,9 +180,9 @@ def test_failed_dma_mapping_is_undone(talker: Guest) -> None:
     talker.take_kmsg()
     tracing.all_failures(talker, "sh", f"{fresh}; exec {read}")
     assert any("viommu_map_pages" in entry.text for entry in talker.take_kmsg())
-    with traffic.witnessed(talker) as trace:
+    with traffic.dma_traced(talker) as trace:
         assert talker.run(f"{fresh}; {read}").status == 0
-    assert trace.count(traffic.requesters(disk_of(talker.state()))) > 0
+    assert trace.count(traffic.requester_ids(disk_of(talker.state()))) > 0
 
 
 @pytest.mark.needs(SHARED_GROUP_TYPE_WRITABLE)
@@ -195,7 +195,7 @@ def test_failed_type_change_does_not_affect_dma(guest_factory: GuestFactory) -> 
     groups.set_group_type(guest, group, "identity")
     change = ("write", f"/sys/kernel/iommu_groups/{group}/type", "DMA")
     failed = 0
-    for failure in tracing.failures(guest, *change, but_for=tracing.RCACHES):
+    for failure in tracing.failures(guest, *change, exclude=tracing.RCACHES):
         if failure.status == 0:
             groups.set_group_type(guest, group, "identity")
             continue
@@ -247,10 +247,10 @@ def test_dma_is_translated_after_a_claim_is_released(talker: Guest, way: str) ->
     group = talker.state().devices[nic].group
     assert group is not None
     if way == "vfio":
-        vfio.give(talker, nic)
-        opened = vfio.use(talker, "group", group, nic, check=False)
-        audit.is_served(opened)
-        vfio.take_back(talker, nic)
+        vfio.bind_vfio(talker, nic)
+        opened = vfio.run_user(talker, "group", group, nic, check=False)
+        audit.require_success(opened)
+        vfio.unbind_vfio(talker, nic)
     else:
         devices.unbind(talker, nic)
         modules.load(talker, "dma_owner", device=nic)
@@ -292,7 +292,7 @@ def test_smmu_bypasses_dma_after_its_driver_is_unloaded(guest_factory: GuestFact
     modules.unload(guest, "arm_smmu_v3")
     modules.load(guest, "virtio_net")
     step = devices.rescan(guest, check=False)
-    survives(step)
+    require_survival(step)
     assert step.after.untranslated
     assert_direct(guest, nic_of(step.after))
 
@@ -322,10 +322,10 @@ def test_dma_of_an_unattached_stream_is_blocked(
         devices.unbind(guest, disk)
         assert devices.bind(guest, disk, DRIVER).after.devices[disk].group is not None
     assert guest.state().devices[nic].group is None
-    with traffic.witnessed(guest) as trace:
+    with traffic.dma_traced(guest) as trace:
         lost = guest.step("ping -c 1 -W 1 10.0.2.2")
     assert lost.status != 0
-    assert trace.count(traffic.requesters(nic)) == 0
+    assert trace.count(traffic.requester_ids(nic)) == 0
     # Without a neighbour the SMMU reports from its first enabling on, rate limited per five
     # seconds.
     log = lost.kmsg if neighbour else guest.kmsg()
@@ -384,7 +384,7 @@ def test_each_removed_device_is_detached(guest_factory: GuestFactory, arguments:
         for name in nics:
             devices.remove(guest, name)
     detached = set(trace.values(device))
-    attached = [name for name in nics if not detached & traffic.requesters(name)]
+    attached = [name for name in nics if not detached & traffic.requester_ids(name)]
     assert not attached, f"still attached: {attached}"
 
 

@@ -34,7 +34,7 @@ def assert_unwound(guest: Guest, name: str, bind: str, undo: str) -> int:
     guest.run(f"echo {name} > {bind}; {undo}")
     assert guest.state() == base
     failed = 0
-    for failure in tracing.failures(guest, "write", bind, name, but_for=tracing.RCACHES):
+    for failure in tracing.failures(guest, "write", bind, name, exclude=tracing.RCACHES):
         after = guest.state()
         wrong = audit.findings(guest.machine, after)
         if after.devices[name].group is None and after.groups != base.groups:
@@ -43,7 +43,7 @@ def assert_unwound(guest: Guest, name: str, bind: str, undo: str) -> int:
         if after.modules.keys() != base.modules.keys():
             text = f"modules are {list(after.modules)}, and were {list(base.modules)}"
             wrong.append(Finding("modules-unchanged", text=text))
-        finding.none_of(wrong, f"with allocation {failure.number} failing")
+        finding.require_none(wrong, f"with allocation {failure.number} failing")
         failed += failure.status != 0
         if after != base:
             guest.run(undo)
@@ -118,10 +118,10 @@ def test_failed_device_add_is_unwound(guest: Guest) -> None:
     guest.run(f"echo 0 > {clients.PRESENT}")
     base = guest.state()
     no_group = 0
-    for failure in tracing.failures(guest, "write", clients.PRESENT, "1", but_for=tracing.RCACHES):
+    for failure in tracing.failures(guest, "write", clients.PRESENT, "1", exclude=tracing.RCACHES):
         state = guest.state()
         wrong = audit.findings(guest.machine, state)
-        finding.none_of(wrong, f"with allocation {failure.number} failing")
+        finding.require_none(wrong, f"with allocation {failure.number} failing")
         no_group += any(name in state.devices and name not in state.grouped for name in names)
         guest.run(f"echo 0 > {clients.PRESENT}")
         assert guest.state() == base, f"with allocation {failure.number} failing"
@@ -138,7 +138,7 @@ def test_failed_vfio_probe_releases_the_group(guest: Guest) -> None:
     device."""
     nic = clients.pci(guest.state())[0]
     modules.load(guest, guest.machine.iommu.driver)
-    group = vfio.give(guest, nic).after.devices[nic].group
+    group = vfio.bind_vfio(guest, nic).after.devices[nic].group
     devices.unbind(guest, nic)
     fail_vfio_probe(guest, nic)
     groups = devices.remove(guest, nic).after.groups
@@ -165,7 +165,7 @@ def test_failed_vfio_probe_of_a_sibling_releases_the_group(siblings: Guest) -> N
     one, two = clients.nics(state)
     group = state.devices[one].group
     for name in (one, two):
-        vfio.give(siblings, name)
+        vfio.bind_vfio(siblings, name)
     devices.unbind(siblings, two)
     fail_vfio_probe(siblings, two)
     devices.remove(siblings, two)
@@ -189,7 +189,7 @@ def test_failed_bind_leaves_no_owner(bound_guest: Guest) -> None:
         failed += failure.status != 0
     assert failed > 2
     devices.unbind(bound_guest, name)
-    finding.none_of(audit.owners(bound_guest, name))
+    finding.require_none(audit.owned_groups(bound_guest, name))
     devices.bind(bound_guest, name, "iommu_client")
     assert bound_guest.state().devices[name].driver == "iommu_client"
 
@@ -202,20 +202,20 @@ def test_failed_claim_does_not_block_drivers(siblings: Guest) -> None:
     __iommu_take_dma_ownership: an owner that is kept would block all drivers."""
     one, two = clients.nics(siblings.state())
     for name in (one, two):
-        vfio.give(siblings, name)
-    vfio.spare_resets(siblings, one)
+        vfio.bind_vfio(siblings, name)
+    vfio.disable_reset(siblings, one)
     siblings.take_kmsg()
-    what = vfio.words(siblings.state(), "group", one)
+    what = vfio.arguments(siblings.state(), "group", one)
     failed_claims = 0
     for failure in tracing.failures(siblings, "vfio", "open", "group", *what):
         log = siblings.take_kmsg()
         if failure.status and any("_claim_dma_owner" in entry.text for entry in log):
             failed_claims += 1
             for name in (one, two):
-                bound = vfio.take_back(siblings, name).after.devices[name].driver
+                bound = vfio.unbind_vfio(siblings, name).after.devices[name].driver
                 assert bound == "e1000", f"allocation {failure.number} blocks the driver of {name}"
             for name in (one, two):
-                vfio.give(siblings, name)
+                vfio.bind_vfio(siblings, name)
     assert failed_claims > 0
 
 
@@ -241,7 +241,7 @@ def test_failed_smmu_probe_leaks_nothing(
     modules.load(guest, "arm_smmu_v3")
     failed = 0
     probe = "/sys/bus/platform/drivers_probe"
-    for failure in tracing.failures(guest, "write", probe, smmu, but_for=tracing.RCACHES):
+    for failure in tracing.failures(guest, "write", probe, smmu, exclude=tracing.RCACHES):
         state = guest.state()
         wrong = audit.findings(guest.machine, state)
         if not state.devices[smmu].driver:
@@ -251,6 +251,6 @@ def test_failed_smmu_probe_leaks_nothing(
             clients.remove_all(guest)
             guest.run("rmmod arm_smmu_v3; modprobe arm_smmu_v3")
             clients.bring_back(guest)
-        finding.none_of(wrong, f"with allocation {failure.number} failing")
+        finding.require_none(wrong, f"with allocation {failure.number} failing")
     assert failed > 10
     assert guest.state().devices[smmu].driver == "arm-smmu-v3"

@@ -15,7 +15,7 @@ from harness.guest.guest import Guest
 from harness.guest.state import State
 from harness.iommu import audit, clients, finding, traffic, vfio
 from harness.iommu.behaviour import DMA_OWNERSHIP, PROBE_DEFERRAL
-from harness.iommu.vfio import Holder, Way
+from harness.iommu.vfio import Mode, User
 from harness.plugin.plugin import GuestFactory
 
 # The modules that serve a user, and those of them that could be unloaded without one.
@@ -32,7 +32,7 @@ CHARGED = {"group": (16, 0), "remap": (16, 0)} | dict.fromkeys(
     ("compat", "cdev", "replace"), (0, 16)
 )
 
-each_way = pytest.mark.parametrize("way", ["group", "compat", "cdev"])
+each_mode = pytest.mark.parametrize("mode", ["group", "compat", "cdev"])
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def two_nics(guest_factory: GuestFactory) -> Guest:
 
 def bind_nics_to_vfio(guest: Guest) -> Guest:
     for name in clients.nics(clients.bound(guest)):
-        vfio.give(guest, name)
+        vfio.bind_vfio(guest, name)
     return guest
 
 
@@ -54,19 +54,21 @@ def nics_of(state: State) -> list[str]:
     return [name for name, each in state.devices.items() if each.driver == "vfio-pci"]
 
 
-def hold_open(guest: Guest, way: Way, *names: str) -> Holder:
+def hold_open(guest: Guest, mode: Mode, *names: str) -> User:
     """A process that holds the devices open."""
-    step, holder = vfio.hold(guest, way, *vfio.words(guest.state(), way, *names), check=False)
-    audit.is_served(step)
+    step, holder = vfio.start_user(
+        guest, mode, *vfio.arguments(guest.state(), mode, *names), check=False
+    )
+    audit.require_success(step)
     assert holder
     return holder
 
 
 def assert_released(guest: Guest, *names: str) -> None:
     """The DMA of their groups must have no owner, and their own drivers must bind."""
-    finding.none_of(audit.owners(guest, *names))
+    finding.require_none(audit.owned_groups(guest, *names))
     for name in names:
-        unbound = vfio.take_back(guest, name, check=False)
+        unbound = vfio.unbind_vfio(guest, name, check=False)
         assert unbound.after.devices[name].driver in clients.NIC_DRIVERS, unbound.err
 
 
@@ -78,7 +80,7 @@ def pinned(guest: Guest) -> int:
     return int(count["acquired"]) - int(count["released"])
 
 
-def charged(guest: Guest, holder: Holder) -> tuple[int, ...]:
+def charged(guest: Guest, holder: User) -> tuple[int, ...]:
     """The pages that the process is charged with as locked and as pinned."""
     text = guest.run(f"cat /proc/{holder.pid}/status").out
     assert "VmLck" in text, f"process {holder.pid} has no memory"
@@ -86,17 +88,17 @@ def charged(guest: Guest, holder: Holder) -> tuple[int, ...]:
     return tuple(int(counts[which]) // 4 for which in ("Lck", "Pin"))
 
 
-@each_way
-def test_vfio_user_pins_the_modules_it_uses(two_nics: Guest, way: Way) -> None:
+@each_mode
+def test_vfio_user_pins_the_modules_it_uses(two_nics: Guest, mode: Mode) -> None:
     """A user of VFIO pins the modules that serve it, until it exits.
 
     try_module_get in vfio_ioctl_set_iommu, in vfio_df_device_first_open (5.10:
     vfio_pci_open), and of the owner of /dev/iommu when it is opened."""
     before = two_nics.state()
     nic, _ = nics_of(before)
-    holder = hold_open(two_nics, way, nic)
+    holder = hold_open(two_nics, mode, nic)
     during = two_nics.state()
-    for name in SERVERS[way]:
+    for name in SERVERS[mode]:
         counts = before.refcount_if_loaded(name) or 0, during.refcount_if_loaded(name) or 0
         assert counts[0] < counts[1], f"{name} has refcount {counts[1]} with a user"
         if name in UNLOADABLE:
@@ -104,25 +106,25 @@ def test_vfio_user_pins_the_modules_it_uses(two_nics: Guest, way: Way) -> None:
             assert refused.status != 0, f"{name} unloads under its user"
     holder.kill()
     after = two_nics.state()
-    for name in SERVERS[way]:
+    for name in SERVERS[mode]:
         assert (after.refcount_if_loaded(name) or 0) == (before.refcount_if_loaded(name) or 0), name
 
 
 @pytest.mark.needs(DMA_OWNERSHIP)
-@each_way
-def test_killed_user_releases_its_device(two_nics: Guest, way: Way) -> None:
+@each_mode
+def test_killed_user_releases_its_device(two_nics: Guest, mode: Mode) -> None:
     """A killed user releases its device, for the next user and for the kernel's driver.
 
     vfio_group_fops_release, vfio_device_fops_release and iommufd_fops_release run when the
     process dies."""
     nic, _ = nics_of(two_nics.state())
     for _ in range(3):
-        hold_open(two_nics, way, nic).kill()
+        hold_open(two_nics, mode, nic).kill()
     assert_released(two_nics, nic)
 
 
-@pytest.mark.parametrize("way", ["group", "remap", "compat", "cdev"])
-def test_memory_is_pinned_while_a_user_maps_it(two_nics: Guest, way: Way) -> None:
+@pytest.mark.parametrize("mode", ["group", "remap", "compat", "cdev"])
+def test_memory_is_pinned_while_a_user_maps_it(two_nics: Guest, mode: Mode) -> None:
     """Memory that a user maps is pinned and charged to the user until it exits.
 
     It is unpinned by vfio_iommu_unmap_unpin_all when the last group leaves the container, and
@@ -130,15 +132,15 @@ def test_memory_is_pinned_while_a_user_maps_it(two_nics: Guest, way: Way) -> Non
     lock no more memory than it has mapped can unmap it and map it again."""
     nic, _ = nics_of(two_nics.state())
     assert pinned(two_nics) == 0
-    holder = hold_open(two_nics, way, nic)
-    assert (pinned(two_nics), charged(two_nics, holder)) == (16, CHARGED[way])
+    holder = hold_open(two_nics, mode, nic)
+    assert (pinned(two_nics), charged(two_nics, holder)) == (16, CHARGED[mode])
     holder.kill()
     assert pinned(two_nics) == 0
 
 
 @pytest.mark.needs(DMA_OWNERSHIP)
 @pytest.mark.parametrize(
-    "way",
+    "mode",
     [
         "group",
         # The number of the process's allocations varies by one between runs, and the one of
@@ -151,15 +153,15 @@ def test_memory_is_pinned_while_a_user_maps_it(two_nics: Guest, way: Way) -> Non
         "cdev",
     ],
 )
-def test_failed_user_leaves_no_owner_and_no_pinned_pages(two_nics: Guest, way: Way) -> None:
+def test_failed_user_leaves_no_owner_and_no_pinned_pages(two_nics: Guest, mode: Mode) -> None:
     """A user that fails for memory anywhere leaves no owner and no pinned pages when it exits.
 
     Each allocation of opening, claiming, attaching, mapping and unmapping fails once."""
     state = two_nics.state()
     nic, _ = nics_of(state)
-    vfio.spare_resets(two_nics, nic)
-    what = vfio.words(state, way, nic)
-    failures = tracing.all_failures(two_nics, "vfio", "open", way, *what)
+    vfio.disable_reset(two_nics, nic)
+    what = vfio.arguments(state, mode, nic)
+    failures = tracing.all_failures(two_nics, "vfio", "open", mode, *what)
     assert sum(each.status != 0 for each in failures) > 5
     pages = pinned(two_nics)
     finding.require(not pages, "pinned", "pages", pages)
@@ -182,7 +184,7 @@ def test_failed_container_attach_leaves_no_owner(two_nics: Guest) -> None:
     nics = nics_of(state)
     failed = 0
     for failure in tracing.failures(
-        two_nics, "vfio", "open", "groups", *vfio.words(state, "groups", *nics)
+        two_nics, "vfio", "open", "groups", *vfio.arguments(state, "groups", *nics)
     ):
         failed += failure.status != 0
     assert failed > 5
@@ -191,35 +193,37 @@ def test_failed_container_attach_leaves_no_owner(two_nics: Guest) -> None:
 
 
 @pytest.mark.known_issue("virtio-iommu-space-before-attach", "smmu-space-before-attach")
-@pytest.mark.parametrize("way", ["move"])
-def test_ioas_can_be_destroyed_after_its_devices_moved(siblings: Guest, way: Way) -> None:
+@pytest.mark.parametrize("mode", ["move"])
+def test_ioas_can_be_destroyed_after_its_devices_moved(siblings: Guest, mode: Mode) -> None:
     """An address space can be destroyed once all devices of the group have moved to another.
 
     iommufd_device_do_replace: the first device of a group moves all of them to the new page
     table, with a reference for each and with their reserved regions."""
-    opened = vfio.use(siblings, way, *nics_of(bind_nics_to_vfio(siblings).state()), check=False)
-    audit.is_served(opened)
+    opened = vfio.run_user(
+        siblings, mode, *nics_of(bind_nics_to_vfio(siblings).state()), check=False
+    )
+    audit.require_success(opened)
     assert_released(siblings, *nics_of(siblings.state()))
 
 
 @pytest.mark.known_issue("virtio-iommu-space-before-attach", "smmu-space-before-attach")
-@pytest.mark.parametrize("way", ["replace"])
-def test_replacement_page_table_receives_the_mappings(two_nics: Guest, way: Way) -> None:
+@pytest.mark.parametrize("mode", ["replace"])
+def test_replacement_page_table_receives_the_mappings(two_nics: Guest, mode: Mode) -> None:
     """A page table that replaces another of its address space is filled, and emptied on exit.
 
     iopt_table_remove_domain: the address space continues to fill and empty its remaining page
     tables, and to keep the reserved regions of their devices."""
     nic, _ = nics_of(two_nics.state())
-    holder = hold_open(two_nics, way, nic)
-    assert (pinned(two_nics), charged(two_nics, holder)) == (16, CHARGED[way])
+    holder = hold_open(two_nics, mode, nic)
+    assert (pinned(two_nics), charged(two_nics, holder)) == (16, CHARGED[mode])
     holder.kill()
     assert pinned(two_nics) == 0
     assert_released(two_nics, nic)
 
 
 @pytest.mark.known_issue("virtio-iommu-space-before-attach", "smmu-space-before-attach")
-@pytest.mark.parametrize("way", ["return"])
-def test_reattached_page_table_keeps_its_mappings(two_nics: Guest, way: Way) -> None:
+@pytest.mark.parametrize("mode", ["return"])
+def test_reattached_page_table_keeps_its_mappings(two_nics: Guest, mode: Mode) -> None:
     """A device that is attached again to its page table finds all mappings in it.
 
     The address space reserves the device's regions again, although a list of allowed IOVAs
@@ -228,8 +232,8 @@ def test_reattached_page_table_keeps_its_mappings(two_nics: Guest, way: Way) -> 
     again (viommu_replay_mappings)."""
     nic, _ = nics_of(two_nics.state())
     with traffic.traced(two_nics, "virtio_iommu_map") as trace:
-        opened = vfio.use(two_nics, way, nic, check=False)
-    audit.is_served(opened)
+        opened = vfio.run_user(two_nics, mode, nic, check=False)
+    audit.require_success(opened)
     sent = 2 if two_nics.machine.iommu.driver == "virtio_iommu" else 0
     for address in (vfio.MAPPED_AT, vfio.HIGH_AT):
         assert trace.values("virt_start").count(address) == sent, f"{address:#x}"
@@ -242,19 +246,19 @@ def test_failed_map_uses_no_dma_entry(two_nics: Guest) -> None:
     limited = two_nics.run("echo 2 > /sys/module/vfio_iommu_type1/parameters/dma_entry_limit")
     assert limited.status == 0, limited.err
     state = two_nics.state()
-    words = vfio.words(state, "group", nics_of(state)[0])
-    opened = vfio.use(two_nics, "group", *words, check=False)
-    audit.is_served(opened)
+    words = vfio.arguments(state, "group", nics_of(state)[0])
+    opened = vfio.run_user(two_nics, "group", *words, check=False)
+    audit.require_success(opened)
 
 
 @pytest.mark.needs(DMA_OWNERSHIP)
-@pytest.mark.parametrize("way", ["cdev"])
-def test_group_is_owned_until_its_last_device_closes(siblings: Guest, way: Way) -> None:
+@pytest.mark.parametrize("mode", ["cdev"])
+def test_group_is_owned_until_its_last_device_closes(siblings: Guest, mode: Mode) -> None:
     """A group is owned until the last of its devices is closed.
 
     iommu_device_claim_dma_owner counts the devices of one owner (iommufd)."""
     one, two = nics_of(bind_nics_to_vfio(siblings).state())
-    holder = hold_open(siblings, way, one, two)
+    holder = hold_open(siblings, mode, one, two)
     devices.override(siblings, one, "")
     devices.unbind(siblings, one)
     refused = devices.bind(siblings, one, "e1000", check=False)
@@ -287,19 +291,19 @@ def test_port_driver_does_not_block_vfio_below_it(
     assert state.devices[one].group == state.devices[two].group
     shared = state.devices[port].group == state.devices[one].group
     assert shared != early_acs
-    opened = vfio.use(guest, "group", *vfio.words(state, "group", one), check=False)
-    audit.is_served(opened)
+    opened = vfio.run_user(guest, "group", *vfio.arguments(state, "group", one), check=False)
+    audit.require_success(opened)
 
 
 def test_driver_override_moves_a_device_to_vfio_and_back(bound_guest: Guest) -> None:
     """A driver_override moves a device to vfio-pci, and clearing it moves the device back."""
     nic = clients.nics(bound_guest.state())[0]
     for _ in range(4):
-        assert vfio.give(bound_guest, nic).after.devices[nic].driver == "vfio-pci"
-        words = vfio.words(bound_guest.state(), "group", nic)
-        opened = vfio.use(bound_guest, "group", *words, check=False)
-        audit.is_served(opened)
-        assert vfio.take_back(bound_guest, nic).after.devices[nic].driver == "e1000e"
+        assert vfio.bind_vfio(bound_guest, nic).after.devices[nic].driver == "vfio-pci"
+        words = vfio.arguments(bound_guest.state(), "group", nic)
+        opened = vfio.run_user(bound_guest, "group", *words, check=False)
+        audit.require_success(opened)
+        assert vfio.unbind_vfio(bound_guest, nic).after.devices[nic].driver == "e1000e"
 
 
 def test_driver_override_excludes_dynamic_ids(bound_guest: Guest) -> None:

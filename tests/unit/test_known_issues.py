@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from harness.errors import GuestHang, GuestLost, GuestPanic
 from harness.iommu import behaviour, finding, known_issues
-from harness.iommu.finding import Broken, Finding, Pattern
+from harness.iommu.finding import Finding, Pattern, RuleViolation
 from harness.klog import splat
 
 WARNING = [
@@ -113,7 +113,7 @@ def test_a_pattern_matches_a_splat_by_kind_function_and_callers(
     pattern: str, matches: bool
 ) -> None:
     (found,) = splat.find(WARNING)
-    assert Pattern(pattern).matches(finding.of_splat(found)) == matches
+    assert Pattern(pattern).matches(finding.from_splat(found)) == matches
 
 
 @pytest.mark.parametrize(
@@ -135,16 +135,18 @@ def test_a_pattern_matches_a_finding_by_rule_subject_and_value(pattern: str, mat
 
 
 def test_of_error_returns_the_findings_that_ended_a_scenario() -> None:
-    panic = finding.of_error(GuestPanic("Fatal exception in interrupt"))
+    panic = finding.from_error(GuestPanic("Fatal exception in interrupt"))
     assert [str(each) for each in panic] == ["panic = Fatal exception in interrupt"]
     assert Pattern("panic").matches(panic[0])
-    assert [each.rule for each in finding.of_error(GuestHang("no answer"))] == ["hang"]
-    assert [each.rule for each in finding.of_error(GuestLost("gone"))] == ["lost"]
-    assert [each.rule for each in finding.of_error(AssertionError("refcount -1"))] == ["assertion"]
+    assert [each.rule for each in finding.from_error(GuestHang("no answer"))] == ["hang"]
+    assert [each.rule for each in finding.from_error(GuestLost("gone"))] == ["lost"]
+    assert [each.rule for each in finding.from_error(AssertionError("refcount -1"))] == [
+        "assertion"
+    ]
     wrong = Finding("refcount", "virtio_iommu", "2", "virtio_iommu has refcount 2")
-    with pytest.raises(Broken, match="with 3: virtio_iommu has refcount 2") as caught:
-        finding.none_of([wrong], "with 3")
-    assert finding.of_error(caught.value) == [wrong]
+    with pytest.raises(RuleViolation, match="with 3: virtio_iommu has refcount 2") as caught:
+        finding.require_none([wrong], "with 3")
+    assert finding.from_error(caught.value) == [wrong]
 
 
 @given(st.text(), st.text(), st.text())

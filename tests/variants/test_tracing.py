@@ -48,7 +48,7 @@ def test_allocations_below_a_function_can_be_spared(guest: Guest) -> None:
     counts = []
     for spared in ("", "load_module", "nope"):
         load = ("sh", "exec modprobe iommu_client")
-        failing = tracing.failures(guest, *load, but_for=spared)
+        failing = tracing.failures(guest, *load, exclude=spared)
         counts.append(sum(1 for _ in failing if guest.run("rmmod iommu_client").out == ""))
         guest.run("rmmod iommu_client")
     # One that the kernel has not spares none; caches make the counts differ a little.
