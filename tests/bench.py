@@ -23,6 +23,7 @@ from harness.host import paths, program, progress, tools
 from harness.iommu import machines
 from harness.kernel import build, spec
 from harness.kernel.artifact import Kernel
+from harness.kernel.spec import DEFAULT_KERNEL
 from harness.machine import devicetree, process, qemu
 from harness.machine.qemu import Boot
 from harness.repro import replay, request
@@ -47,7 +48,7 @@ _HELLO_LINE = b"first line"
 
 
 @app.command()
-def boot(kernel: KernelText = "debian:6.12", rounds: int = 40, as_json: Json = False) -> None:
+def boot(kernel: KernelText = DEFAULT_KERNEL, rounds: int = 40, as_json: Json = False) -> None:
     """Time bare QEMU to the first line of user space, and our boot to the first answer."""
     built = build.build(spec.parse(kernel))
     with tempfile.TemporaryDirectory() as scratch:
@@ -97,7 +98,7 @@ def _boot_ours(kernel: Kernel, directory: Path) -> float:
 
 
 @app.command()
-def command(kernel: KernelText = "debian:6.12", rounds: int = 3000, as_json: Json = False) -> None:
+def command(kernel: KernelText = DEFAULT_KERNEL, rounds: int = 3000, as_json: Json = False) -> None:
     """Time the round trip of a command, and that of a line-editing shell on ttyAMA0."""
     built = build.build(spec.parse(kernel))
     with tempfile.TemporaryDirectory() as scratch:
@@ -171,7 +172,7 @@ def build_(
 
 
 @app.command()
-def kills(kernel: KernelText = "debian:6.12", count: int = 20) -> None:
+def kills(kernel: KernelText = DEFAULT_KERNEL, count: int = 20) -> None:
     """Kill builds at random moments; the next build must make the usual kernel."""
     with tempfile.TemporaryDirectory(dir=paths.cache().parent) as scratch:
         lines = []
@@ -188,7 +189,7 @@ def _figures(row: dict[str, Any]) -> str:
 
 @app.command()
 def restore(
-    kernel: KernelText = "debian:6.12",
+    kernel: KernelText = DEFAULT_KERNEL,
     rounds: int = 40,
     sustained: int = 500,
     workers: int = 2,
@@ -233,7 +234,7 @@ def restore(
 
 @app.command("suite")
 def suite_(
-    kernel: KernelText = "debian:6.12",
+    kernel: KernelText = DEFAULT_KERNEL,
     machine: str = "smmuv3",
     workers: int = 2,
     rounds: int = 2,
@@ -297,7 +298,7 @@ def decode(megabytes: int = 100, as_json: Json = False) -> None:
 
 
 @app.command()
-def faults(kernel: KernelText = "debian:6.12", rounds: int = 10) -> None:
+def faults(kernel: KernelText = DEFAULT_KERNEL, rounds: int = 10) -> None:
     """Cause each fault of a guest: it must be reported as what it is and leak nothing."""
     built = build.build(spec.parse(kernel))
     wrong = 0
@@ -315,7 +316,7 @@ def faults(kernel: KernelText = "debian:6.12", rounds: int = 10) -> None:
 
 @app.command()
 def soak(
-    kernel: KernelText = "debian:6.12", count: int = 200, workers: int = 2, as_json: Json = False
+    kernel: KernelText = DEFAULT_KERNEL, count: int = 200, workers: int = 2, as_json: Json = False
 ) -> None:
     """Replay the bundled report repeatedly, each time in a new guest; print every verdict that
     is not "reproduced"."""

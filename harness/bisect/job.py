@@ -27,7 +27,7 @@ from harness.errors import HostError, UsageError, did_you_mean
 from harness.host import git, paths
 from harness.iommu import behaviour, known_issues, machine_file
 from harness.kernel import git_source, spec
-from harness.kernel.spec import KernelSpec
+from harness.kernel.spec import DEFAULT_KERNEL, KernelSpec
 from harness.klog.splat import Splat
 from harness.suite import run
 
@@ -48,7 +48,7 @@ class Where:
     series: str = ""
     releases: tuple[str, ...] = ()
     configs: tuple[str, ...] = ()
-    kernel: str = "debian:6.12"
+    kernel: str = DEFAULT_KERNEL
     patches: tuple[str, ...] = ()
     fragments: tuple[str, ...] = ()
     variants: tuple[str, ...] = ()

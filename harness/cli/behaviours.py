@@ -12,12 +12,13 @@ from harness.iommu import behaviour, belief, known_issues
 from harness.iommu.belief import Beliefs
 from harness.iommu.probe import Evidence
 from harness.kernel import build
+from harness.kernel.spec import DEFAULT_KERNEL
 
 
 def behaviours(
-    kernel: Annotated[str, typer.Option("--kernel", metavar="SPEC", help=options.SPEC)] = (
-        "debian:6.12"
-    ),
+    kernel: Annotated[
+        str, typer.Option("--kernel", metavar="SPEC", help=options.SPEC)
+    ] = DEFAULT_KERNEL,
     patch: options.Patches = [],  # noqa: B006  typer copies it
     fragment: options.Fragments = [],  # noqa: B006
     variant: options.Variants = [],  # noqa: B006

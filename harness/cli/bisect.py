@@ -16,6 +16,7 @@ from harness.bisect.search import Step
 from harness.cli import options, output
 from harness.errors import UsageError
 from harness.host import rundir
+from harness.kernel.spec import DEFAULT_KERNEL
 from harness.machine import topology
 
 
@@ -69,7 +70,7 @@ def find(
     ] = None,
     kernel: Annotated[
         str, typer.Option(metavar="SPEC", help=f"For --series and --kconfig: {options.SPEC}")
-    ] = "debian:6.12",
+    ] = DEFAULT_KERNEL,
     command: Annotated[
         list[str],
         typer.Option(

@@ -12,6 +12,7 @@ import typer
 from harness.cli import options, output, run
 from harness.errors import UsageError, did_you_mean
 from harness.host import rundir
+from harness.kernel.spec import DEFAULT_KERNEL
 from harness.suite import harmless, killers, mutant, mutants, planted, resolved
 from harness.suite.harmless import Quiet
 from harness.suite.mutant import Mutant
@@ -25,9 +26,9 @@ def mutants_(
     directory: Annotated[
         Path | None, typer.Option("--dir", help="Patches that plant a bug each; else ours.")
     ] = None,
-    kernel: Annotated[str, typer.Option("--kernel", metavar="SPEC", help=options.SPEC)] = (
-        "debian:6.12"
-    ),
+    kernel: Annotated[
+        str, typer.Option("--kernel", metavar="SPEC", help=options.SPEC)
+    ] = DEFAULT_KERNEL,
     machine: run.Machines = run.DEFAULT_MACHINES,
     only: Annotated[list[str], typer.Option(help="Only this mutant; repeatable.")] = [],  # noqa: B006
     scenario: Annotated[

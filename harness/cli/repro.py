@@ -14,7 +14,7 @@ from harness.host import rundir
 from harness.kernel import build
 from harness.kernel.artifact import Kernel
 from harness.kernel.build import Outcome
-from harness.kernel.spec import KernelSpec
+from harness.kernel.spec import DEFAULT_KERNEL, KernelSpec
 from harness.machine import topology
 from harness.repro import names, record, render, replay, request
 from harness.repro.replay import Attempt, Result, Watcher
@@ -39,7 +39,7 @@ def repro(
     ],
     kernel: Annotated[
         list[str], typer.Option("--kernel", metavar="SPEC", help=f"{options.SPEC}; repeatable.")
-    ] = ["debian:6.12"],  # noqa: B006  typer copies it
+    ] = [DEFAULT_KERNEL],  # noqa: B006  typer copies it
     patch: options.Patches = [],  # noqa: B006
     fragment: options.Fragments = [],  # noqa: B006
     variant: options.Variants = [],  # noqa: B006

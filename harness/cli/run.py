@@ -12,7 +12,7 @@ from harness.cli import options, output
 from harness.errors import HarnessError, HostError, UsageError
 from harness.host import progress, rundir
 from harness.iommu import behaviour, machine_file
-from harness.kernel.spec import KernelSpec
+from harness.kernel.spec import DEFAULT_KERNEL, KernelSpec
 from harness.machine import provenance, topology
 from harness.suite import matrix, resolved, run
 from harness.suite.run import Outcome, Request
@@ -43,7 +43,7 @@ def run_(
     scenario: Annotated[
         list[str], typer.Argument(metavar="[SCENARIO]...", help="pinning, groups::test_x, ...")
     ] = [],  # noqa: B006  typer copies it
-    kernel: Kernels = ["debian:6.12"],  # noqa: B006
+    kernel: Kernels = [DEFAULT_KERNEL],  # noqa: B006
     machine: Machines = DEFAULT_MACHINES,
     patch: options.Patches = [],  # noqa: B006
     fragment: options.Fragments = [],  # noqa: B006

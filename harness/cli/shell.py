@@ -21,11 +21,11 @@ from harness.guest.state import changes
 from harness.host import progress
 from harness.iommu import drivers, machine_file
 from harness.kernel import build
+from harness.kernel.spec import DEFAULT_KERNEL
 from harness.machine import topology
 
 _PROMPT = "guest# "
 
-DEFAULT_KERNEL = "debian:6.12"
 DEFAULT_MACHINE = "smmuv3"
 
 

@@ -9,6 +9,9 @@ from harness.errors import UsageError
 from harness.kernel import config, toolchain
 from harness.kernel.toolchain import Toolchain
 
+# The kernel where none is named.
+DEFAULT_KERNEL = "debian:6.12"
+
 FORMS = {
     "debian": "debian:VERSION (the source of Debian's kernel: debian:6.12, debian:newest)",
     "tree": "tree:DIR (a directory with Linux source, as it is now)",

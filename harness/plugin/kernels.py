@@ -16,9 +16,7 @@ from harness.iommu import behaviour, belief
 from harness.iommu.belief import Beliefs
 from harness.kernel import artifact, build, spec
 from harness.kernel.artifact import Kernel
-from harness.kernel.spec import KernelSpec
-
-DEFAULT = "debian:6.12"
+from harness.kernel.spec import DEFAULT_KERNEL, KernelSpec
 
 
 def add_options(group: pytest.OptionGroup) -> None:
@@ -46,7 +44,7 @@ def named(config: pytest.Config) -> list[KernelSpec]:
     variants: list[str] = config.getoption("--iommu-variant")
     patches = [Path(each) for each in config.getoption("--iommu-patch")]
     fragments = [Path(each) for each in config.getoption("--iommu-fragment")]
-    texts: list[str] = config.getoption("--iommu-kernel") or [DEFAULT]
+    texts: list[str] = config.getoption("--iommu-kernel") or [DEFAULT_KERNEL]
     return [spec.parse(text, patches, fragments, variants) for text in texts]
 
 
