@@ -86,7 +86,7 @@ def _interruptible(running: Guest) -> Iterator[None]:
     signals = [signal.SIGINT, signal.SIGKILL]
 
     def hand_on(_number: int, _frame: object) -> None:
-        running.break_off(signals.pop(0))
+        running.interrupt(signals.pop(0))
         if not signals:
             signal.signal(signal.SIGINT, before)
 

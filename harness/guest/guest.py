@@ -21,7 +21,7 @@ from harness.machine.console import Console, Reply
 from harness.machine.monitor import Monitor
 from harness.machine.qemu import ANONYMOUS, Boot, Memory
 from harness.machine.topology import Machine
-from harness.machine.watch import Watch
+from harness.machine.watcher import Watcher
 from harness.rootfs import initramfs
 
 # A guest that says nothing for so long while it boots is dead. Slow hosts and
@@ -130,7 +130,7 @@ class Guest:
         boot: Boot,
         running: process.Process,
         console: Console,
-        watch: Watch,
+        watcher: Watcher,
         monitor: Monitor,
         records: list[Record],
         directory: Path,
@@ -140,7 +140,7 @@ class Guest:
         self.directory = directory
         self._process = running
         self._console = console
-        self._watch = watch
+        self._watcher = watcher
         self._records = records
         self._claimed = len(records)
         self._state: State | None = None
@@ -163,7 +163,7 @@ class Guest:
     @property
     def dead(self) -> bool:
         """Whether it has been seen to end: it may have had more to say."""
-        return self._watch.dead
+        return self._watcher.dead
 
     @property
     def limit(self) -> float:
@@ -192,10 +192,10 @@ class Guest:
         self._state = None
         return result
 
-    def break_off(self, number: int = signal.SIGINT) -> None:
-        """Has the command under way, and the shell that runs it, get the signal, as ^C
-        does; for a signal handler."""
-        self._console.break_off(number)
+    def interrupt(self, number: int = signal.SIGINT) -> None:
+        """Send a signal, as ^C does, to the running command and its shell. Made for a
+        signal handler."""
+        self._console.interrupt(number)
 
     def sysrq(self, letter: str) -> tuple[Record, ...]:
         """What the kernel logs for a sysrq (Documentation/admin-guide/sysrq.rst). It works
@@ -230,7 +230,7 @@ class Guest:
         """Stops the guest, writes its state and returns what it had said by then. Raises
         Unmigratable, and as ``qmp`` does."""
         self.qmp("stop")
-        counted, rest = self._console.settle()
+        counted, rest = self._console.drain()
         console = (self.directory / "console-kernel.log").read_bytes()
         past = SavedLog(console, tuple(self._records), counted, rest)
         try:
@@ -243,7 +243,7 @@ class Guest:
     def load(self, file: Path, past: SavedLog) -> None:
         """Goes on from a state, in a QEMU that was started to wait for one. Raises as
         ``qmp`` does."""
-        self._console.go_on(past.rest)
+        self._console.continue_from(past.rest)
         self._with_monitor(lambda: self.monitor.load(file))
         self.resume()
 
@@ -260,7 +260,7 @@ class Guest:
         try:
             return work()
         except GuestLost:
-            raise self._console.dead() from None
+            raise self._console.exit_error() from None
 
     def step(self, command: str, limit: float | None = None) -> Step:
         """Runs a command; returns its result, the kernel's log of it and the state
@@ -301,8 +301,10 @@ class Guest:
     def _wait_kmsg(self) -> int:
         """Until all records up to now have been read; returns how many PID 1 has sent."""
         counted = self._console.ping().records
-        if not self._watch.wait_records(counted, self._console.limit):
-            raise GuestHang("kernel-log records are missing on their channel", log=self._watch.tail)
+        if not self._watcher.wait_records(counted, self._console.limit):
+            raise GuestHang(
+                "kernel-log records are missing on their channel", log=self._watcher.tail
+            )
         return counted
 
 
@@ -389,18 +391,18 @@ def running(
         log = directory / "console-kernel.log"
         log.write_bytes(past.console)
         counted, rest = past.counted, past.rest
-        watch = Watch(started.sockets, monitor, log, take, counted=counted, rest=rest)
-        watch.feed(past.console)
-        console = Console(started, watch, directory / "console-command.log", _BOOT_SILENCE)
+        watcher = Watcher(started.sockets, monitor, log, take, counted=counted, rest=rest)
+        watcher.feed(past.console)
+        console = Console(started, watcher, directory / "console-command.log", _BOOT_SILENCE)
         stack.callback(console.close)
-        watch.start(on_death=console.interrupt)
-        stack.callback(_end, started, watch)
+        watcher.start(on_death=console.wake)
+        stack.callback(_end, started, watcher)
         qemu.check_stage(machine, monitor.execute)
         guest = Guest(
             boot=boot,
             running=started,
             console=console,
-            watch=watch,
+            watcher=watcher,
             monitor=monitor,
             records=records,
             directory=directory,
@@ -408,8 +410,8 @@ def running(
         yield guest, console
 
 
-def _end(running: process.Process, watch: Watch) -> None:
+def _end(running: process.Process, watcher: Watcher) -> None:
     """QEMU first: its sockets close, and the watching thread ends by itself."""
     running.popen.kill()
     running.popen.wait()
-    watch.join()
+    watcher.join()

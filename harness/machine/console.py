@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The command channel: one command at a time to the guest's shell, over pexpect."""
+"""The command channel to the guest's shell: one command at a time, over pexpect."""
 
 import contextlib
 import re
@@ -21,42 +21,41 @@ from harness.errors import (
     HostStarved,
     QemuEnded,
 )
-from harness.machine import frames, watch
+from harness.machine import frames, watcher
 from harness.machine.process import Process
-from harness.machine.watch import Watch
+from harness.machine.watcher import Watcher
 
 _DONE, _EOF, _, _PANIC = range(4)
 _ENDS: list[Any] = [frames.DONE, pexpect.EOF, pexpect.TIMEOUT]
-# On a shared console nobody else reads what the kernel prints.
-_ENDS_SINGLE: list[Any] = [*_ENDS, watch.PANIC]
+# On a single console nothing else reads what the kernel prints.
+_ENDS_SINGLE: list[Any] = [*_ENDS, watcher.PANIC]
 
 _ANYTHING = re.compile(rb"(?s).+")
 
 # The line that ends an answer is shorter than this.
 _WINDOW = 256
 
-# A command that never falls silent ends all the same: after so many bytes, or so
-# many times the limit on its silence. What the kernel says is a sign of life for some
-# time only: an SMMU tells for ever of the DMA of a driver that waits for it. (On a
-# single console nobody can tell the two apart.)
+# A command that keeps printing is ended too: after so many bytes, or so many times the
+# limit on its silence. Kernel messages count as a sign of life for a limited time only: an
+# SMMU reports faults without end while a driver whose device does DMA waits for it. (On a
+# single console the two cannot be distinguished.)
 _MAX_OUTPUT = 64 << 20
-_TOTAL = 30
-_CHATTER = 4
+_TOTAL_LIMITS = 30
+_KERNEL_LIMITS = 4
 
-# PID 1 answers at once whatever the shell is at: where it does not in so many seconds, the
-# kernel has died without a word (an oops with interrupts off).
-_ANSWER = 5.0
+# PID 1 answers at once whatever the shell does. Where it does not within so many seconds, the
+# kernel has died without a message (an oops with interrupts off).
+_ANSWER_LIMIT = 5.0
 
-# Between two looks at whether a silent guest is at least doing something.
-_LOOK = 5.0
+# The longest period (seconds) at which a silent guest is checked for signs of life.
+_POLL = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a command did: ``how`` it ended, ``number`` its status or the signal
-    that killed its shell, standard output and error apart, and the number of
-    kernel-log ``records`` since boot when it ended, and the guest's ``clock`` then, in
-    seconds since boot."""
+    """How a command ended (``how``), its status or the signal that killed its shell
+    (``number``), its standard output and error, and, when it ended, the number of kernel-log
+    ``records`` and the guest's ``clock`` in seconds, both since boot."""
 
     how: frames.How
     number: int
@@ -67,8 +66,8 @@ class Reply:
 
 
 class _Channel(fdpexpect.fdspawn):  # type: ignore[type-arg]  # not generic at run time
-    """What the guest sends. Once ``left`` bytes have been read it is as if it were silent:
-    a fast host reads a gigabyte between two looks."""
+    """What the guest sends. After ``left`` more bytes it reads as silent: a fast host reads a
+    gigabyte between two checks of the limits."""
 
     left = _MAX_OUTPUT
 
@@ -81,23 +80,24 @@ class _Channel(fdpexpect.fdspawn):  # type: ignore[type-arg]  # not generic at r
 
 
 class Console:
-    """Drives one guest's shell. ``limit`` is how many seconds a guest may stay
-    silent while a command runs."""
+    """The shell of one guest. ``limit`` is how many seconds a guest may stay silent while a
+    command runs."""
 
-    def __init__(self, process: Process, watch: Watch, log: Path, limit: float) -> None:
+    def __init__(self, process: Process, watcher: Watcher, log: Path, limit: float) -> None:
         self._process = process
-        self._watch = watch
+        self._watcher = watcher
         self.limit = limit
         self._log = log.open("ab", buffering=0)
         self._single = "command" not in process.sockets
         self._socket = process.sockets["console" if self._single else "command"]
         self._spawn = _Channel(self._socket.fileno(), timeout=None, maxread=65536, use_poll=True)
-        self._heard = b""
+        # What has been read and is not yet a whole frame.
+        self._unparsed = b""
         self._hang: GuestHang | None = None
-        # The nonce of the shell's command, "" when it has none.
+        # The nonce of the command that the shell runs, or "".
         self._busy = ""
-        # Whether the last look at the state has hung.
-        self._blind = False
+        # Whether the last reading of the state has hung.
+        self._state_hung = False
         # pexpect sleeps after each read, for programs that die slowly.
         self._spawn.delayafterread = None
         self._spawn.logfile_read = self._log
@@ -105,83 +105,85 @@ class Console:
     def close(self) -> None:
         self._log.close()
 
-    def interrupt(self) -> None:
-        """Wakes whoever waits for the guest; called when it is dead."""
-        # Not the file descriptor: its reader still uses it.
+    def wake(self) -> None:
+        """Wake all that wait for the guest; called when it is dead."""
+        # The file descriptor stays open: its reader still uses it.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def wait_ready(self, limit: float) -> None:
-        """Until PID 1 says that the guest takes commands."""
-        self._expect(frames.READY, limit, chatter=_TOTAL)
+        """Wait until PID 1 reports that the guest accepts commands. Raises as ``run`` does."""
+        self._expect(frames.READY, limit, kernel_limits=_TOTAL_LIMITS)
         self._received()
 
     def run(self, command: str, limit: float | None = None) -> Reply:
-        """Runs ``command`` in the guest's shell and waits for its end.
+        """Run ``command`` in the guest's shell and wait for its end.
 
-        Raises GuestPanic, GuestLost or GuestHang when there will be none.
+        Raises GuestPanic, GuestLost or GuestHang when it does not end.
         """
-        found, done = self._ask(frames.command(command), limit or self.limit, needs_shell=True)
+        found, done = self._request(frames.command(command), limit or self.limit, needs_shell=True)
         out, err = bytes(found.out), bytes(found.err)
         return Reply(done.how, done.number, out, err, done.records, done.clock)
 
     def state(self) -> str:
-        """What the kernel shows, in the lines of guest-scripts/init/state.c. It is PID 1
-        that answers, whatever the shell has come to. Raises as ``run`` does, and GuestUnseen
-        when looking killed the process that looks: what it had printed is no state.
+        """The state of the kernel, in the lines of guest-scripts/init/state.c. PID 1 answers,
+        so this works whatever the shell does. Raises as ``run`` does, and GuestUnseen when
+        the process that reads sysfs was killed: what it printed until then is incomplete.
 
-        A look takes milliseconds. Where one has hung, on a lock whose holder an oops killed
-        say, the next is not waited for as long."""
-        limit = min(self.limit, _ANSWER) if self._blind else self.limit
-        self._blind = True
-        found, done = self._ask(frames.state(), limit)
-        self._blind = False
+        Reading takes milliseconds. After one has hung (on a lock whose holder an oops killed,
+        for example), the next has a shorter limit."""
+        limit = min(self.limit, _ANSWER_LIMIT) if self._state_hung else self.limit
+        self._state_hung = True
+        found, done = self._request(frames.state(), limit)
+        self._state_hung = False
         if done.how == "killed":
             raise GuestUnseen(
-                f"looking at sysfs was killed by signal {done.number}", log=self._watch.tail
+                f"the process that reads sysfs was killed by signal {done.number}",
+                log=self._watcher.tail,
             )
         return found.state.decode(errors="replace")
 
     def ping(self) -> frames.Done:
-        """An answer: how many kernel-log records there have been, and what time it is
-        in the guest. Raises as ``run`` does."""
-        _, done = self._ask(frames.ping(), self.limit)
+        """An empty request. Its answer has the number of kernel-log records since boot and
+        the guest's clock. Raises as ``run`` does."""
+        _, done = self._request(frames.ping(), self.limit)
         return done
 
     def sysrq(self, letter: str) -> None:
-        """Has PID 1 trigger a sysrq: it works while the shell hangs. Raises as ``run`` does."""
-        self._ask(frames.sysrq(letter), min(self.limit, _ANSWER))
+        """Trigger a sysrq through PID 1, which works while the shell hangs. Raises as ``run``
+        does."""
+        self._request(frames.sysrq(letter), min(self.limit, _ANSWER_LIMIT))
 
-    def break_off(self, number: int) -> None:
-        """Has the command under way get the signal. For a signal handler: whoever waits for
-        the command goes on waiting for its end."""
+    def interrupt(self, number: int) -> None:
+        """Send a signal to the running command. Made for a signal handler: ``run`` continues
+        to wait for the command's end."""
         with contextlib.suppress(OSError):
-            self._socket.sendall(frames.interruption(number))
+            self._socket.sendall(frames.interrupt(number))
 
-    def settle(self) -> tuple[int, bytes]:
-        """As ``Watch.settle``, whichever channel the records come on."""
+    def drain(self) -> tuple[int, bytes]:
+        """As ``Watcher.drain``, whichever channel the records arrive on."""
         if not self._single:
-            return self._watch.settle()
-        heard = self._heard
+            return self._watcher.drain()
+        data = self._unparsed
         # Through pexpect, which keeps what it has read in more than one place.
         ends: list[Any] = [_ANYTHING, pexpect.EOF, pexpect.TIMEOUT]
         while self._spawn.expect(ends, 0, searchwindowsize=None) == 0:
-            heard += cast(bytes, self._spawn.after)
-        found, self._heard = frames.parse(heard)
-        self._watch.feed(bytes(found.noise))
-        self._watch.add_records(found.records)
-        return self._watch.settle()[0], self._heard
+            data += cast(bytes, self._spawn.after)
+        found, self._unparsed = frames.parse(data)
+        self._watcher.feed(bytes(found.noise))
+        self._watcher.add_records(found.records)
+        return self._watcher.drain()[0], self._unparsed
 
-    def go_on(self, rest: bytes) -> None:
-        """A guest that was saved after it had sent half a frame, the ``rest``, sends the
-        other half now."""
-        self._heard = rest if self._single else b""
+    def continue_from(self, rest: bytes) -> None:
+        """Prepend ``rest``, the partial frame that a guest had sent when it was saved: once
+        restored, it sends the remainder."""
+        self._unparsed = rest if self._single else b""
 
-    def _ask(
+    def _request(
         self, request: frames.Request, limit: float, *, needs_shell: bool = False
     ) -> tuple[frames.Frames, frames.Done]:
-        """Asks, and keeps in mind that there was no answer: a guest that has hung is asked
-        for more only once it answers again, and its shell once that is free."""
+        """Send a request and return its answer. A guest that has hung gets a new request only
+        once it answers again, and its shell only once the command that hung has ended."""
         try:
             if self._hang:
                 self._recover(needs_shell)
@@ -190,12 +192,12 @@ class Console:
             return self._exchange(request, limit)
         except GuestHang as hang:
             self._hang = self._hang or hang
-            raise GuestHang(self._hang.message, self._hang.hint, self._watch.tail) from None
+            raise GuestHang(self._hang.message, self._hang.hint, self._watcher.tail) from None
 
     def _recover(self, needs_shell: bool) -> None:
-        """Until PID 1 answers, and the command that hung has ended where the shell is
-        needed. Raises GuestHang when that does not come."""
-        limit = min(self.limit, _ANSWER)
+        """Wait until PID 1 answers and, where the shell is needed, until the command that
+        hung has ended. Raises GuestHang when that does not happen."""
+        limit = min(self.limit, _ANSWER_LIMIT)
         self._exchange(frames.ping(), limit)
         if self._busy and needs_shell:
             self._expect(self._busy, limit)
@@ -207,114 +209,116 @@ class Console:
         try:
             self._socket.sendall(request.data)
         except OSError:
-            raise self.dead() from None
+            raise self.exit_error() from None
         self._log.write(request.data)
         done = self._expect(request.nonce, limit)
         return self._received(), done
 
     def _received(self) -> frames.Frames:
-        found, rest = frames.parse(self._heard + self._before())
-        self._heard = b""
+        found, rest = frames.parse(self._unparsed + self._before())
+        self._unparsed = b""
         found.noise += rest
         if self._single:
-            self._watch.feed(bytes(found.noise))
-            self._watch.add_records(found.records)
+            self._watcher.feed(bytes(found.noise))
+            self._watcher.add_records(found.records)
         return found
 
     def _before(self) -> bytes:
-        # The spawn has no encoding, so pexpect gives bytes.
+        # The spawn has no encoding, so pexpect returns bytes.
         return cast(bytes, self._spawn.before or b"")
 
-    def _expect(self, nonce: str, limit: float, *, chatter: int = _CHATTER) -> frames.Done:
-        """Waits for the end of a command as long as it says something every ``limit``
-        seconds; what the kernel says counts for ``chatter`` times that."""
+    def _expect(
+        self, nonce: str, limit: float, *, kernel_limits: int = _KERNEL_LIMITS
+    ) -> frames.Done:
+        """Wait for the end of a command as long as it prints something every ``limit``
+        seconds. Kernel messages extend that to ``kernel_limits`` times as long."""
         ends = _ENDS_SINGLE if self._single else _ENDS
         self._spawn.left = _MAX_OUTPUT
-        heard, since = 0, time.monotonic()
+        size, since = 0, time.monotonic()
         started = since
-        waited: float | None = None
+        delay: float | None = None
         while True:
             try:
-                found = self._spawn.expect(ends, min(limit / 4, _LOOK), searchwindowsize=_WINDOW)
-            except OSError:  # reset: QEMU died with something of ours unread
-                raise self.dead() from None
+                found = self._spawn.expect(ends, min(limit / 4, _POLL), searchwindowsize=_WINDOW)
+            except OSError:  # ECONNRESET: QEMU died before it read all that was sent
+                raise self.exit_error() from None
             if found == _DONE:
                 done = frames.done(cast("re.Match[bytes]", self._spawn.match))
                 if done.nonce == self._busy:
                     self._busy = ""
                 if done.nonce == nonce:
                     return done
-                # Output that looks like the end of a command is still output.
-                self._heard += self._before() + cast(bytes, self._spawn.after)
+                # Output that has the form of a command's end is still output.
+                self._unparsed += self._before() + cast(bytes, self._spawn.after)
             if found in {_EOF, _PANIC}:
-                raise self.dead()
-            if len(self._before()) != heard:
-                heard, since, waited = len(self._before()), time.monotonic(), None
-            elif waited is None:
-                waited = self._process.waited()
-            if not self._spawn.left or time.monotonic() - started > _TOTAL * limit:
+                raise self.exit_error()
+            if len(self._before()) != size:
+                size, since, delay = len(self._before()), time.monotonic(), None
+            elif delay is None:
+                delay = self._process.run_delay()
+            if not self._spawn.left or time.monotonic() - started > _TOTAL_LIMITS * limit:
                 printed = _MAX_OUTPUT - self._spawn.left
                 raise GuestHang(
                     f"the command has printed {printed / 1e6:.0f} MB in "
-                    f"{time.monotonic() - started:.0f} s and goes on",
-                    "let it end by itself",
-                    self._watch.tail,
+                    f"{time.monotonic() - started:.0f} s and has not ended",
+                    "use a command that ends",
+                    self._watcher.tail,
                 )
-            if time.monotonic() - self._last_life(since) >= limit:
-                self._check_host(waited or 0.0, limit)
+            if time.monotonic() - self._last_activity(since) >= limit:
+                self._check_host(delay or 0.0, limit)
                 raise GuestHang(
                     f"the guest has been silent for {limit:.0f} s",
                     "if the command needs that long, raise --limit",
-                    self._watch.tail,
+                    self._watcher.tail,
                 )
-            if time.monotonic() - since >= chatter * limit:
+            if time.monotonic() - since >= kernel_limits * limit:
                 raise GuestHang(
-                    f"only the kernel has said anything for {chatter * limit:.0f} s",
+                    f"only the kernel has printed anything for {kernel_limits * limit:.0f} s",
                     "if the command needs that long, raise --limit",
-                    self._watch.tail,
+                    self._watcher.tail,
                 )
 
-    def _check_host(self, waited: float, limit: float) -> None:
-        """Raises HostStarved where QEMU has waited for a processor for half of the limit since
-        it had ``waited`` so long: the guest cannot answer then."""
-        starved = self._process.waited() - waited
+    def _check_host(self, delay: float, limit: float) -> None:
+        """Raises HostStarved where QEMU's run delay has grown from ``delay`` by half of the
+        limit or more: such a guest had no time to answer."""
+        starved = self._process.run_delay() - delay
         if starved >= limit / 2:
             raise HostStarved(
-                f"QEMU has waited for a processor for {starved:.0f} s of {limit:.0f} s",
+                f"QEMU has waited for a CPU for {starved:.0f} s of {limit:.0f} s",
                 "run fewer guests at once, or raise --limit",
             )
 
-    def _last_life(self, since: float) -> float:
-        """When there was the last sign of life, of a command that has been silent ``since``
-        then: none is a kernel that says meanwhile that a task is blocked."""
-        blocked = self._watch.last_blocked > since
-        return since if blocked else max(since, self._watch.last_activity)
+    def _last_activity(self, since: float) -> float:
+        """When there was the last sign of life, for a command that has been silent ``since``
+        then. Kernel messages are none if one of them reports a blocked task."""
+        blocked = self._watcher.last_blocked > since
+        return since if blocked else max(since, self._watcher.last_activity)
 
-    def dead(self) -> GuestPanic | GuestLost:
-        """The error for a guest that will not answer any more, with all it said."""
+    def exit_error(self) -> GuestPanic | GuestLost:
+        """The error for a guest that has ended, with the tail of its console."""
         if self._single:
-            heard = self._before() + _text(self._spawn.after) + _text(self._spawn.buffer)
-            self._watch.feed(heard)
-            self._hear_out()
-        if self._watch.over or not self._watch.join(watch.PANIC_GRACE):
+            read = self._before() + _bytes(self._spawn.after) + _bytes(self._spawn.buffer)
+            self._watcher.feed(read)
+            self._drain_console()
+        if self._watcher.panic_ended or not self._watcher.join(watcher.PANIC_GRACE):
             self._process.popen.kill()  # a kernel that panicked and did not reset
-            self._watch.join()
-        death = self._watch.cause()
-        if death.kind == "panic":
-            return GuestPanic(death.text, self._watch.tail)
-        if death.kind == "reset":
-            return GuestReset(death.text, log=self._watch.tail)
-        return QemuEnded(death.text or self._process.last_words(), log=self._watch.tail)
+            self._watcher.join()
+        reason = self._watcher.exit_reason()
+        if reason.kind == "panic":
+            return GuestPanic(reason.text, self._watcher.tail)
+        if reason.kind == "reset":
+            return GuestReset(reason.text, log=self._watcher.tail)
+        return QemuEnded(reason.text or self._process.exit_message(), log=self._watcher.tail)
 
-    def _hear_out(self) -> None:
-        """What the console still says, until QEMU ends, the panic or the grace is over."""
-        self._socket.settimeout(watch.PANIC_GRACE)
+    def _drain_console(self) -> None:
+        """Read the console until QEMU ends, the panic has ended or its grace is over."""
+        self._socket.settimeout(watcher.PANIC_GRACE)
         with contextlib.suppress(OSError):
-            while not self._watch.over and (data := self._socket.recv(65536)):
+            while not self._watcher.panic_ended and (data := self._socket.recv(65536)):
                 self._log.write(data)
-                self._watch.feed(data)
+                self._watcher.feed(data)
 
 
-def _text(heard: object) -> bytes:
-    """What pexpect heard; for the match at an end of file it gives a class."""
-    return heard if isinstance(heard, bytes) else b""
+def _bytes(read: object) -> bytes:
+    """What pexpect read; for a match of the end of file that is a class."""
+    return read if isinstance(read, bytes) else b""

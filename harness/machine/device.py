@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""PCI devices as data: what QEMU takes on its command line, and over QMP when a
-device is plugged into a running guest.
+"""PCI devices as data, for QEMU's command line and, for devices that are plugged into a
+running guest, for QMP.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Options of QEMU's command line; each has a QMP command that does the same.
+# Options of QEMU's command line. Each corresponds to a QMP command.
 NETDEV, BLOCKDEV, DEVICE = "netdev", "blockdev", "device"
 
 _DISK_BYTES = 64 << 20
@@ -19,8 +19,8 @@ Properties = tuple[tuple[str, str | int | bool], ...]
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A PCI device: ``model`` as QEMU calls it, behind the bridge ``bus`` (its id; ""
-    is the root bus), at ``address`` ("5.1" is slot and function; "" has QEMU choose).
+    """A PCI device: QEMU's name of the ``model``, behind the bridge with the id ``bus`` (""
+    is the root bus), at ``address`` ("5.1" is slot and function; "" lets QEMU choose).
     ``properties`` are QEMU's, by name."""
 
     model: str
@@ -32,14 +32,14 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """One object to make: the ``option`` (NETDEV, ...) and what it is told."""
+    """One object for QEMU to create: the ``option`` (NETDEV, ...) and its ``fields``."""
 
     option: str
     fields: dict[str, Any]
 
 
-# What is at a device's other end. A user network, restricted: a guest reaches
-# nothing of this host. A disk that reads as zeroes and keeps nothing.
+# Backends of the devices. A user network, restricted: a guest cannot reach this host. A
+# disk that reads as zeroes and does not store what is written.
 _NETWORK = Definition(NETDEV, {"type": "user", "restrict": True})
 _DISK = Definition(BLOCKDEV, {"driver": "null-co", "size": _DISK_BYTES, "read-zeroes": True})
 
@@ -51,10 +51,11 @@ _BACKENDS = {
     "nvme": _DISK,
 }
 
-# The name of the backend in the device's own properties, and in its definition.
+# The property that names the backend in the device, and in the backend itself.
 _LINKS = {NETDEV: ("netdev", "id"), BLOCKDEV: ("drive", "node-name")}
 
-# What QEMU insists on, or what only costs time: nothing boots from these devices.
+# Properties that QEMU requires (serial), or that save time: no guest boots from a device's
+# ROM.
 _FIXED: dict[str, dict[str, Any]] = {
     "e1000": {"romfile": ""},
     "e1000e": {"romfile": ""},
@@ -68,31 +69,31 @@ BRIDGES = (
     *("pcie-pci-bridge", "i82801b11-bridge", "pci-bridge", "pxb-pcie"),
 )
 
-# QEMU refuses to migrate nvme, and loses the state of edu without a word.
+# QEMU refuses to migrate nvme, and silently loses the state of edu.
 UNMIGRATABLE = ("nvme", "edu")
 
 
-# What drives the NICs among the models.
+# The drivers of the models that are NICs.
 NIC_DRIVERS = {"e1000": "e1000", "e1000e": "e1000e", "virtio-net-pci": "virtio_net"}
 
-# And the others that are behind an IOMMU; ports' drivers are built in.
+# The drivers of all clients. Those of PCIe ports are built in.
 DRIVERS = {**NIC_DRIVERS, "virtio-blk-pci": "virtio_blk", "nvme": "nvme"}
 
 
 def definitions(devices: Sequence[Device]) -> Iterator[Definition]:
-    """All that makes ``devices``, each after what it needs."""
+    """All objects that make up ``devices``, in the order in which QEMU needs them."""
     for number, device in enumerate(devices):
         yield from definition(device, device.id or f"{number}")
 
 
 def identity(name: str) -> str:
-    """What QEMU calls the device that a machine calls ``name``. Not the same: QEMU aborts
-    on a root port called "slot", which is one of its properties."""
+    """QEMU's id of the device that a machine calls ``name``. They differ because QEMU aborts
+    on a root port with the id "slot", which is the name of one of its properties."""
     return f"dev-{name}"
 
 
 def definition(device: Device, name: str) -> Iterator[Definition]:
-    """The device, called ``name``, and its other end before it."""
+    """The device with the id ``name``, after its backend if it needs one."""
     fields: dict[str, Any] = {"driver": device.model, "id": identity(name)}
     if device.bus:
         fields["bus"] = identity(device.bus)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The device tree of a machine: QEMU's own, with overlays from ``dts/``.
 
-Phandles are read from what QEMU generates and never written down here.
+Phandles are read from the tree that QEMU generates, and are never constants here.
 """
 
 import functools
@@ -15,26 +15,26 @@ from harness.host import cache, paths, program
 from harness.machine import qemu
 from harness.machine.topology import Machine
 
-# Part of the key: raise it when the steps below make something else.
+# Part of the cache's key: raise it when the steps below produce another tree.
 _RECIPE = "4"
 
 _ROOM = 16384  # bytes that overlays may add
 
 # QEMU's virt has 32 slots for virtio-mmio and fills them from the highest address. The
-# channels and SSH take one each. Every other one is a device that each boot probes and each
-# look at sysfs passes.
-_OUR_SLOTS = 2
+# channels and SSH use one each. Each unused slot is a device that every boot probes and
+# every reading of sysfs visits.
+_HARNESS_SLOTS = 2
 
 
 def blob(machine: Machine) -> Path:
-    """The machine's device tree, from the cache when it has been made before.
+    """The machine's device tree, from the cache if it is there.
 
     Raises UsageError for an overlay that does not compile or apply, or that
     names a stream ID the IOMMU cannot have.
     """
     overlays = [_source(name) for name in machine.overlays]
     compiled = [_compiled(path, path.stat().st_mtime_ns) for path in overlays]
-    # What overlays include is in what they compile to.
+    # The compiled overlay covers the files that its source includes.
     texts = (blob.hex() for blob in compiled)
     command, broken = qemu.board(machine), str(machine.broken_firmware)
     key = cache.digest(_RECIPE, qemu.identity(machine.qemu), *command, broken, *texts)
@@ -52,8 +52,8 @@ def blob(machine: Machine) -> Path:
 
 
 def _packed(tree: bytes) -> bytes:
-    """Without the free space: arm64 takes no device tree above 2 MiB (MAX_FDT_SIZE),
-    and QEMU dumps 1 MiB and doubles what it loads."""
+    """The tree without free space: arm64 accepts no device tree above 2 MiB (MAX_FDT_SIZE),
+    and QEMU dumps 1 MiB and doubles the size of a tree that it loads."""
     fdt = libfdt.Fdt(tree)
     fdt.pack()
     return bytes(fdt.as_bytearray())
@@ -62,12 +62,12 @@ def _packed(tree: bytes) -> bytes:
 def _source(name: str) -> Path:
     if Path(name).is_absolute():
         if not Path(name).is_file():
-            raise UsageError(f"no such device-tree overlay: {name}", "name a .dts file")
+            raise UsageError(f"cannot read the overlay {name}: not a file", "name a .dts file")
         return Path(name)
     path = paths.data("dts") / f"{name}.dts"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.dts")))
-        raise UsageError(f"no device-tree overlay {name!r}", f"there are: {known}")
+        raise UsageError(f"unknown overlay {name!r}", f"known overlays: {known}")
     return path
 
 
@@ -76,19 +76,21 @@ def _dump(machine: Machine, file: Path) -> bytes:
         program.run(qemu.board(machine, f",dumpdtb={file}"))
     except ProgramFailed as failure:
         lines = failure.output.strip().splitlines()
-        said = lines[-1].removeprefix(f"{machine.qemu}: ") if lines else failure.message
+        error = lines[-1].removeprefix(f"{machine.qemu}: ") if lines else failure.message
         raise UsageError(
-            f"QEMU cannot make the machine {machine.name}: {said}", "see what it says"
+            f"QEMU refuses the machine {machine.name}: {error}", "fix its devices or properties"
         ) from None
     if not file.is_file():
-        raise UsageError(f"{machine.qemu} has made no device tree: it is no QEMU for arm64")
+        raise UsageError(
+            f"{machine.qemu} has written no device tree", "name a QEMU for arm64 with --qemu"
+        )
     return file.read_bytes()
 
 
 def _without_empty_slots(tree: bytes, machine: Machine) -> bytes:
     fdt = libfdt.Fdt(tree)
     # "virtio-rng-device" is virtio-mmio's, "virtio-rng-pci" is not.
-    used = _OUR_SLOTS + sum(each.model.endswith("-device") for each in machine.devices)
+    used = _HARNESS_SLOTS + sum(each.model.endswith("-device") for each in machine.devices)
     slots = {fdt.get_path(node): fdt.getprop(node, "reg") for node in _slots(tree)}
     highest_first = sorted(slots, key=lambda path: bytes(slots[path]), reverse=True)
     for path in highest_first[used:]:
@@ -102,7 +104,7 @@ def _slots(tree: bytes) -> Iterator[int]:
         yield node
 
 
-# Once for each process: a guest in a test would pay for it each time.
+# Compiled once in each process, not once for each guest of a test.
 @functools.cache
 def _compiled(overlay: Path, _changed: int) -> bytes:
     with cache.scratch() as scratch:
@@ -111,7 +113,9 @@ def _compiled(overlay: Path, _changed: int) -> bytes:
         try:
             program.run(command)
         except ProgramFailed as failure:
-            raise UsageError(f"{overlay} does not compile: {failure.output.strip()}") from None
+            raise UsageError(
+                f"{overlay} does not compile: {failure.output.strip()}", "fix the overlay"
+            ) from None
         return target.read_bytes()
 
 
@@ -122,12 +126,14 @@ def _applied(base: bytes, overlay: Path, compiled: bytes, machine: Machine) -> b
     merged = tree.as_bytearray()
     status = libfdt.fdt_overlay_apply(merged, bytearray(compiled))
     if status != 0:
-        raise UsageError(f"{overlay.name} does not apply: {libfdt.strerror(status)}")
+        raise UsageError(
+            f"{overlay.name} does not apply: {libfdt.strerror(status)}", "fix the overlay"
+        )
     return bytes(merged)
 
 
 def _label_iommu(tree: libfdt.Fdt, machine: Machine) -> None:
-    """Gives the IOMMU's node the label ``iommu`` that overlays refer to."""
+    """Give the IOMMU's node the label ``iommu``, to which overlays refer."""
     path = tree.get_path(_iommu_node(tree, machine))
     symbols = tree.path_offset("/__symbols__", [libfdt.NOTFOUND])
     if symbols < 0:
@@ -136,7 +142,7 @@ def _label_iommu(tree: libfdt.Fdt, machine: Machine) -> None:
 
 
 def _iommu_node(tree: libfdt.Fdt, machine: Machine) -> int:
-    """QEMU's own, by the label that it has got: overlays may bring others."""
+    """QEMU's own IOMMU, by its label if it has one: overlays may add others."""
     symbols = tree.path_offset("/__symbols__", [libfdt.NOTFOUND])
     if symbols >= 0:
         return int(tree.path_offset(tree.getprop(symbols, "iommu").as_str()))
@@ -150,8 +156,8 @@ def _iommu_node(tree: libfdt.Fdt, machine: Machine) -> int:
 def stream_ids(tree: bytes, machine: Machine) -> dict[str, list[int]]:
     """The stream IDs that each node's ``iommus`` names, by the node's path.
 
-    A phandle, and as many cells as that IOMMU's ``#iommu-cells`` says
-    (Documentation/devicetree/bindings/iommu/iommu.txt); ours have 1.
+    The property is a list of a phandle and as many cells as that IOMMU's ``#iommu-cells``
+    (Documentation/devicetree/bindings/iommu/iommu.txt), which is 1 for QEMU's.
     """
     fdt = libfdt.Fdt(tree)
     iommu = fdt.get_phandle(_iommu_node(fdt, machine))
@@ -167,26 +173,29 @@ def stream_ids(tree: bytes, machine: Machine) -> dict[str, list[int]]:
 
 
 def _specifiers(fdt: libfdt.Fdt, words: list[int]) -> Iterator[tuple[int, int]]:
-    """Each IOMMU's phandle, with the first cell of what follows it."""
+    """Each IOMMU's phandle, with the first of its cells."""
     while words:
         handle = words.pop(0)
         node = fdt.node_offset_by_phandle(handle, [libfdt.NOTFOUND])
         cells = fdt.getprop(node, "#iommu-cells", [libfdt.NOTFOUND]) if node >= 0 else node
         if cells == -libfdt.NOTFOUND or len(words) < cells.as_uint32():
-            raise UsageError(f"an overlay names an IOMMU {handle:#x} that has no #iommu-cells")
+            raise UsageError(
+                f"an overlay names the IOMMU {handle:#x}, which has no valid #iommu-cells",
+                "add #iommu-cells to it, and a cell to each specifier",
+            )
         count = cells.as_uint32()
         yield handle, words[0] if count else 0
         del words[:count]
 
 
 def check_stream_ids(tree: bytes, machine: Machine) -> None:
-    """Raises UsageError for an ID that is wider than the IOMMU's."""
+    """Raises UsageError for a stream ID that is wider than the IOMMU's."""
     limit = 1 << machine.iommu.stream_id_bits
     for path, numbers in stream_ids(tree, machine).items():
         for number in numbers:
             if number >= limit:
                 raise UsageError(
-                    f"{path} has stream ID {number:#x}, but {machine.name} has "
-                    f"{machine.iommu.stream_id_bits} bits of them",
+                    f"{path} has stream ID {number:#x}, but those of {machine.name} have "
+                    f"{machine.iommu.stream_id_bits} bits",
                     f"use one below {limit:#x}",
                 )

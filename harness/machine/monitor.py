@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""QMP, QEMU's own channel: commands from any thread, and why the guest shut down."""
+"""QMP, QEMU's own channel: commands from any thread, and the reason of a shutdown."""
 
 import asyncio
 import contextlib
@@ -17,22 +17,22 @@ from qemu.qmp.qmp_client import ExecuteError
 
 from harness.errors import GuestHang, HostError, QemuEnded, Unmigratable
 
-_LIMIT = 30.0  # seconds for an answer, of a QEMU that is fine
-_LOOK = 0.001  # seconds between two questions about what is under way
+_LIMIT = 30.0  # seconds for an answer; a QEMU that works needs far less
+_POLL = 0.001  # seconds between two queries of a migration
 
-# Memory that is a file is no part of the state; both ends must say so.
+# Memory that is in a file is not part of the state. Both ends must set this.
 _CAPABILITIES = [{"capability": "x-ignore-shared", "state": True}]
 
-# QEMU 11 takes a file by "file:" alone, 7.2 by "fd:" alone. This capability is one of files:
-# a QEMU that has it knows "file:", and one that does not takes files by "fd:". Its schema
-# says it outright, in 200 KB that cost as much as a restored guest; and QEMU 11 that was
-# refused a state one way takes none the other way ("Illegal migration incoming state").
-_OF_FILES = "mapped-ram"
+# QEMU 11 accepts a file as "file:" only, 7.2 as "fd:" only. This capability is one of files:
+# a QEMU that has it accepts "file:", and one that lacks it accepts files as "fd:". The QAPI
+# schema lists both, but its 200 KB take as long as restoring a guest. Trying both does not
+# work: after a refusal QEMU 11 accepts no state at all ("Illegal migration incoming state").
+_FILE_CAPABILITY = "mapped-ram"
 
 
 class Monitor:
-    """QMP of one QEMU. Its client lives in the loop of the thread that calls
-    ``follow``; ``execute`` and what is built on it are for every other."""
+    """QMP of one QEMU. Its client belongs to the event loop of the thread that calls
+    ``follow``; all other methods are for other threads."""
 
     def __init__(self, qmp: socket.socket) -> None:
         self._socket = qmp
@@ -42,12 +42,12 @@ class Monitor:
         self.shutdown_reason = ""
 
     async def follow(self) -> None:
-        """Connected until QEMU ends; only then do its events matter."""
+        """Connect, and stay connected until QEMU ends. Its events are read then."""
         self._loop = asyncio.get_running_loop()
         try:
             await self._follow()
         finally:
-            self._connected.set()  # nobody waits for what will not come
+            self._connected.set()  # or a call would wait for a connection that failed
 
     async def _follow(self) -> None:
         with contextlib.suppress(QMPError, EOFError, OSError):
@@ -61,12 +61,12 @@ class Monitor:
                 self.shutdown_reason = _reason(event)
 
     def execute(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
-        """What QEMU answers. Raises HostError when it refuses, QemuEnded when it has
-        ended, GuestHang when it says nothing."""
+        """QEMU's answer to a command. Raises HostError when QEMU refuses it, QemuEnded when
+        QEMU has ended, GuestHang when it does not answer."""
         return self._call(command, arguments)
 
     def save(self, file: Path) -> None:
-        """The state of a stopped guest into ``file``: all but memory that is in a file
+        """Write the state of a stopped guest to ``file``, without memory that is in a file
         shared with QEMU. Raises Unmigratable for a guest with a device that QEMU cannot
         save, and as ``execute`` does."""
         try:
@@ -76,23 +76,23 @@ class Monitor:
                 raise
             raise Unmigratable(error.message) from None
         self._wait(lambda: self._finished("query-migrate"))
-        # Completed is said before the thread of the migration lets go of the guest, which
-        # refuses to go on until then (qmp_cont, RUN_STATE_FINISH_MIGRATE).
+        # The migration is "completed" before its thread releases the guest, which cannot
+        # be resumed until then (qmp_cont, RUN_STATE_FINISH_MIGRATE).
         self._wait(lambda: self.execute("query-status")["status"] != "finish-migrate")
 
     def load(self, file: Path) -> None:
-        """The state that ``save`` wrote, into a QEMU that was started to wait for one.
-        The guest is stopped, as it was. Raises as ``execute`` does."""
+        """Load a state that ``save`` wrote into a QEMU that was started to wait for one.
+        The guest stays stopped. Raises as ``execute`` does."""
         self._migrate("migrate-incoming", file, os.O_RDONLY)
         self._wait(lambda: self.execute("query-status")["status"] != "inmigrate")
 
     def _migrate(self, command: str, file: Path, flags: int) -> None:
-        """By a descriptor, so that no path has to be written as a URI."""
+        """Migrate by a file descriptor, which needs no path escaped as a URI."""
         self.execute("migrate-set-capabilities", {"capabilities": _CAPABILITIES})
         known = {each["capability"] for each in self.execute("query-migrate-capabilities")}
         descriptor = os.open(file, flags, 0o600)
         try:
-            if _OF_FILES in known:
+            if _FILE_CAPABILITY in known:
                 self._migrate_file(command, descriptor)
             else:
                 self._call("getfd", {"fdname": "state"}, descriptor)
@@ -101,17 +101,17 @@ class Monitor:
             os.close(descriptor)
 
     def _migrate_file(self, command: str, descriptor: int) -> None:
-        """QEMU opens the file, which is its own then, before it answers."""
+        """QEMU opens the file itself before it answers."""
         number = self._call("add-fd", {}, descriptor)["fdset-id"]
         try:
             self.execute(command, {"uri": f"file:/dev/fdset/{number}"})
         finally:
             self.execute("remove-fd", {"fdset-id": number})
 
-    def _finished(self, question: str) -> bool:
-        answer = self.execute(question)
+    def _finished(self, query: str) -> bool:
+        answer = self.execute(query)
         if answer.get("status") in ("failed", "cancelled"):
-            reason = answer.get("error-desc", "it does not say why")
+            reason = answer.get("error-desc", "no reason reported")
             raise HostError(f"QEMU cannot save the guest: {reason}")
         return bool(answer.get("status") == "completed")
 
@@ -119,14 +119,14 @@ class Monitor:
         ends = time.monotonic() + _LIMIT
         while not done():
             if time.monotonic() > ends:
-                raise GuestHang(f"QEMU has not moved the guest's state within {_LIMIT:.0f} s")
-            time.sleep(_LOOK)
+                raise GuestHang(f"QEMU has not migrated the guest within {_LIMIT:.0f} s")
+            time.sleep(_POLL)
 
     def _call(
         self, command: str, arguments: dict[str, Any] | None, descriptor: int | None = None
     ) -> Any:
         if not self._connected.wait(_LIMIT):
-            raise GuestHang(f"QEMU has not greeted within {_LIMIT:.0f} s")
+            raise GuestHang(f"QMP has not connected within {_LIMIT:.0f} s")
         if not self._loop or self._loop.is_closed():
             raise QemuEnded("QEMU has ended")
         call = self._execute(command, arguments, descriptor)

@@ -2,8 +2,8 @@
 """A QEMU process and the sockets to it.
 
 Every channel is a socket pair whose other end QEMU inherits: there is no socket
-file that could be left behind, and nobody else can connect. QEMU gets SIGKILL
-when the thread that started it dies, however it dies.
+file to leave behind, and no other process can connect. QEMU gets SIGKILL when the
+thread that started it dies, for whatever reason.
 """
 
 import contextlib
@@ -18,47 +18,47 @@ from harness.host import program
 
 _REAP = 5.0  # seconds
 
-# Bytes a channel holds while nobody reads it.
+# Bytes that a channel holds until they are read.
 _BUFFER = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """``argv`` as QEMU got it, ``sockets`` by chardev name ("qmp" is QMP), ``log``
-    the file with what QEMU itself printed."""
+    """A running QEMU: its ``argv``, its ``sockets`` by chardev name ("qmp" is QMP), and the
+    ``log`` of what QEMU itself printed."""
 
     argv: tuple[str, ...]
     popen: subprocess.Popen[bytes]
     sockets: dict[str, socket.socket]
     log: Path
 
-    def waited(self) -> float:
-        """Seconds for which that of QEMU's threads that waited most could have run and was not
-        let (run_delay of Documentation/scheduler/sched-stats.rst); 0 where the host's kernel
-        does not count."""
+    def run_delay(self) -> float:
+        """Seconds that QEMU's threads were runnable and waited for a CPU, of the thread that
+        waited longest (run_delay of Documentation/scheduler/sched-stats.rst); 0 where the
+        host's kernel does not count them."""
         found = [0]
         for file in Path(f"/proc/{self.popen.pid}/task").glob("*/schedstat"):
             with contextlib.suppress(OSError, ValueError):
                 found.append(int(file.read_text().split()[1]))
         return max(found) / 1e9
 
-    def last_words(self) -> str:
+    def exit_message(self) -> str:
         """How QEMU ended, and the last line that it printed."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.popen.wait(_REAP)  # its sockets close a moment before it is gone
+            self.popen.wait(_REAP)  # its sockets close shortly before it can be reaped
         code = self.popen.poll()
         lines = self.log.read_text(errors="replace").strip().splitlines()
-        said = f": {lines[-1]}" if lines else ""
+        last = f": {lines[-1]}" if lines else ""
         if code is None:
-            return f"QEMU is still running{said}"
+            return f"QEMU is still running{last}"
         end = f"with status {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
-        return f"QEMU ended {end}{said}"
+        return f"QEMU ended {end}{last}"
 
 
 @contextlib.contextmanager
 def started(argv: Sequence[str], chardevs: Sequence[str], log: Path) -> Iterator[Process]:
-    """QEMU with ``argv`` and a socket for each of ``chardevs`` and for QMP, ended
-    on the way out. Raises ToolMissing without QEMU."""
+    """Run QEMU with ``argv`` and a socket for each of ``chardevs`` and for QMP, and kill it at
+    the end of the block. Raises ToolMissing without QEMU."""
     with contextlib.ExitStack() as stack:
         ours: dict[str, socket.socket] = {}
         theirs: list[socket.socket] = []
@@ -95,10 +95,10 @@ def _running(
             stderr=output,
             env=program.environment(),
             pass_fds=[end.fileno() for end in inherited],
-            start_new_session=True,  # ^C is for us: we then end QEMU
+            start_new_session=True,  # ^C reaches only the harness, which then ends QEMU
         )
     try:
         yield popen
     finally:
-        popen.kill()  # nothing when it has been reaped
+        popen.kill()  # does nothing once it has been reaped
         popen.wait()

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a result is of: exact enough to say later which kernel and which programs were
-judged."""
+"""What a result was made from: the exact kernel, QEMU and version of the harness."""
 
 import hashlib
 import importlib.metadata
@@ -13,8 +12,8 @@ from harness.machine import qemu
 
 
 def of_kernel(kernel: Kernel) -> dict[str, Any]:
-    """``key`` is the digest of all that it is made from; ``source`` that of the source
-    before patches ("" where it is not recorded)."""
+    """The record of a kernel. ``key`` is the digest of everything that it is built from;
+    ``source`` that of the source before patches ("" where it is not recorded)."""
     patches = sorted((kernel.directory / "patches").glob("*"))
     return {
         "label": kernel.label,
@@ -28,7 +27,7 @@ def of_kernel(kernel: Kernel) -> dict[str, Any]:
 
 
 def of_tools(program: str) -> dict[str, str]:
-    """Of the QEMU, and of ourselves."""
+    """The versions of QEMU ("" if it is not installed) and of the harness."""
     try:
         version = qemu.version(program)
     except ToolMissing:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""QEMU's command line, and what one QEMU can and another cannot."""
+"""QEMU's command line, and where versions of QEMU differ."""
 
 import functools
 import json
@@ -15,17 +15,17 @@ from harness.machine import device, firmware
 from harness.machine.device import Definition
 from harness.machine.topology import Machine
 
-# A core without pointer authentication, which TCG emulates slowly.
+# A core without pointer authentication, because TCG emulates that slowly.
 _CPU = "cortex-a57"
 
-# Freed memory of these sizes is poisoned and its bounds are checked: use after free is an
-# oops, and a write to it is told (CONFIG_SLUB_DEBUG). Groups, domains and what drivers
-# keep of a device are that small; whole pages, which sysfs takes for each read, would
-# double the time of a look at it. Caches are not merged: each counts its own objects.
+# Freed memory of these sizes is poisoned and its red zones are checked: a use after free
+# oopses, and a write to it is reported (CONFIG_SLUB_DEBUG). Groups, domains and the drivers'
+# data of a device are that small. Whole pages, which sysfs allocates for each read, would
+# double the time to read the state. Caches are not merged: each counts its own objects.
 _CHECKED = ["8", "16", "32", "64", "96", "128", "192", "256", "512", "1k"]
 
-# A panic ends the guest at once, and QEMU with it (-no-reboot). Of tasks that hang some are
-# told, and not the same again every quarter of a minute: that would pass for life.
+# A panic resets the guest at once, which ends QEMU (-no-reboot). Only the first hung tasks
+# are reported: more reports of the same ones, every 15 s, would count as signs of life.
 KERNEL_ARGUMENTS = " ".join(
     (
         "console=ttyAMA0 panic=-1 sysctl.kernel.hung_task_warnings=4",
@@ -34,10 +34,10 @@ KERNEL_ARGUMENTS = " ".join(
     )
 )
 
-# The id of a machine's memory, in QEMU and in what it migrates.
+# The id of a machine's memory, in QEMU and in the state that it migrates.
 _MEMORY = "ram"
 
-# The network of SSH: the backend's id, which the port is forwarded on.
+# The backend of the network for SSH, where the host's port is forwarded.
 SSH_NETWORK = "ssh"
 # Not the subnet of the NICs under test.
 _SSH_SUBNET = "10.0.3.0/24"
@@ -46,8 +46,8 @@ SSH_ADDRESS = "10.0.3.15"
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """What a guest starts from. ``dtb`` is None where firmware brings ACPI tables, and for
-    a guest that goes on, which has read it."""
+    """What a guest boots from. ``dtb`` is None where firmware provides ACPI tables, and for
+    a restored guest, which has read its device tree before."""
 
     machine: Machine
     image: Path
@@ -57,7 +57,7 @@ class Boot:
 
     @property
     def command_line(self) -> str:
-        """The kernel's."""
+        """The kernel's command line."""
         acpi = "acpi=force" if self.machine.firmware == "acpi" else ""
         single = "harness_console=ttyAMA0" if self.machine.single_console else ""
         parts = (KERNEL_ARGUMENTS, acpi, single, self.arguments)
@@ -66,9 +66,8 @@ class Boot:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Where a guest's memory is: nowhere but in QEMU without a ``file``; in the file,
-    ``shared`` so that what the guest writes goes there, or else private, so that it
-    begins with what the file has and leaves it as it is."""
+    """Where a guest's memory is: anonymous without a ``file``. A ``shared`` file receives
+    what the guest writes; else the file is mapped copy-on-write and does not change."""
 
     file: Path | None = None
     shared: bool = False
@@ -79,29 +78,29 @@ ANONYMOUS = Memory()
 
 def version(qemu: str) -> str:
     """The first line of ``--version``. Raises ToolMissing without QEMU."""
-    return _said(qemu, "--version").splitlines()[0]
+    return _output(qemu, "--version").splitlines()[0]
 
 
 def identity(qemu: str) -> str:
-    """Changes with the program."""
+    """A key of the program that changes with it. Raises ToolMissing without QEMU."""
     path = Path(program.require(qemu)).resolve()
     status = path.stat()
     return f"{path} {status.st_size} {status.st_mtime_ns}"
 
 
 def check(machine: Machine) -> None:
-    """Raises UsageError for a machine that this QEMU cannot make."""
+    """Raises UsageError for a machine that this QEMU cannot emulate."""
     if machine.stage and not has_property(machine.qemu, machine.iommu.model, "stage"):
         raise UsageError(
-            f"{version(machine.qemu)} has no stages of an SMMUv3",
-            "name a newer one with --qemu: nested ones came with 10.0",
+            f"{version(machine.qemu)} cannot set the stage of an SMMUv3",
+            "name a newer QEMU with --qemu; nested stages require 10.0",
         )
-    # Asking takes QEMU 0.1 s, and it has had these for ever.
+    # Listing the models takes QEMU 0.1 s, and every version has these.
     for model in sorted({each.model for each in machine.devices} - _EVERYWHERE):
         if model not in models(machine.qemu):
             raise UsageError(
                 f"{version(machine.qemu)} has no device {model!r}",
-                f"see {machine.qemu} -device help, or name another with --qemu",
+                f"see {machine.qemu} -device help, or name another QEMU with --qemu",
             )
 
 
@@ -112,32 +111,36 @@ _EVERYWHERE = {
 
 
 def models(qemu: str) -> set[str]:
-    """The devices that users can add, as QEMU itself tells: names and aliases."""
-    return set(re.findall(r'(?:^name|, alias) "([^"]+)"', _said(qemu, "-device", "help"), re.M))
+    """The devices that users can add, from QEMU's own list: names and aliases."""
+    return set(re.findall(r'(?:^name|, alias) "([^"]+)"', _output(qemu, "-device", "help"), re.M))
 
 
 def has_property(qemu: str, model: str, name: str) -> bool:
-    """Whether the device model has the property, as QEMU itself tells."""
-    said = _said(qemu, "-device", f"{model},help")
-    return re.search(rf"^  {re.escape(name)}=", said, re.MULTILINE) is not None
+    """Whether the device model has the property, from QEMU's own list."""
+    properties = _output(qemu, "-device", f"{model},help")
+    return re.search(rf"^  {re.escape(name)}=", properties, re.MULTILINE) is not None
 
 
-def _said(qemu: str, *words: str) -> str:
+def _output(qemu: str, *words: str) -> str:
     path = program.require(qemu)
-    return _answer(path, Path(path).stat().st_mtime_ns, words)
+    return _run(path, Path(path).stat().st_mtime_ns, words)
 
 
 @functools.cache
-def _answer(path: str, _changed: int, words: tuple[str, ...]) -> str:
+def _run(path: str, _changed: int, words: tuple[str, ...]) -> str:
     return program.run([path, *words])
 
 
 def board(machine: Machine, options: str = "") -> list[str]:
-    """The part that shapes the device tree: machine, processors, memory, devices."""
+    """The arguments that determine the device tree: machine, CPUs, memory, devices."""
     argv = [machine.qemu, "-nodefaults", "-display", "none"]
     # GICv3, because the SMMU's MSIs need its ITS.
-    kind = _kind(machine)
-    parts = (kind, "gic-version=3", "dtb-randomness=off", machine.iommu.machine_option)
+    parts = (
+        _board_type(machine),
+        "gic-version=3",
+        "dtb-randomness=off",
+        machine.iommu.machine_option,
+    )
     argv += ["-M", ",".join(part for part in parts if part) + options]
     argv += ["-cpu", _CPU, "-smp", str(machine.cpus), "-m", f"{machine.memory}M"]
     if machine.stage:
@@ -149,21 +152,23 @@ def board(machine: Machine, options: str = "") -> list[str]:
     return argv
 
 
-# The last that leaves an SMMUv3's stage to -global: later ones set it themselves, to
-# nested (virt_9_2_options and no_nested_smmu in hw/arm/virt.c).
+# The last version of the board that leaves an SMMUv3's stage to -global. Later ones set it
+# to nested themselves (virt_9_2_options and no_nested_smmu in hw/arm/virt.c).
 _STAGES = "virt-9.1"
 
 
-def _kind(machine: Machine) -> str:
-    """The board. Of a QEMU that does not have the old one the newest is taken, and
-    ``check_stage`` says what came of it."""
-    has_it = machine.stage and re.search(rf"^{_STAGES} ", _said(machine.qemu, "-M", "help"), re.M)
+def _board_type(machine: Machine) -> str:
+    """QEMU's name of the board. Where a stage is requested of a QEMU that lacks the old
+    board, this is the newest, and ``check_stage`` reports whether the stage holds."""
+    has_it = machine.stage and re.search(
+        rf"^{_STAGES} ", _output(machine.qemu, "-M", "help"), re.MULTILINE
+    )
     return _STAGES if has_it else "virt"
 
 
 def check_stage(machine: Machine, execute: Callable[[str, dict[str, Any]], Any]) -> None:
-    """Asks the running QEMU, by QMP, for the stage of its SMMUv3. Raises UsageError where
-    it is not the machine's: QEMU drops a -global that something else overrides."""
+    """Check the stage of the running QEMU's SMMUv3, by QMP. Raises UsageError where it is
+    not the machine's: QEMU silently drops a -global that something else overrides."""
     if not machine.stage:
         return
     place = "/machine/unattached"
@@ -173,7 +178,7 @@ def check_stage(machine: Machine, execute: Callable[[str, dict[str, Any]], Any])
     if has != [machine.stage]:
         raise UsageError(
             f"the machine {machine.name} has stage {machine.stage!r}, and {version(machine.qemu)} "
-            f"gives its SMMUv3 {' and '.join(map(repr, has)) or 'none'}",
+            f"sets its SMMUv3's to {' and '.join(map(repr, has)) or 'none'}",
             "name another QEMU with --qemu, or leave stage out",
         )
 
@@ -183,14 +188,14 @@ def _definitions(machine: Machine) -> Iterator[Definition]:
         yield Definition(device.DEVICE, {"driver": machine.iommu.model})
     yield from device.definitions(machine.devices)
     if machine.ssh:
-        # Of virtio-mmio, which no change to PCI or to the IOMMU can cut off.
+        # On virtio-mmio, which no change to PCI or to the IOMMU can cut off.
         network = {"type": "user", "id": SSH_NETWORK, "restrict": True, "net": _SSH_SUBNET}
         yield Definition(device.NETDEV, network)
         yield Definition(device.DEVICE, {"driver": "virtio-net-device", "netdev": SSH_NETWORK})
 
 
 def memory(machine: Machine, where: Memory) -> list[str]:
-    """The memory, under one id however it is kept: a state fits only the same ids."""
+    """The memory, with the same id for each kind: a saved state refers to it by id."""
     kind: dict[str, Any] = {"qom-type": "memory-backend-ram"}
     if where.file:
         kind = {"qom-type": "memory-backend-file", "mem-path": str(where.file)}
@@ -207,8 +212,8 @@ def payload(boot: Boot) -> list[str]:
 
 
 def channels(machine: Machine) -> list[str]:
-    """Kernel console, command and kmsg channel, on chardevs ``console``, ``command``
-    and ``kmsg``.
+    """The kernel console, the command channel and the kmsg channel, on the chardevs
+    ``console``, ``command`` and ``kmsg``.
 
     The channels are virtio-serial ports behind virtio-mmio, which is not behind
     the IOMMU: no change to PCI or to the SMMU can cut the harness off.
@@ -228,5 +233,5 @@ def chardevs(machine: Machine) -> tuple[str, ...]:
 
 
 def on_a_terminal(boot: Boot) -> list[str]:
-    """The same machine with its kernel console on the terminal, for people."""
+    """The command line for the same machine with its kernel console on the terminal."""
     return [*board(boot.machine), *payload(boot), "-serial", "mon:stdio"]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Virtual machines as data. QEMU's command line and the device tree are both
-derived from one ``Machine``, so they cannot disagree.
+derived from one ``Machine``, so they agree.
 """
 
 import re
@@ -18,12 +18,12 @@ QEMU = "qemu-system-aarch64"
 
 @dataclass(frozen=True, slots=True)
 class Iommu:
-    """An IOMMU that QEMU emulates. ``model`` is QEMU's type of it, which the -M virt
-    ``machine_option`` creates, or -device where that is "". ``compatible`` is its
-    device-tree string, ``driver`` the module that drives it, ``stream_id_bits`` the width of
-    its stream IDs (SMMU_IDR1.SIDSIZE, which QEMU fixes at 16; endpoint IDs of virtio-iommu
+    """An IOMMU that QEMU emulates. ``model`` is QEMU's device type, created by the
+    ``machine_option`` of -M virt, or by -device where that is "". ``compatible`` is its
+    device-tree string, ``driver`` its driver's module, ``stream_id_bits`` the width of its
+    stream IDs (SMMU_IDR1.SIDSIZE, which QEMU fixes at 16; endpoint IDs of virtio-iommu
     are 32 bits wide). ``translates`` are QEMU's trace events of a translated access or a
-    mapping, ``stages`` the values of its property of that name."""
+    mapping, ``stages`` the values of its property "stage", if it has one."""
 
     model: str
     machine_option: str
@@ -36,9 +36,8 @@ class Iommu:
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """Devices that belong together, for the argument that ``summary`` names.
-    ``overlays`` are files of ``dts/``; in ``broken_firmware`` they say on purpose what
-    the IOMMU cannot have."""
+    """A named set of devices for a machine; ``summary`` states its purpose. ``overlays`` are
+    files of ``dts/``. With ``broken_firmware`` they intentionally contradict the IOMMU."""
 
     summary: str
     devices: tuple[Device, ...] = ()
@@ -49,9 +48,9 @@ class Preset:
 @dataclass(frozen=True, slots=True)
 class Machine:
     """One virtual machine. ``devices`` are PCI devices, ``overlays`` names of files of
-    ``dts/`` or paths; ``memory`` is in MiB. ``stage`` is what the SMMUv3 translates
-    ("1", "2", "nested"; "" leaves it to QEMU). ``qemu`` is the program. ``ssh`` adds a
-    network that is not behind the IOMMU. ``single_console`` puts commands on the
+    ``dts/`` or paths; ``memory`` is in MiB. ``stage`` is the translation stage of the SMMUv3
+    ("1", "2", "nested"; "" is QEMU's default). ``qemu`` is the program. ``ssh`` adds a
+    network that is not behind the IOMMU. ``single_console`` sends commands over the
     kernel's own console, for kernels without a built-in virtio console."""
 
     name: str
@@ -69,7 +68,7 @@ class Machine:
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """The variants that a kernel for this machine must have."""
+        """The kernel variants that this machine requires."""
         return ("acpi",) if self.firmware == "acpi" else ()
 
     @property
@@ -79,60 +78,60 @@ class Machine:
 
 
 def check(machine: Machine) -> None:
-    """Raises UsageError, with the reason, for a machine that cannot be."""
+    """Raises UsageError, with the reason, for an invalid machine."""
     for problem in _problems(machine):
-        raise UsageError(f"the machine {machine.name} cannot be: {problem}")
+        raise UsageError(f"invalid machine {machine.name}: {problem}")
 
 
 _ADDRESS = re.compile(r"(?:0x)?([0-9a-f]{1,2})(?:\.([0-7]))?", re.IGNORECASE)
 _SLOTS = 32
 
-# Devices without an id are numbered.
-_IDENTITY = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+# An id that the user gave. Devices without one are numbered.
+_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 def _problems(machine: Machine) -> Iterator[str]:
     if machine.overlays and machine.firmware == "acpi":
         overlays = ", ".join(machine.overlays)
-        yield f"ACPI has no device tree that {overlays} could be laid over"
+        yield f"the overlays {overlays} require a device tree, and firmware is acpi"
     stages = machine.iommu.stages
     if machine.stage and not stages:
         yield f"stage requires an SMMUv3, and the IOMMU is {machine.iommu.model}"
     elif machine.stage and machine.stage not in stages:
         yield f"stage must be one of {', '.join(stages)}, not {machine.stage!r}"
     if not 64 <= machine.memory <= 65536:
-        yield f"{machine.memory} MiB of memory"
+        yield f"memory must be 64 to 65536 MiB, not {machine.memory}"
     if not 1 <= machine.cpus <= 8:
-        yield f"{machine.cpus} processors: use 1 to 8"
+        yield f"cpus must be 1 to 8, not {machine.cpus}"
     for device in machine.devices:
         if "iommu" in device.model:
-            yield f"it has an {machine.iommu.compatible} and a {device.model}, and one is the limit"
+            yield f"{device.model} is a second IOMMU beside {machine.iommu.compatible}"
         if device.model == "arm-smmuv3" != machine.iommu.model:
-            yield "it has a virtio-iommu and an SMMUv3, and one kind is the limit"
+            yield f"{device.model} does not work beside {machine.iommu.model}"
     yield from _bus_problems(machine.devices)
 
 
 def _bus_problems(devices: tuple[Device, ...]) -> Iterator[str]:
     bridges, names = set(), set()
-    # The host bridge is there already.
-    taken = {("", 0, 0)}
+    # The host bridge has 0.0.
+    used = {("", 0, 0)}
     for device in devices:
-        if device.id and not _IDENTITY.fullmatch(device.id):
-            yield f"{device.id!r} is no id: write a letter and letters, digits, - or _"
+        if device.id and not _ID.fullmatch(device.id):
+            yield f"the id {device.id!r} must be a letter, then letters, digits, - or _"
         if device.id and device.id in names:
-            yield f"two devices are called {device.id!r}"
+            yield f"two devices have the id {device.id!r}"
         names.add(device.id)
         if device.bus and device.bus not in bridges:
-            yield f"{device.model} is behind {device.bus!r}, which is no bridge listed before it"
+            yield f"{device.model}: the bus {device.bus!r} must be a bridge listed before it"
         if device.model in BRIDGES:
             bridges.add(device.id)
         if not device.address:
             continue
         match = _ADDRESS.fullmatch(device.address)
         if match is None or int(match[1], 16) >= _SLOTS:
-            yield f"{device.address!r} is no PCI address: write SLOT.FUNCTION, say 5.0"
+            yield f"the address {device.address!r} must be SLOT.FUNCTION, as in 5.0"
             continue
         place = (device.bus, int(match[1], 16), int(match[2] or 0))
-        if place in taken:
-            yield f"{device.address} of {device.bus or 'the root bus'} is taken"
-        taken.add(place)
+        if place in used:
+            yield f"the address {device.address} of {device.bus or 'the root bus'} is in use"
+        used.add(place)

@@ -121,7 +121,7 @@ class Player:
         """The step of a command that ^C ends, as in the report. Raises the ``error`` where ^C
         does not."""
         before = self.guest.state()
-        self.guest.break_off()
+        self.guest.interrupt()
         try:
             after = self.guest.state()
             self.guest.run("true")

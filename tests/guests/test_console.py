@@ -131,7 +131,7 @@ def repeatedly(action: Callable[[], None]) -> Iterator[None]:
 def interrupted(guest: Guest, number: int) -> contextlib.AbstractContextManager[None]:
     """Send the signal repeatedly, because one that arrives before the command has started
     interrupts nothing."""
-    return repeatedly(lambda: guest.break_off(number))
+    return repeatedly(lambda: guest.interrupt(number))
 
 
 def test_interrupted_command_keeps_the_shell(any_guest: Guest) -> None:

@@ -124,7 +124,7 @@ def test_silent_command_is_a_hang_although_the_kernel_logs(
     guest_factory: GuestFactory,
 ) -> None:
     guest = guest_factory("smmuv3", limit=2)
-    with pytest.raises(GuestHang, match="only the kernel has said anything for 8 s"):
+    with pytest.raises(GuestHang, match="only the kernel has printed anything for 8 s"):
         guest.run("while usleep 300000; do echo still here > /dev/kmsg; done")
 
 

@@ -35,7 +35,7 @@ class Waiting:
         self._share = share
         self._began = time.monotonic()
 
-    def waited(self) -> float:
+    def run_delay(self) -> float:
         return 100 + (time.monotonic() - self._began) * self._share
 
 
@@ -71,10 +71,10 @@ def test_a_process_that_shares_a_cpu_accumulates_waiting_time(tmp_path: Path) ->
     with busy(cpu) as one, busy(cpu):
         process = Process((), one, {}, tmp_path / "log")
         end = time.monotonic() + 30
-        while process.waited() < 0.1 and time.monotonic() < end:
+        while process.run_delay() < 0.1 and time.monotonic() < end:
             time.sleep(0.01)
-        assert process.waited() >= 0.1
-    assert process.waited() == 0.0
+        assert process.run_delay() >= 0.1
+    assert process.run_delay() == 0.0
 
 
 @pytest.mark.parametrize(

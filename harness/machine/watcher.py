@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The eyes on a running guest: one thread that reads the kernel's console, the
-kernel-log records and QMP's events, and tells at once when the guest is dead.
+"""One thread per guest that reads the kernel's console, the kernel-log records and QMP's
+events, and reports at once that the guest is dead.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ from harness.machine import frames
 from harness.machine.monitor import Monitor
 
 PANIC = re.compile(rb"Kernel panic - not syncing: ([^\r\n]*)")
-# After its text a panic prints a stack and resets, or says this where it is told not to
-# (panic in kernel/panic.c); a kernel that cannot even do that is given so many seconds.
+# After its text a panic prints a stack and resets, or prints this where it must not reset
+# (panic in kernel/panic.c). A kernel that can do neither is killed after so many seconds.
 _PANIC_END = b"---[ end Kernel panic"
 PANIC_GRACE = 0.9
 
@@ -28,24 +28,25 @@ _BLOCKED = re.compile(rb"INFO: task .* blocked for more than \d+ seconds")
 
 _CHUNK = 65536
 
-# QEMU's vCPU thread writes the console byte by byte, and pays for waking a reader
-# each time: this one looks only so often (seconds). Bytes wait in the socket.
+# QEMU's vCPU thread writes the console byte by byte, and pays for each wake-up of a
+# reader, so the console is read at this period (seconds). Bytes wait in the socket.
 _CONSOLE_PERIOD = 0.002
 _TAIL = 16384
 
 
 @dataclass(frozen=True, slots=True)
-class Death:
-    """``kind`` is "panic", "reset" or "lost"; ``text`` the kernel's or QEMU's word for it."""
+class ExitReason:
+    """Why a guest ended: ``kind`` is "panic", "reset" or "lost"; ``text`` is the panic's
+    message or QEMU's reason for the shutdown."""
 
     kind: str
     text: str
 
 
-class Watch:
+class Watcher:
     """Reads until the guest ends. ``on_record`` is called with each raw record, in
-    order, in the watching thread; ``counted`` are those that were read before this
-    guest was restored, and ``rest`` the half frame that came after them."""
+    order, in the watcher's thread. ``counted`` is the number of records that were read
+    before this guest was restored, and ``rest`` the partial frame after them."""
 
     def __init__(
         self,
@@ -70,55 +71,56 @@ class Watch:
         self._dead = False
         self._error: Exception | None = None
         self.last_activity = time.monotonic()
-        # When the kernel last said that a task does not go on.
+        # When the kernel last reported a blocked task.
         self.last_blocked = 0.0
-        self._thread = threading.Thread(target=self._run, name="guest watch", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="guest watcher", daemon=True)
 
     def start(self, on_death: Callable[[], None]) -> None:
-        """Begins to read; ``on_death`` is called once, when the guest has died."""
+        """Start reading; ``on_death`` is called once, when the guest has died."""
         self._on_death = on_death
         self._thread.start()
 
     def join(self, limit: float | None = None) -> bool:
-        """Waits for the thread to end, which it does when QEMU's sockets close; False
-        when it has not within ``limit`` seconds."""
+        """Wait for the thread to end, which it does when QEMU closes its sockets. Return
+        False if it has not within ``limit`` seconds."""
         self._thread.join(limit)
         return not self._thread.is_alive()
 
-    def cause(self) -> Death:
-        """Why the guest died, as far as its console and QMP tell. Raises what ended
-        the watching, say a full disk."""
+    def exit_reason(self) -> ExitReason:
+        """Why the guest died, as far as its console and QMP report it. Raises the error
+        that ended the thread, if any (a full disk, for example)."""
         if self._error:
             raise self._error
         panic = PANIC.search(self._tail)
         if panic:
-            return Death("panic", panic[1].decode(errors="replace"))
-        if self._monitor.shutdown_reason:
-            return Death("reset", f"the guest shut itself down ({self._monitor.shutdown_reason})")
-        return Death("lost", "")
+            return ExitReason("panic", panic[1].decode(errors="replace"))
+        reason = self._monitor.shutdown_reason
+        if reason:
+            return ExitReason("reset", f"the guest shut itself down ({reason})")
+        return ExitReason("lost", "")
 
     @property
     def tail(self) -> str:
-        """The last of what the kernel printed on its console."""
+        """The last 16 KiB that the kernel printed on its console."""
         return self._tail.decode(errors="replace").replace("\r\n", "\n")
 
     def feed(self, data: bytes) -> None:
-        """Takes kernel console output that somebody else has read."""
+        """Add kernel console output that was read elsewhere."""
         self.last_activity = time.monotonic()
         self._tail = (self._tail + data)[-_TAIL:]
 
     @property
     def dead(self) -> bool:
-        """Whether the guest has been seen to end."""
+        """Whether the guest has ended."""
         return self._dead
 
     @property
-    def over(self) -> bool:
-        """Whether the kernel has said the last word of a panic."""
+    def panic_ended(self) -> bool:
+        """Whether the kernel has printed the last line of a panic."""
         return _PANIC_END in self._tail
 
     def add_records(self, records: list[bytes]) -> None:
-        """Takes kernel-log records, from wherever they were read."""
+        """Add kernel-log records, from whichever channel they were read."""
         for record in records:
             self._on_record(record)
         with self._changed:
@@ -129,23 +131,24 @@ class Watch:
             self._changed.notify_all()
 
     def wait_records(self, count: int, limit: float) -> bool:
-        """Until ``count`` records since boot have been taken, or the guest died."""
+        """Wait until ``count`` records since boot have been read, or the guest has died.
+        Return False after ``limit`` seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: self._records >= count or self._dead, limit)
 
-    def settle(self) -> tuple[int, bytes]:
-        """Until all that a stopped guest has sent is read: how many records those are
-        since boot, and the half frame after them."""
+    def drain(self) -> tuple[int, bytes]:
+        """Read all that a stopped guest has sent. Return the number of records since boot,
+        and the partial frame after them."""
         if self._loop and not self._dead:
-            asyncio.run_coroutine_threadsafe(self._settle(), self._loop).result()
+            asyncio.run_coroutine_threadsafe(self._drain(), self._loop).result()
         with self._changed:
             return self._records, self._rest
 
-    async def _settle(self) -> None:
+    async def _drain(self) -> None:
         channels = [self._sockets[name] for name in ("kmsg", "console") if name in self._sockets]
         while True:
             unread = any(_unread(channel) for channel in channels)
-            # What has been received is with its reader one round of the loop later.
+            # A reader gets what the loop has received in the loop's next round.
             await asyncio.sleep(_CONSOLE_PERIOD if unread else 0)
             await asyncio.sleep(0)
             if not unread and not any(_unread(channel) for channel in channels):
@@ -153,13 +156,13 @@ class Watch:
 
     def _run(self) -> None:
         try:
-            asyncio.run(self._watch())
+            asyncio.run(self._read_all())
         except Exception as error:
             self._error = error
         finally:
-            self._die()
+            self._report_death()
 
-    async def _watch(self) -> None:
+    async def _read_all(self) -> None:
         self._loop = asyncio.get_running_loop()
         readers = [self._monitor.follow()]
         if "kmsg" in self._sockets:
@@ -175,9 +178,9 @@ class Watch:
                 self.feed(data)
                 if not panicked and PANIC.search(self._tail):
                     panicked = True
-                    asyncio.get_running_loop().call_later(PANIC_GRACE, self._die)
-                if self.over:
-                    self._die()
+                    asyncio.get_running_loop().call_later(PANIC_GRACE, self._report_death)
+                if self.panic_ended:
+                    self._report_death()
                 await asyncio.sleep(_CONSOLE_PERIOD)
 
     async def _read_kmsg(self, kmsg: socket.socket) -> None:
@@ -185,8 +188,8 @@ class Watch:
             parsed, self._rest = frames.parse(self._rest + data)
             self.add_records(parsed.records)
 
-    def _die(self) -> None:
-        """Wakes everybody who waits for the guest."""
+    def _report_death(self) -> None:
+        """Wake all that wait for the guest."""
         if self._dead:
             return
         with self._changed:
@@ -201,7 +204,7 @@ def _unread(channel: socket.socket) -> bool:
 
 
 async def _chunks(channel: socket.socket) -> AsyncIterator[bytes]:
-    """What comes on a socket until its other end is closed."""
+    """What arrives on a socket until its other end is closed."""
     loop = asyncio.get_running_loop()
     channel.setblocking(False)
     while True:
