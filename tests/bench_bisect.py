@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.bisect.classify import Question
-from harness.bisect.gitbisect import Ends, GitBisect, Terms
-from harness.bisect.ledger import Ledger
+from harness.bisect.classify import Parameters
+from harness.bisect.gitbisect import Endpoints, GitBisect, Terms
+from harness.bisect.journal import Journal
 from harness.bisect.search import Search
 from harness.host import git
-from tests.random_judge import RandomJudge
+from tests.random_runner import RandomRunner
 
 
 @dataclass(frozen=True)
@@ -38,24 +38,26 @@ def searches(
         repository = Path(scratch, "git")
         messages = [f"change {number}" for number in range(length + 1)]
         commits = git.line_of_commits(messages, repository)
-        ends = Ends(commits[-1], (commits[0],))
+        ends = Endpoints(commits[-1], (commits[0],))
         for seed in range(count):
             draw = random.Random(seed)
             culprit = draw.randrange(1, length + 1)
             rates = dict.fromkeys(range(culprit, draw.randrange(culprit, length + 1)), before)
-            judge = RandomJudge(commits, culprit, rate=rate, rates=rates, seed=seed)
-            ledger = Ledger(Path(scratch, f"{seed}"), judge)
-            found = Search(repository, Question(ends, Terms(), confidence), ledger).find()
-            ledger.close()
+            judge = RandomRunner(commits, culprit, rate=rate, rates=rates, seed=seed)
+            journal = Journal(Path(scratch, f"{seed}"), judge)
+            found = Search(repository, Parameters(ends, Terms(), confidence), journal).find()
+            journal.close()
             runs = sum(each.startswith("run") for each in judge.calls)
-            fixed = RandomJudge(commits, culprit, rate=rate, rates=rates, seed=count + seed)
+            fixed = RandomRunner(commits, culprit, rate=rate, rates=rates, seed=count + seed)
             fixed_found = _with_fixed_repeats(repository, ends, fixed, confidence)
             fixed_runs = sum(each.startswith("run") for each in fixed.calls)
             expected = commits[culprit]
             yield Searched(found.culprit == expected, runs, fixed_found == expected, fixed_runs)
 
 
-def _with_fixed_repeats(repository: Path, ends: Ends, judge: RandomJudge, confidence: float) -> str:
+def _with_fixed_repeats(
+    repository: Path, ends: Endpoints, judge: RandomRunner, confidence: float
+) -> str:
     """The culprit that a fixed number of runs per revision finds, enough for ``confidence`` in
     the whole search at the known rate; the first run that shows the bug ends a revision. As
     the rate is unknown in practice, the cost of measuring the bad end and of confirming the

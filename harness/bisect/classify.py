@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from harness.bisect import gitbisect
-from harness.bisect.gitbisect import Ends, Terms
-from harness.bisect.ledger import Ledger, Run
-from harness.bisect.odds import Bar, Rates, Tally
+from harness.bisect.confidence import Rates, Tally, Threshold
+from harness.bisect.gitbisect import Endpoints, Terms
+from harness.bisect.journal import Journal, Run
 from harness.errors import HostError
 
 Side = Literal["old", "new"]
@@ -20,13 +20,13 @@ _LOST = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class Parameters:
     """``exact``: what is looked for cannot come from anything else, as a whole report
     cannot; else a kernel splat that the ends do not show makes a revision unfit to be
     judged. ``either_way``: look for the change in whichever direction the ends differ.
     At most ``most_runs`` of one revision."""
 
-    ends: Ends
+    ends: Endpoints
     terms: Terms
     confidence: float = 0.99
     exact: bool = True
@@ -35,14 +35,14 @@ class Question:
 
 
 @dataclass(slots=True)
-class Sides:
+class Classifier:
     """What is known so far: the ``verdicts``, old, new or skip by revision; whether what is
     looked for ``appears`` with the change or goes; and for revisions that are checked what
     their runs ``before`` the check were."""
 
     repository: Path
-    question: Question
-    ledger: Ledger
+    question: Parameters
+    journal: Journal
     verdicts: dict[str, str] = field(default_factory=dict)
     before: dict[str, Tally] = field(default_factory=dict)
     appears: bool = True
@@ -67,16 +67,16 @@ class Sides:
         terms = {"old": self.question.terms.old, "new": self.question.terms.new}
         return terms.get(side, side)
 
-    def showing_given(self, revision: str, bar: Bar) -> float:
+    def showing_given(self, revision: str, bar: Threshold) -> float:
         """How probable it is that the revision can show it, by its runs and what those of
         others say of the rates."""
         return self._rates(revision, bar).showing_given(self.tally(revision), bar.rarer)
 
-    def least_rate(self, revision: str, bar: Bar) -> float:
+    def least_rate(self, revision: str, bar: Threshold) -> float:
         """The rate that the revision is held to."""
         return self._rates(revision, bar).least(bar.rarer)
 
-    def _rates(self, revision: str, bar: Bar) -> Rates:
+    def _rates(self, revision: str, bar: Threshold) -> Rates:
         """Those of all others, or of one near it that shows it more seldom than they do."""
         shows, lacks = self.side(shows=True), self.side(shows=False)
         showing = [rev for rev, verdict in self.verdicts.items() if verdict == shows]
@@ -90,20 +90,22 @@ class Sides:
 
     def _known(self, revision: str, others: list[str]) -> Tally:
         """The others' runs; one's own are no evidence of the rate that they are held to."""
-        return self.ledger.total([each for each in others if not self.ledger.same(each, revision)])
+        return self.journal.total(
+            [each for each in others if not self.journal.same(each, revision)]
+        )
 
     def side(self, *, shows: bool) -> Side:
         """The side whose revisions show it, or do not."""
         return "new" if shows == self.appears else "old"
 
-    def new_given(self, revision: str, bar: Bar) -> float:
+    def new_given(self, revision: str, bar: Threshold) -> float:
         """How probable it is that the revision has the change."""
         showing = self.showing_given(revision, bar)
         return showing if self.appears else 1 - showing
 
     def run_end(self, end: str) -> Run:
         """One more run of an end. Raises HostError for one that says nothing."""
-        run = self.ledger.run(end)
+        run = self.journal.run(end)
         if run.word in ("no-boot", "inconclusive"):
             told = "does not boot" if run.word == "no-boot" else "cannot be judged"
             raise HostError(f"the {self.end_name(end)} {told}: {run.reason}")
@@ -112,24 +114,24 @@ class Sides:
     def tally(self, revision: str) -> Tally:
         """The runs that count: of a revision that is checked those of the check, because
         it was chosen for what the others have shown."""
-        return self.ledger.tally(revision) - self.before.get(revision, Tally())
+        return self.journal.tally(revision) - self.before.get(revision, Tally())
 
-    def settled(self, revision: str, bar: Bar) -> tuple[str, str]:
+    def settled(self, revision: str, bar: Threshold) -> tuple[str, str]:
         """The revision is run until it is clear on which side it is: old, new or skip, and
         why."""
-        failure = self.ledger.build(revision).failure
+        failure = self.journal.build(revision).failure
         if failure:
             return "skip", f"does not build: {failure}"
         while True:
-            unfit = [why for run in self.ledger.runs(revision) if (why := self._unfit(run))]
-            lost = sum(run.word == "inconclusive" for run in self.ledger.runs(revision))
+            unfit = [why for run in self.journal.runs(revision) if (why := self._unfit(run))]
+            lost = sum(run.word == "inconclusive" for run in self.journal.runs(revision))
             if len(unfit) > lost or lost >= _LOST:
                 return "skip", unfit[-1]
             tally = self.tally(revision)
             showing = self.showing_given(revision, bar)
             if tally.runs and bar.is_met(showing, tally):
                 side = self.side(shows=showing > 0.5)
-                runs = self.ledger.runs(revision)
+                runs = self.journal.runs(revision)
                 told = [run.reason for run in runs if (run.word == "shown") == (showing > 0.5)]
                 return side, told[-1] if told else ""
             if tally.runs >= self.question.most_runs:
@@ -138,17 +140,17 @@ class Sides:
             if end:
                 self.run_end(end)
             else:
-                self.ledger.run(revision)
+                self.journal.run(revision)
 
     def _unclear_end(self, tally: Tally) -> str:
-        """The end whose rate is known from fewer runs than are at odds with it: a revision
+        """The end whose rate is known from fewer runs than are at confidence with it: a revision
         that shows it at another rate than the ends, once they have been run as often, is
         no riddle any more. "" for none."""
         if not tally.shown:
             return ""
         ends = (self.question.ends.new, *self.question.ends.old)
-        end = min(ends, key=lambda each: self.ledger.tally(each).runs)
-        return end if self.ledger.tally(end).runs < tally.runs else ""
+        end = min(ends, key=lambda each: self.journal.tally(each).runs)
+        return end if self.journal.tally(end).runs < tally.runs else ""
 
     def _unfit(self, run: Run) -> str:
         """Why the run says nothing about what is looked for; "" where it does."""
@@ -164,4 +166,4 @@ class Sides:
     def _usual(self) -> set[str]:
         """The splats of the ends."""
         ends = (self.question.ends.new, *self.question.ends.old)
-        return {each for end in ends for run in self.ledger.own_runs(end) for each in run.splats}
+        return {each for end in ends for run in self.journal.own_runs(end) for each in run.splats}

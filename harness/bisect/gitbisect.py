@@ -29,7 +29,7 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
-class Ends:
+class Endpoints:
     """Where to look: between revisions without the change, ``old``, and one with it,
     ``new``; only at changes of ``paths`` where some are given, along ``first_parent``."""
 
@@ -53,7 +53,7 @@ class GitBisect:
     """One search by git, in its ``repository``. Its terms are always git's own words; a
     user's are for what is printed."""
 
-    def __init__(self, repository: Path, ends: Ends, terms: Terms) -> None:
+    def __init__(self, repository: Path, ends: Endpoints, terms: Terms) -> None:
         self._repository = repository
         self._ends = ends
         self._terms = terms
@@ -156,12 +156,12 @@ def subject(repository: Path, revision: str) -> str:
     return found.encode(errors="surrogateescape").decode(errors="replace")
 
 
-def count(repository: Path, ends: Ends) -> int:
+def count(repository: Path, ends: Endpoints) -> int:
     """How many revisions may be the one."""
     olds = [f"^{each}" for each in ends.old]
     words = ["rev-list", "--count", *_options(ends), ends.new, *olds, "--", *ends.paths]
     return int(git.run(repository, *words))
 
 
-def _options(ends: Ends) -> list[str]:
+def _options(ends: Endpoints) -> list[str]:
     return ["--first-parent"] if ends.first_parent else []

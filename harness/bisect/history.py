@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.bisect import gitbisect
-from harness.bisect.gitbisect import Ends
+from harness.bisect.gitbisect import Endpoints
 from harness.errors import ProgramFailed, UsageError
 from harness.host import git
 from harness.kernel import config, debian_source, git_source, series
@@ -30,7 +30,7 @@ class History:
     thing), ``name`` what people call it. ``notes`` are for the user."""
 
     repository: Path
-    ends: Ends
+    ends: Endpoints
     spec: Callable[[str], KernelSpec]
     without: Callable[[str], KernelSpec | None]
     name: Callable[[str], str]
@@ -72,7 +72,7 @@ def fixup(text: str, repository: Path | None) -> Fixup:
 
 
 def revisions(
-    tree: Path, ends: Ends, base: KernelSpec, fixups: Sequence[Fixup], into: Path
+    tree: Path, ends: Endpoints, base: KernelSpec, fixups: Sequence[Fixup], into: Path
 ) -> History:
     """Those of a git repository, of which only objects are read; ``ends`` are hashes.
     Raises UsageError for ends that have nothing to do with each other."""
@@ -117,7 +117,7 @@ def _check_related(tree: Path, ours: Path, new: str, old: str) -> None:
         raise UsageError(what, "name two revisions of one history") from None
 
 
-def _notes(tree: Path, ours: Path, ends: Ends) -> list[str]:
+def _notes(tree: Path, ours: Path, ends: Endpoints) -> list[str]:
     notes = [
         f"{old[:12]} is not in the history of {ends.new[:12]}: git looks first where they part"
         for old in ends.old
@@ -260,7 +260,7 @@ def _line(
     number = {commit: at for at, commit in enumerate(commits)}
     return History(
         ours,
-        Ends(commits[-1], (commits[0],)),
+        Endpoints(commits[-1], (commits[0],)),
         lambda revision: kernel(number[revision]),
         lambda revision: without(number[revision]),
         lambda revision: names[number[revision]],

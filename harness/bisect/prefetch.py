@@ -25,7 +25,7 @@ def worth_while() -> bool:
 
 
 @dataclass(slots=True)
-class Ahead:
+class BackgroundBuilds:
     """The builds under way. Those of one work tree wait for each other."""
 
     _processes: dict[KernelSpec, subprocess.Popen[bytes]] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Ahead:
         self._end([other for other in self._processes if other != spec])
 
     def stop(self) -> None:
-        """Ends what is under way, with all that it has started."""
+        """Endpoints what is under way, with all that it has started."""
         self._end(list(self._processes))
 
     def _end(self, specs: Sequence[KernelSpec]) -> None:

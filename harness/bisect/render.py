@@ -10,9 +10,9 @@ from typing import Any
 import jinja2
 
 from harness.bisect import gitbisect
+from harness.bisect.bisection import Bisection
 from harness.bisect.history import WITHOUT
-from harness.bisect.job import Job
-from harness.bisect.search import Finding, Held, Step
+from harness.bisect.search import Conclusion, Held, Step
 from harness.host import git
 from harness.host.text import printable
 from harness.machine import provenance
@@ -23,11 +23,11 @@ Line = tuple[str, str]
 _STYLES = {"old": "green", "new": "red", "skip": "yellow"}
 
 
-def opening(job: Job) -> Iterator[Line]:
+def opening(job: Bisection) -> Iterator[Line]:
     """What is looked for and where, before the first kernel is built."""
     found = job.history
     count = gitbisect.count(found.repository, found.ends)
-    yield "bold", f"looking for the change with which: {job.condition.label}"
+    yield "bold", f"looking for the change with which: {job.symptom.label}"
     for old in found.ends.old:
         yield "", f"  {job.asked.terms.old:<5} {found.name(old)}"
     yield "", f"  {job.asked.terms.new:<5} {found.name(found.ends.new)}"
@@ -38,7 +38,7 @@ def opening(job: Job) -> Iterator[Line]:
     yield "", f"  all of it goes to {job.directory}"
 
 
-def step(job: Job, each: Step) -> Iterator[Line]:
+def step(job: Bisection, each: Step) -> Iterator[Line]:
     """One revision judged."""
     left = f"{each.left} left" if each.why == "step" else each.why
     told = _verdict(job, each)
@@ -46,7 +46,7 @@ def step(job: Job, each: Step) -> Iterator[Line]:
     yield _STYLES[each.verdict], f"{left:>9}  {_name(job, each.revision)}: {told} ({took})"
 
 
-def _verdict(job: Job, each: Step) -> str:
+def _verdict(job: Bisection, each: Step) -> str:
     terms = job.asked.terms
     word = {"old": terms.old, "new": terms.new}.get(each.verdict, each.verdict)
     if each.verdict == "skip":
@@ -55,14 +55,14 @@ def _verdict(job: Job, each: Step) -> str:
     return f"{word}, shown in {each.tally} runs{reason}"
 
 
-def _name(job: Job, revision: str) -> str:
+def _name(job: Bisection, revision: str) -> str:
     if revision.startswith(WITHOUT):
         culprit = revision.removeprefix(WITHOUT)
         return f"{job.asked.terms.new} end without {job.history.name(culprit)}"
     return job.history.name(revision)
 
 
-def record(job: Job, finding: Finding) -> dict[str, Any]:
+def record(job: Bisection, finding: Conclusion) -> dict[str, Any]:
     """The result as the JSON object that the command prints."""
     return {
         "culprit": finding.culprit,
@@ -70,7 +70,7 @@ def record(job: Job, finding: Finding) -> dict[str, Any]:
         "parents": list(finding.parents),
         "confidence": round(finding.confidence, 6),
         "appears": finding.appears,
-        "condition": job.condition.label,
+        "condition": job.symptom.label,
         "candidates": list(finding.candidates),
         "reverted": finding.reverted,
         "verified": finding.verified,
@@ -86,7 +86,7 @@ def record(job: Job, finding: Finding) -> dict[str, Any]:
     }
 
 
-def _held_record(job: Job, each: Held) -> dict[str, Any]:
+def _held_record(job: Bisection, each: Held) -> dict[str, Any]:
     return {
         "revision": each.revision,
         "name": _name(job, each.revision),
@@ -98,7 +98,7 @@ def _held_record(job: Job, each: Held) -> dict[str, Any]:
     }
 
 
-def _held(job: Job, each: Held) -> str:
+def _held(job: Bisection, each: Held) -> str:
     """How sure a side is that does not show it, and which rate that is about."""
     return (
         f"{_name(job, each.revision)}: shown in {each.tally} runs; that it would be shown in"
@@ -107,13 +107,13 @@ def _held(job: Job, each: Held) -> str:
     )
 
 
-def is_sure(job: Job, finding: Finding) -> bool:
+def is_sure(job: Bisection, finding: Conclusion) -> bool:
     """Whether there is an answer, as sure as was asked, that no revert speaks against."""
     sure = finding.confidence >= job.asked.confidence
     return bool(finding.culprit) and finding.verified is not False and sure
 
 
-def closing(job: Job, finding: Finding) -> Iterator[Line]:
+def closing(job: Bisection, finding: Conclusion) -> Iterator[Line]:
     """The answer."""
     yield "", ""
     if not finding.culprit:
@@ -135,7 +135,7 @@ def closing(job: Job, finding: Finding) -> Iterator[Line]:
     yield "", f"  a text for a report, a page and all runs: {job.directory}"
 
 
-def status(job: Job, known: dict[str, Any]) -> Iterator[Line]:
+def status(job: Bisection, known: dict[str, Any]) -> Iterator[Line]:
     """How far a search has got."""
     yield from opening(job)
     yield "", f"{known['builds']} kernels built, {known['runs']} runs"
@@ -148,17 +148,17 @@ def status(job: Job, known: dict[str, Any]) -> Iterator[Line]:
         yield "bold", f"go on with: iommu-harness bisect resume {job.directory}"
 
 
-def text(job: Job, finding: Finding) -> str:
+def text(job: Bisection, finding: Conclusion) -> str:
     """For a regression report, to be sent as it is."""
     return _rendered("report.txt.jinja", job, finding)
 
 
-def page(job: Job, finding: Finding) -> str:
+def page(job: Bisection, finding: Conclusion) -> str:
     """The same for a browser."""
     return _rendered("report.html.jinja", job, finding)
 
 
-def _rendered(name: str, job: Job, finding: Finding) -> str:
+def _rendered(name: str, job: Bisection, finding: Conclusion) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("harness.bisect", "."),
         autoescape=jinja2.select_autoescape(["html.jinja"]),
@@ -170,14 +170,14 @@ def _rendered(name: str, job: Job, finding: Finding) -> str:
     return printable(told)
 
 
-def _facts(job: Job, finding: Finding) -> dict[str, Any]:
+def _facts(job: Bisection, finding: Conclusion) -> dict[str, Any]:
     asked, found = job.asked, job.history
     rows: list[dict[str, Any]] = [
         {"name": _name(job, each.revision), "told": _verdict(job, each), "step": each}
         for each in finding.steps
     ]
     return {
-        "label": job.condition.label,
+        "label": job.symptom.label,
         "finding": finding,
         "culprit": found.name(finding.culprit) if finding.culprit else "",
         "parents": [found.name(each) for each in finding.parents],
@@ -202,7 +202,7 @@ def _last_of_each(steps: Sequence[Step]) -> list[Step]:
     return list({each.revision: each for each in steps}.values())
 
 
-def _author(job: Job, finding: Finding) -> str:
+def _author(job: Bisection, finding: Conclusion) -> str:
     if not finding.culprit:
         return ""
     form = "--format=%an <%ae>, %ad"

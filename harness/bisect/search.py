@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.bisect import gitbisect, odds
-from harness.bisect.classify import Question, Side, Sides
+from harness.bisect import confidence, gitbisect
+from harness.bisect.classify import Classifier, Parameters, Side
+from harness.bisect.confidence import Tally, Threshold
 from harness.bisect.gitbisect import GitBisect, Position
-from harness.bisect.ledger import Ledger
-from harness.bisect.odds import Bar, Tally
+from harness.bisect.journal import Journal
 from harness.errors import HostError, UsageError
 from harness.klog.splat import Splat
 
@@ -58,7 +58,7 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Conclusion:
     """``culprit`` with ``confidence`` that it is the one; or none, and the ``candidates``
     are all that could not be judged. ``reverted`` says what the new end does without it,
     in words; ``verified`` whether that confirms it, None where there is no such kernel or it
@@ -85,19 +85,19 @@ class Search:
     are verdicts, old, new or skip by revision, that are taken as they are."""
 
     repository: Path
-    question: Question
-    ledger: Ledger
+    question: Parameters
+    journal: Journal
     tell: Callable[[Step], None] = lambda _step: None
     given: dict[str, str] = field(default_factory=dict)
-    _sides: Sides = field(init=False)
+    _sides: Classifier = field(init=False)
     _steps: list[Step] = field(default_factory=list)
     _log: str = ""
 
     def __post_init__(self) -> None:
-        self._sides = Sides(self.repository, self.question, self.ledger, dict(self.given))
+        self._sides = Classifier(self.repository, self.question, self.journal, dict(self.given))
 
-    def find(self, without: Callable[[str], str] = lambda _culprit: "") -> Finding:
-        """``without`` names the new end without a culprit, as the ledger's judge builds
+    def find(self, without: Callable[[str], str] = lambda _culprit: "") -> Conclusion:
+        """``without`` names the new end without a culprit, as the journal's judge builds
         it; "" where there is no such thing. Raises UsageError for ends that do not differ
         or differ the wrong way round, HostError for ends that cannot be judged."""
         self._measure()
@@ -120,9 +120,9 @@ class Search:
         sure: float,
         candidates: tuple[str, ...],
         without: str = "",
-    ) -> Finding:
+    ) -> Conclusion:
         side, reverted = self._reverted(without) if without else ("", "")
-        return Finding(
+        return Conclusion(
             culprit=culprit,
             parents=parents,
             confidence=sure,
@@ -140,7 +140,7 @@ class Search:
     def _measure(self) -> None:
         ends = self.question.ends
         for end in (ends.new, *ends.old):
-            built = self.ledger.build(end)
+            built = self.journal.build(end)
             if built.failure:
                 raise HostError(f"the {self._sides.end_name(end)} does not build: {built.failure}")
         if self.question.either_way:
@@ -167,8 +167,8 @@ class Search:
         return min(30, self.question.most_runs)
 
     def _measure_showing(self, end: str, other: str) -> None:
-        while not odds.is_measured(self.ledger.tally(end)):
-            tally = self.ledger.tally(end)
+        while not confidence.is_measured(self.journal.tally(end)):
+            tally = self.journal.tally(end)
             if not tally.shown and tally.runs >= self._patience:
                 raise self._no_show(end, other)
             if tally.runs >= self.question.most_runs:
@@ -177,7 +177,7 @@ class Search:
         self._end_step(end)
 
     def _no_show(self, end: str, other: str) -> UsageError:
-        tally = self.ledger.tally(end)
+        tally = self.journal.tally(end)
         text = f"the {self._sides.end_name(end)} shows it in {tally} runs"
         for _ in range(3):
             if self._sides.run_end(other).word == "shown":
@@ -185,23 +185,25 @@ class Search:
                     f"{text}, and the {self._sides.end_name(other)} does",
                     "exchange the two, or call them --old and --new",
                 )
-        last = self.ledger.runs(end)[-1].reason
+        last = self.journal.runs(end)[-1].reason
         return UsageError(f"{text} ({last})", "see what repro or run says of that kernel")
 
     def _measure_lacking(self, end: str) -> None:
         """As often as the other end at least: that it shows it seldom has to be seen."""
         (other, *_) = self._sides.showing_ends()
         while True:
-            tally = self.ledger.tally(end)
+            tally = self.journal.tally(end)
             if tally.runs >= self.question.most_runs:
                 break
-            often = tally.runs >= self.ledger.tally(other).runs
-            doubt = self._sides.showing_given(end, Bar(_END_DOUBT))
+            often = tally.runs >= self.journal.tally(other).runs
+            doubt = self._sides.showing_given(end, Threshold(_END_DOUBT))
             if often and not tally.shown and doubt <= _END_DOUBT:
                 break
-            if tally.shown and odds.are_distinct(self.ledger.tally(other), tally, _CLEARLY):
+            if tally.shown and confidence.are_distinct(self.journal.tally(other), tally, _CLEARLY):
                 break
-            if odds.is_measured(tally) and not odds.is_less(tally, self.ledger.tally(other)):
+            if confidence.is_measured(tally) and not confidence.is_less(
+                tally, self.journal.tally(other)
+            ):
                 break
             self._sides.run_end(end)
             if tally.shown and often:
@@ -212,8 +214,8 @@ class Search:
 
     def _check_distinct(self, end: str, tally: Tally) -> None:
         """Raises UsageError where both ends may well show it equally often."""
-        shows = self.ledger.total(self._sides.showing_ends())
-        if odds.are_distinct(shows, tally, _CLEARLY):
+        shows = self.journal.total(self._sides.showing_ends())
+        if confidence.are_distinct(shows, tally, _CLEARLY):
             return
         others = ", ".join(self._sides.end_name(each) for each in self._sides.showing_ends())
         raise UsageError(
@@ -224,7 +226,7 @@ class Search:
 
     def _end_step(self, end: str) -> None:
         side = "new" if end == self.question.ends.new else "old"
-        self._record(end, side, self.ledger.runs(end)[-1].reason, 0, "end")
+        self._record(end, side, self.journal.runs(end)[-1].reason, 0, "end")
 
     # The steps.
 
@@ -236,8 +238,8 @@ class Search:
             bisect.mark(verdict, revision)
         while bisect.position.next:
             revision, left = bisect.position.next, bisect.left
-            self.ledger.build(revision)
-            self.ledger.expect(bisect.ahead, revision)
+            self.journal.build(revision)
+            self.journal.expect(bisect.ahead, revision)
             verdict, reason = self._judged(revision, left)
             self._sides.verdicts[revision] = verdict
             self._record(revision, verdict, reason, left, "step")
@@ -247,7 +249,7 @@ class Search:
 
     def _judged(self, revision: str, left: int) -> tuple[str, str]:
         """old, new or skip, and why."""
-        return self._sides.settled(revision, odds.of_a_step(left))
+        return self._sides.settled(revision, confidence.of_a_step(left))
 
     # The last word.
 
@@ -265,25 +267,31 @@ class Search:
         for revision, side, bar in self._last_bars(culprit, parents):
             if revision in self.given:
                 continue
-            if not self.ledger.build(revision).failure:
-                self._sides.before.setdefault(revision, self.ledger.tally(revision))
+            if not self.journal.build(revision).failure:
+                self._sides.before.setdefault(revision, self.journal.tally(revision))
             settled, reason = self._sides.settled(revision, bar)
             self._record(revision, settled, reason, 0, "check")
             if settled not in (side, "skip"):
                 return revision
         return ""
 
-    def _last_bars(self, culprit: str, parents: tuple[str, ...]) -> Iterator[tuple[str, Side, Bar]]:
+    def _last_bars(
+        self, culprit: str, parents: tuple[str, ...]
+    ) -> Iterator[tuple[str, Side, Threshold]]:
         """Each revision of the answer, the side where it has to be, and what that takes:
         first those that show it, whose rates the others are held to."""
         doubt = (1 - self.question.confidence) / (1 + len(parents)) / self._rests
         new, old = ((culprit,) if culprit else ()), parents
         showing, lacking = (new, old) if self._sides.appears else (old, new)
         for each in showing:
-            bar = Bar(doubt, odds.WIDER, measured=odds.LAST_SHOWN)
+            bar = Threshold(doubt, confidence.WIDER, measured=confidence.LAST_SHOWN)
             yield each, self._sides.side(shows=True), bar
         for each in lacking:
-            yield each, self._sides.side(shows=False), Bar(doubt, odds.WIDER, near=showing)
+            yield (
+                each,
+                self._sides.side(shows=False),
+                Threshold(doubt, confidence.WIDER, near=showing),
+            )
 
     def _held(self, culprit: str, parents: tuple[str, ...]) -> Iterator[Held]:
         for revision, side, bar in self._last_bars(culprit, parents):
@@ -298,7 +306,7 @@ class Search:
         """The revision is put right, and what contradicts it is forgotten."""
         ends = self.question.ends
         if revision == ends.new or revision in ends.old:
-            tally = self.ledger.tally(revision)
+            tally = self.journal.tally(revision)
             raise UsageError(
                 f"the {self._sides.end_name(revision)} shows it in {tally} runs after all",
                 "name another",
@@ -341,12 +349,12 @@ class Search:
 
     def _reverted(self, name: str) -> tuple[str, str]:
         """On which side the new end is without the culprit, and that in words."""
-        bar = Bar((1 - self.question.confidence) / 2, odds.WIDER)
+        bar = Threshold((1 - self.question.confidence) / 2, confidence.WIDER)
         side, reason = self._sides.settled(name, bar)
         self._record(name, side, reason, 0, "revert")
         if side == "skip":
             return side, reason
-        told = f"{self._sides.term(side)}, {self.ledger.tally(name)} runs show it"
+        told = f"{self._sides.term(side)}, {self.journal.tally(name)} runs show it"
         if side == "old":
             return side, f"is {told}"
         return side, f"is still {told}: it is not the only cause"
@@ -356,10 +364,10 @@ class Search:
             revision,
             verdict,
             reason,
-            self.ledger.tally(revision),
+            self.journal.tally(revision),
             left,
-            self.ledger.build(revision).seconds,
-            sum(run.seconds for run in self.ledger.own_runs(revision)),
+            self.journal.build(revision).seconds,
+            sum(run.seconds for run in self.journal.own_runs(revision)),
             why,
         )
         self._steps.append(step)

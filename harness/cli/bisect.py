@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from harness.bisect import history, job, render
+from harness.bisect import bisection, history, render
+from harness.bisect.bisection import Bisection, BisectRequest, Predicate, SearchSpace
 from harness.bisect.gitbisect import Terms
-from harness.bisect.job import Asked, Job, What, Where
 from harness.bisect.search import Step
 from harness.cli import options, output
 from harness.errors import UsageError
@@ -146,7 +146,7 @@ def find(
     report, scenarios = _named(what)
     side = "above" if above is not None else "below"
     threshold = above if above is not None else below
-    looked_for = What(
+    looked_for = Predicate(
         report=report,
         session=session,
         scenarios=scenarios,
@@ -165,7 +165,7 @@ def find(
         limit=limit,
     )
     _check(looked_for, threshold)
-    where = Where(
+    where = SearchSpace(
         tree=str(tree or ""),
         new=ends[1],
         old=tuple(ends[0]),
@@ -181,10 +181,10 @@ def find(
         fixups=tuple(fixup),
     )
     terms = Terms("old", "new") if is_either else Terms()
-    asked = Asked(where, looked_for, terms, confidence, most_runs, is_either)
+    asked = BisectRequest(where, looked_for, terms, confidence, most_runs, is_either)
     directory = rundir.create("bisect", run_dir)
     try:
-        found = job.start(asked, directory)
+        found = bisection.start(asked, directory)
     except BaseException:
         shutil.rmtree(directory)
         raise
@@ -214,7 +214,7 @@ def _named(words: list[str]) -> tuple[str, tuple[str, ...]]:
     return (files[0], ()) if files else ("", tuple(words))
 
 
-def _check(what: What, threshold: float | None) -> None:
+def _check(what: Predicate, threshold: float | None) -> None:
     ways = {
         "a report": what.report,
         "scenarios": what.scenarios,
@@ -236,14 +236,14 @@ def _check(what: What, threshold: float | None) -> None:
         raise UsageError("--figure goes with --above or --below", "give both")
 
 
-def _search(found: Job, *, as_json: bool, given: Path | None = None) -> None:
+def _search(found: Bisection, *, as_json: bool, given: Path | None = None) -> None:
     def tell(step: Step) -> None:
         if not as_json:
             output.say(render.step(found, step))
 
     if not as_json:
         output.say(render.opening(found))
-    finding = job.search(found, tell, given)
+    finding = bisection.search(found, tell, given)
     record = render.record(found, finding)
     (found.directory / "report.txt").write_text(render.text(found, finding))
     (found.directory / "report.html").write_text(render.page(found, finding))
@@ -262,7 +262,7 @@ def resume(
 ) -> None:
     """Go on with a search that was stopped; what is recorded is not done again."""
     options.use_mirror(debian_mirror)
-    _search(job.load(directory), as_json=as_json)
+    _search(bisection.load(directory), as_json=as_json)
 
 
 @app.command()
@@ -272,20 +272,20 @@ def replay(
     as_json: options.Json = False,
 ) -> None:
     """Go on with a search, its verdicts replaced by those of a log."""
-    _search(job.load(directory), as_json=as_json, given=log)
+    _search(bisection.load(directory), as_json=as_json, given=log)
 
 
 @app.command("log")
 def log_(directory: Directory) -> None:
     """Print git's log of a search, which git bisect replay takes too."""
-    output.say([("", line) for line in job.log(directory).splitlines()])
+    output.say([("", line) for line in bisection.log(directory).splitlines()])
 
 
 @app.command()
 def status(directory: Directory, as_json: options.Json = False) -> None:
     """Say how far a search has got."""
-    found = job.load(directory)
-    known = job.progress(found)
+    found = bisection.load(directory)
+    known = bisection.progress(found)
     if as_json:
         output.print_json(known)
         return

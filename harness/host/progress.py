@@ -15,7 +15,7 @@ from threading import Event, Thread
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from harness.host import history
+from harness.host import past_runs
 from harness.host.text import printable
 
 _PLAIN_FIRST, _PLAIN_EVERY = 1.0, 10.0  # seconds to the first line in a pipe, and between
@@ -266,7 +266,7 @@ _DURATIONS = "durations"
 
 
 def _remembered(kind: str) -> tuple[float, int]:
-    last = history.read(_DURATIONS).get(kind)
+    last = past_runs.read(_DURATIONS).get(kind)
     if isinstance(last, list) and len(last) == 2:
         return float(last[0]), int(last[1])
     return _FIRST_TIME.get(kind.partition(":")[0], (0.0, 0))
@@ -277,4 +277,4 @@ def _remember(kind: str, current: Phase) -> None:
     seconds, total = _remembered(kind)
     if current.elapsed < seconds / 4 or current.done < total / 2:
         return
-    history.add(_DURATIONS, kind, [round(current.elapsed, 1), current.done])
+    past_runs.add(_DURATIONS, kind, [round(current.elapsed, 1), current.done])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from harness.host import history
+from harness.host import past_runs
 from harness.suite import run
 from harness.suite.mutant import Mutant
 
@@ -27,7 +27,7 @@ Table = dict[str, list[str]]
 def likely(mutant: Mutant) -> tuple[str, ...]:
     """The scenarios that have killed this mutant, on this host or by the table beside it,
     those that are about what it changes, and those that have killed most others."""
-    here, kept = _table(history.read(_CATCHERS)), kept_with(mutant.patch.parent)
+    here, kept = _table(past_runs.read(_CATCHERS)), kept_with(mutant.patch.parent)
     every = [name for table in (here, kept) for names in table.values() for name in names]
     often = [name for name, _ in Counter(every).most_common()]
     own = [*here.get(mutant.name, []), *kept.get(mutant.name, [])]
@@ -36,7 +36,7 @@ def likely(mutant: Mutant) -> tuple[str, ...]:
 
 def remember(name: str, by: Sequence[str]) -> None:
     """On this host."""
-    history.add(_CATCHERS, name, list(by))
+    past_runs.add(_CATCHERS, name, list(by))
 
 
 def keep(directory: Path, killed: Mapping[str, Sequence[str]]) -> None:

@@ -183,11 +183,11 @@ def test_interrupted_search_is_resumed(tmp_path: Path) -> None:
     recorded: list[str] = []
     for number in range(6):
         process = command.start(*words)
-        _wait_for_more(process, directory / "ledger.jsonl", len(recorded))
+        _wait_for_more(process, directory / "journal.jsonl", len(recorded))
         time.sleep(draw.random())
         process.send_signal([signal.SIGKILL, signal.SIGINT][number % 2])
         process.communicate(timeout=60)
-        text = (directory / "ledger.jsonl").read_text()
+        text = (directory / "journal.jsonl").read_text()
         lines = text.split("\n")[:-1]
         assert lines[: len(recorded)] == recorded
         recorded = lines
@@ -197,24 +197,24 @@ def test_interrupted_search_is_resumed(tmp_path: Path) -> None:
     done = command.run("bisect", "resume", directory, "--json")
     assert done.status == 0, done.err
     assert json.loads(done.out)["name"] == "debian:7.2"
-    lines = (directory / "ledger.jsonl").read_text().splitlines()
+    lines = (directory / "journal.jsonl").read_text().splitlines()
     assert lines[: len(recorded)] == recorded
     builds = [json.loads(line)["build"]["revision"] for line in lines if '"build"' in line]
     assert len(builds) == len(set(builds))
 
 
-def _wait_for_more(process: subprocess.Popen[str], ledger: Path, known: int) -> None:
+def _wait_for_more(process: subprocess.Popen[str], journal: Path, known: int) -> None:
     """Wait until one more run is recorded, or the search has ended."""
 
     def is_more() -> bool:
-        return ledger.exists() and ledger.read_text().count("\n") > known
+        return journal.exists() and journal.read_text().count("\n") > known
 
     assert wait_until(lambda: process.poll() is not None or is_more(), 600)
 
 
 def test_second_search_in_a_directory_is_refused(tmp_path: Path) -> None:
     process = command.start("bisect", REFCOUNT, *RELEASES, "--run-dir", tmp_path / "run")
-    _wait_for_more(process, tmp_path / "run/ledger.jsonl", 0)
+    _wait_for_more(process, tmp_path / "run/journal.jsonl", 0)
     done = command.run("bisect", "resume", tmp_path / "run")
     assert done.status == HostError.exit_code
     assert "another search is going on" in done.err

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from harness.bisect import gitbisect, odds
-from harness.bisect.classify import Question
-from harness.bisect.gitbisect import Ends, GitBisect, Terms
-from harness.bisect.ledger import Built, Ledger, Run
-from harness.bisect.odds import Tally
-from harness.bisect.search import Finding, Search
+from harness.bisect import confidence, gitbisect
+from harness.bisect.classify import Parameters
+from harness.bisect.confidence import Tally
+from harness.bisect.gitbisect import Endpoints, GitBisect, Terms
+from harness.bisect.journal import Build, Journal, Run
+from harness.bisect.search import Conclusion, Search
 from harness.errors import HostError, UsageError
 from harness.host import git
-from tests.random_judge import RandomJudge
+from tests.random_runner import RandomRunner
 
 
 @pytest.fixture(scope="module")
@@ -27,18 +27,18 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     return repository, git.line_of_commits([f"change {n}" for n in range(33)], repository)
 
 
-Find = Callable[..., Finding]
+Find = Callable[..., Conclusion]
 
 
 @pytest.fixture
 def find(history: tuple[Path, list[str]], tmp_path: Path) -> Find:
     repository, commits = history
 
-    def search(judge: RandomJudge, name: str = "ledger", **facts: object) -> Finding:
-        ledger = Ledger(tmp_path / f"{name}.jsonl", judge)
-        facts.setdefault("ends", Ends(commits[-1], (commits[0],)))
+    def search(judge: RandomRunner, name: str = "journal", **facts: object) -> Conclusion:
+        journal = Journal(tmp_path / f"{name}.jsonl", judge)
+        facts.setdefault("ends", Endpoints(commits[-1], (commits[0],)))
         facts.setdefault("terms", Terms())
-        return Search(repository, Question(**facts), ledger).find()  # type: ignore[arg-type]
+        return Search(repository, Parameters(**facts), journal).find()  # type: ignore[arg-type]
 
     return search
 
@@ -50,7 +50,7 @@ def commits(history: tuple[Path, list[str]]) -> list[str]:
 
 @pytest.mark.parametrize("culprit", [1, 2, 17, 31, 32])
 def test_search_finds_the_culprit(find: Find, commits: list[str], culprit: int) -> None:
-    found = find(RandomJudge(commits, culprit))
+    found = find(RandomRunner(commits, culprit))
     assert found.culprit == commits[culprit]
     assert found.parents == (commits[culprit - 1],)
     assert found.confidence >= 0.99
@@ -62,14 +62,14 @@ def test_search_finds_a_bug_that_shows_in_a_third_of_runs(
     find: Find, commits: list[str], seed: int
 ) -> None:
     culprit = random.Random(seed).randrange(1, 33)
-    found = find(RandomJudge(commits, culprit, rate=0.3, seed=seed))
+    found = find(RandomRunner(commits, culprit, rate=0.3, seed=seed))
     assert found.culprit == commits[culprit]
     assert found.confidence >= 0.99
 
 
 def test_checking_the_parent_corrects_a_wrong_step(find: Find, commits: list[str]) -> None:
     """Most runs of a bad revision are clean; only the check of the parent reveals it."""
-    judge = RandomJudge(commits, 3, rate=0.15)
+    judge = RandomRunner(commits, 3, rate=0.15)
     found = find(judge, most_runs=500)
     assert found.culprit == commits[3]
     verdicts: dict[str, set[str]] = {}
@@ -86,7 +86,7 @@ def test_a_change_that_widens_a_race_is_not_the_culprit(
     draw = random.Random(seed)
     culprit = draw.randrange(1, 25)
     rates = dict.fromkeys(range(culprit, draw.randrange(culprit + 1, 33)), before)
-    found = find(RandomJudge(commits, culprit, rates=rates, seed=seed))
+    found = find(RandomRunner(commits, culprit, rates=rates, seed=seed))
     assert found.culprit == commits[culprit]
     assert found.confidence >= 0.99
 
@@ -94,12 +94,12 @@ def test_a_change_that_widens_a_race_is_not_the_culprit(
 def test_the_finding_includes_the_rate_the_parent_is_held_to(
     find: Find, commits: list[str]
 ) -> None:
-    (held,) = find(RandomJudge(commits, 17)).held
+    (held,) = find(RandomRunner(commits, 17)).held
     assert held.revision == commits[16]
     assert held.error <= held.requested
     assert held.requested == pytest.approx(0.01 / 2 / 6)
     # The culprit shows it in 10 of 10 runs; the parent is held to a fifth of that rate.
-    assert held.rate == pytest.approx(11 / 12 / odds.WIDER)
+    assert held.rate == pytest.approx(11 / 12 / confidence.WIDER)
     assert held.tally.shown == 0
     assert held.error >= (1 - held.rate) ** held.tally.runs
 
@@ -109,14 +109,14 @@ def test_search_finds_the_culprit_despite_false_positives(
     find: Find, commits: list[str], seed: int
 ) -> None:
     culprit = random.Random(seed).randrange(1, 33)
-    found = find(RandomJudge(commits, culprit, rate=0.9, noise=0.1, seed=seed))
+    found = find(RandomRunner(commits, culprit, rate=0.9, noise=0.1, seed=seed))
     assert found.culprit == commits[culprit]
 
 
 def test_search_skips_revisions_that_cannot_be_judged(find: Find, commits: list[str]) -> None:
     faults = {16: "build", 24: "boot", 20: "splat"} | dict.fromkeys((15, 17), "boot")
     faults |= dict.fromkeys((19, 21), "splat")
-    found = find(RandomJudge(commits, 26, faults=faults))
+    found = find(RandomRunner(commits, 26, faults=faults))
     assert found.culprit == commits[26]
     reasons = {step.reason.partition(":")[0] for step in found.steps if step.verdict == "skip"}
     assert reasons >= {"does not build", "does not boot"}
@@ -126,7 +126,7 @@ def test_search_skips_revisions_that_cannot_be_judged(find: Find, commits: list[
 def test_an_inconclusive_parent_lowers_the_confidence(find: Find, commits: list[str]) -> None:
     """Its first run is clean, all later ones are inconclusive."""
 
-    class Inconclusive(RandomJudge):
+    class Inconclusive(RandomRunner):
         def run(self, revision: str, number: int) -> Run:
             if revision == commits[21] and number > 1:
                 return Run(revision, "inconclusive", "it hangs", 0)
@@ -138,13 +138,13 @@ def test_an_inconclusive_parent_lowers_the_confidence(find: Find, commits: list[
 
 
 def test_a_resumed_search_repeats_inconclusive_runs(find: Find, commits: list[str]) -> None:
-    class Hangs(RandomJudge):
+    class Hangs(RandomRunner):
         def run(self, revision: str, number: int) -> Run:  # noqa: ARG002
             return Run(revision, "inconclusive", "it hangs", 0)
 
     with pytest.raises(HostError, match="cannot be judged: it hangs"):
         find(Hangs(commits, 17))
-    assert find(RandomJudge(commits, 17)).culprit == commits[17]
+    assert find(RandomRunner(commits, 17)).culprit == commits[17]
 
 
 @pytest.mark.parametrize(
@@ -156,10 +156,10 @@ def test_a_revert_verifies_the_culprit_only_when_it_builds_and_runs(
 ) -> None:
     repository, commits = history
 
-    class Reverting(RandomJudge):
-        def build(self, revision: str) -> Built:
+    class Reverting(RandomRunner):
+        def build(self, revision: str) -> Build:
             if revision == "without":
-                return Built(revision, "", "no" if reverted == "build" else "", 0)
+                return Build(revision, "", "no" if reverted == "build" else "", 0)
             return super().build(revision)
 
         def run(self, revision: str, number: int) -> Run:
@@ -167,8 +167,8 @@ def test_a_revert_verifies_the_culprit_only_when_it_builds_and_runs(
                 return Run(revision, reverted, "", 0)  # type: ignore[arg-type]
             return super().run(revision, number)
 
-    question = Question(Ends(commits[-1], (commits[0],)), Terms())
-    searching = Search(repository, question, Ledger(tmp_path / "ledger", Reverting(commits, 17)))
+    question = Parameters(Endpoints(commits[-1], (commits[0],)), Terms())
+    searching = Search(repository, question, Journal(tmp_path / "journal", Reverting(commits, 17)))
     found = searching.find(lambda _culprit: "without" if reverted else "")
     assert (found.culprit, found.verified) == (commits[17], verified)
 
@@ -177,10 +177,10 @@ def test_verdicts_of_an_edited_log_override_runs(
     history: tuple[Path, list[str]], commits: list[str], tmp_path: Path
 ) -> None:
     """Even where runs contradict them, and for revisions that are never built."""
-    ledger = Ledger(tmp_path / "ledger", RandomJudge(commits, 17))
+    journal = Journal(tmp_path / "journal", RandomRunner(commits, 17))
     given = {commits[20]: "new", commits[19]: "old"}
-    question = Question(Ends(commits[-1], (commits[0],)), Terms())
-    found = Search(history[0], question, ledger, given=given).find()
+    question = Parameters(Endpoints(commits[-1], (commits[0],)), Terms())
+    found = Search(history[0], question, journal, given=given).find()
     assert found.culprit == commits[20]
 
 
@@ -189,26 +189,26 @@ def test_the_ledger_preserves_unicode_line_separators_and_surrogates(
 ) -> None:
     commits = history[1]
 
-    class OddOutput(RandomJudge):
+    class OddOutput(RandomRunner):
         def run(self, revision: str, number: int) -> Run:  # noqa: ARG002
             return Run(revision, "clean", "a\u2028b\x85c\udcff\n", 0)
 
     for _ in range(2):
-        ledger = Ledger(tmp_path / "ledger", OddOutput(commits, 0))
-        ledger.build(commits[0])
-        assert ledger.run(commits[0]).reason == "a\u2028b\x85c\udcff\n"
-        ledger.close()
+        journal = Journal(tmp_path / "journal", OddOutput(commits, 0))
+        journal.build(commits[0])
+        assert journal.run(commits[0]).reason == "a\u2028b\x85c\udcff\n"
+        journal.close()
 
 
 def test_a_splat_that_the_ends_report_too_skips_no_revision(find: Find, commits: list[str]) -> None:
-    found = find(RandomJudge(commits, 22, faults=dict.fromkeys(range(33), "splat")))
+    found = find(RandomRunner(commits, 22, faults=dict.fromkeys(range(33), "splat")))
     assert found.culprit == commits[22]
 
 
 def test_skipped_neighbours_of_the_culprit_remain_candidates(
     find: Find, commits: list[str]
 ) -> None:
-    found = find(RandomJudge(commits, 17, faults={17: "build", 16: "boot"}))
+    found = find(RandomRunner(commits, 17, faults={17: "build", 16: "boot"}))
     assert not found.culprit
     assert set(found.candidates) == {commits[16], commits[17], commits[18]}
 
@@ -218,7 +218,7 @@ def test_search_confirms_the_revision_before_skipped_candidates(
 ) -> None:
     """The revision before the one that does not build is clean in its first 12 runs."""
 
-    class CleanAtFirst(RandomJudge):
+    class CleanAtFirst(RandomRunner):
         def run(self, revision: str, number: int) -> Run:
             if revision == commits[16] and number <= 12:
                 return Run(revision, "clean", "", 0)
@@ -231,7 +231,7 @@ def test_search_confirms_the_revision_before_skipped_candidates(
 
 
 def test_search_runs_identical_kernels_once(find: Find, commits: list[str]) -> None:
-    judge = RandomJudge(
+    judge = RandomRunner(
         commits, 9, identical=dict.fromkeys(range(9), 0) | dict.fromkeys(range(9, 33), 32)
     )
     assert find(judge).culprit == commits[9]
@@ -242,7 +242,7 @@ def test_search_runs_identical_kernels_once(find: Find, commits: list[str]) -> N
 
 def test_old_and_new_ends_determine_the_direction(find: Find, commits: list[str]) -> None:
     @dataclass
-    class Fixed(RandomJudge):
+    class Fixed(RandomRunner):
         def run(self, revision: str, number: int) -> Run:
             run = super().run(revision, number)
             other = "clean" if run.word == "shown" else "shown"
@@ -269,7 +269,7 @@ def test_search_rejects_ends_that_it_cannot_use(
     find: Find, commits: list[str], judge: dict[str, object], message: str
 ) -> None:
     with pytest.raises((UsageError, HostError), match=message):
-        find(RandomJudge(commits, **judge))  # type: ignore[arg-type]
+        find(RandomRunner(commits, **judge))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -277,12 +277,12 @@ def test_an_interrupted_search_resumes_from_its_ledger(
     find: Find, commits: list[str], tmp_path: Path, seed: int
 ) -> None:
     """No recorded build or run is repeated; truncated lines are ignored."""
-    uninterrupted = RandomJudge(commits, 13, rate=0.5)
+    uninterrupted = RandomRunner(commits, 13, rate=0.5)
     expected = find(uninterrupted, "uninterrupted")
     draw = random.Random(seed)
     calls: list[str] = []
     for _ in range(4):
-        judge = RandomJudge(
+        judge = RandomRunner(
             commits, 13, rate=0.5, max_calls=draw.randrange(1, len(uninterrupted.calls) // 5)
         )
         with pytest.raises(KeyboardInterrupt):
@@ -290,14 +290,14 @@ def test_an_interrupted_search_resumes_from_its_ledger(
         calls += judge.calls
         with (tmp_path / "killed.jsonl").open("a") as file:
             file.write('{"run": {"revi')
-    rest = RandomJudge(commits, 13, rate=0.5)
+    rest = RandomRunner(commits, 13, rate=0.5)
     assert find(rest, "killed").culprit == expected.culprit
     assert calls + rest.calls == uninterrupted.calls
 
 
 def test_gitbisect_passes_terms_and_first_parent_to_git(history: tuple[Path, list[str]]) -> None:
     repository, commits = history
-    ends = Ends(commits[-1], (commits[0],), first_parent=True)
+    ends = Endpoints(commits[-1], (commits[0],), first_parent=True)
     bisect = GitBisect(repository, ends, Terms("fast", "slow"))
     assert bisect.left == 32
     bisect.mark("new", bisect.position.next)
@@ -313,11 +313,11 @@ def test_gitbisect_tests_the_merge_base_of_an_old_end_on_another_branch(tmp_path
     tree = git.run(repository, "rev-parse", f"{commits[0]}^{{tree}}")
     words = ["-c", "user.name=a", "-c", "user.email=b"]
     side = git.run(repository, *words, "commit-tree", tree, "-p", commits[4], "-m", "side")
-    bisect = GitBisect(repository, Ends(commits[8], (side,)), Terms())
+    bisect = GitBisect(repository, Endpoints(commits[8], (side,)), Terms())
     assert bisect.position.next == commits[4]
     with pytest.raises(UsageError, match="where they part it is bad already"):
         bisect.mark("new", commits[4])
-    bisect = GitBisect(repository, Ends(commits[8], (side,)), Terms())
+    bisect = GitBisect(repository, Endpoints(commits[8], (side,)), Terms())
     assert commits.index(bisect.mark("old", commits[4]).next) == 6
 
 
@@ -325,13 +325,13 @@ def test_a_ledger_sums_runs_of_identical_kernels(
     history: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
     commits = history[1]
-    ledger = Ledger(tmp_path / "ledger", RandomJudge(commits, 0, identical={1: 2}))
+    journal = Journal(tmp_path / "journal", RandomRunner(commits, 0, identical={1: 2}))
     for number in (1, 2, 3):
-        ledger.build(commits[number])
-        ledger.run(commits[number])
-    assert ledger.tally(commits[1]) == Tally(2, 0)
-    assert ledger.total(commits[1:4]) == Tally(3, 0)
-    lines = (tmp_path / "ledger").read_text().splitlines()
+        journal.build(commits[number])
+        journal.run(commits[number])
+    assert journal.tally(commits[1]) == Tally(2, 0)
+    assert journal.total(commits[1:4]) == Tally(3, 0)
+    lines = (tmp_path / "journal").read_text().splitlines()
     assert [next(iter(json.loads(line))) for line in lines] == ["build", "run"] * 3
 
 

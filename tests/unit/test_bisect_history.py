@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from harness.bisect import gitbisect, history
-from harness.bisect.classify import Question
-from harness.bisect.condition import Seen
-from harness.bisect.gitbisect import Ends, GitBisect, Terms
+from harness.bisect.classify import Parameters
+from harness.bisect.gitbisect import Endpoints, GitBisect, Terms
 from harness.bisect.history import History
-from harness.bisect.kernels import KernelJudge
-from harness.bisect.ledger import Ledger
-from harness.bisect.search import Finding, Search
+from harness.bisect.journal import Journal
+from harness.bisect.runner import GuestRunner
+from harness.bisect.search import Conclusion, Search
+from harness.bisect.symptom import Observation
 from harness.errors import UsageError
 from harness.host import paths
 from harness.kernel import spec
@@ -38,16 +38,16 @@ class Contains:
     exact: bool = True
     variants: tuple[str, ...] = ()
 
-    def look(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Seen:  # noqa: ARG002
+    def look(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Observation:  # noqa: ARG002
         found = self.text in kernel.image.read_text() + kernel.config.read_text()
-        return Seen("shown" if found else "clean", "")
+        return Observation("shown" if found else "clean", "")
 
 
-def find(found: History, text: str, tmp_path: Path, terms: Terms | None = None) -> Finding:
-    judge = KernelJudge(found, Contains(text), tmp_path / "runs")
-    ledger = Ledger(tmp_path / "ledger", judge)
-    question = Question(found.ends, terms or Terms())
-    searching = Search(found.repository, question, ledger)
+def find(found: History, text: str, tmp_path: Path, terms: Terms | None = None) -> Conclusion:
+    judge = GuestRunner(found, Contains(text), tmp_path / "runs")
+    journal = Journal(tmp_path / "journal", judge)
+    question = Parameters(found.ends, terms or Terms())
+    searching = Search(found.repository, question, journal)
     return searching.find(lambda rev: history.WITHOUT + rev if found.without(rev) else "")
 
 
@@ -60,8 +60,8 @@ class Tree:
     into: Path
 
     @property
-    def ends(self) -> Ends:
-        return Ends(self.commits[-1], (self.commits[0],))
+    def ends(self) -> Endpoints:
+        return Endpoints(self.commits[-1], (self.commits[0],))
 
     def number(self, revision: str) -> int:
         return self.commits.index(revision)
@@ -108,7 +108,7 @@ def test_a_fixup_repairs_revisions_that_do_not_build(tree: Tree, tmp_path: Path)
     text = f"{since}..{until}:{fix}"
     fixups = [history.fixup(text, tree.path)]
     found = history.revisions(tree.path, tree.ends, BASE, fixups, tree.into)
-    judge = KernelJudge(found, Contains("bug"), tmp_path / "runs")
+    judge = GuestRunner(found, Contains("bug"), tmp_path / "runs")
     failures = [judge.build(rev).failure for rev in tree.commits]
     assert [bool(each) for each in failures] == [False] * 6 + [True, False]
     assert "error" in failures[6]
@@ -118,7 +118,7 @@ def test_a_fixup_repairs_revisions_that_do_not_build(tree: Tree, tmp_path: Path)
 def test_each_run_has_its_own_directory(tree: Tree, tmp_path: Path) -> None:
     """Also under one run number: a resumed search repeats inconclusive runs."""
     found = history.revisions(tree.path, tree.ends, BASE, (), tree.into)
-    judge = KernelJudge(found, Contains("bug"), tmp_path / "runs")
+    judge = GuestRunner(found, Contains("bug"), tmp_path / "runs")
     runs = [judge.run(tree.commits[7], number) for number in (1, 1, 2)]
     assert [Path(each.directory).name[-2:] for each in runs] == ["-1", "-2", "-3"]
 
@@ -130,7 +130,7 @@ def test_expected_revisions_are_built_in_the_background(tree: Tree, tmp_path: Pa
     git(tree.path, "commit", "-qm", "slow")
     slow = git(tree.path, "rev-parse", "HEAD")
     found = history.revisions(tree.path, tree.ends, BASE, (), tree.into)
-    judge = KernelJudge(found, Contains("bug"), tmp_path / "runs", builds_ahead=True)
+    judge = GuestRunner(found, Contains("bug"), tmp_path / "runs", builds_ahead=True)
     judge.expect(lambda: [tree.commits[1]])
     assert wait_until(lambda: any(built_kernels()), 120)
     judge.expect(lambda: [slow])
@@ -175,7 +175,7 @@ def test_revisions_rejects_ends_without_a_common_commit(tree: Tree) -> None:
     git(tree.path, "commit", "-qm", "other")
     other = git(tree.path, "rev-parse", "HEAD")
     with pytest.raises(UsageError, match="have no commit in common"):
-        history.revisions(tree.path, Ends(tree.commits[-1], (other,)), BASE, (), tree.into)
+        history.revisions(tree.path, Endpoints(tree.commits[-1], (other,)), BASE, (), tree.into)
 
 
 def test_a_shallow_clone_without_the_end_hints_at_unshallow(tree: Tree, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_shallow_clone_without_the_end_hints_at_unshallow(tree: Tree, tmp_path
     assert done.status == 2
     assert "fetch --unshallow" in done.err
     assert not list((tmp_path / "state").rglob("*bisect*"))
-    ends = Ends(tree.commits[-1], (tree.commits[-2],))
+    ends = Endpoints(tree.commits[-1], (tree.commits[-2],))
     assert history.revisions(clone, ends, BASE, (), tree.into).ends == ends
 
 

@@ -150,7 +150,7 @@ def is_measured(seen: Tally, enough: int = _ENOUGH_SHOWN) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
+class Threshold:
     """What a verdict takes: at most so much ``doubt``, of a revision that may show it so
     many times ``rarer`` than others, and than those ``near`` it; and if it shows it, so often as
     is ``measured``, because its neighbours are held to its rate."""
@@ -167,11 +167,11 @@ class Bar:
         return showing < 0.5 or is_measured(seen, self.measured)
 
 
-def of_a_step(left: int) -> Bar:
+def of_a_step(left: int) -> Threshold:
     """What it takes to go on with the likelier side, with ``left`` revisions to choose from.
     The last word is on the culprit's parent, whose runs decide at the requested confidence:
     a step that is mistaken costs the steps after it, and is found out then. So one more run
     is worth its while where the doubt, times those steps, is above one.
     """
     after = math.ceil(math.log2(max(left, 1))) + 1
-    return Bar(1 / (after + 1))
+    return Threshold(1 / (after + 1))

@@ -5,12 +5,12 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from harness.bisect.ledger import Built, Run
+from harness.bisect.journal import Build, Run
 from harness.errors import HostError
 
 
 @dataclass
-class RandomJudge:
+class RandomRunner:
     """A judge of linear ``commits``. Those from number ``culprit`` on show the symptom in
     ``rate`` of their runs, or in the rate that ``rates`` has for the number; earlier ones in
     ``noise`` of theirs. ``faults`` maps a number to what else happens: "build" and "boot"
@@ -29,13 +29,13 @@ class RandomJudge:
     calls: list[str] = field(default_factory=list)
     max_calls: int = 10**9
 
-    def build(self, revision: str) -> Built:
+    def build(self, revision: str) -> Build:
         self._count()
         number = self.commits.index(revision)
         self.calls.append(f"build {number}")
         if self.faults.get(number) == "build":
-            return Built(revision, "", "iommu.c:1:1: error: no", 0)
-        return Built(revision, f"artifact {self.identical.get(number, number)}", "", 0)
+            return Build(revision, "", "iommu.c:1:1: error: no", 0)
+        return Build(revision, f"artifact {self.identical.get(number, number)}", "", 0)
 
     def run(self, revision: str, number: int) -> Run:
         self._count()

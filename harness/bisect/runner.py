@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.bisect import prefetch
-from harness.bisect.condition import Condition
 from harness.bisect.history import History
-from harness.bisect.ledger import Built, Run
-from harness.bisect.prefetch import Ahead
+from harness.bisect.journal import Build, Run
+from harness.bisect.prefetch import BackgroundBuilds
+from harness.bisect.symptom import Symptom
 from harness.errors import BuildError, HarnessError, OptionLost, PatchMismatch
 from harness.guest import snapshot
 from harness.host import cache
@@ -29,31 +29,31 @@ _SEEN = ("Image", "modules/", "guest-modules/")
 
 
 @dataclass(slots=True)
-class KernelJudge:
+class GuestRunner:
     """``directory`` gets one directory for each run. ``builds_ahead`` where this host has
     cores for it."""
 
     history: History
-    condition: Condition
+    symptom: Symptom
     directory: Path
     builds_ahead: bool = field(default_factory=prefetch.worth_while)
-    _builds: Ahead = field(default_factory=Ahead)
+    _builds: BackgroundBuilds = field(default_factory=BackgroundBuilds)
     _kernels: dict[str, Kernel] = field(default_factory=dict)
     _ours: list[Kernel] = field(default_factory=list)
 
-    def build(self, revision: str) -> Built:
+    def build(self, revision: str) -> Build:
         """A patch that does not apply and an option that is not there are the revision's
         fault, as what the compiler says is."""
         try:
             kernel = self._kernel(revision)
         except (BuildError, PatchMismatch, OptionLost) as error:
-            return Built(revision, "", error.message, 0)
-        return Built(revision, _artifact(kernel), "", 0)
+            return Build(revision, "", error.message, 0)
+        return Build(revision, _artifact(kernel), "", 0)
 
     def run(self, revision: str, number: int) -> Run:
         directory = self._free(revision, number)
         directory.mkdir(parents=True)
-        seen = self.condition.look(self._spec(revision), self._kernel(revision), directory)
+        seen = self.symptom.look(self._spec(revision), self._kernel(revision), directory)
         if seen.splats:
             text = [f"{line}\n" for each in seen.splats for line in each.text]
             (directory / _SPLATS).write_text("".join(text))
@@ -82,7 +82,7 @@ class KernelJudge:
             self._builds.start([self._spec(each) for each in revisions()])
 
     def _spec(self, revision: str) -> KernelSpec:
-        return self.history.kernel(revision).with_variants(self.condition.variants)
+        return self.history.kernel(revision).with_variants(self.symptom.variants)
 
     def _kernel(self, revision: str) -> Kernel:
         if revision not in self._kernels:
@@ -107,7 +107,7 @@ class KernelJudge:
         return True
 
     def close(self) -> None:
-        """Ends what is being built, and removes the warm guests of kernels that had none
+        """Endpoints what is being built, and removes the warm guests of kernels that had none
         before: nobody will start from them again."""
         self._builds.stop()
         for kernel in self._ours:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What has been built and run, written down as it happens: a search that was killed does
-again what it did, from the ledger, up to where it was.
+again what it did, from the journal, up to where it was.
 """
 
 import json
@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
-from harness.bisect.odds import Tally
+from harness.bisect.confidence import Tally
 from harness.host.rundir import JsonLines
 
-Word = Literal["shown", "clean", "no-boot", "inconclusive"]
+RunResult = Literal["shown", "clean", "no-boot", "inconclusive"]
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
+class Build:
     """What came of building a revision: the digest of all of the kernel that a guest
     sees, its ``artifact``, or why there is none, the ``failure``."""
 
@@ -34,31 +34,31 @@ class Run:
     reported, ``directory`` is where the evidence lies."""
 
     revision: str
-    word: Word
+    word: RunResult
     reason: str
     seconds: float
     splats: tuple[str, ...] = ()
     directory: str = ""
 
 
-class Judge(Protocol):
+class Runner(Protocol):
     """Builds and runs revisions. Raises HarnessError where this host is in trouble: that
     says nothing of the revision."""
 
-    def build(self, revision: str) -> Built: ...
+    def build(self, revision: str) -> Build: ...
     def run(self, revision: str, number: int) -> Run: ...
     def expect(self, revisions: Callable[[], Sequence[str]]) -> None:
         """These may be wanted next, in case anybody asks."""
 
 
-class Ledger:
+class Journal:
     """The builds and runs of one search, in the order in which it asks for them; those
     that the file has already are not done again."""
 
-    def __init__(self, path: Path, judge: Judge) -> None:
+    def __init__(self, path: Path, judge: Runner) -> None:
         _repair(path)
         self._judge = judge
-        self._builds: dict[str, Built] = {}
+        self._builds: dict[str, Build] = {}
         self._recorded: dict[str, list[Run]] = {}
         self._taken: dict[str, list[Run]] = {}
         for record in entries(path):
@@ -68,7 +68,7 @@ class Ledger:
     def close(self) -> None:
         self._file.close()
 
-    def build(self, revision: str) -> Built:
+    def build(self, revision: str) -> Build:
         """The revision's kernel, or why there is none."""
         if revision not in self._builds:
             built = _timed(lambda: self._judge.build(revision))
@@ -131,7 +131,7 @@ class Ledger:
 
     def _read(self, record: dict[str, Any]) -> None:
         if "build" in record:
-            built = Built(**record["build"])
+            built = Build(**record["build"])
             self._builds[built.revision] = built
             return
         run = Run(**record["run"] | {"splats": tuple(record["run"]["splats"])})
@@ -140,7 +140,7 @@ class Ledger:
         self._recorded.setdefault(run.revision, []).append(run)
 
 
-T = TypeVar("T", Built, Run)
+T = TypeVar("T", Build, Run)
 
 
 def _timed(work: Callable[[], T]) -> T:
@@ -151,7 +151,7 @@ def _timed(work: Callable[[], T]) -> T:
 
 
 def entries(path: Path) -> list[dict[str, Any]]:
-    """What a ledger's file has, but for a line that is being written."""
+    """What a journal's file has, but for a line that is being written."""
     text = path.read_text() if path.exists() else ""
     return [json.loads(line) for line in text.split("\n")[:-1]]
 

@@ -14,15 +14,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness.bisect import condition, ending, history, ledger
-from harness.bisect.classify import Question
-from harness.bisect.condition import Condition
-from harness.bisect.ending import Tells
-from harness.bisect.gitbisect import Ends, Terms
+from harness.bisect import checks, history, journal, symptom
+from harness.bisect.checks import Check
+from harness.bisect.classify import Parameters
+from harness.bisect.gitbisect import Endpoints, Terms
 from harness.bisect.history import WITHOUT, History
-from harness.bisect.kernels import KernelJudge
-from harness.bisect.ledger import Ledger
-from harness.bisect.search import Finding, Search, Step
+from harness.bisect.journal import Journal
+from harness.bisect.runner import GuestRunner
+from harness.bisect.search import Conclusion, Search, Step
+from harness.bisect.symptom import Symptom
 from harness.errors import HostError, UsageError, did_you_mean
 from harness.host import git, paths
 from harness.iommu import behaviour, known_issues, machine_file
@@ -31,11 +31,11 @@ from harness.kernel.spec import DEFAULT_KERNEL, KernelSpec
 from harness.klog.splat import Splat
 from harness.suite import run
 
-_REQUEST, _LEDGER, _GIVEN = "request.json", "ledger.jsonl", "given.log"
+_REQUEST, _LEDGER, _GIVEN = "request.json", "journal.jsonl", "given.log"
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class SearchSpace:
     """What is searched: the revisions of ``tree``, or the patches of ``series`` on
     ``kernel``, or Debian's kernels, or the options between two ``configs``. ``patches``,
     ``fragments``, ``variants`` are of all its kernels, ``fixups`` as a user writes them."""
@@ -56,7 +56,7 @@ class Where:
 
 
 @dataclass(frozen=True, slots=True)
-class What:
+class Predicate:
     """What is looked for: a ``report`` that reproduces, ``scenarios`` that fail, or run into
     an issue that is ``known``, a kernel that does not ``boot``, or ``commands`` whose status,
     ``splat``, ``output`` or ``figure`` (a pattern, above or below a threshold) tells, or that
@@ -81,11 +81,11 @@ class What:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class BisectRequest:
     """A whole request."""
 
-    where: Where
-    what: What
+    where: SearchSpace
+    what: Predicate
     terms: Terms = field(default_factory=Terms)
     confidence: float = 0.99
     most_runs: int = 500
@@ -93,16 +93,16 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Bisection:
     """A request made concrete."""
 
-    asked: Asked
+    asked: BisectRequest
     history: History
-    condition: Condition
+    symptom: Symptom
     directory: Path
 
 
-def start(asked: Asked, directory: Path) -> Job:
+def start(asked: BisectRequest, directory: Path) -> Bisection:
     """A new search in the directory. Revisions are pinned and files copied: what becomes
     of branches and files later does not matter. Raises UsageError for a request that
     makes no sense."""
@@ -173,13 +173,13 @@ class _Keeper:
         return tuple(self.one(each) for each in texts)
 
 
-def load(directory: Path) -> Job:
+def load(directory: Path) -> Bisection:
     """The search that was begun in the directory. Raises UsageError without one."""
     try:
         record = json.loads((directory / _REQUEST).read_text())
-        asked = Asked(
-            Where(**_tuples(record["where"])),
-            What(**_tuples(record["what"])),
+        asked = BisectRequest(
+            SearchSpace(**_tuples(record["where"])),
+            Predicate(**_tuples(record["what"])),
             Terms(**record["terms"]),
             float(record["confidence"]),
             int(record["most_runs"]),
@@ -199,12 +199,12 @@ def _tuples(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _job(asked: Asked, directory: Path) -> Job:
+def _job(asked: BisectRequest, directory: Path) -> Bisection:
     looked_for = _condition(asked.what)
-    return Job(asked, _history(asked, directory), looked_for, directory)
+    return Bisection(asked, _history(asked, directory), looked_for, directory)
 
 
-def _history(asked: Asked, directory: Path) -> History:
+def _history(asked: BisectRequest, directory: Path) -> History:
     where = asked.where
     if where.releases:
         kernels = [_kernel(each, where) for each in where.releases]
@@ -215,23 +215,23 @@ def _history(asked: Asked, directory: Path) -> History:
         old, new = (Path(each) for each in where.configs)
         return history.options(old, new, _kernel(where.kernel, where), directory)
     tree = Path(where.tree)
-    ends = Ends(where.new, where.old, where.paths, where.first_parent)
+    ends = Endpoints(where.new, where.old, where.paths, where.first_parent)
     fixups = [history.fixup(each, tree) for each in where.fixups]
     base = _kernel(f"git:{tree}@{where.new}", where)
     return history.revisions(tree, ends, base, fixups, directory)
 
 
-def _kernel(text: str, where: Where) -> KernelSpec:
+def _kernel(text: str, where: SearchSpace) -> KernelSpec:
     patches = [Path(each) for each in where.patches]
     if not where.tree:
         patches += [history.fixup(each, None).patch for each in where.fixups]
     return spec.parse(text, patches, [Path(each) for each in where.fragments], where.variants)
 
 
-def _condition(what: What) -> Condition:
+def _condition(what: Predicate) -> Symptom:
     if what.report:
         file, machine_name = Path(what.report), what.machine or None
-        return condition.report(file, what.session, machine_name, what.qemu, what.limit)
+        return symptom.report(file, what.session, machine_name, what.qemu, what.limit)
     name = what.machine or "smmuv3"
     machine = replace(machine_file.machine(name), qemu=what.qemu)
     if what.scenarios:
@@ -247,11 +247,11 @@ def _condition(what: What) -> Condition:
             decoded=False,
         )
         _check_known(what.known)
-        return condition.Scenario(request, what.known)
+        return symptom.Scenario(request, what.known)
     if what.boot:
-        return condition.Boot(machine)
+        return symptom.Boot(machine)
     label, exact, tells = _telling(what)
-    return condition.Commands(what.commands, machine, label, exact, tells, what.limit)
+    return symptom.Commands(what.commands, machine, label, exact, tells, what.limit)
 
 
 def _check_known(names: Sequence[str]) -> None:
@@ -261,22 +261,22 @@ def _check_known(names: Sequence[str]) -> None:
             raise UsageError(f"no known issue {name!r}", hint)
 
 
-def _telling(what: What) -> tuple[str, bool, Tells]:
+def _telling(what: Predicate) -> tuple[str, bool, Check]:
     """Of commands: what is looked for, whether nothing else looks the same, and how it is
     told."""
     if what.splat:
-        return f"the kernel reports {what.splat}", True, ending.reports(_pattern(what.splat))
+        return f"the kernel reports {what.splat}", True, checks.reports(_pattern(what.splat))
     if what.output:
-        return f"the output has {what.output}", True, ending.prints(_pattern(what.output))
+        return f"the output has {what.output}", True, checks.prints(_pattern(what.output))
     if what.figure:
         pattern = _pattern(what.figure)
         if pattern.groups != 1:
             raise UsageError(f"{what.figure!r} has no group for the figure", "as in 'took (\\d+)'")
         label = f"the figure is {what.side} {what.threshold:g}"
-        return label, True, ending.figure(pattern, what.side, what.threshold)
+        return label, True, checks.figure(pattern, what.side, what.threshold)
     if what.hangs:
-        return f"{what.commands[-1]!r} does not end", False, ending.hangs
-    return f"{what.commands[-1]!r} fails", False, ending.fails
+        return f"{what.commands[-1]!r} does not end", False, checks.hangs
+    return f"{what.commands[-1]!r} fails", False, checks.fails
 
 
 def _pattern(text: str) -> re.Pattern[str]:
@@ -288,22 +288,22 @@ def _pattern(text: str) -> re.Pattern[str]:
         ) from None
 
 
-def search(job: Job, tell: Callable[[Step], None], given: Path | None = None) -> Finding:
-    """Searches, or goes on where the directory's ledger ends; from now on with the
+def search(job: Bisection, tell: Callable[[Step], None], given: Path | None = None) -> Conclusion:
+    """Searches, or goes on where the directory's journal ends; from now on with the
     verdicts of the ``given`` log, whatever was recorded. Raises HostError where another
     process is at it."""
     with _alone(job.directory):
         (job.directory / "result.json").unlink(missing_ok=True)
         if given:
             _give(job, given)
-        judge = KernelJudge(job.history, job.condition, job.directory / "runs")
-        book = Ledger(job.directory / _LEDGER, judge)
+        judge = GuestRunner(job.history, job.symptom, job.directory / "runs")
+        book = Journal(job.directory / _LEDGER, judge)
         asked = job.asked
-        question = Question(
+        question = Parameters(
             job.history.ends,
             asked.terms,
             asked.confidence,
-            job.condition.exact,
+            job.symptom.exact,
             asked.either_way,
             asked.most_runs,
         )
@@ -317,7 +317,7 @@ def search(job: Job, tell: Callable[[Step], None], given: Path | None = None) ->
             judge.close()
 
 
-def _splats(finding: Finding, book: Ledger, judge: KernelJudge) -> tuple[Splat, ...]:
+def _splats(finding: Conclusion, book: Journal, judge: GuestRunner) -> tuple[Splat, ...]:
     """Those of the first run that shows what is looked for, of the culprit where it comes
     with it, else of a parent."""
     showing = (finding.culprit,) if finding.appears else finding.parents
@@ -342,7 +342,7 @@ def _alone(directory: Path) -> Iterator[None]:
         os.close(holder)
 
 
-def _give(job: Job, log: Path) -> None:
+def _give(job: Bisection, log: Path) -> None:
     """Raises UsageError for what is no ``git bisect log``."""
     try:
         text = log.read_text(errors="replace")
@@ -377,9 +377,9 @@ def log(directory: Path) -> str:
     return git.run(directory / "git", "bisect", "log")
 
 
-def progress(job: Job) -> dict[str, Any]:
+def progress(job: Bisection) -> dict[str, Any]:
     """How far a search has got: what was built and run, and its result once there is one."""
-    entries = ledger.entries(job.directory / _LEDGER)
+    entries = journal.entries(job.directory / _LEDGER)
     builds = [each["build"] for each in entries if "build" in each]
     runs = [each["run"] for each in entries if "run" in each]
     result = job.directory / "result.json"

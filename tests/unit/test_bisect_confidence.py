@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.bisect import odds
-from harness.bisect.odds import Bar, Rates, Tally
+from harness.bisect import confidence
+from harness.bisect.confidence import Rates, Tally, Threshold
 
 NONE = Tally()
 
@@ -40,14 +40,14 @@ def test_a_higher_rate_needs_fewer_clean_runs() -> None:
 
 @given(tallies)
 def test_equal_rates_are_not_distinct(tally: Tally) -> None:
-    assert not odds.are_distinct(tally, tally, 20)
-    assert odds.are_distinct(Tally(18, 2), Tally(2, 18), 20)
+    assert not confidence.are_distinct(tally, tally, 20)
+    assert confidence.are_distinct(Tally(18, 2), Tally(2, 18), 20)
 
 
 @given(st.floats(0, 1), st.integers(1, 10000))
 def test_a_step_near_the_end_needs_less_confidence(sure: float, left: int) -> None:
-    if odds.of_a_step(left * 2).is_met(sure, NONE):
-        assert odds.of_a_step(left).is_met(sure, NONE)
+    if confidence.of_a_step(left * 2).is_met(sure, NONE):
+        assert confidence.of_a_step(left).is_met(sure, NONE)
 
 
 @pytest.mark.parametrize("seen", [Tally(0, 37), Tally(3, 20), Tally(0, 0), Tally(1, 0)])
@@ -63,12 +63,12 @@ def test_the_evidence_of_a_rarer_rate_is_its_integral(seen: Tally, known: Tally)
     part = sum(
         density(each) * (each / 5) ** seen.shown * (1 - each / 5) ** seen.clean for each in rates
     )
-    found = odds._evidence_of_rarer(seen, known, 5.0)
+    found = confidence._evidence_of_rarer(seen, known, 5.0)
     assert found == pytest.approx(math.log(part / whole), abs=1e-4)
 
 
 def test_a_bar_can_require_measured_shown_runs() -> None:
-    bar = Bar(0.01, measured=5)
+    bar = Threshold(0.01, measured=5)
     assert not bar.is_met(0.999, Tally(4, 2))
     assert bar.is_met(0.999, Tally(5, 2))
     assert bar.is_met(0.001, Tally(0, 40))
@@ -98,7 +98,9 @@ def test_a_bad_parent_is_called_clean_no_more_often_than_requested(
 ) -> None:
     """The mean over children whose measured rate is random."""
     draw = random.Random(history)
-    errors = [_missed(*HISTORIES[history](draw), requested, odds.WIDER, draw) for _ in range(200)]
+    errors = [
+        _missed(*HISTORIES[history](draw), requested, confidence.WIDER, draw) for _ in range(200)
+    ]
     assert sum(errors) / len(errors) <= requested
     # The allowance for rarer rates is what achieves it: with one rate for all it fails.
     unallowed = [_missed(*HISTORIES[history](draw), requested, 1.0, draw) for _ in range(200)]
@@ -110,14 +112,14 @@ def _missed(
 ) -> float:
     """The probability that all runs of the parent stay clean."""
     seen = NONE
-    while not odds.is_measured(seen, odds.LAST_SHOWN):
+    while not confidence.is_measured(seen, confidence.LAST_SHOWN):
         seen += Tally(1, 0) if draw.random() < child else Tally(0, 1)
     return float((1 - parent) ** _runs_of_the_parent(seen, requested, rarer))
 
 
 @functools.cache
 def _runs_of_the_parent(child: Tally, requested: float, rarer: float) -> int:
-    rates, bar = Rates(child, Tally(0, 10)), Bar(requested, rarer)
+    rates, bar = Rates(child, Tally(0, 10)), Threshold(requested, rarer)
 
     def is_met(runs: int) -> bool:
         return bar.is_met(rates.showing_given(Tally(0, runs), rarer), Tally(0, runs))

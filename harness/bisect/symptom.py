@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from harness.bisect.ending import End, Tells, line
-from harness.bisect.ledger import Word
+from harness.bisect.checks import Check, CommandEnd, line
+from harness.bisect.journal import RunResult
 from harness.errors import (
     GuestError,
     GuestHang,
@@ -33,16 +33,16 @@ from harness.suite.resolved import Resolved
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Observation:
     """What one guest did: whether it has ``shown`` it, or stayed ``clean``, and ``reason``
     in a line; ``splats`` are what its kernel reported."""
 
-    word: Word
+    word: RunResult
     reason: str
     splats: tuple[Splat, ...] = ()
 
 
-class Condition(Protocol):
+class Symptom(Protocol):
     """``label`` says what is looked for; ``exact`` that nothing else can look the same;
     ``variants`` are what its kernels need."""
 
@@ -53,14 +53,14 @@ class Condition(Protocol):
     @property
     def variants(self) -> tuple[str, ...]: ...
 
-    def look(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Seen:
+    def look(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Observation:
         """In a fresh guest, with all that is observed in the directory. Raises HarnessError
         where this host is in trouble."""
 
 
 def _unbootable(
     kernel: Kernel, machine: Machine, directory: Path, *, kmod: bool = False, anew: bool = False
-) -> Seen | None:
+) -> Observation | None:
     """None for a kernel that comes up; ``anew``, or where the machine cannot be saved, in a
     boot for that, else the warm guest is made on the way. One that hangs may be this
     host's fault."""
@@ -79,21 +79,21 @@ def _unbootable(
     return None
 
 
-def _seen_early(kernel: Kernel, machine: Machine, directory: Path) -> Seen:
+def _seen_early(kernel: Kernel, machine: Machine, directory: Path) -> Observation:
     """Why a kernel dies before it has a console: it is booted with an early one."""
     try:
         with guest.booted(kernel, machine, directory, arguments="earlycon"):
-            return Seen(
+            return Observation(
                 "inconclusive", "it died when it booted, and with an early console it did not"
             )
     except GuestError as error:
         return _dead_on_arrival(error)
 
 
-def _dead_on_arrival(error: GuestError) -> Seen:
+def _dead_on_arrival(error: GuestError) -> Observation:
     if isinstance(error, GuestHang):
-        return Seen("inconclusive", f"does not come up: {error.message}")
-    return Seen("no-boot", error.message, tuple(splat.find(record.messages(error.log))))
+        return Observation("inconclusive", f"does not come up: {error.message}")
+    return Observation("no-boot", error.message, tuple(splat.find(record.messages(error.log))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class Report:
     def variants(self) -> tuple[str, ...]:
         return tuple(self.asked.machine.variants)
 
-    def look(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Seen:  # noqa: ARG002
+    def look(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Observation:  # noqa: ARG002
         machine = self.asked.machine
         unbootable = _unbootable(kernel, machine, directory, kmod="kmod" in self.asked.extras)
         if unbootable:
@@ -120,9 +120,9 @@ class Report:
         result = replay.replay(self.asked, kernel, directory, limit=self.limit)
         if isinstance(result.error, GuestLost) and not isinstance(result.error, GuestReset):
             raise result.error
-        words: dict[str, Word] = {"reproduced": "shown", "not-reproduced": "clean"}
+        words: dict[str, RunResult] = {"reproduced": "shown", "not-reproduced": "clean"}
         word = words.get(result.verdict.word, "inconclusive")
-        return Seen(word, _first_difference(result), tuple(result.splats))
+        return Observation(word, _first_difference(result), tuple(result.splats))
 
 
 def _first_difference(result: replay.Result) -> str:
@@ -168,7 +168,7 @@ class Scenario:
         )
         return tuple(dict.fromkeys(found))
 
-    def look(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Seen:
+    def look(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Observation:
         for name in self.request.machines:
             machine = replace(machine_file.machine(name), qemu=self.request.qemu)
             unbootable = _unbootable(kernel, machine, directory)
@@ -181,14 +181,16 @@ class Scenario:
         failed = [each for each in outcomes if each.result == "failed" or self._is_known(each)]
         if failed:
             said = _told_splats(failed)
-            return Seen("shown", f"{failed[0].scenario}: {line(failed[0].reason)}", tuple(said))
+            return Observation(
+                "shown", f"{failed[0].scenario}: {line(failed[0].reason)}", tuple(said)
+            )
         inconclusive = [each for each in outcomes if each.result == "inconclusive"]
         if inconclusive:
             raise HostError(f"{inconclusive[0].scenario}: {line(inconclusive[0].reason)}")
         results = [each.result for each in outcomes]
         if "passed" in results or "known" in results:
-            return Seen("clean", self._clean(outcomes))
-        return Seen("inconclusive", line(outcomes[0].reason))
+            return Observation("clean", self._clean(outcomes))
+        return Observation("inconclusive", line(outcomes[0].reason))
 
     def _is_known(self, outcome: run.Outcome) -> bool:
         return outcome.result == "known" and outcome.issue in self.known
@@ -222,9 +224,9 @@ class Boot:
     def variants(self) -> tuple[str, ...]:
         return tuple(self.machine.variants)
 
-    def look(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Seen:  # noqa: ARG002
+    def look(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Observation:  # noqa: ARG002
         dead = _unbootable(kernel, self.machine, directory, anew=True)
-        return replace(dead, word="shown") if dead else Seen("clean", "it boots")
+        return replace(dead, word="shown") if dead else Observation("clean", "it boots")
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,14 +238,14 @@ class Commands:
     machine: Machine
     label: str
     exact: bool
-    tells: Tells
+    tells: Check
     limit: float | None = None
 
     @property
     def variants(self) -> tuple[str, ...]:
         return tuple(self.machine.variants)
 
-    def look(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Seen:  # noqa: ARG002
+    def look(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Observation:  # noqa: ARG002
         unbootable = _unbootable(kernel, self.machine, directory)
         if unbootable:
             return unbootable
@@ -254,21 +256,23 @@ class Commands:
                     step = running.step(each)
                     _note(directory, step)
                     if step.status:
-                        return Seen("inconclusive", f"{each!r} before it fails: {_ended(step)}")
+                        return Observation(
+                            "inconclusive", f"{each!r} before it fails: {_ended(step)}"
+                        )
                 end = _end(running, last, kernel, directory)
         except GuestPanic as error:
             splats = splat.find(record.messages(error.log))
-            end = End(_KILLED, error.message, tuple(splats), panicked=True)
+            end = CommandEnd(_KILLED, error.message, tuple(splats), panicked=True)
         except (GuestHang, GuestReset) as error:
-            return Seen("inconclusive", error.message)
+            return Observation("inconclusive", error.message)
         seen = self.tells(end)
         if seen is None:
-            return Seen("inconclusive", _undecided(end), end.splats)
+            return Observation("inconclusive", _undecided(end), end.splats)
         reason = seen or f"status {end.status}, {line(end.output) or 'no output'}"
-        return Seen("shown" if seen else "clean", reason, end.splats)
+        return Observation("shown" if seen else "clean", reason, end.splats)
 
 
-def _end(running: Guest, command: str, kernel: Kernel, directory: Path) -> End:
+def _end(running: Guest, command: str, kernel: Kernel, directory: Path) -> CommandEnd:
     """How the last command ends, or where it hangs."""
     try:
         step = running.step(command)
@@ -277,13 +281,13 @@ def _end(running: Guest, command: str, kernel: Kernel, directory: Path) -> End:
         with (directory / _STEPS).open("a") as file:
             file.write(f"$ {command}\nit does not end: {where}\n")
         found = splat.find([entry.text for entry in running.kmsg_so_far])
-        return End(_KILLED, "", tuple(found), where)
+        return CommandEnd(_KILLED, "", tuple(found), where)
     _note(directory, step)
     found = splat.find([entry.text for entry in running.kmsg()])
-    return End(step.status, step.out + step.err, tuple(found))
+    return CommandEnd(step.status, step.out + step.err, tuple(found))
 
 
-def _undecided(end: End) -> str:
+def _undecided(end: CommandEnd) -> str:
     """Why the end is inconclusive."""
     if end.hangs is not None:
         return f"it does not end: {line(end.hangs)}"
