@@ -129,13 +129,13 @@ def test_unloading_a_nic_driver_does_not_unpin(bound_guest: Guest) -> None:
     assert_pinned(bound_guest)
 
 
-@pytest.mark.parametrize("way", ["driver", "module"])
-def test_repeated_binding_pins_once(bound_guest: Guest, way: str) -> None:
+@pytest.mark.parametrize("level", ["driver", "module"])
+def test_repeated_binding_pins_once(bound_guest: Guest, level: str) -> None:
     """A device that is bound again pins the module no second time."""
     before = bound_guest.state()
     (nic,) = clients.nics(before)
     for _ in range(5):
-        if way == "driver":
+        if level == "driver":
             devices.unbind(bound_guest, nic)
             devices.bind(bound_guest, nic, "e1000e")
         else:

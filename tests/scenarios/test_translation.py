@@ -240,13 +240,13 @@ def test_dma_is_translated_after_reloading_the_iommu_driver(talker: Guest) -> No
 
 
 @pytest.mark.needs(DMA_OWNERSHIP)
-@pytest.mark.parametrize("way", ["vfio", "kernel"])
-def test_dma_is_translated_after_a_claim_is_released(talker: Guest, way: str) -> None:
+@pytest.mark.parametrize("owner", ["vfio", "kernel"])
+def test_dma_is_translated_after_a_claim_is_released(talker: Guest, owner: str) -> None:
     """When an owner releases the group, it returns from the blocked to the default domain."""
     nic = nic_of(talker.state())
     group = talker.state().devices[nic].group
     assert group is not None
-    if way == "vfio":
+    if owner == "vfio":
         vfio.bind_vfio(talker, nic)
         opened = vfio.run_user(talker, "group", group, nic, check=False)
         audit.require_success(opened)
