@@ -15,7 +15,7 @@ from harness.errors import (
     HostError,
     UsageError,
 )
-from harness.guest import devices, modules, remote, snapshot, tracing
+from harness.guest import devices, failnth, modules, remote, snapshot, tracing
 from harness.guest.guest import Guest, Result, Step
 from harness.guest.state import Device, Group, Module, State
 from harness.iommu import audit, behaviour, clients, finding, groups, traffic, vfio
@@ -44,6 +44,7 @@ __all__ = [
     "behaviour",
     "clients",
     "devices",
+    "failnth",
     "finding",
     "groups",
     "modules",

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from harness.errors import HarnessError
-from harness.guest import guest, snapshot
+from harness.guest import launch, snapshot
 from harness.guest.guest import Guest
 from harness.host import paths, program, progress, tools
 from harness.iommu import machines
@@ -92,7 +92,7 @@ def _boot_bare(boot: Boot, directory: Path) -> float:
 
 def _boot_ours(kernel: Kernel, directory: Path) -> float:
     started = time.perf_counter()
-    with guest.booted(kernel, machines.named("smmuv3"), directory) as running:
+    with launch.booted(kernel, machines.named("smmuv3"), directory) as running:
         running.run(":")
         return time.perf_counter() - started
 
@@ -103,11 +103,11 @@ def command(kernel: KernelText = DEFAULT_KERNEL, rounds: int = 3000, as_json: Js
     built = build.build(spec.parse(kernel))
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
-        with guest.booted(built, machines.named("smmuv3"), directory) as running:
+        with launch.booted(built, machines.named("smmuv3"), directory) as running:
             ours = _round_trips(running, ":", rounds)
             forked = _round_trips(running, "/bin/busybox true", rounds // 10)
         single = replace(machines.named("smmuv3"), single_console=True)
-        with guest.booted(built, single, directory) as running:
+        with launch.booted(built, single, directory) as running:
             one_console = _round_trips(running, ":", rounds // 3)
         shell = _shell_round_trips(built, directory, 40)
     figures = {

@@ -27,12 +27,12 @@ KERNELS = ("debian:5.10", "debian:6.1", "debian:6.12", "debian:7.2")
 _ANSWER = """
 import sys, tempfile
 from pathlib import Path
-from harness.guest import guest
+from harness.guest import launch
 from harness.kernel import build, spec
 from harness.machine import topology
 built = build.build(spec.parse(sys.argv[1], [Path(sys.argv[2])]))
 with tempfile.TemporaryDirectory() as scratch:
-    with guest.booted(built, machines.named("smmuv3"), Path(scratch)) as running:
+    with launch.booted(built, machines.named("smmuv3"), Path(scratch)) as running:
         assert running.run("echo here").out == b"here\\n"
 """
 

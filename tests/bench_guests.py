@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from harness.errors import GuestError, GuestHang, GuestLost, GuestPanic
-from harness.guest import guest, remote, snapshot
+from harness.guest import launch, remote, snapshot
 from harness.guest.guest import Guest
 from harness.guest.snapshot import Snapshot
 from harness.iommu import machines
@@ -94,7 +94,7 @@ def ours(saved: Snapshot, directory: Path) -> float:
 
 def cold(kernel: Kernel, directory: Path) -> float:
     started = time.perf_counter()
-    with guest.booted(kernel, SMMUV3, directory) as running:
+    with launch.booted(kernel, SMMUV3, directory) as running:
         running.run(":")
         return time.perf_counter() - started
 

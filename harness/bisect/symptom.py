@@ -17,7 +17,7 @@ from harness.errors import (
     HostError,
     UsageError,
 )
-from harness.guest import guest, snapshot
+from harness.guest import launch, snapshot
 from harness.guest.guest import Guest, Step
 from harness.iommu import belief, machine_file
 from harness.kernel.artifact import Kernel
@@ -68,7 +68,7 @@ def _unbootable(
         if machine.migratable and not anew:
             snapshot.warm(kernel, machine, kmod=kmod, directory=directory)
         else:
-            with guest.booted(kernel, machine, directory, kmod=kmod):
+            with launch.booted(kernel, machine, directory, kmod=kmod):
                 pass
     except GuestReset:
         return _seen_early(kernel, machine, directory)
@@ -82,7 +82,7 @@ def _unbootable(
 def _seen_early(kernel: Kernel, machine: Machine, directory: Path) -> Observation:
     """Why a kernel dies before it has a console: it is booted with an early one."""
     try:
-        with guest.booted(kernel, machine, directory, arguments="earlycon"):
+        with launch.booted(kernel, machine, directory, arguments="earlycon"):
             return Observation(
                 "inconclusive", "it died when it booted, and with an early console it did not"
             )
@@ -280,7 +280,7 @@ def _end(running: Guest, command: str, kernel: Kernel, directory: Path) -> Comma
         where = hang.where(running, command, kernel) or error.message
         with (directory / _STEPS).open("a") as file:
             file.write(f"$ {command}\nit does not end: {where}\n")
-        found = splat.find([entry.text for entry in running.kmsg_so_far])
+        found = splat.find([entry.text for entry in running.kmsg_read])
         return CommandEnd(_KILLED, "", tuple(found), where)
     _note(directory, step)
     found = splat.find([entry.text for entry in running.kmsg()])

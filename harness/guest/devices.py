@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Devices of a guest: bind, unbind, remove, rescan, hot-plug.
+"""Devices of a guest: bind, unbind, remove, rescan and hot-plug them.
 
-A write that the kernel refuses raises CommandFailed, unless ``check`` is False.
+A write that the kernel rejects raises CommandFailed, unless ``check`` is False.
 """
 
 import contextlib
@@ -11,19 +11,20 @@ import re
 import shlex
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from harness.errors import GuestHang, HostError
 from harness.guest.guest import Guest, Step
 from harness.guest.state import State
 from harness.machine import device
-from harness.machine.device import BLOCKDEV, DEVICE, NETDEV, Definition, Device
+from harness.machine.device import BLOCKDEV, DEVICE, NETDEV, Definition, EmulatedDevice
 
 _PCI_ADDRESS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
-_POLL = 0.01  # seconds between two looks at a guest that is about to change
+_POLL = 0.01  # seconds between two reads of the guest's state
 
 HOST_BRIDGE = "0000:00:00.0"
 
-# QMP's command for each option of the command line.
+# The QMP command for each option of QEMU's command line.
 _ADD = {NETDEV: "netdev_add", BLOCKDEV: "blockdev-add", DEVICE: "device_add"}
 
 _REMOVE = {NETDEV: ("netdev_del", "id"), BLOCKDEV: ("blockdev-del", "node-name")}
@@ -33,76 +34,72 @@ _ERRNO = {os.strerror(number): name for number, name in errno.errorcode.items()}
 
 
 def bus_of(name: str) -> str:
-    """The bus that a device with such a name is on."""
+    """The bus of the device, by the form of its name."""
     if _PCI_ADDRESS.fullmatch(name):
         return "pci"
     return "virtio" if re.fullmatch(r"virtio\d+", name) else "platform"
 
 
 def write(guest: Guest, path: str, text: str, *, check: bool = True) -> Step:
-    """Writes ``text`` to a file of the guest, in one write."""
+    """Write ``text`` to a file of the guest, in one write."""
     step = guest.step(f"echo {shlex.quote(text)} > {shlex.quote(path)}")
     return step.check() if check else step
 
 
 def errno_of(step: Step) -> str:
-    """What the kernel answered to a step that failed: "EBUSY"; "" where it told none."""
+    """The errno that a failed step printed, as "EBUSY"; "" without one."""
     for line in reversed(step.err.splitlines()):
-        said = line.rpartition(": ")[2].strip()
-        if said in _ERRNO.values():
-            return said
-        if said in _ERRNO:
-            return _ERRNO[said]
+        text = line.rpartition(": ")[2].strip()
+        if text in _ERRNO.values():
+            return text
+        if text in _ERRNO:
+            return _ERRNO[text]
     return ""
 
 
 def bind(guest: Guest, name: str, driver: str, *, check: bool = True) -> Step:
-    """Binds the device to the driver (bind_store)."""
+    """Bind the device to the driver (bind_store)."""
     return write(guest, f"/sys/bus/{bus_of(name)}/drivers/{driver}/bind", name, check=check)
 
 
 def unbind(guest: Guest, name: str, driver: str = "", *, check: bool = True) -> Step:
-    """Unbinds the device from ``driver``, or from the one that it has (unbind_store)."""
+    """Unbind the device from ``driver``, or from its current driver (unbind_store)."""
     base = f"/sys/bus/{bus_of(name)}"
     where = f"drivers/{driver}" if driver else f"devices/{name}/driver"
     return write(guest, f"{base}/{where}/unbind", name, check=check)
 
 
 def override(guest: Guest, name: str, driver: str, *, check: bool = True) -> Step:
-    """Lets only ``driver`` bind the device from now on (driver_override); "" ends that."""
+    """Allow only ``driver`` to bind the device (driver_override); "" allows any driver again."""
     path = f"/sys/bus/{bus_of(name)}/devices/{name}/driver_override"
     return write(guest, path, driver, check=check)
 
 
 def probe(guest: Guest, name: str, *, check: bool = True) -> Step:
-    """Makes the bus find a driver for the device (drivers_probe)."""
+    """Bind the device to a driver that matches, if there is one (drivers_probe)."""
     return write(guest, f"/sys/bus/{bus_of(name)}/drivers_probe", name, check=check)
 
 
 def remove(guest: Guest, name: str, *, check: bool = True) -> Step:
-    """Removes a PCI device from the kernel (remove_store)."""
+    """Remove a PCI device from the kernel (remove_store)."""
     return write(guest, f"/sys/bus/pci/devices/{name}/remove", "1", check=check)
 
 
 def rescan(guest: Guest, *, check: bool = True) -> Step:
-    """Makes the kernel scan the PCI buses for devices (rescan_store)."""
+    """Scan the PCI buses for devices (rescan_store)."""
     return write(guest, "/sys/bus/pci/rescan", "1", check=check)
 
 
 def wait_for(guest: Guest, what: str, holds: Callable[[State], bool]) -> State:
-    """What the guest shows once ``what`` holds. Raises GuestHang when that does not come
-    within the guest's limit."""
-    ends = time.monotonic() + guest.limit
-    while not holds(guest.state()):
-        if time.monotonic() > ends:
-            raise GuestHang(f"the guest has waited {guest.limit:.0f} s for {what}")
-        time.sleep(_POLL)
-    # A state is looked up piece by piece: groups before the devices that held.
+    """Wait until the condition ``holds``, which error messages call ``what``; the state then.
+    Raises GuestHang if it does not hold within the guest's limit."""
+    _wait(guest.limit, what, lambda: holds(guest.state()))
+    # PID 1 reads a state part by part, groups before the devices for which the condition holds.
     return guest.state()
 
 
 def deferred(guest: Guest) -> list[str]:
-    """The devices that wait for something before they can be probed."""
+    """The devices whose probe is deferred."""
     return sorted(each.name for each in guest.state().devices.values() if each.deferred)
 
 
@@ -111,49 +108,48 @@ def group_type(guest: Guest, group: int) -> str:
     return guest.state().groups[group].type
 
 
-def plug(guest: Guest, wanted: Device, limit: float = 30.0) -> str:
-    """Plugs a device into a slot of the running machine; returns the PCI address that
-    the guest gave it. Raises HostError when QEMU refuses, GuestHang when the guest has
-    not seen it within ``limit`` seconds."""
+def plug(guest: Guest, new: EmulatedDevice, limit: float = 30.0) -> str:
+    """Hot-plug a device into a slot of the running machine; its PCI address in the guest.
+    Raises HostError if QEMU rejects it, GuestHang if it does not appear in the guest within
+    ``limit`` seconds."""
     before = set(guest.state().devices)
-    name = wanted.id or "plugged"
-    made: list[Definition] = []
+    name = new.id or "plugged"
+    added: list[Definition] = []
     try:
-        for each in device.definition(wanted, name):
+        for each in device.definition(new, name):
             guest.qmp(_ADD[each.option], each.fields)
-            made.append(each)
+            added.append(each)
     except HostError:
-        _drop(guest, made)
+        _remove_backends(guest, added)
         raise
     guest.hotplugged.add(name)
-    return _wait(limit, f"{wanted.model} to appear", lambda: _appeared(guest, before))
+    return _wait(limit, f"{new.model} to appear", lambda: _new_pci_device(guest, before))
 
 
-def pull(guest: Guest, name: str, address: str, limit: float = 30.0) -> None:
-    """Asks the guest to give up the device that the machine calls ``name``, as the slot's
-    button does, and waits until it has. Raises as ``plug``."""
+def unplug(guest: Guest, name: str, address: str, limit: float = 30.0) -> None:
+    """Hot-unplug the device that the machine calls ``name``, as the slot's attention button
+    does, and wait until it is removed. Raises as ``plug``."""
     identity = device.identity(name)
-    _wait(limit, f"{address} to be free", lambda: "free" if _asked_out(guest, identity) else "")
-    # After the button pciehp waits five seconds for second thoughts. The slot's own file ends
-    # that (pciehp_sysfs_disable_slot).
+    _wait(limit, f"{address} to be unpluggable", lambda: _request_unplug(guest, identity))
+    # pciehp waits five seconds after the button is pressed, so that a second press can cancel.
+    # Writing to the slot's power file skips that (pciehp_sysfs_disable_slot).
     slot = shlex.quote(address.rpartition(".")[0])
     guest.run(
         "for slot in /sys/bus/pci/slots/*; do"
         f' [ "$(cat $slot/address)" != {slot} ] || echo 0 > $slot/power; done'
     )
-    gone = f"{address} to go"
-    _wait(limit, gone, lambda: "" if address in guest.state().devices else "gone")
-    _wait(limit, f"QEMU to let go of {name}", lambda: "" if _known(guest, identity) else "gone")
+    _wait(limit, f"{address} to be removed", lambda: address not in guest.state().devices)
+    _wait(limit, f"QEMU to remove {name}", lambda: not _exists_in_qemu(guest, identity))
     if name not in guest.hotplugged:
         guest.hotplugged.add(name)  # QEMU was started with it
         return
     guest.hotplugged.discard(name)
-    ends = (Definition(kind, {key: f"{kind}-{name}"}) for kind, key in _REMOVE_KEYS.items())
-    _drop(guest, list(ends))
+    backends = (Definition(kind, {key: f"{kind}-{name}"}) for kind, key in _REMOVE_KEYS.items())
+    _remove_backends(guest, list(backends))
 
 
-def _known(guest: Guest, identity: str) -> bool:
-    """Whether QEMU has the device: it goes a moment after the guest has let it go."""
+def _exists_in_qemu(guest: Guest, identity: str) -> bool:
+    """Whether QEMU has the device, which it removes shortly after the guest released it."""
     try:
         guest.qmp("qom-get", {"path": f"/machine/peripheral/{identity}", "property": "type"})
     except HostError:
@@ -161,18 +157,18 @@ def _known(guest: Guest, identity: str) -> bool:
     return True
 
 
-def _drop(guest: Guest, made: list[Definition]) -> None:
-    """Takes the other ends of devices away; a kind that the device had not is refused."""
-    for each in made:
+def _remove_backends(guest: Guest, backends: list[Definition]) -> None:
+    """Remove the backends of a device; QEMU rejects those that do not exist."""
+    for each in backends:
         command, key = _REMOVE.get(each.option, ("", ""))
         if command:
             with contextlib.suppress(HostError):
                 guest.qmp(command, {key: each.fields[key]})
 
 
-def _asked_out(guest: Guest, identity: str) -> bool:
-    """False while the slot's lamp still blinks from what was done before
-    (hw/pci/pcie.c, pcie_cap_slot_unplug_request_cb)."""
+def _request_unplug(guest: Guest, identity: str) -> bool:
+    """Request the unplug; False while the slot's power indicator still blinks from a previous
+    operation (hw/pci/pcie.c, pcie_cap_slot_unplug_request_cb)."""
     try:
         guest.qmp("device_del", {"id": identity})
     except HostError as error:
@@ -182,14 +178,18 @@ def _asked_out(guest: Guest, identity: str) -> bool:
     return True
 
 
-def _appeared(guest: Guest, before: set[str]) -> str:
+def _new_pci_device(guest: Guest, before: set[str]) -> str:
     found = guest.state().devices.keys() - before
     return next((name for name in sorted(found) if _PCI_ADDRESS.fullmatch(name)), "")
 
 
-def _wait(limit: float, what: str, look: Callable[[], str]) -> str:
+T = TypeVar("T")
+
+
+def _wait(limit: float, what: str, check: Callable[[], T]) -> T:
+    """Wait until the check returns a true value, and return that."""
     ends = time.monotonic() + limit
-    while not (found := look()):
+    while not (found := check()):
         if time.monotonic() > ends:
             raise GuestHang(f"the guest has waited {limit:.0f} s for {what}")
         time.sleep(_POLL)

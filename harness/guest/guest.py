@@ -1,48 +1,31 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A running guest: boot it, run commands in it, see what the kernel did."""
+"""A running guest: run commands in it, and read the kernel's log and state."""
 
-import contextlib
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from harness.errors import CommandFailed, GuestHang, GuestLost, HostError, UsageError
+from harness.errors import CommandFailed, GuestHang, GuestLost, HostError
 from harness.guest import state
 from harness.guest.state import State
-from harness.kernel.artifact import Kernel
-from harness.klog import record
 from harness.klog.record import Record
-from harness.machine import devicetree, process, qemu
+from harness.machine import process
 from harness.machine.console import Console, Reply
 from harness.machine.monitor import Monitor
-from harness.machine.qemu import ANONYMOUS, Boot, Memory
+from harness.machine.qemu import Boot
 from harness.machine.topology import Machine
 from harness.machine.watcher import Watcher
-from harness.rootfs import initramfs
-
-# A guest that says nothing for so long while it boots is dead. Slow hosts and
-# sanitizers make a boot long, not silent.
-_BOOT_SILENCE = 60.0
-
-# How long a command may be silent: so many boots of this very guest on this
-# host, and never less than the floor.
-_LIMIT_BOOTS = 40.0
-_LIMIT_FLOOR = 20.0
-
-
-# What guest-scripts/shell/agent looks for.
-_KMOD = "harness_modules=kmod"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Result:
-    """How a command ended and what it printed. ``status`` is $?, or 128 and the signal where
-    the command's shell was ``killed`` (an oops does that). What is not UTF-8 in ``out`` and
-    ``err`` is replaced."""
+    """How a command ended and what it printed. ``status`` is $?, or 128 plus the signal if the
+    command's shell was ``killed``, as an oops does. Bytes in ``out`` and ``err`` that are not
+    UTF-8 are replaced."""
 
     command: str
     status: int
@@ -51,12 +34,12 @@ class Result:
     err: str
 
     def __repr__(self) -> str:
-        """Short: it stands in the message of every assertion about a part of it, and what it
-        printed and changed is in the test's report."""
+        """Short, because every assertion about a part of it prints it. A failed test's report
+        has the output and the changes."""
         return f"<{self.command!r}: status {self.status}>"
 
     def check(self) -> Self:
-        """Returns itself. Raises CommandFailed where the status is not 0."""
+        """Return itself. Raises CommandFailed unless the status is 0."""
         if self.status != 0:
             printed = self.err.strip() or self.out.strip()
             raise CommandFailed(self.command, self.status, printed)
@@ -65,9 +48,9 @@ class Result:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Step(Result):
-    """A command's result with the kernel's part: ``kmsg`` are the kernel-log records since
-    the step before, ``before`` and ``after`` the state that sysfs shows, ``seconds`` how
-    long the command took."""
+    """The result of a command with the kernel's part: ``kmsg`` are the kernel-log records since
+    the previous step, ``before`` and ``after`` the state in sysfs, ``seconds`` the duration of
+    the command."""
 
     kmsg: tuple[Record, ...]
     before: State
@@ -75,17 +58,18 @@ class Step(Result):
     seconds: float
 
 
-# Commands that ``transcript`` remembers, and how much each printed.
-_HISTORY = 200
-_SHOWN = 2000
+# ``transcript`` has so many commands, and so many characters of the output of each.
+_TRANSCRIPT_COMMANDS = 200
+_TRANSCRIPT_OUTPUT = 2000
 
 
-def _shown(command: str, result: Result | None) -> str:
+def _transcribe(command: str, result: Result | None) -> str:
     if result is None:
         return f"$ {command}\n(did not end)"
     printed = (result.out + result.err).rstrip("\n")
-    if len(printed) > _SHOWN:
-        printed = f"{printed[:_SHOWN]}\n... {len(printed) - _SHOWN} characters more"
+    if len(printed) > _TRANSCRIPT_OUTPUT:
+        more = len(printed) - _TRANSCRIPT_OUTPUT
+        printed = f"{printed[:_TRANSCRIPT_OUTPUT]}\n... {more} characters more"
     end = f"(status {result.status})" if result.status else ""
     return "\n".join(part for part in (f"$ {command}", printed, end) if part)
 
@@ -103,9 +87,9 @@ def _result(command: str, reply: Reply) -> Result:
 
 @dataclass(frozen=True, slots=True)
 class SavedLog:
-    """What a restored guest had said before it was saved: on the kernel's ``console``,
-    and in the log's ``records``; ``counted`` are those of PID 1, unreadable ones too.
-    ``rest`` is half of a frame, whose other half the guest sends when it goes on."""
+    """What a restored guest had logged before it was saved: its ``console``, and the
+    ``records`` of the kernel log. ``counted`` is PID 1's count of records, unreadable ones
+    included. ``rest`` is the first part of a frame whose end the guest sends once restored."""
 
     console: bytes = b""
     records: tuple[Record, ...] = ()
@@ -120,15 +104,15 @@ OnRecord = Callable[[Record], None]
 
 
 class Guest:
-    """A guest that takes commands; made by ``booted`` and by ``snapshot.restored``.
-    ``argv`` and ``pid`` are QEMU's, ``monitor`` its QMP, ``directory`` where all is
-    logged, ``limit`` how many seconds a command may be silent."""
+    """A guest that runs commands; ``launch.booted`` and ``snapshot.restored`` create it.
+    ``argv`` and ``pid`` are those of QEMU, ``monitor`` is its QMP connection, ``directory`` has
+    all logs, and ``limit`` is how many seconds a command may be silent."""
 
     def __init__(
         self,
         *,
         boot: Boot,
-        running: process.Process,
+        qemu: process.Process,
         console: Console,
         watcher: Watcher,
         monitor: Monitor,
@@ -138,23 +122,23 @@ class Guest:
         self.boot = boot
         self.monitor = monitor
         self.directory = directory
-        self._process = running
+        self._qemu = qemu
         self._console = console
         self._watcher = watcher
         self._records = records
-        self._claimed = len(records)
+        self._returned = len(records)
         self._state: State | None = None
-        # Devices that were plugged in or pulled since QEMU was started.
+        # Devices that were plugged in or unplugged since QEMU was started.
         self.hotplugged: set[str] = set()
-        self._history: deque[tuple[str, Result | None]] = deque(maxlen=_HISTORY)
+        self._commands: deque[tuple[str, Result | None]] = deque(maxlen=_TRANSCRIPT_COMMANDS)
 
     @property
     def argv(self) -> tuple[str, ...]:
-        return self._process.argv
+        return self._qemu.argv
 
     @property
     def pid(self) -> int:
-        return self._process.popen.pid
+        return self._qemu.popen.pid
 
     @property
     def machine(self) -> Machine:
@@ -162,7 +146,7 @@ class Guest:
 
     @property
     def dead(self) -> bool:
-        """Whether it has been seen to end: it may have had more to say."""
+        """Whether it has ended. Its last output may not have been read yet."""
         return self._watcher.dead
 
     @property
@@ -170,109 +154,110 @@ class Guest:
         return self._console.limit
 
     @property
-    def kmsg_so_far(self) -> tuple[Record, ...]:
-        """The kernel-log records since boot that have been read: those of the last moment
-        may be on their way. For a guest that no longer answers."""
+    def kmsg_read(self) -> tuple[Record, ...]:
+        """The kernel-log records since boot that have been read so far, without waiting for
+        the latest. For a guest that no longer answers."""
         return tuple(self._records)
 
     @property
     def qemu_log(self) -> Path:
-        """What QEMU itself says, its trace events among it."""
-        return self._process.log
+        """What QEMU itself prints, including its trace events."""
+        return self._qemu.log
 
     def run(self, command: str, limit: float | None = None) -> Result:
-        """Runs a command and returns its result, without reading the log or sysfs.
+        """Run a command and return its result, without reading the log or sysfs.
 
-        ``limit`` is how many seconds the guest may stay silent. Raises
-        GuestPanic, GuestHang or GuestLost.
+        ``limit`` is how many seconds the guest may be silent. Raises GuestPanic, GuestHang or
+        GuestLost.
         """
-        self._history.append((command, None))
+        self._commands.append((command, None))
         result = _result(command, self._console.run(command, limit))
-        self._history[-1] = (command, result)
+        self._commands[-1] = (command, result)
         self._state = None
         return result
 
     def interrupt(self, number: int = signal.SIGINT) -> None:
-        """Send a signal, as ^C does, to the running command and its shell. Made for a
-        signal handler."""
+        """Send a signal to the running command and its shell, as ^C does. A signal handler may
+        call this."""
         self._console.interrupt(number)
 
     def sysrq(self, letter: str) -> tuple[Record, ...]:
-        """What the kernel logs for a sysrq (Documentation/admin-guide/sysrq.rst). It works
-        while the shell hangs. Raises as ``run`` does."""
+        """Trigger a sysrq (Documentation/admin-guide/sysrq.rst), even if the shell hangs; the
+        records that the kernel logs. Raises as ``run`` does."""
         before = len(self._records)
         self._console.sysrq(letter)
         self._wait_kmsg()
         return tuple(self._records[before:])
 
     def transcript(self) -> str:
-        """The last commands and what they printed, as a person would have seen it."""
-        return "\n".join(_shown(command, reply) for command, reply in self._history)
+        """The last commands with their output, as in a terminal."""
+        return "\n".join(_transcribe(command, result) for command, result in self._commands)
 
     def state(self) -> State:
-        """What the kernel shows now."""
+        """Read the current state from sysfs."""
         return state.parse(self._console.state())
 
     def clock(self) -> float:
-        """Seconds since boot, by the guest's own clock."""
+        """Seconds since boot, by the guest's clock."""
         return self._console.ping().clock
 
     def qmp(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
-        """What QEMU itself answers. Raises HostError when it refuses, and as ``run`` does."""
+        """Execute a QMP command and return QEMU's reply. Raises HostError if QEMU rejects it,
+        and otherwise as ``run`` does."""
         return self._with_monitor(lambda: self.monitor.execute(command, arguments))
 
     def hmp(self, line: str) -> str:
-        """What QEMU's human monitor says to a line that QMP has no command for. Raises as
+        """Execute a command of QEMU's human monitor, for what QMP lacks; its output. Raises as
         ``qmp`` does."""
         return str(self.qmp("human-monitor-command", {"command-line": line}))
 
     def save(self, file: Path) -> SavedLog:
-        """Stops the guest, writes its state and returns what it had said by then. Raises
-        Unmigratable, and as ``qmp`` does."""
+        """Stop the guest and write its state; what it has logged so far. Raises Unmigratable,
+        and otherwise as ``qmp`` does."""
         self.qmp("stop")
         counted, rest = self._console.drain()
         console = (self.directory / "console-kernel.log").read_bytes()
-        past = SavedLog(console, tuple(self._records), counted, rest)
+        saved = SavedLog(console, tuple(self._records), counted, rest)
         try:
             self._with_monitor(lambda: self.monitor.save(file))
         except HostError:
             self.resume()
             raise
-        return past
+        return saved
 
-    def load(self, file: Path, past: SavedLog) -> None:
-        """Goes on from a state, in a QEMU that was started to wait for one. Raises as
-        ``qmp`` does."""
-        self._console.continue_from(past.rest)
+    def load(self, file: Path, saved: SavedLog) -> None:
+        """Resume from a state, in a QEMU that was started to wait for one. Raises as ``qmp``
+        does."""
+        self._console.continue_from(saved.rest)
         self._with_monitor(lambda: self.monitor.load(file))
         self.resume()
 
     def resume(self) -> None:
-        """Goes on after ``save``."""
+        """Resume the guest after ``save``."""
         self.qmp("cont")
 
     def counted(self) -> int:
-        """How many records PID 1 has sent since boot; all of them have been read."""
+        """The number of records that PID 1 has sent since boot, once all have been read."""
         return self._wait_kmsg()
 
     def _with_monitor(self, work: Callable[[], Any]) -> Any:
-        """A QEMU that has ended is told with the guest's last words."""
+        """Run the work; if QEMU has ended, raise the error that names the reason."""
         try:
             return work()
         except GuestLost:
             raise self._console.exit_error() from None
 
     def step(self, command: str, limit: float | None = None) -> Step:
-        """Runs a command; returns its result, the kernel's log of it and the state
-        before and after. Raises as ``run`` does."""
+        """Run a command; its result, its kernel-log records and the state before and after.
+        Raises as ``run`` does."""
         before = self._state or self.state()
-        if not self._claimed:
-            self.take_kmsg()  # the boot's
+        if not self._returned:
+            self.new_kmsg()  # records of the boot
         started = time.monotonic()
         result = self.run(command, limit)
         seconds = time.monotonic() - started
         after = self.state()
-        kmsg = self.take_kmsg()
+        kmsg = self.new_kmsg()
         self._state = after
         return Step(
             result.command,
@@ -287,131 +272,22 @@ class Guest:
         )
 
     def kmsg(self) -> tuple[Record, ...]:
-        """All kernel-log records since boot, up to this very moment. Raises as ``run``."""
+        """All kernel-log records since boot, up to now. Raises as ``run`` does."""
         self._wait_kmsg()
         return tuple(self._records)
 
-    def take_kmsg(self) -> tuple[Record, ...]:
-        """The records that no step has taken yet, up to this very moment."""
+    def new_kmsg(self) -> tuple[Record, ...]:
+        """The records up to now that neither a step nor this method has returned before."""
         self._wait_kmsg()
-        taken = tuple(self._records[self._claimed :])
-        self._claimed += len(taken)
-        return taken
+        new = tuple(self._records[self._returned :])
+        self._returned += len(new)
+        return new
 
     def _wait_kmsg(self) -> int:
-        """Until all records up to now have been read; returns how many PID 1 has sent."""
+        """Wait until all records up to now have been read; how many PID 1 has sent."""
         counted = self._console.ping().records
         if not self._watcher.wait_records(counted, self._console.limit):
             raise GuestHang(
                 "kernel-log records are missing on their channel", log=self._watcher.tail
             )
         return counted
-
-
-def boot_of(kernel: Kernel, machine: Machine, arguments: str = "", *, kmod: bool = False) -> Boot:
-    """What a guest of ``kernel`` on ``machine`` starts from. Raises UsageError for a
-    machine that this QEMU cannot make or the kernel cannot run on."""
-    if not kernel.serial_ports:
-        machine = replace(machine, single_console=True)
-    if machine.firmware == "acpi" and not kernel.option("ACPI"):
-        raise UsageError(
-            f"{kernel.label} cannot run on {machine.name}: it has no ACPI",
-            "build it with --variant acpi",
-        )
-    qemu.check(machine)
-    extras = [*(["kmod"] if kmod else []), *(["dropbear", "dropbearkey"] if machine.ssh else [])]
-    tools = _KMOD if kmod else ""
-    return Boot(
-        machine,
-        kernel.image,
-        initramfs.image(kernel, extras),
-        devicetree.blob(machine) if machine.firmware == "devicetree" else None,
-        f"{tools} {arguments}".strip(),
-    )
-
-
-@contextlib.contextmanager
-def booted(
-    kernel: Kernel,
-    machine: Machine,
-    directory: Path,
-    *,
-    arguments: str = "",
-    kmod: bool = False,
-    limit: float | None = None,
-    memory: Memory = ANONYMOUS,
-    on_record: OnRecord = lambda _: None,
-) -> Iterator[Guest]:
-    """A guest of ``kernel`` on ``machine``, ended on the way out.
-
-    Consoles, QEMU's own words and its command line go into ``directory`` as they
-    come. ``arguments`` are appended to the kernel's command line; ``kmod`` makes
-    modprobe and its like kmod's instead of busybox's; ``limit`` is how many
-    seconds a command may be silent (None: scaled from the time of this boot).
-    """
-    boot = boot_of(kernel, machine, arguments, kmod=kmod)
-    started = time.monotonic()
-    with running(boot, directory, memory=memory, on_record=on_record) as (guest, console):
-        console.wait_ready(_BOOT_SILENCE)
-        took = time.monotonic() - started
-        console.limit = limit or max(_LIMIT_FLOOR, _LIMIT_BOOTS * took)
-        yield guest
-
-
-@contextlib.contextmanager
-def running(
-    boot: Boot,
-    directory: Path,
-    *,
-    memory: Memory,
-    on_record: OnRecord,
-    past: SavedLog = NO_SAVED_LOG,
-    stub: Boot | None = None,
-) -> Iterator[tuple[Guest, Console]]:
-    """A QEMU for ``boot``, all its channels read, ended on the way out. Whether the guest
-    in it answers is for the caller to see; one with a ``past`` waits for its state, and
-    QEMU is given the files of ``stub``."""
-    machine = boot.machine
-    argv = [*qemu.board(machine), *qemu.memory(machine, memory), *qemu.payload(stub or boot)]
-    argv += [*qemu.channels(machine), *(["-incoming", "defer"] if past.records else [])]
-    records = list(past.records)
-    for each in records:
-        on_record(each)
-
-    def take(data: bytes) -> None:
-        parsed = record.parse(data)
-        if parsed:
-            records.append(parsed)
-            on_record(parsed)
-
-    with contextlib.ExitStack() as stack:
-        names = qemu.chardevs(machine)
-        started = stack.enter_context(process.started(argv, names, directory / "qemu.log"))
-        monitor = Monitor(started.sockets["qmp"])
-        log = directory / "console-kernel.log"
-        log.write_bytes(past.console)
-        counted, rest = past.counted, past.rest
-        watcher = Watcher(started.sockets, monitor, log, take, counted=counted, rest=rest)
-        watcher.feed(past.console)
-        console = Console(started, watcher, directory / "console-command.log", _BOOT_SILENCE)
-        stack.callback(console.close)
-        watcher.start(on_death=console.wake)
-        stack.callback(_end, started, watcher)
-        qemu.check_stage(machine, monitor.execute)
-        guest = Guest(
-            boot=boot,
-            running=started,
-            console=console,
-            watcher=watcher,
-            monitor=monitor,
-            records=records,
-            directory=directory,
-        )
-        yield guest, console
-
-
-def _end(running: process.Process, watcher: Watcher) -> None:
-    """QEMU first: its sockets close, and the watching thread ends by itself."""
-    running.popen.kill()
-    running.popen.wait()
-    watcher.join()

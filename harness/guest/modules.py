@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Modules of a guest: load with parameters, unload, unload by force.
+"""Modules of a guest: load them with parameters, unload them, also by force.
 
-A command that fails raises CommandFailed, unless ``check`` is False: then its step has the
-status and what modprobe or rmmod printed.
+A command that fails raises CommandFailed, unless ``check`` is False.
 """
 
 import shlex
@@ -11,14 +10,13 @@ from harness.guest.guest import Guest, Step
 
 
 def load(guest: Guest, name: str, *, check: bool = True, **parameters: str | int) -> Step:
-    """Runs modprobe, with the module's parameters."""
+    """Run modprobe with the module's parameters."""
     words = [name, *(f"{key}={value}" for key, value in parameters.items())]
     step = guest.step(f"modprobe {shlex.join(words)}")
     return step.check() if check else step
 
 
 def unload(guest: Guest, name: str, *, force: bool = False, check: bool = True) -> Step:
-    """Runs rmmod; with ``force`` whatever the reference count is
-    (CONFIG_MODULE_FORCE_UNLOAD)."""
+    """Run rmmod; ``force`` ignores the reference count (CONFIG_MODULE_FORCE_UNLOAD)."""
     step = guest.step(f"rmmod {'-f ' if force else ''}{shlex.quote(name)}")
     return step.check() if check else step

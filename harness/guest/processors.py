@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Where a guest's processors are, as QEMU sees them: for a kernel that runs no process any
-more, with interrupts off say.
+"""Where a guest's processors execute, read from QEMU. For a kernel that no longer runs
+processes, for example with interrupts disabled.
 
 Frames are walked as the kernel does (arch/arm64/kernel/stacktrace.c): x29 points to the
-frame before, and the return address stands behind it.
+previous frame, and the return address follows it.
 """
 
 import bisect
@@ -20,8 +20,8 @@ _DEPTH = 12
 
 
 def traces(guest: Guest, kernel: Kernel) -> list[str]:
-    """One line a processor, the innermost function first; "?" for what is not vmlinux's.
-    Nothing for a kernel at a random address. Raises as ``Guest.qmp`` does."""
+    """One line per processor, the innermost function first; "?" for addresses outside of
+    vmlinux. Empty for a kernel with KASLR. Raises as ``Guest.qmp`` does."""
     if kernel.option("RANDOMIZE_BASE") or not (kernel.directory / "vmlinux").exists():
         return []
     symbols = _symbols(kernel)
@@ -36,8 +36,8 @@ def traces(guest: Guest, kernel: Kernel) -> list[str]:
 
 
 def _functions(symbols: list[tuple[int, str]], found: list[int], link: int) -> list[str]:
-    """The functions at the addresses. One that calls nothing has no frame: its caller is
-    where x30 points."""
+    """The functions at the addresses. A leaf function has no frame: x30 (``link``) points to
+    its caller."""
     names = [_name(symbols, each) for each in found]
     caller = _name(symbols, link)
     if caller not in ("?", *names[:2]):
@@ -60,14 +60,15 @@ def _addresses(guest: Guest, registers: dict[str, int]) -> list[int]:
 
 
 def _symbols(kernel: Kernel) -> list[tuple[int, str]]:
-    """vmlinux's functions by address."""
+    """The functions of vmlinux, sorted by address."""
     printed = program.run([tools.CROSS + "nm", "-n", str(kernel.directory / "vmlinux")])
     rows = (line.split() for line in printed.splitlines())
     return [(int(row[0], 16), row[2]) for row in rows if len(row) == 3 and row[1] in "tTwW"]
 
 
 def _name(symbols: list[tuple[int, str]], address: int) -> str:
-    """The function at an address; return addresses lie behind a call."""
+    """The function at an address. Return addresses follow a call, so the address itself does
+    not count as a start."""
     place = bisect.bisect_left(symbols, (address, ""))
     if not 0 < place < len(symbols):
         return "?"

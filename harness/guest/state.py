@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the kernel shows of modules, IOMMU groups and devices: snapshots, and
-what changed between two of them. guest-scripts/init/state.c prints what is read here.
+"""The state of modules, IOMMU groups and devices in sysfs, and the changes between two states.
+guest-scripts/init/state.c prints what this module parses.
 """
 
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ from harness.errors import GuestLost, UsageError
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A loaded module: ``state`` is live, coming or going (initstate), ``refcount``
-    as in /sys/module/NAME/refcnt, ``holders`` the modules that use it."""
+    """A loaded module: its ``state`` is live, coming or going (initstate), its ``refcount`` is
+    that of /sys/module/NAME/refcnt, ``holders`` are the modules that use it."""
 
     name: str
     state: str
@@ -22,9 +22,9 @@ class Module:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """An IOMMU group: ``type`` of its default domain (DMA, identity, ...; "" where
-    the kernel tells none, "?" where a dead task holds the lock that reading it
-    takes), ``devices`` in it by name."""
+    """An IOMMU group: the ``type`` of its default domain (DMA, identity, ...; "" if the kernel
+    has no such file, "?" if a dead task holds the lock that reading the file takes), and the
+    names of its ``devices``."""
 
     id: int
     type: str
@@ -33,10 +33,9 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A PCI or platform device: its ``driver`` ("" when unbound), its IOMMU
-    ``group`` (None without one), the ``iommu`` that it links to (""), whether the
-    driver core has ``deferred`` its probe, and whether ``firmware_iommu``: firmware
-    names an IOMMU for it."""
+    """A PCI or platform device: its ``driver`` ("" if unbound), its IOMMU ``group`` (None
+    without one), the ``iommu`` that it links to (""), whether the driver core has ``deferred``
+    its probe, and whether firmware describes an IOMMU for it (``firmware_iommu``)."""
 
     bus: str
     name: str
@@ -48,15 +47,15 @@ class Device:
 
     @property
     def untranslated(self) -> bool:
-        """Bound to a driver without the IOMMU that firmware names: its DMA goes
-        untranslated. A host bridge does none of its own."""
+        """Whether it is bound to a driver, but not behind the IOMMU that firmware describes: its
+        DMA is untranslated. A host bridge does no DMA itself."""
         return bool(self.driver) and self.firmware_iommu and self.group is None
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """One snapshot; keys are module and device names and group numbers. ``iommus`` are
-    the registered IOMMUs, each with the devices that it links to."""
+    """The state at one time, by module name, group number and device name. ``iommus`` are the
+    registered IOMMUs, each with the devices that it links to."""
 
     modules: dict[str, Module] = field(default_factory=dict)
     groups: dict[int, Group] = field(default_factory=dict)
@@ -64,27 +63,27 @@ class State:
     devices: dict[str, Device] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        """Short: it stands in the message of every assertion about a part of it."""
+        """Short, because every assertion about a part of it prints it."""
         modules = ", ".join(f"{each.name} {each.refcount}" for each in self.modules.values())
         groups = ", ".join(f"{each.id} of {len(each.devices)}" for each in self.groups.values())
         return f"<modules {modules or 'none'}; groups {groups or 'none'}>"
 
     @property
     def untranslated(self) -> list[str]:
-        """Devices whose DMA goes past the IOMMU that firmware names for them."""
+        """Devices whose DMA bypasses the IOMMU that firmware describes for them."""
         return [name for name, device in self.devices.items() if device.untranslated]
 
     @property
     def grouped(self) -> list[str]:
-        """The devices that have a group, each of which pins its IOMMU's module once."""
+        """The devices in a group. Each pins its IOMMU's module once."""
         return [name for name, device in self.devices.items() if device.group is not None]
 
     def is_loaded(self, module: str) -> bool:
-        """Whether the module is loaded. Dashes and underscores are one, as for modprobe."""
+        """Whether the module is loaded. Dashes equal underscores, as for modprobe."""
         return module.replace("-", "_") in self.modules
 
     def refcount(self, module: str) -> int:
-        """The module's reference count. Raises UsageError where it is not loaded."""
+        """The module's reference count. Raises UsageError if it is not loaded."""
         found = self.refcount_if_loaded(module)
         if found is None:
             loaded = ", ".join(self.modules) or "none"
@@ -92,14 +91,14 @@ class State:
         return found
 
     def refcount_if_loaded(self, module: str) -> int | None:
-        """The module's reference count; None where it is not loaded."""
+        """The module's reference count; None if it is not loaded."""
         found = self.modules.get(module.replace("-", "_"))
         return found.refcount if found else None
 
 
 def parse(text: str) -> State:
-    """A snapshot from its lines. Raises GuestLost for a line that is none: then
-    the guest no longer runs our program."""
+    """Parse the lines of a state. Raises GuestLost for an invalid line: the guest no longer
+    runs our init."""
     state = State()
     deferred: set[str] = set()
     for line in text.splitlines():
@@ -107,12 +106,14 @@ def parse(text: str) -> State:
         try:
             _READERS[kind](state, deferred, words)
         except (KeyError, ValueError):
-            raise GuestLost(f"the guest describes its state as {line[:200]!r}") from None
+            raise GuestLost(
+                f"the guest sent an invalid line of its state: {line[:200]!r}"
+            ) from None
     return state
 
 
-# Until the type comes, which is last.
-_NOT_TOLD = "?"
+# The type of a group until its line, which follows those of all devices.
+_UNKNOWN_TYPE = "?"
 
 
 def _word(word: str) -> str:
@@ -130,13 +131,13 @@ def _module(state: State, _deferred: set[str], words: list[str]) -> None:
 
 def _group(state: State, _deferred: set[str], words: list[str]) -> None:
     number, devices = words
-    state.groups[int(number)] = Group(int(number), _NOT_TOLD, _names(devices))
+    state.groups[int(number)] = Group(int(number), _UNKNOWN_TYPE, _names(devices))
 
 
 def _type(state: State, _deferred: set[str], words: list[str]) -> None:
     number, kind = words
     group = state.groups.get(int(number))
-    if group:  # else it has come between the two looks
+    if group:  # else it was created after the groups were read
         state.groups[group.id] = replace(group, type=_word(kind))
 
 
@@ -158,7 +159,7 @@ def _deferral(_state: State, deferred: set[str], words: list[str]) -> None:
     deferred.add(name)
 
 
-# Deferred devices are printed first.
+# Deferred devices are printed before all others.
 _READERS = {
     "deferred": _deferral,
     "module": _module,
@@ -170,7 +171,7 @@ _READERS = {
 
 
 def changes(before: State, after: State) -> list[str]:
-    """What is different, one readable line each."""
+    """The differences, one line each."""
     return [
         *_module_changes(before, after),
         *_group_changes(before, after),
@@ -204,7 +205,7 @@ def _group_changes(before: State, after: State) -> Iterator[str]:
         if old is None and new:
             yield f"group {number}: appeared, {new.type or 'no type'}, {_list(new.devices)}"
         elif old and new is None:
-            yield f"group {number}: gone ({_list(old.devices)})"
+            yield f"group {number}: removed ({_list(old.devices)})"
         elif old and new and old.type != new.type:
             yield f"group {number}: type {old.type or 'none'} -> {new.type or 'none'}"
         elif old and new and old.devices != new.devices:
@@ -217,7 +218,7 @@ def _device_changes(before: State, after: State) -> Iterator[str]:
         if old is None and new:
             yield f"device {name}: appeared"
         elif old and new is None:
-            yield f"device {name}: gone"
+            yield f"device {name}: removed"
         elif old and new and old != new:
             yield f"device {name}: " + ", ".join(_device_difference(old, new))
 

@@ -24,7 +24,7 @@ from typing import Any
 from harness.errors import UsageError
 from harness.iommu import drivers, machines
 from harness.machine import topology
-from harness.machine.device import Device
+from harness.machine.device import EmulatedDevice
 from harness.machine.topology import Machine
 
 # What a file may say, and the type it must have.
@@ -103,7 +103,7 @@ def _words(given: dict[str, Any], key: str) -> list[str]:
     return list(words)
 
 
-def _device(given: object) -> Device:
+def _device(given: object) -> EmulatedDevice:
     if not isinstance(given, dict) or not isinstance(given.get("model"), str):
         raise UsageError(f"a [[device]] without a model: {given!r}")
     for key, value in given.items():
@@ -113,7 +113,7 @@ def _device(given: object) -> Device:
             raise UsageError(f"{key} = {value!r} is no property of a device")
     places = {key: given[key] for key in _PLACES if key in given}
     properties = tuple((key, value) for key, value in given.items() if key not in _PLACES)
-    return Device(**places, properties=properties)
+    return EmulatedDevice(**places, properties=properties)
 
 
 def _overlay(path: Path, name: str) -> str:

@@ -6,32 +6,32 @@ from dataclasses import replace
 from harness.errors import UsageError
 from harness.iommu.drivers import SMMUV3, VIRTIO_IOMMU
 from harness.machine import topology
-from harness.machine.device import Device, Properties
+from harness.machine.device import EmulatedDevice, Properties
 from harness.machine.topology import Firmware, Iommu, Machine, Preset
 
 
 def _functions(
     model: str, slot: str, bus: str = "", properties: Properties = ()
-) -> tuple[Device, ...]:
+) -> tuple[EmulatedDevice, ...]:
     """Two functions of one slot; the first says that there are more."""
     first = (*properties, ("multifunction", True))
     return (
-        Device(model, bus=bus, address=f"{slot}.0", properties=first),
-        Device(model, bus=bus, address=f"{slot}.1", properties=properties),
+        EmulatedDevice(model, bus=bus, address=f"{slot}.0", properties=first),
+        EmulatedDevice(model, bus=bus, address=f"{slot}.1", properties=properties),
     )
 
 
-def _switch(root: Properties = ()) -> tuple[Device, ...]:
+def _switch(root: Properties = ()) -> tuple[EmulatedDevice, ...]:
     """Two NICs, each below a port of its own of a switch, below a root port."""
     ports = [
-        Device("xio3130-downstream", f"down{slot}", "up", properties=(("slot", slot),))
+        EmulatedDevice("xio3130-downstream", f"down{slot}", "up", properties=(("slot", slot),))
         for slot in (1, 2)
     ]
     return (
-        Device("pcie-root-port", "port", properties=root),
-        Device("x3130-upstream", "up", "port"),
+        EmulatedDevice("pcie-root-port", "port", properties=root),
+        EmulatedDevice("x3130-upstream", "up", "port"),
         *ports,
-        *(Device("e1000e", bus=port.id) for port in ports),
+        *(EmulatedDevice("e1000e", bus=port.id) for port in ports),
     )
 
 
@@ -39,7 +39,7 @@ def _switch(root: Properties = ()) -> tuple[Device, ...]:
 _TRANSLATED: Properties = (("iommu_platform", True), ("disable-legacy", "on"))
 
 PRESETS = {
-    "nic": Preset("one NIC on the root bus", (Device("e1000e"),)),
+    "nic": Preset("one NIC on the root bus", (EmulatedDevice("e1000e"),)),
     "clients": Preset("two platform devices", overlays=("platform-clients",)),
     "multifunction": Preset("two functions without isolation: one group", _functions("e1000", "5")),
     "isolated-functions": Preset(
@@ -47,7 +47,7 @@ PRESETS = {
     ),
     "root-port": Preset(
         "two functions below a root port",
-        (Device("pcie-root-port", "port"), *_functions("e1000e", "0", "port")),
+        (EmulatedDevice("pcie-root-port", "port"), *_functions("e1000e", "0", "port")),
     ),
     "switch": Preset("two NICs below the ports of a switch", _switch()),
     "unisolated-switch": Preset(
@@ -56,24 +56,24 @@ PRESETS = {
     "pci-bridge": Preset(
         "two NICs that share the bridge's stream ID",
         (
-            Device("pcie-pci-bridge", "bridge"),
-            Device("e1000", bus="bridge", address="1.0"),
-            Device("e1000", bus="bridge", address="2.0"),
+            EmulatedDevice("pcie-pci-bridge", "bridge"),
+            EmulatedDevice("e1000", bus="bridge", address="1.0"),
+            EmulatedDevice("e1000", bus="bridge", address="2.0"),
         ),
     ),
     "virtio": Preset(
         "a virtio NIC and a virtio disk whose DMA is translated",
         (
-            Device("virtio-net-pci", properties=_TRANSLATED),
-            Device("virtio-blk-pci", properties=_TRANSLATED),
+            EmulatedDevice("virtio-net-pci", properties=_TRANSLATED),
+            EmulatedDevice("virtio-blk-pci", properties=_TRANSLATED),
         ),
     ),
     "virtio-siblings": Preset(
         "two virtio NICs without isolation: one group",
         _functions("virtio-net-pci", "5", properties=_TRANSLATED),
     ),
-    "nvme": Preset("an NVMe disk, which QEMU cannot migrate", (Device("nvme"),)),
-    "hotplug": Preset("a slot to plug a device into", (Device("pcie-root-port", "slot"),)),
+    "nvme": Preset("an NVMe disk, which QEMU cannot migrate", (EmulatedDevice("nvme"),)),
+    "hotplug": Preset("a slot to plug a device into", (EmulatedDevice("pcie-root-port", "slot"),)),
     "shared-stream-id": Preset(
         "two platform devices with one stream ID", overlays=("shared-stream-id",)
     ),

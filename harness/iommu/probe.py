@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from harness.errors import GuestError
-from harness.guest import guest
+from harness.guest import launch
 from harness.host import cache
 from harness.iommu import machine_file, version
 from harness.iommu.version import Versions
@@ -85,8 +85,8 @@ def _present(kernel: Kernel, names: Sequence[str]) -> frozenset[str] | None:
     words = " ".join(f"-e '[ \t]{name}$'" for name in (*names, _ANY))
     machine = replace(machine_file.machine("smmuv3+nic"), memory=512)
     try:
-        with cache.scratch() as scratch, guest.booted(kernel, machine, scratch) as running:
-            lines = running.run(f"grep {words} /proc/kallsyms").out.splitlines()
+        with cache.scratch() as scratch, launch.booted(kernel, machine, scratch) as guest:
+            lines = guest.run(f"grep {words} /proc/kallsyms").out.splitlines()
     except GuestError:
         return None
     found = {line.split()[2] for line in lines}

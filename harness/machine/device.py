@@ -18,7 +18,7 @@ Properties = tuple[tuple[str, str | int | bool], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
+class EmulatedDevice:
     """A PCI device: QEMU's name of the ``model``, behind the bridge with the id ``bus`` (""
     is the root bus), at ``address`` ("5.1" is slot and function; "" lets QEMU choose).
     ``properties`` are QEMU's, by name."""
@@ -80,7 +80,7 @@ NIC_DRIVERS = {"e1000": "e1000", "e1000e": "e1000e", "virtio-net-pci": "virtio_n
 DRIVERS = {**NIC_DRIVERS, "virtio-blk-pci": "virtio_blk", "nvme": "nvme"}
 
 
-def definitions(devices: Sequence[Device]) -> Iterator[Definition]:
+def definitions(devices: Sequence[EmulatedDevice]) -> Iterator[Definition]:
     """All objects that make up ``devices``, in the order in which QEMU needs them."""
     for number, device in enumerate(devices):
         yield from definition(device, device.id or f"{number}")
@@ -92,7 +92,7 @@ def identity(name: str) -> str:
     return f"dev-{name}"
 
 
-def definition(device: Device, name: str) -> Iterator[Definition]:
+def definition(device: EmulatedDevice, name: str) -> Iterator[Definition]:
     """The device with the id ``name``, after its backend if it needs one."""
     fields: dict[str, Any] = {"driver": device.model, "id": identity(name)}
     if device.bus:

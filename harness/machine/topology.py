@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.errors import UsageError
-from harness.machine.device import BRIDGES, UNMIGRATABLE, Device
+from harness.machine.device import BRIDGES, UNMIGRATABLE, EmulatedDevice
 
 Firmware = Literal["devicetree", "acpi"]
 
@@ -40,7 +40,7 @@ class Preset:
     files of ``dts/``. With ``broken_firmware`` they intentionally contradict the IOMMU."""
 
     summary: str
-    devices: tuple[Device, ...] = ()
+    devices: tuple[EmulatedDevice, ...] = ()
     overlays: tuple[str, ...] = ()
     broken_firmware: bool = False
 
@@ -55,7 +55,7 @@ class Machine:
 
     name: str
     iommu: Iommu
-    devices: tuple[Device, ...] = ()
+    devices: tuple[EmulatedDevice, ...] = ()
     overlays: tuple[str, ...] = ()
     firmware: Firmware = "devicetree"
     memory: int = 256
@@ -111,7 +111,7 @@ def _problems(machine: Machine) -> Iterator[str]:
     yield from _bus_problems(machine.devices)
 
 
-def _bus_problems(devices: tuple[Device, ...]) -> Iterator[str]:
+def _bus_problems(devices: tuple[EmulatedDevice, ...]) -> Iterator[str]:
     bridges, names = set(), set()
     # The host bridge has 0.0.
     used = {("", 0, 0)}

@@ -28,7 +28,7 @@ def story(item: pytest.Item, number: int, watched: Watched) -> str:
     """Of the test's guest of that number, which is kept for the shell that it names."""
     guest = watched.guest
     parts = [_paragraph("what was run", guest.transcript())]
-    said = [f"{each.time:12.6f} {each.text}" for each in guest.kmsg_so_far[watched.records :]]
+    said = [f"{each.time:12.6f} {each.text}" for each in guest.kmsg_read[watched.records :]]
     parts.append(_paragraph("what the kernel said", "\n".join(said)))
     parts.append(_paragraph("what changed", _attempt(lambda: _changes(watched))))
     parts.append(_paragraph("a shell in this state", _attempt(lambda: _keep(item, number, guest))))

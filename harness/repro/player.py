@@ -127,5 +127,5 @@ class Player:
             self.guest.run("true")
         except GuestError:
             raise error from None
-        kmsg = self.guest.take_kmsg()
+        kmsg = self.guest.new_kmsg()
         return Step(text, 130, False, "", "", kmsg, before, after, self.guest.limit)

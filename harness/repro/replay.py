@@ -125,7 +125,7 @@ def replay(
                 on_record=observe,
             ) as running:
                 _write_command_line(running, directory)
-                running.take_kmsg()
+                running.new_kmsg()
                 first = len(log)
                 player = Player(running, kernel, names, note, hangs)
                 player.start(asked.session.commands)

@@ -16,7 +16,7 @@ from harness.errors import (
     PatchMismatch,
     QemuEnded,
 )
-from harness.guest import guest
+from harness.guest import launch
 from harness.host import cache, rundir
 from harness.iommu import machine_file
 from harness.kernel import build
@@ -218,8 +218,8 @@ def _no_start(spec: KernelSpec, machine: str) -> str:
     made = machine_file.machine(machine)
     kernel = build.build(spec.with_variants(made.variants))
     try:
-        with cache.scratch() as scratch, guest.booted(kernel, made, scratch) as running:
-            running.run(":")
+        with cache.scratch() as scratch, launch.booted(kernel, made, scratch) as guest:
+            guest.run(":")
     except QemuEnded as error:
         raise HostError(str(error)) from error
     except GuestError as error:

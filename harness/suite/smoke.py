@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import HarnessError
-from harness.guest import guest, modules
+from harness.guest import launch, modules
 from harness.guest.guest import Guest
 from harness.guest.state import Device
 from harness.iommu import traffic
@@ -44,41 +44,41 @@ def survey(spec: KernelSpec, kernel: Kernel, machine: Machine, directory: Path) 
     """Boots a guest and looks; a guest that is lost on the way is a reason."""
     known = [Cell(str(spec), machine.name)]
     try:
-        with guest.booted(kernel, machine, directory) as running:
-            for cell in _stages(known[0], kernel, running):
+        with launch.booted(kernel, machine, directory) as guest:
+            for cell in _stages(known[0], kernel, guest):
                 known.append(cell)  # noqa: PERF402  those before a failure too
     except HarnessError as error:
         return replace(known[-1], reason=str(error))
     return known[-1]
 
 
-def _stages(cell: Cell, kernel: Kernel, running: Guest) -> Iterator[Cell]:
+def _stages(cell: Cell, kernel: Kernel, guest: Guest) -> Iterator[Cell]:
     """The cell as far as it is known, after each stage."""
-    cell = replace(cell, boot=running.clock())
+    cell = replace(cell, boot=guest.clock())
     yield cell
-    loading = modules.load(running, running.machine.iommu.driver, check=False)
+    loading = modules.load(guest, guest.machine.iommu.driver, check=False)
     cell = replace(cell, loaded=loading.status == 0)
     if not cell.loaded:
         yield replace(cell, reason=loading.err.strip())
         return
-    models = [each.model for each in running.machine.devices if each.model in NIC_DRIVERS]
+    models = [each.model for each in guest.machine.devices if each.model in NIC_DRIVERS]
     if not models:
         yield replace(cell, reason="it has no NIC to test with")
         return
     driver = NIC_DRIVERS[models[0]]
-    binding = modules.load(running, driver, check=False)
-    nic = next((each for each in binding.after.devices.values() if _has_nic(running, each)), None)
+    binding = modules.load(guest, driver, check=False)
+    nic = next((each for each in binding.after.devices.values() if _has_nic(guest, each)), None)
     if nic is None:
         yield replace(cell, reason=f"no {driver} is bound: {_last(binding.kmsg)}")
         return
     cell = replace(cell, group=nic.group)
     yield cell
-    ping = traffic.ping(running, nic.name)
+    ping = traffic.ping(guest, nic.name)
     cell = replace(cell, translated=ping.translated)
-    found = splat.find([entry.text for entry in running.kmsg()])
+    found = splat.find([entry.text for entry in guest.kmsg()])
     splats = [each.title for each in found if each.severity != "notice"]
     if nic.group is None:
-        cell = replace(cell, reason=_no_group(kernel, running.machine, nic))
+        cell = replace(cell, reason=_no_group(kernel, guest.machine, nic))
     elif not ping.answered:
         cell = replace(cell, reason=f"the gateway does not answer: {ping.text.strip()}")
     elif splats:
@@ -92,10 +92,10 @@ def _no_group(kernel: Kernel, machine: Machine, nic: Device) -> str:
     return f"{nic.name} is bound and has no group"
 
 
-def _has_nic(running: Guest, each: Device) -> bool:
+def _has_nic(guest: Guest, each: Device) -> bool:
     """Whether the PCI device, or the virtio device below it, has an interface."""
     found = f"ls -d {_DEVICES}/{each.name}/net {_DEVICES}/{each.name}/virtio*/net"
-    return each.bus == "pci" and bool(each.driver) and bool(running.run(found).out)
+    return each.bus == "pci" and bool(each.driver) and bool(guest.run(found).out)
 
 
 def _last(records: Sequence[Record]) -> str:

@@ -82,4 +82,4 @@ def test_panic_in_a_shell_is_reported_in_one_line(kernel_name: str) -> None:
 def test_directory_without_a_snapshot_is_reported_in_one_line(tmp_path: Path) -> None:
     done = command.run("shell", tmp_path)
     assert done.status == 2
-    assert f"{tmp_path} has no guest that was kept" in done.err
+    assert f"{tmp_path} has no snapshot" in done.err

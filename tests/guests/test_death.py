@@ -161,11 +161,11 @@ def test_failed_boot_is_reported_with_its_log(guest_factory: GuestFactory) -> No
 BOOT_AND_SLEEP = """
 import sys, time
 from pathlib import Path
-from harness.guest import guest
+from harness.guest import launch
 from harness.kernel import artifact
 from harness.machine import topology
 kernel = artifact.load(Path(sys.argv[1]))
-with guest.booted(kernel, machines.named("smmuv3"), Path(sys.argv[2])) as running:
+with launch.booted(kernel, machines.named("smmuv3"), Path(sys.argv[2])) as running:
     print(running.pid, flush=True)
     running.run("sleep 1000", limit=1000)
 """

@@ -11,7 +11,7 @@ from harness.host import paths
 from harness.iommu import machines
 from harness.kernel.artifact import Kernel
 from harness.machine import devicetree
-from harness.machine.device import Device
+from harness.machine.device import EmulatedDevice
 from harness.plugin.plugin import GuestFactory
 from harness.rootfs import initramfs
 
@@ -45,7 +45,7 @@ def test_stream_id_too_wide_for_the_smmu_is_rejected(
 def test_machine_has_only_the_virtio_mmio_slots_in_use(guest_factory: GuestFactory) -> None:
     """QEMU's virt has 32 virtio-mmio slots: the channels use one, and SSH another."""
     plain = machines.named("smmuv3")
-    more = tuple(Device("virtio-rng-device", f"rng{number}") for number in range(3))
+    more = tuple(EmulatedDevice("virtio-rng-device", f"rng{number}") for number in range(3))
     for machine, count in ((plain, 2), (replace(plain, devices=(*plain.devices, *more)), 5)):
         state = guest_factory(machine).state()
         assert sum(name.endswith(".virtio_mmio") for name in state.devices) == count

@@ -13,7 +13,7 @@ from harness.guest.guest import Guest
 from harness.iommu import machines
 from harness.iommu.drivers import IOMMUS
 from harness.machine import qemu
-from harness.machine.device import Device
+from harness.machine.device import EmulatedDevice
 from harness.plugin.plugin import GuestFactory
 from tests import newest_qemu
 
@@ -54,7 +54,7 @@ def test_restored_guest_continues_where_it_was_saved(
     guest.run("WORD=before")
     taken = snapshot.save(guest, tmp_path / "kept")
     modules.unload(guest, "iommu_client")
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         snapshot.save(guest, tmp_path / "kept")
     (tmp_path / "again").mkdir()
     with snapshot.restored(
@@ -69,7 +69,7 @@ def test_restored_guest_continues_where_it_was_saved(
 def test_device_that_qemu_cannot_save_is_named(
     guest_factory: GuestFactory, program: str, tmp_path: Path
 ) -> None:
-    rocker = replace(SMMUV3, name="rocker", devices=(Device("rocker"),), qemu=program)
+    rocker = replace(SMMUV3, name="rocker", devices=(EmulatedDevice("rocker"),), qemu=program)
     guest = guest_factory(rocker)
     assert "-incoming" not in guest.argv
     with pytest.raises(Unmigratable, match="non-migratable"):

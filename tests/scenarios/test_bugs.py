@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import pytest
 
 from harness.errors import GuestLost
-from harness.guest import devices, modules, tracing
+from harness.guest import devices, failnth, modules
 from harness.guest.guest import Guest
 from harness.guest.state import State
 from harness.iommu import audit, clients, finding
@@ -122,9 +122,9 @@ def test_smmu_binds_after_repeated_failed_probes(
     guest.run("echo 0 > /sys/bus/platform/drivers_autoprobe")
     modules.load(guest, "arm_smmu_v3")
     probe = "/sys/bus/platform/drivers_probe"
-    guest.take_kmsg()
+    guest.new_kmsg()
     failed = 0
-    attempted = tracing.failures(guest, "write", probe, smmu, exclude=tracing.RCACHES, step=_STEP)
+    attempted = failnth.fail_each(guest, "write", probe, smmu, exclude=failnth.RCACHES, step=_STEP)
     for failure in attempted:
         for _ in range(4):
             state = guest.state()
@@ -134,9 +134,9 @@ def test_smmu_binds_after_repeated_failed_probes(
                 clients.bring_back(guest)
                 break
             finding.require_none(audit.leaks(state))
-            tracing.fail(guest, failure.number, "write", probe, smmu)
+            failnth.fail_nth(guest, failure.number, "write", probe, smmu)
         # Without failures before the driver's probe is called.
-        failed += sum("failed with error" in entry.text for entry in guest.take_kmsg())
+        failed += sum("failed with error" in entry.text for entry in guest.new_kmsg())
     assert failed >= 15
     guest.run("echo 1 > /sys/bus/platform/drivers_autoprobe")
     state = clients.bound(guest)
@@ -177,7 +177,7 @@ def attempts(guest: Guest) -> Iterator[Attempt]:
     driver = "/sys/bus/pci/drivers/virtio-pci"
     guest.run("echo 0 > /sys/bus/virtio/drivers_autoprobe")
     modules.load(guest, "virtio_iommu")
-    for failure in tracing.failures(guest, "write", PROBE, iommu):
+    for failure in failnth.fail_each(guest, "write", PROBE, iommu):
         yield Attempt(failure.number, guest.state(), is_bound(guest, iommu))
         if is_bound(guest, iommu):
             clients.remove_all(guest)

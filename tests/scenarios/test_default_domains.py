@@ -7,7 +7,7 @@ released returns to its default domain; a driver without one causes a WARN or wo
 
 import pytest
 
-from harness.guest import devices, modules, tracing
+from harness.guest import devices, failnth, modules
 from harness.guest.guest import Guest
 from harness.guest.state import State
 from harness.iommu import audit, clients, groups, vfio
@@ -224,7 +224,7 @@ def test_failed_type_change_keeps_the_old_domain(bound_guest: Guest) -> None:
     path = f"/sys/kernel/iommu_groups/{group}/type"
     before = bound_guest.state()
     failed = 0
-    for failure in tracing.failures(bound_guest, "write", path, "DMA", exclude=tracing.RCACHES):
+    for failure in failnth.fail_each(bound_guest, "write", path, "DMA", exclude=failnth.RCACHES):
         if failure.status == 0:
             groups.set_group_type(bound_guest, group, "identity")
             continue
@@ -263,7 +263,7 @@ def test_group_without_default_domain_can_be_claimed_and_released(
     devices.bind(guest, nic, "pci-stub")
     assert guest.run(f"{recreate}; echo pci-stub > {device}/driver_override").status == 0
     no_group, no_domain = 0, 0
-    for _ in tracing.failures(guest, *bind, exclude=tracing.RCACHES):
+    for _ in failnth.fail_each(guest, *bind, exclude=failnth.RCACHES):
         state = guest.state()
         group = state.devices[nic].group
         if group is None:

@@ -9,7 +9,7 @@ import shlex
 
 import pytest
 
-from harness.guest import devices, modules, tracing
+from harness.guest import devices, failnth, modules
 from harness.guest.guest import Guest
 from harness.iommu import audit, clients, finding, vfio
 from harness.iommu.behaviour import GROUP_TYPE_WRITABLE, PROBE_DEFERRAL, VIRTIO_IOMMU_FLUSH_QUEUE
@@ -186,7 +186,7 @@ def test_failed_dma_buffer_allocation_leaks_no_memory(kernel: Kernel, bound_gues
     bound_guest.run(f"echo {64 * 4096} > /sys/module/iommu_client/parameters/buffer")
     driver = "/sys/bus/platform/drivers/iommu_client"
     bind_and_unbind = f"echo {client} > {driver}/bind\necho {client} > {driver}/unbind"
-    tracing.arm(bound_guest, tracing.RCACHES)
+    failnth.arm(bound_guest, failnth.RCACHES)
     fail = f"failnth all sh {shlex.quote(bind_and_unbind)} > /tmp/failures"
     assert_nothing_grows(kernel, bound_guest, fail, cycles=2)
     failures = bound_guest.run("cat /tmp/failures").out.split("\n")

@@ -12,7 +12,7 @@ from collections import Counter
 
 import pytest
 
-from harness.guest import devices, modules, tracing
+from harness.guest import devices, failnth, modules
 from harness.guest.guest import Guest
 from harness.guest.state import State
 from harness.iommu import clients
@@ -271,7 +271,7 @@ def test_failed_module_load_holds_no_reference(guest: Guest) -> None:
     before = modules.unload(guest, name).after.modules
     file = guest.run(f"find /lib/modules -name {name}.ko").out.strip()
     last = 0
-    for failure in tracing.failures(guest, "sh", f"exec insmod {file}"):
+    for failure in failnth.fail_each(guest, "sh", f"exec insmod {file}"):
         last = failure.number
         guest.run(f"rmmod {name}")
         after = guest.state().modules

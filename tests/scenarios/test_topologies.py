@@ -17,7 +17,7 @@ from harness.iommu.behaviour import (
     GROUPS_AT_REGISTRATION,
     PROBE_DEFERRAL,
 )
-from harness.machine.device import Device
+from harness.machine.device import EmulatedDevice
 from harness.plugin.plugin import GuestFactory, Shows, not_applicable
 
 BRIDGE = devices.HOST_BRIDGE
@@ -192,11 +192,11 @@ def test_hotplugged_device_joins_and_leaves_its_group(
     before = clients.bound(guest)
     modules.load(guest, "e1000e")
     driver = guest.machine.iommu.driver
-    name = devices.plug(guest, Device("e1000e", "late", bus="slot"))
+    name = devices.plug(guest, EmulatedDevice("e1000e", "late", bus="slot"))
     bound = devices.wait_for(guest, "the NIC", clients.are_bound([name]))
     assert bound.devices[name].group is not None
     assert bound.refcount(driver) == (before.refcount_if_loaded(driver) or 0) + 1
-    devices.pull(guest, "late", name)
+    devices.unplug(guest, "late", name)
     after = guest.state()
     assert after.refcount_if_loaded(driver) == before.refcount_if_loaded(driver)
     assert groups(after) == groups(before)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.guest import devices, modules, tracing
+from harness.guest import devices, failnth, modules
 from harness.guest.guest import Guest
 from harness.guest.state import State
 from harness.iommu import audit, clients, groups, traffic, vfio
@@ -177,9 +177,9 @@ def test_failed_dma_mapping_is_undone(talker: Guest) -> None:
     __iommu_dma_unmap warns when more is unmapped than requested)."""
     read = "dd if=/dev/vda of=/dev/null bs=4k count=1"
     fresh = "echo 1 > /proc/sys/vm/drop_caches"
-    talker.take_kmsg()
-    tracing.all_failures(talker, "sh", f"{fresh}; exec {read}")
-    assert any("viommu_map_pages" in entry.text for entry in talker.take_kmsg())
+    talker.new_kmsg()
+    failnth.fail_all(talker, "sh", f"{fresh}; exec {read}")
+    assert any("viommu_map_pages" in entry.text for entry in talker.new_kmsg())
     with traffic.dma_traced(talker) as trace:
         assert talker.run(f"{fresh}; {read}").status == 0
     assert trace.count(traffic.requester_ids(disk_of(talker.state()))) > 0
@@ -195,7 +195,7 @@ def test_failed_type_change_does_not_affect_dma(guest_factory: GuestFactory) -> 
     groups.set_group_type(guest, group, "identity")
     change = ("write", f"/sys/kernel/iommu_groups/{group}/type", "DMA")
     failed = 0
-    for failure in tracing.failures(guest, *change, exclude=tracing.RCACHES):
+    for failure in failnth.fail_each(guest, *change, exclude=failnth.RCACHES):
         if failure.status == 0:
             groups.set_group_type(guest, group, "identity")
             continue

@@ -8,7 +8,7 @@ commit each error path undid it separately.
 
 import pytest
 
-from harness.guest import devices, modules, tracing
+from harness.guest import devices, failnth, modules
 from harness.guest.guest import Guest
 from harness.iommu import audit, clients, finding, vfio
 from harness.iommu.behaviour import (
@@ -34,7 +34,7 @@ def assert_unwound(guest: Guest, name: str, bind: str, undo: str) -> int:
     guest.run(f"echo {name} > {bind}; {undo}")
     assert guest.state() == base
     failed = 0
-    for failure in tracing.failures(guest, "write", bind, name, exclude=tracing.RCACHES):
+    for failure in failnth.fail_each(guest, "write", bind, name, exclude=failnth.RCACHES):
         after = guest.state()
         wrong = audit.findings(guest.machine, after)
         if after.devices[name].group is None and after.groups != base.groups:
@@ -118,7 +118,7 @@ def test_failed_device_add_is_unwound(guest: Guest) -> None:
     guest.run(f"echo 0 > {clients.PRESENT}")
     base = guest.state()
     no_group = 0
-    for failure in tracing.failures(guest, "write", clients.PRESENT, "1", exclude=tracing.RCACHES):
+    for failure in failnth.fail_each(guest, "write", clients.PRESENT, "1", exclude=failnth.RCACHES):
         state = guest.state()
         wrong = audit.findings(guest.machine, state)
         finding.require_none(wrong, f"with allocation {failure.number} failing")
@@ -148,7 +148,7 @@ def test_failed_vfio_probe_releases_the_group(guest: Guest) -> None:
 def fail_vfio_probe(guest: Guest, nic: str) -> None:
     """Bind the NIC to vfio-pci with each allocation failing once, and unbind it."""
     failed = 0
-    for failure in tracing.failures(guest, "write", "/sys/bus/pci/drivers/vfio-pci/bind", nic):
+    for failure in failnth.fail_each(guest, "write", "/sys/bus/pci/drivers/vfio-pci/bind", nic):
         failed += failure.status != 0
         if failure.status == 0:
             guest.run(f"echo {nic} > /sys/bus/pci/drivers/vfio-pci/unbind")
@@ -183,7 +183,7 @@ def test_failed_bind_leaves_no_owner(bound_guest: Guest) -> None:
     devices.unbind(bound_guest, name)
     bind = "/sys/bus/platform/drivers/iommu_client/bind"
     failed = 0
-    for failure in tracing.failures(bound_guest, "write", bind, name):
+    for failure in failnth.fail_each(bound_guest, "write", bind, name):
         if failure.status == 0:
             devices.unbind(bound_guest, name)
         failed += failure.status != 0
@@ -204,11 +204,11 @@ def test_failed_claim_does_not_block_drivers(siblings: Guest) -> None:
     for name in (one, two):
         vfio.bind_vfio(siblings, name)
     vfio.disable_reset(siblings, one)
-    siblings.take_kmsg()
+    siblings.new_kmsg()
     what = vfio.arguments(siblings.state(), "group", one)
     failed_claims = 0
-    for failure in tracing.failures(siblings, "vfio", "open", "group", *what):
-        log = siblings.take_kmsg()
+    for failure in failnth.fail_each(siblings, "vfio", "open", "group", *what):
+        log = siblings.new_kmsg()
         if failure.status and any("_claim_dma_owner" in entry.text for entry in log):
             failed_claims += 1
             for name in (one, two):
@@ -241,7 +241,7 @@ def test_failed_smmu_probe_leaks_nothing(
     modules.load(guest, "arm_smmu_v3")
     failed = 0
     probe = "/sys/bus/platform/drivers_probe"
-    for failure in tracing.failures(guest, "write", probe, smmu, exclude=tracing.RCACHES):
+    for failure in failnth.fail_each(guest, "write", probe, smmu, exclude=failnth.RCACHES):
         state = guest.state()
         wrong = audit.findings(guest.machine, state)
         if not state.devices[smmu].driver:

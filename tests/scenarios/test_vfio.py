@@ -10,7 +10,7 @@ import re
 
 import pytest
 
-from harness.guest import devices, modules, tracing
+from harness.guest import devices, failnth, modules
 from harness.guest.guest import Guest
 from harness.guest.state import State
 from harness.iommu import audit, clients, finding, traffic, vfio
@@ -161,7 +161,7 @@ def test_failed_user_leaves_no_owner_and_no_pinned_pages(two_nics: Guest, mode: 
     nic, _ = nics_of(state)
     vfio.disable_reset(two_nics, nic)
     what = vfio.arguments(state, mode, nic)
-    failures = tracing.all_failures(two_nics, "vfio", "open", mode, *what)
+    failures = failnth.fail_all(two_nics, "vfio", "open", mode, *what)
     assert sum(each.status != 0 for each in failures) > 5
     pages = pinned(two_nics)
     finding.require(not pages, "pinned", "pages", pages)
@@ -183,7 +183,7 @@ def test_failed_container_attach_leaves_no_owner(two_nics: Guest) -> None:
     state = two_nics.state()
     nics = nics_of(state)
     failed = 0
-    for failure in tracing.failures(
+    for failure in failnth.fail_each(
         two_nics, "vfio", "open", "groups", *vfio.arguments(state, "groups", *nics)
     ):
         failed += failure.status != 0

@@ -34,7 +34,7 @@ REPORT = REPORTS / "platform-client-pins-smmu.transcript"
         (["repro", str(REPORT), "--nope"], 2, "see iommu-harness repro --help"),
         (["run", "pinning::nope"], 2, "no scenario 'nope' about pinning"),
         (["bisect", "status", "/"], 2, "/ has no search in it"),
-        (["shell", "/"], 2, "/ has no guest that was kept"),
+        (["shell", "/"], 2, "/ has no snapshot"),
         (["frobnicate"], 2, "No such command"),
         (["kernel", "build", "debian:x"], 2, "not a kernel version"),
     ],

@@ -125,7 +125,7 @@ def test_changes_lists_one_line_per_change() -> None:
 def test_changes_lists_removals_and_deferrals() -> None:
     lines = state.changes(state.parse(AFTER), state.parse(BEFORE))
     assert "module e1000e: unloaded" in lines
-    assert "group 3: gone (0000:00:01.0)" in lines
+    assert "group 3: removed (0000:00:01.0)" in lines
     assert "device b001000.client1: probe deferred" in lines
 
 

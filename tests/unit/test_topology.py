@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from harness.errors import UsageError
 from harness.iommu import drivers, machine_file, machines
 from harness.machine import device, qemu, topology
-from harness.machine.device import Device
+from harness.machine.device import EmulatedDevice as Device
 
 SMMUV3 = machines.named("smmuv3")
 

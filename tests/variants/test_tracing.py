@@ -4,7 +4,7 @@
 import pytest
 
 from harness.errors import GuestError, UsageError
-from harness.guest import modules, tracing
+from harness.guest import failnth, modules, tracing
 from harness.guest.guest import Guest
 
 # What __iommu_probe_device's try_module_get looks like; a module's own reference is 1.
@@ -34,8 +34,8 @@ def test_failures_that_nobody_prints_are_counted_too(guest: Guest) -> None:
     """Of a module's load some allocations are __GFP_NOWARN: the log has no word of them,
     and a loop that trusts it ends long before the last."""
     silent = number = 0
-    for failure in tracing.failures(guest, "sh", "exec modprobe iommu_client"):
-        told = any("forcing a failure" in entry.text for entry in guest.take_kmsg())
+    for failure in failnth.fail_each(guest, "sh", "exec modprobe iommu_client"):
+        told = any("forcing a failure" in entry.text for entry in guest.new_kmsg())
         silent += not told
         number = failure.number
         guest.run("rmmod iommu_client")
@@ -48,7 +48,7 @@ def test_allocations_below_a_function_can_be_spared(guest: Guest) -> None:
     counts = []
     for spared in ("", "load_module", "nope"):
         load = ("sh", "exec modprobe iommu_client")
-        failing = tracing.failures(guest, *load, exclude=spared)
+        failing = failnth.fail_each(guest, *load, exclude=spared)
         counts.append(sum(1 for _ in failing if guest.run("rmmod iommu_client").out == ""))
         guest.run("rmmod iommu_client")
     # One that the kernel has not spares none; caches make the counts differ a little.
@@ -57,9 +57,9 @@ def test_allocations_below_a_function_can_be_spared(guest: Guest) -> None:
 
 def test_all_at_once_is_the_same_as_one_by_one(guest: Guest) -> None:
     write = ("write", "/sys/bus/platform/drivers_autoprobe", "0")
-    assert tracing.all_failures(guest, *write) == list(tracing.failures(guest, *write)) != []
+    assert failnth.fail_all(guest, *write) == list(failnth.fail_each(guest, *write)) != []
 
 
 def test_what_fails_anyway_is_told(guest: Guest) -> None:
     with pytest.raises(GuestError, match="with no allocation failing sh false ends with status 1"):
-        list(tracing.failures(guest, "sh", "false"))
+        list(failnth.fail_each(guest, "sh", "false"))

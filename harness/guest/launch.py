@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Start QEMU for a guest, and boot a kernel in it."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from harness.errors import UsageError
+from harness.guest.guest import NO_SAVED_LOG, Guest, OnRecord, SavedLog
+from harness.kernel.artifact import Kernel
+from harness.klog import record
+from harness.machine import devicetree, process, qemu
+from harness.machine.console import Console
+from harness.machine.monitor import Monitor
+from harness.machine.qemu import ANONYMOUS, Boot, Memory
+from harness.machine.topology import Machine
+from harness.machine.watcher import Watcher
+from harness.rootfs import initramfs
+
+# Seconds of silence after which a booting guest counts as dead. Slow hosts and sanitizers
+# make a boot long, not silent.
+_BOOT_SILENCE = 60.0
+
+# How long a command may be silent: this many times the duration of the guest's boot on this
+# host, and at least the floor, in seconds.
+_LIMIT_BOOTS = 40.0
+_LIMIT_FLOOR = 20.0
+
+# guest-scripts/shell/agent reads this on the kernel's command line.
+_KMOD = "harness_modules=kmod"
+
+
+def boot_of(kernel: Kernel, machine: Machine, arguments: str = "", *, kmod: bool = False) -> Boot:
+    """What a guest of ``kernel`` on ``machine`` boots from. Raises UsageError for a machine
+    that this QEMU cannot emulate or the kernel does not support."""
+    if not kernel.serial_ports:
+        machine = replace(machine, single_console=True)
+    if machine.firmware == "acpi" and not kernel.option("ACPI"):
+        raise UsageError(
+            f"{kernel.label} cannot run on {machine.name}: it has no ACPI",
+            "build it with --variant acpi",
+        )
+    qemu.check(machine)
+    extras = [*(["kmod"] if kmod else []), *(["dropbear", "dropbearkey"] if machine.ssh else [])]
+    tools = _KMOD if kmod else ""
+    return Boot(
+        machine,
+        kernel.image,
+        initramfs.image(kernel, extras),
+        devicetree.blob(machine) if machine.firmware == "devicetree" else None,
+        f"{tools} {arguments}".strip(),
+    )
+
+
+@contextlib.contextmanager
+def booted(
+    kernel: Kernel,
+    machine: Machine,
+    directory: Path,
+    *,
+    arguments: str = "",
+    kmod: bool = False,
+    limit: float | None = None,
+    memory: Memory = ANONYMOUS,
+    on_record: OnRecord = lambda _: None,
+) -> Iterator[Guest]:
+    """A guest of ``kernel`` on ``machine``, which ends with the context.
+
+    Consoles, QEMU's output and its command line are logged to ``directory`` as they appear.
+    ``arguments`` are appended to the kernel's command line; ``kmod`` replaces busybox's
+    modprobe and its like by kmod's; ``limit`` is how many seconds a command may be silent
+    (None: scaled from the duration of this boot).
+    """
+    boot = boot_of(kernel, machine, arguments, kmod=kmod)
+    started = time.monotonic()
+    with launched(boot, directory, memory=memory, on_record=on_record) as (guest, console):
+        console.wait_ready(_BOOT_SILENCE)
+        took = time.monotonic() - started
+        console.limit = limit or max(_LIMIT_FLOOR, _LIMIT_BOOTS * took)
+        yield guest
+
+
+@contextlib.contextmanager
+def launched(
+    boot: Boot,
+    directory: Path,
+    *,
+    memory: Memory,
+    on_record: OnRecord,
+    saved: SavedLog = NO_SAVED_LOG,
+    stub: Boot | None = None,
+) -> Iterator[tuple[Guest, Console]]:
+    """A QEMU for ``boot`` with all its channels read, which ends with the context.
+
+    This does not wait for the guest: the caller checks that it answers. With a ``saved`` log,
+    QEMU waits for the state of a guest. QEMU loads the files of ``stub`` instead of those of
+    ``boot``, if it is given."""
+    machine = boot.machine
+    argv = [*qemu.board(machine), *qemu.memory(machine, memory), *qemu.payload(stub or boot)]
+    argv += [*qemu.channels(machine), *(["-incoming", "defer"] if saved.records else [])]
+    records = list(saved.records)
+    for each in records:
+        on_record(each)
+
+    def add_record(data: bytes) -> None:
+        parsed = record.parse(data)
+        if parsed:
+            records.append(parsed)
+            on_record(parsed)
+
+    with contextlib.ExitStack() as stack:
+        names = qemu.chardevs(machine)
+        started = stack.enter_context(process.started(argv, names, directory / "qemu.log"))
+        monitor = Monitor(started.sockets["qmp"])
+        log = directory / "console-kernel.log"
+        log.write_bytes(saved.console)
+        counted, rest = saved.counted, saved.rest
+        watcher = Watcher(started.sockets, monitor, log, add_record, counted=counted, rest=rest)
+        watcher.feed(saved.console)
+        console = Console(started, watcher, directory / "console-command.log", _BOOT_SILENCE)
+        stack.callback(console.close)
+        watcher.start(on_death=console.wake)
+        stack.callback(_end, started, watcher)
+        qemu.check_stage(machine, monitor.execute)
+        guest = Guest(
+            boot=boot,
+            qemu=started,
+            console=console,
+            watcher=watcher,
+            monitor=monitor,
+            records=records,
+            directory=directory,
+        )
+        yield guest, console
+
+
+def _end(started: process.Process, watcher: Watcher) -> None:
+    """Kill QEMU first: its sockets close, which ends the thread that reads them."""
+    started.popen.kill()
+    started.popen.wait()
+    watcher.join()
