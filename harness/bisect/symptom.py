@@ -19,7 +19,7 @@ from harness.errors import (
 )
 from harness.guest import launch, snapshot
 from harness.guest.guest import Guest, Step
-from harness.iommu import belief, machine_file
+from harness.iommu import kernel_profile, machine_file
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
 from harness.klog import record, splat
@@ -174,7 +174,7 @@ class Scenario:
             unbootable = _unbootable(kernel, machine, directory)
             if unbootable:
                 return unbootable
-        found = Resolved(spec, kernel, belief.of(spec, kernel, self.request.behaviours))
+        found = Resolved(spec, kernel, kernel_profile.of(spec, kernel, self.request.behaviours))
         file = resolved.write([found], resolved.file_in(directory))
         request = replace(self.request, kernels=(spec,), resolved=file)
         outcomes = run.run(request, directory, title=self.label)

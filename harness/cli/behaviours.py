@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from harness.cli import options, output
-from harness.iommu import behaviour, belief, known_issues
-from harness.iommu.belief import Beliefs
-from harness.iommu.probe import Evidence
+from harness.iommu import behaviour, kernel_profile, known_issues
+from harness.iommu.evidence import Evidence
+from harness.iommu.kernel_profile import KernelProfile
 from harness.kernel import build
 from harness.kernel.spec import DEFAULT_KERNEL
 
@@ -31,14 +31,14 @@ def behaviours(
         [kernel], patch, fragment, variant, llvm=False, debian_mirror=debian_mirror
     )
     built = build.build(spec)
-    found = belief.of(spec, built)
+    found = kernel_profile.of(spec, built)
     if as_json:
         output.print_json(_record(built.label, built.release, found))
     else:
         output.say(_lines(f"{built.label}: {built.release}", found))
 
 
-def _record(label: str, release: str, found: Beliefs) -> dict[str, Any]:
+def _record(label: str, release: str, found: KernelProfile) -> dict[str, Any]:
     return {
         "kernel": label,
         "release": release,
@@ -54,7 +54,7 @@ def _row(name: str, each: Evidence, **more: str) -> dict[str, Any]:
     return {"name": name, **asdict(each), "guess": each.guess, **more}
 
 
-def _lines(title: str, found: Beliefs) -> Iterator[tuple[str, str]]:
+def _lines(title: str, found: KernelProfile) -> Iterator[tuple[str, str]]:
     yield "bold", title
     what = {name: f"{each.summary}; since {each.since}" for name, each in behaviour.TABLE.items()}
     yield from _table("behaviours", found.behaviours, what)

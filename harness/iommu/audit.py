@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What has to hold of any guest at any time, and when everything is given back.
+"""Rules that every guest must satisfy at any time, and once all devices are removed.
 
-A scenario asserts its own rule; these are everybody's, so that a reference that leaks
-on a path nobody thought of is seen by whichever scenario goes that way.
+A scenario asserts its own rule. The audit checks these rules after each scenario, and so finds
+a reference leaked on a path that no scenario is written for.
 """
 
 import re
@@ -20,10 +20,10 @@ from harness.machine.topology import Machine
 
 
 def findings(machine: Machine, state: State) -> list[Finding]:
-    """What is wrong with the state of a guest on that machine: sysfs that contradicts
-    itself, a reference count that is not one for each device with a group
-    (iommu_init_device takes it, iommu_deinit_device puts it), and a group without a default
-    domain, to which an owner of its DMA could not return it."""
+    """What is wrong with the state of a guest on the machine: contradictions in sysfs, a
+    reference count that is not one per device with a group (iommu_init_device gets it,
+    iommu_deinit_device puts it), and a group without a default domain, which an owner of its
+    DMA could not restore."""
     return [
         *(Finding("sysfs", each.name, each.rule, each.text) for each in contradictions(state)),
         *_refcount(machine, state),
@@ -35,10 +35,11 @@ def _refcount(machine: Machine, state: State) -> Iterator[Finding]:
     driver = machine.iommu.driver
     count, grouped = state.refcount_if_loaded(driver), state.grouped
     if count is None and grouped:
-        text = f"{driver} is not loaded, and {_list(grouped)} still in a group"
+        text = f"{driver} is not loaded, and devices are in a group: {_list(grouped)}"
         yield Finding("refcount", driver, "unloaded", text)
     elif count is not None and count != len(grouped):
-        text = f"{driver} has refcount {count}, with {len(grouped)} in a group: {_list(grouped)}"
+        devices = f"{len(grouped)} devices are in a group: {_list(grouped)}"
+        text = f"{driver} has refcount {count}, and {devices}"
         yield Finding("refcount", driver, str(count), text)
 
 
@@ -51,37 +52,37 @@ def _default_domains(state: State) -> Iterator[Finding]:
 
 
 def untranslated(state: State) -> list[Finding]:
-    """Devices that are bound without the IOMMU that firmware gives them."""
+    """The devices that are bound, but not behind the IOMMU that firmware describes."""
     return [
-        Finding("translated", name, "no", f"{name} is bound past its IOMMU")
+        Finding("translated", name, "no", f"{name} is bound untranslated")
         for name in state.untranslated
     ]
 
 
-# arm_smmu_handle_event and its like of other versions; viommu_fault_handler.
+# arm_smmu_handle_event, or its counterpart in other versions, and viommu_fault_handler.
 _FAULT = re.compile(
     r"(arm-smmu-v3|virtio_iommu) \S+: (?:event 0x[0-9a-f]+ received|.*fault from EP)"
 )
 
 
 def faults(log: Sequence[Record]) -> list[Finding]:
-    """The first DMA that the IOMMU has stopped, of those that its driver logs: a device
-    went on with what was given back."""
-    stopped = [(match[1], each.text) for each in log if (match := _FAULT.match(each.text))]
-    return [Finding("dma-fault", driver, text=text) for driver, text in stopped[:1]]
+    """The first DMA fault that an IOMMU's driver has logged: a device used memory that was
+    unmapped."""
+    blocked = [(match[1], each.text) for each in log if (match := _FAULT.match(each.text))]
+    return [Finding("dma-fault", driver, text=text) for driver, text in blocked[:1]]
 
 
-# The lines below a fault's first one (arm_smmu_dump_raw_event, arm_smmu_dump_event).
+# The lines that follow the first one of a fault (arm_smmu_dump_raw_event, arm_smmu_dump_event).
 _FAULT_DETAIL = re.compile(r"arm-smmu-v3 \S+: (?:\t0x[0-9a-f]{16}$|event: |(?:un)?priv )")
 
-# How the messages of IOMMUs' drivers and of their core begin (dev_err, pr_fmt).
+# The prefixes of messages of IOMMU drivers and of the IOMMU core (dev_err, pr_fmt).
 _DRIVERS = re.compile(r"(arm-smmu-v3|virtio_iommu|iommu|vfio-pci|vfio|iommufd)\b[ :]")
 _ERROR = 3  # KERN_ERR
 
 
 def errors(log: Sequence[Record], expected: Sequence[str]) -> list[Finding]:
-    """What IOMMUs' drivers and their core log as an error or worse, each message once, but
-    for DMA faults and where one of the ``expected`` patterns is found."""
+    """The messages that IOMMU drivers and the IOMMU core logged at KERN_ERR or above, without
+    repetitions, DMA faults and messages that match one of the ``expected`` patterns."""
     texts = dict.fromkeys(each.text for each in log if each.level <= _ERROR)
     return [
         Finding("driver-error", match[1], text=text)
@@ -93,26 +94,27 @@ def errors(log: Sequence[Record], expected: Sequence[str]) -> list[Finding]:
     ]
 
 
-# What a shell says of a command that SIGSEGV or SIGKILL has ended (die, arm64_force_sig_fault).
+# The status of a command that SIGSEGV or SIGKILL has killed, as an oops does (die,
+# arm64_force_sig_fault).
 _BY_OOPS = {128 + signal.SIGKILL, 128 + signal.SIGSEGV}
 
 
 def require_survival(step: Step) -> None:
-    """Raises RuleViolation where a signal has ended the step's shell, or its last command: an oops
-    does that."""
+    """Raises RuleViolation if a signal killed the step's shell or its last command, as an oops
+    does."""
     killed = step.killed or step.status in _BY_OOPS
     finding.require(not killed, finding.KILLED, step.command)
 
 
 def require_success(user: Step) -> None:
-    """Raises RuleViolation where a user of VFIO or iommufd is refused: its last words are
-    "IOCTL: ERRNO", or what was wrong."""
+    """Raises RuleViolation if a user of VFIO or iommufd failed. The last line of its stderr is
+    "IOCTL: ERRNO", or another message."""
     name, _, error = (user.err.splitlines() or [""])[-1].rpartition(": ")
     finding.require(user.status == 0, "user-call", name, error)
 
 
 def leaks(state: State) -> list[Finding]:
-    """What is there of groups and IOMMUs without a driver of theirs."""
+    """The groups and IOMMUs that exist, for a guest without an IOMMU driver."""
     groups = (
         Finding("group-leak", _list(list(group.devices)), text=f"group {number} leaked")
         for number, group in state.groups.items()
@@ -127,8 +129,8 @@ def leaks(state: State) -> list[Finding]:
 
 
 def teardown(guest: Guest, state: State) -> list[Finding]:
-    """Takes away all devices of the guest, which shows ``state``, their drivers still
-    loaded, and unloads the IOMMU's; what is wrong then."""
+    """Remove all devices of the guest, whose state is ``state``, unload the IOMMU's driver, and
+    return what is wrong then. The devices' drivers stay loaded."""
     driver = guest.machine.iommu.driver
     if driver not in state.modules:
         return []
@@ -138,28 +140,27 @@ def teardown(guest: Guest, state: State) -> list[Finding]:
     count = bare.refcount_if_loaded(driver)
     if count is None:
         return leaks(bare)
-    said = unloaded.err.strip()
-    text = f"with no device left {driver} has refcount {count}: {said}"
+    text = f"without any device {driver} has refcount {count}: {unloaded.err.strip()}"
     return [Finding("refcount-leak", driver, str(count), text)]
 
 
 def _list(names: list[str]) -> str:
-    return ", ".join(names) or "nothing"
+    return ", ".join(names) or "none"
 
 
 def owned_groups(guest: Guest, *names: str) -> list[Finding]:
-    """Which of the devices' groups still have an owner of their DMA, and what a claim is refused
-    with (iommu_group_claim_dma_owner, by the guest module dma_owner); one that is granted
-    is given back."""
-    refused = {name: _claim_refused(guest, name) for name in names}
+    """The devices whose group has an owner of its DMA: claiming the group fails
+    (iommu_group_claim_dma_owner, by the guest module dma_owner). A claim that succeeds is
+    released."""
+    errors = {name: _claim_error(guest, name) for name in names}
     return [
-        Finding("owner", name, why, f"the group of {name} has an owner: {why}")
-        for name, why in refused.items()
-        if why
+        Finding("owner", name, error, f"the group of {name} has an owner: {error}")
+        for name, error in errors.items()
+        if error
     ]
 
 
-def _claim_refused(guest: Guest, name: str) -> str:
+def _claim_error(guest: Guest, name: str) -> str:
     claim = modules.load(guest, "dma_owner", check=False, device=name)
     if claim.status != 0:
         return claim.err.strip()

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from harness.errors import UsageError, did_you_mean
-from harness.iommu import probe
-from harness.iommu.probe import Evidence, Examined, Sign
+from harness.iommu import evidence
+from harness.iommu.evidence import Evidence, ExaminedKernel, Sign
 from harness.iommu.version import Versions
 
 _CORE = "drivers/iommu/iommu.c"
@@ -30,9 +30,9 @@ class Behaviour:
     signs: tuple[Sign, ...]
     commit: str = ""
 
-    def evidence(self, examined: Examined) -> Evidence:
+    def evidence(self, examined: ExaminedKernel) -> Evidence:
         """Whether the kernel has the behaviour."""
-        return probe.evidence(examined, self.signs, self.commit, self.since)
+        return evidence.decide(examined, self.signs, self.commit, self.since)
 
 
 def _behaviour(
@@ -211,12 +211,12 @@ def claims(texts: Iterable[str]) -> dict[str, bool]:
     return shown
 
 
-def table(examined: Examined, claimed: Mapping[str, bool]) -> dict[str, Evidence]:
+def table(examined: ExaminedKernel, claimed: Mapping[str, bool]) -> dict[str, Evidence]:
     """Whether the kernel has each behaviour, by name."""
     return {name: _evidence(each, examined, claimed) for name, each in TABLE.items()}
 
 
-def _evidence(each: Behaviour, examined: Examined, claimed: Mapping[str, bool]) -> Evidence:
+def _evidence(each: Behaviour, examined: ExaminedKernel, claimed: Mapping[str, bool]) -> Evidence:
     if each.name in claimed:
         return Evidence(claimed[each.name], "user", "set by --behaviour")
     return each.evidence(examined)

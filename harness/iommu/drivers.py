@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The IOMMU drivers under test: one table of what the kernel and QEMU call each."""
+"""The IOMMU drivers under test: their names in the kernel and in QEMU."""
 
 from dataclasses import dataclass
 
@@ -23,14 +23,14 @@ VIRTIO_IOMMU = Iommu(
     translates=("virtio_iommu_translate_out",),
 )
 
-# Those that QEMU's virt machine has, by the name that users give them.
+# The IOMMUs of QEMU's virt machine, by the names that users write.
 IOMMUS = {"smmuv3": SMMUV3, "virtio-iommu": VIRTIO_IOMMU}
 
 
 @dataclass(frozen=True, slots=True)
 class Driver:
     """A driver that Linux can build as a module: its Kconfig ``option`` without CONFIG_, and
-    the ``aliases`` by which udev loads it (of its binding's compatible strings or device IDs)."""
+    the ``aliases`` by which udev loads it, from its compatible strings or device IDs."""
 
     module: str
     option: str
@@ -41,7 +41,7 @@ DRIVERS = {
     driver.module: driver
     for driver in (
         Driver("arm_smmu_v3", "ARM_SMMU_V3", ("of:N*T*Carm,smmu-v3",)),
-        # No machine of QEMU has one; a prebuilt kernel may.
+        # QEMU emulates none, but a prebuilt kernel may have the driver.
         Driver(
             "arm_smmu",
             "ARM_SMMU",

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is wrong, one thing at a time: a rule that does not hold, or a splat. Known issues
-explain findings by these facts, and never by how they are rendered.
+"""Findings: rules that do not hold, and splats. A known issue explains findings by their
+fields, and never by their text.
 """
 
 import fnmatch
@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 from harness.errors import CommandFailed, GuestError, GuestHang, GuestPanic
 from harness.klog.splat import Splat
 
-# The rules that are not scenarios' or the audit's own: an assertion that names no rule; a
-# guest that ends, and a command that an oops ends.
+# Rules that neither a scenario nor the audit names: an assertion without a rule, the end of a
+# guest, a command that an oops killed, and a command that failed.
 ASSERTION, PANIC, HANG, LOST, KILLED = "assertion", "panic", "hang", "lost", "killed"
 COMMAND_FAILED = "command-failed"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The ``rule`` that does not hold, the device, module or the like that it is about, and
-    what was seen instead; ``text`` says that to people. Of a splat the rule is its kind, and
-    ``calls`` are the guilty function and who called it, the innermost first."""
+    """The ``rule`` that does not hold, its ``subject`` (a device, a module), the observed
+    ``value``, and a ``text`` for people. For a splat the rule is its kind, and ``calls`` are the
+    guilty function and its callers, the innermost first."""
 
     rule: str
     subject: str = ""
@@ -38,7 +38,7 @@ class Finding:
 
 
 class RuleViolation(AssertionError):
-    """Rules that do not hold."""
+    """The findings that fail a scenario."""
 
     def __init__(self, findings: Sequence[Finding], where: str = "") -> None:
         text = "; ".join(each.text for each in findings)
@@ -47,25 +47,26 @@ class RuleViolation(AssertionError):
 
 
 def require_none(findings: Iterable[Finding], where: str = "") -> None:
-    """Raises RuleViolation where there are any; ``where`` says in which case."""
+    """Raises RuleViolation if there are any findings; its message begins with ``where``."""
     found = list(findings)
     if found:
         raise RuleViolation(found, where)
 
 
 def require(condition: object, rule: str, subject: str = "", value: object = "") -> None:
-    """Raises RuleViolation where the condition does not hold."""
+    """Raises RuleViolation if the condition is false."""
     if not condition:
         found = Finding(rule, subject, str(value))
         raise RuleViolation([Finding(rule, subject, str(value), str(found))])
 
 
 def from_splat(splat: Splat) -> Finding:
+    """The splat as a finding."""
     return Finding(splat.kind, text=splat.title, calls=calls(splat), splat=splat)
 
 
 def from_error(error: BaseException) -> list[Finding]:
-    """What ended a scenario: its own findings, or what became of the guest."""
+    """The findings of the exception that ended a scenario."""
     if isinstance(error, RuleViolation):
         return list(error.findings)
     text = str(error).strip()
@@ -84,8 +85,8 @@ _SUFFIX = re.compile(r"\.(?:constprop|isra|part|cold|llvm)\b.*")
 
 
 def calls(splat: Splat) -> tuple[str, ...]:
-    """The guilty function and who called it, the innermost first, without what compilers
-    append to names."""
+    """The guilty function and its callers, the innermost first, without the suffixes that
+    compilers add."""
     names = [_SUFFIX.sub("", name) for name in splat.frames]
     function = _SUFFIX.sub("", splat.function) or "?"
     if function in names:
@@ -96,17 +97,16 @@ def calls(splat: Splat) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """Findings by their facts: "KIND in FUNCTION < CALLER < ... < CALLER", each caller the
-    next one outward unless "..." stands between; or "RULE SUBJECT = VALUE", where what is
-    left out may be anything. "*" in a name stands for anything, "|" between names for one of
-    them."""
+    """A pattern for findings: "KIND in FUNCTION < CALLER < ... < CALLER", where "..." stands for
+    any number of callers; or "RULE SUBJECT = VALUE", whose omitted parts match anything. In a
+    name, "*" matches any characters and "|" separates alternatives."""
 
     text: str
 
     def matches(self, finding: Finding) -> bool:
-        """Whether the finding is of this kind."""
-        kind, found, chain = self.text.partition(" in ")
-        if found:
+        """Whether the finding matches."""
+        kind, separator, chain = self.text.partition(" in ")
+        if separator:
             is_kind = _one_of(kind, finding.rule)
             return bool(finding.calls) and is_kind and _follow(_names(chain), finding.calls)
         subject, _, value = self.text.partition(" = ")
@@ -123,13 +123,13 @@ def _names(chain: str) -> list[str]:
     return [name.strip() for name in chain.split("<")]
 
 
-def _follow(wanted: Sequence[str], calls: Sequence[str]) -> bool:
-    """Whether the wanted names follow from the first call on."""
-    if not wanted:
+def _follow(names: Sequence[str], calls: Sequence[str]) -> bool:
+    """Whether the names match the calls, from the first one on."""
+    if not names:
         return True
-    if wanted[0] == "...":
-        return any(_follow(wanted[1:], calls[at:]) for at in range(len(calls)))
-    return bool(calls) and _one_of(wanted[0], calls[0]) and _follow(wanted[1:], calls[1:])
+    if names[0] == "...":
+        return any(_follow(names[1:], calls[at:]) for at in range(len(calls)))
+    return bool(calls) and _one_of(names[0], calls[0]) and _follow(names[1:], calls[1:])
 
 
 def _one_of(alternatives: str, name: str) -> bool:

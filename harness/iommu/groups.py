@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""IOMMU groups of a guest: their types, and the rules that sysfs has to keep about them."""
+"""IOMMU groups of a guest: set their type, and check that sysfs is consistent about them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,21 +9,22 @@ from harness.guest import devices
 from harness.guest.guest import Guest, Step
 from harness.guest.state import State
 
-# What iommu_group_show_type calls the type of a group that has none.
+# What iommu_group_show_type prints for a group without a default domain.
 NO_DEFAULT_DOMAIN = "unknown"
 
 GroupType = Literal["DMA", "DMA-FQ", "identity", "auto"]
 
 
 def set_group_type(guest: Guest, group: int, kind: GroupType, *, check: bool = True) -> Step:
-    """Replaces the group's default domain by one of another type (iommu_group_store_type)."""
+    """Replace the group's default domain by one of another type (iommu_group_store_type)."""
     path = f"/sys/kernel/iommu_groups/{group}/type"
     return devices.write(guest, path, kind, check=check)
 
 
 @dataclass(frozen=True, slots=True)
 class Contradiction:
-    """Of sysfs: the ``rule`` that is broken, and its ``name`` (a device, a group, an IOMMU)."""
+    """A contradiction in sysfs: the broken ``rule``, and the ``name`` of the device or the number
+    of the group."""
 
     rule: str
     name: str
@@ -31,8 +32,8 @@ class Contradiction:
 
 
 def contradictions(state: State) -> list[Contradiction]:
-    """Where sysfs contradicts itself: what iommu_device_link, iommu_group_add_device and
-    their opposites leave has to agree from both ends, and a group has a device."""
+    """Where sysfs contradicts itself: the links that iommu_device_link, iommu_group_add_device
+    and their counterparts maintain must agree from both ends, and a group must have a device."""
     return [
         *_group_contradictions(state),
         *_iommu_contradictions(state),
@@ -51,19 +52,19 @@ def contradictions(state: State) -> list[Contradiction]:
 def _group_contradictions(state: State) -> Iterator[Contradiction]:
     for number, group in state.groups.items():
         if not group.devices:
-            yield Contradiction("empty-group", str(number), f"group {number} has no devices left")
+            yield Contradiction("empty-group", str(number), f"group {number} has no devices")
         for name in group.devices:
             device = state.devices.get(name)
             own = device.group if device else None
             if own != number:
-                text = f"group {number} has {name}, whose own group is {_number(own)}"
+                text = f"group {number} has {name}, but the group of {name} is {_number(own)}"
                 yield Contradiction("member-elsewhere", name, text)
     for name, device in state.devices.items():
         if device.group is not None and device.group not in state.groups:
             text = f"{name} has group {device.group}, which does not exist"
-            yield Contradiction("no-such-group", name, text)
+            yield Contradiction("missing-group", name, text)
         elif device.group is not None and name not in state.groups[device.group].devices:
-            text = f"{name} has group {device.group}, which does not have it"
+            text = f"{name} has group {device.group}, but that group does not have it"
             yield Contradiction("no-member", name, text)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What can be said of a driver as an object, without running it: that it is a module
-at all, that its license allows what it uses, that somebody exports what it imports,
-and that it is loaded for the devices that it says it drives.
+"""Inspect a driver's object file without running it: whether it is a module, whether its license
+permits its imports, whether they are exported, and whether udev loads it for the devices that
+it drives.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,10 +31,9 @@ _DESCRIPTION = ("license", "vermagic", "depends", "description", "version", "src
 
 
 @dataclass(frozen=True, slots=True)
-class Import:
-    """A symbol that a module needs: who ``provider`` is ("" when nobody exports it, "?"
-    when there is no vmlinux to ask), whether it is for GPL modules only, and whether it
-    may be missing."""
+class ImportedSymbol:
+    """A symbol that a module needs: its ``provider`` ("" if none exports it, "?" without a
+    vmlinux), whether it is for GPL modules only, and whether it may be missing (``weak``)."""
 
     symbol: str
     provider: str
@@ -43,54 +42,54 @@ class Import:
 
 
 @dataclass(frozen=True, slots=True)
-class Module:
+class InspectedModule:
     """One module with its imports resolved."""
 
     name: str
     object: Object
-    imports: tuple[Import, ...]
+    imports: tuple[ImportedSymbol, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What was looked at and what is wrong: ``findings`` are a line each."""
+    """The inspected modules, and the ``findings``, one line each."""
 
     kernel: Kernel
     build_id: str
-    modules: tuple[Module, ...]
+    modules: tuple[InspectedModule, ...]
     findings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class _World:
-    """All objects of a kernel, read when they are asked for."""
+class _Objects:
+    """All objects of a kernel; modules are read on demand."""
 
     kernel: Kernel
     vmlinux: Object | None
     files: dict[str, Path]
 
 
-def inspect(kernel: Kernel, wanted: str | None) -> Inspection:
-    """Looks at the module named ``wanted``, at a module's file, or at every IOMMU
-    driver. Raises UsageError for a module that the kernel does not know, and for a
-    file that is no arm64 object or not whole."""
-    world = _World(kernel, read_vmlinux(kernel), _files(kernel))
+def inspect(kernel: Kernel, module_name: str | None) -> Inspection:
+    """Inspect the module of this name or file, or else every IOMMU driver. Raises UsageError for
+    a module that the kernel does not have, and for a file that is not a complete arm64
+    object."""
+    objects = _Objects(kernel, read_vmlinux(kernel), _files(kernel))
     findings: list[str] = []
-    modules: list[Module] = []
-    names = [wanted] if wanted else list(DRIVERS)
+    modules: list[InspectedModule] = []
+    names = [module_name] if module_name else list(DRIVERS)
     for name in names:
-        path = _path(world, name, findings)
+        path = _path(objects, name, findings)
         if path is None:
             continue
-        module = _module(world, path)
+        module = _module(objects, path)
         modules.append(module)
-        findings += _findings(world, module)
-    build_id = world.vmlinux.build_id if world.vmlinux else ""
+        findings += _findings(objects, module)
+    build_id = objects.vmlinux.build_id if objects.vmlinux else ""
     return Inspection(kernel, build_id, tuple(modules), tuple(findings))
 
 
 def read_vmlinux(kernel: Kernel) -> Object | None:
-    """The kernel itself as an object; None for one that came without."""
+    """The kernel's vmlinux; None for a kernel without one."""
     path = kernel.directory / "vmlinux"
     return elf.read(path) if path.is_file() else None
 
@@ -104,22 +103,22 @@ def _files(kernel: Kernel) -> dict[str, Path]:
     return {_named(path): path for path in sorted(paths)}
 
 
-def _path(world: _World, wanted: str, findings: list[str]) -> Path | None:
-    """The module's file; a driver that is not a module is a finding."""
+def _path(objects: _Objects, wanted: str, findings: list[str]) -> Path | None:
+    """The module's file; None, with a finding, for a driver that is not a module."""
     if "/" in wanted or wanted.endswith(".ko"):
         return Path(wanted)
     name = wanted.replace("-", "_")
-    if name in world.files:
-        return world.files[name]
-    if name in _builtin(world.kernel):
-        findings.append(f"{name} is built in: it is no loadable object")
+    if name in objects.files:
+        return objects.files[name]
+    if name in _builtin(objects.kernel):
+        findings.append(f"{name} is built in, not a module")
         return None
     if name not in DRIVERS:
-        known = ", ".join(sorted(world.files))
-        raise UsageError(f"{world.kernel.label} has no module {wanted!r}", f"it has {known}")
+        known = ", ".join(sorted(objects.files))
+        raise UsageError(f"{objects.kernel.label} has no module {wanted!r}", f"it has {known}")
     option = DRIVERS[name].option
-    value = config.values(world.kernel.config.read_text(errors="replace")).get(option, "n")
-    findings.append(f"{name} is no loadable object: CONFIG_{option} is {value}")
+    value = config.values(objects.kernel.config.read_text(errors="replace")).get(option, "n")
+    findings.append(f"{name} is not a module: CONFIG_{option} is {value}")
     return None
 
 
@@ -130,41 +129,41 @@ def _builtin(kernel: Kernel) -> set[str]:
     return {_named(Path(line)) for line in listing.read_text().splitlines()}
 
 
-def _module(world: _World, path: Path) -> Module:
+def _module(objects: _Objects, path: Path) -> InspectedModule:
     module = elf.read(path)
-    providers = _providers(world, module)
+    providers = _providers(objects, module)
     imports = (
-        _import(symbol, weak=weak, providers=providers, else_by="" if world.vmlinux else "?")
+        _import(symbol, weak=weak, providers=providers, else_by="" if objects.vmlinux else "?")
         for symbol, weak in sorted(module.imports.items())
     )
-    return Module(module.value("name") or _named(path), module, tuple(imports))
+    return InspectedModule(module.value("name") or _named(path), module, tuple(imports))
 
 
 def _import(
     symbol: str, *, weak: bool, providers: Sequence[tuple[str, Object]], else_by: str
-) -> Import:
+) -> ImportedSymbol:
     for name, each in providers:
         if symbol in each.exports:
-            return Import(symbol, name, each.exports[symbol], weak)
-    return Import(symbol, else_by, False, weak)
+            return ImportedSymbol(symbol, name, each.exports[symbol], weak)
+    return ImportedSymbol(symbol, else_by, False, weak)
 
 
-def _providers(world: _World, module: Object) -> list[tuple[str, Object]]:
-    """vmlinux, and the modules that this one depends on."""
-    below = [name for name in _depends(module) if name in world.files]
-    kernel = [("vmlinux", world.vmlinux)] if world.vmlinux else []
-    return [*kernel, *((name, elf.read(world.files[name])) for name in below)]
+def _providers(objects: _Objects, module: Object) -> list[tuple[str, Object]]:
+    """vmlinux, and the modules that the module depends on."""
+    below = [name for name in _depends(module) if name in objects.files]
+    kernel = [("vmlinux", objects.vmlinux)] if objects.vmlinux else []
+    return [*kernel, *((name, elf.read(objects.files[name])) for name in below)]
 
 
 def _depends(module: Object) -> list[str]:
     return [name.replace("-", "_") for name in module.value("depends").split(",") if name]
 
 
-def _findings(world: _World, module: Module) -> Iterator[str]:
+def _findings(objects: _Objects, module: InspectedModule) -> Iterator[str]:
     name = module.name
     found = module.object
     if not found.info:
-        yield f"{name}: no .modinfo: the kernel takes it for no module"
+        yield f"{name}: no .modinfo: the kernel does not load it"
         return
     license_ = found.value("license")
     if license_ not in _GPL:
@@ -172,12 +171,12 @@ def _findings(world: _World, module: Module) -> Iterator[str]:
         needs = f", and it imports {_some(only)} for GPL modules only" if only else ""
         yield f"{name}: license {license_ or 'none'!r} taints the kernel{needs}"
     vermagic = found.value("vermagic").split(" ")[0]
-    if vermagic != world.kernel.release:
-        yield f"{name}: made for {vermagic or 'no kernel'}, and this is {world.kernel.release}"
+    if vermagic != objects.kernel.release:
+        yield f"{name}: built for {vermagic or 'no kernel'}, not for {objects.kernel.release}"
     for depended in _depends(found):
-        if depended not in world.files and depended not in _builtin(world.kernel):
+        if depended not in objects.files and depended not in _builtin(objects.kernel):
             yield f"{name}: depends on {depended}, which this kernel does not have"
-    if world.vmlinux:
+    if objects.vmlinux:
         missing = [each.symbol for each in module.imports if not each.provider and not each.weak]
         if missing:
             where = " or ".join(["vmlinux", *_depends(found)])
@@ -185,11 +184,11 @@ def _findings(world: _World, module: Module) -> Iterator[str]:
     yield from _alias_findings(module)
 
 
-def _alias_findings(module: Module) -> Iterator[str]:
+def _alias_findings(module: InspectedModule) -> Iterator[str]:
     aliases = set(module.object.values("alias"))
     uncovered = [text for text in module.object.compatibles if f"of:N*T*C{text}" not in aliases]
     if uncovered:
-        yield f"{module.name}: no alias for {_some(uncovered)}, so nothing loads it for them"
+        yield f"{module.name}: no alias for {_some(uncovered)}, so udev does not load it for them"
     driver = DRIVERS.get(module.name)
     for wanted in driver.aliases if driver else ():
         if wanted not in aliases and wanted.partition("*C")[2] not in uncovered:
@@ -202,7 +201,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def lines(result: Inspection) -> Iterator[tuple[str, str]]:
-    """The inspection in words, each line with its style."""
+    """The inspection as lines of text, each with its style."""
     yield "", f"{result.kernel.label}: {result.kernel.release}"
     yield "", f"vmlinux build-id: {result.build_id or 'no vmlinux'}"
     for module in result.modules:
@@ -215,7 +214,7 @@ def lines(result: Inspection) -> Iterator[tuple[str, str]]:
         yield "bold green", "no findings"
 
 
-def _module_lines(module: Module) -> Iterator[tuple[str, str]]:
+def _module_lines(module: InspectedModule) -> Iterator[tuple[str, str]]:
     found = module.object
     yield "bold", f"{module.name}  ({found.path})"
     for name in _DESCRIPTION:
@@ -231,8 +230,8 @@ def _module_lines(module: Module) -> Iterator[tuple[str, str]]:
     for symbol, gpl in sorted(found.exports.items()):
         yield "", f"  {'exports':<12} {symbol}{' (GPL)' if gpl else ''}"
     for each in module.imports:
-        who = each.provider or ("nobody, weak" if each.weak else "nobody")
-        yield "", f"  {'imports':<12} {each.symbol}{' (GPL)' if each.gpl else ''} from {who}"
+        provider = each.provider or ("nowhere, weak" if each.weak else "nowhere")
+        yield "", f"  {'imports':<12} {each.symbol}{' (GPL)' if each.gpl else ''} from {provider}"
 
 
 def record(result: Inspection) -> dict[str, Any]:
@@ -246,7 +245,7 @@ def record(result: Inspection) -> dict[str, Any]:
     }
 
 
-def _module_record(module: Module) -> dict[str, Any]:
+def _module_record(module: InspectedModule) -> dict[str, Any]:
     found = module.object
     return {
         "name": module.name,

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.iommu import probe
+from harness.iommu import evidence
+from harness.iommu.evidence import Evidence, ExaminedKernel, Sign
 from harness.iommu.finding import Finding, Pattern
-from harness.iommu.probe import Evidence, Examined, Sign
 from harness.iommu.version import Versions
 
 
@@ -54,7 +54,7 @@ class KnownIssue:
         """Whether the machine of that name can show it."""
         return any(fnmatch.fnmatchcase(machine, pattern) for pattern in self.machines)
 
-    def of(self, examined: Examined, behaviours: Mapping[str, Evidence]) -> Evidence:
+    def of(self, examined: ExaminedKernel, behaviours: Mapping[str, Evidence]) -> Evidence:
         """Whether the kernel has it, by what is believed of its behaviours."""
         for name in self.needs:
             needed = behaviours[name]
@@ -62,7 +62,7 @@ class KnownIssue:
                 return Evidence(shown=False, by=needed.by, why=f"no {name}: {needed.why}")
         if self.needs and not self.signs:
             return Evidence(shown=True, by="source", why=f"it has {', '.join(self.needs)}")
-        return probe.evidence(examined, self.signs, "", self.introduced, self.fixed)
+        return evidence.decide(examined, self.signs, "", self.introduced, self.fixed)
 
     def explained(self, findings: Sequence[Finding]) -> list[Finding]:
         """Those of a test's findings, in the order in which they came, that are the

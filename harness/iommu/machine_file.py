@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Machines that users compose, in TOML::
+"""Machine descriptions in TOML files::
 
 iommu = "smmuv3"            # or "virtio-iommu"
 firmware = "devicetree"     # or "acpi"
 memory = 256                # MiB
 presets = ["clients"]       # devices by preset, beside those below
-overlays = ["mine.dts"]     # of dts/, or paths from this file on
+overlays = ["mine.dts"]     # names of dts/, or paths relative to this file
 
 [[device]]
 model = "pcie-root-port"
@@ -27,7 +27,7 @@ from harness.machine import topology
 from harness.machine.device import EmulatedDevice
 from harness.machine.topology import Machine
 
-# What a file may say, and the type it must have.
+# The keys of a file, and the types of their values.
 _KEYS: dict[str, type] = {
     "iommu": str,
     "firmware": str,
@@ -43,20 +43,20 @@ _PLACES = ("model", "id", "bus", "address")
 
 
 def machine(text: str) -> Machine:
-    """What a user writes after ``--machine``: a name (``machines.named``), or a file.
-    Raises UsageError as they do."""
+    """The machine for the argument of ``--machine``, a name (``machines.named``) or a file.
+    Raises UsageError as ``machines.named`` and ``read`` do."""
     return read(Path(text)) if text.endswith(".toml") else machines.named(text)
 
 
 def read(path: Path) -> Machine:
-    """The machine that the file describes. Raises UsageError, with the file's name, for
-    one that says what is not known or cannot be."""
+    """The machine that the file describes. Raises UsageError with the file's name for an
+    unknown key, a wrong value, or a machine that QEMU cannot emulate."""
     try:
         given = tomllib.loads(path.read_text())
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", "name a .toml file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no TOML: {error}") from None
+        raise UsageError(f"{path} is not TOML: {error}") from None
     try:
         described = _machine(path, given)
         topology.check(described)
@@ -69,10 +69,10 @@ def _machine(path: Path, given: dict[str, Any]) -> Machine:
     _check(given)
     iommu = given.get("iommu", "smmuv3")
     if iommu not in drivers.IOMMUS:
-        raise UsageError(f"no such IOMMU: {iommu!r}", f"use {' or '.join(drivers.IOMMUS)}")
+        raise UsageError(f"unknown IOMMU {iommu!r}", f"use {' or '.join(drivers.IOMMUS)}")
     firmware = given.get("firmware", "devicetree")
     if firmware not in ("devicetree", "acpi"):
-        raise UsageError(f"no such firmware: {firmware!r}", "use devicetree or acpi")
+        raise UsageError(f"unknown firmware {firmware!r}", "use devicetree or acpi")
     default = machines.MACHINES[iommu if firmware == "devicetree" else f"{iommu}-acpi"]
     bare = Machine(
         path.stem,
@@ -91,31 +91,32 @@ def _machine(path: Path, given: dict[str, Any]) -> Machine:
 def _check(given: dict[str, Any]) -> None:
     for key, value in given.items():
         if key not in _KEYS:
-            raise UsageError(f"no such key: {key!r}", f"there are {', '.join(_KEYS)}")
+            raise UsageError(f"unknown key {key!r}", f"use {', '.join(_KEYS)}")
         if type(value) is not _KEYS[key]:
-            raise UsageError(f"{key} = {value!r} is no {_KEYS[key].__name__}")
+            raise UsageError(f"{key} must be of type {_KEYS[key].__name__}, not {value!r}")
 
 
 def _words(given: dict[str, Any], key: str) -> list[str]:
     words = given.get(key, [])
     if not all(isinstance(word, str) for word in words):
-        raise UsageError(f"{key} = {words!r} is no list of names")
+        raise UsageError(f"{key} must be a list of names, not {words!r}")
     return list(words)
 
 
 def _device(given: object) -> EmulatedDevice:
     if not isinstance(given, dict) or not isinstance(given.get("model"), str):
-        raise UsageError(f"a [[device]] without a model: {given!r}")
+        raise UsageError(f"a [[device]] requires a model: {given!r}")
     for key, value in given.items():
+        name = f"{key} of {given['model']}"
         if key in _PLACES and not isinstance(value, str):
-            raise UsageError(f"{key} = {value!r} of {given['model']} is no text")
+            raise UsageError(f"{name} must be a string, not {value!r}")
         if type(value) not in (str, int, bool):
-            raise UsageError(f"{key} = {value!r} is no property of a device")
+            raise UsageError(f"{name} must be a string, an integer or a boolean, not {value!r}")
     places = {key: given[key] for key in _PLACES if key in given}
     properties = tuple((key, value) for key, value in given.items() if key not in _PLACES)
     return EmulatedDevice(**places, properties=properties)
 
 
 def _overlay(path: Path, name: str) -> str:
-    """A name of dts/, or a file beside this one."""
+    """A name of dts/, or the path of a .dts file relative to this file."""
     return str((path.parent / name).absolute()) if name.endswith(".dts") else name

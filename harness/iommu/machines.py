@@ -13,7 +13,7 @@ from harness.machine.topology import Firmware, Iommu, Machine, Preset
 def _functions(
     model: str, slot: str, bus: str = "", properties: Properties = ()
 ) -> tuple[EmulatedDevice, ...]:
-    """Two functions of one slot; the first says that there are more."""
+    """Two functions of one slot; only function 0 has the multifunction bit set."""
     first = (*properties, ("multifunction", True))
     return (
         EmulatedDevice(model, bus=bus, address=f"{slot}.0", properties=first),
@@ -22,7 +22,7 @@ def _functions(
 
 
 def _switch(root: Properties = ()) -> tuple[EmulatedDevice, ...]:
-    """Two NICs, each below a port of its own of a switch, below a root port."""
+    """A switch below a root port, with a NIC below each of its two ports."""
     ports = [
         EmulatedDevice("xio3130-downstream", f"down{slot}", "up", properties=(("slot", slot),))
         for slot in (1, 2)
@@ -35,7 +35,7 @@ def _switch(root: Properties = ()) -> tuple[EmulatedDevice, ...]:
     )
 
 
-# Behind the IOMMU, as a modern virtio device and not as a legacy one, which bypasses it.
+# Modern virtio devices are behind the IOMMU; legacy ones bypass it.
 _TRANSLATED: Properties = (("iommu_platform", True), ("disable-legacy", "on"))
 
 PRESETS = {
@@ -51,7 +51,7 @@ PRESETS = {
     ),
     "switch": Preset("two NICs below the ports of a switch", _switch()),
     "unisolated-switch": Preset(
-        "the same below a root port without ACS", _switch((("disable-acs", True),))
+        "two NICs below a switch and a root port without ACS", _switch((("disable-acs", True),))
     ),
     "pci-bridge": Preset(
         "two NICs that share the bridge's stream ID",
@@ -84,7 +84,7 @@ PRESETS = {
         "a platform device with several stream IDs", overlays=("several-stream-ids",)
     ),
     "reserved-regions": Preset(
-        "a platform device with a region that is left alone and one that is mapped as it is",
+        "a platform device with a reserved region and a direct-mapped one",
         overlays=("reserved-regions",),
     ),
     "stream-id-out-of-range": Preset(
@@ -107,7 +107,7 @@ PRESETS = {
 }
 
 
-_ACPI_MEMORY = 512  # MiB: the firmware alone takes 128
+_ACPI_MEMORY = 512  # MiB, of which the firmware uses 128
 
 
 def _machine(name: str, iommu: Iommu, firmware: Firmware, *presets: str) -> Machine:
@@ -116,11 +116,11 @@ def _machine(name: str, iommu: Iommu, firmware: Firmware, *presets: str) -> Mach
 
 
 def with_presets(machine: Machine, names: tuple[str, ...]) -> Machine:
-    """The machine with the presets' devices beside its own. Raises UsageError for a
-    preset that does not exist."""
+    """The machine with the devices of the presets added. Raises UsageError for an unknown
+    preset."""
     for name in names:
         if name not in PRESETS:
-            raise UsageError(f"no such preset: {name!r}", f"there are {', '.join(PRESETS)}")
+            raise UsageError(f"unknown preset {name!r}", f"use {', '.join(PRESETS)}")
     chosen = [PRESETS[name] for name in names]
     return replace(
         machine,
@@ -142,13 +142,13 @@ MACHINES = {
 
 
 def named(text: str) -> Machine:
-    """A machine by its name, or ``MACHINE+PRESET+...`` with the presets' devices in
-    place of its own. Raises UsageError for a name that does not exist and for a machine
-    that cannot be."""
+    """The machine of this name, or ``MACHINE+PRESET+...``, where the devices of the presets
+    replace its own. Raises UsageError for an unknown name and for a machine that QEMU cannot
+    emulate."""
     name, *presets = text.split("+")
     if name not in MACHINES:
         raise UsageError(
-            f"no such machine: {name!r}",
+            f"unknown machine {name!r}",
             f"use {', '.join(MACHINES)}, one of them with +PRESET, or a .toml file",
         )
     machine = MACHINES[name]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Kernels by their version: the last resort, where nothing in their source decides."""
+"""Kernels by their version: the last resort, if nothing in their source decides."""
 
 import re
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ _RELEASE = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
 
 @dataclass(frozen=True, slots=True)
 class Versions:
-    """Kernels from a version on. "6.15" is that release of Linus's and all after it;
-    "6.12.111" only the 6.12 stable releases from that one on, where a fix was carried
-    back. No mark at all: no kernel yet."""
+    """Kernels since some versions. "6.15" stands for that mainline release and all later ones,
+    "6.12.111" for the stable releases of 6.12 since that one, to which a fix was backported.
+    Without marks it includes no kernel."""
 
     marks: tuple[str, ...] = ()
 
@@ -19,8 +19,8 @@ class Versions:
         return ", ".join(self.marks) or "no release yet"
 
     def include(self, release: str) -> bool:
-        """Whether a kernel with such a ``uname -r`` is among them. One without a
-        version is taken for the newest."""
+        """Whether it includes a kernel with this ``uname -r``. One without a version counts as
+        the newest."""
         match = _RELEASE.match(release)
         if match is None:
             return any(mark.count(".") == 1 for mark in self.marks)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from harness.iommu import behaviour, belief
-from harness.iommu.belief import Beliefs
+from harness.iommu import behaviour, kernel_profile
+from harness.iommu.kernel_profile import KernelProfile
 from harness.kernel import artifact, build, spec
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import DEFAULT_KERNEL, KernelSpec
@@ -66,12 +66,12 @@ def built(config: pytest.Config, wanted: KernelSpec) -> Kernel:
 _built = functools.cache(build.build)
 
 
-def beliefs(config: pytest.Config, wanted: KernelSpec) -> Beliefs:
+def profile(config: pytest.Config, wanted: KernelSpec) -> KernelProfile:
     """What is believed of the kernel."""
     row = _resolved(config).get(wanted.key)
     if row:
-        return belief.read(row["beliefs"])
-    return belief.of(wanted, _built(wanted), claims(config))
+        return kernel_profile.read(row["profile"])
+    return kernel_profile.of(wanted, _built(wanted), claims(config))
 
 
 def _resolved(config: pytest.Config) -> Mapping[str, Any]:

@@ -25,7 +25,7 @@ from harness.guest import snapshot
 from harness.guest.guest import Guest
 from harness.iommu import clients, machine_file
 from harness.iommu.behaviour import Behaviour
-from harness.iommu.belief import Beliefs
+from harness.iommu.kernel_profile import KernelProfile
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
 from harness.machine.topology import Machine
@@ -128,7 +128,7 @@ class Shows(Protocol):
 @pytest.fixture
 def shows(kernel_spec: KernelSpec, request: pytest.FixtureRequest) -> Shows:
     """``shows(GROUPS_AT_REGISTRATION)``: by the kernel's source, or what the user says."""
-    table = kernels.beliefs(request.config, kernel_spec).behaviours
+    table = kernels.profile(request.config, kernel_spec).behaviours
     doubts: Doubts = request.node.stash.setdefault(reruns.DOUBTS, Doubts())
 
     def shown(wanted: Behaviour) -> bool:
@@ -170,7 +170,7 @@ def _applicable(request: pytest.FixtureRequest) -> None:
     if not wanted:
         return
     spec: KernelSpec = request.getfixturevalue("kernel_spec")
-    table = kernels.beliefs(request.config, spec).behaviours
+    table = kernels.profile(request.config, spec).behaviours
     for each in wanted:
         evidence = table[each.name]
         if not evidence.shown:
@@ -277,7 +277,7 @@ def pytest_runtest_makereport(
     if guests and call.when == "call":
         running = [each.guest for each in guests.watched]
         verdict.judge(
-            item, report, error, guests=running, expected=_expected(item), beliefs=_beliefs(item)
+            item, report, error, guests=running, expected=_expected(item), profile=_profile(item)
         )
         if report.failed:
             for number, watched in enumerate(guests.watched, start=1):
@@ -291,7 +291,7 @@ def _expected(item: pytest.Item) -> dict[str, bool]:
     return dict.fromkeys(provoked, False) | item.stash.setdefault(_EXPECTED, {})
 
 
-def _beliefs(item: pytest.Item) -> Beliefs:
+def _profile(item: pytest.Item) -> KernelProfile:
     """Of the test's kernel; nothing of a test that brings its own."""
     spec = _spec(item)
-    return kernels.beliefs(item.config, spec) if spec else Beliefs({}, {})
+    return kernels.profile(item.config, spec) if spec else KernelProfile({}, {})

@@ -13,7 +13,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 from harness.host.text import printable
-from harness.iommu.probe import Evidence
+from harness.iommu.evidence import Evidence
 from harness.plugin import events
 
 

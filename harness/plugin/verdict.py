@@ -11,8 +11,8 @@ from harness.errors import GuestError, is_host_trouble
 from harness.guest.guest import Guest
 from harness.host.text import printable
 from harness.iommu import finding, known_issues
-from harness.iommu.belief import Beliefs
 from harness.iommu.finding import Finding, Pattern
+from harness.iommu.kernel_profile import KernelProfile
 from harness.iommu.known_issues import KnownIssue
 from harness.kernel.artifact import Kernel
 from harness.klog import record, splat
@@ -30,7 +30,7 @@ def judge(
     *,
     guests: Sequence[Guest],
     expected: Mapping[str, bool],
-    beliefs: Beliefs,
+    profile: KernelProfile,
 ) -> None:
     """Fails a test in whose guests something is found that neither it nor a known issue of
     the kernel expects; one that failed as a known issue does has run into that. ``expected``
@@ -39,17 +39,17 @@ def judge(
     due = [text for text, sometimes in expected.items() if not sometimes]
     missing = [text for text in due if not any(map(Pattern(text).matches, reported))]
     found = [*_unexpected(reported, expected), *(_of(error) if report.failed else ())]
-    issues = _issues(item, beliefs)
+    issues = _issues(item, profile)
     explained = {issue.id: issue.explained(found) for issue in issues}
     left = [each for each in found if not any(each in mine for mine in explained.values())]
     if left:
-        _fail_with(item, report, left, beliefs, explained)
+        _fail_with(item, report, left, profile, explained)
     elif missing and report.passed and not any(guest.dead for guest in guests):
         _fail(report, f"the kernel does not report what the test provokes: {', '.join(missing)}")
     elif found:
         _know(report, next(issue for issue in issues if explained[issue.id]))
     elif report.passed:
-        _look_for_absent(item, report, issues, beliefs)
+        _look_for_absent(item, report, issues, profile)
 
 
 def _unexpected(reported: Sequence[Finding], expected: Iterable[str]) -> list[Finding]:
@@ -84,25 +84,25 @@ def _fail_with(
     item: pytest.Item,
     report: pytest.TestReport,
     left: Sequence[Finding],
-    beliefs: Beliefs,
+    profile: KernelProfile,
     explained: Mapping[str, Sequence[Finding]],
 ) -> None:
     lines = [_shown(each.splat, item) for each in left if each.splat]
     lines = ["the kernel reports what is not expected:", *lines] if lines else []
-    lines += _near(left, beliefs, named_issues(item))
+    lines += _near(left, profile, named_issues(item))
     lines += [f"known issue {name} explains the rest" for name, mine in explained.items() if mine]
     if lines:
         _fail(report, "\n".join(lines))
 
 
-def _near(left: Sequence[Finding], beliefs: Beliefs, names: Sequence[str]) -> list[str]:
+def _near(left: Sequence[Finding], profile: KernelProfile, names: Sequence[str]) -> list[str]:
     """The issues that the test names and that would explain what is left, on a kernel that
     had them."""
     return [
         f"it looks like known issue {name}, which this kernel should not have:"
-        f" {beliefs.issues[name].why}"
+        f" {profile.issues[name].why}"
         for name in names
-        if not beliefs.issues[name].shown and known_issues.issues()[name].explained(left)
+        if not profile.issues[name].shown and known_issues.issues()[name].explained(left)
     ]
 
 
@@ -113,13 +113,16 @@ def _know(report: pytest.TestReport, issue: KnownIssue) -> None:
 
 
 def _look_for_absent(
-    item: pytest.Item, report: pytest.TestReport, issues: Sequence[KnownIssue], beliefs: Beliefs
+    item: pytest.Item,
+    report: pytest.TestReport,
+    issues: Sequence[KnownIssue],
+    profile: KernelProfile,
 ) -> None:
     """An issue that is in the source has to appear; one that only the version speaks for may
     be fixed."""
     due = set(named_issues(item)) - set(named_issues(item, sometimes=True))
     for issue in issues:
-        evidence = beliefs.issues[issue.id]
+        evidence = profile.issues[issue.id]
         if issue.id in due and not evidence.guess:
             text = f"known issue {issue.id} does not appear: {issue.title} ({evidence.why})"
             _fail(report, text)
@@ -134,13 +137,13 @@ def named_issues(item: pytest.Item, *, sometimes: bool = False) -> list[str]:
     return [name for each in named for name in each.args]
 
 
-def _issues(item: pytest.Item, beliefs: Beliefs) -> list[KnownIssue]:
+def _issues(item: pytest.Item, profile: KernelProfile) -> list[KnownIssue]:
     """The known issues that the test names, where they apply."""
     callspec = getattr(item, "callspec", None)
     machine = callspec.params.get("machine") if callspec else None
     name = machine.name if machine else ""
     named = [known_issues.issues()[each] for each in named_issues(item)]
-    return [each for each in named if each.on(name) and beliefs.issues[each.id].shown]
+    return [each for each in named if each.on(name) and profile.issues[each.id].shown]
 
 
 def _shown(each: Splat, item: pytest.Item) -> str:

@@ -58,14 +58,14 @@ def planted(mutant: Mutant, request: Request, into: Path) -> Iterator[Request]:
     (base,) = request.kernels
     spec = replace(base, patches=(*base.patches, mutant.patch))
     machines = mutant.machines(request.machines)
-    beliefs = resolved.beliefs(request.resolved) if request.resolved else {}
+    profile = resolved.profiles(request.resolved) if request.resolved else {}
     built: list[Kernel] = []
     kernels = []
     try:
         for variants in {machine_file.machine(name).variants for name in machines}:
             kernel = build.build(spec.with_variants(variants))
             built.append(kernel)
-            if mine := beliefs.get(base.with_variants(variants).key):
+            if mine := profile.get(base.with_variants(variants).key):
                 kernels.append(Resolved(spec.with_variants(variants), kernel, mine))
         file = resolved.write(kernels, resolved.file_in(into)) if kernels else None
         yield replace(request, kernels=(spec,), machines=machines, resolved=file)

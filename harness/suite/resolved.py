@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
-from harness.iommu import belief, machine_file
-from harness.iommu.belief import Beliefs
+from harness.iommu import kernel_profile, machine_file
+from harness.iommu.kernel_profile import KernelProfile
 from harness.kernel import build as kernel_build
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
@@ -24,7 +24,7 @@ class Resolved:
 
     spec: KernelSpec
     kernel: Kernel
-    beliefs: Beliefs
+    profile: KernelProfile
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def build(specs: Sequence[KernelSpec], machines: Sequence[str], claims: Sequence
     if not good:
         raise next(iter(errors.values()))
     found = (
-        Resolved(spec, kernel, belief.of(spec, kernel, tuple(claims)))
+        Resolved(spec, kernel, kernel_profile.of(spec, kernel, tuple(claims)))
         for spec, kernel in kernels.items()
     )
     return Found(good, tuple(found), tuple(errors.values()))
@@ -71,10 +71,10 @@ def write(kernels: Sequence[Resolved], file: Path) -> Path:
     return file
 
 
-def beliefs(file: Path) -> dict[str, Beliefs]:
+def profiles(file: Path) -> dict[str, KernelProfile]:
     """What is believed of each kernel in the file, by its spec's key."""
     rows: dict[str, Any] = json.loads(file.read_text())
-    return {key: belief.read(row["beliefs"]) for key, row in rows.items()}
+    return {key: kernel_profile.read(row["profile"]) for key, row in rows.items()}
 
 
 def _row(each: Resolved) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def _row(each: Resolved) -> dict[str, Any]:
         "directory": str(each.kernel.directory),
         "label": each.kernel.label,
         "provenance": provenance.of_kernel(each.kernel),
-        "beliefs": asdict(each.beliefs),
+        "profile": asdict(each.profile),
     }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.iommu import belief
+from harness.iommu import kernel_profile
 from harness.iommu.behaviour import UNREGISTERING_REMOVES_GROUPS
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
@@ -90,7 +90,7 @@ def test_failure_of_a_dead_guest_shows_its_steps(tmp_path: Path, kernel_name: st
 def test_unknown_kernel_or_machine_is_reported_in_one_line(tmp_path: Path) -> None:
     for option, why in (
         ("--iommu-kernel=nope", "no such kernel: 'nope'"),
-        ("--iommu-machine=nope", "no such machine: 'nope'"),
+        ("--iommu-machine=nope", "unknown machine 'nope'"),
     ):
         status, output = run(tmp_path, PASSES, option)
         assert status == 4
@@ -194,7 +194,7 @@ def test_known_issue_must_appear_where_it_applies(
     tmp_path: Path, kernel_spec: KernelSpec, kernel: Kernel
 ) -> None:
     name = f"{kernel_spec.kind}:{kernel_spec.where}"
-    applies = belief.of(kernel_spec, kernel).issues["virtio-iommu-unbind"].shown
+    applies = kernel_profile.of(kernel_spec, kernel).issues["virtio-iommu-unbind"].shown
     oops = KNOWN.format("for d in virtio[0-9]*; do echo $d > unbind; done")
     events = tmp_path / "events"
     status, output = run(
@@ -218,7 +218,7 @@ def test_known_issue_must_appear_where_it_applies(
 def test_known_issue_does_not_explain_another_splat(
     tmp_path: Path, kernel_spec: KernelSpec, kernel: Kernel
 ) -> None:
-    if not belief.of(kernel_spec, kernel).issues["virtio-iommu-unbind"].shown:
+    if not kernel_profile.of(kernel_spec, kernel).issues["virtio-iommu-unbind"].shown:
         pytest.skip("unbinding a virtio-iommu does not oops here")
     name = f"--iommu-kernel={kernel_spec.kind}:{kernel_spec.where}"
     oops = KNOWN.format("for d in virtio[0-9]*; do echo $d > unbind; done")

@@ -68,7 +68,7 @@ def test_behaviour_option_overrides_the_source(kernel_name: str, tmp_path: Path)
     [
         (("run", "nope"), "no scenarios about 'nope'"),
         (("run", "--behaviour", "nope"), "unknown behaviour 'nope'"),
-        (("run", "--machine", "nope"), "no such machine: 'nope'"),
+        (("run", "--machine", "nope"), "unknown machine 'nope'"),
         (("run", "firmware", "--machine", "virtio-iommu"), "is about none of virtio-iommu"),
         (("run", "--kernel", "prebuilt:/"), "has none of the guest modules"),
         (("mutants", "--only", "nope"), "no such mutant: 'nope'"),

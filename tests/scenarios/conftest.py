@@ -83,7 +83,7 @@ def _on_each_machine(machine: Machine) -> None:
 def siblings(guest_factory: GuestFactory) -> Guest:
     """A guest with two bound NICs in one group, and VFIO's modules loaded."""
     guest = guest_factory("+multifunction", *vfio.WARM_UP, bound=True)
-    state = clients.bound(guest)
+    state = clients.bind_all(guest)
     assert len({state.devices[name].group for name in clients.nics(state)}) == 1
     return guest
 

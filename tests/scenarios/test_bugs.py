@@ -44,7 +44,7 @@ def test_forced_unload_clears_dma_ops_of_bound_devices(
     280e5a301005: a device that keeps the operations of a freed domain maps into freed
     memory."""
     guest = guest_factory("+virtio", bound=True)
-    clients.bound(guest)
+    clients.bind_all(guest)
     if shows(OWNED_GROUP_REMOVAL_WARNS):
         expect_splat("WARNING in __iommu_group_free_device")
     force_unload(guest)
@@ -131,7 +131,7 @@ def test_smmu_binds_after_repeated_failed_probes(
             if state.devices[smmu].driver:
                 clients.remove_all(guest)
                 guest.run("rmmod arm_smmu_v3; modprobe arm_smmu_v3")
-                clients.bring_back(guest)
+                clients.add_all(guest)
                 break
             finding.require_none(audit.leaks(state))
             failnth.fail_nth(guest, failure.number, "write", probe, smmu)
@@ -139,7 +139,7 @@ def test_smmu_binds_after_repeated_failed_probes(
         failed += sum("failed with error" in entry.text for entry in guest.new_kmsg())
     assert failed >= 15
     guest.run("echo 1 > /sys/bus/platform/drivers_autoprobe")
-    state = clients.bound(guest)
+    state = clients.bind_all(guest)
     assert state.devices[smmu].driver == "arm-smmu-v3"
     finding.require_none(audit.findings(guest.machine, state))
 
@@ -182,7 +182,7 @@ def attempts(guest: Guest) -> Iterator[Attempt]:
         if is_bound(guest, iommu):
             clients.remove_all(guest)
             guest.run("rmmod virtio_iommu; modprobe virtio_iommu")
-            clients.bring_back(guest)
+            clients.add_all(guest)
         guest.run(f"echo {transport} > {driver}/unbind; echo {transport} > {driver}/bind")
     assert is_bound(guest, iommu), "not bound although no allocation fails"
 

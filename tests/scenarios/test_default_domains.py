@@ -59,7 +59,7 @@ def test_command_line_sets_the_default_domain_type(
 ) -> None:
     """The command line selects the type of every default domain."""
     guest = guest_factory(arguments=argument, bound=True)
-    state = clients.bound(guest)
+    state = clients.bind_all(guest)
     virtio = guest.machine.iommu.driver == "virtio_iommu"
     # 5.10 has the flush queue of an SMMU, but no type name for it.
     needed = {
@@ -184,7 +184,7 @@ def test_type_change_requires_all_devices_of_the_group_to_be_unbound(
 ) -> None:
     """The type of a group with several devices changes only when all of them are unbound."""
     guest = guest_factory("+multifunction", bound=True)
-    one, two = clients.nics(clients.bound(guest))
+    one, two = clients.nics(clients.bind_all(guest))
     group = group_of(guest, one)
     devices.unbind(guest, one)
     assert groups.set_group_type(guest, group, "identity", check=False).status == 1

@@ -121,7 +121,7 @@ def test_strict_device_links_defer_the_whole_pci_bus(guest_factory: GuestFactory
     assert [name for name in guest.state().devices if name.startswith("0000:")] == []
     modules.load(guest, "arm_smmu_v3")
     devices.wait_for(guest, "the bus", lambda state: "0000:00:01.0" in state.devices)
-    state = clients.bound(guest)
+    state = clients.bind_all(guest)
     assert state.devices["0000:00:01.0"].group is not None
     assert state.untranslated == []
 
@@ -168,6 +168,6 @@ def test_removing_a_deferred_device_drops_its_pending_probe(guest: Guest) -> Non
     assert devices.deferred(guest) == []
     state = modules.load(guest, guest.machine.iommu.driver).after
     assert clients.behind(state) == []
-    clients.bring_back(guest)
+    clients.add_all(guest)
     bound = devices.wait_for(guest, "clients to be bound", clients.are_bound(deferred))
     assert all(bound.devices[name].group is not None for name in deferred)

@@ -118,7 +118,7 @@ def test_bound_driver_blocks_a_claim(bound_guest: Guest) -> None:
 def test_bound_sibling_blocks_users(siblings: Guest, kernel: Kernel, bound: int) -> None:
     """A group is not viable while any of its devices has a driver that does DMA."""
     guest = siblings
-    nics = clients.nics(clients.bound(guest))
+    nics = clients.nics(clients.bind_all(guest))
     nic = nics[1 - bound]
     group = group_of(guest, nic)
     vfio.bind_vfio(guest, nic)
@@ -140,7 +140,7 @@ def test_user_blocks_binding_a_sibling(siblings: Guest, kind: str) -> None:
 
     iommu_device_use_default_domain returns EBUSY, and the driver core logs nothing."""
     guest = siblings
-    one, two = clients.nics(clients.bound(guest))
+    one, two = clients.nics(clients.bind_all(guest))
     devices.unbind(guest, two)
     user = User(guest, kind, one)
     user.prepare()
@@ -162,7 +162,7 @@ def test_binding_a_sibling_of_a_vfio_device_returns_ebusy(siblings: Guest) -> No
 
     The bug that the series fixes: vfio_iommu_group_notifier could only BUG_ON."""
     guest = siblings
-    one, two = clients.nics(clients.bound(guest))
+    one, two = clients.nics(clients.bind_all(guest))
     devices.unbind(guest, two)
     vfio.bind_vfio(guest, one)
     _, holder = vfio.start_user(guest, "group", group_of(guest, one), one)
@@ -250,7 +250,7 @@ def test_driver_with_managed_dma_claims_nothing(siblings: Guest, stub: str) -> N
 
     pci-stub and vfio-pci claim nothing when they bind."""
     guest = siblings
-    one, two = clients.nics(clients.bound(guest))
+    one, two = clients.nics(clients.bind_all(guest))
     group = group_of(guest, one)
     vfio.bind_vfio(guest, one)
     modules.load(guest, stub)
@@ -270,7 +270,7 @@ def test_driver_with_managed_dma_claims_nothing(siblings: Guest, stub: str) -> N
 def test_group_is_owned_until_its_last_driver_unbinds(siblings: Guest) -> None:
     """Each driver of a group releases its own claim, and the last one frees the group."""
     guest = siblings
-    one, two = clients.nics(clients.bound(guest))
+    one, two = clients.nics(clients.bind_all(guest))
     for first, last in ((one, two), (two, one)):
         devices.unbind(guest, first)
         assert_refused(claim(guest, first), "EPERM")
@@ -337,7 +337,7 @@ def test_dma_is_blocked_while_the_group_is_owned(guest_factory: GuestFactory, ki
     guest = guest_factory(
         "+multifunction", *vfio.WARM_UP, bound=True, arguments="iommu.passthrough=1"
     )
-    one, two = clients.nics(clients.bound(guest))
+    one, two = clients.nics(clients.bind_all(guest))
     devices.unbind(guest, two)
     user = User(guest, kind, one)
     user.prepare()

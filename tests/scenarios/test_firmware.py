@@ -43,7 +43,7 @@ def drivers(state: State) -> list[str]:
 @pytest.mark.parametrize("preset", ["repeated-stream-id", "several-stream-ids"])
 def test_device_can_have_several_stream_ids(guest_factory: GuestFactory, preset: str) -> None:
     """A device can have several stream IDs, and firmware can repeat one (b00d24997a11)."""
-    state = clients.bound(guest_factory(f"+{preset}", bound=True))
+    state = clients.bind_all(guest_factory(f"+{preset}", bound=True))
     assert groups(state) == [{CLIENT0}]
     assert drivers(state) == ["iommu_client"]
 
@@ -56,7 +56,7 @@ def test_removing_a_device_frees_all_its_stream_ids(
 
     arm_smmu_remove_master removes each from the tree of streams."""
     guest = guest_factory(f"+{preset}", bound=True)
-    before = clients.bound(guest)
+    before = clients.bind_all(guest)
     for _ in range(3):
         modules.load(guest, "iommu_client_device")
         removed = modules.unload(guest, "iommu_client_device").after

@@ -48,7 +48,7 @@ def test_group_exists_until_its_last_device_is_removed(
 ) -> None:
     """A shared group exists until its last device is removed, in either order."""
     guest = guest_factory("+multifunction", bound=True)
-    before = clients.bound(guest)
+    before = clients.bind_all(guest)
     nics = clients.nics(before)
     number = group_of(before, nics[0])
     assert set(before.groups[number].devices) == set(nics)
@@ -63,7 +63,7 @@ def test_group_exists_until_its_last_device_is_removed(
 def test_rescanned_functions_share_a_group(guest_factory: GuestFactory) -> None:
     """Functions without isolation share a group again when they are removed and rescanned."""
     guest = guest_factory("+multifunction", bound=True)
-    before = clients.bound(guest)
+    before = clients.bind_all(guest)
     nics = clients.nics(before)
     for name in nics:
         devices.remove(guest, name)
@@ -85,7 +85,7 @@ def test_rescanned_device_rejoins_its_group(guest_factory: GuestFactory, which: 
 
     The group is in use, and its default domain was chosen when it was created."""
     guest = guest_factory("+multifunction", bound=True)
-    before = clients.bound(guest)
+    before = clients.bind_all(guest)
     name = clients.nics(before)[which]
     for _ in range(2):
         devices.remove(guest, name)
@@ -114,7 +114,7 @@ def test_group_ids_are_reused(bound_guest: Guest) -> None:
 def test_new_group_gets_the_lowest_free_id(guest_factory: GuestFactory) -> None:
     """Each new group gets the lowest free ID."""
     guest = guest_factory("+isolated-functions", bound=True)
-    before = clients.bound(guest)
+    before = clients.bind_all(guest)
     one, two = clients.nics(before)
     low, high = sorted((group_of(before, one), group_of(before, two)))
     for name in (one, two):
@@ -144,7 +144,7 @@ def test_group_is_released_once(bound_guest: Guest) -> None:
 def test_shared_group_is_released_with_its_last_device(guest_factory: GuestFactory) -> None:
     """A shared group is released when its last device is removed, and not before."""
     guest = guest_factory("+multifunction", bound=True)
-    before = clients.bound(guest)
+    before = clients.bind_all(guest)
     tracing.debug(guest, "func iommu_group_release +p")
     one, two = clients.nics(before)
     assert released(devices.remove(guest, one)) == []
@@ -155,7 +155,7 @@ def test_shared_group_is_released_with_its_last_device(guest_factory: GuestFacto
 def test_destroyed_client_releases_its_group_once(guest: Guest) -> None:
     """Each platform client releases its group exactly once when it is destroyed."""
     modules.load(guest, "iommu_client_device")
-    before = clients.bound(guest)
+    before = clients.bind_all(guest)
     tracing.debug(guest, "func iommu_group_release +p")
     numbers = [group_of(before, name) for name in clients.platform(before)]
     assert sorted(released(modules.unload(guest, "iommu_client_device"))) == sorted(numbers)
@@ -206,7 +206,7 @@ def test_group_reserves_its_msi_window(bound_guest: Guest) -> None:
 def test_shared_group_reserves_its_msi_window_once(guest_factory: GuestFactory) -> None:
     """A group with several devices lists their common MSI window once."""
     guest = guest_factory("+multifunction", bound=True)
-    state = clients.bound(guest)
+    state = clients.bind_all(guest)
     number = group_of(state, nic_of(state))
     assert reserved(guest, number) == [MSI_WINDOWS[guest.machine.iommu.driver]]
 

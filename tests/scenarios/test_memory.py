@@ -106,7 +106,7 @@ def test_removing_and_rescanning_devices_leaks_no_memory(
     it to a driver that rejects it. A group that has had a user also has a blocking domain
     (__iommu_group_alloc_blocking_domain)."""
     guest = guest_factory("+multifunction", *vfio.WARM_UP, bound=True)
-    nics = clients.nics(clients.bound(guest))
+    nics = clients.nics(clients.bind_all(guest))
     modules.unload(guest, "e1000")
     e1000 = "8086 100e"
     guest.run(f"echo {e1000} > /sys/bus/pci/drivers/vfio-pci/new_id")
@@ -130,7 +130,7 @@ def test_removing_and_rescanning_active_devices_leaks_no_memory(
 
     iommu_dma_prepare_msi maps the doorbell."""
     guest = guest_factory("+virtio", bound=True)
-    nic = sorted(clients.pci(clients.bound(guest)))[0]
+    nic = sorted(clients.pci(clients.bind_all(guest)))[0]
     cycle = f"echo 1 > /sys/bus/pci/devices/{nic}/remove; echo 1 > /sys/bus/pci/rescan"
     assert_nothing_grows(kernel, guest, cycle)
     assert guest.state().devices[nic].driver == "virtio-pci"
@@ -227,7 +227,7 @@ def test_vfio_users_leak_no_memory(kernel: Kernel, guest_factory: GuestFactory) 
     The users have two groups in one container, two devices in one iommufd, and a group in
     either."""
     guest = guest_factory("+isolated-functions", *vfio.WARM_UP, bound=True)
-    nics = clients.nics(clients.bound(guest))
+    nics = clients.nics(clients.bind_all(guest))
     for name in nics:
         vfio.bind_vfio(guest, name)
         vfio.disable_reset(guest, name)
@@ -255,7 +255,7 @@ def test_vfio_interrupts_leak_no_memory(
     An SMMU translates writes to the doorbell, which is therefore mapped in each of a user's
     domains (iommu_dma_get_msi_page; iommufd_sw_msi since 6.15)."""
     guest = guest_factory("+nic", *vfio.WARM_UP, bound=True)
-    (nic,) = clients.nics(clients.bound(guest))
+    (nic,) = clients.nics(clients.bind_all(guest))
     vfio.bind_vfio(guest, nic)
     vfio.disable_reset(guest, nic)
     cycle = shlex.join(["vfio", "interrupts", mode, *vfio.arguments(guest.state(), mode, nic)])

@@ -30,7 +30,7 @@ EAGAIN = "Resource temporarily unavailable"
 
 def remove_clients(guest: Guest) -> None:
     """Remove all devices behind the IOMMU, and unload its driver."""
-    clients.bound(guest)
+    clients.bind_all(guest)
     clients.remove_all(guest)
     modules.unload(guest, guest.machine.iommu.driver)
 
@@ -97,7 +97,7 @@ def test_clients_rebind_after_the_iommu_driver_is_reloaded(bound_guest: Guest) -
     clients.remove_all(bound_guest)
     modules.unload(bound_guest, driver)
     modules.load(bound_guest, driver)
-    clients.bring_back(bound_guest)
+    clients.add_all(bound_guest)
     after = bound_guest.state()
     names = clients.behind(before)
     assert [after.devices[name].driver for name in names] == [
@@ -112,7 +112,7 @@ def test_rescan_after_unload_uses_no_freed_operations(guest: Guest, shows: Shows
     """A device added after the IOMMU driver is unloaded uses none of its memory, and is deferred.
 
     It is bound when the driver is loaded again."""
-    before = clients.bound(guest)
+    before = clients.bind_all(guest)
     clients.remove_all(guest)
     for name in clients.pci(guest.state()):
         devices.remove(guest, name)
@@ -224,7 +224,7 @@ def test_client_rebound_after_forced_unload_gets_a_group(bound_guest: Guest) -> 
     for name in ("e1000e", "iommu_client"):
         modules.unload(bound_guest, name)
     modules.unload(bound_guest, "arm_smmu_v3", force=True)
-    state = clients.bound(bound_guest)
+    state = clients.bind_all(bound_guest)
     assert all(state.devices[name].group is not None for name in clients.behind(state))
 
 

@@ -243,7 +243,7 @@ def test_pins_count_devices_and_not_groups(
 ) -> None:
     """Each device pins the module once, in a shared group too."""
     guest = guest_factory(f"+{preset}", bound=True)
-    state = clients.bound(guest)
+    state = clients.bind_all(guest)
     nics, pinned = clients.nics(state), pins(guest) or 0
     assert len(nics) == count
     assert set(nics) <= set(state.grouped)
@@ -256,7 +256,7 @@ def test_pins_count_devices_and_not_groups(
 def test_pins_do_not_count_stream_ids(guest_factory: GuestFactory) -> None:
     """A device with several stream IDs pins the module once."""
     guest = guest_factory("+several-stream-ids", bound=True)
-    state = clients.bound(guest)
+    state = clients.bind_all(guest)
     (client,) = clients.platform(state)
     assert client in state.grouped
     assert state.refcount("arm_smmu_v3") == len(state.grouped)

@@ -97,7 +97,7 @@ def test_device_removal_races_with_unbind(smp_guest: Guest, seed: int) -> None:
     """A device that is removed while it is unbound leaves its group once, in either order.
 
     device_del against unbind_store: one waits for the other's device lock."""
-    clients.bound(smp_guest)
+    clients.bind_all(smp_guest)
     rng = random.Random(seed)
     nic = nic_of(smp_guest)
     for _ in range(4):
@@ -126,7 +126,7 @@ def test_rescan_races_with_unload(smp_guest: Guest, seed: int) -> None:
     The module is live, then going (try_module_get fails), then off the list of IOMMUs, then
     freed. Before 6.12 a device that is added in between keeps a fwspec, which 5.10 does not
     clear behind a virtio-iommu; also before 6.12, the bus keeps operations that are freed."""
-    clients.bound(smp_guest)
+    clients.bind_all(smp_guest)
     nic, driver = nic_of(smp_guest), smp_guest.machine.iommu.driver
     rng = random.Random(seed)
     clients.remove_all(smp_guest)
@@ -153,7 +153,7 @@ def test_rescan_races_with_unload(smp_guest: Guest, seed: int) -> None:
 @pytest.mark.parametrize("seed", range(2))
 def test_removals_race_with_rescans(smp_guest: Guest, seed: int) -> None:
     """Concurrent removals and rescans of a device leave it usable, and the counts balanced."""
-    clients.bound(smp_guest)
+    clients.bind_all(smp_guest)
     nic = nic_of(smp_guest)
     rng = random.Random(seed)
     remove = f"echo 1 > /sys/bus/pci/devices/{nic}/remove"
@@ -176,7 +176,7 @@ def test_bind_and_claim_race_has_one_winner(smp_guest: Guest) -> None:
     owner_cnt is checked under the group's mutex. The delay of the driver is shortened where
     the claim was first, and lengthened where the driver was, which converges on the moment
     when either can win."""
-    clients.bound(smp_guest)
+    clients.bind_all(smp_guest)
     nic = nic_of(smp_guest)
     devices.unbind(smp_guest, nic)
     claiming = f"modprobe dma_owner device={nic}"

@@ -46,7 +46,7 @@ def test_pci_functions_share_a_group_unless_isolated(
     """PCI functions share a group unless ACS isolates them, behind either IOMMU.
 
     Both drivers call pci_device_group."""
-    state = clients.bound(guest_factory(f"+{preset}", bound=True))
+    state = clients.bind_all(guest_factory(f"+{preset}", bound=True))
     (nic, *_) = clients.nics(state)
     expected = [
         {nic if each == "nic" else f"0000:00:{each}" for each in group} for group in PCI[preset]
@@ -57,7 +57,7 @@ def test_pci_functions_share_a_group_unless_isolated(
 @pytest.mark.machines("smmuv3", "smmuv3-acpi")
 def test_nvme_disk_has_a_group(guest_factory: GuestFactory) -> None:
     """An NVMe disk has its own group."""
-    assert groups(clients.bound(guest_factory("+nvme", bound=True))) == [{"0000:00:01.0"}]
+    assert groups(clients.bind_all(guest_factory("+nvme", bound=True))) == [{"0000:00:01.0"}]
 
 
 def test_root_port_shares_its_group_without_early_acs(
@@ -70,7 +70,7 @@ def test_root_port_shares_its_group_without_early_acs(
     if not shows(PROBE_DEFERRAL):
         not_applicable("the port binds at boot, past its IOMMU")
     guest = guest_factory("+root-port", bound=True)
-    state = clients.bound(guest)
+    state = clients.bind_all(guest)
     port = port_of(state)
     apart = sorted([{port}, BELOW], key=sorted)
     assert groups(state) == (apart if early_acs else [{port, *BELOW}])
@@ -94,7 +94,7 @@ def test_root_port_scanned_after_registration_gets_the_same_group(
     modules.load(guest, "arm_smmu_v3")
     modules.load(guest, "e1000e")
     devices.wait_for(guest, "the bus", lambda state: "0000:01:00.1" in state.devices)
-    state = clients.bound(guest)
+    state = clients.bind_all(guest)
     found = groups(state)
     assert ({port_of(state)} in found) == shows(ACS_BEFORE_GROUPS), found
     shared = any(each >= BELOW for each in found)
@@ -112,10 +112,10 @@ def test_isolation_requires_acs_up_to_the_root(
     no ACS (a NIC and its own port still share a group, because that port has no ACS in QEMU).
     The devices are removed and rescanned, because ACS may be requested too late at boot."""
     guest = guest_factory(f"+{preset}", bound=True)
-    root = min(clients.pci(clients.bound(guest)))
+    root = min(clients.pci(clients.bind_all(guest)))
     devices.remove(guest, root)
     devices.rescan(guest)
-    found = groups(clients.bound(guest))
+    found = groups(clients.bind_all(guest))
     assert len(found) == count, f"{len(found)} groups instead of {count}: {found}"
     assert sum(len(group) for group in found) == 6, f"not all devices have a group: {found}"
 
@@ -176,7 +176,7 @@ def test_virtio_devices_are_deferred_until_their_iommu_registers(
     guest = guest_factory("+virtio")
     names = clients.pci(guest.state())
     assert devices.deferred(guest) == sorted(names)
-    assert groups(clients.bound(guest)) == [{name} for name in sorted(names)]
+    assert groups(clients.bind_all(guest)) == [{name} for name in sorted(names)]
     assert devices.deferred(guest) == []
 
 
@@ -189,7 +189,7 @@ def test_hotplugged_device_joins_and_leaves_its_group(
     if not shows(PROBE_DEFERRAL):
         not_applicable("the port is bound past its IOMMU, and loses its interrupts")
     guest = guest_factory("+hotplug", bound=True)
-    before = clients.bound(guest)
+    before = clients.bind_all(guest)
     modules.load(guest, "e1000e")
     driver = guest.machine.iommu.driver
     name = devices.plug(guest, EmulatedDevice("e1000e", "late", bus="slot"))

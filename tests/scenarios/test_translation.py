@@ -37,7 +37,7 @@ pytestmark = pytest.mark.needs(PROBE_DEFERRAL)
 def talker(guest_factory: GuestFactory) -> Guest:
     """A guest with a virtio NIC and a virtio disk behind the IOMMU."""
     guest = guest_factory("+virtio", bound=True)
-    clients.bound(guest)
+    clients.bind_all(guest)
     return guest
 
 
@@ -90,7 +90,7 @@ def test_passthrough_is_direct_and_lazy_mode_translates(
 ) -> None:
     """With iommu.passthrough=1 DMA is direct; with iommu.strict=0 it is translated."""
     guest = guest_factory("+virtio", arguments=argument, bound=True)
-    nic = nic_of(clients.bound(guest))
+    nic = nic_of(clients.bind_all(guest))
     if "passthrough" in argument:
         assert_direct(guest, nic)
     else:
@@ -106,7 +106,7 @@ def test_group_type_selects_translation(talker: Guest) -> None:
 def unbound_siblings(guest_factory: GuestFactory) -> tuple[Guest, list[str], int]:
     """A guest with two unbound NICs in one group, the NICs, and the group."""
     guest = guest_factory("+virtio-siblings", bound=True)
-    nics = sorted(clients.behind(clients.bound(guest)))
+    nics = sorted(clients.behind(clients.bind_all(guest)))
     (group,) = {guest.state().devices[name].group for name in nics}
     assert group is not None
     for name in nics:
@@ -146,7 +146,7 @@ def test_removing_a_device_stops_its_flush_queue(guest_factory: GuestFactory) ->
     iommu_dma_free_fq: when the device is removed and the domain is freed, mappings that the
     driver has just unmapped are still queued, for a timer of 10 ms."""
     guest = guest_factory("+virtio", arguments="iommu.strict=0", bound=True)
-    nic = nic_of(clients.bound(guest))
+    nic = nic_of(clients.bind_all(guest))
     for _ in range(3):
         assert_translated(guest, nic)
         devices.remove(guest, nic)
@@ -378,7 +378,7 @@ def test_each_removed_device_is_detached(guest_factory: GuestFactory, arguments:
     That includes a device whose DMA was direct: a device that replaces it must not inherit
     the translation (iommu_deinit_device, arm_smmu_release_device, viommu_release_device)."""
     guest = guest_factory("+virtio-siblings", bound=True, arguments=arguments)
-    nics = sorted(clients.behind(clients.bound(guest)))
+    nics = sorted(clients.behind(clients.bind_all(guest)))
     event, device = DETACHING[guest.machine.iommu.driver]
     with traffic.traced(guest, event) as trace:
         for name in nics:
@@ -397,7 +397,7 @@ def test_smmu_caches_are_invalidated_for_each_stream(guest_factory: GuestFactory
 
     An SMMU may cache both (arm_smmu_sync_ste_for_sid, arm_smmu_sync_cd)."""
     guest = guest_factory("+several-stream-ids", bound=True)
-    (name,) = clients.platform(clients.bound(guest))
+    (name,) = clients.platform(clients.bind_all(guest))
     modules.load(guest, clients.PLATFORM_DEVICES)
     assert_invalidated(guest, *(f"echo {number} > {clients.PRESENT}" for number in (0, 1)))
     devices.unbind(guest, name)

@@ -250,7 +250,7 @@ def test_failed_smmu_probe_leaks_nothing(
         else:
             clients.remove_all(guest)
             guest.run("rmmod arm_smmu_v3; modprobe arm_smmu_v3")
-            clients.bring_back(guest)
+            clients.add_all(guest)
         finding.require_none(wrong, f"with allocation {failure.number} failing")
     assert failed > 10
     assert guest.state().devices[smmu].driver == "arm-smmu-v3"

@@ -45,7 +45,7 @@ def two_nics(guest_factory: GuestFactory) -> Guest:
 
 
 def bind_nics_to_vfio(guest: Guest) -> Guest:
-    for name in clients.nics(clients.bound(guest)):
+    for name in clients.nics(clients.bind_all(guest)):
         vfio.bind_vfio(guest, name)
     return guest
 
@@ -69,7 +69,7 @@ def assert_released(guest: Guest, *names: str) -> None:
     finding.require_none(audit.owned_groups(guest, *names))
     for name in names:
         unbound = vfio.unbind_vfio(guest, name, check=False)
-        assert unbound.after.devices[name].driver in clients.NIC_DRIVERS, unbound.err
+        assert unbound.after.devices[name].driver in clients.PCI_NIC_DRIVERS, unbound.err
 
 
 def pinned(guest: Guest) -> int:

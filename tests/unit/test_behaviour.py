@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UsageError
-from harness.iommu import behaviour, probe
+from harness.iommu import behaviour, evidence
 from harness.iommu.behaviour import FAILED_FIRST_ATTACH_WARNS, UNBIND_RELEASES_DEVICE
-from harness.iommu.probe import Examined, Sign
+from harness.iommu.evidence import ExaminedKernel, Sign
 from harness.iommu.version import Versions
 from harness.kernel import excerpt
 from harness.kernel.artifact import Kernel
@@ -41,7 +41,7 @@ def test_versions_without_a_mainline_release_exclude_an_unknown_kernel() -> None
     assert not Versions(("6.12.3",)).include("unknown")
 
 
-def examined(directory: Path, files: dict[str, str], release: str = "6.12.1") -> Examined:
+def examined(directory: Path, files: dict[str, str], release: str = "6.12.1") -> ExaminedKernel:
     """A kernel whose source has ``files`` (path to text), stored below ``directory``."""
     for name, text in files.items():
         path = directory / "tree" / name
@@ -50,7 +50,7 @@ def examined(directory: Path, files: dict[str, str], release: str = "6.12.1") ->
     (directory / "tree").mkdir(exist_ok=True)
     excerpt.write(directory / "tree", directory)
     (directory / "config").write_text("CONFIG_DRIVER_DEFERRED_PROBE_TIMEOUT=10\n")
-    return Examined(Kernel("key", "label", release, "gcc", directory), Excerpt(directory))
+    return ExaminedKernel(Kernel("key", "label", release, "gcc", directory), Excerpt(directory))
 
 
 INIT = """
@@ -80,23 +80,23 @@ SIGN = Sign(CORE, r"dma_configure\(", "iommu_init_device")
     ],
 )
 def test_a_sign_matches_only_code_of_its_function(tmp_path: Path, line: str, shown: bool) -> None:
-    found = probe.evidence(examined(tmp_path, {CORE: INIT % line}), [SIGN], "", Versions())
+    found = evidence.decide(examined(tmp_path, {CORE: INIT % line}), [SIGN], "", Versions())
     assert (found.shown, found.by) == (shown, "source")
     assert not found.guess
 
 
 def test_an_absent_function_leaves_the_version_as_a_guess(tmp_path: Path) -> None:
     kernel = examined(tmp_path, {CORE: "int renamed(void)\n{\n}\n"}, "6.15.2")
-    found = probe.evidence(kernel, [SIGN], "", Versions(("6.15",)))
+    found = evidence.decide(kernel, [SIGN], "", Versions(("6.15",)))
     assert (found.shown, found.guess) == (True, True)
     assert "6.15.2" in found.why
 
 
 def test_the_history_takes_precedence_over_the_version(tmp_path: Path) -> None:
     kernel = replace(examined(tmp_path, {}), ancestor=lambda commit: commit == "bcb81ac6ae3c")
-    found = probe.evidence(kernel, [SIGN], "bcb81ac6ae3c", Versions())
+    found = evidence.decide(kernel, [SIGN], "bcb81ac6ae3c", Versions())
     assert (found.shown, found.by) == (True, "history")
-    found = probe.evidence(kernel, [SIGN], "aa0958570f24", Versions(("5.10",)))
+    found = evidence.decide(kernel, [SIGN], "aa0958570f24", Versions(("5.10",)))
     assert (found.shown, found.by) == (False, "history")
 
 
@@ -105,17 +105,17 @@ def test_a_required_sign_that_matches_defers_to_the_next_sign(tmp_path: Path) ->
     required = replace(SIGN, code="return 1", must=True)
     for code, shown in (("return 0", True), ("return 2", False)):
         signs = [required, replace(SIGN, code=code)]
-        assert probe.evidence(kernel, signs, "", Versions()).shown == shown
+        assert evidence.decide(kernel, signs, "", Versions()).shown == shown
     signs = [replace(required, code="return 3"), replace(SIGN, code="return 0")]
-    assert not probe.evidence(kernel, signs, "", Versions()).shown
-    assert probe.evidence(kernel, [required], "", Versions()).shown
+    assert not evidence.decide(kernel, signs, "", Versions()).shown
+    assert evidence.decide(kernel, [required], "", Versions()).shown
 
 
 def test_an_option_sign_reads_the_configuration(tmp_path: Path) -> None:
     kernel = examined(tmp_path, {})
     for code, shown in (("[1-9][0-9]*", True), ("0", False)):
         sign = Sign(option="DRIVER_DEFERRED_PROBE_TIMEOUT", code=code)
-        found = probe.evidence(kernel, [sign], "", Versions())
+        found = evidence.decide(kernel, [sign], "", Versions())
         assert (found.shown, found.by) == (shown, "configuration")
 
 
@@ -127,10 +127,10 @@ def test_without_source_the_symbols_take_precedence_over_the_version(tmp_path: P
         (frozenset[str](), False, "symbols"),
         (None, True, "version"),
     ):
-        kernel = Examined(built.kernel, Excerpt(), symbols=symbols)
-        found = probe.evidence(kernel, [sign], "", Versions(("6.12",)))
+        kernel = ExaminedKernel(built.kernel, Excerpt(), symbols=symbols)
+        found = evidence.decide(kernel, [sign], "", Versions(("6.12",)))
         assert (found.shown, found.by) == (shown, by)
-    assert probe.evidence(built, [sign], "", Versions()).by == "source"
+    assert evidence.decide(built, [sign], "", Versions()).by == "source"
 
 
 def test_definition_returns_the_whole_object_or_function() -> None:

@@ -23,7 +23,7 @@ REPORT = REPORTS / "platform-client-pins-smmu.transcript"
         (["repro", "/nope"], 2, "no such file: /nope"),
         (["repro", str(REPORT), "--kernel", "nope"], 2, "no such kernel: 'nope'"),
         (["repro", str(REPORT), "--kernel", "tree:/nope"], 2, "not a Linux source tree"),
-        (["repro", str(REPORT), "--machine", "pdp11"], 2, "no such machine: 'pdp11'"),
+        (["repro", str(REPORT), "--machine", "pdp11"], 2, "unknown machine 'pdp11'"),
         (["repro", str(REPORT), "--session", "9"], 2, "no session 9"),
         (["repro", str(REPORT), "--patch", "/nope"], 2, "no such patch: /nope"),
         (["repro", str(REPORT), "--limit", "soon"], 2, "Invalid value"),

@@ -102,8 +102,8 @@ def test_inspect_has_no_finding_for_a_correct_driver(kernel: Kernel) -> None:
 
 def test_a_driver_that_is_not_a_module_is_a_finding(kernel: Kernel) -> None:
     assert inspection.inspect(kernel, None).findings == (
-        "arm_smmu is built in: it is no loadable object",
-        "virtio_iommu is no loadable object: CONFIG_VIRTIO_IOMMU is n",
+        "arm_smmu is built in, not a module",
+        "virtio_iommu is not a module: CONFIG_VIRTIO_IOMMU is n",
     )
     with pytest.raises(UsageError, match="fake has no module 'frob'") as caught:
         inspection.inspect(kernel, "frob")
@@ -122,11 +122,11 @@ def test_a_driver_that_is_not_a_module_is_a_finding(kernel: Kernel) -> None:
         ("license=GPL v2", "author=x", "license 'none' taints the kernel"),
         ("depends=base-lib", "depends=", "lib_function not exported by vmlinux"),
         ("depends=base-lib", "depends=gone", "depends on gone, which this kernel does not have"),
-        ("vermagic=6.0.0", "vermagic=5.9.0", "made for 5.9.0, and this is 6.0.0"),
+        ("vermagic=6.0.0", "vermagic=5.9.0", "built for 5.9.0, not for 6.0.0"),
         (
             'compatible = "arm,smmu-v3" }',
             'compatible = "arm,smmu-v3" }, { .compatible = "x,new" }',
-            "no alias for x,new, so nothing loads it for them",
+            "no alias for x,new, so udev does not load it for them",
         ),
         ("alias=of:N*T*Carm,smmu-v3", "alias=of:N*T*Cx", "no alias for arm,smmu-v3"),
     ],
@@ -145,7 +145,7 @@ def test_an_import_that_nothing_exports_is_a_finding(kernel: Kernel, tmp_path: P
 
 def test_an_object_without_modinfo_is_a_finding(kernel: Kernel, tmp_path: Path) -> None:
     assert findings(kernel, tmp_path, "int x;") == [
-        "driver: no .modinfo: the kernel takes it for no module"
+        "driver: no .modinfo: the kernel does not load it"
     ]
 
 

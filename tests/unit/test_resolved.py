@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The kernels of a run: their provenance, beliefs and failed builds."""
+"""The kernels of a run: their provenance, profile and failed builds."""
 
 from pathlib import Path
 
 import pytest
 
 from harness.errors import BuildError, UsageError
-from harness.iommu import belief
-from harness.iommu.belief import Beliefs
-from harness.iommu.probe import Evidence
+from harness.iommu import kernel_profile
+from harness.iommu.evidence import Evidence
+from harness.iommu.kernel_profile import KernelProfile
 from harness.kernel import artifact, build, spec
 from harness.kernel.artifact import Kernel
 from harness.kernel.build import Outcome
@@ -16,7 +16,7 @@ from harness.kernel.spec import KernelSpec
 from harness.suite import resolved
 from harness.suite.resolved import Resolved
 
-BELIEFS = Beliefs(
+PROFILE = KernelProfile(
     {"one": Evidence(True, "source", "it has it")}, {"two": Evidence(False, "version", "a guess")}
 )
 
@@ -31,10 +31,10 @@ def kernel(directory: Path) -> Kernel:
     return made
 
 
-def test_beliefs_and_provenance_are_read_back_as_written(tmp_path: Path) -> None:
-    found = Resolved(spec.parse("debian:6.12"), kernel(tmp_path / "kernel"), BELIEFS)
+def test_profile_and_provenance_are_read_back_as_written(tmp_path: Path) -> None:
+    found = Resolved(spec.parse("debian:6.12"), kernel(tmp_path / "kernel"), PROFILE)
     file = resolved.write([found], resolved.file_in(tmp_path))
-    assert resolved.beliefs(file) == {found.spec.key: BELIEFS}
+    assert resolved.profiles(file) == {found.spec.key: PROFILE}
     (record,) = resolved.provenance_of(tmp_path)
     assert (record["label"], record["source"], record["compiler"]) == (
         "label",
@@ -71,7 +71,7 @@ def test_a_failed_build_does_not_stop_the_others(
         ]
 
     monkeypatch.setattr(build, "build_all", build_all)
-    monkeypatch.setattr(belief, "of", lambda *_: BELIEFS)
+    monkeypatch.setattr(kernel_profile, "of", lambda *_: PROFILE)
     found = resolved.build([good, bad], ["smmuv3", "virtio-iommu"], ())
     assert found.specs == (good,)
     assert [each.kernel for each in found.kernels] == [made]

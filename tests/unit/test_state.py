@@ -71,17 +71,17 @@ def test_a_consistent_state_has_no_contradictions() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("group 3 0000:00:01.0", "group 3 -", "group 3 has no devices left"),
+        ("group 3 0000:00:01.0", "group 3 -", "group 3 has no devices"),
         ("group 3 0000:00:01.0\n", "", "0000:00:01.0 has group 3, which does not exist"),
         (
             "group 0 b000000.client0",
             "group 0 b000000.client0,b001000.client1",
-            "group 0 has b001000.client1, whose own group is none",
+            "group 0 has b001000.client1, but the group of b001000.client1 is none",
         ),
         (
             "group 0 b000000.client0",
             "group 0 0000:00:09.0",
-            "group 0 has 0000:00:09.0, whose own group is none",
+            "group 0 has 0000:00:09.0, but the group of 0000:00:09.0 is none",
         ),
         (
             "iommu smmu3 0000:00:01.0,b000000.client0",

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Whether a kernel has something, by what is in its source: versions say little, because
-distributions carry changes back, and between two releases every kernel has one version.
+"""Decide by its source whether a kernel has a behaviour or a bug. Versions are not reliable:
+distributions backport changes, and all kernels between two releases have the same version.
 """
 
 import re
@@ -21,13 +21,15 @@ from harness.kernel.spec import KernelSpec
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """One place that decides: ``code`` is a pattern, looked for in those functions or
-    objects of ``file`` that ``within`` names (blanks between; "": the whole file), without
-    comments. A kernel that has it shows what the sign is about, and one that has it not
-    does not; the other way round where ``shown`` is false. A kernel without the place leaves it
-    to the next sign. With ``must``, one that has it leaves it to the next as well. With
-    ``option`` it is that configuration option's value. ``symbol`` is a function that comes
-    with it, and is never inlined: it decides where there is no source."""
+    """A place in the source that decides.
+
+    ``code`` is a pattern to search in ``file``, in the functions or objects that ``within``
+    names (separated by blanks; "": in the whole file), without comments. A match means that the
+    kernel has the behaviour, no match that it has not; if ``shown`` is false, the reverse. If
+    the kernel lacks the file or functions, the next sign decides; with ``must`` also if this
+    sign is in favour. With ``option``, the pattern is matched against that configuration
+    option's value instead. ``symbol`` is a function that was added with the behaviour and is
+    never inlined: it decides if there is no source."""
 
     file: str = ""
     code: str = ""
@@ -40,8 +42,8 @@ class Sign:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Whether a kernel shows something, ``by`` what (user, source, configuration, symbols,
-    history, version), and ``why`` we think so."""
+    """Whether a kernel has a behaviour or a bug (``shown``), the kind of evidence (``by``:
+    user, source, configuration, symbols, history or version), and the reason."""
 
     shown: bool
     by: str
@@ -49,15 +51,15 @@ class Evidence:
 
     @property
     def guess(self) -> bool:
-        """Nothing in the kernel says so: only its version does."""
+        """Whether it follows from the version alone."""
         return self.by == "version"
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
-    """What is known of a kernel. ``ancestor`` says of a commit whether it is in its history,
-    None where no repository can; ``symbols`` are those of the signs' functions that a kernel
-    without source has, None where they are not known."""
+class ExaminedKernel:
+    """What the signs are applied to. ``ancestor`` returns whether a commit is in the kernel's
+    history, None without a repository; ``symbols`` are the signs' functions that a kernel
+    without source has, None if unknown."""
 
     kernel: Kernel
     source: Excerpt
@@ -65,24 +67,24 @@ class Examined:
     symbols: frozenset[str] | None = None
 
 
-def examined(spec: KernelSpec, kernel: Kernel, symbols: Iterable[str]) -> Examined:
-    """The kernel that was built from the spec; of a prebuilt one, which of the symbols it
-    has."""
+def examine(spec: KernelSpec, kernel: Kernel, symbols: Iterable[str]) -> ExaminedKernel:
+    """Collect what signs need of the kernel that was built from the spec; of a prebuilt one,
+    which of the symbols it has."""
     source = build.source(spec)
     if spec.kind == "prebuilt":
-        return Examined(kernel, source, symbols=_present(kernel, sorted(symbols)))
+        return ExaminedKernel(kernel, source, symbols=_present(kernel, sorted(symbols)))
     if spec.kind == "git":
-        return Examined(kernel, source, lambda commit: git_source.has(spec.where, commit))
-    return Examined(kernel, source)
+        return ExaminedKernel(kernel, source, lambda commit: git_source.has(spec.where, commit))
+    return ExaminedKernel(kernel, source)
 
 
-# One that any kernel of the harness has: a list without it is no list.
-_ANY = "really_probe"
+# A symbol that every kernel has: a list without it is not a list of symbols.
+_EVERY_KERNEL = "really_probe"
 
 
 def _present(kernel: Kernel, names: Sequence[str]) -> frozenset[str] | None:
-    """By /proc/kallsyms of a guest; the Image itself has the list compressed."""
-    words = " ".join(f"-e '[ \t]{name}$'" for name in (*names, _ANY))
+    """The symbols that are in /proc/kallsyms of a guest; in the Image the list is compressed."""
+    words = " ".join(f"-e '[ \t]{name}$'" for name in (*names, _EVERY_KERNEL))
     machine = replace(machine_file.machine("smmuv3+nic"), memory=512)
     try:
         with cache.scratch() as scratch, launch.booted(kernel, machine, scratch) as guest:
@@ -90,18 +92,18 @@ def _present(kernel: Kernel, names: Sequence[str]) -> frozenset[str] | None:
     except GuestError:
         return None
     found = {line.split()[2] for line in lines}
-    return frozenset(found) if _ANY in found else None
+    return frozenset(found) if _EVERY_KERNEL in found else None
 
 
-def evidence(
-    examined: Examined,
+def decide(
+    examined: ExaminedKernel,
     signs: Sequence[Sign],
     commit: str,
     since: Versions,
     until: Versions = version.NONE,
 ) -> Evidence:
-    """What decides first: the signs in their order, the history, the version."""
-    found = _of_signs(examined, signs)
+    """The first evidence, of the signs in their order, the history and the version."""
+    found = _by_signs(examined, signs)
     if found:
         return found
     in_history = examined.ancestor(commit) if commit else None
@@ -112,29 +114,29 @@ def evidence(
 
 
 def by_version(release: str, since: Versions, until: Versions = version.NONE) -> Evidence:
-    """The last resort: of kernels from some versions on, and before some others."""
+    """By the version, if nothing else decides: it is in ``since``, and not in ``until``."""
     shown = since.include(release) and not until.include(release)
     span = f"since {since}" + (f", until {until}" if until.marks else "")
-    return Evidence(shown, "version", f"a guess: {release} against {span}")
+    return Evidence(shown, "version", f"a guess: {release}, {span}")
 
 
-def _of_signs(examined: Examined, signs: Sequence[Sign]) -> Evidence | None:
+def _by_signs(examined: ExaminedKernel, signs: Sequence[Sign]) -> Evidence | None:
     found = None
     for sign in signs:
-        this = _of_sign(examined, sign)
+        this = _by_sign(examined, sign)
         if this and not (sign.must and this.shown):
             return this
         found = this or found
     return found
 
 
-def _of_sign(examined: Examined, sign: Sign) -> Evidence | None:
+def _by_sign(examined: ExaminedKernel, sign: Sign) -> Evidence | None:
     if sign.option:
-        return _of_option(examined.kernel, sign)
+        return _by_option(examined.kernel, sign)
     if sign.symbol and examined.symbols is not None:
         shown = (sign.symbol in examined.symbols) == sign.shown
-        has = "is" if sign.symbol in examined.symbols else "is not"
-        return Evidence(shown, "symbols", f"{sign.symbol} {has} in /proc/kallsyms")
+        word = "is" if sign.symbol in examined.symbols else "is not"
+        return Evidence(shown, "symbols", f"{sign.symbol} {word} in /proc/kallsyms")
     code = examined.source.code(sign.file)
     if code is None:
         return None
@@ -153,7 +155,7 @@ def _of_sign(examined: Examined, sign: Sign) -> Evidence | None:
     return Evidence(shown, "source", f"{place} has {'' if match else 'no '}{text}")
 
 
-def _of_option(kernel: Kernel, sign: Sign) -> Evidence | None:
+def _by_option(kernel: Kernel, sign: Sign) -> Evidence | None:
     value = kernel.option(sign.option)
     if value in ("", "?"):
         return None

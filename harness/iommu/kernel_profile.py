@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The profile of a kernel: which behaviours and known issues it has, each with the evidence.
+No guest is needed, except for the symbols of a prebuilt kernel.
+"""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.iommu import behaviour, evidence, known_issues
+from harness.iommu.evidence import Evidence
+from harness.kernel.artifact import Kernel
+from harness.kernel.spec import KernelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class KernelProfile:
+    """The evidence for each behaviour and known issue, by name."""
+
+    behaviours: dict[str, Evidence]
+    issues: dict[str, Evidence]
+
+
+@functools.cache
+def of(spec: KernelSpec, kernel: Kernel, claims: tuple[str, ...] = ()) -> KernelProfile:
+    """The profile of the kernel that was built from the spec; ``claims`` are behaviours that the
+    user claims, NAME or no-NAME. Raises UsageError for an unknown name."""
+    signs = [sign for each in behaviour.TABLE.values() for sign in each.signs]
+    signs += [sign for each in known_issues.issues().values() for sign in each.signs]
+    examined = evidence.examine(spec, kernel, {sign.symbol for sign in signs if sign.symbol})
+    table = behaviour.table(examined, behaviour.claims(claims))
+    issues = {name: issue.of(examined, table) for name, issue in known_issues.issues().items()}
+    return KernelProfile(table, issues)
+
+
+def read(record: Mapping[str, Any]) -> KernelProfile:
+    """Read a profile from JSON, which ``asdict`` made."""
+    return KernelProfile(_table(record["behaviours"]), _table(record["issues"]))
+
+
+def _table(rows: Mapping[str, Any]) -> dict[str, Evidence]:
+    return {name: Evidence(**row) for name, row in rows.items()}
