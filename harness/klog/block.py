@@ -137,13 +137,20 @@ MOST_BEFORE = 6
 _LONGEST = 1000
 
 
+# Bound once: most lines with a needle are tried against all of them.
+_OPENINGS = tuple((kind.opening.match, kind) for kind in kinds.KINDS)
+
+
 def opens(text: str) -> tuple[Kind, re.Match[str]] | None:
     """The kind of report that a line opens, and how it matches."""
-    if not any(needle in text for needle in NEEDLES):
+    for needle in NEEDLES:
+        if needle in text:
+            break
+    else:
         return None
     line = text[:_LONGEST].lstrip()
-    for kind in kinds.KINDS:
-        if match := kind.opening.match(line):
+    for opening, kind in _OPENINGS:
+        if match := opening(line):
             return kind, match
     return None
 
