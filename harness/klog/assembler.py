@@ -18,6 +18,7 @@ from harness.klog.block import (
     End,
     append,
     awaits_place,
+    describes_warning,
     ends_ruled,
     goes_on,
     interrupts,
@@ -180,7 +181,9 @@ class Assembler:
             else:
                 self._single(kind, match, message)
             return
-        if block is not None and goes_on(block, kind):
+        described = block is not None and describes_warning(block, kind)
+        if block is not None and (described or goes_on(block, kind)):
+            block.kind = kind if described else block.kind
             block.places.append(match)
             append(block, message, content=True)
             return

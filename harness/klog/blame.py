@@ -129,6 +129,9 @@ def wait(found: Anatomy, named: str) -> list[str]:
     locked = at > 0 and "mutex_lock" in names[at - 1]
     if (match := matches[at] if at >= 0 else None) and not locked:
         return [_FLAVOURS.get(match[1], match[1])]
+    if all(machinery.is_machinery(each) for each in names):
+        # It waits for memory that a page fault has to read or to map.
+        return [each for each in names if machinery.faults(each)] or names
     return [each for each in names if not machinery.waits(each)] or names
 
 

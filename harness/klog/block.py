@@ -164,6 +164,13 @@ def goes_on(block: Block, kind: Kind) -> bool:
     return repeated and block.kind.name == kind.name and bare
 
 
+def describes_warning(block: Block, kind: Kind) -> bool:
+    """Whether what opens a report of the kind is the text of a WARN that is open: kernels up
+    to 4.10 print it below the place (warn_slowpath_common, kernel/panic.c)."""
+    bare = len(block.messages) == 1
+    return bare and block.kind.name == "WARNING" and kind.name in _WARN_TEXTS and kind.ends
+
+
 def is_interrupted(block: Block, kind: Kind) -> bool:
     """Whether an oops, of which the log has no frame yet, goes on behind a report of the kind:
     nothing else is found on a processor between an exception and its registers."""

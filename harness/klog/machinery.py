@@ -16,7 +16,7 @@ from harness.klog.rust import demangled
 
 _TABLES: dict[str, str] = tomllib.loads(Path(__file__).with_name("machinery.toml").read_text())
 _LOCKING = ("boundaries", "reports", "locks", "messages")
-_OF_MODULES = ("drivers", "transforms")
+_OF_MODULES = ("drivers", "inlines", "transforms")
 _MACHINERY = (*_LOCKING, "entry", "scheduler", "helpers", *_OF_MODULES)
 
 

@@ -155,3 +155,9 @@ def test_a_stall_on_32_bit_arm_blames_the_system_call() -> None:
 def test_a_hung_task_blames_the_caller_of_a_waiting_helper(waits: tuple[str, ...]) -> None:
     frames = trace("__schedule", "schedule", *waits, "feed_one")
     assert read(HUNG, "Call Trace:", *frames).function == "feed_one"
+
+
+@pytest.mark.parametrize("fault", [("do_page_fault",), ("do_user_addr_fault", "exc_page_fault")])
+def test_a_hung_task_that_waits_in_a_page_fault_blames_the_fault(fault: tuple[str, ...]) -> None:
+    frames = trace("__schedule", "schedule", "rwsem_down_read_failed", "down_read", *fault)
+    assert read(HUNG, "Call Trace:", *frames).function == fault[0]

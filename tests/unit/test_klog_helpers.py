@@ -41,3 +41,23 @@ def test_lockdep_blames_the_caller_of_atomic_dec_and_lock() -> None:
     opening = "WARNING: Nested lock was not taken"
     stack = [*frames, *trace("feed_put")[1:]]
     assert read(opening, at, CPU, *stack).function == "feed_put"
+
+
+@pytest.mark.parametrize("helper", ["kmalloc", "might_fault", "list_add_tail", "spin_lock"])
+def test_copies_of_inline_functions_in_a_module_are_not_blamed(helper: str) -> None:
+    opening = "BUG: sleeping function called from invalid context at lib/x.c:5"
+    frames = [
+        "Call trace:",
+        " dump_stack+0x1/0x2",
+        f" {helper}+0x9/0x10 [feed]",
+        " feed_one+0x1/0x8",
+    ]
+    assert read(opening, CPU, *frames).function == "feed_one"
+
+
+def test_a_leak_blames_the_driver_that_allocates_a_packet() -> None:
+    opening = "unreferenced object 0xc5970f00 (size 176):"
+    task = '  comm "softirq", pid 0, jiffies 100 (age 7.592s)'
+    frames = ["kmem_cache_alloc", "__build_skb", "__netdev_alloc_skb", "feed_refill", "feed_poll"]
+    lines = [f"    [<0000000{index}>] {each}+0x1/0x8" for index, each in enumerate(frames)]
+    assert read(opening, task, "  backtrace:", *lines).function == "feed_refill"

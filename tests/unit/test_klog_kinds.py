@@ -327,6 +327,12 @@ def test_the_title_of_a_kasan_report_has_no_address(rest: str) -> None:
     assert found.title == "KASAN: wild-memory-access in viommu_probe"
 
 
+def test_kasan_reports_of_the_first_kernels_blame_the_function_they_name() -> None:
+    opening = "BUG: KASan: use after free in feed_free+0x2c9/0x340 [feed] at addr ffff880d59947040"
+    found = read(opening, "Read of size 8 by task sh/71", *TRACE)
+    assert (found.kind, found.function) == ("KASAN", "feed_free")
+
+
 def test_a_rust_panic_and_its_bug_are_one_splat() -> None:
     found = read(
         "rust_kernel: panicked at drivers/feed/feed.rs:60:5:",

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Reports that open with several lines."""
 
+import pytest
+
 from tests.unit.crashlog import CPU, END, read, trace
 
 
@@ -35,3 +37,25 @@ def test_wrapped_opening_lines_of_inlined_functions_are_joined() -> None:
         *trace("kasan_report", "feed_all", "feed_store"),
     )
     assert found.function == "feed_all"
+
+
+@pytest.mark.parametrize(
+    ("place", "text", "title"),
+    [
+        (
+            "lib/debugobjects.c:263 debug_print_object+0x6a/0x8c()",
+            "ODEBUG: free active (active state 0) object type: timer_list hint: feed_timeout",
+            "ODEBUG: free active in feed_one",
+        ),
+        (
+            "lib/list_debug.c:29 __list_add+0x87/0xa0",
+            "list_add corruption. next->prev should be prev (dead), but was beef. (next=f00d).",
+            "list_add corruption in feed_one",
+        ),
+    ],
+)
+def test_the_text_below_a_warning_decides_its_kind(place: str, text: str, title: str) -> None:
+    helper = place.split()[1].partition("+")[0]
+    opening = f"WARNING: CPU: 0 PID: 4 at {place}"
+    found = read("------------[ cut here ]------------", opening, text, *trace(helper, "feed_one"))
+    assert (found.title, found.pid, len(found.text)) == (title, 4, 5)
