@@ -1,20 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Known issues: bugs of kernels that scenarios run into, from known-issues.toml.
+"""Known issues: bugs of kernels that scenarios run into, from known-issues.toml and the user's
+files.
 
-Strict both ways: where a kernel has an issue, the scenario that names it has to show it,
-unless it is a race that may go well; and it explains those findings that it is about, and
-no others.
+They are strict both ways. If a kernel has an issue, the scenario that names it must run into
+it, unless it is a race that may succeed. An issue explains the findings that match its
+symptoms, and no others.
 """
 
 import fnmatch
 import functools
+import re
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from harness.iommu import evidence
+from harness.errors import UsageError, did_you_mean
+from harness.iommu import behaviour, evidence, version
 from harness.iommu.evidence import Evidence, ExaminedKernel, Sign
 from harness.iommu.finding import Finding, Pattern
 from harness.iommu.version import Versions
@@ -22,40 +25,49 @@ from harness.iommu.version import Versions
 
 @dataclass(frozen=True, slots=True)
 class Symptom:
-    """Findings of one kind that an issue causes, with one that is (``like``), and one near
-    by that is not (``unlike``)."""
+    """A pattern for findings that an issue causes, with a finding that matches (``like``) and a
+    similar one that does not (``unlike``)."""
 
     pattern: Pattern
-    like: str
-    unlike: str
+    like: str = ""
+    unlike: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class KnownIssue:
-    """``needs`` are the behaviours without which no kernel has it, ``signs`` what in the
-    source decides it, ``introduced`` and ``fixed`` the versions, where neither can;
-    ``machines`` are patterns of names. ``symptoms`` are what it causes, and ``follows`` what
-    comes after these, and is nothing of its own. ``evidence`` is where it was seen or follows
-    from, ``upstream`` what has become of it there."""
+    """A bug of some kernels.
+
+    ``needs`` are behaviours without which no kernel has it, ``signs`` decide by the source, and
+    otherwise the versions ``introduced`` and ``fixed`` do. ``machines`` are patterns of names.
+    ``symptoms`` match the findings that it causes, and ``follows`` findings that are
+    consequences of these. ``scenarios`` are patterns of scenarios that may run into it, as
+    "pinning::test_*", in addition to those that name it. ``evidence`` is where it was observed
+    or how it follows from the source, ``upstream`` its state upstream."""
 
     id: str
     title: str
-    needs: tuple[str, ...]
-    signs: tuple[Sign, ...]
-    introduced: Versions
-    fixed: Versions
-    machines: tuple[str, ...]
     symptoms: tuple[Symptom, ...]
-    follows: tuple[Pattern, ...]
-    evidence: str
-    upstream: str
+    machines: tuple[str, ...] = ("*",)
+    needs: tuple[str, ...] = ()
+    signs: tuple[Sign, ...] = ()
+    introduced: Versions = version.NONE
+    fixed: Versions = version.NONE
+    follows: tuple[Pattern, ...] = ()
+    scenarios: tuple[str, ...] = ()
+    evidence: str = ""
+    upstream: str = ""
 
-    def on(self, machine: str) -> bool:
-        """Whether the machine of that name can show it."""
+    def affects(self, machine: str) -> bool:
+        """Whether the machine of this name can show it."""
         return any(fnmatch.fnmatchcase(machine, pattern) for pattern in self.machines)
 
+    def may_affect(self, scenario: str) -> bool:
+        """Whether the scenario, as "test_pinning.py::test_x", is one of its ``scenarios``."""
+        name = scenario.partition("[")[0].removeprefix("test_").replace(".py::", "::")
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.scenarios)
+
     def of(self, examined: ExaminedKernel, behaviours: Mapping[str, Evidence]) -> Evidence:
-        """Whether the kernel has it, by what is believed of its behaviours."""
+        """The evidence whether the kernel, which has these behaviours, has the issue."""
         for name in self.needs:
             needed = behaviours[name]
             if not needed.shown:
@@ -65,8 +77,8 @@ class KnownIssue:
         return evidence.decide(examined, self.signs, "", self.introduced, self.fixed)
 
     def explained(self, findings: Sequence[Finding]) -> list[Finding]:
-        """Those of a test's findings, in the order in which they came, that are the
-        issue's, and what followed from them."""
+        """The findings of a test, in the order of their occurrence, that the issue explains:
+        its symptoms, and what follows from one of them."""
         own: list[Finding] = []
         for finding in findings:
             causes = any(each.pattern.matches(finding) for each in self.symptoms)
@@ -76,28 +88,135 @@ class KnownIssue:
         return own
 
 
+OURS = Path(__file__).with_name("known-issues.toml")
+
+
 @functools.cache
-def issues() -> dict[str, KnownIssue]:
-    """All known issues, by id."""
-    data = tomllib.loads((Path(__file__).with_name("known-issues.toml")).read_text())
-    found = [_issue(each) for each in data["issue"]]
-    return {each.id: each for each in found}
+def issues(files: tuple[Path, ...] = ()) -> dict[str, KnownIssue]:
+    """Our known issues and those of the files, by id. Raises UsageError, with the file's name,
+    for a file that cannot be read or has an invalid issue."""
+    found: dict[str, KnownIssue] = {}
+    for file in (OURS, *files):
+        for issue in read(file):
+            if issue.id in found:
+                raise UsageError(f"{file}: the known issue {issue.id!r} exists", "use another id")
+            found[issue.id] = issue
+    return found
+
+
+def read(file: Path) -> list[KnownIssue]:
+    """The known issues of a file. Raises UsageError as ``issues`` does."""
+    try:
+        records = tomllib.loads(file.read_text())
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}", "name a .toml file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} is not TOML: {error}") from None
+    try:
+        _check_keys(records, ["issue"], ["issue"])
+        return [_issue(each) for each in _tables(records, "issue")]
+    except _InvalidIssue as error:
+        raise UsageError(f"{file}: {error}", error.hint) from None
+
+
+class _InvalidIssue(Exception):
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 def _issue(record: dict[str, Any]) -> KnownIssue:
-    symptoms = (
-        Symptom(Pattern(each["is"]), each["like"], each["unlike"]) for each in record["symptoms"]
-    )
+    try:
+        return _parse(record)
+    except _InvalidIssue as error:
+        raise _InvalidIssue(f"known issue {record.get('id')!r}: {error}", error.hint) from None
+
+
+def _parse(record: dict[str, Any]) -> KnownIssue:
+    _check_keys(record, [each.name for each in fields(KnownIssue)], ["id", "title", "symptoms"])
+    if not record.keys() & {"needs", "signs", "introduced"}:
+        raise _InvalidIssue("requires needs, signs or introduced, or no kernel has it")
+    needs = _names(record, "needs")
+    for name in needs:
+        if name not in behaviour.TABLE:
+            hint = did_you_mean(name, behaviour.TABLE, "see iommu-harness behaviours")
+            raise _InvalidIssue(f"needs unknown behaviour {name!r}", hint)
     return KnownIssue(
-        record["id"],
-        record["title"],
-        tuple(record.get("needs", ())),
-        tuple(Sign(**each) for each in record.get("signs", ())),
-        Versions(tuple(record["introduced"])),
-        Versions(tuple(record.get("fixed", ()))),
-        tuple(record["machines"]),
-        tuple(symptoms),
-        tuple(map(Pattern, record.get("follows", ()))),
-        record["evidence"],
-        record["upstream"],
+        _text(record, "id"),
+        _text(record, "title"),
+        tuple(map(_symptom, _tables(record, "symptoms"))),
+        _names(record, "machines") or ("*",),
+        needs,
+        tuple(map(_sign, _tables(record, "signs"))),
+        _versions(record, "introduced"),
+        _versions(record, "fixed"),
+        tuple(map(Pattern, _names(record, "follows"))),
+        _names(record, "scenarios"),
+        _text(record, "evidence"),
+        _text(record, "upstream"),
     )
+
+
+def _symptom(record: dict[str, Any]) -> Symptom:
+    _check_keys(record, ["is", "like", "unlike"], ["is"])
+    return Symptom(Pattern(_text(record, "is")), _text(record, "like"), _text(record, "unlike"))
+
+
+def _sign(record: dict[str, Any]) -> Sign:
+    _check_keys(record, [each.name for each in fields(Sign)], ["code"])
+    if not record.get("file") and not record.get("option"):
+        raise _InvalidIssue("a sign requires file or option")
+    types = {each.name: bool if each.name in ("shown", "must") else str for each in fields(Sign)}
+    values = {key: _value(record, key, types[key]) for key in record}
+    try:
+        re.compile(values["code"])
+    except re.error as error:
+        raise _InvalidIssue(f"code {values['code']!r} is not a pattern: {error}") from None
+    return Sign(**values)
+
+
+_VERSION = re.compile(r"\d+\.\d+(\.\d+)?")
+
+
+def _versions(record: Mapping[str, Any], key: str) -> Versions:
+    marks = _names(record, key)
+    for mark in marks:
+        if not _VERSION.fullmatch(mark):
+            raise _InvalidIssue(f"{key} must be versions as 6.12 or 6.12.111, not {mark!r}")
+    return Versions(marks)
+
+
+def _check_keys(record: Mapping[str, Any], known: Sequence[str], required: Iterable[str]) -> None:
+    for key in record:
+        if key not in known:
+            hint = did_you_mean(key, known, f"use {', '.join(known)}")
+            raise _InvalidIssue(f"unknown key {key!r}", hint)
+    for key in required:
+        if not record.get(key):
+            raise _InvalidIssue(f"requires {key}")
+
+
+def _text(record: Mapping[str, Any], key: str) -> str:
+    return str(_value(record, key, str))
+
+
+def _names(record: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    names = _value(record, key, list)
+    if not all(isinstance(name, str) for name in names):
+        raise _InvalidIssue(f"{key} must be a list of strings, not {names!r}")
+    return tuple(names)
+
+
+def _tables(record: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    tables: list[dict[str, Any]] = _value(record, key, list)
+    if not all(isinstance(table, dict) for table in tables):
+        raise _InvalidIssue(f"{key} must be tables, not {tables!r}")
+    return tables
+
+
+def _value(record: Mapping[str, Any], key: str, kind: Callable[[], Any]) -> Any:
+    """The value of a key, or the empty value of its type."""
+    value = record.get(key, kind())
+    if not isinstance(value, type(kind())):
+        raise _InvalidIssue(f"{key} must be of type {type(kind()).__name__}, not {value!r}")
+    return value

@@ -143,7 +143,7 @@ def _issues(item: pytest.Item, profile: KernelProfile) -> list[KnownIssue]:
     machine = callspec.params.get("machine") if callspec else None
     name = machine.name if machine else ""
     named = [known_issues.issues()[each] for each in named_issues(item)]
-    return [each for each in named if each.on(name) and profile.issues[each.id].shown]
+    return [each for each in named if each.affects(name) and profile.issues[each.id].shown]
 
 
 def _shown(each: Splat, item: pytest.Item) -> str:

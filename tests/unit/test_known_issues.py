@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.errors import GuestHang, GuestLost, GuestPanic
+from harness.errors import GuestHang, GuestLost, GuestPanic, UsageError
 from harness.iommu import behaviour, finding, known_issues
 from harness.iommu.finding import Finding, Pattern, RuleViolation
 from harness.klog import splat
@@ -31,6 +33,88 @@ def test_every_issue_has_evidence_and_symptoms() -> None:
         assert issue.introduced.marks
         assert issue.symptoms
         assert all(each in behaviour.TABLE for each in issue.needs)
+
+
+MINE = """
+[[issue]]
+id = "mine"
+title = "a WARNING of my driver"
+symptoms = [{ is = "WARNING in my_probe" }]
+introduced = ["6.1"]
+"""
+
+
+def test_issues_of_a_users_file_are_added_to_ours(tmp_path: Path) -> None:
+    """Only an id, a title, symptoms and what decides are required."""
+    file = tmp_path / "mine.toml"
+    file.write_text(MINE)
+    found = known_issues.issues((file,))
+    assert found.keys() == {*ISSUES, "mine"}
+    assert found["mine"].explained([parsed("WARNING in my_probe < really_probe")])
+    assert found["mine"].affects("smmuv3")
+    assert not found["mine"].may_affect("test_pinning.py::test_x")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matches"),
+    [("pinning::test_x", True), ("pinning::*", True), ("*", True), ("groups::test_x", False)],
+)
+def test_scenarios_of_an_issue_are_patterns(tmp_path: Path, pattern: str, matches: bool) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(f"{MINE}scenarios = ['{pattern}']\n")
+    issue = known_issues.issues((file,))["mine"]
+    assert issue.may_affect("test_pinning.py::test_x") == matches
+    assert issue.may_affect("test_pinning.py::test_x[cdev]") == matches
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[[issue]]", "[[issue", "is not TOML: "),
+        ("[[issue]]", "[issue]", ": issue must be of type list"),
+        (MINE, "", ": requires issue"),
+        (MINE, "[[bug]]", ": unknown key 'bug'"),
+        ('"mine"', '""', ": known issue '': requires id"),
+        ('"mine"', "1", ": known issue 1: id must be of type str, not 1"),
+        ('"mine"', '"smmu-reload-leaks"', ": the known issue 'smmu-reload-leaks' exists"),
+        ("title", "titel", ": known issue 'mine': unknown key 'titel'; did you mean title?"),
+        ("{ is", "{ has", ": known issue 'mine': unknown key 'has'"),
+        ('[{ is = "WARNING in my_probe" }]', "[]", ": known issue 'mine': requires symptoms"),
+        ('[{ is = "WARNING in my_probe" }]', "[1]", "symptoms must be tables, not [1]"),
+        ('introduced = ["6.1"]', "", "requires needs, signs or introduced"),
+        ('["6.1"]', '["v6.1"]', "introduced must be versions as 6.12 or 6.12.111, not 'v6.1'"),
+        ('["6.1"]', "[6.1]", "introduced must be a list of strings, not [6.1]"),
+        ('introduced = ["6.1"]', 'needs = ["dma-owner"]', "needs unknown behaviour 'dma-owner'"),
+        ('introduced = ["6.1"]', 'signs = [{ file = "x.c" }]', "requires code"),
+        ('introduced = ["6.1"]', 'signs = [{ code = "x" }]', "a sign requires file or option"),
+        (
+            'introduced = ["6.1"]',
+            'signs = [{ file = "x.c", code = "(" }]',
+            "code '(' is not a pattern: ",
+        ),
+        (
+            'introduced = ["6.1"]',
+            'signs = [{ file = "x.c", code = "x", shown = "no" }]',
+            "shown must be of type bool, not 'no'",
+        ),
+    ],
+)
+def test_an_invalid_file_is_reported_in_one_line(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(MINE.replace(old, new, 1))
+    with pytest.raises(UsageError) as caught:
+        known_issues.issues((file,))
+    text = str(caught.value)
+    assert text.startswith(str(file))
+    assert message in text
+    assert "\n" not in text
+
+
+def test_a_missing_file_is_reported_in_one_line() -> None:
+    with pytest.raises(UsageError, match=r"^cannot read /nowhere/x.toml: No such file"):
+        known_issues.issues((Path("/nowhere/x.toml"),))
 
 
 @pytest.mark.parametrize(("issue", "symptom"), SYMPTOMS)
