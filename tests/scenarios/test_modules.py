@@ -234,7 +234,6 @@ def test_module_parameter_is_applied_and_readable(guest: Guest) -> None:
     path = "/sys/module/arm_smmu_v3/parameters/disable_msipolling"
     modules.load(guest, "arm_smmu_v3")
     assert guest.run(f"cat {path}").out == "N\n"
-    modules.unload(guest, "arm_smmu_v3")
     clients.remove_all(guest)
     modules.unload(guest, "arm_smmu_v3")
     modules.load(guest, "arm_smmu_v3", disable_msipolling=1)
