@@ -339,7 +339,7 @@ def soak(
 
 
 def _replay_once(kernel: Kernel, _number: int) -> str:
-    replay_request = request.of(REPORTS / "platform-client-pins-smmu.transcript")
+    replay_request = request.create(REPORTS / "platform-client-pins-smmu.transcript")
     with tempfile.TemporaryDirectory() as scratch:
         try:
             verdict = replay.replay(replay_request, kernel, Path(scratch)).verdict

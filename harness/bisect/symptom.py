@@ -128,7 +128,7 @@ class Report:
 def _first_difference(result: replay.Result) -> str:
     """The verdict's reason, with what the first claim that does not hold has instead."""
     for each in result.judged:
-        if each.held is False and each.claim.judges and each.claim.step is not None:
+        if each.held is False and each.claim.decides and each.claim.step is not None:
             instead = each.reason.partition("\n")[0]
             return f"step {each.claim.step + 1}, {each.claim.text}: {instead}"
     return result.verdict.reason
@@ -137,10 +137,10 @@ def _first_difference(result: replay.Result) -> str:
 def report(
     path: Path, session: str | None, machine: str | None, qemu: str, limit: float | None
 ) -> Report:
-    """Raises UsageError as ``request.of`` does, and for a report that claims nothing of what
+    """Raises UsageError as ``request.create`` does, and for a report that claims nothing of what
     its commands do."""
-    asked = request.of(path, session, machine, qemu)
-    if not claim.expects_anything(asked.claims):
+    asked = request.create(path, session, machine, qemu)
+    if not claim.any_symptom(asked.claims):
         raise UsageError(
             f"{path.name} shows no output or status that could be compared",
             "add what the commands print, or search with --command",
@@ -277,7 +277,7 @@ def _end(running: Guest, command: str, kernel: Kernel, directory: Path) -> Comma
     try:
         step = running.step(command)
     except GuestHang as error:
-        where = hang.where(running, command, kernel) or error.message
+        where = hang.locate(running, command, kernel) or error.message
         with (directory / _STEPS).open("a") as file:
             file.write(f"$ {command}\nit does not end: {where}\n")
         found = splat.find([entry.text for entry in running.kmsg_read])

@@ -16,7 +16,7 @@ from harness.kernel.artifact import Kernel
 from harness.kernel.build import Outcome
 from harness.kernel.spec import DEFAULT_KERNEL, KernelSpec
 from harness.machine import topology
-from harness.repro import names, record, render, replay, request
+from harness.repro import device_names, render, replay, request, serialize
 from harness.repro.replay import Attempt, Result, Watcher
 from harness.repro.request import Request
 
@@ -73,8 +73,8 @@ def repro(
     specs = options.kernels(
         kernel, patch, fragment, variant, llvm=llvm, debian_mirror=debian_mirror
     )
-    devices = names.parse(device)
-    asked = [request.of(each, session, machine, qemu, devices) for each in reports]
+    devices = device_names.parse_choices(device)
+    asked = [request.create(each, session, machine, qemu, devices) for each in reports]
     how = _How(limit, as_json)
     title = "standard-input" if str(reports[0]) == "-" else reports[0].stem
     if len(specs) == 1 and len(asked) == 1:
@@ -83,7 +83,7 @@ def repro(
         built = build.build(specs[0])
         result = _replay(asked[0], (specs[0], built), rundir.create(title, run_dir), how)
         if as_json:
-            output.print_json(record.result(result))
+            output.print_json(serialize.result(result))
         raise typer.Exit(result.verdict.exit_code)
     directory = rundir.create(title, run_dir)
     rows = [
@@ -101,7 +101,7 @@ def repro(
 
 def _record(row: Attempt) -> dict[str, Any]:
     if row.result:
-        return {"spec": str(row.spec), **record.result(row.result)}
+        return {"spec": str(row.spec), **serialize.result(row.result)}
     assert row.error
     return {"spec": str(row.spec), "report": row.name, "error": output.error_record(row.error)}
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Where a report's words say something else than its session shows."""
+"""Sentences of a report that its own session contradicts."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from harness.report import context, count, crashes, sentences, shell
+from harness.report import commands, prose, shell_syntax, statements
 from harness.report.claim import Claim
-from harness.report.lines import Line
+from harness.report.prose import Prose, Sentence
 from harness.report.session import Session
 
 _SUCCEEDS = re.compile(
@@ -23,8 +23,8 @@ _FAILS = re.compile(
     re.IGNORECASE,
 )
 _COMPLAINS = re.compile(rf"{_FAILS.pattern}|\b(?:in use|busy|errors?)\b", re.IGNORECASE)
-# What a clause says that leads to another.
-_BACKGROUND = re.compile(
+# A clause that only introduces the main one.
+_SUBORDINATE = re.compile(
     r"\b(?:that|when|after|while|because|since|though|although|even if) (?:\S+ ){0,5}?"
     r"(?:is|was|gets|got) (?:un)?(?:loaded|removed)\b",
     re.IGNORECASE,
@@ -32,95 +32,94 @@ _BACKGROUND = re.compile(
 _DENIES = re.compile(r"\b(?:not|never|cannot|can't|\w+n't|no longer|fail\w*|nothing)\b")
 _STAYS = re.compile(r"\b(?:stays?|remains?|still|keeps?)\b", re.IGNORECASE)
 
-_Said = Sequence[tuple[str, str]]
+# Whether a command ends in a way, by the session and its claims.
+_Ends = Callable[[int, Session, Sequence[Claim]], bool]
 
 
-def of(lines: Sequence[Line], shown: Session, claims: Sequence[Claim]) -> list[Claim]:
-    """Each sentence of a message with which the session that is ``shown`` does not agree,
-    unless other sentences do: words that say both are about two cases."""
-    said = [
-        (where, sentence)
-        for where, sentence in sentences.stated_about(lines, shown)
-        if not sentences.is_other_case(sentence)
-    ]
-    return [*_outcomes(said, shown, claims), *_counts(said, claims, shown)]
+def find(about: Prose, session: Session, claims: Sequence[Claim]) -> list[Claim]:
+    """The claims of sentences that the session contradicts, unless other sentences agree with
+    it: the prose is then about two cases."""
+    stated = [each for each in about.statements if not prose.is_other_case(each.text)]
+    return [*_of_outcomes(stated, session, claims), *_of_refcounts(stated, session, claims)]
 
 
-def _claim(where: str, sentence: str, step: int) -> Claim:
-    text = f"the report says {sentence.rstrip(' .:;!')!r}, and shows otherwise"
-    return Claim("contradiction", text, where, step)
+def _claim(sentence: Sentence, step: int) -> Claim:
+    quoted = repr(sentence.text.rstrip(" .:;!"))
+    text = f"the report's words {quoted} contradict its session"
+    return Claim("contradiction", text, sentence.where, step)
 
 
-def _outcomes(said: _Said, shown: Session, claims: Sequence[Claim]) -> Iterator[Claim]:
-    """Of how commands end."""
-    for where, sentence in said:
-        step = _other_outcome(sentence, shown, claims)
-        if step is not None and not _says_both(sentence, said):
-            yield _claim(where, sentence, step)
+def _of_outcomes(
+    stated: Sequence[Sentence], session: Session, claims: Sequence[Claim]
+) -> Iterator[Claim]:
+    """Contradictions about how commands end."""
+    for each in stated:
+        step = _contradicted_step(each.text, session, claims)
+        if step is not None and not _has_opposite(each, stated):
+            yield _claim(each, step)
 
 
-def _other_outcome(sentence: str, shown: Session, claims: Sequence[Claim]) -> int | None:
-    """The last command that the sentence names, where all of them end otherwise."""
-    steps = _named(sentence, shown)
-    words = sentences.without_commands(sentence, shown)
-    for says, ends in _ENDINGS:
-        if says(words):
-            otherwise = steps and all(ends(step, shown, claims) for step in steps)
-            return steps[-1] if otherwise else None
+def _contradicted_step(sentence: str, session: Session, claims: Sequence[Claim]) -> int | None:
+    """The last command that the sentence names, if each of them ends in another way."""
+    steps = _named_steps(sentence, session)
+    words = prose.without_commands(sentence, session)
+    for states, contradicts in _OUTCOMES:
+        if states(words):
+            contradicted = steps and all(contradicts(step, session, claims) for step in steps)
+            return steps[-1] if contradicted else None
     return None
 
 
-def _says_both(sentence: str, said: _Said) -> bool:
-    opposite = _COMPLAINS if _succeeds(sentence) else _SUCCEEDS
-    return any(opposite.search(other) for _, other in said if other != sentence)
+def _has_opposite(sentence: Sentence, stated: Sequence[Sentence]) -> bool:
+    """Whether another sentence states the opposite."""
+    opposite = _COMPLAINS if _states_success(sentence.text) else _SUCCEEDS
+    return any(opposite.search(each.text) for each in stated if each.text != sentence.text)
 
 
-def _succeeds(sentence: str) -> bool:
-    stated = _BACKGROUND.sub("", sentence)
-    match = _SUCCEEDS.search(stated)
-    if match is None or _FAILS.search(stated[match.end() :]):
+def _states_success(sentence: str) -> bool:
+    main = _SUBORDINATE.sub("", sentence)
+    match = _SUCCEEDS.search(main)
+    if match is None or _FAILS.search(main[match.end() :]):
         return False
-    clause = stated[: match.start()].rpartition(",")[2]
+    clause = main[: match.start()].rpartition(",")[2]
     return _DENIES.search(clause) is None
 
 
 def _is_refused(step: int, _: Session, claims: Sequence[Claim]) -> bool:
     return any(
-        each.kind == "fact" or (each.kind == "status" and each.number)
+        each.kind == "error" or (each.kind == "status" and each.number)
         for each in claims
         if each.step == step
     )
 
 
-def _is_done(step: int, shown: Session, _: Sequence[Claim]) -> bool:
-    """Whether the session shows that the command prints nothing, and then a prompt that shows
-    no other status than 0."""
-    command = shown.commands[step]
+def _succeeds_silently(step: int, session: Session, _: Sequence[Claim]) -> bool:
+    """Whether the command prints nothing, and the prompt below it shows no other status than 0."""
+    command = session.commands[step]
     silent = not (command.output or command.status or command.next_status)
-    return silent and _has_ended(step, shown, ()) and "2>" not in command.text
+    return silent and _has_ended(step, session, ()) and "2>" not in command.text
 
 
-def _has_ended(step: int, shown: Session, claims: Sequence[Claim]) -> bool:
-    """Whether the session goes on in the same terminal, and shows no task that hangs."""
-    command = shown.commands[step]
+def _has_ended(step: int, session: Session, claims: Sequence[Claim]) -> bool:
+    """Whether the session continues in the same terminal and shows no task that hangs."""
+    command = session.commands[step]
     ends = command.ended and not (command.background or command.interrupted)
     stuck = any(each.kind in ("hang", "splat", "panic") for each in claims)
-    return ends and command.shown and not stuck and not command.text.rstrip().endswith("&")
+    detached = command.text.rstrip().endswith("&")
+    return ends and command.output_known and not stuck and not detached
 
 
-_Shows = Callable[[int, Session, Sequence[Claim]], bool]
-
-# What a sentence says of a command's end, and what is otherwise.
-_ENDINGS: tuple[tuple[Callable[[str], object], _Shows], ...] = (
-    (_succeeds, _is_refused),
-    (crashes.HANG.search, _has_ended),
-    (_FAILS.search, _is_done),
+# What a sentence states of a command's end, and what contradicts it.
+_OUTCOMES: tuple[tuple[Callable[[str], object], _Ends], ...] = (
+    (_states_success, _is_refused),
+    (statements.HANG.search, _has_ended),
+    (_FAILS.search, _succeeds_silently),
 )
 
-# Words for what a command does, and the commands that do it.
+# Verbs, and the commands that they describe.
 _ACTIONS = tuple(
-    (re.compile(rf"\b(?:{says})\b", re.IGNORECASE), re.compile(does))
-    for says, does in (
+    (re.compile(rf"\b(?:{verb})\b", re.IGNORECASE), re.compile(command))
+    for verb, command in (
         (
             "unload(?:s|ing|ed)?|remov(?:e|es|ing|al)|(?:is|was|gets|got) removed|modprobe -r",
             r"\brmmod\b|\bmodprobe (?:-\w+ )*-\w*r|/remove\b",
@@ -132,48 +131,56 @@ _ACTIONS = tuple(
 )
 
 
-def _named(sentence: str, shown: Session) -> list[int]:
-    """The commands that the sentence is about: those that it has whole, else those of its
-    programs and verbs, of which the ones that have its module too."""
-    whole = [n for n, text in enumerate(shown.texts) if text in sentence]
+def _named_steps(sentence: str, session: Session) -> list[int]:
+    """The steps that the sentence is about: those whose whole command it contains, else those
+    whose program or action it names, and of these the ones whose module it names, if any."""
+    whole = [n for n, text in enumerate(session.texts) if text in sentence]
     if whole:
         return whole
-    found = [n for n, text in enumerate(shown.texts) if _is_meant(text, sentence)]
+    found = [n for n, text in enumerate(session.texts) if _is_named(text, sentence)]
     plain = sentence.replace("-", "_")
-    narrow = [n for n in found if shell.last_word(shown.texts[n]).replace("-", "_") in plain]
-    return narrow or found
+    with_module = [
+        n for n in found if shell_syntax.last_word(session.texts[n]).replace("-", "_") in plain
+    ]
+    return with_module or found
 
 
-def _is_meant(command: str, sentence: str) -> bool:
-    if any(says.search(sentence) and does.search(command) for says, does in _ACTIONS):
+def _is_named(command: str, sentence: str) -> bool:
+    if any(verb.search(sentence) and action.search(command) for verb, action in _ACTIONS):
         return True
     words = re.findall(r"[\w.-]+", sentence)
-    return any(name in words for name in shell.programs(command))
+    return any(name in words for name in shell_syntax.programs(command))
 
 
-def _counts(said: _Said, claims: Sequence[Claim], shown: Session) -> Iterator[Claim]:
-    """Of a module's references, where no sentence has the number that is shown last, or any
-    that is shown where nothing stays. What changes them afterwards leaves them open."""
-    seen = [(each.step, number) for each in claims for number in _numbers(each, shown)]
-    stated = [
-        (where, sentence, found.number)
-        for where, sentence in said
-        if (found := count.of(sentence)) and not _DENIES.search(sentence)
+def _of_refcounts(
+    stated: Sequence[Sentence], session: Session, claims: Sequence[Claim]
+) -> Iterator[Claim]:
+    """Contradictions about refcounts, if no sentence states the last number that the session
+    shows. A sentence about a number that stays contradicts the last one, another contradicts all.
+    A later command that may change the refcount leaves it open."""
+    shown = [(each.step or 0, number) for each in claims for number in _numbers(each, session)]
+    numbered = [
+        (each, found.number)
+        for each in stated
+        if (found := statements.refcount(each.text)) and not _DENIES.search(each.text)
     ]
-    if not seen or any(number == seen[-1][1] for _, _, number in stated):
+    if not shown:
         return
-    if not all(map(context.shows_state, shown.texts[(seen[-1][0] or 0) + 1 :])):
+    last_step, last_number = shown[-1]
+    if any(number == last_number for _, number in numbered):
         return
-    for where, sentence, number in stated:
-        wanted = seen[-1:] if _STAYS.search(sentence) else seen
-        if all(number != other for _, other in wanted):
-            yield _claim(where, sentence, seen[-1][0] or 0)
+    if not all(map(commands.shows_state, session.texts[last_step + 1 :])):
+        return
+    for each, number in numbered:
+        compared = shown[-1:] if _STAYS.search(each.text) else shown
+        if all(number != other for _, other in compared):
+            yield _claim(each, last_step)
 
 
-def _numbers(each: Claim, shown: Session) -> list[int]:
-    """The reference counts that a claim has."""
+def _numbers(each: Claim, session: Session) -> list[int]:
+    """The refcounts that a claim has."""
     if each.kind == "refcount" and each.number is not None and each.symptom:
         return [each.number]
-    if each.kind != "output" or each.step is None or "refcnt" not in shown.texts[each.step]:
+    if each.kind != "output" or each.step is None or "refcnt" not in session.texts[each.step]:
         return []
     return [int(line) for line in map(str.strip, each.lines) if re.fullmatch(r"\d{1,4}", line)]

@@ -13,7 +13,7 @@ _ANSI = re.compile(
     r"(?:\x1b|\^\[(?=\[))(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()][A-Z0-9]|[=>])"
 )
 
-# What opens and closes a block that is shown as it is.
+# What opens and closes a preformatted block.
 _FENCE = re.compile(r"(?P<mark>```+|~~~+)[ \t]*[\w{}.=\"' -]*$")
 _MARKUP = re.compile(
     r"(?:<(?P<tag>/?(?:pre|code|div|p|details|summary|blockquote|br|tt|span)\b)[^<>]{0,200}>"
@@ -22,7 +22,7 @@ _MARKUP = re.compile(
     r"|(?P<wiki>\{\{\{|\}\}\}))"
 )
 
-# A chat's or a log's own stamp before each line. Taken off where most lines of a
+# The stamp that a chat or a log puts before each line. It is removed where most lines of a
 # message have it, because a command may print such words too.
 _STAMPS = tuple(
     re.compile(pattern)
@@ -36,7 +36,7 @@ _STAMPS = tuple(
 )
 _STAMPED_SHARE = 0.6
 
-# Longer lines are no prose and no prompt; matching them only takes time.
+# Longer lines are neither prose nor a prompt; matching them only costs time.
 _MAX_LINE = 4096
 
 _HUNK = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
@@ -47,18 +47,20 @@ _DIFF = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a message. ``number`` counts from 1, ``depth`` is how often it is quoted,
-    ``indent`` its blanks, ``text`` the line without quotation and trailing blanks, ``fence``
-    the number of the fenced block that it is in (0 outside of one). A ``border`` is markup
-    or a mail's signature mark: text on both sides of it is apart. ``diff`` marks lines of
-    a patch."""
+    """A line of a message.
+
+    ``number`` counts from 1, ``depth`` is how often the line is quoted, ``indent`` its leading
+    blanks, ``text`` the line without quotation marks and trailing blanks, ``fence`` the number of
+    the fenced block that it is in (0 outside of one). A ``separator`` is markup or a mail's
+    signature mark: what is above it does not continue below. ``diff`` marks lines of a patch.
+    """
 
     number: int
     depth: int
     indent: int
     text: str
     fence: int
-    border: bool
+    separator: bool
     diff: bool
 
     @property
@@ -66,41 +68,46 @@ class Line:
         return not self.text.strip()
 
     @property
-    def bare(self) -> str:
+    def stripped(self) -> str:
         return self.text.strip()
 
+    def same_block(self, other: "Line") -> bool:
+        """Whether the other line has the same quotation and fence, and is no separator."""
+        return (other.depth, other.fence) == (self.depth, self.fence) and not other.separator
 
-def read(text: str) -> list[Line]:
+
+def parse(text: str) -> list[Line]:
     """The lines of a message's text."""
     raw = [line.rstrip("\r") for line in text.replace("\r\n", "\n").split("\n")]
-    return list(_lines(_unstamped(raw)))
+    return list(_lines(_without_stamps(raw)))
 
 
-def _unstamped(raw: list[str]) -> list[str]:
+def _without_stamps(raw: list[str]) -> list[str]:
     written = [line for line in raw if line.strip()]
     for stamp in _STAMPS:
         found = sum(stamp.match(line) is not None for line in written)
         if found > 2 and found >= _STAMPED_SHARE * len(written):
-            return _of_speakers(raw, stamp) if stamp.groups else _without(raw, stamp)
+            return _blank_remarks(raw, stamp) if stamp.groups else _remove(stamp, raw)
     return raw
 
 
-def _without(raw: list[str], stamp: re.Pattern[str]) -> list[str]:
+def _remove(stamp: re.Pattern[str], raw: list[str]) -> list[str]:
     return [stamp.sub("", line, count=1) for line in raw]
 
 
-def _of_speakers(raw: list[str], stamp: re.Pattern[str]) -> list[str]:
-    """A chat's lines without stamps: what they say who type no command stands between the
-    others' output, as blank lines."""
+def _blank_remarks(raw: list[str], stamp: re.Pattern[str]) -> list[str]:
+    """A chat's lines without stamps. Speakers that type no command only comment: their lines
+    become blank, so the output of the others is not mixed with them."""
     typing = {
         match["speaker"]
         for line in raw
-        if (match := stamp.match(line)) and prompt.of(line[match.end() :].strip())
+        if (match := stamp.match(line)) and prompt.parse(line[match.end() :].strip())
     }
     if not typing:
-        return _without(raw, stamp)
-    others = [(match := stamp.match(line)) and match["speaker"] not in typing for line in raw]
-    return ["" if other else line for other, line in zip(others, _without(raw, stamp), strict=True)]
+        return _remove(stamp, raw)
+    comments = [(match := stamp.match(line)) and match["speaker"] not in typing for line in raw]
+    pairs = zip(comments, _remove(stamp, raw), strict=True)
+    return ["" if comment else line for comment, line in pairs]
 
 
 def _lines(raw: list[str]) -> Iterator[Line]:
@@ -109,31 +116,33 @@ def _lines(raw: list[str]) -> Iterator[Line]:
     for number, line in enumerate(raw, start=1):
         quote = _QUOTE.match(line)
         depth = quote.group().count(">") if quote else 0
-        body = _cleaned(line[quote.end() :] if quote else line)
+        body = _plain(line[quote.end() :] if quote else line)
         if depth != last_depth:
             hunk, fence, mark, last_depth = (0, 0), 0, "", depth
         hunk, diff = _diff_state(hunk, body)
-        bare = body.strip()
-        opened = _FENCE.fullmatch(bare)
-        border = bool(opened) or bare in ("--", "-- ") or _MARKUP.fullmatch(bare) is not None
+        stripped = body.strip()
+        opened = _FENCE.fullmatch(stripped)
+        separator = (
+            bool(opened) or stripped in ("--", "-- ") or _MARKUP.fullmatch(stripped) is not None
+        )
         if opened and not fence:
             fences += 1
             fence, mark = fences, opened["mark"][0]
-        elif opened and bare[0] == mark:
+        elif opened and stripped[0] == mark:
             fence = 0
         yield Line(
             number,
             depth,
             len(body) - len(body.lstrip()),
             body.rstrip(),
-            0 if border else fence,
-            border,
+            0 if separator else fence,
+            separator,
             diff,
         )
 
 
-def _cleaned(line: str) -> str:
-    """Without colours, and with what a carriage return leaves of the line on a terminal."""
+def _plain(line: str) -> str:
+    """The line as a terminal shows it: without colours, and with carriage returns applied."""
     if "\x1b" in line or "^[[" in line:
         line = _ANSI.sub("", line)
     if "\r" in line:
@@ -142,8 +151,8 @@ def _cleaned(line: str) -> str:
 
 
 def _diff_state(hunk: tuple[int, int], body: str) -> tuple[tuple[int, int], bool]:
-    """Old and new lines still to come in the hunk after ``body``, and whether
-    ``body`` itself belongs to a diff."""
+    """Return the old and new lines that the hunk still has after ``body``, and whether ``body``
+    belongs to a diff."""
     header = _HUNK.match(body)
     if header:
         return (int(header[1] or 1), int(header[2] or 1)), True
@@ -154,5 +163,10 @@ def _diff_state(hunk: tuple[int, int], body: str) -> tuple[tuple[int, int], bool
         return (0, 0), False
     kind = body[:1] or " "
     if kind not in " +-\\":
-        return (0, 0), False  # the hunk was cut short
+        return (0, 0), False  # the hunk is cut short
     return (old - (kind in " -"), new - (kind in " +")), True
+
+
+def place(first: int, last: int) -> str:
+    """The place of some lines in a report, in words."""
+    return f"line {first}" if first >= last else f"lines {first}-{last}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Programs by what a report's reader takes of them, from programs.toml."""
+"""Lists of programs by purpose, from programs.toml."""
 
 import functools
 import tomllib
@@ -12,5 +12,5 @@ def _table() -> dict[str, str]:
 
 
 def words(key: str) -> frozenset[str]:
-    """The programs of one list."""
+    """The programs of the list ``key``."""
     return frozenset(_table()[key].split())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Shell prompts, as people paste them, and whether a command follows one."""
+"""Shell prompts, as people paste them, and whether what follows one is a command."""
 
 import re
 from dataclasses import dataclass
@@ -9,10 +9,13 @@ from harness.report import programs
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt with what follows it. ``text`` is the prompt, ``host`` and ``directory``
-    what it names ("" where it does not; a directory may be "~" or a last component),
-    ``command`` "" for a lone prompt. ``number`` is what it has before or behind all that, a
-    status or a count; ``status`` what fish has in brackets, which is one."""
+    """A prompt and the ``command`` behind it, "" for a lone prompt.
+
+    ``text`` is the prompt itself. ``host`` and ``directory`` are what it names ("" where it does
+    not; a directory may be "~" or a last component). ``number`` is a number before or behind
+    these, an exit status or a count of commands. ``status`` is an exit status in brackets, as fish
+    prints it.
+    """
 
     text: str
     host: str
@@ -22,15 +25,15 @@ class Prompt:
     status: int | None = None
 
     @property
-    def opening(self) -> str:
-        """What all prompts of its shell begin with: up to the host."""
+    def prefix(self) -> str:
+        """The prompt up to the host, which all prompts of its shell begin with."""
         if not self.host:
             return ""
         before, host, _ = self.text.partition(f"@{self.host}")
         return before + host
 
 
-# What a prompt may have before it: the lower corner of one of two lines, a status, a time.
+# What may precede a prompt: the lower corner of a prompt of two lines, a status, a time.
 _CORNER = r"(?:[\u2570\u2514][\u2500-]+ ?)"
 _TIME = (
     r"(?:\d{1,3}\|)?(?:\[(?P<number>\d{1,3})\] )?"
@@ -40,7 +43,7 @@ _USER = r"[\w.-]{1,40}@(?P<host>[\w.-]{1,60}|\(none\))"
 _DIR = r"(?P<dir>~|[~/][^\s#$%>\]]{0,200})"
 _BRANCH = r"(?: \([\w/.-]{1,60}\))?"
 
-# Prompts that nothing else looks like.
+# Prompts that nothing else resembles.
 _STRONG = tuple(
     re.compile(_TIME + pattern + r"(?:[ \t]+(?P<command>\S.*)|[ \t]*)$")
     for pattern in (
@@ -65,15 +68,15 @@ _STRONG = tuple(
         rf"{_CORNER}[#$%>\u276f]",
     )
 )
-# Prompts that could also open prose, a comment or a heading: what follows has to be known.
+# Prompts that may also open prose, a comment or a heading: a known command must follow.
 _WEAK = tuple(
     re.compile(pattern)
     for pattern in (
         # root@host#command
         rf"{_USER}(?:[: ]{_DIR})?[#$](?P<command>[a-z./]\S*(?: .*)?)$",
-        # A word alone, as csh and zsh print a host's name.
+        # One word, as csh and zsh print the host's name.
         r"(?:[A-Za-z][\w.-]{0,40}[%#$]|%) +(?P<command>\S.*)$",
-        # A shell's trace of what it runs (set -x).
+        # A shell's trace of its commands (set -x).
         r"\++ (?P<command>\S.*)$",
         r"#[ \t]+(?P<command>\S.*)$",
     )
@@ -83,42 +86,42 @@ _LONE = re.compile(r"[$#]")
 
 _PATH_OR_ASSIGNMENT = re.compile(r"\.{0,2}/\S+|\w+=\S*")
 
-# What may follow a lone "# ": programs, and prose is not.
+# Programs that make a command of a line behind a lone "# ".
 _COMMANDS = programs.words("commands")
 
-# Of these, the ones that prose begins with as well.
+# Those of them that a sentence may also begin with.
 _VERBS = programs.words("verbs")
 _SHELL_SIGN = re.compile(r"[-/=$;|&<>\[\"'*\d]")
 _SENTENCE_END = re.compile(r"(?:^|\s)[A-Za-z]+[.:?]$")
 
 
-def of(line: str) -> Prompt | None:
-    """The prompt that the line begins with."""
+def parse(line: str) -> Prompt | None:
+    """Return the prompt that the line begins with, None without one."""
     for pattern in _STRONG:
         if match := pattern.match(line):
-            return _prompt(line, match)
+            return _from_match(line, match)
     for pattern in _WEAK:
         match = pattern.match(line)
         if match and is_command(match["command"] or ""):
-            return _prompt(line, match)
+            return _from_match(line, match)
     match = _DOLLAR.match(line) or _LONE.fullmatch(line)
-    return _prompt(line, match) if match else None
+    return _from_match(line, match) if match else None
 
 
-# The first line of a prompt of two: its upper corner, and who and where it is.
+# The first line of a prompt of two lines: its upper corner, user, host and directory.
 _UPPER = re.compile(
     r"[\u256d\u250c][\u2500-]+ ?\(?[\w.-]{1,40}[^\w\s.-](?P<host>[\w.-]{1,60})\)?"
     r"(?:[-: ]*\[?(?P<dir>~|[~/][^\s\]]{0,200})\]?)?(?: .{0,80})?"
 )
 
 
-def upper(line: str) -> Prompt | None:
-    """The first line of a prompt of two lines; the command follows in the next."""
+def parse_upper_line(line: str) -> Prompt | None:
+    """Return the first line of a prompt of two lines; the command follows in the next line."""
     match = _UPPER.fullmatch(line)
     return Prompt(line, match["host"], match["dir"] or "", "") if match else None
 
 
-def _prompt(line: str, match: re.Match[str]) -> Prompt:
+def _from_match(line: str, match: re.Match[str]) -> Prompt:
     groups = match.groupdict()
     command = (groups.get("command") or "").rstrip()
     text = line[: len(line) - len(groups.get("command") or "")].rstrip()
@@ -134,13 +137,13 @@ def _prompt(line: str, match: re.Match[str]) -> Prompt:
     )
 
 
-# Brackets around a command that has more than words, which a remark in brackets has not.
+# A subshell; a remark in brackets consists of words only.
 _SUBSHELL = re.compile(r"\( ?([a-z][^()]*[/|>&;$][^()]*)\)(?: *[;&|>].*)?")
 
 
 def is_command(text: str) -> bool:
-    """Whether a shell's user would type it. Prose may begin with a verb that is also a
-    program; it has neither options nor paths, or ends like a sentence."""
+    """Whether the text is a shell command. A sentence may begin with a verb that is also a
+    program, but it has no options or paths, or it ends like a sentence."""
     if inner := _SUBSHELL.fullmatch(text):
         return is_command(inner[1])
     first = (text.split(maxsplit=1) or [""])[0].rstrip(";")
@@ -151,9 +154,9 @@ def is_command(text: str) -> bool:
     return first not in _VERBS or text == first or bool(_SHELL_SIGN.search(text))
 
 
-_PASSED_OVER = re.compile(r"[#%] +[a-z][\w.+-]*(?= ).*(?:[|>]| -{1,2}\w|/\w)")
+_COMMAND_SHAPE = re.compile(r"[#%] +[a-z][\w.+-]*(?= ).*(?:[|>]| -{1,2}\w|/\w)")
 
 
 def looks_like_command(line: str) -> bool:
-    """Whether a line that was taken for no command may be one all the same."""
-    return _PASSED_OVER.match(line) is not None and not _SENTENCE_END.search(line)
+    """Whether a line may be a command although its program is not a known one."""
+    return _COMMAND_SHAPE.match(line) is not None and not _SENTENCE_END.search(line)

@@ -1,265 +1,140 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a report claims in words, where its session shows nothing."""
+"""The prose of a message, and the sentences in it that state what happened."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from harness.report import count, crashes, device, fact, sentences, shell, traces
-from harness.report.claim import Claim, lines_of, of_splat
-from harness.report.count import Count
-from harness.report.fact import Fact
-from harness.report.lines import Line
-from harness.report.session import Session
+from harness.report import error_message, shell_syntax
+from harness.report.lines import Line, place
+from harness.report.session import Session, mentions_other_machine
 
-_STATUS = re.compile(
-    r"\b(?:returns?|returned|exit(?:s|ed)?(?: with)?(?: (?:code|status|value))?(?: (?:is|of|was))?|"
-    r"(?:exit|return) (?:code|status|value)(?: (?:is|of|was))?|rc ?=)"
-    r"(?: an?)?(?: (?:exit|error|return))?(?: (?:code|status|value))?(?: of)? "
-    r"(?P<number>\d{1,3})\b",
+# A sentence with one of these is about what should happen, or does not.
+_NOT_A_CLAIM = re.compile(
+    r"\b(?:should|expect\w*|would|could|may|might|must|afraid|fear\w*|worr\w+|perhaps|maybe|"
+    r"probably|possibly|"
+    r"not? (?:longer|more)|never (?:saw|seen|happen\w*)|"
+    r"can ?not reproduce|can't reproduce|unable to reproduce|fix(?:es|ed)?|with (?:the|this|my) "
+    r"patch|"
+    r"patched|if|instead of|supposed|ideally|does(?:n't| not) (?:hang|happen|crash|oops|panic)|"
+    r"did(?:n't| not) (?:hang|happen|crash|oops|panic)|without (?:a |any )?(?:hang|crash|oops|"
+    r"panic))\b",
     re.IGNORECASE,
 )
-_ERRNO = re.compile(
-    r"(?:\bwith|\breturns?|\bgives?|\bgot|\bget|\bsays?|\bis|:|\()? ?-?\b(?P<errno>E[A-Z]{3,12})\b"
-)
-_IN_USE = re.compile(
-    r"\b(?:(?:is|still|as|says?|module|be) (?:still )?(?:in use|busy)|refus\w+|can(?:no|')t "
-    r"(?:be )?"
-    r"(?:unload\w*|remov\w*)|cannot be (?:unloaded|removed)|fails? to unload)\b",
+# The end of a sentence that has already stated what happens: it adds what was expected.
+_EXPECTATION = re.compile(
+    r"(?: instead of| rather than|,?(?: and| but)? not) (?:the (?:expected|usual) )?"
+    r"(?:\d{1,4}|zero|one)\b"
+    r"| \((?:I |we )?(?:would (?:have )?|should |was |were )?(?:expect\w*|be)\b[^()]*\)"
+    r"|,? (?:as |but |while |where |whereas |although |though |and )?(?:I|we|one) "
+    r"(?:had |would (?:have )?)?expect\w*\b.*",
     re.IGNORECASE,
 )
-_NOTHING = re.compile(
-    r"\b(?:prints?|printed|shows?|outputs?|says?|lists?|gives?|returns?|has|found|finds?) "
-    r"(?:me )?(?:absolutely )?nothing\b|\bno output\b|\b(?:is|stays|comes out|was) empty\b",
+# Words of a sentence about another case than the session.
+_OTHER_CASE = re.compile(
+    r"\b(?:without (?:a|any|the|its) (?:client|device|module|driver|patch\w*|nic)s?|unless|"
+    r"otherwise|once|until|before|only|first|"
+    r"sometimes|usually|normally|used to|previously|earlier|elsewhere|work ?around)\b",
     re.IGNORECASE,
 )
-_LOG = re.compile(r"\b(?:dmesg|logs?|console|journal\w*|syslog)\b", re.IGNORECASE)
-
-
-def claims(lines: Sequence[Line], session: Session) -> list[Claim]:
-    """The claims of a message's prose about the session: messages of tools that stand in it,
-    and sentences. Each is about the command that it names, else the last one."""
-    usable = sentences.own(lines, session)
-    found: dict[tuple[str, int | None, str], Claim] = {}
-    said = (
-        *_messages(usable, session),
-        *_logged(usable),
-        *_shown_log(usable),
-        *_statements(usable, session),
-    )
-    for claim in said:
-        # Of messages each is one; of what else is said of a step the first sentence counts.
-        what = claim.text if claim.kind == "message" else ""
-        found.setdefault((claim.kind, claim.step, what), claim)
-    return list(found.values())
-
-
-_TAINTS = re.compile(
-    r"\b(?:unsigned|out[- ]of[- ]tree|taints?)\b|(?-i:\([OEFCPRKXN]{1,4}\))", re.IGNORECASE
-)
-
-
-def is_about_taints(lines: Sequence[Line], session: Session) -> bool:
-    """Whether a message says something of how modules taint the kernel."""
-    return any(_TAINTS.search(sentence) for _, sentence in sentences.stated_about(lines, session))
-
-
-# What is worse than anything that a session without one shows.
-CRASHES = frozenset({"panic", "splat", "killed", "hang"})
-
-
-def of_crashes(lines: Sequence[Line], session: Session) -> list[Claim]:
-    """What a message says in words of a panic, an oops, a death or a hang of the session; of a
-    hang only where this does not show that the command ends."""
-    own = sentences.own(lines, session)
-    usable = [each for each in sentences.stated(own) if not sentences.is_other_case(each[1])]
-    found = [*_logged(own), *_of_sentences(usable, session)]
-    return [
-        each
-        for each in found
-        if each.kind in CRASHES and (each.kind != "hang" or _may_hang(session, each))
-    ]
-
-
-def _may_hang(session: Session, each: Claim) -> bool:
-    command = session.commands[each.step or 0]
-    return each.step == len(session.commands) - 1 and not (command.ended or command.output)
-
-
-# Words of a sentence that goes on where the session has ended.
-_GOES_ON = re.compile(
-    r"\b(?:then|afterwards?|after (?:that|this)|now|at (?:this|that) point|finally|"
-    r"(?:this|the) last|here|that)\b",
+_SENTENCE = re.compile(r"[^.!?:;]+(?:[.!?:;](?=\S)[^.!?:;]*)*[.!?:;]*")
+_SECTION = re.compile(
+    r"(?:[#*=_ ]*)(?P<name>expected|additional|environment|version|workaround|how reproducible|"
+    r"actual|observed|steps|description|what happen|result|current)\b[^.]{0,60}$",
     re.IGNORECASE,
 )
+# The sections of a form that do not describe what happened.
+_NO_OBSERVATION = re.compile(
+    r"expected|additional|environment|version|workaround|how reproducible", re.IGNORECASE
+)
 
 
-def of_end(lines: Sequence[Line], session: Session) -> list[Claim]:
-    """What the first paragraph below a session says of its last command, which shows
-    nothing: "that hangs", "and then the refcount is 3"."""
-    last = len(session.commands) - 1
-    below = [line for line in lines if line.number > session.last]
-    start = next((n for n, line in enumerate(below) if not line.blank), len(below))
-    end = next((n for n in range(start, len(below)) if below[n].blank), len(below))
-    paragraph = list(sentences.observed(below[start:end]))
-    text = " ".join(line.bare for line in paragraph)
-    if not _GOES_ON.search(text):
-        return []
-    stated = _statements(paragraph, session)
-    return [each for each in stated if each.step == last]
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """A sentence that states something; ``where`` is the place of its paragraph."""
+
+    text: str
+    where: str
 
 
-def _messages(lines: Sequence[Line], session: Session) -> Iterator[Claim]:
-    """Lines that are a tool's own message."""
+@dataclass(frozen=True, slots=True)
+class Prose:
+    """The prose of a message about one session: its ``lines``, and those of its sentences that
+    state something."""
+
+    lines: tuple[Line, ...]
+    statements: tuple[Sentence, ...]
+
+
+def read(lines: Sequence[Line], session: Session) -> Prose:
+    """The prose of a message, without the lines of the session's commands and output."""
+    inside = {
+        number
+        for each in session.commands
+        if each.output_known
+        for number in (*each.own_lines, *each.unrecognised)
+    }
+    kept = [line for line in observed_lines(lines) if line.number not in inside]
+    return Prose(tuple(kept), tuple(statements(kept)))
+
+
+def observed_lines(lines: Sequence[Line]) -> Iterator[Line]:
+    """The lines of a message's own prose, without the sections of a form that describe what
+    should happen. A line that is left out becomes blank, which ends a sentence."""
+    skips = False
     for line in lines:
-        said = fact.of(line.bare)
-        if said is None or said.kind == fact.NO_COMMAND:
+        section = _SECTION.match(line.stripped)
+        if section:
+            skips = _NO_OBSERVATION.match(section["name"]) is not None
+        if skips or line.diff or line.separator or line.depth:
+            yield replace(line, text="")
+        else:
+            yield line
+
+
+def statements(lines: Sequence[Line]) -> Iterator[Sentence]:
+    """The sentences that state something, without what they add about expectations."""
+    for first, last, paragraph in paragraphs(lines):
+        for match in _SENTENCE.finditer(paragraph):
+            text = _EXPECTATION.sub("", match[0].strip())
+            if states_fact(text):
+                yield Sentence(text, place(first, last))
+
+
+def paragraphs(lines: Sequence[Line]) -> Iterator[tuple[int, int, str]]:
+    """Each paragraph with the numbers of its first and last line."""
+    paragraph: list[Line] = []
+    for line in [*lines, None]:
+        if line is not None and not line.blank and not error_message.parse(line.stripped):
+            paragraph.append(line)
             continue
-        step = _step_of(line.bare.partition(":")[0], session)
-        text = f"`{session.commands[step].text.partition(chr(10))[0]}`: {said}"
-        where = lines_of(line.number, line.number)
-        yield Claim("fact", text, where, step, lines=(line.bare,), fact=said)
+        if paragraph:
+            text = " ".join(each.stripped for each in paragraph)
+            yield paragraph[0].number, paragraph[-1].number, text
+        paragraph = []
 
 
-# A line of the log in quotes.
-_QUOTED_LOG = re.compile(
-    r"\b(?:dmesg|logs?|console|journal\w*|syslog|kernel)\b(?P<says>[^`\"“]{1,60})"
-    r"(?:`+(?P<code>[^`]{8,300})`+|[\"“](?P<words>[^\"”]{8,300})[\"”])",
-    re.IGNORECASE,
-)
-_DENIED = re.compile(r"\b(?:not?|never|nothing|\w+n't|command|option)\b", re.IGNORECASE)
+def last_sentence(text: str) -> str:
+    """The last sentence of a text, which may be incomplete."""
+    found: list[str] = _SENTENCE.findall(text)
+    return found[-1] if found else ""
 
 
-def _logged(lines: Sequence[Line]) -> Iterator[Claim]:
-    """Messages of the kernel that are quoted in a sentence; they may come at any step."""
-    for first, last, paragraph in sentences.paragraphs(lines):
-        for match in _QUOTED_LOG.finditer(paragraph):
-            before = sentences.SENTENCE.findall(paragraph[: match.start()] + match["says"])[-1:]
-            if any(not sentences.states(each) or _DENIED.search(each) for each in before):
-                continue
-            text = match["code"] or match["words"]
-            yield _of_log(traces.message(text) or text.strip(), lines_of(first, last))
+def states_fact(sentence: str) -> bool:
+    """Whether the sentence is about what happens, and not about what should or does not."""
+    return _NOT_A_CLAIM.search(sentence) is None
 
 
-# A few lines of the log are shown for what they say, a whole one for whatever may be in it.
-_FEW = 5
+def is_other_case(sentence: str) -> bool:
+    """Whether the sentence is about another case, machine or kernel than the session."""
+    return _OTHER_CASE.search(sentence) is not None or mentions_other_machine(sentence)
 
 
-def _shown_log(lines: Sequence[Line]) -> Iterator[Claim]:
-    """Messages of the kernel in lines of their own, which are no splat's."""
-    stamped = [line for line in lines if traces.message(line.bare) is not None]
-    numbers = [line.number for line in stamped]
-    rest = traces.split([line.bare for line in stamped], numbers).rest
-    if len(rest) == len(stamped) <= _FEW:
-        for number, text in rest:
-            yield _of_log(traces.message(text) or "", lines_of(number, number))
-
-
-def _of_log(text: str, where: str) -> Claim:
-    found = traces.split([text], [0]).splats
-    if found:
-        return of_splat(found[0][0], where, None)
-    return Claim("message", f"the kernel says: {text}", where, None, lines=(text,))
-
-
-def _statements(lines: Sequence[Line], session: Session) -> Iterator[Claim]:
-    yield from _of_sentences(sentences.stated(lines), session)
-
-
-def _of_sentences(said: Iterable[tuple[str, str]], session: Session) -> Iterator[Claim]:
-    for where, sentence in said:
-        yield from _of_sentence(sentence, session, where, _step_of(sentence, session))
-
-
-def of_notes(session: Session) -> list[Claim]:
-    """What remarks behind commands say of them."""
-    return [
-        claim
-        for step, command in enumerate(session.commands)
-        if command.note and sentences.states(command.note)
-        for claim in _of_sentence(command.note, session, lines_of(command.line, command.line), step)
-    ]
-
-
-def _of_sentence(sentence: str, session: Session, where: str, step: int) -> Iterator[Claim]:
-    command = session.commands[step].text
-    sentence = sentences.without_commands(sentence, session)
-    name = f"`{command.partition(chr(10))[0]}`"
-    if counted := count.of(sentence):
-        yield _count(counted, session, where)
-        return
-    if placed := device.of(sentence, where, step):
-        yield placed
-    if crash := crashes.of(sentence, name, where, step):
-        yield crash
-        return
-    if _NOTHING.search(sentence) and _is_of_command(sentence, command):
-        yield Claim("silence", f"{name} prints nothing", where, step)
-    if match := _STATUS.search(sentence):
-        status = int(match["number"])
-        yield Claim("status", f"{name} exits with status {status}", where, step, number=status)
-    if errno := _errno_in(sentence):
-        said = Fact(f"fails: {errno}", "")
-        yield Claim("fact", f"{name} fails with {errno}", where, step, fact=said)
-    elif _IN_USE.search(sentence) and _is_refused(sentence, session, step):
-        said = Fact(fact.IN_USE, shell.last_word(command).replace("-", "_"))
-        yield Claim("fact", f"{name}: {said}", where, step, fact=said)
-
-
-def _is_of_command(sentence: str, command: str) -> bool:
-    """Whether it can be about what the command prints, and not about the log."""
-    return traces.prints_log(command) or not _LOG.search(sentence)
-
-
-def _count(said: Count, session: Session, where: str) -> Claim:
-    text = f"the refcount of {said.module or 'the IOMMU driver'} is {said.number}"
-    last = len(session.commands) - 1
-    return Claim("refcount", text, where, last, number=said.number, subject=said.module)
-
-
-_FAILS = re.compile(r"\b(?:fail|err(?:no|or)|return|refus|say|got|get|with|end)", re.IGNORECASE)
-
-
-def _errno_in(sentence: str) -> str:
-    """The errno that a sentence names, by its name or its text."""
-    match = _ERRNO.search(sentence)
-    if match and match["errno"] in fact.ERRNO_NAMES:
-        return match["errno"]
-    return fact.errno_in(sentence) if _FAILS.search(sentence) else ""
-
-
-def _is_refused(sentence: str, session: Session, step: int) -> bool:
-    """Whether the sentence can be about the step: that unloads a module, and where it names
-    any of the session's, then this."""
-    words = re.findall(r"\w+", sentence.replace("-", "_"))
-    modules = [shell.last_word(text).replace("-", "_") for text in session.texts]
-    named = [each for each in modules if each in words]
-    return _unloads(session.commands[step].text) and (not named or modules[step] in named)
-
-
-def _unloads(command: str) -> bool:
-    names = shell.programs(command)
-    return "rmmod" in names or ("modprobe" in names and " -r" in command)
-
-
-_ORDINAL = re.compile(
-    r"\b(first|second|third|fourth|fifth|last|final) (?:command|step|write|line|one|call|echo)\b",
-    re.IGNORECASE,
-)
-_ORDINALS = {"first": 0, "second": 1, "third": 2, "fourth": 3, "fifth": 4}
-
-
-def _step_of(sentence: str, session: Session) -> int:
-    """The command that the sentence names: by its place, whole, or by its program."""
-    last = len(session.commands) - 1
-    place = _ORDINAL.search(sentence)
-    if place:
-        return min(_ORDINALS.get(place[1].lower(), last), last)
-    for number in range(last, -1, -1):
-        text = session.commands[number].text
-        if text in sentence:
-            return number
-    for number in range(last, -1, -1):
-        names = shell.programs(session.commands[number].text)
-        if names and re.search(rf"\b{re.escape(names[0])}\b", sentence):
-            return number
-    return last
+def without_commands(sentence: str, session: Session) -> str:
+    """The sentence with each of the session's commands replaced by its program: the words of a
+    command do not describe its effect."""
+    for text in sorted(session.texts, key=len, reverse=True):
+        program = (shell_syntax.programs(text) or [""])[0]
+        parts = re.split(rf"{re.escape(text)}(?!\w)", sentence)  # not the start of "hangs"
+        sentence = program.join(parts)
+    return sentence

@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Shell sessions in the text of a message, as people paste them.
 
-What is typed in several parts, with prose between them, is one session as long as nothing
-says that the machine is another one.
+Segments with prose between them are one session as long as nothing in the prose is about another
+machine, kernel or boot.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from harness.report import context
+from harness.report import commands, segment
+from harness.report.commands import Command
 from harness.report.lines import Line
-from harness.report.part import Command, Part, parts
+from harness.report.segment import Segment
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Commands that were typed one after the other; ``quoted`` in a reply. ``heading``
-    is the prose above it, ``host`` what its prompts name."""
+    """Commands that were typed one after the other; ``quoted`` in a reply. ``heading`` is the
+    prose above it, ``host`` what its prompts name."""
 
     commands: tuple[Command, ...]
     quoted: bool = False
@@ -29,34 +30,39 @@ class Session:
         return tuple(command.text for command in self.commands)
 
     @property
-    def line(self) -> int:
+    def first_line(self) -> int:
         return self.commands[0].line
 
     @property
-    def last(self) -> int:
-        return self.commands[-1].last
+    def last_line(self) -> int:
+        return self.commands[-1].last_line
+
+    @property
+    def last_step(self) -> int:
+        """The number of the last command, from 0."""
+        return len(self.commands) - 1
 
 
-def sessions(lines: Sequence[Line]) -> list[Session]:
+def find(lines: Sequence[Line]) -> list[Session]:
     """All sessions of a message, in order."""
-    found: list[Part] = []
-    for part in parts(lines):
-        base = _continued(found, part)
+    found: list[Segment] = []
+    for each in segment.find(lines):
+        base = _continued_by(each, found)
         if base is None:
-            found.append(part)
+            found.append(each)
             continue
-        if _OTHER_TERMINAL.search(part.heading):
+        if _OTHER_TERMINAL.search(each.heading):
             base.commands[-1] = replace(base.commands[-1], background=not base.commands[-1].ended)
-        base.commands += part.commands
-        base.host = base.host or part.host
+        base.commands += each.commands
+        base.host = base.host or each.host
     return [
-        Session(tuple(part.commands), part.depth > 0, part.heading, part.host) for part in found
+        Session(tuple(each.commands), each.depth > 0, each.heading, each.host) for each in found
     ]
 
 
-def without_repeats(found: Sequence[Session]) -> list[Session]:
-    """The sessions without quotations of others, and without copies. Two that type
-    the same and see something else ("with the patch") are two."""
+def drop_repeats(found: Sequence[Session]) -> list[Session]:
+    """The sessions without quotations of others and without copies. Two with the same commands
+    and other output ("with the patch") are both kept."""
     unquoted = {session.texts for session in found if not session.quoted}
     kept: list[Session] = []
     for session in found:
@@ -81,7 +87,7 @@ _OTHER_TERMINAL = re.compile(
 )
 
 # Prose after which a session is about another machine, kernel or boot.
-_ANOTHER_MACHINE = re.compile(
+_OTHER_MACHINE = re.compile(
     r"\b(?:with(?:out)? (?:the|this|that|my|your|his|her|v\d|both|these|all)?\b.{0,40}\b"
     r"(?:patch|patches|fix|series|change|commit|revert)|(?:after|before|when|once)"
     r" (?:applying|reverting|the patch|the fix|patching)|patched|unpatched|revert(?:ed|ing)|"
@@ -97,32 +103,34 @@ _ANOTHER_MACHINE = re.compile(
 )
 
 
-def is_elsewhere(prose: str) -> bool:
-    """Whether the prose is about another machine, kernel or boot than what stands above it."""
-    return _ANOTHER_MACHINE.search(prose) is not None
+def mentions_other_machine(prose: str) -> bool:
+    """Whether the prose introduces another machine, kernel or boot than the text above it."""
+    return _OTHER_MACHINE.search(prose) is not None
 
 
-def _continued(found: Sequence[Part], part: Part) -> Part | None:
-    """The part that this one goes on with: the last, of the same quotation or one that is
-    answered, unless this is about another machine or begins the same again."""
+def _continued_by(new: Segment, found: Sequence[Segment]) -> Segment | None:
+    """The segment that the new one continues: the last, of the same quotation or of one that is
+    answered. None if the new one is about another machine or begins the same session again."""
     base = found[-1] if found else None
-    if base is None or not (base.depth == part.depth or _answers(base, part)):
+    if base is None or not (base.depth == new.depth or _answers(base, new)):
         return None
-    if base.host and part.host and base.host != part.host:
+    if base.host and new.host and base.host != new.host:
         return None
-    if is_elsewhere(part.heading):
+    if mentions_other_machine(new.heading):
         return None
-    return None if _begins_again(base, part) else base
+    return None if _begins_again(base, new) else base
 
 
-def _answers(base: Part, part: Part) -> bool:
-    """Whether it only shows more of the state that the quoted session above it has led to."""
-    return part.depth < base.depth and all(context.shows_state(each.text) for each in part.commands)
+def _answers(base: Segment, new: Segment) -> bool:
+    """Whether the new segment only shows more of the state after the quoted session above it."""
+    if new.depth >= base.depth:
+        return False
+    return all(commands.shows_state(each.text) for each in new.commands)
 
 
-def _begins_again(base: Part, part: Part) -> bool:
-    """Whether it types again what the session began with."""
-    texts, again = [each.text for each in base.commands], [each.text for each in part.commands]
+def _begins_again(base: Segment, new: Segment) -> bool:
+    """Whether the new segment repeats the first commands of the session."""
+    texts, again = [each.text for each in base.commands], [each.text for each in new.commands]
     if texts == again:
         return True
     return len(again) > 1 and texts[: min(2, len(texts))] == again[: min(2, len(texts))]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Whether a guest printed what a report shows: by meaning where tools and machines differ."""
+"""Compare the output of a guest with that of a report, by meaning where tools differ."""
 
 import fnmatch
 import re
@@ -8,22 +8,24 @@ from collections.abc import Callable, Sequence
 
 import regex
 
-from harness.report import fact, modules, shell, traces
+from harness.klog.splat import Splat
+from harness.report import error_message, kernel_log, lsmod, shell_syntax
 
 _ELIDED = re.compile(r"(?:\.{3,}|…|\[\.\.\.\]|<snip>|\[snip\]|\[cut\])(?: .*)?")
 _VIRTIO = re.compile(r"\bvirtio\d+\b")
-# Who says it: "bash: line 1:", "sh:", or the file our shell reads from.
-_SPEAKER = re.compile(r"(?:/\S+|-?(?:ba|da|a)?sh): (?:eval: )?(?:line \d+: )?(.*)")
+# The prefix of a shell's message: "bash: line 1:", "sh:", or the file that the guest's shell
+# reads from.
+_SHELL_PREFIX = re.compile(r"(?:/\S+|-?(?:ba|da|a)?sh): (?:eval: )?(?:line \d+: )?(.*)")
 
-# Seconds that all patterns of one comparison may take: a report may be made to.
+# Seconds that all patterns of one comparison may take: those of a hostile report may be slow.
 _PATTERN_SECONDS = 2.0
 
 Rule = Callable[[str], str]
 
 
 def _of_lsmod(line: str) -> str:
-    """Rows are claims of their own."""
-    return "" if re.match(r"Module\s+Size\s+Used by", line) or modules.row(line) else line
+    """Leave rows out: they are separate claims."""
+    return "" if re.match(r"Module\s+Size\s+Used by", line) or lsmod.parse_row(line) else line
 
 
 _LONG_OPTION = re.compile(r"\bls (?:\S+ )*-\w*l")
@@ -34,7 +36,7 @@ _LONG = re.compile(
 
 
 def _of_long_listing(line: str) -> str:
-    """The name, and where a link points: owners, sizes and dates are the machine's."""
+    """The name, and the target of a link. Owners, sizes and dates depend on the machine."""
     if re.fullmatch(r"total \d+", line.strip()):
         return ""
     row = _LONG.fullmatch(line.strip())
@@ -42,13 +44,13 @@ def _of_long_listing(line: str) -> str:
 
 
 def _of_long_sysfs_listing(line: str) -> str:
-    """The mode as well: the kernel sets it, and no reporter's umask."""
+    """The mode as well: the kernel sets it, not the reporter's umask."""
     row = _LONG.fullmatch(line.strip())
     return f"{row['mode']} {row['name']}" if row else _of_long_listing(line)
 
 
 def _lists_long(command: str) -> bool:
-    return "ls" in shell.programs(command) and _LONG_OPTION.search(command) is not None
+    return "ls" in shell_syntax.programs(command) and _LONG_OPTION.search(command) is not None
 
 
 def _of_time(line: str) -> str:
@@ -56,25 +58,26 @@ def _of_time(line: str) -> str:
 
 
 _REAL = re.compile(r"\s*real\s+(?:(?P<minutes>\d+)m ?)?(?P<seconds>\d+(?:[.,]\d+)?)s?\s*")
-# Seconds that are no machine's slowness: no emulated one needs a tenth of them without the cause.
-_MUCH = 10.0
+# Seconds that slowness of a machine does not explain: without the bug an emulated one does not
+# require a tenth of them.
+_MANY_SECONDS = 10.0
 
 
-def _takes_long(lines: Sequence[str], command: str, most: float = _MUCH) -> bool:
-    """Whether what "time" prints is that many seconds or more."""
+def _takes_long(lines: Sequence[str], command: str, least: float = _MANY_SECONDS) -> bool:
+    """Whether "time" prints at least that many seconds."""
     if not command.startswith("time "):
         return False
     found = (match for line in lines if (match := _REAL.fullmatch(line)))
-    return any(_seconds(match) >= most for match in found)
+    return any(_seconds(match) >= least for match in found)
 
 
 def _seconds(match: re.Match[str]) -> float:
     return 60 * int(match["minutes"] or 0) + float(match["seconds"].replace(",", "."))
 
 
-# Rules for what one program prints. Each takes a line; "" leaves it out.
+# Rules for the output of one program: each returns what is compared of a line, "" for nothing.
 _RULES: tuple[tuple[Callable[[str], bool], Rule], ...] = (
-    (modules.lists, _of_lsmod),
+    (lsmod.lists_modules, _of_lsmod),
     (lambda command: _lists_long(command) and "/sys/" in command, _of_long_sysfs_listing),
     (_lists_long, _of_long_listing),
     (lambda command: command.startswith("time "), _of_time),
@@ -82,32 +85,32 @@ _RULES: tuple[tuple[Callable[[str], bool], Rule], ...] = (
 
 
 def rules_of(command: str) -> list[Rule]:
-    """The rules for what the command prints."""
+    """The rules for the output of the command."""
     return [rule for applies, rule in _RULES if applies(command)]
 
 
-def same_output(wanted: Sequence[str], out: str, err: str, command: str) -> bool:
-    """Whether the lines are what the command printed: standard output and error as a terminal
-    may have mixed them, the one before the other."""
-    if _takes_long(wanted, command) and not _takes_long(
-        [*out.splitlines(), *err.splitlines()], command, _MUCH / 10
+def same_output(reported: Sequence[str], out: str, err: str, command: str) -> bool:
+    """Whether the command printed these lines. A terminal shows standard output and error
+    together: one may precede the other."""
+    if _takes_long(reported, command) and not _takes_long(
+        [*out.splitlines(), *err.splitlines()], command, _MANY_SECONDS / 10
     ):
         return False
     rules = rules_of(command)
-    reported = _prepared(wanted, rules)
+    expected = _prepared(reported, rules)
     first, second = _prepared(out.splitlines(), rules), _prepared(err.splitlines(), rules)
-    if _lists_names(command) and not any(map(is_elision, reported)):
-        # A terminal has them in columns.
-        return sorted(" ".join(reported).split()) == sorted(" ".join([*first, *second]).split())
+    if _lists_names(command) and not any(map(is_elision, expected)):
+        # On a terminal they are in columns.
+        return sorted(" ".join(expected).split()) == sorted(" ".join([*first, *second]).split())
     comparison = _Comparison(time.monotonic() + _PATTERN_SECONDS)
-    return comparison.matches(reported, first + second) or comparison.matches(
-        reported, second + first
+    return comparison.matches(expected, first + second) or comparison.matches(
+        expected, second + first
     )
 
 
 def _lists_names(command: str) -> bool:
-    """Whether it is ls and nothing but ls, without long rows."""
-    return shell.programs(command) == ["ls"] and _of_long_listing not in rules_of(command)
+    """Whether it is only ls, without long rows."""
+    return shell_syntax.programs(command) == ["ls"] and _of_long_listing not in rules_of(command)
 
 
 def _prepared(lines: Sequence[str], rules: Sequence[Rule]) -> list[str]:
@@ -122,16 +125,16 @@ def _prepared(lines: Sequence[str], rules: Sequence[Rule]) -> list[str]:
 
 
 class _Comparison:
-    """One comparison of output, whose patterns have a deadline together."""
+    """One comparison of output, with one deadline for all its patterns."""
 
     def __init__(self, deadline: float) -> None:
         self._deadline = deadline
 
-    def matches(self, wanted: Sequence[str], seen: Sequence[str]) -> bool:
-        """Whether all lines match, in order. What has been matched so far may end at several
-        places of ``seen``, because an elision stands for any number of lines."""
+    def matches(self, expected: Sequence[str], seen: Sequence[str]) -> bool:
+        """Whether all lines match, in order. An elision matches any number of lines, so what
+        has been matched may end at several places of ``seen``."""
         ends = {0}
-        for line in wanted:
+        for line in expected:
             if is_elision(line):
                 ends = set(range(min(ends), len(seen) + 1))
             else:
@@ -140,50 +143,103 @@ class _Comparison:
                 return False
         return len(seen) in ends
 
-    def _same(self, wanted: str, seen: str) -> bool:
-        if wanted.endswith(" (re)"):
-            return self._regular(wanted.removesuffix(" (re)"), seen)
-        if wanted.endswith(" (glob)"):
-            return fnmatch.fnmatchcase(seen, wanted.removesuffix(" (glob)"))
-        return same_line(wanted, seen)
+    def _same(self, expected: str, seen: str) -> bool:
+        if expected.endswith(" (re)"):
+            return self._matches_pattern(expected.removesuffix(" (re)"), seen)
+        if expected.endswith(" (glob)"):
+            return fnmatch.fnmatchcase(seen, expected.removesuffix(" (glob)"))
+        return same_line(expected, seen)
 
-    def _regular(self, pattern: str, seen: str) -> bool:
-        """A pattern from a report may be wrong, or made to take forever: no match."""
-        left = self._deadline - time.monotonic()
+    def _matches_pattern(self, pattern: str, seen: str) -> bool:
+        """Whether the pattern matches; one that is invalid or takes too long does not."""
+        remaining = self._deadline - time.monotonic()
         try:
-            return left > 0 and regex.fullmatch(pattern, seen, timeout=left) is not None
+            return remaining > 0 and regex.fullmatch(pattern, seen, timeout=remaining) is not None
         except (regex.error, TimeoutError):
             return False
 
 
-def same_line(wanted: str, seen: str) -> bool:
-    """Whether two lines of output say the same."""
-    said = fact.of(wanted)
-    if said is not None:
-        other = fact.of(seen)
-        return other is not None and fact.same_kind(said, other) and said.subject == other.subject
-    return normal(wanted).split() == normal(seen).split()
+def same_line(reported: str, seen: str) -> bool:
+    """Whether two lines of output mean the same."""
+    error = error_message.parse(reported)
+    if error is None:
+        return normal(reported).split() == normal(seen).split()
+    other = error_message.parse(seen)
+    same_kind = other is not None and error_message.same_kind(error, other)
+    return other is not None and same_kind and error.subject == other.subject
 
 
 def normal(line: str) -> str:
-    """What counts of a line: of a kernel message all but its time and the number of a
-    virtio device, which depend on the machine."""
+    """What is compared of a line: of a kernel message all but its stamp and the number of a
+    virtio device, which depend on the machine; of a shell's message all but its prefix."""
     line = line.strip()
-    message = traces.message(line)
+    message = kernel_log.message_text(line)
     if message is not None:
         return _VIRTIO.sub("virtioN", message)
-    match = _SPEAKER.fullmatch(line)
+    match = _SHELL_PREFIX.fullmatch(line)
     return match[1] if match else line
 
 
 def is_elision(line: str) -> bool:
-    """Whether the line stands for lines that the report leaves out."""
+    """Whether the line stands for others that the report leaves out."""
     return _ELIDED.fullmatch(line.strip()) is not None
 
 
-def same_message(wanted: str, seen: str) -> bool:
-    """Whether two kernel messages say the same."""
-    if wanted.endswith((" (re)", " (glob)")):
+def same_message(reported: str, seen: str) -> bool:
+    """Whether two kernel messages mean the same."""
+    if reported.endswith((" (re)", " (glob)")):
         comparison = _Comparison(time.monotonic() + _PATTERN_SECONDS)
-        return comparison.matches([wanted], [seen.rstrip()])
-    return same_line(_VIRTIO.sub("virtioN", wanted), _VIRTIO.sub("virtioN", seen))
+        return comparison.matches([reported], [seen.rstrip()])
+    return same_line(_VIRTIO.sub("virtioN", reported), _VIRTIO.sub("virtioN", seen))
+
+
+def same_splat(reported: Splat, seen: Splat) -> bool:
+    """Whether two splats mean the same: the same kind and the same function with the same
+    caller, and the same line where both are of one release. Processors, PIDs, addresses, offsets,
+    registers, names of processes and taints are not compared."""
+    if _splat_kind(reported) != _splat_kind(seen):
+        return False
+    if reported.function and seen.function:
+        return (
+            reported.function == seen.function
+            and _same_caller(reported, seen)
+            and _same_source_line(reported, seen)
+        )
+    return bool(reported.file) and (reported.file, reported.line) == (seen.file, seen.line)
+
+
+_LOCKDEP = re.compile(
+    r"possible [a-z ]+? (?:dep|lock|det)|inconsistent|suspicious RCU|bad unlock|held"
+)
+# The frames among which the other's caller may be: inlining differs from build to build.
+_CALLER_FRAMES = 8
+
+
+def _splat_kind(splat: Splat) -> tuple[str, str]:
+    """The kind; of lockdep and the sanitizers also what exactly they report."""
+    detail = ""
+    if splat.kind == "KASAN":
+        # 5.18 and later distinguish kinds of use after free.
+        match = re.search(r"KASAN: ([\w-]+)", splat.opening or splat.text[0])
+        detail = (match[1] if match else "").removeprefix("slab-").removeprefix("vmalloc-")
+    if splat.kind == "lockdep":
+        match = _LOCKDEP.search(splat.opening or splat.text[0])
+        detail = match[0] if match else ""
+    return splat.kind, detail
+
+
+def _same_caller(reported: Splat, seen: Splat) -> bool:
+    if not reported.caller or not seen.caller or reported.caller == seen.caller:
+        return True
+    return (
+        reported.caller in seen.frames[:_CALLER_FRAMES]
+        or seen.caller in reported.frames[:_CALLER_FRAMES]
+    )
+
+
+def _same_source_line(reported: Splat, seen: Splat) -> bool:
+    """Whether both are of the same check in a function. Lines differ between releases."""
+    if not reported.line or not seen.line or reported.file != seen.file:
+        return True
+    same_release = bool(reported.kernel) and reported.kernel == seen.kernel
+    return reported.line == seen.line or not same_release

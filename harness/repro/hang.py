@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Where a command hangs: the tasks that a stuck guest's kernel shows.
+"""Where a command hangs: the tasks that the kernel of a guest shows, or its processors.
 
-PID 1 triggers a sysrq, which needs no shell. "w" shows the tasks in state D (show_state_filter,
-kernel/sched/core.c), "t" all of them.
+PID 1 triggers a sysrq without a shell. "w" shows the tasks in state D (show_state_filter in
+kernel/sched/core.c), "t" shows all tasks.
 """
 
 import re
@@ -15,15 +15,16 @@ from harness.guest.guest import Guest
 from harness.kernel.artifact import Kernel
 from harness.klog import frame
 from harness.klog.frame import Frame
-from harness.report import shell
+from harness.report import shell_syntax
 
 # sched_show_task, kernel/sched/core.c; before 5.12 without "task:" and its colons.
 _TASK_LINE = re.compile(r"task:(?P<comm>.{1,16}?) +state:(?P<state>\S).*?\bpid:(?P<pid>\d+)")
 _OLD_TASK_LINE = re.compile(r"(?P<comm>\S{1,15}) +(?P<state>[DSRTXIZ]) +\d+ +(?P<pid>\d+) +\d+ 0x")
 
-_SHOWN = 6  # frames
+# The most frames of a task that are named.
+_MOST_FRAMES = 6
 
-# What every waiting task's trace begins with.
+# The functions that the trace of each blocked task begins with.
 _WAITING = frozenset(
     [
         "__switch_to",
@@ -42,10 +43,17 @@ _WAITING = frozenset(
 )
 
 
+# Functions of a processor that has nothing to do (kernel/sched/idle.c).
+_IDLE = re.compile(r"\b(?:cpu_do_idle|arch_cpu_idle|default_idle_call|do_idle)\b")
+
+# The names of the guest's shell, which opens and writes files itself (guest-scripts/init/init.c).
+_SHELL = frozenset({"busybox", "sh"})
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task that the kernel shows: its ``comm``, ``pid``, ``state`` (one letter, as ps has it)
-    and call trace, the innermost frame first."""
+    """A task that the kernel shows: its ``comm``, ``pid``, ``state`` (one letter, as ps prints
+    it) and call trace, the innermost frame first."""
 
     comm: str
     pid: int
@@ -54,18 +62,18 @@ class Task:
 
     def __str__(self) -> str:
         names = [each.function for each in self.frames if each.function not in _WAITING]
-        where = f" in {' <- '.join(names[:_SHOWN])}" if names else ""
+        where = f" in {' <- '.join(names[:_MOST_FRAMES])}" if names else ""
         return f"{self.comm} (PID {self.pid}) is in state {self.state}{where}"
 
 
-def where(guest: Guest, command: str, kernel: Kernel) -> str:
-    """Where the command hangs, in a line: its task, or where no process runs any more the
-    processors."""
+def locate(guest: Guest, command: str, kernel: Kernel) -> str:
+    """Return in one line where the command hangs: its task, or if the guest does not answer the
+    functions of its processors. "" if no task of the command is found."""
     for letter in ("w", "t"):
         try:
             found = tasks([record.text for record in guest.sysrq(letter)])
         except GuestError:
-            return _processors(guest, kernel)
+            return _unresponsive(guest, kernel)
         own = of_command(found, command)
         if letter == "w" and found:
             return str((own or found)[0])
@@ -74,26 +82,27 @@ def where(guest: Guest, command: str, kernel: Kernel) -> str:
     return ""
 
 
-# What the guest's shell is called: it opens and writes files itself (guest-scripts/init/init.c).
-_SHELL = frozenset({"busybox", "sh"})
-
-
 def of_command(found: Sequence[Task], command: str) -> list[Task]:
-    """The tasks of the command's programs, else the shell's own: a builtin has no other."""
-    names = {name[:15] for name in shell.programs(command)}
+    """The tasks of the command's programs, else those of the shell, which runs its builtins."""
+    names = {name[:15] for name in shell_syntax.programs(command)}
     programs = [each for each in found if each.comm in names]
     return programs or [each for each in found if each.comm in _SHELL]
 
 
-def _processors(guest: Guest, kernel: Kernel) -> str:
+def _unresponsive(guest: Guest, kernel: Kernel) -> str:
+    """What is known about a guest whose PID 1 does not answer: with idle processors it is
+    blocked, else they may run with interrupts disabled."""
     try:
-        return "no process runs any more; " + "; ".join(processors.traces(guest, kernel))
+        traces = processors.traces(guest, kernel)
     except (GuestError, HostError):
-        return "no process runs any more"
+        traces = []
+    if traces and all(map(_IDLE.search, traces)):
+        return "the guest does not answer: PID 1 is blocked, and the processors are idle"
+    return "; ".join(["the guest does not answer", *traces])
 
 
 def tasks(lines: Sequence[str]) -> list[Task]:
-    """The tasks in what the kernel logs for a sysrq "w" or "t"."""
+    """The tasks in the messages of a sysrq "w" or "t"."""
     return list(_tasks(lines))
 
 

@@ -21,12 +21,11 @@ from harness.klog import splat
 from harness.klog.record import Record, gaps
 from harness.klog.splat import Splat
 from harness.machine import qemu
-from harness.report.part import Command
-from harness.repro import crash, judge, record, verdict
-from harness.repro.names import Names
-from harness.repro.player import Player
-from harness.repro.replayed import Judgement, Replayed
+from harness.repro import compare, judge, serialize, verdict
+from harness.repro.device_names import DeviceNames
 from harness.repro.request import Request
+from harness.repro.runner import Runner
+from harness.repro.session_run import Judgement, SessionRun
 from harness.repro.verdict import Verdict
 from harness.symbols import symbolise
 
@@ -35,11 +34,13 @@ _STAMP = re.compile(r"\[ *(\d+\.\d+)\](?:\[ *[TC]\d+\])? ?(.*)")
 
 @dataclass(slots=True)
 class Result:
-    """A replay and its verdict. ``judged`` are the report's claims, in order. ``splats`` are
-    those of the guest; ``unmentioned`` are the ones among them that the report does not
-    show; ``lost_records`` the first and last numbers of kernel messages that were
-    overwritten unread; ``error`` is what the guest was lost to; ``notes`` what was chosen
-    on the way."""
+    """A replay and its verdict.
+
+    ``judged`` are the report's claims, in order. ``splats`` are those of the guest, and
+    ``unmentioned`` those of them that the report does not show. ``lost_records`` are the first
+    and last numbers of kernel messages that were overwritten before they were read. ``error`` is
+    what the guest was lost to. ``notes`` are what was decided for the user on the way.
+    """
 
     request: Request
     kernel: Kernel
@@ -57,8 +58,7 @@ class Result:
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """A replay on one of several kernels, or of one of several reports (``name``): its
-    ``result``, or the ``error`` that kept the kernel from being built or the guest from
-    being started."""
+    ``result``, or the ``error`` for which the kernel was not built or the guest not started."""
 
     spec: KernelSpec
     name: str
@@ -67,7 +67,7 @@ class Attempt:
 
     @property
     def exit_code(self) -> int:
-        """What the command would end with for this one alone."""
+        """The exit status of a command that makes only this attempt."""
         if self.result:
             return self.result.verdict.exit_code
         assert self.error
@@ -76,8 +76,8 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Watcher:
-    """Called while a replay goes on: before a command, with each step and what is judged
-    of it so far, and with what was chosen."""
+    """Called during a replay: before a command, after each step with the judgements about it so
+    far, and with each note."""
 
     on_command: Callable[[int, str], None] = lambda _number, _text: None
     on_step: Callable[[Step, Sequence[Judgement]], None] = lambda _step, _judged: None
@@ -85,7 +85,7 @@ class Watcher:
 
 
 def replay(
-    asked: Request,
+    request: Request,
     kernel: Kernel,
     directory: Path,
     *,
@@ -93,113 +93,133 @@ def replay(
     watcher: Watcher = Watcher(),
     spec: KernelSpec | None = None,
 ) -> Result:
-    """Boots a guest, types the session into it, and judges what the report claims.
+    """Start a guest, run the session in it, and judge what the report claims.
 
-    ``directory`` gets everything that is observed, as it happens. What a guest that is
-    lost on the way has shown before stays, and what it has not makes no verdict. With the
-    ``spec`` that the kernel was built from, splats get their places in the source.
+    Everything that is observed is written to ``directory`` as it happens. If the guest is lost,
+    the steps before count, and what it did not run is inconclusive. With the ``spec`` that the
+    kernel was built from, the frames of splats get their places in the source.
     """
-    result = Result(asked, kernel, directory)
-    _describe(asked, kernel, directory)
-    log: list[Record] = []
-    names = Names(asked.context, asked.machine.iommu.driver, asked.devices)
-    hangs: dict[int, str] = {}
-
-    def observe(entry: Record) -> None:
-        log.append(entry)
-        kmsg.add(asdict(entry))
-
-    def note(text: str) -> None:
-        result.notes.append(text)
-        watcher.on_note(text)
-
-    first = 0
-    with _log(directory / "kmsg.jsonl") as kmsg, _log(directory / "steps.jsonl") as steps:
-        try:
-            with snapshot.started(
-                kernel,
-                asked.machine,
-                directory,
-                kmod="kmod" in asked.extras,
-                limit=limit,
-                on_record=observe,
-            ) as running:
-                _write_command_line(running, directory)
-                running.new_kmsg()
-                first = len(log)
-                player = Player(running, kernel, names, note, hangs)
-                player.start(asked.session.commands)
-                for number, command in enumerate(asked.session.commands):
-                    watcher.on_command(number + 1, command.text)
-                    result.steps.append(player.play(number, command))
-                    own = _judged_so_far(result, names, hangs, number)
-                    steps.add(record.step(command, result.steps[-1], own))
-                    watcher.on_step(result.steps[-1], own)
-        except GuestError as error:
-            result.error = error
-    _conclude(result, log, first, names, hangs)
+    replaying = _Replay(Result(request, kernel, directory), watcher)
+    _write_inputs(request, kernel, directory)
+    replaying.run(limit)
+    result = replaying.conclude()
     if spec:
         _symbolise(result, spec)
-    (directory / "result.json").write_text(json.dumps(record.result(result), indent=1) + "\n")
+    (directory / "result.json").write_text(json.dumps(serialize.result(result), indent=1) + "\n")
     return result
 
 
-def _judged_so_far(
-    result: Result, names: Names, hangs: dict[int, str], number: int
-) -> list[Judgement]:
-    """The claims about the step that just ended; what stands beside the session waits."""
-    own = [each for each in result.request.claims if each.step == number]
-    splats = splat.find([entry.text for step in result.steps for entry in step.kmsg])
-    done = _replayed(result, splats, names, hangs)
-    return judge.judge(own, done)
+class _Replay:
+    """A replay that runs: the ``result`` so far, and what it is judged by."""
 
+    def __init__(self, result: Result, watcher: Watcher) -> None:
+        request = result.request
+        self._result = result
+        self._watcher = watcher
+        self._log: list[Record] = []
+        # The number of records before the session.
+        self._booted = 0
+        self._names = DeviceNames(request.context, request.machine.iommu.driver, request.devices)
+        self._hangs: dict[int, str] = {}
 
-def _replayed(
-    result: Result, splats: Sequence[Splat], names: Names, hangs: dict[int, str]
-) -> Replayed:
-    commands: tuple[Command, ...] = result.request.session.commands
-    return Replayed(
-        commands, tuple(result.steps), tuple(splats), result.error, result.kernel, names, hangs
-    )
+    def run(self, limit: float | None) -> None:
+        """Run the session until its end, or until the guest is lost."""
+        request, directory = self._result.request, self._result.directory
+        with _log(directory / "kmsg.jsonl") as kmsg, _log(directory / "steps.jsonl") as steps:
 
+            def observe(entry: Record) -> None:
+                self._log.append(entry)
+                kmsg.add(asdict(entry))
 
-def _conclude(
-    result: Result, log: Sequence[Record], first: int, names: Names, hangs: dict[int, str]
-) -> None:
-    """The verdict, from all that the guest has shown since the session began."""
-    dying = splat.find(_unseen(result.error.log, log)) if result.error else []
-    shown = splat.find([entry.text for entry in log[first:]]) + dying
-    # Those of the boot are shown as well, and are no symptom of the session.
-    result.splats = splat.find([entry.text for entry in log[:first]]) + shown
-    done = _replayed(result, shown, names, hangs)
-    result.judged = judge.judge(result.request.claims, done)
-    result.verdict = _verdict(result)
-    reported = [each.splat for each in result.request.claims if each.splat]
-    result.unmentioned = [
-        each for each in result.splats if not any(crash.same_splat(one, each) for one in reported)
-    ]
-    result.lost_records = gaps(log)
+            try:
+                with snapshot.started(
+                    self._result.kernel,
+                    request.machine,
+                    directory,
+                    kmod="kmod" in request.extras,
+                    limit=limit,
+                    on_record=observe,
+                ) as guest:
+                    self._run_session(guest, steps)
+            except GuestError as error:
+                self._result.error = error
+
+    def _run_session(self, guest: Guest, steps: JsonLines) -> None:
+        result = self._result
+        _write_command_line(guest, result.directory)
+        guest.new_kmsg()
+        self._booted = len(self._log)
+        runner = Runner(guest, result.kernel, self._names, self._note, self._hangs)
+        session = result.request.session.commands
+        runner.prepare(session)
+        for number, command in enumerate(session):
+            self._watcher.on_command(number + 1, command.text)
+            step = runner.run(number, command)
+            result.steps.append(step)
+            judged = self._judge_step(number)
+            steps.add(serialize.step(command, step, judged))
+            self._watcher.on_step(step, judged)
+
+    def _note(self, text: str) -> None:
+        self._result.notes.append(text)
+        self._watcher.on_note(text)
+
+    def _judge_step(self, number: int) -> list[Judgement]:
+        """Judge the claims about the step that has just ended."""
+        splats = splat.find([entry.text for step in self._result.steps for entry in step.kmsg])
+        run = self._session_run(splats)
+        return judge.judge_claims(run.claims_about(number), run)
+
+    def _session_run(self, splats: Sequence[Splat]) -> SessionRun:
+        result = self._result
+        return SessionRun(
+            result.request.session.commands,
+            result.request.claims,
+            tuple(result.steps),
+            tuple(splats),
+            result.error,
+            result.kernel,
+            self._names,
+            self._hangs,
+        )
+
+    def conclude(self) -> Result:
+        """Judge all claims, by all that the guest has shown since the session began."""
+        result, log = self._result, self._log
+        last_words = splat.find(_unread(result.error.log, log)) if result.error else []
+        splats = splat.find([entry.text for entry in log[self._booted :]]) + last_words
+        # Splats of the boot are shown as well, but are no symptom of the session.
+        result.splats = splat.find([entry.text for entry in log[: self._booted]]) + splats
+        claims = result.request.claims
+        result.judged = judge.judge_claims(claims, self._session_run(splats))
+        result.verdict = _verdict(result)
+        reported = [each.splat for each in claims if each.splat]
+        result.unmentioned = [
+            each
+            for each in result.splats
+            if not any(compare.same_splat(one, each) for one in reported)
+        ]
+        result.lost_records = gaps(log)
+        return result
 
 
 def _symbolise(result: Result, spec: KernelSpec) -> None:
-    """Gives the frames of the guest's splats their places."""
+    """Add places in the source to the frames of the guest's splats."""
     found = [symbolise.symbolised(each, result.kernel, spec) for each in result.splats]
-    places = {id(old): new.splat for old, new in zip(result.splats, found, strict=True)}
-    result.unmentioned = [places[id(each)] for each in result.unmentioned]
-    result.splats = list(places.values())
-    lacking = dict.fromkeys(each.reason for each in found if each.reason and each.total)
-    result.notes += [f"frames without a place in the source: {each}" for each in lacking]
+    symbolised = {id(old): new.splat for old, new in zip(result.splats, found, strict=True)}
+    result.unmentioned = [symbolised[id(each)] for each in result.unmentioned]
+    result.splats = list(symbolised.values())
+    reasons = dict.fromkeys(each.reason for each in found if each.reason and each.total)
+    result.notes += [f"frames without a place in the source: {each}" for each in reasons]
 
 
 def _verdict(result: Result) -> Verdict:
-    """Of the claims; a host in trouble makes none of the kernel."""
+    """The verdict on the claims; none about the kernel if the host lost the guest."""
     error = result.error
     if isinstance(error, GuestLost) and not isinstance(error, GuestReset):
-        step = len(result.steps) + 1
-        return Verdict(
-            "inconclusive", f"step {step} of {len(result.request.session.commands)}: {error}"
-        )
-    return verdict.judge(result.judged)
+        step, total = len(result.steps) + 1, len(result.request.session.commands)
+        return Verdict("inconclusive", f"step {step} of {total}: {error}")
+    return verdict.decide(result.judged)
 
 
 @contextlib.contextmanager
@@ -211,26 +231,26 @@ def _log(path: Path) -> Iterator[JsonLines]:
         lines.close()
 
 
-def _describe(asked: Request, kernel: Kernel, directory: Path) -> None:
+def _write_inputs(request: Request, kernel: Kernel, directory: Path) -> None:
     shutil.copy(kernel.config, directory / "kernel.config")
-    lines = [f"$ {text}" for text in asked.session.texts]
+    lines = [f"$ {text}" for text in request.session.texts]
     (directory / "session.txt").write_text("\n".join(lines) + "\n")
 
 
-def _write_command_line(running: Guest, directory: Path) -> None:
-    """A script for people who want the same machine on their terminal."""
-    single = replace(running.boot.machine, single_console=False)
-    boot = replace(running.boot, machine=single, arguments="rdinit=/harness/shell")
+def _write_command_line(guest: Guest, directory: Path) -> None:
+    """Write a script that boots the same machine on a terminal."""
+    single = replace(guest.boot.machine, single_console=False)
+    boot = replace(guest.boot, machine=single, arguments="rdinit=/harness/shell")
     command = shlex.join(qemu.on_a_terminal(boot))
     script = directory / "boot.sh"
     script.write_text(
         f"#!/bin/sh\n# The machine of this run, with a shell on its console.\nexec {command}\n"
     )
     script.chmod(0o755)
-    (directory / "qemu.json").write_text(json.dumps(running.argv, indent=1) + "\n")
+    (directory / "qemu.json").write_text(json.dumps(guest.argv, indent=1) + "\n")
 
 
-def _unseen(console: str, log: Sequence[Record]) -> list[str]:
+def _unread(console: str, log: Sequence[Record]) -> list[str]:
     """The console's lines that are later than the last record of the log."""
     last = log[-1].time if log else 0.0
     lines = (_STAMP.match(line) for line in console.splitlines())

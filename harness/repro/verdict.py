@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.report.claim import WEIGHT
-from harness.repro.replayed import Judgement
+from harness.report.claim import PRIORITY
+from harness.repro.session_run import Judgement
 
 Word = Literal["reproduced", "not-reproduced", "inconclusive"]
 
@@ -15,10 +15,13 @@ EXIT_CODES: dict[Word, int] = {"reproduced": 0, "not-reproduced": 1, "inconclusi
 # Symptoms after which a guest has nothing more to show.
 _FINAL = ("panic", "splat", "killed", "hang")
 
+_MOST_CHARACTERS = 300
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``word``, the ``reason`` in one line, and the ``symptom`` that decides, "" for none."""
+    """``word``, the ``reason`` in one line, and the text of the deciding ``symptom``, "" for
+    none."""
 
     word: Word
     reason: str
@@ -29,49 +32,64 @@ class Verdict:
         return EXIT_CODES[self.word]
 
 
-def judge(judged: Sequence[Judgement]) -> Verdict:
-    """From all claims. ``reproduced``: every symptom holds, at least one was there to hold,
-    and no step before it went otherwise. ``not-reproduced``: a symptom, or a step before it,
-    can be judged and does not hold. ``inconclusive``: none of this."""
+def decide(judged: Sequence[Judgement]) -> Verdict:
+    """The verdict on all claims.
+
+    ``reproduced``: every symptom holds, and each step before the last symptom matches the report.
+    ``not-reproduced``: a symptom, or a step before it, can be judged and does not hold.
+    ``inconclusive``: neither.
+    """
     symptoms = [each for each in judged if each.claim.symptom]
     if not symptoms:
-        return Verdict(
-            "inconclusive", "the report shows no output or status that could be compared"
-        )
+        return Verdict("inconclusive", "the report shows no output or status to compare")
     last = max(_place(each) for each in symptoms)
-    deciding = [each for each in judged if each.claim.judges and _place(each) <= last]
+    deciding = [each for each in judged if each.claim.decides and _place(each) <= last]
     failed = [each for each in deciding if each.held is False]
     if failed:
-        # What comes later may differ because of it.
-        first = min(failed, key=lambda each: (_place(each), WEIGHT[each.claim.kind]))
-        return _verdict("not-reproduced", first, "does not hold")
+        # Later claims may fail because of the first.
+        return _verdict("not-reproduced", min(failed, key=_order))
     held = [each for each in symptoms if each.held]
-    over = [each for each in held if each.claim.kind in _FINAL]
+    final = [each for each in held if each.claim.kind in _FINAL]
     unknown = [each for each in deciding if each.held is None]
-    # A splat that shows up all the same needs no step that could not be made, and what
-    # comes after the guest's end cannot be seen.
-    open_questions = [
-        each for each in unknown if not over or (each.claim.symptom and _place(each) < _end(over))
-    ]
-    if open_questions:
-        first = min(open_questions, key=lambda each: (_place(each), WEIGHT[each.claim.kind]))
-        return _verdict("inconclusive", first, "cannot be judged")
-    main = min(held, key=lambda each: (WEIGHT[each.claim.kind], -_place(each)))
-    return _verdict("reproduced", main, "holds")
+    # A splat that appears requires no step that could not run, and what follows the end of the
+    # guest cannot be seen.
+    if final:
+        end = min(_place(each) for each in final)
+        unknown = [each for each in unknown if each.claim.symptom and _place(each) < end]
+    if unknown:
+        return _verdict("inconclusive", min(unknown, key=_order))
+    main = min(held, key=lambda each: (PRIORITY[each.claim.kind], -_place(each)))
+    return _verdict("reproduced", main)
 
 
 def _place(each: Judgement) -> float:
-    """Where in the session: what stands beside it comes last."""
+    """The step; a claim from outside of the session is after all steps."""
     return float("inf") if each.claim.step is None else each.claim.step
 
 
-def _end(over: Sequence[Judgement]) -> float:
-    """The step at which the guest shows what it ends with."""
-    return min(_place(each) for each in over)
+def _order(each: Judgement) -> tuple[float, int]:
+    return _place(each), PRIORITY[each.claim.kind]
 
 
-def _verdict(word: Word, each: Judgement, how: str) -> Verdict:
-    step = "" if each.claim.step is None else f"step {each.claim.step + 1}, "
-    what = "the symptom" if each.claim.symptom else "the way to it"
-    reason = " ".join(each.reason.split())[:300]
-    return Verdict(word, f"{what}: {step}{each.claim.text}: {how} ({reason})", each.claim.text)
+_OF_SYMPTOM: dict[Word, str] = {
+    "reproduced": "holds",
+    "not-reproduced": "does not hold",
+    "inconclusive": "cannot be judged",
+}
+# A claim that is no symptom decides only where it does not hold.
+_OF_STEP: dict[Word, str] = {
+    "not-reproduced": "differs from the report",
+    "inconclusive": "cannot be judged",
+}
+
+
+def _verdict(word: Word, deciding: Judgement) -> Verdict:
+    claim = deciding.claim
+    if not claim.symptom and claim.step is not None:
+        outcome = f"step {claim.step + 1} {_OF_STEP[word]}"
+    elif claim.step is not None:
+        outcome = f"symptom of step {claim.step + 1} {_OF_SYMPTOM[word]}"
+    else:
+        outcome = f"symptom {_OF_SYMPTOM[word]}"
+    reason = " ".join(deciding.reason.split())[:_MOST_CHARACTERS]
+    return Verdict(word, f"{outcome}: {claim.text} ({reason})", claim.text)

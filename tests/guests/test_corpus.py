@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from harness.kernel.artifact import Kernel
-from harness.repro import names, replay, request
+from harness.repro import device_names, replay, request
 from harness.repro.request import Request
 from tests.conftest import REPORTS
 
@@ -72,5 +72,7 @@ def test_corpus_report_gets_its_verdict(kernel: Kernel, tmp_path: Path, case: Ca
 def _request(case: Case, directory: Path) -> Request:
     path = directory / case.file
     path.write_bytes(case.text)
-    chosen = names.parse([case.options["--device"]] if "--device" in case.options else [])
-    return request.of(path, case.options.get("--session"), case.machine, devices=chosen)
+    chosen = device_names.parse_choices(
+        [case.options["--device"]] if "--device" in case.options else []
+    )
+    return request.create(path, case.options.get("--session"), case.machine, devices=chosen)

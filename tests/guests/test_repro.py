@@ -19,8 +19,8 @@ from harness.iommu.behaviour import GROUPS_AT_REGISTRATION, UNREGISTERING_REMOVE
 from harness.kernel import build, spec
 from harness.kernel.artifact import Kernel
 from harness.plugin.plugin import GuestFactory
-from harness.report.part import Command
-from harness.repro import record, render
+from harness.report.commands import Command
+from harness.repro import render, serialize
 from tests import command
 from tests.conftest import PATCHES, REPORTS
 from tests.processes import wait_until
@@ -55,7 +55,7 @@ def test_bundled_report_is_reproduced(kernel_name: str, kernel: Kernel, tmp_path
     assert (fourth["exit_status"], fourth["matched"]) == (1, True)
     assert "Resource temporarily unavailable" in fourth["stderr"]
     (note,) = result["notes"]
-    assert "test_module is our iommu_client" in note
+    assert "test_module is iommu_client" in note
 
 
 def test_report_is_not_reproduced_without_the_pin(tmp_path: Path) -> None:
@@ -129,15 +129,20 @@ def test_virtio_iommu_session_runs_behind_a_virtio_iommu(
 @pytest.mark.parametrize(
     ("session", "status", "verdict", "reason"),
     [
-        ("$ echo a\nb\n", 1, "not-reproduced", "step 1, `echo a` prints b"),
-        ("$ true\n$ true\n", 3, "inconclusive", "no output"),
+        (
+            "$ echo a\nb\n",
+            1,
+            "not-reproduced",
+            "step 1 does not hold: `echo a` prints b",
+        ),
+        ("$ true\n$ true\n", 3, "inconclusive", "no output or status to compare"),
         ("$ echo a\na\n$ poweroff -f\nx\n", 3, "inconclusive", "step 2"),
         ("$ echo a\na\n$ echo c >/proc/sysrq-trigger\nx\n", 3, "inconclusive", "panicked"),
         (
             "$ echo c >/proc/sysrq-trigger\n[ 1.0] Kernel panic - not syncing: sysrq\n",
             0,
             "reproduced",
-            "holds (the kernel panics: sysrq triggered crash)",
+            "(the kernel panics: sysrq triggered crash)",
         ),
         ("$ sleep 1000\nx\n", 3, "inconclusive", "silent for 1 s"),
     ],
@@ -178,7 +183,7 @@ def test_unmentioned_splat_is_shown(kernel_name: str, kernel: Kernel, tmp_path: 
     places = [each["place"] for chain in oops["chains"] for each in chain["frames"]]
     assert any(each.startswith("drivers/iommu/iommu.c:") for each in places), places
     done = command.run("repro", tmp_path / "report.transcript", "--kernel", kernel_name)
-    assert "the report does not mention this Oops" in done.out
+    assert "Oops that the report does not mention" in done.out
     assert re.search(r"pc : sysfs_remove_link_from_group\+\S+ \(fs/sysfs/group.c:\d+\)", done.out)
 
 
@@ -191,7 +196,7 @@ def test_mentioned_splat_is_not_shown_as_unmentioned(kernel_name: str, tmp_path:
     _, result = repro(kernel_name, write(tmp_path, OOPS + mentioned), tmp_path / "run")
     assert not any("Unable to handle" in title for title in result["unmentioned_splats"])
     done = command.run("repro", tmp_path / "report.transcript", "--kernel", kernel_name)
-    shown = "the kernel reports, as the report does: " in done.out
+    shown = "Oops that the report mentions: " in done.out
     assert shown == any(each["kind"] == "Oops" for each in result["splats"])
 
 
@@ -217,7 +222,7 @@ def test_text_output_to_a_pipe_is_plain(kernel_name: str, kernel: Kernel, tmp_pa
     # Long lines are not wrapped, whatever the width of a terminal.
     pinned = 4 if GROUPS_AT_REGISTRATION.since.include(kernel.release) else 2
     refcounts = f"refcounts: arm_smmu_v3 {pinned} -> {pinned}; groups {pinned} -> {pinned}"
-    assert f"    as reported: status 1; {refcounts}" in done.out
+    assert f"    matches the report: status 1; {refcounts}" in done.out
     assert f"run:     {tmp_path / 'run'}" in done.out
 
 
@@ -319,7 +324,7 @@ def test_untranslated_client_is_recorded_and_shown(
     step = guest.step("true")
     assert step.after.untranslated == ["b000000.client0", "b001000.client1"]
     done = replace(step, before=State())
-    recorded = record.step(Command("true", (), None, 1), done, [])
+    recorded = serialize.step(Command("true", (), None, 1), done, [])
     assert recorded["untranslated"] == step.after.untranslated
     shown = [line for _, line in render.step(done, [], "arm_smmu_v3")]
     assert any("! b000000.client0 is bound, firmware names an IOMMU" in line for line in shown)

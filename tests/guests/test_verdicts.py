@@ -35,7 +35,7 @@ def replayed(kernel: Kernel, tmp_path: Path, text: str, limit: float | None = No
     report.write_text(text)
     run = tmp_path / "run"
     run.mkdir()
-    return replay.replay(request.of(report), kernel, run, limit=limit)
+    return replay.replay(request.create(report), kernel, run, limit=limit)
 
 
 @dataclass(frozen=True)
@@ -218,5 +218,5 @@ def test_hang_is_a_claim(kernel: Kernel, tmp_path: Path, text: str, verdict: str
 def test_unread_command_line_is_named(tmp_path: Path) -> None:
     report = tmp_path / "report"
     report.write_text("# modprobe a\n# frobnicate --all /dev/x | grep y\nbusy\n")
-    notes = request.of(report).notes
-    assert any("1 line that looks like a command was not taken (line 2)" in note for note in notes)
+    notes = request.create(report).notes
+    assert any("commands of unknown programs: 2" in note for note in notes)

@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-from harness.report import reading
+from harness.report import bug_report, session_selection
 from harness.report.claim import Claim
 
 
@@ -11,7 +11,7 @@ def symptoms(tmp_path: Path, text: str) -> list[Claim]:
     """The claims that decide the verdict."""
     path = tmp_path / "report"
     path.write_text(text)
-    claims = reading.choose(reading.read(path), None).claims
+    claims = session_selection.select(bug_report.read(path), None).claims
     return [each for each in claims if each.symptom]
 
 

@@ -9,13 +9,13 @@ from harness.guest.state import Module, State
 from harness.kernel.artifact import Kernel
 from harness.klog import splat
 from harness.klog.record import Record
-from harness.report import claim
+from harness.report import session_claims
 from harness.report.claim import Claim
-from harness.report.part import Command
+from harness.report.commands import Command
 from harness.report.session import Session
 from harness.repro import judge, verdict
-from harness.repro.names import Names
-from harness.repro.replayed import Judgement, Replayed
+from harness.repro.device_names import DeviceNames
+from harness.repro.session_run import Judgement, SessionRun
 from harness.repro.verdict import Verdict
 
 OLD_BUSYBOX = "modprobe: can't unload module arm_smmu_v3: Resource temporarily unavailable"
@@ -78,28 +78,30 @@ def judged(
     hangs: dict[int, str] | None = None,
     claims: list[Claim] | None = None,
 ) -> list[Judgement]:
-    done = Replayed(
+    found = claims or session_claims.find(Session(tuple(commands)))
+    run = SessionRun(
         tuple(commands),
+        found,
         tuple(steps),
         tuple(splat.find([record.text for step in steps for record in step.kmsg])),
         error,
         KERNEL,
-        Names("", "arm_smmu_v3"),
+        DeviceNames("", "arm_smmu_v3"),
         hangs or {},
     )
-    return judge.judge(claims or claim.of_session(Session(tuple(commands))), done)
+    return judge.judge_claims(found, run)
 
 
 def verdict_of(
     commands: list[Command], steps: list[Step], error: GuestPanic | GuestLost | None = None
 ) -> Verdict:
-    return verdict.judge(judged(commands, steps, error))
+    return verdict.decide(judged(commands, steps, error))
 
 
 def difference(reported: Command, done: Step) -> str | None:
     """The reason of the first deciding claim that does not hold, None if all of them hold."""
     found = judged([reported], [done])
-    return next((each.reason for each in found if each.held is False and each.claim.judges), None)
+    return next((each.reason for each in found if each.held is False and each.claim.decides), None)
 
 
 OOPS = ("[ 1.0] Unable to handle kernel NULL pointer dereference at virtual address 08",)

@@ -57,12 +57,12 @@ def test_prose_that_the_session_refutes_is_a_contradiction(
 
 def test_prose_that_another_session_confirms_is_no_contradiction(tmp_path: Path) -> None:
     text = f"Mine:\n\n{REFUSED}\nWith the patch rmmod works:\n\n{DONE}\nrmmod succeeds.\n"
-    assert kinds(tmp_path, text) == ["fact"]
+    assert kinds(tmp_path, text) == ["error"]
 
 
 def test_prose_that_replies_to_a_quoted_session_is_no_contradiction(tmp_path: Path) -> None:
     quoted = "".join(f"> {line}\n" for line in REFUSED.splitlines())
-    assert kinds(tmp_path, f"{quoted}\nHere rmmod works.\n") == ["fact"]
+    assert kinds(tmp_path, f"{quoted}\nHere rmmod works.\n") == ["error"]
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 
 from harness.guest.guest import Step
 from harness.guest.state import Module, State
-from harness.report import claim, fact
-from harness.report.fact import Fact
+from harness.report import error_message, session_claims
+from harness.report.error_message import ErrorMessage
 from harness.report.session import Session
 from tests.unit.judging import BUSYBOX, IN_USE, OLD_BUSYBOX, RMMOD, command, difference, step
 
 
 @pytest.mark.parametrize("line", IN_USE)
 def test_messages_of_different_tools_state_one_fact(line: str) -> None:
-    assert fact.of(line) == Fact("in use", "arm_smmu_v3")
+    assert error_message.parse(line) == ErrorMessage("in use", "arm_smmu_v3")
 
 
 @pytest.mark.parametrize("reported", IN_USE)
@@ -179,8 +179,8 @@ def test_output_matches_itself(lines: list[str]) -> None:
 )
 def test_a_pci_address_in_a_path_is_part_of_the_path(reported: str, seen: str) -> None:
     path = "/sys/bus/pci/devices/0000:00:01.0/iommu_group"
-    assert fact.of(reported.format(path)) == fact.of(seen.format(path))
-    assert fact.of(reported.format(path)) is not None
+    assert error_message.parse(reported.format(path)) == error_message.parse(seen.format(path))
+    assert error_message.parse(reported.format(path)) is not None
 
 
 @pytest.mark.parametrize("text", ["modprobe -r a; echo $?", "modprobe -r a | tee x"])
@@ -216,7 +216,7 @@ def test_a_long_duration_of_the_report_is_compared(reported: str, same: bool) ->
 @pytest.mark.parametrize(("status", "symptom"), [(0, False), (1, True)])
 def test_a_status_in_the_prompt_is_a_claim(status: int, symptom: bool) -> None:
     shown = replace(command(), next_status=status)
-    claims = claim.of_session(Session((shown,)))
+    claims = session_claims.find(Session((shown,)))
     assert any(each.kind == "status" and each.symptom is symptom for each in claims)
     assert difference(shown, step(status=status)) is None
     assert difference(shown, step(status=1 - status)) == f"exit status {1 - status}"

@@ -8,7 +8,7 @@ import pytest
 
 from harness.errors import GuestPanic
 from harness.report.claim import Claim
-from harness.repro import lacking
+from harness.repro import missing
 from tests.unit.judging import KERNEL, OOPS, command, difference, judged, step, verdict_of
 
 
@@ -123,7 +123,7 @@ def test_lacking_names_the_driver_that_the_guest_does_not_have(
     kernel = replace(KERNEL, directory=tmp_path)
     kernel.modules.mkdir(parents=True)
     (kernel.modules / "e1000e.ko").touch()
-    why = lacking.driver(message, kernel)
+    why = missing.driver(message, kernel)
     assert why == (f"the guest has no driver {name}" if name else "")
 
 

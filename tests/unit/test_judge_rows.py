@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from harness.guest.state import Module, State
-from harness.report import claim
-from harness.report.part import Command
+from harness.report import session_claims
+from harness.report.commands import Command
 from harness.report.session import Session
 from tests.unit.judging import command, difference, judged, step
 
@@ -34,7 +34,7 @@ def test_a_list_without_a_module_claims_that_it_is_not_loaded(
     ],
 )
 def test_a_part_of_a_list_claims_nothing_about_other_modules(commands: list[Command]) -> None:
-    texts = [each.text for each in claim.of_session(Session(tuple(commands)))]
+    texts = [each.text for each in session_claims.find(Session(tuple(commands)))]
     assert not any("does not show" in text for text in texts)
 
 
@@ -95,7 +95,7 @@ def test_taints_are_compared_where_the_report_is_about_them(
     row: str, about: bool, same: bool
 ) -> None:
     shown = command(row, text="grep smmu /proc/modules")
-    claims = [replace(each, tainted=about) for each in claim.of_session(Session((shown,)))]
+    claims = [replace(each, about_taints=about) for each in session_claims.find(Session((shown,)))]
     done = step(out="arm_smmu_v3 40960 2 - Live 0xffff800078620000 (O)\n", refcount=2)
     (found,) = judged([shown], [done], claims=claims)
     assert found.held is same

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import UsageError
-from harness.repro import names
-from harness.repro.names import Names
+from harness.repro import device_names
+from harness.repro.device_names import DeviceNames
 
 PRINTED = """\
 pci 0000:00:00.0 0x060000 1b36:0008
@@ -19,12 +19,12 @@ platform b000000.client0 - -
 platform b001000.client1 - - iommu_client
 net eth0 - - -
 """
-DEVICES = names.entries(PRINTED)
+DEVICES = device_names.parse_listing(PRINTED)
 
 
-def learned(command: str, context: str = "", runs: bool = True) -> Names:
-    found = Names(context, "arm_smmu_v3")
-    found.learn(command, DEVICES, runs=runs)
+def learned(command: str, context: str = "", must_fit: bool = True) -> DeviceNames:
+    found = DeviceNames(context, "arm_smmu_v3")
+    found.learn(command, DEVICES, must_fit=must_fit)
     return found
 
 
@@ -52,37 +52,39 @@ def test_a_name_from_the_report_becomes_the_guests_name(
 
 def test_a_kernel_message_names_the_driver_of_a_device() -> None:
     found = learned("echo 1 > /sys/bus/pci/devices/0000:81:00.0/x", "mlx5_core 0000:81:00.0: up")
-    assert "no mlx5_core device" in found.about("0000:81:00.0")
+    assert "no mlx5_core device" in found.why_unclear("0000:81:00.0")
 
 
 def test_a_name_that_fits_several_devices_is_unclear() -> None:
     command = "echo 40000000.gpu > /sys/bus/platform/drivers/gpu/unbind"
-    assert "--device 40000000.gpu=NAME" in learned(command).about(command)
-    assert not learned(command, runs=False).unclear
+    assert "--device 40000000.gpu=NAME" in learned(command).why_unclear(command)
+    assert not learned(command, must_fit=False).unclear
 
 
 def test_a_device_option_overrides_the_guess() -> None:
-    found = Names("", "arm_smmu_v3", names.parse(["40000000.gpu=b000000.client0"]))
-    found.learn("echo 40000000.gpu", DEVICES, runs=True)
+    found = DeviceNames(
+        "", "arm_smmu_v3", device_names.parse_choices(["40000000.gpu=b000000.client0"])
+    )
+    found.learn("echo 40000000.gpu", DEVICES, must_fit=True)
     assert found.translate("echo 40000000.gpu") == "echo b000000.client0"
 
 
 @pytest.mark.parametrize("choice", ["x", "=y", "x=", "a=b c", "a=$(b)"])
 def test_a_malformed_device_option_is_refused(choice: str) -> None:
-    with pytest.raises(UsageError, match="names no pair"):
-        names.parse([choice])
+    with pytest.raises(UsageError, match="must be REPORTED=GUEST"):
+        device_names.parse_choices([choice])
 
 
 def test_a_device_option_naming_an_absent_device_is_refused() -> None:
     with pytest.raises(UsageError, match=r"the guest has no 0000:00:09\.0"):
-        names.check({"x": "0000:00:09.0"}, DEVICES)
+        device_names.check_choices({"x": "0000:00:09.0"}, DEVICES)
 
 
 @given(st.text(max_size=300))
 def test_names_learn_and_translate_any_text(text: str) -> None:
-    found = Names(text, "arm_smmu_v3")
-    found.learn(text, names.entries(text), runs=True)
-    found.learn(text, DEVICES, runs=True)
+    found = DeviceNames(text, "arm_smmu_v3")
+    found.learn(text, device_names.parse_listing(text), must_fit=True)
+    found.learn(text, DEVICES, must_fit=True)
     found.translate(text)
 
 
@@ -90,4 +92,4 @@ def test_two_reported_devices_do_not_share_one_guest_device() -> None:
     command = "ls /sys/bus/pci/devices/0000:01:00.0; ls /sys/bus/pci/devices/0000:01:00.1"
     found = learned(command)
     assert not found.known
-    assert "are two" in found.about("ls /sys/bus/pci/devices/0000:01:00.0")
+    assert "has only one" in found.why_unclear("ls /sys/bus/pci/devices/0000:01:00.0")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.report import reading
+from harness.report import bug_report
 from tests.unit.claims import symptom_steps, symptoms
 
 LOADED = "# modprobe arm-smmu-v3\n# modprobe e1000e\n"
@@ -85,7 +85,7 @@ def test_a_negated_expected_or_incomplete_binding_is_no_claim(tmp_path: Path, pr
     [
         ("rmmod e1000e       <- hangs here", [("hang", 2)]),
         ("rmmod e1000e   # <-- never returns", [("hang", 2)]),
-        ("rmmod e1000e  # fails with EBUSY", [("fact", 2)]),
+        ("rmmod e1000e  # fails with EBUSY", [("error", 2)]),
         ("rmmod e1000e  # should not hang", []),
         ("rmmod e1000e  # the driver of the NIC", []),
     ],
@@ -98,7 +98,7 @@ def test_a_note_behind_a_command_claims_a_hang_or_a_failure(
 
 def test_an_arrow_note_is_removed_from_the_command(tmp_path: Path) -> None:
     (tmp_path / "r.txt").write_text("# modprobe a <-- hangs\n# cat <<- END\nx\nEND\n")
-    ((_, session),) = reading.read(tmp_path / "r.txt").sessions
+    ((_, session),) = bug_report.read(tmp_path / "r.txt").sessions
     assert session.texts == ("modprobe a", "cat <<- END\nx\nEND")
 
 
@@ -138,7 +138,7 @@ def test_cannot_be_unloaded_is_a_claim_only_after_unloading_that_module(tmp_path
     session = f"{LOADED}# rmmod e1000e\n"
     assert symptom_steps(tmp_path, f"{session}\narm-smmu-v3 cannot be unloaded.\n") == []
     assert symptom_steps(tmp_path, f"{session}\nrmmod: e1000e cannot be unloaded.\n") == [
-        ("fact", 2)
+        ("error", 2)
     ]
 
 

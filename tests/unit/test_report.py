@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import UsageError
-from harness.report import reading
+from harness.report import bug_report, session_selection
 from harness.repro import request
 from tests.unit.claims import symptom_numbers
 
@@ -21,7 +21,7 @@ SESSION = "$ modprobe arm-smmu-v3\n$ modprobe -r arm-smmu-v3\nmodprobe: can't un
 
 
 def texts(path: Path) -> list[tuple[str, ...]]:
-    return [session.texts for _, session in reading.read(path).sessions]
+    return [session.texts for _, session in bug_report.read(path).sessions]
 
 
 EXPECTED = [("modprobe arm-smmu-v3", "modprobe -r arm-smmu-v3")]
@@ -76,11 +76,11 @@ def test_choose_defaults_to_the_first_message_with_a_session(tmp_path: Path) -> 
     start = b"From a@example.org Thu Aug 29 12:05:04 2024\n"
     path.write_bytes(b"\n".join(start + message for message in (first, second, third)))
     assert texts(path) == [*EXPECTED, ("uname -r",)]
-    report = reading.read(path)
-    assert reading.choose(report, None).session.texts == EXPECTED[0]
-    assert reading.choose(report, "2").session.texts == ("uname -r",)
-    assert reading.choose(report, "1,2").session.texts == (*EXPECTED[0], "uname -r")
-    assert reading.choose(report, "all").session.texts == (*EXPECTED[0], "uname -r")
+    report = bug_report.read(path)
+    assert session_selection.select(report, None).session.texts == EXPECTED[0]
+    assert session_selection.select(report, "2").session.texts == ("uname -r",)
+    assert session_selection.select(report, "1,2").session.texts == (*EXPECTED[0], "uname -r")
+    assert session_selection.select(report, "all").session.texts == (*EXPECTED[0], "uname -r")
 
 
 def test_an_archive_page_is_split_into_its_messages(tmp_path: Path) -> None:
@@ -90,16 +90,16 @@ def test_an_archive_page_is_split_into_its_messages(tmp_path: Path) -> None:
         f"Module is busy\nPosted by A 1 year ago\n{SESSION}\n"
         f"Re: Module is busy\nPosted by B 1 year ago\n{quoted}\nWhy?\n"
     )
-    report = reading.read(path)
+    report = bug_report.read(path)
     assert len(report.texts) == 3
-    assert reading.choose(report, None).session.texts == EXPECTED[0]
+    assert session_selection.select(report, None).session.texts == EXPECTED[0]
 
 
 def test_reading_falls_back_to_latin_1(tmp_path: Path) -> None:
     path = tmp_path / "report"
     path.write_bytes("Grüße,\n\n".encode("latin-1") + SESSION.encode())
     assert texts(path) == EXPECTED
-    assert "Grüße" in reading.read(path).texts[0].lines[0].text
+    assert "Grüße" in bug_report.read(path).texts[0].lines[0].text
 
 
 def test_reading_accepts_crlf_line_ends(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_unreadable_input_raises_a_one_line_error_with_status_2(
     path = tmp_path / "report"
     path.write_bytes(content)
     with pytest.raises(UsageError, match=word) as caught:
-        request.of(path)
+        request.create(path)
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
 
@@ -132,9 +132,9 @@ def test_unreadable_input_raises_a_one_line_error_with_status_2(
 def test_reading_a_missing_file_a_directory_or_a_url_is_refused(tmp_path: Path) -> None:
     for path, word in ((tmp_path / "nope", "not there"), (tmp_path, "a directory")):
         with pytest.raises(UsageError, match=word):
-            reading.read(path)
+            bug_report.read(path)
     with pytest.raises(UsageError, match="download the mbox"):
-        reading.read(Path("https:/lists.example/x"))
+        bug_report.read(Path("https:/lists.example/x"))
 
 
 def test_reading_decompresses_a_gzipped_mbox(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_reading_refuses_a_decompression_bomb(
     path = tmp_path / "t.gz"
     path.write_bytes(gzip.compress(b"x" * 100_000))
     with pytest.raises(UsageError, match="too large"):
-        reading.read(path)
+        bug_report.read(path)
 
 
 def test_prose_behind_an_html_block_is_not_output(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_prose_behind_an_html_block_is_not_output(tmp_path: Path) -> None:
     message.set_content("<pre># ls /sys\nblock</pre><p>Is this known?</p>", "html")
     path = tmp_path / "report.eml"
     path.write_bytes(bytes(message))
-    ((_, session),) = reading.read(path).sessions
+    ((_, session),) = bug_report.read(path).sessions
     assert session.commands[0].output == ("block",)
 
 
@@ -178,7 +178,7 @@ def test_reading_a_malformed_mail_raises_only_usage_errors(tmp_path: Path, heade
     body = b"<![foo[x]]>\n$ echo \\ud800\nx\n"
     path.write_bytes(b"From: a@b\nSubject: x\n" + header + b"\n\n" + body)
     with contextlib.suppress(UsageError):
-        for _, session in reading.read(path).sessions:
+        for _, session in bug_report.read(path).sessions:
             assert "".join(session.texts).encode()
 
 
@@ -194,7 +194,7 @@ def test_requesting_a_missing_session_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "report"
     path.write_text(SESSION)
     with pytest.raises(UsageError, match="no session 7"):
-        request.of(path, "7")
+        request.create(path, "7")
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -207,10 +207,10 @@ def test_reading_any_bytes_returns_a_report_or_raises_a_usage_error(
     for content in (data, start + data, header + data, start + header + data):
         path.write_bytes(content)
         with contextlib.suppress(UsageError):
-            report = reading.read(path)
+            report = bug_report.read(path)
             if report.sessions:
-                reading.choose(report, "all")
-                reading.choose(report, None)
+                session_selection.select(report, "all")
+                session_selection.select(report, None)
 
 
 @pytest.mark.parametrize(
@@ -230,14 +230,14 @@ def test_a_request_has_the_machine_and_extras_for_its_report(
 ) -> None:
     path = tmp_path / "report"
     path.write_text(text)
-    found = request.of(path)
+    found = request.create(path)
     assert (found.machine.name, "kmod" in found.extras) == (machine_name, kmod)
 
 
 def test_a_request_notes_the_module_behind_test_module(tmp_path: Path) -> None:
     path = tmp_path / "report"
     path.write_text("$ modprobe test_module\n$ rmmod test_module\nx\n")
-    assert any("iommu_client" in note for note in request.of(path).notes)
+    assert any("iommu_client" in note for note in request.create(path).notes)
 
 
 def test_reading_accepts_utf_16_and_standard_input(
@@ -254,7 +254,7 @@ def test_a_report_without_a_session_gets_a_hint(tmp_path: Path) -> None:
     path = tmp_path / "report"
     path.write_text("It does not work.\n")
     with pytest.raises(UsageError, match=r"each command behind '\$ '"):
-        request.of(path)
+        request.create(path)
 
 
 def test_a_request_chooses_the_session_that_shows_the_bug(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_a_request_chooses_the_session_that_shows_the_bug(tmp_path: Path) -> Non
     path.write_text(
         "With the patch:\n\n# rmmod a\n# echo 0\n0\n\nWithout the patch:\n\n# rmmod a\nno\n"
     )
-    assert request.of(path).session.commands[0].output == ("no",)
+    assert request.create(path).session.commands[0].output == ("no",)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_empty_output_of_a_query_before_a_prompt_is_a_symptom(
     tmp_path: Path, text: str, symptom: bool
 ) -> None:
     (tmp_path / "r.txt").write_text(text)
-    case = reading.choose(reading.read(tmp_path / "r.txt"), None)
+    case = session_selection.select(bug_report.read(tmp_path / "r.txt"), None)
     assert case.claims[-1].kind == "silence"
     assert case.claims[-1].symptom is symptom
 
@@ -299,7 +299,7 @@ def test_the_expected_refcount_is_not_claimed(
     tmp_path: Path, prose: str, count: int | None
 ) -> None:
     (tmp_path / "r.txt").write_text(f"I do:\n\n    # modprobe a\n    # rmmod a\n\n{prose}\n")
-    case = reading.choose(reading.read(tmp_path / "r.txt"), None)
+    case = session_selection.select(bug_report.read(tmp_path / "r.txt"), None)
     found = [each.number for each in case.claims if each.kind == "refcount"]
     assert found == ([] if count is None else [count])
 
@@ -310,13 +310,13 @@ def test_a_request_skips_a_session_that_prose_calls_fine(tmp_path: Path) -> None
         "Without a client all is fine:\n\n# rmmod a\n# echo $?\n0\n\n"
         "After a reboot, with one, it is not:\n\n# rmmod a\nno\n"
     )
-    assert request.of(path).session.commands[0].output == ("no",)
+    assert request.create(path).session.commands[0].output == ("no",)
 
 
 def test_output_of_dmesg_w_in_another_terminal_is_context(tmp_path: Path) -> None:
     path = tmp_path / "r.txt"
     path.write_text("# rmmod a\nno\n\nTerminal 2:\n\n# dmesg -w\n[    1.2] e1000e: bound\n")
-    case = reading.choose(reading.read(path), None)
+    case = session_selection.select(bug_report.read(path), None)
     assert [(each.kind, each.symptom) for each in case.claims] == [
         ("output", True),
         ("context", False),
@@ -363,7 +363,7 @@ def test_an_empty_lsmod_after_an_error_is_a_claim(
 ) -> None:
     busy = "# modprobe x-y\n# rmmod x_y\nrmmod: ERROR: Module x_y is in use\n"
     found = symptom_numbers(tmp_path, f"{busy}# {query}\n#\n")
-    assert found == [("fact", 1, None)] + [("silence", 2, None)] * is_claim
+    assert found == [("error", 1, None)] + [("silence", 2, None)] * is_claim
 
 
 @pytest.mark.parametrize(

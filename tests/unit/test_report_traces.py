@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.report import reading
+from harness.report import bug_report, session_selection
 from harness.repro import request
 from tests.unit.claims import symptom_numbers
 
@@ -19,7 +19,7 @@ def test_a_splat_behind_quote_marks_is_found(tmp_path: Path) -> None:
         ">> [    7.227920] Modules linked in:\n"
         "\n$ modprobe arm-smmu-v3\n"
     )
-    found = [each.splat for each in request.of(path).claims if each.splat]
+    found = [each.splat for each in request.create(path).claims if each.splat]
     assert [(each.kind, each.line) for each in found] == [("WARNING", 2198)]
 
 
@@ -30,7 +30,9 @@ def test_a_splat_belongs_to_the_session_above_it(tmp_path: Path) -> None:
         f"$ rmmod a\n\n{warning}\n\nWith the patch applied there is none:\n\n$ rmmod a\n$ echo "
         f"1\n1\n"
     )
-    splats = [[each.kind for each in request.of(path, n).claims if each.splat] for n in ("1", "2")]
+    splats = [
+        [each.kind for each in request.create(path, n).claims if each.splat] for n in ("1", "2")
+    ]
     assert splats == [["splat"], []]
 
 
@@ -44,7 +46,7 @@ def test_the_separator_lines_of_a_splat_are_not_output(tmp_path: Path, stamp: st
     )
     path = tmp_path / "r.txt"
     path.write_text("$ rmmod a\n$ dmesg\n" + "".join(f"{stamp}{line}\n" for line in shown))
-    case = reading.choose(reading.read(path), None)
+    case = session_selection.select(bug_report.read(path), None)
     assert [each.kind for each in case.claims if each.symptom] == ["splat"]
 
 
@@ -76,5 +78,5 @@ def test_an_unstamped_splat_continues_past_blank_lines(
     tmp_path: Path, below: str, shown: list[tuple[str, int | None, int | None]]
 ) -> None:
     assert symptom_numbers(tmp_path, f"# modprobe a\n# rmmod a\n{KASAN}{below}") == shown
-    ((_, session),) = reading.read(tmp_path / "report").sessions
+    ((_, session),) = bug_report.read(tmp_path / "report").sessions
     assert len(session.commands[1].output) == len(KASAN.splitlines()) - 1

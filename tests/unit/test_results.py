@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.report import reading
+from harness.report import bug_report, session_selection
 
 BLOCK = "```sh\nmodprobe e1000e\ncat /a\ncat /b\n```\n"
 SCRIPT = BLOCK.replace("sh\n", "sh\n#!/bin/sh\n", 1)
@@ -14,7 +14,7 @@ STEPS = "1. modprobe e1000e\n2. rmmod e1000e\n3. cat /a\n\n"
 
 def outputs(tmp_path: Path, text: str) -> list[tuple[str, ...]]:
     (tmp_path / "r.txt").write_text(text)
-    ((_, session),) = reading.read(tmp_path / "r.txt").sessions
+    ((_, session),) = bug_report.read(tmp_path / "r.txt").sessions
     return [command.output for command in session.commands]
 
 
@@ -58,7 +58,7 @@ def test_an_actual_result_is_the_output_of_the_last_step(
 
 def test_an_actual_result_of_nothing_claims_silence(tmp_path: Path) -> None:
     (tmp_path / "r.txt").write_text(STEPS + "Actual: nothing\n")
-    claims = reading.choose(reading.read(tmp_path / "r.txt"), None).claims
+    claims = session_selection.select(bug_report.read(tmp_path / "r.txt"), None).claims
     assert [(each.kind, each.step) for each in claims if each.symptom] == [("silence", 2)]
 
 

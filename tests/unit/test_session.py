@@ -10,7 +10,7 @@ from harness.report.session import Session
 
 
 def sessions(text: str) -> list[Session]:
-    return session.sessions(lines.read(text))
+    return session.find(lines.parse(text))
 
 
 def commands(text: str) -> list[list[str]]:
@@ -140,7 +140,7 @@ def test_commands_in_a_quoted_diff_are_not_a_session() -> None:
 
 
 def deduplicated(text: str) -> list[Session]:
-    return session.without_repeats(sessions(text))
+    return session.drop_repeats(sessions(text))
 
 
 def test_a_quoted_repeat_is_dropped() -> None:

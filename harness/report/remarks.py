@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What below a command is its output, and what its reporter wrote beside it."""
+"""A reporter's remarks among the output of commands."""
 
 import re
 from collections.abc import Sequence
 
-_KERNEL = re.compile(
-    r"(?:<\d+>)?\[ *\d+\.\d+\]|\w{3} +\d+ \d\d:\d\d:\d\d \S+ kernel:|-{6,}\[ cut here \]"
-)
+from harness.report import kernel_log
 
-# A remark behind a line of output: an arrow, or a bracket or comment with a remark's words.
+# A remark behind a line of output: an arrow, a comment, or a bracket with a remark's words.
 _NOTE = re.compile(
     r"\s+(?:(?:#|//|;)\s*)?(?:<[-=~<]+|←|⇐|↞).*$"
     r"|\s+(?:#|//)\s+(?:\S.*)$(?<=\S)"
@@ -16,14 +14,14 @@ _NOTE = re.compile(
     r"[^()]*\)$",
     re.IGNORECASE,
 )
-# A comment behind output is a remark only where it says so; output has "#" as well.
-_REMARK = re.compile(
+# The words by which a comment behind output is a remark: output may contain "#" as well.
+_REMARK_WORDS = re.compile(
     r"\b(?:should|expect|wrong|why|still|must|bug|here|note|instead|supposed|bad|good|ok|busy|"
     r"leak|never|stays|!+|\?+)",
     re.IGNORECASE,
 )
 
-_FAREWELL = re.compile(
+_MAIL_CLOSING = re.compile(
     r"(?:many )?(?:thanks|thank you|thx|cheers|regards|(?:best|kind|warm|with best) regards|best|"
     r"br|"
     r"greetings|sincerely|yours|tia|rgds|mfg|cordialement|any (?:idea|help|hint|clue)s?\b.*)"
@@ -40,45 +38,43 @@ _LOOKS_PRINTED = re.compile(r"^\S+: |^\s|[|<>{}=]|/\w+/|0x|\s{3,}|\berror\b", re
 _MIN_WORDS = 4
 
 
-def is_kernel_message(line: str) -> bool:
-    """Whether the line has a kernel message's own stamp."""
-    return _KERNEL.match(line) is not None
-
-
-def is_farewell(line: str) -> bool:
-    """Whether the line ends a mail, or is its markup: no program prints it."""
-    return bool(line) and len(line) < 250 and _FAREWELL.fullmatch(line) is not None
+def is_mail_closing(line: str) -> bool:
+    """Whether the line closes a mail or is its markup: no program prints it."""
+    return bool(line) and len(line) < 250 and _MAIL_CLOSING.fullmatch(line) is not None
 
 
 def _is_sentence(line: str) -> bool:
-    if len(line.split()) < _MIN_WORDS or is_kernel_message(line) or _LOOKS_PRINTED.search(line):
+    if len(line.split()) < _MIN_WORDS or _LOOKS_PRINTED.search(line):
+        return False
+    if kernel_log.is_kernel_message(line):
         return False
     return _SENTENCE.match(line) is not None and _SENTENCE_END.search(line) is not None
 
 
-def without_prose(texts: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
-    """The lines, each with its number, up to the sentences that follow output directly."""
+def drop_prose(texts: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+    """The lines, each with its number, up to the first sentence that follows the output."""
     for position, (_, text) in enumerate(texts):
         if _is_sentence(text.strip()):
             return list(texts[:position])
     return list(texts)
 
 
-# What its reporter says between two commands: words, of which the first is no program's.
-_WORDS = r"[\w'-]+(?:[,;]? [\w'-]+){0,11}"
-_REMARKS = re.compile(
+# A remark between two commands: words, the first of which is no program.
+_FURTHER_WORDS = r"[\w'-]+(?:[,;]? [\w'-]+){0,11}"
+_CHAT_REMARK = re.compile(
     r"(?:(?:ok|okay|so|now|and|then|but|well|oh|wait|again|also|let|let's|i|we|weird|strange|"
-    rf"funny|interesting),? (?!\d){_WORDS}|h+m+|huh|wtf|weird|strange|h+m+,? {_WORDS})[.:!?…]*",
+    rf"funny|interesting),? (?!\d){_FURTHER_WORDS}|h+m+|huh|wtf|weird|strange|"
+    rf"h+m+,? {_FURTHER_WORDS})[.:!?…]*",
     re.IGNORECASE,
 )
 
 
-def without_remarks(texts: Sequence[tuple[int, str]], command: str) -> list[tuple[int, str]]:
-    """The lines, each with its number, without the remarks before and behind the output of a
-    command, which does not print such words."""
+def drop_remarks(texts: Sequence[tuple[int, str]], command: str) -> list[tuple[int, str]]:
+    """The lines, each with its number, without remarks before and after the output. Words that
+    the command itself contains may be its output."""
 
     def is_remark(text: str) -> bool:
-        return _REMARKS.fullmatch(text.strip()) is not None and text.strip() not in command
+        return _CHAT_REMARK.fullmatch(text.strip()) is not None and text.strip() not in command
 
     kept = list(texts)
     while kept and is_remark(kept[-1][1]):
@@ -92,20 +88,23 @@ def without_remarks(texts: Sequence[tuple[int, str]], command: str) -> list[tupl
 _COMMAND_NOTE = re.compile(r"(?P<arrow>\s+(?:#+ ?)?(?:<[-=~]+|←|⇐)\s)|\s#+\s")
 
 
-def command_and_note(text: str) -> tuple[str, str]:
-    """A command without the remark behind an arrow, and this or its comment."""
+def split_note(text: str) -> tuple[str, str]:
+    """Return a command without the remark behind an arrow, and the remark or comment ("")."""
     match = _COMMAND_NOTE.search(text)
     if match is None or "\n" in text:
         return text, ""
     return text[: match.start()] if match["arrow"] else text, text[match.end() :].strip()
 
 
-def without_note(line: str) -> str:
-    """The line without the remark behind it."""
+def strip_note(line: str) -> str:
+    """The line without a remark at its end."""
     match = _NOTE.search(line)
-    if match is None or (is_kernel_message(line) and not match[0].lstrip().startswith(("<", "←"))):
+    if match is None:
         return line
     remark = match[0].strip()
-    if remark.startswith(("#", "//", ";")) and "<-" not in remark and not _REMARK.search(remark):
+    if kernel_log.is_kernel_message(line) and not remark.startswith(("<", "←")):
+        return line
+    is_comment = remark.startswith(("#", "//", ";")) and "<-" not in remark
+    if is_comment and not _REMARK_WORDS.search(remark):
         return line
     return line[: match.start()].rstrip()

@@ -1,28 +1,45 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a tool's message says, whichever tool and version words it."""
+"""Error messages of tools, by meaning: which error of which subject, in any tool's wording."""
 
 import re
 from dataclasses import dataclass
 
+IN_USE, NOT_LOADED, NO_MODULE, NO_COMMAND = "in use", "not loaded", "not found", "not a command"
+WRITE_FAILS, LOAD_FAILS, NO_FILE = "write fails", "load fails", "no such file"
+READ_FAILS = "read fails"
+
+_TEXTS = {
+    IN_USE: "{subject} is in use",
+    NOT_LOADED: "{subject} is not loaded",
+    NO_MODULE: "module {subject} is not found",
+}
+
 
 @dataclass(frozen=True, slots=True)
-class Fact:
-    """What a message says: a ``kind`` of the table below and its ``subject``, a module with
-    underscores, a path or a program ("" where the message names none). ``holders`` are the
-    modules that it says use the subject."""
+class ErrorMessage:
+    """What an error message means.
+
+    ``kind`` is one of the constants above, some with ": " and an errno's name. ``subject`` is a
+    module with underscores, a path or a program ("" if the message names none). ``holders`` are
+    the modules that, by the message, use the subject.
+    """
 
     kind: str
     subject: str
     holders: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.subject}: {self.kind}" if self.subject else self.kind
+        if not self.subject:
+            return self.kind
+        return _TEXTS.get(self.kind, "{subject}: {kind}").format(
+            subject=self.subject, kind=self.kind
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class _Wording:
-    """One tool's message for a fact. A named group "errno" has the error's text, which the
-    kind then ends with."""
+    """One tool's wording of an error of this kind. The named group "errno" matches the text of
+    an errno, whose name the kind then ends with."""
 
     kind: str
     pattern: re.Pattern[str]
@@ -32,11 +49,7 @@ def _wording(kind: str, pattern: str) -> _Wording:
     return _Wording(kind, re.compile(pattern))
 
 
-IN_USE, NOT_LOADED, NO_MODULE, NO_COMMAND = "in use", "not loaded", "not found", "not a command"
-WRITE_FAILS, LOAD_FAILS, NO_FILE = "write fails", "load fails", "no such file"
-READ_FAILS = "read fails"
-
-# As strerror(3) of glibc and musl has them, and what busybox's moderror says instead.
+# The texts of strerror(3) in glibc and musl, and of moderror in busybox.
 _ERRNOS = {
     "operation not permitted": "EPERM",
     "no such file or directory": "ENOENT",
@@ -79,13 +92,16 @@ _ERRNOS = {
 
 _NAME = r"['`\"]?(?:\S*/)?(?P<subject>[\w-]+?)(?:\.ko(?:\.[gx]z|\.zst)?)?['\"]?"
 _ERRNO = r"(?P<errno>[A-Za-z][\w ,/()-]+?)\.?"
-# Who says it: "bash: line 1:", "sh:", "-bash: echo:", or the file that our shell reads from.
-_WHO = r"(?:(?:/\S+|-?(?:ba|da|a|k|z)?sh|line \d+|eval|echo|printf|cat|\S+\.sh): ?)*(?:line \d+: )?"
+# The prefix of a shell's message: "bash: line 1:", "sh:", "-bash: echo:", or the file that the
+# guest's shell reads from.
+_PREFIX = (
+    r"(?:(?:/\S+|-?(?:ba|da|a|k|z)?sh|line \d+|eval|echo|printf|cat|\S+\.sh): ?)*(?:line \d+: )?"
+)
 
-# A file; the name of a PCI device has colons.
+# A file. The name of a PCI device contains colons.
 _PATH = r"(?P<subject>[/.~](?:[^'\":]|:(?! ))*)"
 
-# They read files; what may go wrong with one that is there.
+# Programs that read files, and their errors for a file that exists.
 _READER = r"cat|head|tail|grep|od|hexdump|xxd"
 _READ_ERRNO = (
     r"(?P<errno>Is a directory|Input/output error|I/O error|Operation not permitted|"
@@ -93,8 +109,8 @@ _READ_ERRNO = (
 )
 
 _WORDINGS = (
-    # busybox 1.35 modutils/modprobe.c and rmmod.c; older ones print no quotes.
-    # EAGAIN is what delete_module(2) gives for a module in use with O_NONBLOCK.
+    # busybox 1.35, modutils/modprobe.c and rmmod.c; older versions print no quotes.
+    # With O_NONBLOCK, delete_module(2) returns EAGAIN for a module in use.
     _wording(
         IN_USE,
         rf"(?:modprobe|rmmod): (?:can't unload|remove) (?:module )?{_NAME}: "
@@ -106,7 +122,7 @@ _WORDINGS = (
         rf"(?:(?:modprobe: )?FATAL|(?:rmmod: )?ERROR|rmmod: ERROR|modprobe: FATAL): Module {_NAME} "
         r"is in use(?: by:? (?P<holders>[\w, -]+))?\.?",
     ),
-    # delete_module(2) itself: kmod's rmmod without its own check, and toybox.
+    # The error of delete_module(2): kmod's rmmod without its own check, and toybox.
     _wording(
         IN_USE,
         rf"(?:rmmod|modprobe): (?:ERROR: )?(?:\S+ \w+\(\) )?(?:could not remove|failed to unload) "
@@ -127,25 +143,24 @@ _WORDINGS = (
         rf")?{_NAME}"
         rf"(?: \(\S+\))?: {_ERRNO}",
     ),
-    # dash's echo, and busybox's tee, say this of every errno.
+    # dash's echo and busybox's tee print this for every errno.
     _wording(WRITE_FAILS, r"(?:\S*sh: \d+: )?echo: echo: I/O error|tee: \S+: I/O error"),
-    _wording(WRITE_FAILS, rf"{_WHO}(?:tee: )?write error: {_ERRNO}"),
+    _wording(WRITE_FAILS, rf"{_PREFIX}(?:tee: )?write error: {_ERRNO}"),
     _wording(WRITE_FAILS, rf"(?:tee: \S+|write): {_ERRNO}"),
     _wording(WRITE_FAILS, rf"dd: (?:error )?writing \S+: {_ERRNO}"),
     _wording(
         NO_FILE,
-        rf"{_WHO}(?:\w+: )?(?:can't (?:open|stat|create|cd to|read)|cannot (?:access|open|create|"
-        rf"stat))? ?"
-        rf"['`\"]?{_PATH}['\"]?: (?:No such file or directory|nonexistent "
-        r"directory)",
+        rf"{_PREFIX}(?:\w+: )?"
+        r"(?:can't (?:open|stat|create|cd to|read)|cannot (?:access|open|create|stat))? ?"
+        rf"['`\"]?{_PATH}['\"]?: (?:No such file or directory|nonexistent directory)",
     ),
     _wording(
         "permission denied",
-        rf"{_WHO}(?:\w+: )?(?:can't (?:open|stat|create)|cannot (?:access|open|create))? ?"
+        rf"{_PREFIX}(?:\w+: )?(?:can't (?:open|stat|create)|cannot (?:access|open|create))? ?"
         rf"['`\"]?{_PATH}['\"]?: Permission denied",
     ),
-    _wording(NO_FILE, rf"{_WHO}no such file or directory: (?P<subject>[/.~]\S*)"),
-    _wording("permission denied", rf"{_WHO}permission denied: (?P<subject>[/.~]\S*)"),
+    _wording(NO_FILE, rf"{_PREFIX}no such file or directory: (?P<subject>[/.~]\S*)"),
+    _wording("permission denied", rf"{_PREFIX}permission denied: (?P<subject>[/.~]\S*)"),
     _wording(
         READ_FAILS, rf"(?:{_READER}): (?:read error|error reading \S+|[/.~\w][^:]*): {_READ_ERRNO}"
     ),
@@ -156,12 +171,12 @@ _WORDINGS = (
 
 _MODULE_KINDS = {IN_USE, NOT_LOADED, NO_MODULE, LOAD_FAILS}
 _MAX_LINE = 400
-# What tools print in a UTF-8 locale, and what mail programs make of an apostrophe.
+# The quotation marks of tools in a UTF-8 locale, and of mail programs.
 _QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"'})
 
 
-def of(line: str) -> Fact | None:
-    """What a line of output says, when it is one of the known wordings."""
+def parse(line: str) -> ErrorMessage | None:
+    """Return the error message in a line of output, None for a line of another wording."""
     line = line.strip().translate(_QUOTES)
     if len(line) > _MAX_LINE:
         return None
@@ -175,23 +190,23 @@ def of(line: str) -> Fact | None:
         subject = (groups.get("subject") or "").strip()
         if wording.kind in _MODULE_KINDS:
             subject = subject.replace("-", "_")
-        return Fact(kind, subject, _names(groups.get("holders") or ""))
+        return ErrorMessage(kind, subject, _module_names(groups.get("holders") or ""))
     return None
 
 
-def _names(text: str) -> tuple[str, ...]:
+def _module_names(text: str) -> tuple[str, ...]:
     return tuple(word.replace("-", "_") for word in re.split(r"[\s,]+", text) if word)
 
 
-def same_kind(said: Fact, seen: Fact) -> bool:
-    """Whether both say the same; a tool that names no errno leaves open which it was."""
-    if said.kind == WRITE_FAILS:
-        return seen.kind.startswith(WRITE_FAILS)
-    return said.kind == seen.kind
+def same_kind(reported: ErrorMessage, observed: ErrorMessage) -> bool:
+    """Whether both mean the same error. A tool that names no errno leaves it open."""
+    if reported.kind == WRITE_FAILS:
+        return observed.kind.startswith(WRITE_FAILS)
+    return reported.kind == observed.kind
 
 
-def errno_in(text: str) -> str:
-    """The name of the first errno whose text stands in it, "" for none."""
+def find_errno(text: str) -> str:
+    """The name of the first errno whose text appears in ``text``, "" without one."""
     lower = text.lower()
     found = [(lower.index(words), name) for words, name in _ERRNOS.items() if words in lower]
     return min(found)[1] if found else ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A replay as JSON."""
+"""Serialize a replay as JSON objects."""
 
 from __future__ import annotations
 
@@ -11,46 +11,46 @@ from harness.guest.guest import Step
 from harness.guest.state import State, changes
 from harness.klog import splat
 from harness.machine import provenance
-from harness.report.part import Command
-from harness.repro.replayed import Judgement
+from harness.report.commands import Command
+from harness.repro.session_run import Judgement
 
 if TYPE_CHECKING:
     from harness.repro.replay import Result
 
 
-def result(done: Result) -> dict[str, Any]:
-    """The result as the JSON object that the command prints."""
-    commands = done.request.session.commands
+def result(replayed: Result) -> dict[str, Any]:
+    """The object that ``repro --json`` prints."""
+    commands = replayed.request.session.commands
     return {
-        "verdict": done.verdict.word,
-        "reason": done.verdict.reason,
-        "symptom": done.verdict.symptom,
-        "report": done.request.name,
-        "kernel": done.kernel.label,
-        "machine": done.request.machine.name,
+        "verdict": replayed.verdict.word,
+        "reason": replayed.verdict.reason,
+        "symptom": replayed.verdict.symptom,
+        "report": replayed.request.name,
+        "kernel": replayed.kernel.label,
+        "machine": replayed.request.machine.name,
         "provenance": {
-            "kernel": provenance.of_kernel(done.kernel),
-            "tools": provenance.of_tools(done.request.machine.qemu),
+            "kernel": provenance.of_kernel(replayed.kernel),
+            "tools": provenance.of_tools(replayed.request.machine.qemu),
         },
-        "run_dir": str(done.directory),
-        "notes": [*done.request.notes, *done.kernel.notes, *done.notes],
-        "claims": [claim(each) for each in done.judged],
+        "run_dir": str(replayed.directory),
+        "notes": [*replayed.request.notes, *replayed.kernel.notes, *replayed.notes],
+        "claims": [claim(each) for each in replayed.judged],
         "steps": [
-            step(commands[number], each, _of_step(done.judged, number))
-            for number, each in enumerate(done.steps)
+            step(commands[number], each, _about_step(replayed.judged, number))
+            for number, each in enumerate(replayed.steps)
         ],
-        "splats": [asdict(each) for each in done.splats],
-        "lost_records": [list(gap) for gap in done.lost_records],
-        "unmentioned_splats": [each.title for each in done.unmentioned],
+        "splats": [asdict(each) for each in replayed.splats],
+        "lost_records": [list(gap) for gap in replayed.lost_records],
+        "unmentioned_splats": [each.title for each in replayed.unmentioned],
     }
 
 
-def _of_step(judged: Sequence[Judgement], number: int) -> list[Judgement]:
+def _about_step(judged: Sequence[Judgement], number: int) -> list[Judgement]:
     return [each for each in judged if each.claim.step == number]
 
 
 def claim(each: Judgement) -> dict[str, Any]:
-    """One claim as JSON; ``held`` is null where this guest cannot show it."""
+    """One claim; ``held`` is null if this guest cannot show it, ``step`` counts from 1."""
     return {
         "kind": each.claim.kind,
         "text": each.claim.text,
@@ -63,7 +63,7 @@ def claim(each: Judgement) -> dict[str, Any]:
 
 
 def step(command: Command, done: Step, judged: Sequence[Judgement]) -> dict[str, Any]:
-    """One step as JSON: what was typed, expected and seen."""
+    """One step: the command, what the report expects, what the guest did, and the difference."""
     differing = [each for each in judged if each.held is False]
     return {
         "command": done.command,
@@ -75,7 +75,7 @@ def step(command: Command, done: Step, judged: Sequence[Judgement]) -> dict[str,
         "expected_status": command.status,
         "matched": not differing,
         "difference": _difference(differing[0]) if differing else None,
-        "refcounts": refcounts(done),
+        "refcounts": {name: list(counts) for name, counts in refcounts(done).items()},
         "groups": [_groups(done.before), _groups(done.after)],
         "untranslated": done.after.untranslated,
         "changes": changes(done.before, done.after),
@@ -89,11 +89,12 @@ def _difference(each: Judgement) -> dict[str, str]:
     return {"expected": each.claim.text, "observed": each.reason}
 
 
-def refcounts(done: Step) -> dict[str, list[int | None]]:
-    """Before and after, of each module loaded at either time; None when it is not."""
+def refcounts(done: Step) -> dict[str, tuple[int | None, int | None]]:
+    """The refcounts before and after of each module that is loaded at either time, None where it
+    is not loaded."""
     names = sorted(done.before.modules.keys() | done.after.modules.keys())
     return {
-        name: [done.before.refcount_if_loaded(name), done.after.refcount_if_loaded(name)]
+        name: (done.before.refcount_if_loaded(name), done.after.refcount_if_loaded(name))
         for name in names
     }
 

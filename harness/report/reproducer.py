@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Reproducers without prompts: scripts, blocks of commands, numbered steps."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from harness.report import kernel_log, prompt, remarks, reproducer_output, shell_syntax
+from harness.report.commands import Command
+from harness.report.lines import Line
+from harness.report.session import Session
+
+# The script's file in the guest.
+PATH = "/tmp/reproducer"  # noqa: S108  in the guest, whose only user is root
+_HEREDOC_END = "END_OF_REPRODUCER"
+
+_SHEBANG = re.compile(r"#! ?/\S*?(?:/env )?(?P<interpreter>[\w.]+)(?: .*)?$")
+_SHELLS = {"sh", "bash", "dash", "ash", "ksh", "zsh"}
+
+_INTRODUCES_COMMANDS = re.compile(
+    r"\b(?:reproduc\w*|repro|steps?|script|commands?|test ?case|trigger\w*|do|did|run|running|ran|"
+    r"doing|following|like this|this way|sequence|example|how to)\b.{0,80}:$",
+    re.IGNORECASE,
+)
+_SHELL_KEYWORD = re.compile(
+    r"(?:do|done|then|else|elif|fi|esac|\}|\)|;;|\{|if|for|while|until|case|function|set|trap|exit|"
+    r"return|local|shift|break|continue|read|\[|:|\w+\(\))(?:\s|;|$)"
+)
+_LIST_ITEM = re.compile(
+    r"(?:\(?\d{1,2}[.):]|step \d+ ?[:.)-]|[-*•])\s+(?P<text>\S.*)$", re.IGNORECASE
+)
+_HEADING = re.compile(
+    r"(?:#+ |\*+|={1,3} ?|h\d\. )?(?P<name>[A-Za-z][\w /'-]{2,40}?)\s*(?:\*+|"
+    r"={1,3})?\s*[:\uff1a]?(?:\*+)?$"
+)
+_STEPS_HEADING = re.compile(
+    r"\b(?:steps?|how|way) to (?:re-?produce|trigger)|reproduc|test steps", re.IGNORECASE
+)
+_HEADING_AFTER_STEPS = re.compile(
+    r"(?:actual|expected|observed|result|additional|what|version|environment|kernel|trace|log|"
+    r"dmesg|output|how reproducible|frequency|impact|regression|workaround|notes?)",
+    re.IGNORECASE,
+)
+_FIRST_ITEM = re.compile(r"\(?1[.):] ")
+_MAX_HEADING = 120
+_CODE_SPAN = re.compile(r"`+([^`]{2,300})`+")
+_LEADS_IN = re.compile(
+    r"(?:(?:then|now|next|first|finally|as root|and|again|i|we|just|please|try(?: to)?|use|"
+    r"using)[,:]? +)*"
+    r"(?:(?:run|execute|type|enter|issue|do|call|invoke|start|load|unload|remove|bind|unbind|insert|"
+    r"check|write|observe|see|look at|rescan)\b[^:`\"']{0,60}?(?:: *|\bwith +|\bby +|\busing +|"
+    r"\bvia +| ))?",
+    re.IGNORECASE,
+)
+_QUOTED = re.compile(r"[\"'“](?P<text>[^\"”]{2,300})[\"'”]\.?$")
+
+
+def find(lines: Sequence[Line]) -> list[Session]:
+    """The reproducers of a message that has no session with prompts."""
+    return list(_scripts_with_shebang(lines)) or list(_steps(lines)) or list(_blocks(lines))
+
+
+def _build_session(commands: Sequence[Command], first: Line) -> Session:
+    return Session(tuple(commands), quoted=first.depth > 0)
+
+
+def _scripts_with_shebang(lines: Sequence[Line]) -> Iterator[Session]:
+    position = 0
+    while position < len(lines):
+        match = None if lines[position].diff else _SHEBANG.match(lines[position].stripped)
+        if match is None:
+            position += 1
+            continue
+        end = _script_end(lines, position)
+        body = [line.text for line in lines[position:end]]
+        first = lines[position]
+        position = end
+        script = _script_command(match["interpreter"], body, first, lines[end - 1])
+        yield _build_session([_with_output(script, lines, lines[end - 1].number)], first)
+
+
+def _script_command(interpreter: str, body: Sequence[str], first: Line, last: Line) -> Command:
+    indent = min((len(text) - len(text.lstrip()) for text in body if text.strip()), default=0)
+    program = "sh" if interpreter in _SHELLS else interpreter
+    text = "\n".join(
+        (
+            f"cat >{PATH} <<'{_HEREDOC_END}'",
+            *(line[indent:] for line in body),
+            _HEREDOC_END,
+            f"{program} {PATH}",
+        )
+    )
+    numbers = tuple(range(first.number, last.number + 1))
+    return Command(text, (), None, first.number, numbers, output_known=False)
+
+
+def _with_output(script: Command, lines: Sequence[Line], last: int) -> Command:
+    """The script with the output that the report shows below its last line."""
+    output = reproducer_output.find_block(lines, last)
+    if output is None:
+        return script
+    texts, numbers = output
+    return replace(script, output=texts, numbers=numbers, output_known=True)
+
+
+def _script_end(lines: Sequence[Line], position: int) -> int:
+    """The position behind the last line that may belong to the script."""
+    first = lines[position]
+    end = current = position + 1
+    open_text = ""
+    while current < len(lines) and current - position < shell_syntax.MAX_COMMAND_LINES:
+        line = lines[current]
+        if not first.same_block(line):
+            break
+        if (
+            not first.fence
+            and not line.blank
+            and not open_text
+            and not _is_script_line(line.stripped)
+        ):
+            break
+        open_text = f"{open_text}\n{line.text}" if open_text or line.stripped else ""
+        if not shell_syntax.is_incomplete(open_text.strip()):
+            open_text = ""
+        current += 1
+        if not line.blank:
+            end = current
+    return end
+
+
+def _is_script_line(text: str) -> bool:
+    """Whether the line may belong to a script."""
+    if kernel_log.is_kernel_message(text) or remarks.is_mail_closing(text):
+        return False
+    return text.startswith("#") or bool(_SHELL_KEYWORD.match(text)) or prompt.is_command(text)
+
+
+def _blocks(lines: Sequence[Line]) -> Iterator[Session]:
+    """Blocks that contain only commands: fenced, indented, or below a line that introduces
+    commands."""
+    position = 0
+    while position < len(lines):
+        end = _block_end(lines, position)
+        block = [line for line in lines[position:end] if not line.blank]
+        if block and _is_block(lines, position, block):
+            found = _session_of_block(lines, block)
+            yield found
+            end = max(end, position + found.last_line - block[0].number + 1)
+        position = max(end, position + 1)
+
+
+def _block_end(lines: Sequence[Line], position: int) -> int:
+    """The position behind the block that begins at ``position``, which itself without one."""
+    first = lines[position]
+    end = position
+    if first.blank or first.diff or first.separator or not _is_script_line(first.stripped):
+        return end
+    while end < len(lines) and _same_block(first, lines[end]):
+        end += 1
+    return end
+
+
+def _session_of_block(lines: Sequence[Line], block: Sequence[Line]) -> Session:
+    """The commands of a block, or one script if the report shows the output of the whole."""
+    script = _script_command("sh", [line.text for line in block], block[0], block[-1])
+    whole = _with_output(script, lines, block[-1].number)
+    return _build_session([whole] if whole.output_known else list(_commands(block)), block[0])
+
+
+def _same_block(first: Line, line: Line) -> bool:
+    if line.diff or not first.same_block(line):
+        return False
+    return (bool(first.fence) or not line.blank) and line.indent >= first.indent
+
+
+def _is_block(lines: Sequence[Line], position: int, block: Sequence[Line]) -> bool:
+    first = lines[position]
+    before = next((line.stripped for line in reversed(lines[:position]) if not line.blank), "")
+    set_off = (
+        bool(first.fence) or first.indent > 0 or _INTRODUCES_COMMANDS.search(before) is not None
+    )
+    whole = "\n".join(line.text for line in block)
+    if not set_off or shell_syntax.is_incomplete(whole):
+        return False
+    found = list(_commands(block))
+    known = [each for each in found if prompt.is_command(each.text)]
+    plausible = [each for each in found if each in known or _SHELL_KEYWORD.match(each.text)]
+    # A block of assignments only is a configuration.
+    return any(shell_syntax.programs(each.text) for each in known) and len(plausible) == len(found)
+
+
+def _commands(block: Sequence[Line]) -> Iterator[Command]:
+    """The commands of a block, each with the lines that continue it."""
+    text, number = "", 0
+    for line in block:
+        if not text and line.stripped.startswith("#"):
+            continue
+        number = number if text else line.number
+        text = f"{text}\n{line.text}" if text else line.stripped
+        if not shell_syntax.is_incomplete(text):
+            yield Command(text, (), None, number, output_known=False)
+            text = ""
+    if text:
+        yield Command(text, (), None, number, output_known=False)
+
+
+def _steps(lines: Sequence[Line]) -> Iterator[Session]:
+    """The items that are commands, below a heading such as "Steps to Reproduce" or in a numbered
+    list."""
+    starts = [n for n, line in enumerate(lines) if _begins_steps(line)]
+    for start in starts:
+        commands = []
+        for line in lines[start:]:
+            if line is not lines[start] and _ends_steps(line):
+                break
+            commands += [
+                Command(text, (), None, line.number, (line.number,), output_known=False)
+                for text in _commands_in_item(line)
+            ]
+        if commands:
+            yield _build_session(
+                reproducer_output.attach_to_last_step(lines, commands), lines[start]
+            )
+            return
+
+
+def _begins_steps(line: Line) -> bool:
+    if line.diff or line.depth:
+        return False
+    heading = _STEPS_HEADING.search(line.stripped) is not None and len(line.stripped) < _MAX_HEADING
+    return heading or _FIRST_ITEM.match(line.stripped) is not None
+
+
+def _ends_steps(line: Line) -> bool:
+    heading = _HEADING.fullmatch(line.stripped)
+    return heading is not None and _HEADING_AFTER_STEPS.match(heading["name"]) is not None
+
+
+def _commands_in_item(line: Line) -> list[str]:
+    """The commands of an item: its code spans, else its whole text, else what follows "run"."""
+    if line.blank or line.diff or line.separator:
+        return []
+    item = _LIST_ITEM.match(line.stripped)
+    text = item["text"] if item else line.stripped
+    spans = [_without_prompt(span) for span in _CODE_SPAN.findall(text)]
+    if spans:
+        return [span for span in spans if prompt.is_command(span)]
+    found = prompt.parse(text)
+    if found and found.command:
+        return [found.command]
+    if prompt.is_command(text) and not _SHELL_KEYWORD.match(text):
+        return [text]
+    return _command_behind_words(text) if item else []
+
+
+def _command_behind_words(text: str) -> list[str]:
+    """The command at the end of a sentence."""
+    rest = _LEADS_IN.sub("", text, count=1).strip()
+    quoted = _QUOTED.search(text)
+    for candidate in (quoted["text"] if quoted else "", rest, text.rpartition(": ")[2]):
+        plain = _without_prompt(candidate.strip())
+        if plain and prompt.is_command(plain):
+            return [plain]
+    return []
+
+
+def _without_prompt(text: str) -> str:
+    found = prompt.parse(text)
+    return found.command if found and found.command else text.strip()

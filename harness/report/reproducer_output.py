@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The output that a report shows below a reproducer that has no prompts."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from harness.report import commands, error_message, kernel_log, prose
+from harness.report.commands import Command
+from harness.report.lines import Line
+
+_INTRODUCES_OUTPUT = re.compile(
+    r"\b(?:outputs?|prints?|printed|results?|gives?|gave|get|got|shows?|showed|see|saw|says?|"
+    r"actual\w*|observed|this is what)\b",
+    re.IGNORECASE,
+)
+# Lines of prose, and blocks, that may stand between a reproducer and its output.
+_MOST_PROSE, _MOST_BLOCKS = 3, 3
+_ACTUAL = re.compile(
+    r"[*#_= ]*(?:actual|observed)(?: (?:results?|outputs?|behaviou?rs?|values?))?[*_ ]*[:=][*_ ]*"
+    r"(?P<value>\S.*)",
+    re.IGNORECASE,
+)
+# What a program prints, and not a sentence.
+_LITERAL = re.compile(r"`+(?P<code>[^`]+)`+|-?\d+|\S{0,100}?[\d/_:]\S*")
+_NOTHING = re.compile(r"(?:nothing|no output|empty|\(empty\)|\(nothing\))\.?", re.IGNORECASE)
+
+# Lines of output, and their numbers.
+Output = tuple[tuple[str, ...], tuple[int, ...]]
+
+
+def find_block(lines: Sequence[Line], last: int) -> Output | None:
+    """The output in a fenced or indented block below the reproducer that ends in line ``last``.
+
+    Blocks that show what is expected are skipped. Kernel messages are no output, and a block of
+    tools' error messages alone is left out: the claims in them do not depend on the place.
+    """
+    below = [line for line in lines if line.number > last]
+    for _ in range(_MOST_BLOCKS):
+        start = next((n for n, line in enumerate(below) if _is_set_off(line)), len(below))
+        words = [line.stripped for line in below[:start] if not (line.blank or line.separator)]
+        block = _block(below[start:])
+        if len(words) > _MOST_PROSE or not block:
+            return None
+        if _introduces_output(" ".join(words)):
+            return _output(block)
+        below = below[start + len(block) :]
+    return None
+
+
+def _output(block: Sequence[Line]) -> Output | None:
+    texts = tuple(line.text[block[0].indent :] for line in block)
+    numbers = tuple(line.number for line in block)
+    if any(map(kernel_log.message_text, texts)) or kernel_log.split_splats(texts, numbers).splats:
+        return None
+    return None if all(map(error_message.parse, texts)) else (texts, numbers)
+
+
+def _introduces_output(words: str) -> bool:
+    return not words or (_INTRODUCES_OUTPUT.search(words) is not None and prose.states_fact(words))
+
+
+def _is_set_off(line: Line) -> bool:
+    return not (line.blank or line.separator or line.diff) and bool(line.fence or line.indent)
+
+
+def _block(lines: Sequence[Line]) -> list[Line]:
+    """The lines of the block that the first one begins."""
+    end = next((n for n, line in enumerate(lines) if not _continues(lines[0], line)), len(lines))
+    return list(lines[:end])
+
+
+def _continues(first: Line, line: Line) -> bool:
+    if not first.same_block(line):
+        return False
+    return bool(first.fence) or (not line.blank and line.indent >= first.indent)
+
+
+def attach_to_last_step(lines: Sequence[Line], steps: Sequence[Command]) -> list[Command]:
+    """The steps, the last one with its output: the actual result that the report names, if that
+    is what a program prints, or the block below, if no other step shows state."""
+    *before, last = steps
+    below = (line for line in lines if line.number > last.line and not line.depth)
+    found = next(
+        ((line, match) for line in below if (match := _ACTUAL.fullmatch(line.stripped))), None
+    )
+    alone = not any(commands.shows_state(each.text) for each in before)
+    shown = _actual(*found) if found else find_block(lines, last.line) if alone else None
+    if shown is None:
+        return list(steps)
+    texts, numbers = shown
+    return [*before, replace(last, output=texts, numbers=numbers, output_known=True, ended=True)]
+
+
+def _actual(line: Line, match: re.Match[str]) -> Output | None:
+    value = match["value"].strip()
+    if _NOTHING.fullmatch(value):
+        return (), ()
+    literal = _LITERAL.fullmatch(value)
+    if literal is None or error_message.parse(value):
+        return None
+    return (literal["code"] or value,), (line.number,)

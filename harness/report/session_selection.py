@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Which session of a report to replay, and what it claims."""
+
+import re
+from dataclasses import dataclass, replace
+
+from harness.errors import UsageError
+from harness.report import prompt, report_claims
+from harness.report.bug_report import Report, Text
+from harness.report.claim import Claim, one_line
+from harness.report.report_claims import Shown
+from harness.report.session import Session
+
+_FORMAT_HINT = (
+    "write each command behind '$ ' or '# ', its output below it, "
+    "and [1] below that for an exit status"
+)
+
+# Words in the heading of a session that shows the right behaviour.
+_WITHOUT_THE_BUG = re.compile(
+    r"\b(?:with (?:the|this|my|that|your|both|all|v\d) (?:\w+ ){0,3}(?:patch|patches|fix|series|"
+    r"change|"
+    r"commit)|patched|after (?:applying|the fix|the patch)|expected|should|works?|working|good|"
+    r"fixed|fine|okay|no problems?|"
+    r"no longer|correct\w*)\b",
+    re.IGNORECASE,
+)
+
+# The characters of a heading, before the session, in which these words are searched.
+_HEADING_LENGTH = 160
+
+# The most sessions and lines that a list in a message names.
+_MOST_LISTED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A session to replay with all claims about it; ``notes`` are what was decided for the
+    user."""
+
+    session: Session
+    claims: tuple[Claim, ...]
+    notes: tuple[str, ...]
+
+
+def select(report: Report, which: str | None) -> Selection:
+    """The session to replay, or several as one: ``which`` is "all" or numbers ("1,3") that count
+    from 1 over the report's sessions; None selects the first that shows the bug.
+
+    Raises UsageError, which lists the sessions, for a session that the report does not have.
+    """
+    if not report.sessions:
+        raise UsageError(f"no shell session in {report.name}", _FORMAT_HINT)
+    if which is None:
+        shown = _first_with_bug(report)
+        notes = _notes(report, shown)
+        return Selection(shown.session, tuple(report_claims.collect(report, shown)), tuple(notes))
+    picked = [report.sessions[number - 1] for number in _numbers(report, which)]
+    claims: list[Claim] = []
+    steps = 0
+    for text, session in picked:
+        found = report_claims.collect(report, report_claims.shown(report, text, session))
+        claims += [
+            each if each.step is None else replace(each, step=each.step + steps) for each in found
+        ]
+        steps += len(session.commands)
+    commands = tuple(command for _, each in picked for command in each.commands)
+    return Selection(replace(picked[0][1], commands=commands), tuple(claims), ())
+
+
+def _numbers(report: Report, which: str) -> list[int]:
+    total = len(report.sessions)
+    if which == "all":
+        return list(range(1, total + 1))
+    words = which.split(",")
+    if not all(re.fullmatch(r" *\d{1,6} *", word) and 1 <= int(word) <= total for word in words):
+        raise UsageError(
+            f"{report.name} has no session {which}; it has {total} ({_listing(report)})",
+            "choose with --session N, --session 1,3 or --session all",
+        )
+    return [int(word) for word in words]
+
+
+def _first_with_bug(report: Report) -> Shown:
+    """Of the first message with sessions: the first one that is not quoted, shows a symptom and
+    is not introduced as right behaviour."""
+    number = report.sessions[0][0].number
+    candidates = [
+        report_claims.shown(report, text, session)
+        for text, session in report.sessions
+        if text.number == number
+    ]
+
+    def rank(each: Shown) -> tuple[bool, bool, bool]:
+        heading = each.session.heading[-_HEADING_LENGTH:]
+        fine = _WITHOUT_THE_BUG.search(heading) is not None
+        return each.session.quoted, not each.any_symptom, fine
+
+    return min(candidates, key=rank)
+
+
+def _notes(report: Report, shown: Shown) -> list[str]:
+    notes = []
+    if len(report.sessions) > 1:
+        notes.append(f"the report has more sessions, see --session ({_listing(report)})")
+    if shown.session.quoted:
+        notes.append("the session is from a quotation")
+    skipped = _skipped_commands(shown.text)
+    if skipped:
+        numbers = ", ".join(map(str, skipped[:_MOST_LISTED]))
+        notes.append(f"skipped lines that look like commands of unknown programs: {numbers}")
+    return notes
+
+
+def _skipped_commands(text: Text) -> list[int]:
+    """The numbers of lines that may be commands of programs that are not known."""
+    inside = text.command_lines
+    return [
+        line.number
+        for line in text.lines
+        if line.number not in inside and not line.diff and prompt.looks_like_command(line.stripped)
+    ]
+
+
+def _listing(report: Report) -> str:
+    """The sessions in one line, with the numbers that ``select`` accepts."""
+    titles = [f"{n}: {_title(each)}" for n, (_, each) in enumerate(report.sessions, start=1)]
+    more = f", and {len(titles) - _MOST_LISTED} more" if len(titles) > _MOST_LISTED else ""
+    return ", ".join(titles[:_MOST_LISTED]) + more
+
+
+def _title(each: Session) -> str:
+    count = len(each.commands)
+    commands = f"{count} command{'s' * (count > 1)} from '{one_line(each.commands[0].text)[:40]}'"
+    return f"line {each.first_line} of its message, {commands}"

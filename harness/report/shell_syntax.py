@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Shell syntax: whether a command is complete, and which programs it starts."""
+
+import re
+import shlex
+from collections.abc import Sequence
+
+_OPENING_WORDS = {"for", "while", "until", "if", "case", "{", "("}
+_CLOSING_WORDS = {"done", "fi", "esac", "}", ")"}
+_CONTINUING_OPERATORS = {"|", "&&", "||"}
+_BEFORE_COMMAND = (
+    {";", "&", ";;", "(", ")", "{", "do", "then", "else", "elif", "!"}
+    | _CONTINUING_OPERATORS
+    | {"done", "fi", "esac", "}"}
+)
+_HEREDOC = re.compile(r"<<-?[ \t]*['\"]?(\w+)")
+
+# The longest command, in lines.
+MAX_COMMAND_LINES = 200
+
+_COMPOUND = re.compile(r"[;|&\n]")
+_RUNS_SCRIPT = re.compile(r"(?:ba|da|a|k|z)?sh|source|\.|eval|\S+\.sh")
+
+_SEPARATORS = re.compile(r"\|\||&&|[|;&\n(){}]")
+_NOT_A_PROGRAM = re.compile(r"\w+=\S*|[<>]\S*|\d[<>]\S*|sudo|doas|time|env|nohup|do|then|else|!")
+
+
+def is_incomplete(text: str) -> bool:
+    """Whether a shell prints its second prompt after the text and reads on."""
+    if text.endswith("\\"):
+        return True
+    heredoc = _HEREDOC.search(text)
+    if heredoc:
+        return heredoc[1] not in [line.strip() for line in text.split("\n")[1:]]
+    try:
+        lexer = shlex.shlex(text.replace("\n", " ; "), posix=True, punctuation_chars=";&|()")
+        lexer.whitespace_split = True
+        lexer.commenters = ""
+        words = list(lexer)
+    except ValueError:
+        return True  # a quote is still open
+    return bool(words) and (words[-1] in _CONTINUING_OPERATORS or _open_compounds(words) > 0)
+
+
+def _open_compounds(words: Sequence[str]) -> int:
+    """How many compound commands are open; a keyword counts only where a command begins."""
+    balance = 0
+    begins = True
+    for word in words:
+        if word.startswith("#"):
+            break
+        if begins:
+            balance += (word in _OPENING_WORDS) - (word in _CLOSING_WORDS)
+        begins = word in _BEFORE_COMMAND
+    return balance
+
+
+def is_compound(text: str) -> bool:
+    """Whether a part of the command may fail although its own exit status is 0: it is a list,
+    a pipeline or a script."""
+    if _COMPOUND.search(text):
+        return True
+    return any(_RUNS_SCRIPT.fullmatch(name) for name in programs(text))
+
+
+def programs(text: str) -> list[str]:
+    """The programs that a command line starts, without directories; quoting is not parsed."""
+    found = []
+    for simple_command in _SEPARATORS.split(text):
+        words = (word for word in simple_command.split() if not _NOT_A_PROGRAM.fullmatch(word))
+        first = next(words, "")
+        if first and not first.startswith(("'", '"', "$", "#", "-")):
+            found.append(first.rpartition("/")[2])
+    return found
+
+
+def last_word(text: str) -> str:
+    """The last argument of a command line."""
+    words = text.split()
+    return words[-1] if words else ""

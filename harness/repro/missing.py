@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a report requires and the guest lacks: a claim that depends on it cannot be judged."""
+
+import re
+
+from harness.guest.guest import Step
+from harness.kernel.artifact import Kernel
+from harness.klog.splat import Splat
+from harness.report import error_message, shell_syntax
+from harness.report.error_message import ErrorMessage
+from harness.repro.session_run import SessionRun
+
+# The option that a kind of splat requires, and how to build a kernel with it.
+_DETECTORS = {
+    "KASAN": ("KASAN", "--variant kasan"),
+    "lockdep": ("PROVE_LOCKING", "--variant lockdep"),
+    "kmemleak": ("DEBUG_KMEMLEAK", "--variant kmemleak"),
+    "KFENCE": ("KFENCE", "--fragment FILE with CONFIG_KFENCE=y"),
+    "KCSAN": ("KCSAN", "--fragment FILE with CONFIG_KCSAN=y"),
+    "KMSAN": ("KMSAN", "--fragment FILE with CONFIG_KMSAN=y"),
+    "UBSAN": ("UBSAN", "--fragment FILE with CONFIG_UBSAN=y"),
+}
+_ATOMIC_SLEEP = re.compile(r"sleeping function called|scheduling while atomic")
+
+# The status of a command that the shell does not find.
+_NOT_FOUND = 127
+
+_UNKNOWN_PARAMETER = re.compile(r"(?P<module>[\w-]+): unknown parameter '(?P<name>\w+)' ignored")
+_BAD_OPTION = re.compile(r"(?P<program>[\w-]+): (?:invalid|unrecognized|unknown) option:? .*")
+_SYSFS_DRIVER = re.compile(r"/sys/bus/\w+/drivers/(?P<name>[\w-]+)|/sys/module/(?P<module>[\w-]+)")
+# Files that the kernel creates: the absence of one is the kernel's behaviour.
+_KERNEL_FILES = re.compile(
+    r"/sys/(?:kernel/iommu_groups|class/iommu|bus|kernel/debug|firmware|devices|power)\b"
+    r"|/dev/(?:iommu|vfio)|/proc/\d*/\b"
+)
+
+
+def detector(reported: Splat, kernel: Kernel) -> str:
+    """Why the kernel cannot report such a splat, "" if it can."""
+    option, hint = _DETECTORS.get(reported.kind, ("", ""))
+    if _ATOMIC_SLEEP.search(reported.text[0]):
+        option, hint = "DEBUG_ATOMIC_SLEEP", "--variant lockdep"
+    if not option or kernel.option(option):
+        return ""
+    return f"{kernel.label} is built without CONFIG_{option}; try {hint}"
+
+
+# Drivers and IOMMUs whose messages no guest logs: IOMMUs of other architectures, and devices that
+# QEMU does not emulate.
+_HARDWARE = re.compile(
+    r"\b(?P<name>DMAR|AMD-Vi|IVRS|intel[-_]iommu|i915|amdgpu|radeon|nouveau|nvidia|mlx[45]_\w+|"
+    r"mpt3sas|megaraid_sas|ixgbe|i40e|ice|bnxt_en|hns3|hisi_\w+|qcom\S*|rockchip\S*|exynos\S*)\b"
+)
+
+
+def hardware(message: str) -> str:
+    """Which hardware that the kernel message is about the guest lacks, "" for none."""
+    match = _HARDWARE.search(message)
+    return f"the guest has no hardware of {match['name']}" if match else ""
+
+
+# The driver at the beginning of a message, before its device, or alone if its name has an
+# underscore or a hyphen, unlike those of the kernel's subsystems. Without a driver the bus
+# precedes the device.
+_MESSAGE_PREFIX = re.compile(
+    r"(?:([a-z][\w-]+) \S{0,60}?\d\S{0,60}(?: \S+)?|([a-z][a-z\d]*(?:[_-][a-z\d]+)+)): "
+)
+_BUSES = re.compile(r"acpi|amba|cpu|i2c|mdio_bus|net|of|pci|platform|scsi|spi|usb|virtio")
+
+
+def driver(message: str, kernel: Kernel) -> str:
+    """Which driver that logs the kernel message the guest lacks, "" for none."""
+    match = _MESSAGE_PREFIX.match(message)
+    name = (match[1] or match[2]) if match else ""
+    if not name or _BUSES.fullmatch(name) or not module(name, kernel):
+        return ""
+    return f"the guest has no driver {name}"
+
+
+def for_step(number: int, run: SessionRun) -> str:
+    """What the step requires and the guest lacks, "" for nothing. What the report's machine
+    lacks too does not count, nor does a step that only describes that machine."""
+    command, step = run.commands[number], run.steps[number]
+    own = run.claims_about(number)
+    if own and all(each.kind == "context" for each in own):
+        return ""
+    unclear = run.names.why_unclear(command.text)
+    if unclear:
+        return unclear
+    for line in step.err.splitlines():
+        option = _BAD_OPTION.match(line.strip())
+        if option and line.strip() not in command.output:
+            return f"the guest's {option['program']} has no such option: {line.strip()[:120]}"
+        error = error_message.parse(line)
+        lacks = _by_error(error, step, run.kernel) if error else ""
+        if lacks and error not in _reported_errors(run):
+            return lacks
+    return _parameter(step, run)
+
+
+def _reported_lines(run: SessionRun) -> list[str]:
+    return [line for each in run.commands for line in each.output]
+
+
+def _reported_errors(run: SessionRun) -> set[ErrorMessage | None]:
+    return {error_message.parse(line) for line in _reported_lines(run)}
+
+
+def _by_error(error: ErrorMessage, step: Step, kernel: Kernel) -> str:
+    """What the guest lacks, by the error that a tool printed."""
+    if error.kind == error_message.NO_COMMAND and _is_command_not_found(error, step):
+        return f"the guest has no {error.subject}"
+    if error.kind == error_message.NO_MODULE:
+        return f"the guest has no module {error.subject}"
+    if error.kind != error_message.NO_FILE:
+        return ""
+    driver = _SYSFS_DRIVER.match(error.subject)
+    if driver:
+        name = driver["name"] or driver["module"]
+        return f"the guest has no driver {name}" if module(name, kernel) else ""
+    if _KERNEL_FILES.match(error.subject):
+        return ""
+    return f"the guest has no {error.subject}"
+
+
+def _is_command_not_found(error: ErrorMessage, step: Step) -> bool:
+    """Whether the shell itself reports it, about a program that the command starts."""
+    return step.status == _NOT_FOUND or error.subject in shell_syntax.programs(step.command)
+
+
+def module(name: str, kernel: Kernel) -> str:
+    """The name if the kernel lacks this module, "" if it has it."""
+    plain = name.replace("-", "_")
+    files = [*kernel.modules.rglob("*.ko*"), *kernel.guest_modules]
+    if any(path.name.partition(".")[0].replace("-", "_") == plain for path in files):
+        return ""
+    builtin = kernel.modules / "modules.builtin"
+    text = builtin.read_text().replace("-", "_") if builtin.exists() else ""
+    return "" if f"/{plain}.ko" in text or plain in _WITHOUT_MODULE else name
+
+
+# Built-in drivers without a module of their name (pcie_portdriver, virtio_pci).
+_WITHOUT_MODULE = frozenset({"pcieport", "virtio_pci"})
+
+
+def _parameter(step: Step, run: SessionRun) -> str:
+    """The module parameter that the guest's kernel lacks (kernel/params.c), "" for none."""
+    for record in step.kmsg:
+        match = _UNKNOWN_PARAMETER.search(record.text)
+        if match and match[0] not in "\n".join(_reported_lines(run)):
+            return f"the guest's {match['module']} has no parameter {match['name']}"
+    return ""

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a guest did with a report's session, and what that makes of a claim."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from harness.errors import GuestError
+from harness.guest.guest import Step
+from harness.kernel.artifact import Kernel
+from harness.klog.splat import Splat
+from harness.report.claim import Claim
+from harness.report.commands import Command
+from harness.repro.device_names import DeviceNames
+
+# Whether a claim holds, None if this guest cannot show it, and the reason.
+Ruling = tuple[bool | None, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A claim and whether it ``held``, None if this guest cannot show it. The ``reason`` is what
+    the guest did."""
+
+    claim: Claim
+    held: bool | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRun:
+    """What a guest did with a session.
+
+    ``commands`` and ``claims`` are the report's. There are fewer ``steps`` than commands if the
+    guest was lost to ``error``. ``splats`` are the guest's, in order. ``hangs`` are the steps that
+    did not end, each with the place where its task is blocked.
+    """
+
+    commands: tuple[Command, ...]
+    claims: Sequence[Claim]
+    steps: tuple[Step, ...]
+    splats: tuple[Splat, ...]
+    error: GuestError | None
+    kernel: Kernel
+    names: DeviceNames
+    hangs: dict[int, str] = field(default_factory=dict)
+
+    def step(self, number: int | None) -> Step | None:
+        """The step, None if it did not run or did not end."""
+        if number is None or number in self.hangs or number >= len(self.steps):
+            return None
+        return self.steps[number]
+
+    def claims_about(self, step: int | None) -> list[Claim]:
+        return [each for each in self.claims if each.step == step]
+
+    def not_reached(self, claim: Claim) -> Ruling:
+        """The ruling on a claim for which the guest ran no step."""
+        if claim.step is not None and claim.step in self.hangs:
+            return None, f"step {claim.step + 1} does not end: {self.error or 'it was interrupted'}"
+        reason = self.error or "it did not run"
+        return None, f"step {len(self.steps) + 1}: {reason}"
