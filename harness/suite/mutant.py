@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Patches that are planted in a kernel, and what their heads say of them."""
+"""Patches that plant a bug in a kernel, and the headers that describe them."""
 
 import fnmatch
 import re
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import UsageError
+from harness.errors import UsageError, did_you_mean
 from harness.host import paths
+from harness.iommu import behaviour, known_issues
 from harness.iommu.version import Versions
 
 # The function that a hunk is in, as git has it behind "@@", and one that a patch defines.
@@ -18,34 +19,51 @@ _DEFINED = re.compile(r"^[+-](?:static |void |int |bool |struct )[^;=\n]*?\b(\w+
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """A patch that plants a bug; ``summary`` is what it says of itself. Lines of its head
-    say more: "Since: 6.15", "Machines: virtio-iommu*", "Names: regex", "Equivalent: why"."""
+    """A patch that plants a bug. The text above its "---" is its head: a summary, a blank line,
+    and headers: "Requires: acs-before-groups, no-dma-ownership", "Since: 6.15",
+    "Machines: virtio-iommu*", "Names: REGEX", "Equivalent: REASON"."""
 
     name: str
     patch: Path
 
     @property
     def summary(self) -> str:
+        """The first paragraph of the head: what the patch does, and the rule that it breaks."""
         return " ".join(self._head.partition("\n\n")[0].split())
 
     @property
+    def requires(self) -> dict[str, bool]:
+        """The behaviours and known issues that a kernel must have (True) or must not have
+        (False) for the patch to be a bug. Raises UsageError for an unknown name."""
+        known = {*behaviour.TABLE, *known_issues.issues()}
+        required = {}
+        for word in re.split(r"[\s,]+", self._line("Requires")):
+            name = word.removeprefix("no-")
+            if word and name not in known:
+                hint = did_you_mean(name, known, "see iommu-harness behaviours")
+                raise UsageError(f"{self.patch} requires the unknown behaviour {name!r}", hint)
+            if word:
+                required[name] = name == word
+        return required
+
+    @property
     def since(self) -> Versions:
-        """The kernels in which it is a bug, where the patch applies to others too."""
+        """The kernels in which the patch is a bug, by their version, which is a guess."""
         return Versions((self._line("Since") or "0.0",))
 
     @property
     def equivalent(self) -> str:
-        """Why it behaves as the kernel without it does; "" for one that does not."""
+        """Why the kernel behaves the same with the patch; "" if it does not."""
         return self._line("Equivalent")
 
     def machines(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Those of the machines on which it is a bug, where the code is common to others."""
+        """The machines on which the patch is a bug."""
         pattern = self._line("Machines") or "*"
         return tuple(name for name in names if fnmatch.fnmatchcase(name, pattern))
 
     def is_named_by(self, message: str) -> bool:
-        """Whether a failure's message points at the bug: by the pattern after "Names:", else
-        by a function that is patched."""
+        """Whether a failure's message points at the bug: it matches the pattern after "Names:",
+        or else names a patched function."""
         pattern = self._line("Names")
         if pattern:
             return bool(re.search(pattern, message))
@@ -53,7 +71,7 @@ class Mutant:
 
     @property
     def functions(self) -> frozenset[str]:
-        """Those that the patch changes or defines."""
+        """The functions that the patch changes or defines."""
         diff = self.text.partition("\n---\n")[2]
         return frozenset([*_HUNK_OF.findall(diff), *_DEFINED.findall(diff)])
 
@@ -71,17 +89,18 @@ class Mutant:
 
 
 def ours() -> Path:
-    """The directory of those that plant a bug."""
+    """The directory of the bundled patches that plant a bug."""
     return paths.data("tests/mutants")
 
 
 def harmless() -> Path:
-    """The directory of those that plant none."""
+    """The directory of the bundled patches that plant no bug."""
     return paths.data("tests/harmless")
 
 
 def read(where: Path) -> list[Mutant]:
-    """The mutants of a directory. Raises UsageError for one without any."""
+    """The mutants of a directory. Raises UsageError if it has none, or for a header that names
+    an unknown behaviour."""
     patches = sorted([*where.glob("*.patch"), *where.glob("*.diff")])
     if not patches:
         raise UsageError(f"{where} has no mutants", "name a directory with .patch files")
@@ -90,4 +109,7 @@ def read(where: Path) -> list[Mutant]:
     }
     if twice:
         raise UsageError(f"{where} has two mutants called {min(twice)!r}", "rename one")
-    return [Mutant(each.name.removesuffix(each.suffix), each) for each in patches]
+    found = [Mutant(each.name.removesuffix(each.suffix), each) for each in patches]
+    for each in found:
+        _ = each.requires
+    return found

@@ -9,7 +9,8 @@ from pathlib import Path
 from harness.errors import HostError
 from harness.guest import snapshot
 from harness.host import cache
-from harness.iommu import machine_file
+from harness.iommu import kernel_profile, machine_file
+from harness.iommu.kernel_profile import KernelProfile
 from harness.kernel import build
 from harness.kernel.artifact import Kernel
 from harness.suite import resolved, run
@@ -43,10 +44,33 @@ def release(request: Request) -> str:
 
 
 def elsewhere(mutant: Mutant, request: Request, release: str) -> str:
-    """Why the patch is about other kernels or machines; "" for one that is about these."""
+    """Why the patch is a bug only of other kernels or machines; "" if it is one of these."""
     if not mutant.since.include(release):
         return f"it is a bug since {mutant.since.marks[0]}"
-    return "" if mutant.machines(request.machines) else "it is a bug of other machines"
+    unmet = [_unmet(mutant, request, name) for name in mutant.machines(request.machines)]
+    if not unmet:
+        return "it is a bug of other machines"
+    return unmet[0] if all(unmet) else ""
+
+
+def _unmet(mutant: Mutant, request: Request, machine: str) -> str:
+    """The first behaviour that the patch requires and the machine's kernel lacks, with the
+    evidence; "" if it lacks none."""
+    required = mutant.requires
+    profile = _profile(request, machine) if required else KernelProfile({}, {})
+    for name, value in required.items():
+        found = profile.behaviours.get(name) or profile.issues[name]
+        if found.shown != value:
+            return f"it requires {'' if value else 'no-'}{name}: {found.why}"
+    return ""
+
+
+def _profile(request: Request, machine: str) -> KernelProfile:
+    """The profile of the request's only kernel, as it is built for the machine."""
+    (base,) = request.kernels
+    spec = base.with_variants(machine_file.machine(machine).variants)
+    made = resolved.profiles(request.resolved) if request.resolved else {}
+    return made.get(spec.key) or kernel_profile.of(spec, build.build(spec), request.behaviours)
 
 
 @contextlib.contextmanager
@@ -57,7 +81,8 @@ def planted(mutant: Mutant, request: Request, into: Path) -> Iterator[Request]:
     given back. Raises what building raises."""
     (base,) = request.kernels
     spec = replace(base, patches=(*base.patches, mutant.patch))
-    machines = mutant.machines(request.machines)
+    named = mutant.machines(request.machines)
+    machines = tuple(name for name in named if not _unmet(mutant, request, name))
     profile = resolved.profiles(request.resolved) if request.resolved else {}
     built: list[Kernel] = []
     kernels = []

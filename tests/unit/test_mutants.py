@@ -2,22 +2,41 @@
 """Mutants: their headers, their killers, and the confirmation of a kill."""
 
 import contextlib
+import json
 import random
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from harness.errors import BuildError, UsageError
-from harness.kernel import spec
+from harness.guest import snapshot
+from harness.host import cache
+from harness.iommu.evidence import Evidence
+from harness.iommu.kernel_profile import KernelProfile
+from harness.kernel import build, spec
+from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
-from harness.suite import confirm, harmless, killers, mutant, mutants, planted, run
+from harness.suite import confirm, harmless, killers, mutant, mutants, planted, resolved, run
 from harness.suite.confirm import Confirmation, Trials
 from harness.suite.mutant import Mutant
 from harness.suite.mutants import Score
 from harness.suite.run import Outcome, Request
+
+PATCH = """\
+The reference is not put.
+{head}
+
+---
+--- a/drivers/iommu/iommu.c
++++ b/drivers/iommu/iommu.c
+@@ -1,3 +1,2 @@ static void iommu_deinit_device(struct device *dev)
+ \t/* Release */
+-\tmodule_put(ops->owner);
+ \tdev_iommu_free(dev);
+"""
 
 
 def test_the_first_paragraph_of_a_patch_is_the_mutants_summary(tmp_path: Path) -> None:
@@ -32,6 +51,24 @@ def test_a_since_header_limits_a_mutant_to_newer_kernels(tmp_path: Path) -> None
     new, old = mutant.read(tmp_path)
     assert [each.since.include("6.12.3") for each in (new, old)] == [False, True]
     assert new.since.include("7.2.13")
+
+
+def test_a_requires_header_names_behaviours_and_known_issues(tmp_path: Path) -> None:
+    head = "It is bad.\n\nRequires: acs-before-groups, no-virtio-iommu-unbind"
+    (tmp_path / "one.patch").write_text(PATCH.format(head=head))
+    (found,) = mutant.read(tmp_path)
+    assert found.requires == {"acs-before-groups": True, "virtio-iommu-unbind": False}
+    assert found.summary.endswith("It is bad.")
+
+
+def test_an_unknown_behaviour_in_a_header_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "one.patch").write_text(PATCH.format(head="Requires: acs-before-group"))
+    with pytest.raises(UsageError) as caught:
+        mutant.read(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}/one.patch requires the unknown behaviour 'acs-before-group'; "
+        "did you mean acs-before-groups?"
+    )
 
 
 def test_two_mutants_with_one_name_are_refused(tmp_path: Path) -> None:
@@ -103,20 +140,6 @@ def test_the_killers_table_beside_the_patches_is_merged_with_the_cache(tmp_path:
     (tmp_path / "killers.json").write_text("{")
     with pytest.raises(UsageError, match=r"killers.json cannot be read"):
         killers.likely(Mutant("three", patch))
-
-
-PATCH = """\
-The reference is not put.
-{head}
-
----
---- a/drivers/iommu/iommu.c
-+++ b/drivers/iommu/iommu.c
-@@ -1,3 +1,2 @@ static void iommu_deinit_device(struct device *dev)
- \t/* Release */
--\tmodule_put(ops->owner);
- \tdev_iommu_free(dev);
-"""
 
 
 @pytest.mark.parametrize(
@@ -303,6 +326,72 @@ def test_inapplicable_equivalent_and_unbuildable_mutants_are_not_run(
     found = suite.score(tmp_path, head)
     assert (found.result, found.reason, suite.runs) == (result, reason, [])
     assert found.way == ("build" if broken else "")
+
+
+SPEC = spec.parse("debian:6.12")
+
+
+def profile(**shown: bool) -> KernelProfile:
+    found = {
+        name.replace("_", "-"): Evidence(value, "source", f"a sign of {name}")
+        for name, value in shown.items()
+    }
+    return KernelProfile(found, {"virtio-iommu-unbind": Evidence(True, "source", "a bug")})
+
+
+def request_with(kernels: Mapping[KernelSpec, KernelProfile], machines: str, at: Path) -> Request:
+    rows = {each.key: {"profile": asdict(found)} for each, found in kernels.items()}
+    file = resolved.file_in(at)
+    file.write_text(json.dumps(rows))
+    return Request((SPEC,), tuple(machines.split()), resolved=file)
+
+
+@pytest.mark.parametrize(
+    ("head", "reason"),
+    [
+        ("Requires: dma-ownership", ""),
+        ("Requires: no-acs-before-groups, dma-ownership", ""),
+        ("Requires: no-dma-ownership", "it requires no-dma-ownership: a sign of dma_ownership"),
+        ("Requires: virtio-iommu-unbind", ""),
+        ("Requires: no-virtio-iommu-unbind", "it requires no-virtio-iommu-unbind: a bug"),
+        (
+            "Requires: acs-before-groups\nMachines: smmuv3*",
+            "it requires acs-before-groups: a sign of acs_before_groups",
+        ),
+    ],
+)
+def test_a_mutant_applies_to_kernels_with_the_behaviours_that_it_requires(
+    tmp_path: Path, head: str, reason: str
+) -> None:
+    """The kernel's source decides, and not its version."""
+    (tmp_path / "one.patch").write_text(PATCH.format(head=head))
+    (found,) = mutant.read(tmp_path)
+    made = {SPEC: profile(dma_ownership=True, acs_before_groups=False)}
+    request = request_with(made, "smmuv3 virtio-iommu", tmp_path)
+    assert planted.elsewhere(found, request, "6.12.1") == reason
+
+
+def test_a_mutant_is_run_on_the_machines_whose_kernel_it_applies_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "one.patch").write_text(PATCH.format(head="Requires: probe-deferral"))
+    (found,) = mutant.read(tmp_path)
+    acpi = SPEC.with_variants(["acpi"])
+    made = {SPEC: profile(probe_deferral=True), acpi: profile(probe_deferral=False)}
+    request = request_with(made, "smmuv3 smmuv3-acpi", tmp_path)
+    monkeypatch.setattr(build, "build", lambda _: Kernel("k", "k", "6.12.1", "gcc", tmp_path))
+    monkeypatch.setattr(snapshot, "forget", lambda _: None)
+    monkeypatch.setattr(cache, "release", lambda _: None)
+    monkeypatch.setattr(resolved, "write", lambda _, file: file)
+    assert planted.elsewhere(found, request, "6.12.1") == ""
+    with planted.planted(found, request, tmp_path) as mutated:
+        assert mutated.machines == ("smmuv3",)
+
+
+def test_no_bundled_mutant_is_limited_by_version() -> None:
+    """A behaviour or a known issue decides where a patch is a bug: a version is a guess."""
+    found = [*mutant.read(mutant.ours()), *mutant.read(mutant.harmless())]
+    assert [each.name for each in found if each.since.marks != ("0.0",)] == []
 
 
 @pytest.mark.parametrize(
