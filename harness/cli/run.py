@@ -90,21 +90,24 @@ def run_(
     except HostError as failure:
         errors.append(failure)
     except (KeyboardInterrupt, SystemExit):  # ^C, or told to end
-        _tell(directory, repeat, qemu, as_json=as_json)
+        _tell(directory, repeat, qemu, errors, as_json=as_json)
         raise
-    counts = _tell(directory, repeat, qemu, as_json=as_json)
-    for error in errors:
+    counts = _tell(directory, repeat, qemu, errors, as_json=as_json)
+    for error in () if as_json else errors:
         output.say([("red", str(error))])
     raise typer.Exit(_exit_code(counts, errors))
 
 
-def _tell(directory: Path, repeat: int, qemu: str, *, as_json: bool) -> dict[str, int]:
+def _tell(
+    directory: Path, repeat: int, qemu: str, errors: Sequence[HarnessError], *, as_json: bool
+) -> dict[str, int]:
     """What has come of the rounds until now, on the terminal and in the directory; how often
     each result."""
     every = run.outcomes(directory, range(1, repeat + 1))
     record = _record(every, directory)
     record["kernels"] = resolved.provenance_of(directory)
     record["tools"] = provenance.of_tools(qemu)
+    record["errors"] = [output.error_record(each) for each in errors]
     (directory / "result.json").write_text(output.text_of(record))
     if as_json:
         output.print_json(record)
