@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The command as a user runs it, in a separate process."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import schemas
 from tests.processes import alive, descendants, wait_until
 
 PROGRAM = [sys.executable, "-c", "from harness.cli.main import main; main()"]
@@ -27,14 +29,19 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def run(*arguments: str | Path, **extra: str) -> Result:
-    """Run the command to its end; ``extra`` is added to its environment."""
+    """Run the command to its end; ``extra`` is added to its environment. What it prints with
+    --json is validated."""
+    words = [*map(str, arguments)]
     done = subprocess.run(
-        [*PROGRAM, *map(str, arguments)],
+        [*PROGRAM, *words],
         capture_output=True,
         text=True,
         env=environment(**extra),
         check=False,
     )
+    if "--json" in words:
+        record = json.loads(done.stdout)
+        schemas.validate(schemas.of_command(words, record), record)
     return Result(done.returncode, done.stdout, done.stderr)
 
 

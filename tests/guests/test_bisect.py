@@ -42,6 +42,8 @@ def test_releases_bisect_to_groups_at_registration(tmp_path: Path) -> None:
     assert "# first new commit" in logged.out
     status = command.run("bisect", "status", tmp_path / "run")
     assert "found: debian:7.2" in status.out
+    progress = json.loads(command.run("bisect", "status", tmp_path / "run", "--json").out)
+    assert progress["result"] == found
 
 
 def test_figure_of_a_command_is_bisected(tmp_path: Path) -> None:
