@@ -1,2 +1,3 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The command ``iommu-harness``: options in, words or JSON out, no logic of its own."""
+"""The command ``iommu-harness``: it parses options, calls the packages below, and prints
+their results as text or JSON."""

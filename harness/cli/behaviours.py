@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``iommu-harness behaviours``: what a kernel does, and why we think so."""
+"""``iommu-harness behaviours``: the behaviours and known issues of a kernel, with the
+evidence for each."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from harness.cli import options, output
+from harness.cli.output import Line
 from harness.iommu import behaviour, kernel_profile, known_issues
 from harness.iommu.evidence import Evidence
 from harness.iommu.kernel_profile import KernelProfile
@@ -16,17 +16,23 @@ from harness.kernel.spec import DEFAULT_KERNEL
 
 
 def behaviours(
-    kernel: Annotated[
-        str, typer.Option("--kernel", metavar="SPEC", help=options.SPEC)
-    ] = DEFAULT_KERNEL,
+    kernel: options.Kernel = DEFAULT_KERNEL,
     patch: options.Patches = [],  # noqa: B006  typer copies it
     fragment: options.Fragments = [],  # noqa: B006
     variant: options.Variants = [],  # noqa: B006
     debian_mirror: options.Mirror = "",
     as_json: options.Json = False,
 ) -> None:
-    """What a kernel does where kernels differ, and which known issues it has: by its
-    source, and only where that does not decide by its version, which is a guess."""
+    """Print a kernel's behaviours and known issues, with the evidence for each.
+
+    \b
+      iommu-harness behaviours --kernel debian:6.1
+      iommu-harness behaviours --kernel tree:~/src/linux --patch fix.patch
+
+    A behaviour is something that kernels do differently without a bug. A known issue is a bug of
+    released kernels that scenarios run into. Both are looked up in the kernel's source; where
+    that does not decide, the kernel's version does, which is a guess.
+    """
     (spec,) = options.kernels(
         [kernel], patch, fragment, variant, llvm=False, debian_mirror=debian_mirror
     )
@@ -35,7 +41,7 @@ def behaviours(
     if as_json:
         output.print_json(_record(built.label, built.release, found))
     else:
-        output.say(_lines(f"{built.label}: {built.release}", found))
+        output.show(_lines(f"{built.label}: {built.release}", found))
 
 
 def _record(label: str, release: str, found: KernelProfile) -> dict[str, Any]:
@@ -54,17 +60,17 @@ def _row(name: str, each: Evidence, **more: str) -> dict[str, Any]:
     return {"name": name, **asdict(each), "guess": each.guess, **more}
 
 
-def _lines(title: str, found: KernelProfile) -> Iterator[tuple[str, str]]:
+def _lines(title: str, found: KernelProfile) -> Iterator[Line]:
     yield "bold", title
     what = {name: f"{each.summary}; since {each.since}" for name, each in behaviour.TABLE.items()}
-    yield from _table("behaviours", found.behaviours, what)
+    yield from _table(
+        "behaviours (what kernels do differently without a bug)", found.behaviours, what
+    )
     titles = {name: issue.title for name, issue in known_issues.issues().items()}
-    yield from _table("known issues", found.issues, titles)
+    yield from _table("known issues (bugs of released kernels)", found.issues, titles)
 
 
-def _table(
-    title: str, rows: Mapping[str, Evidence], what: Mapping[str, str]
-) -> Iterator[tuple[str, str]]:
+def _table(title: str, rows: Mapping[str, Evidence], what: Mapping[str, str]) -> Iterator[Line]:
     yield "bold", title
     for name, each in rows.items():
         style = "yellow" if each.guess else "green" if each.shown else ""

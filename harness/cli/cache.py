@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``iommu-harness cache``: what the cache holds, whether it is whole, and less of it."""
+"""``iommu-harness cache``: list, verify and clear the cache."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -12,55 +12,87 @@ from harness.errors import UsageError, did_you_mean
 from harness.host import inventory, paths
 from harness.host.inventory import Item
 
-app = typer.Typer(
-    add_completion=False, help="The cache: list it, check it, clear it.", no_args_is_help=True
-)
+_HELP = """List, verify and clear the cache of kernels, packages and snapshots.
+
+\b
+  iommu-harness cache ls kernel
+  iommu-harness cache gc --days 7
+
+The cache is ~/.cache/iommu-harness, or the directory IOMMU_HARNESS_CACHE. It can be deleted at any
+time."""
+
+app = options.application(help=_HELP, no_args_is_help=True)
 
 
 @app.command("ls")
 def ls(
-    kind: Annotated[str, typer.Argument(metavar="[KIND]", help="kernel, snapshot, ...")] = "",
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="Only this kind: kernel, snapshot, ...")
+    ] = "",
     as_json: options.Json = False,
 ) -> None:
-    """What is in the cache: size, days since it was used, and how many of each kind; or
-    each thing of one kind."""
+    """List what is in the cache.
+
+    \b
+      iommu-harness cache ls
+      iommu-harness cache ls snapshot
+
+    Each line has the size, the days since the last use, and the number of entries of a
+    kind; with KIND, the key and title of each entry of that kind.
+    """
     if kind and kind not in inventory.KINDS:
-        hint = did_you_mean(kind, inventory.KINDS, f"there are {', '.join(inventory.KINDS)}")
-        raise UsageError(f"the cache has no kind {kind!r}", hint)
+        hint = did_you_mean(kind, inventory.KINDS, f"known kinds: {', '.join(inventory.KINDS)}")
+        raise UsageError(f"unknown kind of cache entry {kind!r}", hint)
     items = [item for item in inventory.items() if kind in ("", item.kind)]
     if as_json:
         output.print_json({"directory": str(paths.cache()), "items": [_record(i) for i in items]})
     else:
-        output.say(("", text) for text in (_table(items) if kind else _kinds(items)))
+        output.show(("", text) for text in (_table(items) if kind else _kinds(items)))
 
 
 @app.command()
 def verify(as_json: options.Json = False) -> None:
-    """Check every file against what was written. Exit status 1 when something is
-    damaged: it is made again when it is next used."""
+    """Check every file in the cache for damage.
+
+    \b
+      iommu-harness cache verify
+      iommu-harness cache verify --json
+
+    Files are compared with the digests that were recorded when they were written. The exit
+    status is 1 if an entry is damaged; it is rebuilt at its next use.
+    """
     found = list(inventory.damaged())
     if as_json:
         rows = [_record(item) | {"problem": problem} for item, problem in found]
         output.print_json({"damaged": rows})
     elif found:
-        output.say(("red", f"{item.kind} {item.title}: {problem}") for item, problem in found)
+        output.show(("red", f"{item.kind} {item.title}: {problem}") for item, problem in found)
     else:
-        output.say([("", "everything is as it was written")])
+        output.show([("", "no damage found")])
     raise typer.Exit(1 if found else 0)
 
 
 @app.command()
 def gc(
-    days: Annotated[float, typer.Option(min=0, help="What was used since then stays.")] = 30,
+    days: Annotated[
+        float, typer.Option(min=0, metavar="N", help="Keep what was used in the last N days.")
+    ] = 30,
     as_json: options.Json = False,
 ) -> None:
-    """Remove what was not used for some days; never what a running command uses."""
+    """Remove entries that have not been used for some days.
+
+    \b
+      iommu-harness cache gc
+      iommu-harness cache gc --days 0
+
+    Entries that a running command uses are kept.
+    """
     removed = list(inventory.collect(days))
     if as_json:
         output.print_json({"removed": [_record(item) for item in removed]})
         return
     total = output.size(sum(item.size for item in removed))
-    output.say(("", text) for text in _table(removed, f"removed, {total}"))
+    output.show(("", text) for text in _table(removed, f"removed, {total}"))
 
 
 def _record(item: Item) -> dict[str, Any]:
@@ -88,7 +120,7 @@ def _table(items: Sequence[Item], heading: str = "") -> Iterator[str]:
 
 
 def _facts(items: Sequence[Item]) -> str:
-    """Of one kind: their size, the days since one was used, the kind."""
+    """The total size of entries of one kind, the days since the last use, and the kind."""
     days = (time.time() - max(item.used for item in items)) / 86400
     return f"{output.size(sum(item.size for item in items)):>8}  {days:5.1f} d  {items[0].kind:<10}"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``iommu-harness decode``: the splats of a kernel log, with places in the source."""
+"""``iommu-harness decode``: the splats of a kernel log, with files and lines of the source."""
 
 import gzip
 import sys
@@ -13,6 +13,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from harness.cli import options, output
+from harness.cli.output import Line
 from harness.errors import UsageError
 from harness.host import progress
 from harness.kernel import build
@@ -30,10 +31,12 @@ _MEGABYTE = 1 << 20
 
 def decode(
     log_file: Annotated[
-        str, typer.Argument(metavar="[LOG|-]", help="A kernel log, .gz too; - is standard input.")
+        str,
+        typer.Argument(metavar="LOG", help="A kernel log, plain or gzip; - is standard input."),
     ] = _STDIN,
     kernel: Annotated[
-        str, typer.Option("--kernel", metavar="SPEC", help=f"The log's: {options.SPEC}.")
+        str,
+        typer.Option("--kernel", metavar="SPEC", help=f"The kernel of the log: {options.SPEC}."),
     ] = "",
     patch: options.Patches = [],  # noqa: B006  typer copies it
     fragment: options.Fragments = [],  # noqa: B006
@@ -42,8 +45,16 @@ def decode(
     debian_mirror: options.Mirror = "",
     as_json: options.Json = False,
 ) -> None:
-    """Find the splats in a kernel log and say what they are about; with the kernel that
-    wrote it, where in the source the functions of their call traces stand."""
+    """Find the splats in a kernel log and print what each is about.
+
+    \b
+      dmesg | iommu-harness decode
+      iommu-harness decode console.log.gz --kernel tree:~/src/linux
+
+    A splat is a report that the kernel prints about itself: an oops, a WARNING, a KASAN or lockdep
+    report, a hung task. With the kernel that wrote the log, the functions of call traces get their
+    files and lines.
+    """
     with _Log(log_file) as source:
         built = None
         if kernel:
@@ -52,7 +63,9 @@ def decode(
             )
             built = (build.build(wanted), wanted)
         elif patch or fragment or variant or llvm:
-            raise UsageError("no kernel is named", "add --kernel SPEC")
+            raise UsageError(
+                "--patch, --fragment, --variant and --llvm require a kernel", "add --kernel SPEC"
+            )
         found = _symbolised(source, built)
         if as_json:
             records = [_record(each) for each in found]
@@ -60,12 +73,13 @@ def decode(
             return
         counts = _Counts()
         for each in found:
-            output.say(_lines(each, counts))
-        output.say(_closing(source, counts))
+            output.show(_lines(each, counts))
+        output.show(_closing(source, counts))
 
 
 class _Log:
-    """A log that is being read: ``lines`` so far, ``note`` where it ends before its end."""
+    """A log that is being read: the number of ``lines`` so far, and a ``note`` if the file is
+    damaged."""
 
     def __init__(self, name: str) -> None:
         self.name = "standard input" if name == _STDIN else name
@@ -87,7 +101,7 @@ class _Log:
         self._raw.close()
 
     def read(self, size: int) -> bytes:
-        """As of a file; what is damaged ends there."""
+        """Read as from a file. A damaged file ends at the damage."""
         try:
             data = self._file.read1(size)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -107,36 +121,39 @@ class _Log:
             for _ in range(read - before // _MEGABYTE):
                 self.phase.step()
 
-    def shown_by(self, phase: progress.Phase) -> None:
-        """Shows how far it is read in the phase; how long still, where its size is known."""
+    def show_in(self, phase: progress.Phase) -> None:
+        """Report in the phase how far the log is read and, where its size is known, the time
+        remaining."""
         self.phase = phase
         phase.expect(max(0, self._size - self._read_so_far) // _MEGABYTE)
 
 
 def _opened(name: str) -> tuple[BufferedReader, int]:
     if name == _STDIN and sys.stdin is None:
-        raise UsageError("there is no standard input", "name a file")
+        raise UsageError("standard input is closed", "name a file")
     if name == _STDIN:
         return cast(BufferedReader, sys.stdin.buffer), 0
     try:
         if not name or not Path(name).exists():
-            raise UsageError(f"no such log: {name!r}", "name a file, or - for standard input")
+            raise UsageError(
+                f"cannot read {name!r}: no such file", "name a log, or - for standard input"
+            )
         if Path(name).is_dir():
-            raise UsageError(f"{name} is a directory", "name a file in it")
+            raise UsageError(f"cannot read {name}: a directory", "name a file in it")
         return Path(name).open("rb"), Path(name).stat().st_size
     except OSError as error:
-        raise UsageError(f"{name} cannot be read: {error.strerror}", "name another") from error
+        raise UsageError(f"cannot read {name}: {error.strerror}", "name another file") from error
 
 
 def _symbolised(
     source: _Log, built: tuple[Kernel, KernelSpec] | None
 ) -> Iterator[tuple[Splat, Symbolised | None]]:
-    """The splats as they come. While one is looked for, progress is shown: what is
-    printed between must not meet a bar."""
+    """The splats, as they are found. Progress is shown only until the next one is found, so
+    that what the caller prints does not run into the bar."""
     splats = log.splats(source)  # type: ignore[arg-type]
     while True:
         with progress.phase("decode", f"reading {source.name}") as phase:
-            source.shown_by(phase)
+            source.show_in(phase)
             splat = next(splats, None)
         if splat is None:
             return
@@ -144,14 +161,14 @@ def _symbolised(
 
 
 class _Counts:
-    """For the closing line."""
+    """The figures of the last line: splats, and frames with a place, of how many."""
 
     def __init__(self) -> None:
         self.splats = self.known = self.total = 0
         self.symbolised = False
 
 
-def _lines(found: tuple[Splat, Symbolised | None], counts: _Counts) -> Iterator[tuple[str, str]]:
+def _lines(found: tuple[Splat, Symbolised | None], counts: _Counts) -> Iterator[Line]:
     splat, places = found
     counts.splats += 1
     if places:
@@ -192,7 +209,7 @@ def _task(splat: Splat) -> Iterator[str]:
         yield splat.comm
 
 
-def _closing(source: _Log, counts: _Counts) -> Iterator[tuple[str, str]]:
+def _closing(source: _Log, counts: _Counts) -> Iterator[Line]:
     if source.note:
         yield "yellow", source.note
     many = "s" * (counts.splats != 1)

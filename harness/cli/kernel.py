@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``iommu-harness kernel``: build, list, configuration and objects of kernels."""
+"""``iommu-harness kernel``: build kernels, list them, and print what they have."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -13,16 +13,20 @@ from harness.kernel import build
 from harness.kernel.artifact import Kernel
 from harness.kernel.build import Outcome
 
-app = typer.Typer(
-    add_completion=False,
-    help="Kernels: build them, list those built, look into them.",
-    no_args_is_help=True,
-)
+_HELP = """Build kernels, list those in the cache, and inspect them.
+
+\b
+  iommu-harness kernel build debian:6.12 --variant kasan
+  iommu-harness kernel inspect tree:~/src/linux arm_smmu_v3
+
+Other commands build the kernels that they need themselves."""
+
+app = options.application(help=_HELP, no_args_is_help=True)
 
 
 @app.command("build")
 def build_(
-    kernel: Annotated[list[str], typer.Argument(metavar="SPEC...", help=options.SPEC)],
+    kernel: Annotated[list[str], typer.Argument(metavar="SPEC", help=f"Kernels: {options.SPEC}.")],
     patch: options.Patches = [],  # noqa: B006  typer copies it
     fragment: options.Fragments = [],  # noqa: B006
     variant: options.Variants = [],  # noqa: B006
@@ -30,7 +34,14 @@ def build_(
     debian_mirror: options.Mirror = "",
     as_json: options.Json = False,
 ) -> None:
-    """Build kernels, or find them built."""
+    """Build kernels that are not in the cache yet.
+
+    \b
+      iommu-harness kernel build debian:6.12
+      iommu-harness kernel build tree:~/src/linux --patch fix.patch --variant kasan
+
+    Each line has a kernel's name and its directory in the cache.
+    """
     specs = options.kernels(
         kernel, patch, fragment, variant, llvm=llvm, debian_mirror=debian_mirror
     )
@@ -39,13 +50,13 @@ def build_(
         if as_json:
             output.print_json(output.jsonable(asdict(built)))
         else:
-            output.say(_kernel(built))
+            output.show(_kernel(built))
         return
     outcomes = build.build_all(specs)
     if as_json:
         output.print_json({"kernels": [_outcome_record(each) for each in outcomes]})
     else:
-        output.say(line for each in outcomes for line in _outcome(each))
+        output.show(line for each in outcomes for line in _outcome(each))
     raise typer.Exit(max(each.error.exit_code if each.error else 0 for each in outcomes))
 
 
@@ -71,12 +82,19 @@ def _outcome_record(each: Outcome) -> dict[str, Any]:
 
 @app.command("list")
 def list_(as_json: options.Json = False) -> None:
-    """The kernels in the cache."""
+    """List the kernels in the cache.
+
+    \b
+      iommu-harness kernel list
+      iommu-harness kernel list --json
+
+    Each line has the key, the release and the name of a kernel.
+    """
     kernels = build.built()
     if as_json:
         output.print_json({"kernels": [output.jsonable(asdict(kernel)) for kernel in kernels]})
     else:
-        output.say(("", f"{kernel.key}  {kernel.release}  {kernel.label}") for kernel in kernels)
+        output.show(("", f"{kernel.key}  {kernel.release}  {kernel.label}") for kernel in kernels)
 
 
 @app.command()
@@ -89,7 +107,12 @@ def config(
     debian_mirror: options.Mirror = "",
     as_json: options.Json = False,
 ) -> None:
-    """A kernel's configuration, and where each option comes from."""
+    """Print a kernel's configuration and where each option was set.
+
+    \b
+      iommu-harness kernel config debian:6.12
+      iommu-harness kernel config debian:6.12 --variant lockdep
+    """
     (wanted,) = options.kernels(
         [kernel], patch, fragment, variant, llvm=llvm, debian_mirror=debian_mirror
     )
@@ -105,7 +128,7 @@ def config(
         ]
         output.print_json({"options": rows})
         return
-    output.say(("", f"{line.option.line:<50} {line.origin}") for line in lines)
+    output.show(("", f"{line.option.line:<50} {line.origin}") for line in lines)
 
 
 @app.command()
@@ -113,7 +136,9 @@ def inspect(
     kernel: options.KernelText,
     module: Annotated[
         str | None,
-        typer.Argument(help="A module's name, or a .ko file; else every IOMMU driver."),
+        typer.Argument(
+            metavar="MODULE", help="A module's name or a .ko file; by default every IOMMU driver."
+        ),
     ] = None,
     patch: options.Patches = [],  # noqa: B006
     fragment: options.Fragments = [],  # noqa: B006
@@ -122,8 +147,15 @@ def inspect(
     debian_mirror: options.Mirror = "",
     as_json: options.Json = False,
 ) -> None:
-    """Modules as objects: license, aliases, parameters, imports and exports, and
-    whether they can be loaded into this kernel. Exit status 1 with a finding."""
+    """Inspect kernel modules, and check that the kernel can load them.
+
+    \b
+      iommu-harness kernel inspect debian:6.12
+      iommu-harness kernel inspect debian:6.12 arm_smmu_v3
+
+    Prints the license, aliases, parameters, imported and exported symbols of each module.
+    The exit status is 1 if a check fails.
+    """
     (wanted,) = options.kernels(
         [kernel], patch, fragment, variant, llvm=llvm, debian_mirror=debian_mirror
     )
@@ -131,5 +163,5 @@ def inspect(
     if as_json:
         output.print_json(inspection.record(result))
     else:
-        output.say(inspection.lines(result))
+        output.show(inspection.lines(result))
     raise typer.Exit(1 if result.findings else 0)

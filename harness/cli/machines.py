@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``iommu-harness machines``: what there is, and what each does with a kernel."""
+"""``iommu-harness machines``: the machines and presets, and how kernels run on them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -22,40 +22,59 @@ from harness.suite.smoke import Cell
 def machines(
     kernel: Annotated[
         list[str],
-        typer.Option("--kernel", metavar="SPEC", help="Boot it on each machine; repeatable."),
+        typer.Option(
+            "--kernel",
+            metavar="SPEC",
+            help=f"Boot this kernel on each machine: {options.SPEC}; may be repeated.",
+        ),
     ] = [],  # noqa: B006  typer copies it
     machine: Annotated[
-        list[str], typer.Option(help="MACHINE, MACHINE+PRESET or a .toml file; repeatable.")
+        list[str],
+        typer.Option(
+            metavar="MACHINE",
+            show_default="all",
+            help="Only this machine: NAME, NAME+PRESET or a .toml file; may be repeated.",
+        ),
     ] = [],  # noqa: B006
     variant: options.Variants = [],  # noqa: B006
     qemu: options.Qemu = topology.QEMU,
     debian_mirror: options.Mirror = "",
     as_json: options.Json = False,
 ) -> None:
-    """List the machines; with kernels, boot each on each and say what works."""
+    """List the machines, or boot kernels on them and print what works.
+
+    \b
+      iommu-harness machines
+      iommu-harness machines --kernel debian:6.12 --machine smmuv3 --machine virtio-iommu
+
+    A machine is a description of a virtual machine: its IOMMU, devices and firmware. A preset is a
+    set of devices for a machine. With kernels, each cell has the seconds until the guest answers,
+    the IOMMU group of a NIC, and how many of its DMA accesses the IOMMU translated. The exit
+    status is 1 if one of them does not work.
+    """
     chosen = [replace(machine_file.machine(name), qemu=qemu) for name in machine or MACHINES]
     if not kernel:
         _list(chosen, qemu, as_json=as_json)
         return
     specs = options.kernels(kernel, [], [], variant, llvm=False, debian_mirror=debian_mirror)
-    cells = _survey(specs, chosen)
+    cells = _boot_all(specs, chosen)
     if as_json:
         output.print_json({"machines": [asdict(cell) for cell in cells]})
     else:
-        output.say(_table(specs, chosen, cells))
+        output.show(_table(specs, chosen, cells))
     raise typer.Exit(0 if all(cell.works for cell in cells) else 1)
 
 
-def _survey(specs: Sequence[KernelSpec], chosen: Sequence[Machine]) -> list[Cell]:
-    wanted = [
+def _boot_all(specs: Sequence[KernelSpec], chosen: Sequence[Machine]) -> list[Cell]:
+    pairs = [
         (spec, spec.with_variants(machine.variants), machine)
         for machine in chosen
         for spec in specs
     ]
-    outcomes = {each.spec: each for each in build.build_all([fitted for _, fitted, _ in wanted])}
+    outcomes = {each.spec: each for each in build.build_all([fitted for _, fitted, _ in pairs])}
     directory = rundir.create("machines")
     cells = []
-    for number, (spec, fitted, machine) in enumerate(wanted, start=1):
+    for number, (spec, fitted, machine) in enumerate(pairs, start=1):
         outcome = outcomes[fitted]
         if outcome.kernel is None:
             cells.append(Cell(str(spec), machine.name, reason=str(outcome.error)))
@@ -68,10 +87,10 @@ def _survey(specs: Sequence[KernelSpec], chosen: Sequence[Machine]) -> list[Cell
 def _table(
     specs: Sequence[KernelSpec], chosen: Sequence[Machine], cells: list[Cell]
 ) -> Iterator[tuple[str, str]]:
-    """A line a machine, a column a kernel; and below it why what does not work does not."""
+    """A row per machine and a column per kernel, then the reason of each failure."""
     rows = [["machine", *map(str, specs)]]
     for number, machine in enumerate(chosen):
-        # In the order in which they were looked at.
+        # In the order in which they were booted.
         mine = cells[number * len(specs) : (number + 1) * len(specs)]
         rows.append([machine.name, *map(_cell, mine)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -103,17 +122,20 @@ def _list(chosen: Sequence[Machine], program: str, *, as_json: bool) -> None:
         }
         output.print_json(record)
         return
-    output.say(_lines(chosen, program, stages=stages))
+    output.show(_lines(chosen, program, stages=stages))
 
 
 def _lines(chosen: Sequence[Machine], program: str, *, stages: bool) -> Iterator[tuple[str, str]]:
     yield "", qemu.version(program)
-    lacking = "" if stages else ": it has none"
-    yield "" if stages else "yellow", f"stages of an SMMUv3 (stage = ...){lacking}"
-    yield "bold", "machines, with --machine NAME or a .toml file"
+    can = "can" if stages else "cannot"
+    yield "" if stages else "yellow", f"this QEMU {can} set the stage of an SMMUv3 (stage = ...)"
+    yield "bold", "machines, for --machine NAME; or write a .toml file"
     for each in chosen:
-        needs = f"; kernels with --variant {each.variants[0]}" if each.variants else ""
+        needs = f"; requires --variant {each.variants[0]}" if each.variants else ""
         yield "", f"  {each.name:<20} {each.iommu.driver}, {each.firmware}{needs}"
-    yield "bold", "presets, with --machine NAME+PRESET in place of the NIC and the clients"
+    yield (
+        "bold",
+        "presets (sets of devices), for --machine NAME+PRESET in place of the NIC and clients",
+    )
     for name, preset in PRESETS.items():
         yield "", f"  {name:<24} {preset.summary}"

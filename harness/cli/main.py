@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The command itself: its subcommands, and how it ends."""
+"""The command itself: its subcommands, errors and exit statuses."""
 
 import errno
 import importlib
@@ -17,8 +17,8 @@ from harness.errors import HarnessError, HostError, UsageError
 from harness.host import paths, tools
 from harness.host.text import printable
 
-# Where each command is, by its name: a Typer application or a function. What is not asked
-# for is not imported, which takes longer than most commands.
+# The module and the attribute of each command: a Typer application or a function. Only the
+# requested one is imported: importing all of them takes longer than most commands.
 _COMMANDS = {
     "repro": "repro:repro",
     "decode": "decode:decode",
@@ -34,8 +34,8 @@ _COMMANDS = {
 
 
 class _Commands(TyperGroup):
-    """The commands, each imported when it is asked for. The types are click's or, since it
-    has a copy, typer's own."""
+    """The commands, each imported on request. The types are click's or, in newer versions,
+    those of typer's own copy of it."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [*_COMMANDS, *super().list_commands(ctx)]
@@ -46,7 +46,7 @@ class _Commands(TyperGroup):
         module, _, name = _COMMANDS[cmd_name].partition(":")
         found = getattr(importlib.import_module(f"harness.cli.{module}"), name)
         if not isinstance(found, typer.Typer):
-            alone = typer.Typer(add_completion=False)
+            alone = options.application()
             alone.command(cmd_name)(found)
             found = alone
         command = typer.main.get_command(found)
@@ -54,18 +54,20 @@ class _Commands(TyperGroup):
         return command
 
 
-app = typer.Typer(
-    cls=_Commands,
-    help="Real kernels with modular IOMMU drivers, in QEMU, driven through their lifecycle.",
-    no_args_is_help=True,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    pretty_exceptions_enable=False,
-)
+_HELP = """Boot real Linux kernels with modular IOMMU drivers in QEMU, and test them.
+
+\b
+  iommu-harness repro report.mbox --kernel tree:~/src/linux
+  iommu-harness run --kernel debian:6.12 --patch series.mbox
+
+Kernels are built and guests are run as an ordinary user. The exit status is 0 when the result is as
+expected, 1 when it is not, 2 when the request is wrong and 3 when it cannot be judged."""
+
+app = options.application(cls=_Commands, help=_HELP, no_args_is_help=True)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         print(f"iommu-harness {importlib.metadata.version('iommu-harness')}")
         raise typer.Exit
 
@@ -73,7 +75,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _options(
     _: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which it is.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     pass
@@ -81,25 +83,33 @@ def _options(
 
 @app.command()
 def doctor(as_json: options.Json = False) -> None:
-    """What this host lacks, and the command that installs it."""
+    """Check this host for the programs that the harness needs.
+
+    \b
+      iommu-harness doctor
+      iommu-harness doctor --json
+
+    The last line is the command that installs what is missing. The exit status is 3 if
+    anything is missing.
+    """
     lacking = tools.missing()
     command = tools.apt_command(lacking) if lacking else ""
     if as_json:
         rows = [{"name": t.name, "package": t.package, "use": t.use} for t in lacking]
         output.print_json({"missing": rows, "install": command})
     for tool in () if as_json else tools.TOOLS:
-        output.say(
+        output.show(
             [("red", f"missing  {tool.name}: {tool.use}")]
             if tool in lacking
             else [("", f"found    {tool.name}")]
         )
     if not as_json:
-        output.say([("bold", f"install with: {command}" if lacking else "nothing is missing")])
+        output.show([("bold", f"install with: {command}" if lacking else "nothing is missing")])
     raise typer.Exit(3 if lacking else 0)
 
 
 def _fail(error: HarnessError) -> NoReturn:
-    """One line, or one JSON object, and the exit code of the kind of error."""
+    """Print the error in a line, with --json as an object too, and exit with its status."""
     if "--json" in sys.argv:
         output.print_json({"error": output.error_record(error)})
     print(printable(f"iommu-harness: {error}").replace("\n", " "), file=sys.stderr)
@@ -108,8 +118,8 @@ def _fail(error: HarnessError) -> NoReturn:
     sys.exit(error.exit_code)
 
 
-# What typer raises for options it does not take. It has been click's and is now
-# typer's own copy, so it is named by the one of its kinds that typer exports.
+# What typer raises for invalid options: click's class or, in newer versions, that of typer's
+# own copy. Typer exports only one of its subclasses.
 _BAD_OPTION: Any = typer.BadParameter.__base__
 
 _INTERRUPTED = 128 + signal.SIGINT
@@ -125,21 +135,21 @@ _DISK = {
 def _disk_error(error: OSError) -> HostError:
     what = _DISK.get(error.errno or 0, error.strerror or str(error))
     where = f": {error.filename}" if error.filename else ""
-    hint = "choose another place" if error.errno in _DISK else ""
+    hint = "choose another directory" if error.errno in _DISK else ""
     ours = not error.filename or str(error.filename).startswith(str(paths.cache()))
     if error.errno in _DISK and ours:
-        hint = "free some, or set IOMMU_HARNESS_CACHE to another place"
+        hint = "free some space, or set IOMMU_HARNESS_CACHE to another directory"
     return HostError(what + where, hint)
 
 
 def _command(error: Any) -> str:
-    """Whose option or argument it is."""
+    """The command that has the invalid option or argument."""
     context = getattr(error, "ctx", None)
     return str(context.command_path) if context else "iommu-harness"
 
 
 def _end_in_order(number: int, _frame: object) -> NoReturn:
-    """Being told to end unwinds like ^C does, so that nothing is left behind."""
+    """Handle SIGTERM and SIGHUP as ^C: end what was started and remove what is temporary."""
     print(f"iommu-harness: ended by {signal.Signals(number).name}", file=sys.stderr)
     sys.exit(128 + number)
 
@@ -147,7 +157,7 @@ def _end_in_order(number: int, _frame: object) -> NoReturn:
 def main() -> None:
     """The console script."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, _end_in_order)
     try:
         status = app(standalone_mode=False, prog_name="iommu-harness")
@@ -157,12 +167,13 @@ def main() -> None:
     except HarnessError as error:
         _fail(error)
     except BrokenPipeError:
-        # Whoever read our output has seen enough; nothing is left to flush.
+        # The reader has closed the pipe: Python must not flush to it at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except _BAD_OPTION as error:
-        if not error.format_message():
-            sys.exit(2)  # no arguments: the help has been shown
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message())
+            sys.exit(2)
         _fail(UsageError(error.format_message().rstrip("."), f"see {_command(error)} --help"))
     except (KeyboardInterrupt, typer.Abort):
         print("iommu-harness: interrupted", file=sys.stderr)
@@ -173,4 +184,4 @@ def main() -> None:
         if os.environ.get("IOMMU_HARNESS_TRACEBACK"):
             raise
         what = f"a defect of iommu-harness: {type(error).__name__}: {error}"
-        _fail(HostError(what, "report it, with IOMMU_HARNESS_TRACEBACK=1 set"))
+        _fail(HostError(what, "report it with the output of IOMMU_HARNESS_TRACEBACK=1"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``iommu-harness mutants``: what the scenarios are worth."""
+"""``iommu-harness mutants``: the scenario suite, tested on kernels with planted bugs."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,6 +10,7 @@ from typing import Annotated, Any, Protocol, TypeVar
 import typer
 
 from harness.cli import options, output, run
+from harness.cli.output import Line
 from harness.errors import UsageError, did_you_mean
 from harness.host import rundir
 from harness.kernel.spec import DEFAULT_KERNEL
@@ -19,43 +20,73 @@ from harness.suite.mutant import Mutant
 from harness.suite.mutants import Score
 from harness.suite.run import Request
 
-Line = tuple[str, str]
-
 
 def mutants_(
     directory: Annotated[
-        Path | None, typer.Option("--dir", help="Patches that plant a bug each; else ours.")
+        Path | None,
+        typer.Option(
+            "--dir",
+            metavar="DIR",
+            show_default="tests/mutants of iommu-harness",
+            help="A directory of patches that plant a bug each.",
+        ),
     ] = None,
-    kernel: Annotated[
-        str, typer.Option("--kernel", metavar="SPEC", help=options.SPEC)
-    ] = DEFAULT_KERNEL,
+    kernel: options.Kernel = DEFAULT_KERNEL,
     machine: run.Machines = run.DEFAULT_MACHINES,
-    only: Annotated[list[str], typer.Option(help="Only this mutant; repeatable.")] = [],  # noqa: B006
+    only: Annotated[
+        list[str], typer.Option(metavar="NAME", help="Test only this mutant; may be repeated.")
+    ] = [],  # noqa: B006
     scenario: Annotated[
-        list[str], typer.Option(help="Only these scenarios, named as for run; repeatable.")
+        list[str],
+        typer.Option(
+            metavar="SCENARIO", help="Run only this scenario, named as for run; may be repeated."
+        ),
     ] = [],  # noqa: B006
     variant: options.Variants = [],  # noqa: B006
-    behaviours: run.Behaviours = [],  # noqa: B006
-    every_catcher: Annotated[
-        bool, typer.Option(help="Run all scenarios, not only up to the first that fails.")
+    behaviours: options.Behaviours = [],  # noqa: B006
+    every_killer: Annotated[
+        bool,
+        typer.Option(
+            "--every-killer",
+            help="Run all scenarios on each mutant, not only up to the first that fails.",
+        ),
     ] = False,
     record: Annotated[
-        bool, typer.Option(help="Write who killed what into killers.json beside the patches.")
+        bool,
+        typer.Option(
+            "--record", help="Write which scenarios kill which mutant to DIR/killers.json."
+        ),
     ] = False,
     is_harmless: Annotated[
-        bool, typer.Option("--harmless", help="The patches plant no bug: nothing may fail.")
+        bool,
+        typer.Option(
+            "--harmless",
+            help="The patches plant no bug: each scenario that fails is a false alarm.",
+        ),
     ] = False,
-    runs: Annotated[int, typer.Option(min=1, help="Of each harmless patch.")] = 1,
+    runs: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Run the scenarios N times on each harmless patch."),
+    ] = 1,
     workers: run.Workers = 0,
-    run_dir: run.RunDir = None,
+    run_dir: options.RunDir = None,
     debian_mirror: options.Mirror = "",
     as_json: options.Json = False,
 ) -> None:
-    """Plant bugs in a kernel, one at a time, and see which scenarios find them."""
+    """Plant bugs in a kernel, one at a time, and test that scenarios find them.
+
+    \b
+      iommu-harness mutants --only lost-module-put-on-release --machine smmuv3
+      iommu-harness mutants --dir my-mutants --scenario pinning
+
+    A mutant is a kernel with one bug planted. It is killed when a scenario fails because of it,
+    which is confirmed by further runs with and without the bug; it survives when none does. The
+    exit status is 1 if a mutant survives, 3 if one is inconclusive.
+    """
     rundir.check(run_dir)
     (spec,) = options.kernels([kernel], [], [], variant, llvm=False, debian_mirror=debian_mirror)
     if spec.kind == "prebuilt":
-        raise UsageError("a prebuilt kernel cannot be patched", "name one with its source")
+        raise UsageError("a prebuilt kernel cannot be patched", "use one with its source")
     run.check(machine, behaviours, scenario)
     where = directory or (mutant.harmless() if is_harmless else mutant.ours())
     chosen = _chosen(mutant.read(where), only)
@@ -77,7 +108,7 @@ def mutants_(
         quiet = _shown(harmless.judged(chosen, all_of, runs, into), _quiet, into, as_json=as_json)
         _end("harmless", quiet, _quiet_summary(quiet, into), into, as_json=as_json)
         raise typer.Exit(_quiet_status(quiet))
-    judging = replace(request, first_failure=not every_catcher)
+    judging = replace(request, first_failure=not every_killer)
     found = _shown(mutants.scores(chosen, judging, into), _score, into, as_json=as_json)
     if record:
         killers.keep(where, {each.name: each.by for each in found if each.caught and each.by})
@@ -90,7 +121,7 @@ def _chosen(found: list[Mutant], only: Sequence[str]) -> list[Mutant]:
     for name in only:
         if name not in names:
             hint = did_you_mean(name, names, f"see the patches in {found[0].patch.parent}")
-            raise UsageError(f"no such mutant: {name!r}", hint)
+            raise UsageError(f"unknown mutant {name!r}", hint)
     return [each for each in found if not only or each.name in only]
 
 
@@ -104,14 +135,14 @@ T = TypeVar("T", bound=_Recorded)
 def _shown(
     judged: Iterable[T], lines: Callable[[T], Iterable[Line]], into: Path, *, as_json: bool
 ) -> list[T]:
-    """Each is written down and shown as it comes."""
+    """Write each result to the run directory and print it, as soon as it is known."""
     found = []
     log = rundir.JsonLines(into / "mutants.jsonl")
     for each in judged:
         log.add(each.record())
         found.append(each)
         if not as_json:
-            output.say(lines(each))
+            output.show(lines(each))
     log.close()
     return found
 
@@ -120,11 +151,11 @@ def _end(
     name: str, found: Sequence[_Recorded], summary: Iterable[Line], into: Path, *, as_json: bool
 ) -> None:
     record = {"run_dir": str(into), name: [each.record() for each in found]}
-    (into / "result.json").write_text(output.text_of(record))
+    (into / "result.json").write_text(output.to_json(record))
     if as_json:
         output.print_json(record)
     else:
-        output.say(summary)
+        output.show(summary)
 
 
 _STYLES = {
@@ -150,20 +181,26 @@ def _score(score: Score) -> Iterator[Line]:
     yield _head(score.result, f"{score.name} ({score.way}){by}; {figures}")
     yield from (("", f"    {line}") for line in score.message.splitlines()[:4])
     if not score.names_the_bug:
-        yield "", "    (does not name the bug)"
+        yield "", "    (the failure does not name the bug)"
 
 
 def _summary(found: Sequence[Score], into: Path) -> Iterator[Line]:
-    """The score is of those that are killed or survive."""
+    """The score counts only mutants that were killed or survived."""
     counts = Counter[str](each.result for each in found)
     judged = counts["killed"] + counts["survived"]
-    named = sum(bool(each.names_the_bug) for each in found)
-    rest = [f"{counts[name]} {name.replace('-', ' ')}" for name in _BESIDE if counts[name]]
-    text = ", ".join([f"{counts['killed']} of {judged} mutants killed", f"{named} named", *rest])
-    yield "bold", f"{text}; all of it is in {into}"
+    names_bug = sum(bool(each.names_the_bug) for each in found)
+    rest = [f"{counts[name]} {name.replace('-', ' ')}" for name in _UNSCORED if counts[name]]
+    text = ", ".join(
+        [
+            f"{counts['killed']} of {judged} mutants killed",
+            f"{names_bug} named by the failure",
+            *rest,
+        ]
+    )
+    yield "bold", f"{text}; logs are in {into}"
 
 
-_BESIDE = ("inconclusive", "equivalent", "not-applicable")
+_UNSCORED = ("inconclusive", "equivalent", "not-applicable")
 
 
 def _status(found: Sequence[Score]) -> int:
@@ -185,7 +222,7 @@ def _quiet(found: Quiet) -> Iterator[Line]:
 def _quiet_summary(found: Sequence[Quiet], into: Path) -> Iterator[Line]:
     counts = Counter(each.result for each in found)
     text = ", ".join(f"{counts[name]} {name.replace('-', ' ')}" for name in counts)
-    yield "bold", f"of {len(found)} harmless patches {text}; all of it is in {into}"
+    yield "bold", f"of {len(found)} harmless patches {text}; logs are in {into}"
 
 
 def _quiet_status(found: Sequence[Quiet]) -> int:

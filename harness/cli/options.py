@@ -3,7 +3,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,38 +12,100 @@ from harness.kernel import config, spec, toolchain
 from harness.kernel.spec import KernelSpec
 
 SPEC = "debian:VERSION, debian:newest, tree:DIR, git:DIR@REV or prebuilt:DIR"
+MACHINE = (
+    "A machine that `iommu-harness machines` lists (smmuv3), one with a preset, which is a set of"
+    " devices (smmuv3+switch), or a .toml file"
+)
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
-KernelText = Annotated[str, typer.Argument(metavar="SPEC", help=SPEC)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Kernel = Annotated[str, typer.Option("--kernel", metavar="SPEC", help=f"The kernel: {SPEC}.")]
+Kernels = Annotated[
+    list[str],
+    typer.Option("--kernel", metavar="SPEC", help=f"A kernel: {SPEC}; may be repeated."),
+]
+KernelText = Annotated[str, typer.Argument(metavar="SPEC", help=f"The kernel: {SPEC}.")]
 Patches = Annotated[
     list[Path],
     typer.Option(
         "--patch",
-        help="A diff, an mbox, a directory of patches or an archive's page; may be repeated.",
+        metavar="FILE",
+        help="Apply a diff, an mbox, a directory of patches or a saved page of a mail archive;"
+        " may be repeated.",
     ),
 ]
 Fragments = Annotated[
     list[Path],
-    typer.Option("--fragment", help="A further configuration fragment; may be repeated."),
+    typer.Option(
+        "--fragment",
+        metavar="FILE",
+        help="Merge a file of CONFIG_X=y lines into the configuration; may be repeated.",
+    ),
 ]
 Variants = Annotated[
     list[str],
-    typer.Option("--variant", help=f"{', '.join(config.variants())}; may be repeated."),
+    typer.Option(
+        "--variant",
+        metavar="NAME",
+        help="Build the kernel as a variant, which is a named set of configuration options:"
+        f" {', '.join(config.variants())}; may be repeated.",
+    ),
 ]
 Llvm = Annotated[bool, typer.Option("--llvm", help="Build with clang and lld (LLVM=1).")]
-Qemu = Annotated[str, typer.Option("--qemu", metavar="PATH", help="Another QEMU.")]
+Behaviours = Annotated[
+    list[str],
+    typer.Option(
+        "--behaviour",
+        metavar="[no-]NAME",
+        help="Treat the kernel as showing a behaviour, or with no- as not showing it. A"
+        " behaviour is something that kernels do differently without a bug: see `iommu-harness"
+        " behaviours`; may be repeated.",
+    ),
+]
+Qemu = Annotated[str, typer.Option("--qemu", metavar="PATH", help="The QEMU to run.")]
+Limit = Annotated[
+    float | None,
+    typer.Option(
+        "--limit",
+        metavar="SECONDS",
+        show_default="40 times the boot, at least 20 s",
+        help="How long a command may print nothing before it counts as a hang.",
+    ),
+]
+RunDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--run-dir",
+        metavar="DIR",
+        show_default="a new directory below ~/.local/state/iommu-harness/runs",
+        help="Where logs and results are written.",
+    ),
+]
 Mirror = Annotated[
     str,
     typer.Option(
         "--debian-mirror",
+        metavar="URL",
         envvar=debian.MIRROR_VARIABLE,
-        help="Where Debian packages come from; else the mirror of this host's apt.",
+        show_default="that of this host's apt",
+        help="The mirror to fetch Debian packages from.",
     ),
 ]
 
 
+def application(**settings: Any) -> typer.Typer:
+    """An application whose help is plain text: paragraphs and examples as they are written."""
+    return typer.Typer(
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+        **settings,
+    )
+
+
 def use_mirror(debian_mirror: str) -> None:
-    """From now on, here and in what is started from here; "" leaves it to the host's apt."""
+    """Fetch Debian packages from this mirror, in this process and in its children; "" is
+    the mirror of this host's apt."""
     if debian_mirror:
         os.environ[debian.MIRROR_VARIABLE] = debian_mirror
 
@@ -57,7 +119,8 @@ def kernels(
     llvm: bool,
     debian_mirror: str,
 ) -> list[KernelSpec]:
-    """The kernels that the options name, each with all of patches and variants."""
+    """The kernels that the options name, each with all patches, fragments and variants.
+    Raises UsageError as ``spec.parse`` does."""
     use_mirror(debian_mirror)
     compiler = toolchain.LLVM if llvm else toolchain.GCC
     specs = [spec.parse(text, patches, fragments, variants, compiler) for text in texts]

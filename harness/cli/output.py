@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What commands print on standard output: lines for people, or one JSON object."""
+"""What commands print on standard output: styled lines, or one JSON object."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -12,28 +12,32 @@ from rich.text import Text
 from harness.errors import HarnessError
 from harness.host.text import printable
 
+# A style of rich and the text of a line.
+Line = tuple[str, str]
+
 
 class _Output(Console):
-    """rich ends the program with 1, "not reproduced", when nobody reads on."""
+    """rich's console. On a closed pipe rich would exit with status 1, which means "not
+    reproduced" here."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
 
 
-def say(lines: Iterable[tuple[str, str]]) -> None:
-    """Lines with a style each, in colour on a terminal, never interpreted."""
+def show(lines: Iterable[Line]) -> None:
+    """Print lines, in their styles on a terminal. Their text is not interpreted as markup."""
     console = _Output(highlight=False)
     for style, text in lines:
         console.print(Text(printable(text), style=style), soft_wrap=True)
 
 
 def print_json(record: Mapping[str, Any]) -> None:
-    """One object, and nothing else."""
-    print(text_of(record))
+    """Print one JSON object."""
+    print(to_json(record))
 
 
-def text_of(record: Mapping[str, Any]) -> str:
-    """The object as text."""
+def to_json(record: Mapping[str, Any]) -> str:
+    """The record as indented JSON."""
     return json.dumps(record, indent=1)
 
 
@@ -45,13 +49,13 @@ def jsonable(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def error_record(error: HarnessError) -> dict[str, Any]:
-    """The error object of ``--json``: its kind, message and hint, and detail where there is one."""
+    """The error object of ``--json``: kind, message and hint, and detail if it has one."""
     facts = {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
     return facts | ({"detail": error.detail} if error.detail else {})
 
 
 def size(count: int) -> str:
-    """Bytes, in the largest unit that leaves a number above one."""
+    """A number of bytes, in the largest unit in which it is at least 1."""
     amount = float(count)
     for unit in ("B", "KB", "MB", "GB"):
         if amount < 1000:

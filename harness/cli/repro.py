@@ -23,7 +23,8 @@ from harness.repro.request import Request
 
 @dataclass(frozen=True, slots=True)
 class _How:
-    """How replays run: the ``limit`` on silence, and whether they print."""
+    """How replays run: the ``limit`` on a command's silence in seconds, and whether they are
+    ``quiet``."""
 
     limit: float | None
     quiet: bool
@@ -33,69 +34,82 @@ def repro(
     reports: Annotated[
         list[Path],
         typer.Argument(
-            metavar="REPORT...",
-            help="mbox, eml, an archive's page as text, .transcript; - is standard input.",
+            metavar="REPORT",
+            help="A mail (mbox, eml), a saved page of a mail archive, or a .transcript of a shell"
+            " session; - is standard input.",
         ),
     ],
-    kernel: Annotated[
-        list[str], typer.Option("--kernel", metavar="SPEC", help=f"{options.SPEC}; repeatable.")
-    ] = [DEFAULT_KERNEL],  # noqa: B006  typer copies it
+    kernel: options.Kernels = [DEFAULT_KERNEL],  # noqa: B006  typer copies it
     patch: options.Patches = [],  # noqa: B006
     fragment: options.Fragments = [],  # noqa: B006
     variant: options.Variants = [],  # noqa: B006
     llvm: options.Llvm = False,
     machine: Annotated[
         str | None,
-        typer.Option(help="MACHINE, MACHINE+PRESET or a .toml file; else what the report names."),
+        typer.Option(
+            metavar="MACHINE", show_default="what the report names", help=f"{options.MACHINE}."
+        ),
     ] = None,
     qemu: options.Qemu = topology.QEMU,
     session: Annotated[
         str | None,
-        typer.Option(help="Which session, of a report with several: 2, or 1,3 as one, or all."),
+        typer.Option(
+            metavar="N",
+            show_default="the first with a symptom",
+            help="The session of a report with several: 2, or 1,3 as one, or all.",
+        ),
     ] = None,
     device: Annotated[
         list[str],
         typer.Option(
-            help="REPORTED=GUEST: the guest's device for one of the report's; repeatable."
+            metavar="REPORTED=GUEST",
+            help="Use this device of the guest for one of the report's; may be repeated.",
         ),
     ] = [],  # noqa: B006
-    limit: Annotated[
-        float | None,
-        typer.Option(help="Seconds of silence allowed; else 40 boots, at least 20."),
-    ] = None,
-    run_dir: Annotated[Path | None, typer.Option(help="Where what is observed goes.")] = None,
+    limit: options.Limit = None,
+    run_dir: options.RunDir = None,
     debian_mirror: options.Mirror = "",
     as_json: options.Json = False,
 ) -> None:
-    """Replay bug reports' shell sessions and say whether the kernel does the same."""
+    """Replay bug reports on kernels and print whether they reproduce.
+
+    \b
+      iommu-harness repro report.mbox
+      iommu-harness repro report.mbox --kernel debian:6.12 --kernel tree:~/src/linux
+
+    The commands of a report's shell session are run in a guest, and what the report claims is
+    checked against what they print, what the kernel logs and what sysfs shows. The exit status is 0
+    for reproduced, 1 for not reproduced, and 3 for inconclusive: something that the report needs
+    is missing.
+    """
     _check_limit(limit)
     rundir.check(run_dir)
     specs = options.kernels(
         kernel, patch, fragment, variant, llvm=llvm, debian_mirror=debian_mirror
     )
     devices = device_names.parse_choices(device)
-    asked = [request.create(each, session, machine, qemu, devices) for each in reports]
+    requests = [request.create(each, session, machine, qemu, devices) for each in reports]
     how = _How(limit, as_json)
     title = "standard-input" if str(reports[0]) == "-" else reports[0].stem
-    if len(specs) == 1 and len(asked) == 1:
+    if len(specs) == 1 and len(requests) == 1:
         if not as_json:
-            output.say(render.opening(asked[0]))
+            output.show(render.opening(requests[0]))
         built = build.build(specs[0])
-        result = _replay(asked[0], (specs[0], built), rundir.create(title, run_dir), how)
+        result = _replay(requests[0], (specs[0], built), rundir.create(title, run_dir), how)
         if as_json:
             output.print_json(serialize.result(result))
         raise typer.Exit(result.verdict.exit_code)
     directory = rundir.create(title, run_dir)
     rows = [
-        _attempt(each, outcome, directory, how, alone=len(asked) == 1)
+        _attempt(each, outcome, directory, how, alone=len(requests) == 1)
         for outcome in build.build_all(specs)
-        for each in asked
+        for each in requests
     ]
     if as_json:
         records = [_record(row) for row in rows]
         output.print_json({"run_dir": str(directory), "runs": records})
     else:
-        output.say(render.table(rows, asked[0].machine.iommu.driver))
+        output.show(render.table(rows, requests[0].machine.iommu.driver))
     raise typer.Exit(max(row.exit_code for row in rows))
 
 
@@ -107,40 +121,42 @@ def _record(row: Attempt) -> dict[str, Any]:
 
 
 def _attempt(
-    asked: Request, outcome: Outcome, directory: Path, how: _How, *, alone: bool
+    replayed: Request, outcome: Outcome, directory: Path, how: _How, *, alone: bool
 ) -> Attempt:
-    """One report on one kernel, in the next directory below."""
-    name = "" if alone else asked.name
+    """Replay one report on one kernel, in the next numbered directory below ``directory``."""
+    name = "" if alone else replayed.name
     if outcome.kernel is None:
         return Attempt(outcome.spec, name, None, outcome.error)
     number = sum(path.is_dir() for path in directory.iterdir()) + 1
     below = directory / f"{number}-{rundir.word(f'{name} {outcome.spec}')}"
     try:
         if not how.quiet:
-            output.say(render.opening(asked))
+            output.show(render.opening(replayed))
         built = outcome.spec, outcome.kernel
-        result = _replay(asked, built, rundir.create("", below), how)
+        result = _replay(replayed, built, rundir.create("", below), how)
     except HarnessError as error:
         return Attempt(outcome.spec, name, None, error)
     return Attempt(outcome.spec, name, result, None)
 
 
-def _replay(asked: Request, built: tuple[KernelSpec, Kernel], directory: Path, how: _How) -> Result:
+def _replay(
+    replayed: Request, built: tuple[KernelSpec, Kernel], directory: Path, how: _How
+) -> Result:
     spec, kernel = built
     if how.quiet:
-        return replay.replay(asked, kernel, directory, limit=how.limit, spec=spec)
-    driver = asked.machine.iommu.driver
-    output.say(render.run(directory, kernel))
+        return replay.replay(replayed, kernel, directory, limit=how.limit, spec=spec)
+    driver = replayed.machine.iommu.driver
+    output.show(render.run(directory, kernel))
     watcher = Watcher(
-        on_command=lambda number, text: output.say(render.command(number, text)),
-        on_step=lambda step, judged: output.say(render.step(step, judged, driver)),
-        on_note=lambda text: output.say(render.note(text)),
+        on_command=lambda number, text: output.show(render.command(number, text)),
+        on_step=lambda step, judged: output.show(render.step(step, judged, driver)),
+        on_note=lambda text: output.show(render.note(text)),
     )
-    result = replay.replay(asked, kernel, directory, limit=how.limit, watcher=watcher, spec=spec)
-    output.say(render.closing(result))
+    result = replay.replay(replayed, kernel, directory, limit=how.limit, watcher=watcher, spec=spec)
+    output.show(render.closing(result))
     return result
 
 
 def _check_limit(limit: float | None) -> None:
     if limit is not None and not 0 < limit < math.inf:
-        raise UsageError(f"--limit {limit} is no time to wait", "give seconds above zero")
+        raise UsageError(f"--limit must be seconds above 0, not {limit:g}", "use 60, for example")

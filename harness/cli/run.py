@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``iommu-harness run``: the scenarios."""
+"""``iommu-harness run``: the scenario suite."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from harness.cli import options, output
+from harness.cli.output import Line
 from harness.errors import HarnessError, HostError, UsageError
 from harness.host import progress, rundir
 from harness.iommu import behaviour, machine_file
@@ -19,48 +20,63 @@ from harness.suite.run import Outcome, Request
 
 DEFAULT_MACHINES = ["smmuv3", "virtio-iommu"]
 
-Kernels = Annotated[
-    list[str], typer.Option("--kernel", metavar="SPEC", help=f"{options.SPEC}; repeatable.")
-]
 Machines = Annotated[
-    list[str], typer.Option("--machine", help="A machine that the scenarios run on; repeatable.")
-]
-Behaviours = Annotated[
     list[str],
-    typer.Option(
-        "--behaviour",
-        metavar="NAME",
-        help="The kernel shows it, or with no-NAME does not, whatever its version; repeatable.",
-    ),
+    typer.Option("--machine", metavar="MACHINE", help=f"{options.MACHINE}; may be repeated."),
 ]
 Workers = Annotated[
-    int, typer.Option("-n", "--workers", min=0, help="Guests at once; else three for two cores.")
+    int,
+    typer.Option(
+        "-n", "--workers", metavar="N", min=0, help="Guests at once; 0: three for two cores."
+    ),
 ]
-RunDir = Annotated[Path | None, typer.Option(help="Where what is observed goes.")]
 
 
 def run_(
     scenario: Annotated[
-        list[str], typer.Argument(metavar="[SCENARIO]...", help="pinning, groups::test_x, ...")
+        list[str],
+        typer.Argument(
+            metavar="SCENARIO",
+            help="A subject (pinning) or one scenario of it (pinning::test_x); see --list.",
+        ),
     ] = [],  # noqa: B006  typer copies it
-    kernel: Kernels = [DEFAULT_KERNEL],  # noqa: B006
+    kernel: options.Kernels = [DEFAULT_KERNEL],  # noqa: B006
     machine: Machines = DEFAULT_MACHINES,
     patch: options.Patches = [],  # noqa: B006
     fragment: options.Fragments = [],  # noqa: B006
     variant: options.Variants = [],  # noqa: B006
     qemu: options.Qemu = topology.QEMU,
-    behaviours: Behaviours = [],  # noqa: B006
+    behaviours: options.Behaviours = [],  # noqa: B006
     workers: Workers = 0,
-    repeat: Annotated[int, typer.Option(min=1, help="Run all of it so many times.")] = 1,
-    first_failure: Annotated[bool, typer.Option(help="End at the first failure.")] = False,
-    listing: Annotated[
-        bool, typer.Option("--list", help="List the scenarios' subjects and the behaviours.")
+    repeat: Annotated[int, typer.Option(metavar="N", min=1, help="Run the scenarios N times.")] = 1,
+    first_failure: Annotated[
+        bool, typer.Option("--first-failure", help="Stop at the first failure.")
     ] = False,
-    run_dir: RunDir = None,
+    keep_failed: Annotated[
+        bool,
+        typer.Option("--keep-failed", help="Keep the guests of failed scenarios, for a shell."),
+    ] = False,
+    listing: Annotated[
+        bool,
+        typer.Option(
+            "--list", help="List the subjects and behaviours, or the scenarios of a SCENARIO."
+        ),
+    ] = False,
+    run_dir: options.RunDir = None,
     debian_mirror: options.Mirror = "",
     as_json: options.Json = False,
 ) -> None:
-    """Run the scenarios: everything that is argued about, asserted on every kernel."""
+    """Run the scenario suite on kernels and print which scenarios fail.
+
+    \b
+      iommu-harness run --kernel tree:~/src/linux
+      iommu-harness run pinning groups --kernel debian:6.1 --kernel debian:7.2
+
+    A scenario is a test of one rule, in a guest of its own. In the table that is printed, "known"
+    counts scenarios that ran into a known issue (a bug of this kernel that is listed), and "n/a",
+    not applicable, those whose rule the kernel or machine cannot show. The exit status is 1 if a
+    scenario fails, 3 if one is inconclusive.
+    """
     if listing:
         _list(scenario, as_json=as_json)
         return
@@ -80,46 +96,47 @@ def run_(
         qemu,
         workers,
         first_failure,
+        keep_failed=keep_failed,
         resolved=resolved.write(found.kernels, resolved.file_in(directory)),
     )
     errors = [*found.errors]
-    progress.say(f"run: {directory}")
+    progress.note(f"run: {directory}")
     try:
         for number in range(1, repeat + 1):
             run.run(request, directory, number=number, title=_title(number, repeat))
     except HostError as failure:
         errors.append(failure)
-    except (KeyboardInterrupt, SystemExit):  # ^C, or told to end
-        _tell(directory, repeat, qemu, errors, as_json=as_json)
+    except (KeyboardInterrupt, SystemExit):  # ^C, or SIGTERM
+        _report(directory, repeat, qemu, errors, as_json=as_json)
         raise
-    counts = _tell(directory, repeat, qemu, errors, as_json=as_json)
+    counts = _report(directory, repeat, qemu, errors, as_json=as_json)
     for error in () if as_json else errors:
-        output.say([("red", str(error))])
+        output.show([("red", str(error))])
     raise typer.Exit(_exit_code(counts, errors))
 
 
-def _tell(
+def _report(
     directory: Path, repeat: int, qemu: str, errors: Sequence[HarnessError], *, as_json: bool
 ) -> dict[str, int]:
-    """What has come of the rounds until now, on the terminal and in the directory; how often
-    each result."""
+    """Print the outcomes of the rounds until now, write them to the run directory, and return
+    the number of each result."""
     every = run.outcomes(directory, range(1, repeat + 1))
     record = _record(every, directory)
     record["kernels"] = resolved.provenance_of(directory)
     record["tools"] = provenance.of_tools(qemu)
     record["errors"] = [output.error_record(each) for each in errors]
-    (directory / "result.json").write_text(output.text_of(record))
+    (directory / "result.json").write_text(output.to_json(record))
     if as_json:
         output.print_json(record)
     elif every:
-        output.say(matrix.lines(matrix.worst(every)))
-        output.say(_closing(every, directory))
+        output.show(matrix.lines(matrix.worst(every)))
+        output.show(_closing(every, directory))
     counts: dict[str, int] = record["counts"]
     return counts
 
 
 def _exit_code(counts: dict[str, int], errors: Sequence[HarnessError]) -> int:
-    """1 where a scenario failed, else what kept one from being judged."""
+    """1 if a scenario failed, else 3 if one is inconclusive or skipped, or an error's."""
     if counts["failed"]:
         return 1
     inconclusive = 3 if counts["inconclusive"] or counts["skipped"] else 0
@@ -131,7 +148,7 @@ def _title(number: int, repeat: int) -> str:
 
 
 def check(machines: Sequence[str], behaviours: list[str], scenarios: Sequence[str] = ()) -> None:
-    """Before anything is built."""
+    """Check the names before anything is built. Raises UsageError."""
     behaviour.claims(behaviours)
     list(run.chosen(scenarios))
     for name in machines:
@@ -142,8 +159,8 @@ def _check_clients(specs: Sequence[KernelSpec], machines: Sequence[str]) -> None
     for name in machines:
         if machine_file.machine(name).overlays and any(spec.kind == "prebuilt" for spec in specs):
             raise UsageError(
-                f"a prebuilt kernel has none of the guest modules that {name}'s clients need",
-                f"name {name}+nic, or a kernel with its source",
+                f"the clients of {name} require guest modules, which a prebuilt kernel lacks",
+                f"use {name}+nic, or a kernel with its source",
             )
 
 
@@ -158,21 +175,21 @@ def _record(every: list[Outcome], directory: Path) -> dict[str, Any]:
     }
 
 
-def _closing(every: list[Outcome], directory: Path) -> Iterator[tuple[str, str]]:
+def _closing(every: list[Outcome], directory: Path) -> Iterator[Line]:
     counts = matrix.counts(matrix.worst(every))
     yield "", ""
     for name in matrix.flaky(every):
-        yield "red", f"not the same in all rounds: {name}"
+        yield "red", f"different results in different rounds: {name}"
     for text in matrix.retried(every):
-        yield "yellow", f"host trouble, run again: {text}"
-    told = ", ".join(f"{count} {result.replace('-', ' ')}" for result, count in counts.items())
+        yield "yellow", f"run again after trouble of this host: {text}"
+    text = ", ".join(f"{count} {result.replace('-', ' ')}" for result, count in counts.items())
     last = max(each.round for each in every)
     rounds = f", the worst of {last} rounds" if last > 1 else ""
-    yield "bold", f"{told}{rounds}; all of it is in {directory}"
+    yield "bold", f"{text}{rounds}; logs are in {directory}"
 
 
 def _list(subjects: Sequence[str], *, as_json: bool) -> None:
-    """The subjects, or the scenarios of some."""
+    """List the subjects, or the scenarios of some subjects."""
     if subjects:
         named = [str(each).partition("::") for each in run.chosen(subjects)]
         tests = [
@@ -184,7 +201,7 @@ def _list(subjects: Sequence[str], *, as_json: bool) -> None:
         if as_json:
             output.print_json({"scenarios": {each.name: each.summary for each in tests}})
         for each in () if as_json else tests:
-            output.say([("bold", each.name), ("", f"  {each.summary}")])
+            output.show([("bold", each.name), ("", f"  {each.summary}")])
         return
     _list_subjects(as_json=as_json)
 
@@ -198,8 +215,13 @@ def _list_subjects(*, as_json: bool) -> None:
     if as_json:
         output.print_json({"scenarios": subjects, "behaviours": behaviours})
         return
-    lines = [("bold", "scenarios")]
+    lines = [("bold", "subjects, for run SUBJECT; run --list SUBJECT lists its scenarios")]
     lines += [("", f"  {name:<16} {' '.join(text.split())}") for name, text in subjects.items()]
-    lines.append(("bold", "behaviours, with --behaviour NAME or no-NAME"))
+    lines.append(
+        (
+            "bold",
+            "behaviours (what kernels do differently without a bug), for --behaviour [no-]NAME",
+        )
+    )
     lines += [("", f"  {name:<32} {reason}") for name, reason in behaviours.items()]
-    output.say(lines)
+    output.show(lines)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``iommu-harness shell``: a guest to type into, fresh or in a state that was kept."""
+"""``iommu-harness shell``: an interactive shell in a guest, new or restored."""
 
 import contextlib
 import signal
@@ -14,6 +14,7 @@ from typing import Annotated, cast
 import typer
 
 from harness.cli import options, output
+from harness.cli.output import Line
 from harness.errors import UsageError
 from harness.guest import snapshot
 from harness.guest.guest import Guest, Step
@@ -31,74 +32,98 @@ DEFAULT_MACHINE = "smmuv3"
 
 def shell(
     state: Annotated[
-        Path | None, typer.Argument(help="The directory of a guest that was kept.")
+        Path | None,
+        typer.Argument(metavar="DIR", help="A guest that was saved, as a failed test keeps it."),
     ] = None,
     kernel: Annotated[
-        str | None, typer.Option("--kernel", metavar="SPEC", help=options.SPEC)
+        str | None,
+        typer.Option(
+            "--kernel",
+            metavar="SPEC",
+            show_default=DEFAULT_KERNEL,
+            help=f"The kernel: {options.SPEC}.",
+        ),
     ] = None,
     machine: Annotated[
-        str | None, typer.Option(help="MACHINE, MACHINE+PRESET or a .toml file.")
+        str | None,
+        typer.Option(metavar="MACHINE", show_default=DEFAULT_MACHINE, help=f"{options.MACHINE}."),
     ] = None,
     variant: options.Variants = [],  # noqa: B006  typer copies it
-    limit: Annotated[float, typer.Option(help="Seconds that a command may be silent.")] = 600,
+    limit: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="How long a command may print nothing before it counts as a hang.",
+        ),
+    ] = 600,
     qemu: options.Qemu = topology.QEMU,
     debian_mirror: options.Mirror = "",
 ) -> None:
-    """Type commands into a guest; see what they print, what the kernel says and what
-    changes. The input's end ends the guest."""
+    """Run commands in a guest and print what each changes.
+
+    \b
+      iommu-harness shell --kernel debian:6.12 --machine smmuv3+switch
+      iommu-harness shell ~/.local/state/iommu-harness/runs/failed-test_x-1/state-at-failure
+
+    After each command its output, its kernel log and the changes in sysfs (modules, groups,
+    drivers) are printed. exit or the end of the input ends the guest.
+    """
     with tempfile.TemporaryDirectory(prefix="iommu-harness-") as scratch:
         if state:
             if kernel or machine or variant:
-                raise UsageError(f"{state} has its own kernel and machine", "leave yours out")
-            taken = snapshot.load(state, drivers.IOMMUS.values(), qemu)
-            with snapshot.restored(taken, Path(scratch), limit=limit) as running:
-                _converse(running)
+                raise UsageError(
+                    f"{state} has a kernel and a machine",
+                    "leave out --kernel, --machine and --variant",
+                )
+            saved = snapshot.load(state, drivers.IOMMUS.values(), qemu)
+            with snapshot.restored(saved, Path(scratch), limit=limit) as running:
+                _interact(running)
             return
         (spec,) = options.kernels(
             [kernel or DEFAULT_KERNEL], [], [], variant, llvm=False, debian_mirror=debian_mirror
         )
-        wanted = replace(machine_file.machine(machine or DEFAULT_MACHINE), qemu=qemu)
-        built = build.build(spec.with_variants(wanted.variants))
-        with snapshot.started(built, wanted, Path(scratch), limit=limit) as running:
-            _converse(running)
+        described = replace(machine_file.machine(machine or DEFAULT_MACHINE), qemu=qemu)
+        built = build.build(spec.with_variants(described.variants))
+        with snapshot.started(built, described, Path(scratch), limit=limit) as running:
+            _interact(running)
 
 
-def _converse(running: Guest) -> None:
-    progress.say(
-        f"a shell on {running.machine.name}; ^C ends a program, twice the guest's shell, three"
-        " times the guest, as ^D and exit do"
+def _interact(running: Guest) -> None:
+    progress.note(
+        f"shell on {running.machine.name}; ^C interrupts a program, twice replaces the shell,"
+        " three times ends the guest; ^D and exit end it too"
     )
-    for line in _typed():
+    for line in _input_lines():
         if line.strip() in ("exit", "logout"):
             return
         try:
             with _interruptible(running):
                 step = running.step(line)
-            output.say(_told(step))
-        except UsageError as error:  # a line that no shell takes
-            output.say([("red", str(error))])
+            output.show(_lines(step))
+        except UsageError as error:  # a line that no shell accepts
+            output.show([("red", str(error))])
 
 
 @contextlib.contextmanager
 def _interruptible(running: Guest) -> Iterator[None]:
-    """The first ^C is for the program that the guest runs, the second for its shell, which
-    is replaced, and the third for us."""
+    """The first ^C interrupts the program that the guest runs, the second kills the guest's
+    shell, which is replaced, and the third ends the harness."""
     signals = [signal.SIGINT, signal.SIGKILL]
 
-    def hand_on(_number: int, _frame: object) -> None:
+    def forward(_number: int, _frame: object) -> None:
         running.interrupt(signals.pop(0))
         if not signals:
             signal.signal(signal.SIGINT, before)
 
-    before = signal.signal(signal.SIGINT, hand_on)
+    before = signal.signal(signal.SIGINT, forward)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def _typed() -> Iterator[str]:
-    """Lines until the end of the input; with a prompt and a history on a terminal."""
+def _input_lines() -> Iterator[str]:
+    """The lines of standard input; on a terminal, with a prompt and a history."""
     if not sys.stdin.isatty():
         # A pipe may hold any bytes.
         cast(TextIOWrapper, sys.stdin).reconfigure(errors="surrogateescape")
@@ -114,7 +139,7 @@ def _typed() -> Iterator[str]:
             return
 
 
-def _told(step: Step) -> Iterator[tuple[str, str]]:
+def _lines(step: Step) -> Iterator[Line]:
     for text in (step.out, step.err):
         if text:
             yield "", text.removesuffix("\n")

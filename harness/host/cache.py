@@ -88,7 +88,7 @@ def entry(
         if _take(final, lazily=lazily):
             return final
         if final.exists():
-            progress.say(f"{title}: what the cache has is damaged; making it again")
+            progress.note(f"{title}: what the cache has is damaged; making it again")
             discard(final)
         with scratch() as parent:
             whole = parent / "entry"

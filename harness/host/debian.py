@@ -176,7 +176,7 @@ def _update(suite: Suite, architecture: str) -> None:
         except HostError as error:
             if not stamp.exists():
                 raise
-            progress.say(f"{error.message}; going on with older package lists")
+            progress.note(f"{error.message}; going on with older package lists")
             return
         (state / "known.json").unlink(missing_ok=True)
         stamp.touch()

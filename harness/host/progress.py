@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Progress of whatever takes longer than two seconds: what, how far, how long still.
+"""The progress of work that takes longer than a second: what it is, how much is done, and
+the time elapsed and remaining.
 
-A bar on a terminal, plain lines in a pipe; both on standard error. How long a
-phase takes is remembered from its last time on this host. Several pieces of work
-share a board, with a row for each.
+It is shown on standard error, as a bar on a terminal and as lines in a pipe. The duration
+of each kind of work is recorded, and is the estimate for the next time on this host.
+Several pieces of work share a board, with a row for each.
 """
 
 import contextlib
@@ -18,10 +19,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from harness.host import past_runs
 from harness.host.text import printable
 
-_PLAIN_FIRST, _PLAIN_EVERY = 1.0, 10.0  # seconds to the first line in a pipe, and between
+_FIRST_LINE, _NEXT_LINE = 1.0, 10.0  # seconds to the first line in a pipe, and to the next
 
-# First times on a host: seconds on two cores of 2024, and objects of a build.
-_FIRST_TIME = {
+# Estimates for the first time on a host: seconds on two cores of 2024, and the number of
+# objects of a build.
+_ESTIMATES = {
     "kernel build": (170.0, 1400),
     "kernel rebuild": (6.0, 0),
     "kernel source": (25.0, 0),
@@ -33,13 +35,14 @@ _FIRST_TIME = {
 }
 
 
-def say(text: str) -> None:
-    """One line for the user, above any bar."""
+def note(text: str) -> None:
+    """Print a line for the user on standard error, above any bar."""
     print(printable(text), file=sys.stderr, flush=True)
 
 
 class Phase:
-    """One piece of work under way; ``step`` when a part of it is done."""
+    """One piece of work in progress. ``seconds`` is its estimate, ``total`` the number of its
+    parts, both 0 where they are not known; call ``step`` after each part."""
 
     def __init__(self, title: str, seconds: float, total: int) -> None:
         self.title = title
@@ -47,12 +50,12 @@ class Phase:
         self.started = time.monotonic()
         self._seconds = seconds
         self._total = total
-        # What a part took the last time.
+        # Seconds per part, the last time.
         self._each = seconds / total if total else 0.0
 
     def expect(self, total: int) -> None:
-        """Of how many parts the work is, once that is known; 0 until it is, where the last
-        time says nothing of this one."""
+        """Set the number of parts, once it is known; 0 where it is not yet known and the
+        last time's does not apply."""
         self._total = total
         self._seconds = self._each * total
 
@@ -65,44 +68,44 @@ class Phase:
 
     @property
     def fraction(self) -> float:
-        """Of the whole, as far as the last time tells; never quite one."""
+        """The fraction of the work that is done, by the estimate; below 1 until it ends."""
         if self._total:
             return min(self.done / self._total, 0.99)
         return min(self.elapsed / self._seconds, 0.99) if self._seconds else 0.0
 
     @property
-    def left(self) -> str:
-        """Time still to go, in words."""
+    def remaining(self) -> str:
+        """An estimate of the time remaining, as text."""
         if self._total and self.done >= (20 if self._each else 3):
             seconds = self.elapsed / self.done * (self._total - self.done)
         elif self._seconds:
             seconds = self._seconds - self.elapsed
         else:
-            return "no telling yet how long"
+            return "no estimate yet"
         if seconds <= 0:
-            return "any moment"
-        return f"about {_words(seconds)} left"
+            return "about to end"
+        return f"about {_duration(seconds)} remaining"
 
     def line(self) -> str:
         count = f" {self.done}/{max(self._total, self.done)}" if self._total else ""
-        return f"{self.title}:{count} {_words(self.elapsed)} gone, {self.left}"
+        return f"{self.title}:{count} {_duration(self.elapsed)} elapsed, {self.remaining}"
 
 
-def _words(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds + 0.5), 60)
     return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 @contextlib.contextmanager
 def phase(kind: str, title: str) -> Iterator[Phase]:
-    """Shows ``title`` until the block ends. ``kind`` is what its duration is
-    remembered under, "KIND:WHICH" where that differs much; it is remembered only
-    when the block succeeds."""
-    seconds, total = _remembered(kind)
+    """Show ``title`` until the block ends. The duration is recorded under ``kind``, which
+    is "KIND:WHICH" where durations within a kind differ much, and only if the block
+    succeeds."""
+    seconds, total = _estimate(kind)
     current = Phase(title, seconds, total)
     with _boards[-1].showing(current) if _boards else _shown(current):
         yield current
-    _remember(kind, current)
+    _record(kind, current)
 
 
 @contextlib.contextmanager
@@ -119,38 +122,38 @@ def _shown(current: Phase) -> Iterator[None]:
 
 
 def _lines(current: Phase, stop: Event) -> None:
-    if stop.wait(_PLAIN_FIRST):
+    if stop.wait(_FIRST_LINE):
         return
-    say(current.line())
-    while not stop.wait(_PLAIN_EVERY):
-        say(current.line())
-    say(f"{current.title}: {_words(current.elapsed)}")
+    note(current.line())
+    while not stop.wait(_NEXT_LINE):
+        note(current.line())
+    note(f"{current.title}: done in {_duration(current.elapsed)}")
 
 
 def _bar(current: Phase, stop: Event) -> None:
     if stop.wait(0.3):
         return
-    columns = (_text("{task.description}"), BarColumn(), _text("{task.fields[left]}"))
+    columns = (_text("{task.description}"), BarColumn(), _text("{task.fields[remaining]}"))
     console = Console(stderr=True)
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bars:
-        task = bars.add_task(printable(current.title), total=1.0, left="")
+        task = bars.add_task(printable(current.title), total=1.0, remaining="")
         _redraw(bars, task, current)
         while not stop.wait(0.2):
             _redraw(bars, task, current)
 
 
 def _text(form: str) -> TextColumn:
-    """Titles come from users and patches: nothing in them is markup."""
+    """A column without markup: titles contain text of users and patches."""
     return TextColumn(form, markup=False)
 
 
 def _redraw(bars: Progress, task: TaskID, current: Phase) -> None:
-    bars.update(task, completed=current.fraction, left=current.left)
+    bars.update(task, completed=current.fraction, remaining=current.remaining)
 
 
 class Row:
-    """One of several pieces of work: ``phase`` while it is under way, ``state`` what
-    came of it."""
+    """One of several pieces of work. It has a ``phase`` while it is in progress; ``state`` is
+    its result, or "waiting"."""
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -159,17 +162,17 @@ class Row:
         self.seconds = 0.0
 
     def end(self, state: str) -> None:
-        """What came of it, in a line."""
+        """Set the result, in a line."""
         self.state = state
 
     @property
     def text(self) -> str:
-        """Where it is, in words."""
+        """The progress, or the result."""
         return self.phase.line() if self.phase else self.state
 
 
 class Board:
-    """The display of several pieces of work, one of them under way at a time."""
+    """Shows several pieces of work, one of which is in progress at a time."""
 
     def __init__(self, titles: Sequence[str]) -> None:
         self.rows = [Row(title) for title in titles]
@@ -177,7 +180,7 @@ class Board:
 
     @contextlib.contextmanager
     def row(self, title: str) -> Iterator[Row]:
-        """Phases in this block belong to the row."""
+        """Show the phases of this block in the row with this title."""
         row = next(each for each in self.rows if each.title == title)
         started = time.monotonic()
         self._current = row
@@ -186,12 +189,12 @@ class Board:
         finally:
             row.seconds = time.monotonic() - started
             row.phase = self._current = None
-        if row.seconds > _PLAIN_FIRST and not sys.stderr.isatty():
-            say(f"{self._place(row)} {row.title}: {row.state}, {_words(row.seconds)}")
+        if row.seconds > _FIRST_LINE and not sys.stderr.isatty():
+            note(f"{self._place(row)} {row.title}: {row.state}, {_duration(row.seconds)}")
 
     @contextlib.contextmanager
     def showing(self, phase: Phase) -> Iterator[None]:
-        """The row under way shows ``phase``, and after it what it showed before."""
+        """Show ``phase`` in the current row, and after it what the row showed before."""
         row = self._current
         if row is None:
             yield
@@ -203,9 +206,9 @@ class Board:
             row.phase = outer
 
     def line(self) -> str:
-        """What is under way and how much is still to come, or "" when nothing is."""
+        """The current row and the titles of those that wait, or "" if nothing is in progress."""
         row = self._current
-        if row is None or row.phase is None or row.phase.elapsed < _PLAIN_FIRST:
+        if row is None or row.phase is None or row.phase.elapsed < _FIRST_LINE:
             return ""
         waiting = [each for each in self.rows if each.state == "waiting" and each is not row]
         rest = f"; then {', '.join(each.title for each in waiting)}" if waiting else ""
@@ -215,14 +218,14 @@ class Board:
         return f"[{self.rows.index(row) + 1}/{len(self.rows)}]"
 
 
-# The innermost is the one that phases belong to.
+# Boards may nest. Phases are shown on the innermost.
 _boards: list[Board] = []
 
 
 @contextlib.contextmanager
 def board(titles: Sequence[str]) -> Iterator[Board]:
-    """Shows one row for each title until the block ends; without a second title phases
-    show themselves."""
+    """Show one row for each title until the block ends. With fewer than two titles there is
+    no board, and phases show themselves."""
     current = Board(titles)
     if len(titles) < 2:
         yield current
@@ -241,12 +244,12 @@ def board(titles: Sequence[str]) -> Iterator[Board]:
 
 
 def _board_lines(current: Board, stop: Event) -> None:
-    interval = _PLAIN_FIRST
+    interval = _FIRST_LINE
     while not stop.wait(interval):
         line = current.line()
-        interval = _PLAIN_EVERY if line else _PLAIN_FIRST
+        interval = _NEXT_LINE if line else _FIRST_LINE
         if line:
-            say(line)
+            note(line)
 
 
 def _board_rows(current: Board, stop: Event) -> None:
@@ -261,20 +264,20 @@ def _board_rows(current: Board, stop: Event) -> None:
                 return
 
 
-# Of each kind of work, the seconds and the parts of the last time.
+# The file that has, for each kind of work, the seconds and the parts of the last time.
 _DURATIONS = "durations"
 
 
-def _remembered(kind: str) -> tuple[float, int]:
+def _estimate(kind: str) -> tuple[float, int]:
     last = past_runs.read(_DURATIONS).get(kind)
     if isinstance(last, list) and len(last) == 2:
         return float(last[0]), int(last[1])
-    return _FIRST_TIME.get(kind.partition(":")[0], (0.0, 0))
+    return _ESTIMATES.get(kind.partition(":")[0], (0.0, 0))
 
 
-def _remember(kind: str, current: Phase) -> None:
-    # A short time is a warm cache's: it would promise too much next time.
-    seconds, total = _remembered(kind)
+def _record(kind: str, current: Phase) -> None:
+    # A short duration is due to a warm cache, and is no estimate for the next time.
+    seconds, total = _estimate(kind)
     if current.elapsed < seconds / 4 or current.done < total / 2:
         return
     past_runs.add(_DURATIONS, kind, [round(current.elapsed, 1), current.done])

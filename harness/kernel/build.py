@@ -102,7 +102,7 @@ def _with_job(spec: KernelSpec, work: Callable[[_Job], T]) -> T:
     try:
         return work(_job(spec))
     except debian.Moved as moved:
-        progress.say(f"{moved.message}; taking that")
+        progress.note(f"{moved.message}; taking that")
         return work(_job(spec))
 
 

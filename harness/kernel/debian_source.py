@@ -80,7 +80,7 @@ def _put(package: debian.Package, names: Sequence[str], into: Path) -> None:
     make has to see."""
     tree, listed = _entry(package) / "tree", _manifest(package)
     if not _are_whole(tree, listed, names):
-        progress.say(f"the cached source of {package.name} is damaged; fetching it again")
+        progress.note(f"the cached source of {package.name} is damaged; fetching it again")
         cache.discard(tree.parent)
         tree = _entry(package) / "tree"
     if len(names) == len(listed):

@@ -19,6 +19,9 @@ FACTS, FOUND, INCONCLUSIVE, HOST = "facts", "found", "inconclusive", "host"
 # known issue it has run into.
 RETRIED, ISSUE = "retried", "issue"
 
+# The directory of a guest of a failed test that was kept; one for each guest.
+KEPT = "kept"
+
 # What xdist calls the part of a test in which its worker died (handle_crashitem), of which
 # nothing else is known: it may be that the host has no memory left.
 _WORKER_DIED = "???"
@@ -89,6 +92,7 @@ def _event(report: pytest.TestReport) -> dict[str, object]:
         "story": printable(report.longreprtext) if report.failed else "",
         "retried": printable(_property(report, RETRIED)),
         "issue": _property(report, ISSUE),
+        "kept": [str(value) for name, value in report.user_properties if name == KEPT],
     }
 
 

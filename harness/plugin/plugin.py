@@ -282,7 +282,7 @@ def pytest_runtest_makereport(
         if report.failed:
             for number, watched in enumerate(guests.watched, start=1):
                 title = f"guest {number}, {watched.guest.machine.name}"
-                report.sections.append((title, render.story(item, number, watched)))
+                report.sections.append((title, render.story(item, report, number, watched)))
     return report
 
 

@@ -13,6 +13,7 @@ from harness.guest.guest import Guest
 from harness.guest.state import State, changes
 from harness.host import rundir
 from harness.host.text import printable
+from harness.plugin import events, reruns
 
 
 @dataclass(slots=True)
@@ -24,14 +25,16 @@ class Watched:
     records: int
 
 
-def story(item: pytest.Item, number: int, watched: Watched) -> str:
-    """Of the test's guest of that number, which is kept for the shell that it names."""
+def story(item: pytest.Item, report: pytest.TestReport, number: int, watched: Watched) -> str:
+    """Of the test's guest of that number, which is saved for the shell that it names. With
+    --iommu-keep-failed the report has the directory as the property KEPT."""
     guest = watched.guest
     parts = [_paragraph("what was run", guest.transcript())]
     said = [f"{each.time:12.6f} {each.text}" for each in guest.kmsg_read[watched.records :]]
     parts.append(_paragraph("what the kernel said", "\n".join(said)))
     parts.append(_paragraph("what changed", _attempt(lambda: _changes(watched))))
-    parts.append(_paragraph("a shell in this state", _attempt(lambda: _keep(item, number, guest))))
+    shell = _attempt(lambda: _save(item, report, number, guest))
+    parts.append(_paragraph("a shell in this state", shell))
     return "\n".join(parts)
 
 
@@ -51,10 +54,12 @@ def _changes(watched: Watched) -> str:
     return "\n".join(changes(watched.state, watched.guest.state()))
 
 
-def _keep(item: pytest.Item, number: int, guest: Guest) -> str:
-    if item.config.getoption("--iommu-keep-failed"):
-        directory = rundir.create(f"failed-{item.name}-{number}")
-    else:
-        directory = guest.directory
-    snapshot.save(guest, directory / "state-at-failure")
-    return f"iommu-harness shell {directory / 'state-at-failure'}"
+def _save(item: pytest.Item, report: pytest.TestReport, number: int, guest: Guest) -> str:
+    doubted = item.stash[reruns.DOUBTS].doubted if reruns.DOUBTS in item.stash else ""
+    kept = item.config.getoption("--iommu-keep-failed") and not doubted
+    parent = rundir.create(f"failed-{item.name}-{number}") if kept else guest.directory
+    state = parent / "state-at-failure"
+    snapshot.save(guest, state)
+    if kept:
+        report.user_properties.append((events.KEPT, str(state)))
+    return f"iommu-harness shell {state}"

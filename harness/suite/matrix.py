@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from harness.suite import run
 from harness.suite.run import Outcome
 
 Line = tuple[str, str]
@@ -13,7 +14,13 @@ Line = tuple[str, str]
 _RESULTS = ("failed", "inconclusive", "skipped", "known", "not-applicable", "passed")
 _SHORT = {result: result for result in _RESULTS[:-1]} | {"not-applicable": "n/a"}
 
-_STORY_LINES = 24
+_HEADINGS = {
+    "known": "known: the scenario ran into a known issue, a listed bug of this kernel",
+    "not-applicable": "n/a, not applicable: this kernel or machine cannot show the rule",
+    "inconclusive": "inconclusive: this host, or a guess about the kernel, may be the cause",
+}
+
+_REASON_LINES = 24
 
 
 def worst(outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -101,7 +108,7 @@ def _grouped(outcomes: Sequence[Outcome], result: str, style: str) -> Iterator[L
             reasons.setdefault(each.reason, []).append(each)
     if reasons:
         yield "", ""
-        yield "bold", result.replace("-", " ")
+        yield "bold", _HEADINGS.get(result, result)
     for reason, mine in sorted(reasons.items()):
         where = ", ".join(sorted({f"{each.kernel} {each.machine}".rstrip() for each in mine}))
         names = sorted({each.scenario.partition("[")[0] for each in mine})
@@ -116,7 +123,12 @@ def _failures(outcomes: Sequence[Outcome]) -> Iterator[Line]:
         yield "bold", "failed"
     for each in failed:
         yield "red", f"  {each.scenario} [{each.kernel} {each.machine}]"
-        told = each.reason.splitlines()
-        yield from (("", f"    {line}") for line in told[:_STORY_LINES])
-        if len(told) > _STORY_LINES:
-            yield "", f"    ... {len(told) - _STORY_LINES} lines more in the run directory"
+        if rule := run.rule(each.scenario):
+            yield "", f"    rule: {rule}"
+        reason = each.reason.splitlines()
+        yield from (("", f"    {line}") for line in reason[:_REASON_LINES])
+        if len(reason) > _REASON_LINES:
+            yield "", f"    ... {len(reason) - _REASON_LINES} more lines in the run directory"
+        yield from (("", f"    iommu-harness shell {state}") for state in each.kept)
+    if failed and not any(each.kept for each in failed):
+        yield "", "  run with --keep-failed to open a shell in the guest of a failed scenario"

@@ -32,8 +32,9 @@ class Request:
     all); ``behaviours`` what a user says of the kernels; ``first_failure`` ends there, and
     ``run_first`` are scenarios, as outcomes name them, with parameters or without, that are run
     before all others. ``decoded``: splats get their places in the source, and failures are
-    looked into, which for a kernel that is not kept is not worth its time. ``resolved`` has
-    the kernels as they have been built (suite.resolved)."""
+    looked into, which for a kernel that is not kept is not worth its time. ``keep_failed`` keeps
+    the guests of failed scenarios. ``resolved`` has the kernels as they have been built
+    (suite.resolved)."""
 
     kernels: tuple[KernelSpec, ...]
     machines: tuple[str, ...]
@@ -44,6 +45,7 @@ class Request:
     first_failure: bool = False
     run_first: tuple[str, ...] = ()
     decoded: bool = True
+    keep_failed: bool = False
     resolved: Path | None = None
 
 
@@ -53,7 +55,8 @@ class Outcome:
     known issue), not-applicable, skipped, or inconclusive where this host is to blame;
     ``reason`` says why, in a line, and ``story`` all that pytest has to say of a failure;
     ``retried`` is what this host did to it when it was run the first time, and ``issue`` the
-    known issue that it has run into."""
+    known issue that it has run into; ``kept`` are the directories of its guests that were
+    kept."""
 
     scenario: str
     kernel: str
@@ -65,6 +68,7 @@ class Outcome:
     round: int = 1
     retried: str = ""
     issue: str = ""
+    kept: tuple[str, ...] = ()
 
     @property
     def subject(self) -> str:
@@ -139,6 +143,7 @@ def _arguments(request: Request, events: Path) -> list[str]:
     argv += [f"--iommu-events={events}", f"--numprocesses={workers}"]
     argv += _FIRST_FAILURE if request.first_failure else ["--dist=worksteal"]
     argv += [] if request.decoded else ["--iommu-plain-failures"]
+    argv += ["--iommu-keep-failed"] if request.keep_failed else []
     argv += [f"--iommu-run-first={name}" for name in request.run_first]
     for spec in request.kernels:
         argv.append(f"--iommu-kernel={spec.kind}:{spec.where}")
@@ -192,6 +197,15 @@ def tests_of(file: Path) -> list[Test]:
     return [Test(each.name, ast.get_docstring(each) or "") for each in functions]
 
 
+def rule(scenario: str) -> str:
+    """The first paragraph of the docstring of a scenario, named as outcomes name it; "" if
+    there is no such scenario."""
+    name, _, test = scenario.partition("[")[0].partition("::")
+    file = directory() / name
+    tests = tests_of(file) if file.is_file() else []
+    return next((each.summary for each in tests if each.name == test), "")
+
+
 def _is_test(node: ast.stmt) -> TypeGuard[ast.FunctionDef]:
     return isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
 
@@ -209,4 +223,5 @@ def _outcomes(events: Path, number: int) -> Iterator[Outcome]:
     text = events.read_text() if events.exists() else ""
     # Of a run that was ended the last line may be half of one.
     for line in text[: text.rfind("\n") + 1].splitlines():
-        yield Outcome(**json.loads(line), round=number)
+        row = json.loads(line)
+        yield Outcome(**row | {"kept": tuple(row.get("kept", ()))}, round=number)

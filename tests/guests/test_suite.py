@@ -3,6 +3,7 @@
 
 import json
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,29 @@ def test_behaviour_option_overrides_the_source(kernel_name: str, tmp_path: Path)
     assert "= pins(" in done.out
 
 
+def test_failed_scenarios_guest_is_kept_and_opens_in_a_shell(
+    kernel_name: str, tmp_path: Path
+) -> None:
+    words = ("run", "pinning::test_unregistering_a_platform_driver_does_not_unpin")
+    options = ("--kernel", kernel_name, "--machine", "smmuv3", "--run-dir", tmp_path / "run")
+    failing = ("--behaviour", "unbind-releases-device", "--keep-failed")
+    done = command.run(*words, *options, *failing, XDG_STATE_HOME=str(tmp_path / "state"))
+    assert done.status == 1
+    lines = [line.strip() for line in done.out.splitlines()]
+    assert any(line.startswith("rule: ") for line in lines)
+    (shell,) = [line.split() for line in lines if line.startswith("iommu-harness shell ")]
+    (outcome,) = json.loads((tmp_path / "run/result.json").read_text())["scenarios"]
+    assert outcome["kept"] == [shell[2]]
+    entered = subprocess.run(
+        [*command.PROGRAM, *shell[1:]],
+        input="lsmod\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "arm_smmu_v3" in entered.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -70,8 +94,8 @@ def test_behaviour_option_overrides_the_source(kernel_name: str, tmp_path: Path)
         (("run", "--behaviour", "nope"), "unknown behaviour 'nope'"),
         (("run", "--machine", "nope"), "unknown machine 'nope'"),
         (("run", "firmware", "--machine", "virtio-iommu"), "is about none of virtio-iommu"),
-        (("run", "--kernel", "prebuilt:/"), "has none of the guest modules"),
-        (("mutants", "--only", "nope"), "no such mutant: 'nope'"),
+        (("run", "--kernel", "prebuilt:/"), "require guest modules, which a prebuilt kernel lacks"),
+        (("mutants", "--only", "nope"), "unknown mutant 'nope'"),
         (("mutants", "--dir", "/nowhere"), "/nowhere has no mutants"),
         (("mutants", "--kernel", "prebuilt:/"), "a prebuilt kernel cannot be patched"),
     ],

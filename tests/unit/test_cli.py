@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli import main
-from tests import command, fake_linux
+from tests import command, fake_linux, reference
 from tests.conftest import REPORTS
 
 REPORT = REPORTS / "platform-client-pins-smmu.transcript"
@@ -27,8 +27,8 @@ REPORT = REPORTS / "platform-client-pins-smmu.transcript"
         (["repro", str(REPORT), "--session", "9"], 2, "no session 9"),
         (["repro", str(REPORT), "--patch", "/nope"], 2, "no such patch: /nope"),
         (["repro", str(REPORT), "--limit", "soon"], 2, "Invalid value"),
-        (["repro", str(REPORT), "--limit", "-1"], 2, "no time to wait"),
-        (["repro", str(REPORT), "--limit", "nan"], 2, "no time to wait"),
+        (["repro", str(REPORT), "--limit", "-1"], 2, "must be seconds above 0, not -1"),
+        (["repro", str(REPORT), "--limit", "nan"], 2, "must be seconds above 0, not nan"),
         (["repro", str(REPORT), "--run-dir", "/etc"], 2, "/etc is there already"),
         (["repro"], 2, "Missing argument"),
         (["repro", str(REPORT), "--nope"], 2, "see iommu-harness repro --help"),
@@ -218,8 +218,21 @@ def test_importing_the_command_line_imports_no_unused_package() -> None:
     assert not {"harness.guest", "harness.klog", "harness.bisect", "paramiko"} & set(loaded)
 
 
-def test_each_command_prints_its_help() -> None:
-    for name in main._COMMANDS:
-        done = command.run(name, "--help")
-        assert done.status == 0, done.err
-        assert f"iommu-harness {name}" in done.out
+def test_help_of_each_command_begins_with_a_sentence_and_two_examples() -> None:
+    commands = reference.commands()
+    assert {f"iommu-harness {name}" for name in main._COMMANDS} <= {each.name for each in commands}
+    for each in commands:
+        sentence, examples, *_ = each.text.split("\n\n")
+        assert sentence.endswith("."), each.name
+        assert not {"\n", ". "} & set(sentence), each.name
+        found = [line for line in examples.splitlines() if "iommu-harness " in line]
+        assert len(found) == 2, each.name
+        assert all(line.startswith("  ") for line in examples.splitlines()), each.name
+
+
+@pytest.mark.parametrize("words", [("run", "--help"), ("bisect", "find", "--help"), ("cache",)])
+def test_help_keeps_the_lines_of_its_examples(words: tuple[str, ...]) -> None:
+    done = command.run(*words)
+    assert done.status == (2 if words == ("cache",) else 0), done.err
+    assert done.err == ""
+    assert sum(line.startswith("    iommu-harness ") for line in done.out.splitlines()) == 2

@@ -94,12 +94,12 @@ def test_decode_reads_a_truncated_archive_to_its_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("/nowhere/log",), "no such log: '/nowhere/log'"),
-        (("",), "no such log: ''"),
-        (("/",), "/ is a directory"),
+        (("/nowhere/log",), "cannot read '/nowhere/log': no such file"),
+        (("",), "cannot read '': no such file"),
+        (("/",), "cannot read /: a directory"),
         (("/dev/null", "--kernel", "linux"), "no such kernel: 'linux'"),
-        (("/dev/null", "--variant", "debuginfo"), "no kernel is named"),
-        (("x" * 5000,), "cannot be read"),
+        (("/dev/null", "--variant", "debuginfo"), "require a kernel; add --kernel SPEC"),
+        (("x" * 5000,), "cannot read"),
     ],
 )
 def test_a_usage_error_prints_one_line(arguments: tuple[str, ...], message: str) -> None:

@@ -255,8 +255,8 @@ def test_json_lines_writes_each_record_at_once(tmp_path: Path) -> None:
 def test_a_board_in_a_pipe_prints_every_row(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "_PLAIN_EVERY", 0.05)
-    monkeypatch.setattr(progress, "_PLAIN_FIRST", 0.01)
+    monkeypatch.setattr(progress, "_NEXT_LINE", 0.05)
+    monkeypatch.setattr(progress, "_FIRST_LINE", 0.01)
     printed: list[str] = []
 
     def is_printed(text: str) -> bool:
@@ -296,34 +296,34 @@ def test_a_board_on_a_terminal_interprets_no_markup_in_titles(
 def test_a_phase_in_a_pipe_prints_plain_lines(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "_PLAIN_EVERY", 0.05)
-    monkeypatch.setattr(progress, "_PLAIN_FIRST", 0.01)
+    monkeypatch.setattr(progress, "_NEXT_LINE", 0.05)
+    monkeypatch.setattr(progress, "_FIRST_LINE", 0.01)
     with progress.phase("kernel build", "building x") as phase:
         for _ in range(30):
             phase.step()
         assert wait_until(lambda: phase.elapsed > 0.3)
     output = capfd.readouterr().err
     assert "building x: 30/1400" in output
-    assert "left" in output
+    assert "remaining" in output
     assert "\x1b" not in output
 
 
 def test_the_remaining_time_scales_with_the_number_of_parts() -> None:
     """A part takes as long as in the last run, whatever its number of parts."""
     current = progress.Phase("x", 600.0, 300)
-    assert current.left.startswith(("about 9 min 59", "about 10 min"))
+    assert current.remaining.startswith(("about 9 min 59", "about 10 min"))
     current.expect(0)
-    assert (current.left, current.fraction) == ("no telling yet how long", 0.0)
+    assert (current.remaining, current.fraction) == ("no estimate yet", 0.0)
     current.expect(30)
-    assert current.left in ("about 1 min 00 s left", "about 59 s left")
+    assert current.remaining in ("about 1 min 00 s remaining", "about 59 s remaining")
 
 
 def test_a_phase_remembers_its_duration_unless_it_did_nothing() -> None:
     with progress.phase("thing", "x"):
         time.sleep(0.05)
-    assert progress._remembered("thing")[0] > 0
-    progress._remember("kernel build", progress.Phase("x", 0, 0))
-    assert progress._remembered("kernel build") == (170.0, 1400)
+    assert progress._estimate("thing")[0] > 0
+    progress._record("kernel build", progress.Phase("x", 0, 0))
+    assert progress._estimate("kernel build") == (170.0, 1400)
 
 
 def test_every_tool_is_installed_and_has_a_package() -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The outcomes of a suite as a table, and the names that select scenarios."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,22 @@ def test_the_matrix_prints_the_reason_of_a_failure() -> None:
     shown = text([outcome(PIN, "failed")])
     assert "test_pinning.py::test_it [debian:6.12 smmuv3]" in shown
     assert "    why" in shown
+    assert "run with --keep-failed" in shown
+
+
+def test_the_matrix_prints_the_rule_and_the_kept_guest_of_a_failure() -> None:
+    name = "pinning.py::test_device_pins_show_no_holder"
+    shown = text([replace(outcome(f"{name}[module]", "failed"), kept=("/runs/state",))])
+    assert f"    rule: {run.rule(f'test_{name}')}" in shown
+    assert "    iommu-harness shell /runs/state" in shown.splitlines()
+    assert "--keep-failed" not in shown
+
+
+def test_the_rule_of_a_scenario_is_the_first_paragraph_of_its_docstring() -> None:
+    rule = run.rule("test_pinning.py::test_device_pins_show_no_holder")
+    assert rule
+    assert "\n" not in rule
+    assert run.rule("test_pinning.py::test_nope") == run.rule("test_nope.py::test_it") == ""
 
 
 def test_the_worst_of_several_rounds_counts_and_differing_rounds_are_flaky() -> None:

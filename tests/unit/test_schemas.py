@@ -60,7 +60,7 @@ OPEN = {f"common/$defs/{name}" for name in ("kernel", "replay", "splat-facts", "
 MAY_BE_ABSENT = {
     "common/$defs/error": {"detail"},
     "run-list": {"behaviours"},
-    "scenarios-line": {"retried", "issue"},
+    "scenarios-line": {"retried", "issue", "kept"},
     "decode/properties/splats/items": {"known", "total", "reason"},
 }
 
