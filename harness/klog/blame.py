@@ -21,7 +21,8 @@ def place(found: Anatomy, named: str) -> list[str]:
     if found.pc and machinery.plain(found.pc.function) != machinery.plain(named):
         first.append(found.pc.function)
     main = _reliable(found.main)
-    if first and not any(each.reliable for each in found.main):
+    known = not all(machinery.is_machinery(each) for each in first)
+    if known and not any(each.reliable for each in found.main):
         main = []
     names = {machinery.plain(each) for each in first}
     behind = next((i + 1 for i, each in enumerate(main) if machinery.plain(each) in names), 0)
@@ -214,6 +215,7 @@ def guilty(kind: Blame, found: Anatomy, candidates: Sequence[str]) -> tuple[str,
     real = [name for side, name in sides if not side(name)]
     if not real:
         other = [each for each in candidates if not machinery.reports(each)]
+        other = [each for each in other if not machinery.schedules(each)] or other
         other = other or [each for each in candidates if not machinery.prints(each)]
         return machinery.named(next(iter(other or candidates), "")), ""
     if machinery.runs_tests(real[0]):

@@ -88,10 +88,12 @@ _RULE = re.compile(r"\s*={20,}\s*$")
 _RULED = frozenset(("KASAN", "KCSAN", "KMSAN", "KFENCE", "UBSAN"))
 # The panics that kernels are set to when something else has been reported.
 CONSEQUENCE = re.compile(
-    r"(?:Oops: |Oops - .*: |kernel: )?(?:[Ff]atal exception|panic_on_\w+ set|.*panic_on_warn|"
+    r"(?:[\w /-]{1,60}: )?[Ff]atal exception|"
+    r"(?:Oops: |Oops - .*: |kernel: )?(?:panic_on_\w+ set|.*panic_on_warn|"
     r"hung_task: blocked tasks|softlockup: hung tasks|RCU Stall|Hard LOCKUP|hard lockup|"
     r"corrupted stack end|Machine halted|kernel stack overflow|KASAN: |UBSAN: |Oops|"
     r"Aiee, killing interrupt handler|Attempted to kill the idle task|bad mode|BUG!|"
+    r"scheduling while atomic|"
     r"Asynchronous SError Interrupt|Unrecoverable exception|Corrupted kernel stack)"
 )
 # What an oops shows before its registers, and no report behind its trace.

@@ -94,6 +94,12 @@ def reports(function: str) -> bool:
 
 
 @functools.lru_cache(maxsize=1 << 14)
+def schedules(function: str) -> bool:
+    """Whether it is part of the scheduler, waits, or is idle."""
+    return _names("scheduler").has(plain(function))
+
+
+@functools.lru_cache(maxsize=1 << 14)
 def prints(function: str) -> bool:
     """Whether it is what prints a report, at the head of its trace, or lockdep's own
     functions, without which such a trace says nothing of where."""

@@ -179,6 +179,7 @@ def test_a_lock_taken_in_an_interrupt_blames_the_function_that_takes_it_there() 
     [
         "Fatal exception",
         "Oops: Fatal exception in interrupt",
+        "synchronous external abort: Fatal exception",
         "kernel: panic_on_warn set ...",
         "hung_task: blocked tasks",
     ],
@@ -359,3 +360,28 @@ def test_a_stack_overflow_blames_the_recursing_function() -> None:
     registers = ["stack guard page: 0000 [#1] SMP", CPU, "RIP: 0010:mark_lock+0x23/0x17b0"]
     found = read(opening, *registers, *stack, END)
     assert (found.function, found.caller) == ("feed_event", "feed_change")
+
+
+def test_scheduling_while_atomic_that_panics_blames_the_caller_of_the_scheduler() -> None:
+    found = read(
+        "BUG: scheduling while atomic: sh/71/0x00000002",
+        "Preemption disabled at:",
+        "[<ffffffff812aa3e4>] feed_begin+0x64/0x260",
+        "Kernel panic - not syncing: scheduling while atomic",
+        CPU,
+        *trace("dump_stack", "panic", "__schedule_bug", "__schedule", "schedule"),
+        " exit_to_user_mode_prepare+0x10/0x200",
+        " asm_exc_page_fault+0x10/0x200",
+    )
+    assert (found.function, found.panic) == (
+        "exit_to_user_mode_prepare",
+        "scheduling while atomic",
+    )
+
+
+def test_an_oops_in_a_helper_without_reliable_frames_blames_a_doubtful_one() -> None:
+    doubtful = [" ? list_del+0x1/0x20", " ? feed_one+0x8/0x90", " ? feed_all+0x8/0x90"]
+    pc = "RIP: 0010:__list_del_entry_valid+0x59/0x8e"
+    assert read(OOPS, CPU, pc, "Call Trace:", *doubtful).function == "feed_one"
+    pc = "RIP: 0010:feed_none+0x59/0x8e"
+    assert read(OOPS, CPU, pc, "Call Trace:", *doubtful).function == "feed_none"

@@ -236,6 +236,7 @@ HOSTILE = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(HOSTILE, st.sampled_from([b"\n", b"", b"\n\n"]))
 def test_hostile_bytes_raise_nothing_and_places_are_in_the_log(
     parts: list[bytes], end: bytes
@@ -249,6 +250,7 @@ def test_hostile_bytes_raise_nothing_and_places_are_in_the_log(
     assert all(1 <= each.number <= count for each in log.messages([data]))
 
 
+@settings(deadline=None)
 @given(HOSTILE, st.integers(1, 50))
 def test_the_size_of_the_pieces_does_not_change_the_splats(parts: list[bytes], size: int) -> None:
     data = b"\n".join(parts)

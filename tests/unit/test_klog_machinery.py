@@ -36,7 +36,9 @@ def test_named_returns_one_name_for_all_architectures(function: str, name: str) 
         *("fq_flush_timeout", "vfio_group_release", "arm_smmu_detach_dev", "viommu_attach_dev"),
         *("schedule_tail", "rtnl_lock", "lock_sock_nested", "kill_fasync", "console_lock"),
         *("__fput", "exit_to_user_mode_loop", "nfsd_reply_cache_free_locked"),
-        "pci_fixup_device",
+        *("pci_fixup_device", "atomic_pool_expand", "atomic_open", "bitmap_ip_destroy"),
+        *("watchdog_open", "watchdog_cdev_register", "clear_page_dirty_for_io"),
+        *("get_user_pages", "__get_user_pages_remote", "gic_irq_domain_alloc"),
     ],
 )
 def test_a_function_of_a_known_issue_is_not_machinery(function: str) -> None:
@@ -55,7 +57,9 @@ def test_a_function_of_a_known_issue_is_not_machinery(function: str) -> None:
         *("__timer_delete_sync", "__sched_text_start", "_stext", "__pfx_feed_one", "sk_stop_timer"),
         *("release_sock", "netif_receive_skb_list", "__netif_receive_skb_core"),
         *("dev_alloc_skb", "skb_free_head", "page_frag_free", "__panic", "__printk_safe_flush"),
-        *("ref_tracker_free", "ref_tracker_alloc"),
+        *("ref_tracker_free", "ref_tracker_alloc", "drop_nlink", "kernel_init_free_pages"),
+        *("arch_atomic_fetch_add_relaxed", "atomic64_try_cmpxchg", "bitmap_zalloc"),
+        *("watchdog_timer_fn", "watchdog", "get_user_nocheck_4", "gic_handle_irq"),
     ],
 )
 def test_common_helpers_are_machinery(function: str) -> None:

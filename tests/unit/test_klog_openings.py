@@ -59,3 +59,11 @@ def test_the_text_below_a_warning_decides_its_kind(place: str, text: str, title:
     opening = f"WARNING: CPU: 0 PID: 4 at {place}"
     found = read("------------[ cut here ]------------", opening, text, *trace(helper, "feed_one"))
     assert (found.title, found.pid, len(found.text)) == (title, 4, 5)
+
+
+def test_a_general_protection_fault_on_the_line_of_the_kasan_hint_is_found() -> None:
+    hint = "kasan: GPF could be caused by NULL-ptr deref or user memory access"
+    opening = f"{hint}general protection fault: 0000 [#1] PREEMPT SMP KASAN"
+    rip = "RIP: 0010:[<ffffffff81d64236>]  [<ffffffff81d64236>] __list_del_entry+0x86/0x1d0"
+    found = read(opening, CPU, rip, *trace("list_del", "feed_one"), END)
+    assert found.title == "general protection fault in feed_one"
