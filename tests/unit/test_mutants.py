@@ -89,6 +89,22 @@ def test_every_bundled_mutant_has_a_summary() -> None:
     assert all(len(each.summary) > 20 for each in found)
 
 
+DRIVERS = {
+    "drivers/iommu/arm/arm-smmu-v3/": "smmuv3*",
+    "drivers/iommu/io-pgtable-arm.c": "smmuv3*",
+    "drivers/iommu/virtio-iommu.c": "virtio-iommu*",
+}
+
+
+def test_every_bundled_mutant_of_one_driver_names_its_machines() -> None:
+    """On machines with another IOMMU it is not applicable, and does not survive."""
+    for each in mutant.read(mutant.ours()):
+        files = re.findall(r"^\+\+\+ b/(\S+)", each.text, re.MULTILINE)
+        owners = {next(filter(file.startswith, DRIVERS), "") for file in files}
+        if len(owners) == 1 and (owner := owners.pop()):
+            assert f"\nMachines: {DRIVERS[owner]}\n" in each.text, each.name
+
+
 def test_every_bundled_harmless_patch_states_what_is_unchanged() -> None:
     found = mutant.read(mutant.harmless())
     assert len(found) >= 12
