@@ -38,43 +38,43 @@ def searches(
         repository = Path(scratch, "git")
         messages = [f"change {number}" for number in range(length + 1)]
         commits = git.line_of_commits(messages, repository)
-        ends = Endpoints(commits[-1], (commits[0],))
+        endpoints = Endpoints(commits[-1], (commits[0],))
         for seed in range(count):
             draw = random.Random(seed)
             culprit = draw.randrange(1, length + 1)
             rates = dict.fromkeys(range(culprit, draw.randrange(culprit, length + 1)), before)
-            judge = RandomRunner(commits, culprit, rate=rate, rates=rates, seed=seed)
-            journal = Journal(Path(scratch, f"{seed}"), judge)
-            found = Search(repository, Parameters(ends, Terms(), confidence), journal).find()
+            runner = RandomRunner(commits, culprit, rate=rate, rates=rates, seed=seed)
+            journal = Journal(Path(scratch, f"{seed}"), runner)
+            found = Search(repository, Parameters(endpoints, Terms(), confidence), journal).find()
             journal.close()
-            runs = sum(each.startswith("run") for each in judge.calls)
+            runs = sum(each.startswith("run") for each in runner.calls)
             fixed = RandomRunner(commits, culprit, rate=rate, rates=rates, seed=count + seed)
-            fixed_found = _with_fixed_repeats(repository, ends, fixed, confidence)
+            fixed_found = _with_fixed_repeats(repository, endpoints, fixed, confidence)
             fixed_runs = sum(each.startswith("run") for each in fixed.calls)
             expected = commits[culprit]
             yield Searched(found.culprit == expected, runs, fixed_found == expected, fixed_runs)
 
 
 def _with_fixed_repeats(
-    repository: Path, ends: Endpoints, judge: RandomRunner, confidence: float
+    repository: Path, endpoints: Endpoints, runner: RandomRunner, confidence: float
 ) -> str:
     """The culprit that a fixed number of runs per revision finds, enough for ``confidence`` in
     the whole search at the known rate; the first run that shows the bug ends a revision. As
-    the rate is unknown in practice, the cost of measuring the bad end and of confirming the
-    good end is included."""
-    steps = math.ceil(math.log2(len(judge.commits) - 1))
+    the rate is unknown in practice, the cost of measuring the bad endpoint and of confirming the
+    good endpoint is included."""
+    steps = math.ceil(math.log2(len(runner.commits) - 1))
     doubt = (1 - confidence) / steps
-    repeats = 1 if judge.rate == 1 else math.ceil(math.log(doubt) / math.log(1 - judge.rate))
+    repeats = 1 if runner.rate == 1 else math.ceil(math.log(doubt) / math.log(1 - runner.rate))
 
     def shows(revision: str) -> bool:
-        return any(judge.run(revision, n + 1).word == "shown" for n in range(repeats))
+        return any(runner.run(revision, n + 1).result == "shown" for n in range(repeats))
 
     shown = number = 0
     while shown < 5:
         number += 1
-        shown += judge.run(ends.new, number).word == "shown"
-    shows(ends.old[0])
-    bisect = GitBisect(repository, ends, Terms())
+        shown += runner.run(endpoints.new, number).result == "shown"
+    shows(endpoints.old[0])
+    bisect = GitBisect(repository, endpoints, Terms())
     while bisect.position.next:
         revision = bisect.position.next
         bisect.mark("new" if shows(revision) else "old", revision)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A judge with random verdicts: bisect searches without kernels."""
+"""A runner with random results: bisect searches without kernels."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from harness.errors import HostError
 
 @dataclass
 class RandomRunner:
-    """A judge of linear ``commits``. Those from number ``culprit`` on show the symptom in
+    """A runner of linear ``commits``. Those from number ``culprit`` on show the symptom in
     ``rate`` of their runs, or in the rate that ``rates`` has for the number; earlier ones in
     ``noise`` of theirs. ``faults`` maps a number to what else happens: "build" and "boot"
     (it fails), "splat" (an unrelated one), "lost" (QEMU dies). ``identical`` maps a number to
@@ -54,7 +54,7 @@ class RandomRunner:
     def _rate(self, position: int) -> float:
         return self.rates.get(position, self.rate) if position >= self.culprit else self.noise
 
-    def expect(self, revisions: Callable[[], Sequence[str]]) -> None:
+    def prefetch(self, revisions: Callable[[], Sequence[str]]) -> None:
         pass
 
     def _count(self) -> None:

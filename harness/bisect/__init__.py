@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which change made the difference."""
+"""Bisection for the first bad commit, patch, release or option."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How the last of a user's commands ended, and whether that is what a search looks for."""
+"""Checks of the last command of ``bisect --command``: does its result show the symptom?"""
 
 import operator
 import re
@@ -11,9 +11,9 @@ from harness.klog.splat import Splat
 
 @dataclass(frozen=True, slots=True)
 class CommandEnd:
-    """How the last command ended: its ``status`` and ``output``, and the ``splats`` of the
-    guest's whole life. ``hangs`` says where it does not end, None for one that does;
-    ``panicked`` that the guest did not survive it, or one before it."""
+    """How the last command ended: its ``status`` and ``output``, and the ``splats`` that the
+    guest has reported since it started. ``hangs`` is where the command hangs, None for one
+    that ends; ``panicked`` is true if the guest died, of this command or an earlier one."""
 
     status: int
     output: str
@@ -22,54 +22,56 @@ class CommandEnd:
     panicked: bool = False
 
 
-# Why an end is what is looked for, "" where it is not; None where it does not tell.
+# The reason why the command shows the symptom; "" if it does not, None if that cannot be
+# decided.
 Check = Callable[[CommandEnd], str | None]
 
 
 def fails(end: CommandEnd) -> str | None:
-    """The last command ends with another status than 0."""
+    """The exit status is not 0."""
     if end.hangs is not None:
         return None
     return f"status {end.status}: {line(end.output)}" if end.status else ""
 
 
 def hangs(end: CommandEnd) -> str | None:
-    """The last command does not end."""
+    """The command does not end."""
     if end.panicked:
         return None
-    return "" if end.hangs is None else f"it does not end: {end.hangs}"
+    return "" if end.hangs is None else f"hangs: {end.hangs}"
 
 
 def prints(pattern: re.Pattern[str]) -> Check:
-    """The last command's output has the pattern in it."""
+    """The output matches the pattern."""
 
-    def tells(end: CommandEnd) -> str | None:
+    def check(end: CommandEnd) -> str | None:
         found = pattern.search(end.output)
         if found:
-            return f"it prints {line(found[0])!r}"
+            return f"prints {line(found[0])!r}"
         return "" if end.hangs is None else None
 
-    return tells
+    return check
 
 
 def reports(pattern: re.Pattern[str]) -> Check:
-    """The kernel reports a splat with the pattern in its kind, title or place."""
+    """The kernel reports a splat; the pattern matches its kind, title or function."""
 
-    def tells(end: CommandEnd) -> str | None:
+    def check(end: CommandEnd) -> str | None:
         names = (f"{each.kind}: {each.opening} in {each.function}" for each in end.splats)
         found = next((each for each in names if pattern.search(each)), "")
         return found if found or end.hangs is None else None
 
-    return tells
+    return check
 
 
 _COMPARISONS = {"above": operator.gt, "below": operator.lt}
 
 
 def figure(pattern: re.Pattern[str], side: str, threshold: float) -> Check:
-    """The number that the pattern's group finds in the output passes a threshold."""
+    """The number that the pattern's group matches in the output is ``above`` or ``below``
+    the threshold."""
 
-    def tells(end: CommandEnd) -> str | None:
+    def check(end: CommandEnd) -> str | None:
         found = pattern.search(end.output)
         if not found:
             return None
@@ -80,9 +82,9 @@ def figure(pattern: re.Pattern[str], side: str, threshold: float) -> Check:
         passes = _COMPARISONS[side](number, threshold)
         return f"{number:g} is {side} {threshold:g}" if passes else ""
 
-    return tells
+    return check
 
 
 def line(text: str) -> str:
-    """The text in a line, cut short."""
+    """The text in one line of at most 200 characters."""
     return " ".join(text.split())[:200]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""On which side of the change a revision is: from its runs, and from what those of others
-say of how often each side shows what is looked for.
+"""The verdict on one revision, old, new or skip: from its own runs, and from the rates that
+the runs of other revisions show.
 """
 
 from dataclasses import dataclass, field
@@ -15,155 +15,168 @@ from harness.errors import HostError
 
 Side = Literal["old", "new"]
 
-# Runs of a revision that could not be judged, after which it is given up.
-_LOST = 2
+# Inconclusive runs of a revision before it is skipped.
+_MAX_INCONCLUSIVE = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """``exact``: what is looked for cannot come from anything else, as a whole report
-    cannot; else a kernel splat that the ends do not show makes a revision unfit to be
-    judged. ``either_way``: look for the change in whichever direction the ends differ.
-    At most ``most_runs`` of one revision."""
+    """Parameters of a search. ``exact``: no other bug shows the same symptom, as with a whole
+    report; otherwise a revision with a splat that neither endpoint reports is skipped.
+    ``either_way``: the symptom may appear or disappear with the change. ``max_runs`` is for
+    each revision."""
 
-    ends: Endpoints
+    endpoints: Endpoints
     terms: Terms
     confidence: float = 0.99
     exact: bool = True
     either_way: bool = False
-    most_runs: int = 500
+    max_runs: int = 500
 
 
 @dataclass(slots=True)
 class Classifier:
-    """What is known so far: the ``verdicts``, old, new or skip by revision; whether what is
-    looked for ``appears`` with the change or goes; and for revisions that are checked what
-    their runs ``before`` the check were."""
+    """The ``verdicts`` of revisions until now: old, new or skip. ``appears``: the symptom
+    appears with the change, and does not disappear. ``before_check`` has the tallies of
+    revisions in the final check from before it."""
 
     repository: Path
-    question: Parameters
+    parameters: Parameters
     journal: Journal
     verdicts: dict[str, str] = field(default_factory=dict)
-    before: dict[str, Tally] = field(default_factory=dict)
+    before_check: dict[str, Tally] = field(default_factory=dict)
     appears: bool = True
 
-    def showing_ends(self) -> list[str]:
-        """The ends that show what is looked for."""
-        ends = self.question.ends
-        return [ends.new] if self.appears else list(ends.old)
+    def affected_endpoints(self) -> list[str]:
+        """The endpoints that show the symptom."""
+        endpoints = self.parameters.endpoints
+        return [endpoints.new] if self.appears else list(endpoints.old)
 
-    def lacking_ends(self) -> list[str]:
-        """The ends that do not."""
-        ends = self.question.ends
-        return list(ends.old) if self.appears else [ends.new]
+    def unaffected_endpoints(self) -> list[str]:
+        """The endpoints that do not."""
+        endpoints = self.parameters.endpoints
+        return list(endpoints.old) if self.appears else [endpoints.new]
 
-    def end_name(self, end: str) -> str:
-        """The end for people."""
-        term = self.term("new" if end == self.question.ends.new else "old")
-        return f"{term} end, {end[:12]} ({gitbisect.subject(self.repository, end)})"
+    def endpoint_name(self, endpoint: str) -> str:
+        """The endpoint in messages."""
+        term = self.term("new" if endpoint == self.parameters.endpoints.new else "old")
+        subject = gitbisect.subject(self.repository, endpoint)
+        return f"{term} endpoint, {endpoint[:12]} ({subject})"
 
-    def term(self, side: str) -> str:
-        """The user's word for a side."""
-        terms = {"old": self.question.terms.old, "new": self.question.terms.new}
-        return terms.get(side, side)
+    def term(self, verdict: str) -> str:
+        """The user's term for a verdict."""
+        terms = {"old": self.parameters.terms.old, "new": self.parameters.terms.new}
+        return terms.get(verdict, verdict)
 
-    def showing_given(self, revision: str, bar: Threshold) -> float:
-        """How probable it is that the revision can show it, by its runs and what those of
-        others say of the rates."""
-        return self._rates(revision, bar).showing_given(self.tally(revision), bar.rarer)
+    def p_affected(self, revision: str, threshold: Threshold) -> float:
+        """The probability that the revision is affected."""
+        rates = self._rates(revision, threshold)
+        return rates.posterior(self.tally(revision), threshold.ratio)
 
-    def least_rate(self, revision: str, bar: Threshold) -> float:
-        """The rate that the revision is held to."""
-        return self._rates(revision, bar).least(bar.rarer)
+    def lowest_rate(self, revision: str, threshold: Threshold) -> float:
+        """The lowest rate that the threshold assumes for the revision."""
+        return self._rates(revision, threshold).lowest(threshold.ratio)
 
-    def _rates(self, revision: str, bar: Threshold) -> Rates:
-        """Those of all others, or of one near it that shows it more seldom than they do."""
-        shows, lacks = self.side(shows=True), self.side(shows=False)
-        showing = [rev for rev, verdict in self.verdicts.items() if verdict == shows]
-        lacking = [rev for rev, verdict in self.verdicts.items() if verdict == lacks]
-        others = self._known(revision, [*self.showing_ends(), *showing])
-        near = [seen for each in bar.near if (seen := self.tally(each)).shown]
+    def _rates(self, revision: str, threshold: Threshold) -> Rates:
+        """The rates of other revisions; for affected ones the lowest of their common rate and
+        those of the threshold's neighbours."""
+        affected = self._with_verdict(self.side(affected=True))
+        unaffected = self._with_verdict(self.side(affected=False))
+        others = self._total(revision, [*self.affected_endpoints(), *affected])
+        near = [tally for each in threshold.neighbours if (tally := self.tally(each)).shown]
         return Rates(
-            min([others, *near], key=lambda seen: seen.rate),
-            self._known(revision, [*self.lacking_ends(), *lacking]),
+            min([others, *near], key=lambda tally: tally.rate),
+            self._total(revision, [*self.unaffected_endpoints(), *unaffected]),
         )
 
-    def _known(self, revision: str, others: list[str]) -> Tally:
-        """The others' runs; one's own are no evidence of the rate that they are held to."""
+    def _with_verdict(self, side: Side) -> list[str]:
+        return [revision for revision, verdict in self.verdicts.items() if verdict == side]
+
+    def _total(self, revision: str, others: list[str]) -> Tally:
+        """The runs of the others. Those of the revision itself, and of identical kernels, are
+        left out: they are no evidence of the rate that it is compared with."""
         return self.journal.total(
-            [each for each in others if not self.journal.same(each, revision)]
+            [each for each in others if not self.journal.is_identical(each, revision)]
         )
 
-    def side(self, *, shows: bool) -> Side:
-        """The side whose revisions show it, or do not."""
-        return "new" if shows == self.appears else "old"
+    def side(self, *, affected: bool) -> Side:
+        """The side of the change with the affected, or the unaffected, revisions."""
+        return "new" if affected == self.appears else "old"
 
-    def new_given(self, revision: str, bar: Threshold) -> float:
-        """How probable it is that the revision has the change."""
-        showing = self.showing_given(revision, bar)
-        return showing if self.appears else 1 - showing
+    def p_new(self, revision: str, threshold: Threshold) -> float:
+        """The probability that the revision has the change."""
+        affected = self.p_affected(revision, threshold)
+        return affected if self.appears else 1 - affected
 
-    def run_end(self, end: str) -> Run:
-        """One more run of an end. Raises HostError for one that says nothing."""
-        run = self.journal.run(end)
-        if run.word in ("no-boot", "inconclusive"):
-            told = "does not boot" if run.word == "no-boot" else "cannot be judged"
-            raise HostError(f"the {self.end_name(end)} {told}: {run.reason}")
+    def run_endpoint(self, endpoint: str) -> Run:
+        """Run an endpoint once more. Raises HostError if it does not boot or the run is
+        inconclusive."""
+        run = self.journal.run(endpoint)
+        if run.result in ("no-boot", "inconclusive"):
+            problem = "does not boot" if run.result == "no-boot" else "is inconclusive"
+            raise HostError(f"the {self.endpoint_name(endpoint)} {problem}: {run.reason}")
         return run
 
     def tally(self, revision: str) -> Tally:
-        """The runs that count: of a revision that is checked those of the check, because
-        it was chosen for what the others have shown."""
-        return self.journal.tally(revision) - self.before.get(revision, Tally())
+        """The tally of the revision. In the final check only runs of the check count: the
+        revision was selected for the results of its earlier runs."""
+        return self.journal.tally(revision) - self.before_check.get(revision, Tally())
 
-    def settled(self, revision: str, bar: Threshold) -> tuple[str, str]:
-        """The revision is run until it is clear on which side it is: old, new or skip, and
-        why."""
+    def classify(self, revision: str, threshold: Threshold) -> tuple[str, str]:
+        """Run the revision until the threshold is met. Returns the verdict (old, new or skip)
+        and its reason."""
         failure = self.journal.build(revision).failure
         if failure:
             return "skip", f"does not build: {failure}"
         while True:
-            unfit = [why for run in self.journal.runs(revision) if (why := self._unfit(run))]
-            lost = sum(run.word == "inconclusive" for run in self.journal.runs(revision))
-            if len(unfit) > lost or lost >= _LOST:
-                return "skip", unfit[-1]
+            runs = self.journal.runs(revision)
+            unusable = [reason for run in runs if (reason := self._unusable(run))]
+            inconclusive = sum(run.result == "inconclusive" for run in runs)
+            if len(unusable) > inconclusive or inconclusive >= _MAX_INCONCLUSIVE:
+                return "skip", unusable[-1]
             tally = self.tally(revision)
-            showing = self.showing_given(revision, bar)
-            if tally.runs and bar.is_met(showing, tally):
-                side = self.side(shows=showing > 0.5)
-                runs = self.journal.runs(revision)
-                told = [run.reason for run in runs if (run.word == "shown") == (showing > 0.5)]
-                return side, told[-1] if told else ""
-            if tally.runs >= self.question.most_runs:
-                return "skip", f"is undecided after {tally.runs} runs: {tally.shown} show it"
-            end = self._unclear_end(tally)
-            if end:
-                self.run_end(end)
+            affected = self.p_affected(revision, threshold)
+            if tally.runs and threshold.is_met(affected, tally):
+                return self._verdict(runs, affected=affected > 0.5)
+            if tally.runs >= self.parameters.max_runs:
+                return "skip", f"is undecided: symptom in {tally} runs"
+            endpoint = self._less_measured_endpoint(tally)
+            if endpoint:
+                self.run_endpoint(endpoint)
             else:
                 self.journal.run(revision)
 
-    def _unclear_end(self, tally: Tally) -> str:
-        """The end whose rate is known from fewer runs than are at confidence with it: a revision
-        that shows it at another rate than the ends, once they have been run as often, is
-        no riddle any more. "" for none."""
+    def _verdict(self, runs: list[Run], *, affected: bool) -> tuple[str, str]:
+        """The side, and the reason of the last run that shows it."""
+        reasons = [run.reason for run in runs if (run.result == "shown") == affected]
+        return self.side(affected=affected), reasons[-1] if reasons else ""
+
+    def _less_measured_endpoint(self, tally: Tally) -> str:
+        """An endpoint with fewer runs than a revision with this tally; "" for none, and for a
+        revision that has not shown the symptom. If the revision's rate differs from those of
+        both endpoints, as many runs of each endpoint resolve that."""
         if not tally.shown:
             return ""
-        ends = (self.question.ends.new, *self.question.ends.old)
-        end = min(ends, key=lambda each: self.journal.tally(each).runs)
-        return end if self.journal.tally(end).runs < tally.runs else ""
+        endpoints = (self.parameters.endpoints.new, *self.parameters.endpoints.old)
+        endpoint = min(endpoints, key=lambda each: self.journal.tally(each).runs)
+        return endpoint if self.journal.tally(endpoint).runs < tally.runs else ""
 
-    def _unfit(self, run: Run) -> str:
-        """Why the run says nothing about what is looked for; "" where it does."""
-        if run.word == "no-boot":
+    def _unusable(self, run: Run) -> str:
+        """The reason why the run is no evidence about the symptom; "" if it is."""
+        if run.result == "no-boot":
             return f"does not boot: {run.reason}"
-        if run.word == "inconclusive":
-            return f"cannot be judged: {run.reason}"
-        if run.word == "shown" and self.question.exact:
+        if run.result == "inconclusive":
+            return f"is inconclusive: {run.reason}"
+        if run.result == "shown" and self.parameters.exact:
             return ""
-        strange = [each for each in run.splats if each not in self._usual()]
-        return f"reports another splat: {strange[0]}" if strange else ""
+        other = [each for each in run.splats if each not in self._splats_of_endpoints()]
+        return f"reports another splat: {other[0]}" if other else ""
 
-    def _usual(self) -> set[str]:
-        """The splats of the ends."""
-        ends = (self.question.ends.new, *self.question.ends.old)
-        return {each for end in ends for run in self.journal.own_runs(end) for each in run.splats}
+    def _splats_of_endpoints(self) -> set[str]:
+        endpoints = (self.parameters.endpoints.new, *self.parameters.endpoints.old)
+        return {
+            splat
+            for each in endpoints
+            for run in self.journal.own_runs(each)
+            for splat in run.splats
+        }

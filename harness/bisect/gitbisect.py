@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``git bisect`` itself, in a repository of ours without files: its choice of the next
-revision, its log, its terms, its skipping.
+"""``git bisect``, driven in a private repository without files: its choice of the next
+revision, its log, its terms, its handling of skipped revisions.
 """
 
 import re
@@ -15,14 +15,14 @@ _FOUND = re.compile(r"^([0-9a-f]{40,64}) is the first .* commit$", re.MULTILINE)
 _ONLY_SKIPPED = "There are only 'skip'ped commits left to test"
 _HASH = re.compile(r"^[0-9a-f]{40,64}$", re.MULTILINE)
 
-# bisect.c, check_merge_bases: exit status for a merge base on the wrong side.
+# bisect.c, check_merge_bases: the exit status if a merge base is on the wrong side.
 _MERGE_BASE = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a user calls the revisions without and with the change: good and bad, old
-    and new."""
+    """The user's terms for revisions without and with the change: good and bad, or old and
+    new."""
 
     old: str = "good"
     new: str = "bad"
@@ -30,8 +30,9 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Where to look: between revisions without the change, ``old``, and one with it,
-    ``new``; only at changes of ``paths`` where some are given, along ``first_parent``."""
+    """The endpoints of a search: revisions without the change, ``old``, and one with it,
+    ``new``. Only changes of ``paths`` are candidates, if there are any, and only commits
+    along ``first_parent``."""
 
     new: str
     old: tuple[str, ...]
@@ -41,8 +42,8 @@ class Endpoints:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where git has got to: the ``next`` revision to judge, or the ``found`` one; else
-    nothing but skipped ones are left, the ``candidates``."""
+    """The state of a bisection: the ``next`` revision to test, or the first new revision
+    ``found``, or the ``candidates`` if only skipped revisions are left."""
 
     next: str = ""
     found: str = ""
@@ -50,52 +51,52 @@ class Position:
 
 
 class GitBisect:
-    """One search by git, in its ``repository``. Its terms are always git's own words; a
-    user's are for what is printed."""
+    """One bisection in ``repository``. git is started with the user's terms; callers use
+    ``old``, ``new`` and ``skip``."""
 
-    def __init__(self, repository: Path, ends: Endpoints, terms: Terms) -> None:
+    def __init__(self, repository: Path, endpoints: Endpoints, terms: Terms) -> None:
         self._repository = repository
-        self._ends = ends
+        self._endpoints = endpoints
         self._terms = terms
-        # git wants a HEAD to go back to.
-        git.run(repository, "update-ref", "--no-deref", "HEAD", ends.new)
+        # git bisect start requires a HEAD that it can return to.
+        git.run(repository, "update-ref", "--no-deref", "HEAD", endpoints.new)
         self._run("reset")
         options = [f"--term-old={terms.old}", f"--term-new={terms.new}", "--no-checkout"]
-        options += _options(ends)
-        self.position = self._told("start", *options, ends.new, *ends.old, "--", *ends.paths)
+        options += _options(endpoints)
+        words = [*options, endpoints.new, *endpoints.old, "--", *endpoints.paths]
+        self.position = self._advance("start", *words)
 
-    def mark(self, term: str, revision: str) -> Position:
-        """Says ``old``, ``new`` or ``skip`` of a revision; where that leads to."""
-        words = {"old": self._terms.old, "new": self._terms.new}
-        self.position = self._told(words.get(term, term), revision)
+    def mark(self, verdict: str, revision: str) -> Position:
+        """Mark the revision ``old``, ``new`` or ``skip``, and return the new position."""
+        terms = {"old": self._terms.old, "new": self._terms.new}
+        self.position = self._advance(terms.get(verdict, verdict), revision)
         return self.position
 
     @property
     def left(self) -> int:
-        """How many revisions may still be the one."""
-        new, olds = self._known()
-        ends = replace(self._ends, new=new, old=tuple(olds))
-        return count(self._repository, ends)
+        """The number of candidates left."""
+        new, olds = self._bounds()
+        return count(self._repository, replace(self._endpoints, new=new, old=tuple(olds)))
 
-    def ahead(self) -> list[str]:
-        """The revisions that git would want next: where this one is new, and where it is
-        old. Skipped ones are not thought of."""
-        new, olds = self._known()
+    def predictions(self) -> list[str]:
+        """The revisions that git will choose next: if the present one is new, and if it is
+        old. Skipped revisions are not considered."""
+        new, olds = self._bounds()
         now = self.position.next
         either = (self._middle(now, olds), self._middle(new, [*olds, now]))
         return [each for each in either if each]
 
     def _middle(self, new: str, olds: Sequence[str]) -> str:
-        # rev-list --bisect takes the references of a search under way too.
+        # rev-list --bisect also reads refs/bisect of the running bisection.
         aside = self._repository.with_name(f"{self._repository.name}-ahead")
         if not aside.exists():
             git.borrowing(self._repository, aside)
-        words = ["rev-list", "--bisect", *_options(self._ends), new]
+        words = ["rev-list", "--bisect", *_options(self._endpoints), new]
         words += [f"^{each}" for each in olds]
-        return git.run(aside, *words, "--", *self._ends.paths)
+        return git.run(aside, *words, "--", *self._endpoints.paths)
 
-    def _known(self) -> tuple[str, list[str]]:
-        """The hashes of the new end and the old ones, as far as git has moved them."""
+    def _bounds(self) -> tuple[str, list[str]]:
+        """The hashes of the present new and old bounds (refs/bisect)."""
         form = "--format=%(objectname) %(refname)"
         listed = git.run(self._repository, "for-each-ref", form, "refs/bisect")
         refs = {name: key for key, name in (line.split() for line in listed.splitlines())}
@@ -104,18 +105,18 @@ class GitBisect:
 
     @property
     def log(self) -> str:
-        """git's own log, which ``git bisect replay`` takes."""
+        """The output of ``git bisect log``, which ``git bisect replay`` reads."""
         return self._run("log")
 
     def _run(self, *words: str) -> str:
         return git.run(self._repository, "bisect", *words)
 
-    def _told(self, *words: str) -> Position:
+    def _advance(self, *words: str) -> Position:
         try:
-            said = self._run(*words)
+            printed = self._run(*words)
         except ProgramFailed as failure:
             return self._stopped(failure)
-        if found := _FOUND.search(said):
+        if found := _FOUND.search(printed):
             return Position(found=found[1])
         return Position(next=git.run(self._repository, "rev-parse", "--verify", "BISECT_HEAD"))
 
@@ -124,9 +125,9 @@ class GitBisect:
             return Position(candidates=tuple(_HASH.findall(failure.output)))
         if failure.status == _MERGE_BASE:
             raise UsageError(
-                f"the revisions are on two branches, and where they part it is"
-                f" {self._terms.new} already: {_gist(failure)}",
-                "that was changed on the way to the other end: look for that change",
+                f"the endpoints are on two branches, and their merge base is already"
+                f" {self._terms.new}: {_gist(failure)}",
+                f"the change is between it and the {self._terms.old} endpoint: bisect there",
             )
         raise HostError(f"git bisect: {_gist(failure)}")
 
@@ -137,7 +138,7 @@ def _gist(failure: ProgramFailed) -> str:
 
 
 def contains(repository: Path, revision: str, other: str) -> bool:
-    """Whether the revision has the other one in its history, or is it."""
+    """Whether ``other`` is the revision or one of its ancestors."""
     try:
         git.run(repository, "merge-base", "--is-ancestor", other, revision)
     except ProgramFailed as failure:
@@ -156,12 +157,12 @@ def subject(repository: Path, revision: str) -> str:
     return found.encode(errors="surrogateescape").decode(errors="replace")
 
 
-def count(repository: Path, ends: Endpoints) -> int:
-    """How many revisions may be the one."""
-    olds = [f"^{each}" for each in ends.old]
-    words = ["rev-list", "--count", *_options(ends), ends.new, *olds, "--", *ends.paths]
-    return int(git.run(repository, *words))
+def count(repository: Path, endpoints: Endpoints) -> int:
+    """The number of candidates between the endpoints."""
+    olds = [f"^{each}" for each in endpoints.old]
+    words = ["rev-list", "--count", *_options(endpoints), endpoints.new, *olds]
+    return int(git.run(repository, *words, "--", *endpoints.paths))
 
 
-def _options(ends: Endpoints) -> list[str]:
-    return ["--first-parent"] if ends.first_parent else []
+def _options(endpoints: Endpoints) -> list[str]:
+    return ["--first-parent"] if endpoints.first_parent else []

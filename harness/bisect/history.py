@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What can be searched, each as a line or graph of commits that git can bisect: the
-revisions of a repository, the patches of a series, Debian's kernels, the options of a
-configuration.
+"""Histories that git can bisect: the revisions of a repository, and, as a line of commits
+without files, the patches of a series, Debian's kernels or the options of a configuration.
 """
 
 import re
@@ -17,7 +16,7 @@ from harness.kernel import config, debian_source, git_source, series
 from harness.kernel.config import Option
 from harness.kernel.spec import KernelSpec
 
-# How the new end without a revision is called, beside the revisions themselves.
+# Prefix of the name of the new endpoint without a revision, beside the names of revisions.
 WITHOUT = "without-"
 
 _FIXUP = re.compile(r"(?P<since>[^:]*?)\.\.(?P<until>[^:]*?):(?P<file>.+)")
@@ -25,19 +24,21 @@ _FIXUP = re.compile(r"(?P<since>[^:]*?)\.\.(?P<until>[^:]*?):(?P<file>.+)")
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """``repository`` is ours, for git bisect; ``spec`` says which kernel a revision is,
-    ``without`` the one of the new end without that revision (None where there is no such
-    thing), ``name`` what people call it. ``notes`` are for the user."""
+    """A history in ``repository``, which is private to the search. ``noun`` is what its
+    revisions are: commit, patch, release or option. ``spec`` returns the kernel of a revision,
+    ``without`` that of the new endpoint without the revision (None if there is no such
+    kernel), ``name`` the revision's name in messages. ``notes`` are for the user."""
 
     repository: Path
-    ends: Endpoints
+    endpoints: Endpoints
+    noun: str
     spec: Callable[[str], KernelSpec]
     without: Callable[[str], KernelSpec | None]
     name: Callable[[str], str]
     notes: tuple[str, ...] = ()
 
     def kernel(self, revision: str) -> KernelSpec:
-        """The kernel of a revision, or of the new end without one."""
+        """The kernel of a revision, or of the new endpoint ``WITHOUT`` one."""
         if not revision.startswith(WITHOUT):
             return self.spec(revision)
         found = self.without(revision.removeprefix(WITHOUT))
@@ -47,8 +48,8 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Fixup:
-    """A patch that every revision needs which has ``since`` in its history and not yet
-    ``until``; "" is no bound."""
+    """A patch for every revision that contains ``since`` and does not contain ``until``; "" is
+    no bound."""
 
     patch: Path
     since: str = ""
@@ -56,15 +57,15 @@ class Fixup:
 
 
 def fixup(text: str, repository: Path | None) -> Fixup:
-    """What a user writes: FILE, or SINCE..UNTIL:FILE. Raises UsageError for what is not
-    there."""
+    """Parse an argument of --fixup: FILE, or SINCE..UNTIL:FILE. Raises UsageError if the file or
+    a revision does not exist."""
     match = _FIXUP.fullmatch(text)
     bounds = (match["since"], match["until"]) if match else ("", "")
     if any(bounds) and repository is None:
-        raise UsageError(f"--fixup {text}: only a git history has revisions", "name the file alone")
+        raise UsageError(f"--fixup {text}: a range of revisions requires --tree", "name FILE alone")
     file = Path(match["file"] if match else text)
     if not file.is_file():
-        raise UsageError(f"no such patch: {file}", "write FILE, or SINCE..UNTIL:FILE")
+        raise UsageError(f"no such patch: {file}", "use FILE, or SINCE..UNTIL:FILE")
     since, until = (
         git_source.commit_of(repository, each) if each and repository else "" for each in bounds
     )
@@ -72,44 +73,53 @@ def fixup(text: str, repository: Path | None) -> Fixup:
 
 
 def revisions(
-    tree: Path, ends: Endpoints, base: KernelSpec, fixups: Sequence[Fixup], into: Path
+    tree: Path, endpoints: Endpoints, base: KernelSpec, fixups: Sequence[Fixup], into: Path
 ) -> History:
-    """Those of a git repository, of which only objects are read; ``ends`` are hashes.
-    Raises UsageError for ends that have nothing to do with each other."""
-    ours = into / "git"
-    if not ours.exists():
-        git.borrowing(tree, ours)
-    for old in ends.old:
-        _check_related(tree, ours, ends.new, old)
-    if not gitbisect.count(ours, ends):
-        where = f" that changes {', '.join(ends.paths)}" if ends.paths else ""
-        raise UsageError(f"there is no revision{where} between the ends", "name others")
+    """The revisions of the git repository ``tree`` between ``endpoints``, which are hashes. The
+    repository is only read. Raises UsageError for endpoints without a common commit, and if
+    there is nothing between them."""
+    repository = into / "git"
+    if not repository.exists():
+        git.borrowing(tree, repository)
+    for old in endpoints.old:
+        _check_related(tree, repository, endpoints.new, old)
+    if not gitbisect.count(repository, endpoints):
+        where = f" that changes {', '.join(endpoints.paths)}" if endpoints.paths else ""
+        raise UsageError(
+            f"no revision{where} between the endpoints", "name endpoints further apart"
+        )
     top = into / "reverts"
     top.mkdir(exist_ok=True)
 
     def kernel(revision: str) -> KernelSpec:
-        wanted = [each.patch for each in fixups if _applies(ours, each, revision)]
+        patches = [each.patch for each in fixups if _applies(repository, each, revision)]
         return replace(
-            base, kind="git", where=f"{tree}@{revision}", patches=(*base.patches, *wanted)
+            base, kind="git", where=f"{tree}@{revision}", patches=(*base.patches, *patches)
         )
 
     def without(revision: str) -> KernelSpec | None:
-        if len(gitbisect.parents(ours, revision)) != 1:
+        if len(gitbisect.parents(repository, revision)) != 1:
             return None
         patch = top / f"revert-{revision[:12]}.patch"
         words = ["diff", "--no-ext-diff", "--no-textconv", "--binary", f"--output={patch}"]
-        git.run(ours, *words, revision, f"{revision}^")
-        end = kernel(ends.new)
-        return replace(end, patches=(*end.patches, patch)) if patch.stat().st_size else None
+        git.run(repository, *words, revision, f"{revision}^")
+        new = kernel(endpoints.new)
+        return replace(new, patches=(*new.patches, patch)) if patch.stat().st_size else None
 
     return History(
-        ours, ends, kernel, without, lambda rev: _named(ours, rev), tuple(_notes(tree, ours, ends))
+        repository,
+        endpoints,
+        "commit",
+        kernel,
+        without,
+        lambda revision: _named(repository, revision),
+        tuple(_notes(tree, repository, endpoints)),
     )
 
 
-def _check_related(tree: Path, ours: Path, new: str, old: str) -> None:
+def _check_related(tree: Path, repository: Path, new: str, old: str) -> None:
     try:
-        git.run(ours, "merge-base", new, old)
+        git.run(repository, "merge-base", new, old)
     except ProgramFailed:
         what = f"{new[:12]} and {old[:12]} have no commit in common"
         if git.run(tree, "rev-parse", "--is-shallow-repository") == "true":
@@ -117,16 +127,16 @@ def _check_related(tree: Path, ours: Path, new: str, old: str) -> None:
         raise UsageError(what, "name two revisions of one history") from None
 
 
-def _notes(tree: Path, ours: Path, ends: Endpoints) -> list[str]:
+def _notes(tree: Path, repository: Path, endpoints: Endpoints) -> list[str]:
     notes = [
-        f"{old[:12]} is not in the history of {ends.new[:12]}: git looks first where they part"
-        for old in ends.old
-        if not gitbisect.contains(ours, ends.new, old)
+        f"{old[:12]} is not an ancestor of {endpoints.new[:12]}: git tests their merge base first"
+        for old in endpoints.old
+        if not gitbisect.contains(repository, endpoints.new, old)
     ]
     if git.run(tree, "rev-parse", "--is-bare-repository") == "false" and git.run(
         tree, "diff-files", "--name-only", "--ignore-submodules"
     ):
-        notes.append(f"{tree} has changes that are not committed: they are left, and out of this")
+        notes.append(f"{tree} has uncommitted changes, which are ignored")
     return notes
 
 
@@ -141,13 +151,14 @@ def _named(repository: Path, revision: str) -> str:
 
 
 def patches(file: Path, base: KernelSpec, into: Path) -> History:
-    """Those of a series on top of a kernel: the old end has none, the new one all."""
+    """The patches of a series on top of the kernel ``base``: the old endpoint has none of them,
+    the new one all."""
     _check_source(base)
     found = series.read(file)
     files = []
     for number, patch in enumerate(found, start=1):
         path = into / "series" / f"{number:04}.patch"
-        _written(path, patch.text)
+        _write_once(path, patch.text)
         files.append(path)
     titles = [each.title or each.name for each in found]
     names = [f"{number}/{len(found)}: {title}" for number, title in enumerate(titles, start=1)]
@@ -159,18 +170,18 @@ def patches(file: Path, base: KernelSpec, into: Path) -> History:
         others = [each for each in files if each != files[number - 1]]
         return replace(base, patches=(*base.patches, *others))
 
-    return _line([f"{base} without the series", *names], kernel, without, into)
+    return _line("patch", [f"{base} without the series", *names], kernel, without, into)
 
 
 def _check_source(base: KernelSpec) -> None:
     if base.kind == "prebuilt":
         raise UsageError(
-            "a prebuilt kernel cannot be patched or configured", "name one with its source"
+            "a prebuilt kernel cannot be patched or configured", "name a kernel with its source"
         )
 
 
-def _written(path: Path, data: bytes) -> None:
-    """Once, and whole: a search that goes on finds it there."""
+def _write_once(path: Path, data: bytes) -> None:
+    """Write the file atomically, unless it exists: a resumed search reuses it."""
     if path.exists():
         return
     path.parent.mkdir(exist_ok=True)
@@ -180,33 +191,36 @@ def _written(path: Path, data: bytes) -> None:
 
 
 def releases(kernels: Sequence[KernelSpec], into: Path) -> History:
-    """One Debian kernel after the other."""
+    """Debian kernels, from the oldest to the newest."""
     if len(kernels) < 2:
-        raise UsageError("a search needs two releases at least", "name two of different versions")
-    return _line([str(each) for each in kernels], lambda at: kernels[at], lambda _at: None, into)
+        raise UsageError("bisect requires at least two releases", "name two different versions")
+    names = [str(each) for each in kernels]
+    return _line("release", names, lambda number: kernels[number], lambda _number: None, into)
 
 
 def debian_between(old: str, new: str) -> list[str]:
-    """The Debian kernels from one to the other, "" for the oldest or newest."""
+    """The specs of Debian's kernels from ``old`` to ``new``; "" is the oldest or the newest.
+    Raises UsageError for any other kernel."""
     known = debian_source.versions()
     texts = [f"debian:{version}" for version in known]
-    ends = [old or texts[0], new or texts[-1]]
-    ends = [texts[-1] if each == "debian:newest" else each for each in ends]
-    for each in ends:
+    endpoints = [old or texts[0], new or texts[-1]]
+    endpoints = [texts[-1] if each == "debian:newest" else each for each in endpoints]
+    for each in endpoints:
         if each not in texts:
-            raise UsageError(f"{each} is no kernel of Debian's", f"there are {', '.join(texts)}")
-    return texts[texts.index(ends[0]) : texts.index(ends[1]) + 1]
+            raise UsageError(f"unknown Debian kernel {each!r}", f"use one of {', '.join(texts)}")
+    return texts[texts.index(endpoints[0]) : texts.index(endpoints[1]) + 1]
 
 
 def options(old: Path, new: Path, base: KernelSpec, into: Path) -> History:
-    """The options in which two configurations differ, in the order in which Kconfig has
-    them in the new one: an option comes after what it depends on."""
+    """The options in which two configurations differ, in the order of the new one, which is
+    Kconfig's: an option is after those that it depends on. Raises UsageError if they do not
+    differ."""
     _check_source(base)
     before, after = (_configuration(each) for each in (old, new))
     either = list(dict.fromkeys((*after, *before)))
     names = [name for name in either if _value(before, name) != _value(after, name)]
     if not names:
-        raise UsageError(f"{old.name} and {new.name} say the same", "name two that differ")
+        raise UsageError(f"{old.name} and {new.name} have the same options", "name two that differ")
     differing = set(names)
     shared = [each.line for name, each in after.items() if name not in differing]
 
@@ -214,7 +228,7 @@ def options(old: Path, new: Path, base: KernelSpec, into: Path) -> History:
         lines = [config.WHERE_IT_CAN_BE_HAD, *shared]
         lines += [_option(after if each in changed else before, each).line for each in names]
         path = into / "configs" / f"{name}.config"
-        _written(path, ("\n".join(lines) + "\n").encode())
+        _write_once(path, ("\n".join(lines) + "\n").encode())
         return replace(base, fragments=(*base.fragments, path))
 
     def kernel(number: int) -> KernelSpec:
@@ -225,7 +239,7 @@ def options(old: Path, new: Path, base: KernelSpec, into: Path) -> History:
         return configured(differing - {left_out}, f"without-{left_out}")
 
     titles = [f"CONFIG_{each}: {_value(before, each)} -> {_value(after, each)}" for each in names]
-    return _line([f"as {old.name}", *titles], kernel, without, into)
+    return _line("option", [f"as {old.name}", *titles], kernel, without, into)
 
 
 def _configuration(path: Path) -> dict[str, Option]:
@@ -244,24 +258,25 @@ def _value(options: dict[str, Option], name: str) -> str:
 
 
 def _line(
+    noun: str,
     names: Sequence[str],
     kernel: Callable[[int], KernelSpec],
     without: Callable[[int], KernelSpec | None],
     into: Path,
 ) -> History:
-    """A history of our own making, with a commit for each name; the first is the old end,
-    the last the new one. What each is, and what the new end is without it, is asked by
-    number."""
-    ours = into / "git"
-    if ours.exists():
-        commits = git.run(ours, "rev-list", "--reverse", "refs/heads/line").splitlines()
+    """A history with one commit for each name: the first is the old endpoint, the last the new
+    one. ``kernel`` and ``without`` are called with the number of a revision, from 0."""
+    repository = into / "git"
+    if repository.exists():
+        commits = git.run(repository, "rev-list", "--reverse", "refs/heads/line").splitlines()
     else:
-        commits = git.line_of_commits(names, ours)
-    number = {commit: at for at, commit in enumerate(commits)}
+        commits = git.line_of_commits(names, repository)
+    numbers = {commit: number for number, commit in enumerate(commits)}
     return History(
-        ours,
+        repository,
         Endpoints(commits[-1], (commits[0],)),
-        lambda revision: kernel(number[revision]),
-        lambda revision: without(number[revision]),
-        lambda revision: names[number[revision]],
+        noun,
+        lambda revision: kernel(numbers[revision]),
+        lambda revision: without(numbers[revision]),
+        lambda revision: names[numbers[revision]],
     )

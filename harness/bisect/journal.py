@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What has been built and run, written down as it happens: a search that was killed does
-again what it did, from the journal, up to where it was.
+"""The journal of a search: each build and each run, recorded as it ends. A search that was
+killed is resumed by replaying its journal.
 """
 
 import json
@@ -18,8 +18,8 @@ RunResult = Literal["shown", "clean", "no-boot", "inconclusive"]
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """What came of building a revision: the digest of all of the kernel that a guest
-    sees, its ``artifact``, or why there is none, the ``failure``."""
+    """The build of a revision. ``artifact`` is the digest of all that a guest reads of the
+    kernel, or ``failure`` the reason why there is none."""
 
     revision: str
     artifact: str
@@ -29,12 +29,12 @@ class Build:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One fresh guest of a revision: whether it has ``shown`` what is looked for or stayed
-    ``clean``; or did not boot, or could not be judged. ``splats`` say what the kernel
-    reported, ``directory`` is where the evidence lies."""
+    """One fresh guest of a revision. ``result``: the symptom was ``shown``, the run was
+    ``clean``, the kernel did not boot, or the run was inconclusive. ``splats`` are the names
+    of the kernel's splats, ``directory`` has the evidence."""
 
     revision: str
-    word: RunResult
+    result: RunResult
     reason: str
     seconds: float
     splats: tuple[str, ...] = ()
@@ -42,25 +42,26 @@ class Run:
 
 
 class Runner(Protocol):
-    """Builds and runs revisions. Raises HarnessError where this host is in trouble: that
-    says nothing of the revision."""
+    """Builds and runs revisions. Raises HarnessError if this host is in trouble, which is no
+    evidence about the revision."""
 
     def build(self, revision: str) -> Build: ...
     def run(self, revision: str, number: int) -> Run: ...
-    def expect(self, revisions: Callable[[], Sequence[str]]) -> None:
-        """These may be wanted next, in case anybody asks."""
+    def prefetch(self, revisions: Callable[[], Sequence[str]]) -> None:
+        """Build these in the background, if the host has processors for it: the search may
+        build them next."""
 
 
 class Journal:
-    """The builds and runs of one search, in the order in which it asks for them; those
-    that the file has already are not done again."""
+    """The builds and runs of one search, in the order in which it requests them. Those that
+    the file has are read from it, all others are made and recorded."""
 
-    def __init__(self, path: Path, judge: Runner) -> None:
-        _repair(path)
-        self._judge = judge
+    def __init__(self, path: Path, runner: Runner) -> None:
+        _drop_partial_line(path)
+        self._runner = runner
         self._builds: dict[str, Build] = {}
         self._recorded: dict[str, list[Run]] = {}
-        self._taken: dict[str, list[Run]] = {}
+        self._requested: dict[str, list[Run]] = {}
         for record in entries(path):
             self._read(record)
         self._file = JsonLines(path)
@@ -69,42 +70,46 @@ class Journal:
         self._file.close()
 
     def build(self, revision: str) -> Build:
-        """The revision's kernel, or why there is none."""
+        """Build the revision, or return its recorded build."""
         if revision not in self._builds:
-            built = _timed(lambda: self._judge.build(revision))
-            self._file.add({"build": asdict(built)})
-            self._builds[revision] = built
-        self._taken.setdefault(revision, [])
+            build = _timed(lambda: self._runner.build(revision))
+            self._file.add({"build": asdict(build)})
+            self._builds[revision] = build
+        self._requested.setdefault(revision, [])
         return self._builds[revision]
 
     def run(self, revision: str) -> Run:
-        """One more run of a revision that has been built."""
-        taken, recorded = self._taken[revision], self._recorded.get(revision, [])
-        if len(taken) < len(recorded):
-            taken.append(recorded[len(taken)])
-            return taken[-1]
-        number = len(taken) + 1
-        run = _timed(lambda: self._judge.run(revision, number))
+        """Run a revision once more, after it has been built, or return the next recorded
+        run."""
+        requested, recorded = self._requested[revision], self._recorded.get(revision, [])
+        if len(requested) < len(recorded):
+            requested.append(recorded[len(requested)])
+            return requested[-1]
+        number = len(requested) + 1
+        run = _timed(lambda: self._runner.run(revision, number))
         self._file.add({"run": asdict(run)})
         self._recorded.setdefault(revision, []).append(run)
-        taken.append(run)
+        requested.append(run)
         return run
 
-    def expect(self, revisions: Callable[[], Sequence[str]], after: str) -> None:
-        """These may be wanted next, after runs that are not recorded yet: those that are
-        not built can be, meanwhile."""
-        if not self._recorded.get(after):
-            self._judge.expect(lambda: [rev for rev in revisions() if rev not in self._builds])
+    def prefetch(self, revisions: Callable[[], Sequence[str]], during: str) -> None:
+        """Build the revisions in the background while ``during`` is run. Does nothing if the
+        runs of that one are recorded."""
+        if not self._recorded.get(during):
+            self._runner.prefetch(lambda: [rev for rev in revisions() if rev not in self._builds])
 
     def runs(self, revision: str) -> list[Run]:
-        """Those that the search has asked for until now: of the revision, and of others
-        whose kernel is the same to the last byte."""
+        """The runs requested until now of the revision, and of those with an identical
+        kernel."""
         return [
-            run for other, runs in self._taken.items() if self.same(revision, other) for run in runs
+            run
+            for other, runs in self._requested.items()
+            if self.is_identical(revision, other)
+            for run in runs
         ]
 
-    def same(self, revision: str, other: str) -> bool:
-        """Whether the kernels of both are the same."""
+    def is_identical(self, revision: str, other: str) -> bool:
+        """Whether the kernels of both revisions are the same to the last byte."""
         if revision == other:
             return True
         artifacts = [
@@ -113,30 +118,32 @@ class Journal:
         return len(artifacts) == 2 and artifacts[0] == artifacts[1] != ""
 
     def own_runs(self, revision: str) -> list[Run]:
-        return self._taken.get(revision, [])
+        """The runs requested until now of this very revision."""
+        return self._requested.get(revision, [])
 
     def tally(self, revision: str) -> Tally:
-        words = [run.word for run in self.runs(revision)]
-        return Tally(words.count("shown"), words.count("clean"))
+        """The tally of ``runs``."""
+        results = [run.result for run in self.runs(revision)]
+        return Tally(results.count("shown"), results.count("clean"))
 
     def total(self, revisions: list[str]) -> Tally:
-        """Over those of the revisions that have been built, each kernel counted once."""
-        total, seen = Tally(), set()
+        """The tally of those of the revisions that are built; identical kernels count once."""
+        total, counted = Tally(), set()
         for revision in (each for each in revisions if each in self._builds):
             artifact = self._builds[revision].artifact or revision
-            if artifact not in seen:
-                seen.add(artifact)
+            if artifact not in counted:
+                counted.add(artifact)
                 total += self.tally(revision)
         return total
 
     def _read(self, record: dict[str, Any]) -> None:
         if "build" in record:
-            built = Build(**record["build"])
-            self._builds[built.revision] = built
+            build = Build(**record["build"])
+            self._builds[build.revision] = build
             return
         run = Run(**record["run"] | {"splats": tuple(record["run"]["splats"])})
-        if run.word == "inconclusive":
-            return  # nothing is known from it, so a search that goes on tries again
+        if run.result == "inconclusive":
+            return  # a resumed search tries again
         self._recorded.setdefault(run.revision, []).append(run)
 
 
@@ -144,20 +151,21 @@ T = TypeVar("T", Build, Run)
 
 
 def _timed(work: Callable[[], T]) -> T:
-    """What it returns, with the seconds that it took."""
+    """The result of ``work``, with the seconds that it took."""
     started = time.monotonic()
     done = work()
     return replace(done, seconds=round(time.monotonic() - started, 3))
 
 
 def entries(path: Path) -> list[dict[str, Any]]:
-    """What a journal's file has, but for a line that is being written."""
+    """The complete records of a journal, without a line that is being written."""
     text = path.read_text() if path.exists() else ""
     return [json.loads(line) for line in text.split("\n")[:-1]]
 
 
-def _repair(path: Path) -> None:
-    """A process that was killed may leave half a line."""
+def _drop_partial_line(path: Path) -> None:
+    """Truncate the file after its last newline: a process that was killed may leave a part
+    of a line."""
     if not path.exists():
         return
     data = path.read_bytes()

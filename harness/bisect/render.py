@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A search told: lines as it goes, the record for programs, the text for a regression
-report, and a page.
+"""A bisection in text: lines of progress, the JSON record, the text of a regression report,
+and a page.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,73 +23,75 @@ Line = tuple[str, str]
 _STYLES = {"old": "green", "new": "red", "skip": "yellow"}
 
 
-def opening(job: Bisection) -> Iterator[Line]:
-    """What is looked for and where, before the first kernel is built."""
-    found = job.history
-    count = gitbisect.count(found.repository, found.ends)
-    yield "bold", f"looking for the change with which: {job.symptom.label}"
-    for old in found.ends.old:
-        yield "", f"  {job.asked.terms.old:<5} {found.name(old)}"
-    yield "", f"  {job.asked.terms.new:<5} {found.name(found.ends.new)}"
+def opening(bisection: Bisection) -> Iterator[Line]:
+    """The symptom and the search space, before the first kernel is built."""
+    history, terms = bisection.history, bisection.request.terms
+    count = gitbisect.count(history.repository, history.endpoints)
+    yield "bold", f"symptom: {bisection.symptom.label}"
+    for old in history.endpoints.old:
+        yield "", f"  {terms.old:<5} {history.name(old)}"
+    yield "", f"  {terms.new:<5} {history.name(history.endpoints.new)}"
     steps = count.bit_length()
-    yield "", f"  {count} to choose from: about {steps} step{'s' * (steps > 1)}"
-    for note in found.notes:
+    left = "1 revision" if count == 1 else f"{count} revisions"
+    yield "", f"  {left} left to test (roughly {steps} step{'s' * (steps > 1)})"
+    for note in history.notes:
         yield "yellow", f"  {note}"
-    yield "", f"  all of it goes to {job.directory}"
+    yield "", f"  run directory: {bisection.directory}"
 
 
-def step(job: Bisection, each: Step) -> Iterator[Line]:
-    """One revision judged."""
-    left = f"{each.left} left" if each.why == "step" else each.why
-    told = _verdict(job, each)
+def step(bisection: Bisection, each: Step) -> Iterator[Line]:
+    """One revision classified."""
+    head = f"{each.left} left" if each.kind == "step" else each.kind
+    name, verdict = _name(bisection, each.revision), _verdict(bisection, each)
     took = f"build {each.builds:.0f} s, runs {each.runs:.1f} s"
-    yield _STYLES[each.verdict], f"{left:>9}  {_name(job, each.revision)}: {told} ({took})"
+    yield _STYLES[each.verdict], f"{head:>9}  {name}: {verdict} ({took})"
 
 
-def _verdict(job: Bisection, each: Step) -> str:
-    terms = job.asked.terms
-    word = {"old": terms.old, "new": terms.new}.get(each.verdict, each.verdict)
+def _verdict(bisection: Bisection, each: Step) -> str:
+    terms = bisection.request.terms
     if each.verdict == "skip":
-        return f"skipped, it {each.reason}"
+        return f"skip, {each.reason}"
+    term = {"old": terms.old, "new": terms.new}[each.verdict]
     reason = f": {each.reason}" if each.reason else ""
-    return f"{word}, shown in {each.tally} runs{reason}"
+    return f"{term}, symptom in {each.tally} runs{reason}"
 
 
-def _name(job: Bisection, revision: str) -> str:
+def _name(bisection: Bisection, revision: str) -> str:
     if revision.startswith(WITHOUT):
         culprit = revision.removeprefix(WITHOUT)
-        return f"{job.asked.terms.new} end without {job.history.name(culprit)}"
-    return job.history.name(revision)
+        name = bisection.history.name(culprit)
+        return f"{bisection.request.terms.new} endpoint without {name}"
+    return bisection.history.name(revision)
 
 
-def record(job: Bisection, finding: Conclusion) -> dict[str, Any]:
+def record(bisection: Bisection, found: Conclusion) -> dict[str, Any]:
     """The result as the JSON object that the command prints."""
     return {
-        "culprit": finding.culprit,
-        "name": job.history.name(finding.culprit) if finding.culprit else "",
-        "parents": list(finding.parents),
-        "confidence": round(finding.confidence, 6),
-        "appears": finding.appears,
-        "condition": job.symptom.label,
-        "candidates": list(finding.candidates),
-        "reverted": finding.reverted,
-        "verified": finding.verified,
-        "run_dir": str(job.directory),
-        "tools": provenance.of_tools(job.asked.what.qemu),
+        "culprit": found.culprit,
+        "name": bisection.history.name(found.culprit) if found.culprit else "",
+        "parents": list(found.parents),
+        "confidence": round(found.confidence, 6),
+        "appears": found.appears,
+        "symptom": bisection.symptom.label,
+        "candidates": list(found.candidates),
+        "reverted": found.reverted,
+        "verified": found.verified,
+        "run_dir": str(bisection.directory),
+        "tools": provenance.of_tools(bisection.request.predicate.qemu),
         "steps": [
-            asdict(each) | {"name": _name(job, each.revision), "tally": str(each.tally)}
-            for each in finding.steps
+            asdict(each) | {"name": _name(bisection, each.revision), "tally": str(each.tally)}
+            for each in found.steps
         ],
-        "held": [_held_record(job, each) for each in finding.held],
-        "splats": [asdict(each) for each in finding.splats],
-        "log": finding.log,
+        "held": [_held_record(bisection, each) for each in found.held],
+        "splats": [asdict(each) for each in found.splats],
+        "log": found.log,
     }
 
 
-def _held_record(job: Bisection, each: Held) -> dict[str, Any]:
+def _held_record(bisection: Bisection, each: Held) -> dict[str, Any]:
     return {
         "revision": each.revision,
-        "name": _name(job, each.revision),
+        "name": _name(bisection, each.revision),
         "runs": each.tally.runs,
         "shown": each.tally.shown,
         "requested_error": each.requested,
@@ -98,67 +100,79 @@ def _held_record(job: Bisection, each: Held) -> dict[str, Any]:
     }
 
 
-def _held(job: Bisection, each: Held) -> str:
-    """How sure a side is that does not show it, and which rate that is about."""
+def _held(bisection: Bisection, each: Held) -> str:
+    """The final check of an unaffected revision, in a line."""
     return (
-        f"{_name(job, each.revision)}: shown in {each.tally} runs; that it would be shown in"
-        f" {each.rate:.1%} of them or more has a probability of {each.error:.2g}"
-        f" (requested: {each.requested:.2g})"
+        f"{_name(bisection, each.revision)}: symptom in {each.tally} runs; probability of error"
+        f" {each.error:.2g} (requested: {each.requested:.2g}) at a rate of {each.rate:.1%} or more"
     )
 
 
-def is_sure(job: Bisection, finding: Conclusion) -> bool:
-    """Whether there is an answer, as sure as was asked, that no revert speaks against."""
-    sure = finding.confidence >= job.asked.confidence
-    return bool(finding.culprit) and finding.verified is not False and sure
+def is_sure(bisection: Bisection, found: Conclusion) -> bool:
+    """Whether there is a first bad commit with the requested confidence, which no revert
+    contradicts."""
+    is_confident = found.confidence >= bisection.request.confidence
+    return bool(found.culprit) and found.verified is not False and is_confident
 
 
-def closing(job: Bisection, finding: Conclusion) -> Iterator[Line]:
-    """The answer."""
+def _first(bisection: Bisection) -> str:
+    """A phrase like "first bad commit", in the user's terms and the history's noun."""
+    return f"first {bisection.request.terms.new} {bisection.history.noun}"
+
+
+def closing(bisection: Bisection, found: Conclusion) -> Iterator[Line]:
+    """The result."""
     yield "", ""
-    if not finding.culprit:
-        yield "yellow", "what is left could not be judged: the change is one of"
-        for each in finding.candidates:
-            yield "", f"  {job.history.name(each)}"
+    if found.culprit:
+        yield from _found(bisection, found)
     else:
-        name = job.history.name(finding.culprit)
-        comes = "comes" if finding.appears else "goes"
-        yield "bold", f"{name}: with it {comes} what is looked for"
-        asked = "" if is_sure(job, finding) else f", not the {job.asked.confidence:g} asked for"
-        yield "" if not asked else "yellow", f"  confidence {finding.confidence:.4f}{asked}"
-        yield from (("", f"  {_held(job, each)}") for each in finding.held)
-        if finding.reverted:
-            yield "", f"  the {job.asked.terms.new} end without it {finding.reverted}"
-        for splat in finding.splats:
-            yield "", f"  {'with' if finding.appears else 'without'} it: {splat.title}"
-            yield from (("", f"    {line}") for line in symbolise.lines(splat))
-    yield "", f"  a text for a report, a page and all runs: {job.directory}"
+        yield "yellow", f"only skipped revisions are left; the {_first(bisection)} is one of:"
+        for each in found.candidates:
+            yield "", f"  {bisection.history.name(each)}"
+    yield "", f"  report.txt, report.html and all runs: {bisection.directory}"
 
 
-def status(job: Bisection, known: dict[str, Any]) -> Iterator[Line]:
-    """How far a search has got."""
-    yield from opening(job)
-    yield "", f"{known['builds']} kernels built, {known['runs']} runs"
-    if last := known["last"]:
-        yield "", f"the last one: {_name(job, last['revision'])}: {last['reason']}"
-    if result := known["result"]:
-        yield "bold", f"found: {result['name'] or ', '.join(result['candidates'])}"
+def _found(bisection: Bisection, found: Conclusion) -> Iterator[Line]:
+    request = bisection.request
+    yield "bold", f"{_first(bisection)}: {bisection.history.name(found.culprit)}"
+    if request.either_way:
+        yield "", f"  the symptom {'appears' if found.appears else 'disappears'} with it"
+    missed = found.confidence < request.confidence
+    below = f", below the requested {request.confidence:g}" if missed else ""
+    yield "yellow" if missed else "", f"  confidence {found.confidence:.4f}{below}"
+    yield from (("", f"  {_held(bisection, each)}") for each in found.held)
+    if found.reverted:
+        yield "", f"  the {request.terms.new} endpoint without it {found.reverted}"
+    for splat in found.splats:
+        yield "", f"  {'with' if found.appears else 'without'} it: {splat.title}"
+        yield from (("", f"    {line}") for line in symbolise.lines(splat))
+
+
+def status(bisection: Bisection, progress: dict[str, Any]) -> Iterator[Line]:
+    """The progress of a search."""
+    yield from opening(bisection)
+    yield "", f"{progress['builds']} kernels built, {progress['runs']} runs"
+    if last := progress["last"]:
+        yield "", f"last run: {_name(bisection, last['revision'])}: {last['reason']}"
+    if result := progress["result"]:
+        name = result["name"] or f"one of {', '.join(result['candidates'])}"
+        yield "bold", f"{_first(bisection)}: {name}"
         yield "", f"  confidence {result['confidence']:.4f}"
     else:
-        yield "bold", f"go on with: iommu-harness bisect resume {job.directory}"
+        yield "bold", f"resume with: iommu-harness bisect resume {bisection.directory}"
 
 
-def text(job: Bisection, finding: Conclusion) -> str:
-    """For a regression report, to be sent as it is."""
-    return _rendered("report.txt.jinja", job, finding)
+def text(bisection: Bisection, found: Conclusion) -> str:
+    """The text of a regression report, ready to be sent."""
+    return _rendered("report.txt.jinja", bisection, found)
 
 
-def page(job: Bisection, finding: Conclusion) -> str:
-    """The same for a browser."""
-    return _rendered("report.html.jinja", job, finding)
+def page(bisection: Bisection, found: Conclusion) -> str:
+    """The same in HTML."""
+    return _rendered("report.html.jinja", bisection, found)
 
 
-def _rendered(name: str, job: Bisection, finding: Conclusion) -> str:
+def _rendered(name: str, bisection: Bisection, found: Conclusion) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("harness.bisect", "."),
         autoescape=jinja2.select_autoescape(["html.jinja"]),
@@ -166,35 +180,43 @@ def _rendered(name: str, job: Bisection, finding: Conclusion) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    told = environment.get_template(name).render(_facts(job, finding)).strip() + "\n"
-    return printable(told)
+    rendered = environment.get_template(name).render(_variables(bisection, found))
+    return printable(rendered.strip() + "\n")
 
 
-def _facts(job: Bisection, finding: Conclusion) -> dict[str, Any]:
-    asked, found = job.asked, job.history
+def _variables(bisection: Bisection, found: Conclusion) -> dict[str, Any]:
+    request, history = bisection.request, bisection.history
     rows: list[dict[str, Any]] = [
-        {"name": _name(job, each.revision), "told": _verdict(job, each), "step": each}
-        for each in finding.steps
+        {
+            "name": _name(bisection, each.revision),
+            "verdict": _verdict(bisection, each),
+            "step": each,
+        }
+        for each in found.steps
     ]
+    is_tree = bool(request.space.tree)
     return {
-        "label": job.symptom.label,
-        "finding": finding,
-        "culprit": found.name(finding.culprit) if finding.culprit else "",
-        "parents": [found.name(each) for each in finding.parents],
-        "candidates": [found.name(each) for each in finding.candidates],
-        "ends": [found.name(each) for each in found.ends.old],
-        "new": found.name(found.ends.new),
-        "terms": asked.terms,
+        "label": bisection.symptom.label,
+        "found": found,
+        "first": _first(bisection),
+        "noun": history.noun,
+        "culprit": history.name(found.culprit) if found.culprit else "",
+        "parents": [history.name(each) for each in found.parents],
+        "candidates": [history.name(each) for each in found.candidates],
+        "old_endpoints": [history.name(each) for each in history.endpoints.old],
+        "new_endpoint": history.name(history.endpoints.new),
+        "terms": request.terms,
         "rows": rows,
-        "reports": [symbolise.text(each) for each in finding.splats],
-        "held": [_held(job, each) for each in finding.held],
-        "checks": [row for row in rows if row["step"].why in ("check", "revert")],
-        "runs": sum(each.tally.runs for each in _last_of_each(finding.steps)),
-        "author": _author(job, finding) if asked.where.tree else "",
-        "introduced": bool(asked.where.tree) and finding.appears and is_sure(job, finding),
-        "comes": "came" if finding.appears else "went",
-        "hash": finding.culprit[:12],
-        "subject": gitbisect.subject(found.repository, finding.culprit) if finding.culprit else "",
+        "splats": [symbolise.text(each) for each in found.splats],
+        "held": [_held(bisection, each) for each in found.held],
+        "checks": [row for row in rows if row["step"].kind in ("check", "revert")],
+        "runs": sum(each.tally.runs for each in _last_of_each(found.steps)),
+        "author": _author(bisection, found) if is_tree else "",
+        "introduced": is_tree and found.appears and is_sure(bisection, found),
+        "appears": "appears" if found.appears else "disappears",
+        "with_it": "with" if found.appears else "without",
+        "hash": found.culprit[:12],
+        "subject": gitbisect.subject(history.repository, found.culprit) if found.culprit else "",
     }
 
 
@@ -202,9 +224,9 @@ def _last_of_each(steps: Sequence[Step]) -> list[Step]:
     return list({each.revision: each for each in steps}.values())
 
 
-def _author(job: Bisection, finding: Conclusion) -> str:
-    if not finding.culprit:
+def _author(bisection: Bisection, found: Conclusion) -> str:
+    if not found.culprit:
         return ""
     form = "--format=%an <%ae>, %ad"
-    found = git.run(job.history.repository, "log", "-1", form, finding.culprit)
-    return found.encode(errors="surrogateescape").decode(errors="replace")
+    author = git.run(bisection.history.repository, "log", "-1", form, found.culprit)
+    return author.encode(errors="surrogateescape").decode(errors="replace")

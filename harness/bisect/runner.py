@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Revisions judged by real kernels: built, and run in fresh guests."""
+"""Builds of revisions, and runs of them in fresh guests."""
 
 import contextlib
 import itertools
@@ -24,26 +24,27 @@ from harness.symbols import symbolise
 
 _SPLATS = "splats.txt"
 
-# Of a kernel, what a guest gets to see.
-_SEEN = ("Image", "modules/", "guest-modules/")
+# The files of a kernel's artifact that a guest reads.
+_READ_BY_GUESTS = ("Image", "modules/", "guest-modules/")
 
 
 @dataclass(slots=True)
 class GuestRunner:
-    """``directory`` gets one directory for each run. ``builds_ahead`` where this host has
-    cores for it."""
+    """The runner of ``history`` that checks each guest for the ``symptom``. Each run has a
+    directory of its own in ``directory``. ``prefetches``: whether kernels are built in the
+    background."""
 
     history: History
     symptom: Symptom
     directory: Path
-    builds_ahead: bool = field(default_factory=prefetch.worth_while)
+    prefetches: bool = field(default_factory=prefetch.is_worthwhile)
     _builds: BackgroundBuilds = field(default_factory=BackgroundBuilds)
     _kernels: dict[str, Kernel] = field(default_factory=dict)
-    _ours: list[Kernel] = field(default_factory=list)
+    _warmed: list[Kernel] = field(default_factory=list)
 
     def build(self, revision: str) -> Build:
-        """A patch that does not apply and an option that is not there are the revision's
-        fault, as what the compiler says is."""
+        """Build the revision. A compiler error, a patch that does not apply and an option that
+        the kernel lacks are failures of the revision."""
         try:
             kernel = self._kernel(revision)
         except (BuildError, PatchMismatch, OptionLost) as error:
@@ -51,23 +52,24 @@ class GuestRunner:
         return Build(revision, _artifact(kernel), "", 0)
 
     def run(self, revision: str, number: int) -> Run:
-        directory = self._free(revision, number)
+        """Check one fresh guest of the revision for the symptom."""
+        directory = self._unused(revision, number)
         directory.mkdir(parents=True)
-        seen = self.symptom.look(self._spec(revision), self._kernel(revision), directory)
+        seen = self.symptom.check(self._spec(revision), self._kernel(revision), directory)
         if seen.splats:
             text = [f"{line}\n" for each in seen.splats for line in each.text]
             (directory / _SPLATS).write_text("".join(text))
-        return Run(revision, seen.word, seen.reason, 0, _titles(seen.splats), str(directory))
+        return Run(revision, seen.result, seen.reason, 0, _names(seen.splats), str(directory))
 
-    def _free(self, revision: str, number: int) -> Path:
-        """Where no run has left its evidence: one that judged nothing is not counted when a
-        search goes on, nor is one that was killed."""
+    def _unused(self, revision: str, number: int) -> Path:
+        """A directory that no run has used. A resumed search reuses the numbers of
+        inconclusive runs and of a run that was killed, and their evidence stays."""
         directories = (self.directory / f"{revision[:20]}-{n}" for n in itertools.count(number))
         return next(each for each in directories if not each.exists())
 
     def splats(self, run: Run) -> tuple[Splat, ...]:
-        """What the run's kernel reported, with places in the source; of splats that are
-        alike the first."""
+        """The splats of the run, symbolised; of splats with one title and call trace only the
+        first."""
         path = Path(run.directory) / _SPLATS
         found = splat.find(path.read_text().splitlines()) if path.exists() else []
         if not found:
@@ -76,9 +78,9 @@ class GuestRunner:
         symbolised = [symbolise.symbolised(each, kernel, spec).splat for each in found]
         return tuple(first for first, *_ in symbolise.alike(symbolised))
 
-    def expect(self, revisions: Callable[[], Sequence[str]]) -> None:
-        """Begins to build them."""
-        if self.builds_ahead:
+    def prefetch(self, revisions: Callable[[], Sequence[str]]) -> None:
+        """Start to build them in the background."""
+        if self.prefetches:
             self._builds.start([self._spec(each) for each in revisions()])
 
     def _spec(self, revision: str) -> KernelSpec:
@@ -87,43 +89,44 @@ class GuestRunner:
     def _kernel(self, revision: str) -> Kernel:
         if revision not in self._kernels:
             spec = self._spec(revision)
-            self._builds.wanted(spec)
+            self._builds.keep_only(spec)
             kernel = build.build(spec)
             self._kernels[revision] = kernel
-            if self._is_ours(kernel):
-                self._ours.append(kernel)
+            if self._makes_warm_guests(kernel):
+                self._warmed.append(kernel)
         return self._kernels[revision]
 
-    def _is_ours(self, kernel: Kernel) -> bool:
-        """Whether its warm guests are made by this search, now or before it was killed."""
-        noted = self.directory.with_name("warm-guests")
-        ours = noted.read_text().split() if noted.exists() else []
-        if kernel.key in ours:
+    def _makes_warm_guests(self, kernel: Kernel) -> bool:
+        """Whether the kernel had no warm guest before this search, which then removes those
+        that it makes. Recorded in a file, for a search that is resumed."""
+        file = self.directory.with_name("warm-guests")
+        recorded = file.read_text().split() if file.exists() else []
+        if kernel.key in recorded:
             return True
         if snapshot.is_kept(kernel):
             return False
-        noted.parent.mkdir(parents=True, exist_ok=True)
-        noted.write_text("\n".join([*ours, kernel.key]))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("\n".join([*recorded, kernel.key]))
         return True
 
     def close(self) -> None:
-        """Endpoints what is being built, and removes the warm guests of kernels that had none
-        before: nobody will start from them again."""
+        """Stop all background builds, and remove the warm guests that this search has made:
+        most of its kernels are never run again."""
         self._builds.stop()
-        for kernel in self._ours:
+        for kernel in self._warmed:
             with contextlib.suppress(HarnessError, OSError):
                 snapshot.forget(kernel)
 
 
-def _titles(splats: Sequence[Splat]) -> tuple[str, ...]:
-    """Names for splats that stay the same from one revision to the next."""
+def _names(splats: Sequence[Splat]) -> tuple[str, ...]:
+    """Names of splats that are the same for each revision."""
     named = (f"{each.kind} in {each.function}" if each.function else each.title for each in splats)
     return tuple(dict.fromkeys(named))
 
 
 def _artifact(kernel: Kernel) -> str:
-    """A key of all that a guest sees of the kernel: revisions that differ in comments or
-    in what is not built have the same."""
+    """A digest of all that a guest reads of the kernel. Revisions that differ only in comments
+    or in files that are not built have the same."""
     files = cache.sealed(kernel.directory)
-    seen = {name: key for name, key in files.items() if name.startswith(_SEEN)}
-    return cache.digest_manifest(seen)
+    read = {name: key for name, key in files.items() if name.startswith(_READ_BY_GUESTS)}
+    return cache.digest_manifest(read)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The search: git chooses the revisions, runs in fresh guests judge them, and the answer
-carries the confidence that was asked for.
+"""The search: git chooses the revisions, runs in fresh guests classify them, and the
+conclusion has the requested confidence.
 
-The ends come first, and how often each shows what is looked for. A step is decided by
-as few runs as it is worth; then the revision found and its parents are run until both
-are as sure as asked. What turns out to be on the other side than a step had it sends
-the search back to there.
+The endpoints are measured first: in what part of its runs each shows the symptom. A step
+then takes as few runs as it needs. In the final check the revision found and its parents
+are run again until they meet the requested confidence. If the check contradicts a step, the
+search continues from there.
 """
 
 import math
@@ -21,18 +21,19 @@ from harness.bisect.journal import Journal
 from harness.errors import HostError, UsageError
 from harness.klog.splat import Splat
 
-# An end is what its user says it is, unless its runs speak against that; and the
-# culprit's parent is held to more.
-_END_DOUBT = 0.05
+# The error allowed for an endpoint: it is what the user says, unless its runs contradict it,
+# and the parents of the first bad commit are checked with a smaller error.
+_ENDPOINT_ERROR = 0.05
 
-# How an old end that shows it too is told from a new one that shows it more often.
-_CLEARLY = 10.0
+# The Bayes factor at which the rates of two endpoints that both show the symptom are distinct.
+_DISTINCT = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One revision judged: ``verdict`` is old, new or skip; ``left`` how many revisions
-    might have been the one before it; ``builds`` and ``runs`` are seconds."""
+    """One revision classified. ``verdict``: old, new or skip. ``left``: the number of
+    candidates before it. ``builds`` and ``runs`` are seconds. ``kind``: endpoint, step, check
+    or revert."""
 
     revision: str
     verdict: str
@@ -41,14 +42,14 @@ class Step:
     left: int
     builds: float
     runs: float
-    why: str
+    kind: str
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The last word on a revision that does not show the symptom: the ``requested`` bound on
-    the probability that it would, at the ``rate`` or above, and the ``error`` that its runs
-    leave."""
+    """The final check of an unaffected revision: ``requested`` is the bound on the
+    probability that it is affected with a rate of ``rate`` or more, and ``error`` what its
+    runs leave of that probability."""
 
     revision: str
     tally: Tally
@@ -59,12 +60,12 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Conclusion:
-    """``culprit`` with ``confidence`` that it is the one; or none, and the ``candidates``
-    are all that could not be judged. ``reverted`` says what the new end does without it,
-    in words; ``verified`` whether that confirms it, None where there is no such kernel or it
-    cannot be judged. ``appears``: with the culprit comes what is looked for; else it goes.
-    ``splats`` are what the kernel reports where it is shown, next to the culprit, with places
-    in the source. ``held`` is how sure the side is that does not show it."""
+    """The result of a search. ``culprit`` is the first bad commit, with its ``confidence``; ""
+    if the ``candidates`` could not be tested. ``appears``: the symptom appears with the
+    culprit, and does not disappear. ``reverted`` describes the new endpoint without the
+    culprit; ``verified`` is whether that confirms the culprit, None if there is no such kernel
+    or it is skipped. ``splats`` are those of the culprit, or of its parent if the symptom
+    disappears, symbolised. ``held`` has the final check of the unaffected side."""
 
     culprit: str
     parents: tuple[str, ...]
@@ -81,249 +82,260 @@ class Conclusion:
 
 @dataclass(slots=True)
 class Search:
-    """One search in the ``repository``; ``tell`` hears of each step. ``given``
-    are verdicts, old, new or skip by revision, that are taken as they are."""
+    """One search in ``repository``. ``on_step`` is called with each step. ``overrides`` are the
+    user's verdicts, old, new or skip by revision: these revisions are not tested."""
 
     repository: Path
-    question: Parameters
+    parameters: Parameters
     journal: Journal
-    tell: Callable[[Step], None] = lambda _step: None
-    given: dict[str, str] = field(default_factory=dict)
-    _sides: Classifier = field(init=False)
+    on_step: Callable[[Step], None] = lambda _step: None
+    overrides: dict[str, str] = field(default_factory=dict)
+    _classifier: Classifier = field(init=False)
     _steps: list[Step] = field(default_factory=list)
     _log: str = ""
 
     def __post_init__(self) -> None:
-        self._sides = Classifier(self.repository, self.question, self.journal, dict(self.given))
+        self._classifier = Classifier(
+            self.repository, self.parameters, self.journal, dict(self.overrides)
+        )
 
     def find(self, without: Callable[[str], str] = lambda _culprit: "") -> Conclusion:
-        """``without`` names the new end without a culprit, as the journal's judge builds
-        it; "" where there is no such thing. Raises UsageError for ends that do not differ
-        or differ the wrong way round, HostError for ends that cannot be judged."""
+        """Search for the first bad commit. ``without`` returns the journal's name of the new
+        endpoint without a culprit, "" if there is no such kernel. Raises UsageError for
+        endpoints that do not differ or are swapped, HostError for endpoints that cannot be
+        tested."""
         self._measure()
         while True:
-            position = self._narrowed()
+            position = self._bisect()
             parents = self._outside((position.found,) if position.found else position.candidates)
-            mistaken = self._mistaken(position.found, parents)
-            if not mistaken:
+            contradicted = self._check(position.found, parents)
+            if not contradicted:
                 break
-            self._overturn(mistaken)
+            self._overturn(contradicted)
         if not position.found:
-            return self._finding("", parents, 0.0, position.candidates)
-        sure = self._sure(position.found, parents)
-        return self._finding(position.found, parents, sure, (), without(position.found))
+            return self._conclusion("", parents, 0.0, position.candidates)
+        reached = self._confidence(position.found, parents)
+        return self._conclusion(position.found, parents, reached, (), without(position.found))
 
-    def _finding(
+    def _conclusion(
         self,
         culprit: str,
         parents: tuple[str, ...],
-        sure: float,
+        reached: float,
         candidates: tuple[str, ...],
         without: str = "",
     ) -> Conclusion:
-        side, reverted = self._reverted(without) if without else ("", "")
+        verdict, reverted = self._reverted(without) if without else ("", "")
         return Conclusion(
             culprit=culprit,
             parents=parents,
-            confidence=sure,
+            confidence=reached,
             candidates=candidates,
-            appears=self._sides.appears,
+            appears=self._classifier.appears,
             reverted=reverted,
-            verified={"old": True, "new": False}.get(side),
+            verified={"old": True, "new": False}.get(verdict),
             steps=tuple(self._steps),
             log=self._log,
             held=tuple(self._held(culprit, parents)),
         )
 
-    # The ends.
+    # The endpoints.
 
     def _measure(self) -> None:
-        ends = self.question.ends
-        for end in (ends.new, *ends.old):
-            built = self.journal.build(end)
-            if built.failure:
-                raise HostError(f"the {self._sides.end_name(end)} does not build: {built.failure}")
-        if self.question.either_way:
-            self._sides.appears = self._direction()
-        for end in self._sides.showing_ends():
-            self._measure_showing(end, self._sides.lacking_ends()[0])
-        for end in self._sides.lacking_ends():
-            self._measure_lacking(end)
+        endpoints = self.parameters.endpoints
+        for each in (endpoints.new, *endpoints.old):
+            build = self.journal.build(each)
+            if build.failure:
+                name = self._classifier.endpoint_name(each)
+                raise HostError(f"the {name} does not build: {build.failure}")
+        if self.parameters.either_way:
+            self._classifier.appears = self._direction()
+        for each in self._classifier.affected_endpoints():
+            self._measure_affected(each, self._classifier.unaffected_endpoints()[0])
+        for each in self._classifier.unaffected_endpoints():
+            self._measure_unaffected(each)
 
     def _direction(self) -> bool:
-        """Whether it is the new end that shows it; the ends are run in turn until one leads."""
-        ends = self.question.ends
+        """Whether the symptom appears with the change. The endpoints are run in turn until one
+        has shown it twice more than the other."""
+        endpoints = self.parameters.endpoints
         lead = 0
-        for _ in range(self._patience):
-            lead += self._sides.run_end(ends.new).word == "shown"
-            lead -= self._sides.run_end(ends.old[0]).word == "shown"
+        for _ in range(self._max_clean):
+            lead += self._classifier.run_endpoint(endpoints.new).result == "shown"
+            lead -= self._classifier.run_endpoint(endpoints.old[0]).result == "shown"
             if abs(lead) > 1:
                 break
         return lead >= 0
 
     @property
-    def _patience(self) -> int:
-        """Runs of an end that may all be clean before it is given up."""
-        return min(30, self.question.most_runs)
+    def _max_clean(self) -> int:
+        """Clean runs of an endpoint before the search gives up."""
+        return min(30, self.parameters.max_runs)
 
-    def _measure_showing(self, end: str, other: str) -> None:
-        while not confidence.is_measured(self.journal.tally(end)):
-            tally = self.journal.tally(end)
-            if not tally.shown and tally.runs >= self._patience:
-                raise self._no_show(end, other)
-            if tally.runs >= self.question.most_runs:
+    def _measure_affected(self, endpoint: str, other: str) -> None:
+        while not confidence.is_measured(self.journal.tally(endpoint)):
+            tally = self.journal.tally(endpoint)
+            if not tally.shown and tally.runs >= self._max_clean:
+                raise self._not_shown(endpoint, other)
+            if tally.runs >= self.parameters.max_runs:
                 break
-            self._sides.run_end(end)
-        self._end_step(end)
+            self._classifier.run_endpoint(endpoint)
+        self._endpoint_step(endpoint)
 
-    def _no_show(self, end: str, other: str) -> UsageError:
-        tally = self.journal.tally(end)
-        text = f"the {self._sides.end_name(end)} shows it in {tally} runs"
+    def _not_shown(self, endpoint: str, other: str) -> UsageError:
+        tally = self.journal.tally(endpoint)
+        name = self._classifier.endpoint_name(endpoint)
+        text = f"the {name} shows the symptom in {tally} runs"
         for _ in range(3):
-            if self._sides.run_end(other).word == "shown":
+            if self._classifier.run_endpoint(other).result == "shown":
                 return UsageError(
-                    f"{text}, and the {self._sides.end_name(other)} does",
-                    "exchange the two, or call them --old and --new",
+                    f"{text}, and the {self._classifier.endpoint_name(other)} shows it",
+                    "swap the two, or name them with --old and --new",
                 )
-        last = self.journal.runs(end)[-1].reason
-        return UsageError(f"{text} ({last})", "see what repro or run says of that kernel")
+        last = self.journal.runs(endpoint)[-1].reason
+        return UsageError(f"{text} ({last})", "check that kernel with repro or run")
 
-    def _measure_lacking(self, end: str) -> None:
-        """As often as the other end at least: that it shows it seldom has to be seen."""
-        (other, *_) = self._sides.showing_ends()
+    def _measure_unaffected(self, endpoint: str) -> None:
+        """Run the endpoint at least as often as the affected one: otherwise a symptom that it
+        shows seldom would be missed."""
+        (other, *_) = self._classifier.affected_endpoints()
         while True:
-            tally = self.journal.tally(end)
-            if tally.runs >= self.question.most_runs:
+            tally = self.journal.tally(endpoint)
+            if tally.runs >= self.parameters.max_runs:
                 break
-            often = tally.runs >= self.journal.tally(other).runs
-            doubt = self._sides.showing_given(end, Threshold(_END_DOUBT))
-            if often and not tally.shown and doubt <= _END_DOUBT:
+            as_often = tally.runs >= self.journal.tally(other).runs
+            error = self._classifier.p_affected(endpoint, Threshold(_ENDPOINT_ERROR))
+            if as_often and not tally.shown and error <= _ENDPOINT_ERROR:
                 break
-            if tally.shown and confidence.are_distinct(self.journal.tally(other), tally, _CLEARLY):
+            if tally.shown and self._is_distinct(self.journal.tally(other), tally):
                 break
-            if confidence.is_measured(tally) and not confidence.is_less(
-                tally, self.journal.tally(other)
-            ):
+            is_lower = confidence.has_lower_rate(tally, self.journal.tally(other))
+            if confidence.is_measured(tally) and not is_lower:
                 break
-            self._sides.run_end(end)
-            if tally.shown and often:
-                self._sides.run_end(other)
+            self._classifier.run_endpoint(endpoint)
+            if tally.shown and as_often:
+                self._classifier.run_endpoint(other)
         if tally.shown:
-            self._check_distinct(end, tally)
-        self._end_step(end)
+            self._check_distinct(endpoint, tally)
+        self._endpoint_step(endpoint)
 
-    def _check_distinct(self, end: str, tally: Tally) -> None:
-        """Raises UsageError where both ends may well show it equally often."""
-        shows = self.journal.total(self._sides.showing_ends())
-        if confidence.are_distinct(shows, tally, _CLEARLY):
+    @staticmethod
+    def _is_distinct(affected: Tally, unaffected: Tally) -> bool:
+        return confidence.has_distinctly_higher_rate(affected, unaffected, _DISTINCT)
+
+    def _check_distinct(self, endpoint: str, tally: Tally) -> None:
+        """Raises UsageError if both endpoints may show the symptom at the same rate."""
+        affected = self._classifier.affected_endpoints()
+        total = self.journal.total(affected)
+        if self._is_distinct(total, tally):
             return
-        others = ", ".join(self._sides.end_name(each) for each in self._sides.showing_ends())
+        others = ", ".join(self._classifier.endpoint_name(each) for each in affected)
         raise UsageError(
-            f"both ends show it: the {others} in {shows} runs,"
-            f" the {self._sides.end_name(end)} in {tally}",
-            "name an end that does not",
+            f"both endpoints show the symptom: the {others} in {total} runs,"
+            f" the {self._classifier.endpoint_name(endpoint)} in {tally}",
+            "name an endpoint that does not",
         )
 
-    def _end_step(self, end: str) -> None:
-        side = "new" if end == self.question.ends.new else "old"
-        self._record(end, side, self.journal.runs(end)[-1].reason, 0, "end")
+    def _endpoint_step(self, endpoint: str) -> None:
+        verdict = "new" if endpoint == self.parameters.endpoints.new else "old"
+        self._record(endpoint, verdict, self.journal.runs(endpoint)[-1].reason, 0, "endpoint")
 
     # The steps.
 
-    def _narrowed(self) -> Position:
-        """git's search, with what is known already."""
-        known = dict(self._sides.verdicts)
-        bisect = GitBisect(self.repository, self.question.ends, self.question.terms)
+    def _bisect(self) -> Position:
+        """Run git's bisection to its end, from all verdicts until now."""
+        known = dict(self._classifier.verdicts)
+        bisect = GitBisect(self.repository, self.parameters.endpoints, self.parameters.terms)
         for revision, verdict in known.items():
             bisect.mark(verdict, revision)
         while bisect.position.next:
             revision, left = bisect.position.next, bisect.left
             self.journal.build(revision)
-            self.journal.expect(bisect.ahead, revision)
-            verdict, reason = self._judged(revision, left)
-            self._sides.verdicts[revision] = verdict
+            self.journal.prefetch(bisect.predictions, revision)
+            threshold = confidence.step_threshold(left)
+            verdict, reason = self._classifier.classify(revision, threshold)
+            self._classifier.verdicts[revision] = verdict
             self._record(revision, verdict, reason, left, "step")
             bisect.mark(verdict, revision)
         self._log = bisect.log
         return bisect.position
 
-    def _judged(self, revision: str, left: int) -> tuple[str, str]:
-        """old, new or skip, and why."""
-        return self._sides.settled(revision, confidence.of_a_step(left))
-
-    # The last word.
+    # The final check.
 
     def _outside(self, candidates: tuple[str, ...]) -> tuple[str, ...]:
-        """The parents of those of which one is the culprit: they have to be old."""
+        """The parents of the candidates that are no candidates: they must be old."""
         every = (each for candidate in candidates for each in self._parents(candidate))
         return tuple(dict.fromkeys(each for each in every if each not in candidates))
 
-    def _parents(self, culprit: str) -> tuple[str, ...]:
-        found = gitbisect.parents(self.repository, culprit)
-        return tuple(found[:1] if self.question.ends.first_parent else found)
+    def _parents(self, revision: str) -> tuple[str, ...]:
+        found = gitbisect.parents(self.repository, revision)
+        return tuple(found[:1] if self.parameters.endpoints.first_parent else found)
 
-    def _mistaken(self, culprit: str, parents: tuple[str, ...]) -> str:
-        """The revision that is on the other side than the answer has it; "" for none."""
-        for revision, side, bar in self._last_bars(culprit, parents):
-            if revision in self.given:
+    def _check(self, culprit: str, parents: tuple[str, ...]) -> str:
+        """Classify the culprit and its parents again. Returns the first revision that
+        contradicts the bisection, "" for none."""
+        for revision, side, threshold in self._final(culprit, parents):
+            if revision in self.overrides:
                 continue
             if not self.journal.build(revision).failure:
-                self._sides.before.setdefault(revision, self.journal.tally(revision))
-            settled, reason = self._sides.settled(revision, bar)
-            self._record(revision, settled, reason, 0, "check")
-            if settled not in (side, "skip"):
+                tally = self.journal.tally(revision)
+                self._classifier.before_check.setdefault(revision, tally)
+            verdict, reason = self._classifier.classify(revision, threshold)
+            self._record(revision, verdict, reason, 0, "check")
+            if verdict not in (side, "skip"):
                 return revision
         return ""
 
-    def _last_bars(
+    def _final(
         self, culprit: str, parents: tuple[str, ...]
     ) -> Iterator[tuple[str, Side, Threshold]]:
-        """Each revision of the answer, the side where it has to be, and what that takes:
-        first those that show it, whose rates the others are held to."""
-        doubt = (1 - self.question.confidence) / (1 + len(parents)) / self._rests
+        """The revisions of the final check, each with its expected side and its threshold. The
+        affected ones come first, because the thresholds of the others use their rates."""
+        error = (1 - self.parameters.confidence) / (1 + len(parents)) / self._max_checks
         new, old = ((culprit,) if culprit else ()), parents
-        showing, lacking = (new, old) if self._sides.appears else (old, new)
-        for each in showing:
-            bar = Threshold(doubt, confidence.WIDER, measured=confidence.LAST_SHOWN)
-            yield each, self._sides.side(shows=True), bar
-        for each in lacking:
-            yield (
-                each,
-                self._sides.side(shows=False),
-                Threshold(doubt, confidence.WIDER, near=showing),
-            )
+        affected, unaffected = (new, old) if self._classifier.appears else (old, new)
+        ratio = confidence.MAX_RATE_RATIO
+        for each in affected:
+            threshold = Threshold(error, ratio, min_shown=confidence.CHECK_MIN_SHOWN)
+            yield each, self._classifier.side(affected=True), threshold
+        for each in unaffected:
+            threshold = Threshold(error, ratio, neighbours=affected)
+            yield each, self._classifier.side(affected=False), threshold
 
     def _held(self, culprit: str, parents: tuple[str, ...]) -> Iterator[Held]:
-        for revision, side, bar in self._last_bars(culprit, parents):
-            tally = self._sides.tally(revision)
-            if side == self._sides.side(shows=True) or not tally.runs or revision in self.given:
+        affected = self._classifier.side(affected=True)
+        for revision, side, threshold in self._final(culprit, parents):
+            tally = self._classifier.tally(revision)
+            if side == affected or not tally.runs or revision in self.overrides:
                 continue
-            error = self._sides.showing_given(revision, bar)
-            rate = self._sides.least_rate(revision, bar)
-            yield Held(revision, tally, bar.doubt, error, rate)
+            error = self._classifier.p_affected(revision, threshold)
+            rate = self._classifier.lowest_rate(revision, threshold)
+            yield Held(revision, tally, threshold.max_error, error, rate)
 
     def _overturn(self, revision: str) -> None:
-        """The revision is put right, and what contradicts it is forgotten."""
-        ends = self.question.ends
-        if revision == ends.new or revision in ends.old:
-            tally = self.journal.tally(revision)
+        """Reverse the verdict on the revision, and drop the verdicts that contradict the new
+        one."""
+        endpoints = self.parameters.endpoints
+        if revision == endpoints.new or revision in endpoints.old:
+            name, tally = self._classifier.endpoint_name(revision), self.journal.tally(revision)
+            found = self._classifier.term("old" if revision == endpoints.new else "new")
             raise UsageError(
-                f"the {self._sides.end_name(revision)} shows it in {tally} runs after all",
-                "name another",
+                f"the {name} is {found} by its final check: symptom in {tally} runs",
+                "name another endpoint",
             )
-        if revision not in self._sides.verdicts and ends.paths:
+        if revision not in self._classifier.verdicts and endpoints.paths:
             raise UsageError(
-                f"{revision[:12]} is {self._sides.term('new')} already: the change is not in"
-                f" {', '.join(ends.paths)}",
-                "search without --path",
+                f"{revision[:12]} is already {self._classifier.term('new')}: the change is not in"
+                f" {', '.join(endpoints.paths)}",
+                "bisect without --path",
             )
-        side: Side = "new" if self._sides.verdicts.get(revision, "old") == "old" else "old"
-        self._sides.verdicts = {
+        side: Side = "new" if self._classifier.verdicts.get(revision, "old") == "old" else "old"
+        self._classifier.verdicts = {
             other: verdict
-            for other, verdict in self._sides.verdicts.items()
+            for other, verdict in self._classifier.verdicts.items()
             if not self._contradicts(other, verdict, revision, side)
         }
-        self._sides.verdicts[revision] = side
+        self._classifier.verdicts[revision] = side
 
     def _contradicts(self, other: str, verdict: str, revision: str, side: Side) -> bool:
         if other == revision:
@@ -332,34 +344,36 @@ class Search:
             return verdict == "old" and gitbisect.contains(self.repository, other, revision)
         return verdict == "new" and gitbisect.contains(self.repository, revision, other)
 
-    def _sure(self, culprit: str, parents: tuple[str, ...]) -> float:
-        """How probable it is that the culprit has the change and its parents have not; of
-        one that cannot be run nothing is known, and a user's own verdict is taken."""
-        sure = 1.0
-        for revision, side, bar in self._last_bars(culprit, parents):
-            new = self._sides.new_given(revision, bar)
-            right = new if side == "new" else 1 - new
-            sure *= 1.0 if revision in self.given else right
-        return max(0.0, 1 - self._rests * (1 - sure))
+    def _confidence(self, culprit: str, parents: tuple[str, ...]) -> float:
+        """The probability that the culprit has the change and its parents have not. A parent
+        that cannot be run counts with a probability of one half, and a user's verdict with
+        one."""
+        right = 1.0
+        for revision, side, threshold in self._final(culprit, parents):
+            new = self._classifier.p_new(revision, threshold)
+            right *= 1.0 if revision in self.overrides else (new if side == "new" else 1 - new)
+        return max(0.0, 1 - self._max_checks * (1 - right))
 
     @property
-    def _rests(self) -> int:
-        """How often the search may come to rest, each time with a chance to be wrong."""
-        return math.ceil(math.log2(gitbisect.count(self.repository, self.question.ends) + 1))
+    def _max_checks(self) -> int:
+        """The number of final checks that a search may run, each of which may be wrong."""
+        candidates = gitbisect.count(self.repository, self.parameters.endpoints)
+        return math.ceil(math.log2(candidates + 1))
 
     def _reverted(self, name: str) -> tuple[str, str]:
-        """On which side the new end is without the culprit, and that in words."""
-        bar = Threshold((1 - self.question.confidence) / 2, confidence.WIDER)
-        side, reason = self._sides.settled(name, bar)
-        self._record(name, side, reason, 0, "revert")
-        if side == "skip":
-            return side, reason
-        told = f"{self._sides.term(side)}, {self.journal.tally(name)} runs show it"
-        if side == "old":
-            return side, f"is {told}"
-        return side, f"is still {told}: it is not the only cause"
+        """The verdict on the new endpoint without the culprit, and its description."""
+        error = (1 - self.parameters.confidence) / 2
+        threshold = Threshold(error, confidence.MAX_RATE_RATIO)
+        verdict, reason = self._classifier.classify(name, threshold)
+        self._record(name, verdict, reason, 0, "revert")
+        if verdict == "skip":
+            return verdict, reason
+        found = f"{self._classifier.term(verdict)}, symptom in {self.journal.tally(name)} runs"
+        if verdict == "old":
+            return verdict, f"is {found}"
+        return verdict, f"is still {found}: it is not the only cause"
 
-    def _record(self, revision: str, verdict: str, reason: str, left: int, why: str) -> None:
+    def _record(self, revision: str, verdict: str, reason: str, left: int, kind: str) -> None:
         step = Step(
             revision,
             verdict,
@@ -368,7 +382,7 @@ class Search:
             left,
             self.journal.build(revision).seconds,
             sum(run.seconds for run in self.journal.own_runs(revision)),
-            why,
+            kind,
         )
         self._steps.append(step)
-        self.tell(step)
+        self.on_step(step)

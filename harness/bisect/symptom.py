@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a search looks for, and how a fresh guest shows it."""
+"""The symptom that a search bisects, and how a fresh guest is checked for it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -34,17 +34,17 @@ from harness.suite.resolved import Resolved
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one guest did: whether it has ``shown`` it, or stayed ``clean``, and ``reason``
-    in a line; ``splats`` are what its kernel reported."""
+    """The check of one guest: its ``result``, the ``reason`` in a line, and the ``splats``
+    of its kernel."""
 
-    word: RunResult
+    result: RunResult
     reason: str
     splats: tuple[Splat, ...] = ()
 
 
 class Symptom(Protocol):
-    """``label`` says what is looked for; ``exact`` that nothing else can look the same;
-    ``variants`` are what its kernels need."""
+    """``label`` describes the symptom in a clause; ``exact``: no other bug shows the same
+    symptom; ``variants`` are those that its kernels require."""
 
     @property
     def label(self) -> str: ...
@@ -53,105 +53,111 @@ class Symptom(Protocol):
     @property
     def variants(self) -> tuple[str, ...]: ...
 
-    def look(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Observation:
-        """In a fresh guest, with all that is observed in the directory. Raises HarnessError
-        where this host is in trouble."""
+    def check(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Observation:
+        """Check a fresh guest for the symptom, and write all evidence to the directory. Raises
+        HarnessError if this host is in trouble."""
 
 
-def _unbootable(
-    kernel: Kernel, machine: Machine, directory: Path, *, kmod: bool = False, anew: bool = False
+def _boot_failure(
+    kernel: Kernel, machine: Machine, directory: Path, *, kmod: bool = False, cold: bool = False
 ) -> Observation | None:
-    """None for a kernel that comes up; ``anew``, or where the machine cannot be saved, in a
-    boot for that, else the warm guest is made on the way. One that hangs may be this
-    host's fault."""
+    """Boot the kernel; None if it boots. With ``cold``, and on a machine that cannot be saved,
+    that guest is not used again; otherwise it becomes the warm guest of the check. A boot
+    that hangs is inconclusive: this host may be the reason."""
     try:
-        if machine.migratable and not anew:
+        if machine.migratable and not cold:
             snapshot.warm(kernel, machine, kmod=kmod, directory=directory)
         else:
             with launch.booted(kernel, machine, directory, kmod=kmod):
                 pass
     except GuestReset:
-        return _seen_early(kernel, machine, directory)
+        return _early_failure(kernel, machine, directory)
     except GuestLost:
         raise
     except GuestError as error:
-        return _dead_on_arrival(error)
+        return _failed_boot(error)
     return None
 
 
-def _seen_early(kernel: Kernel, machine: Machine, directory: Path) -> Observation:
-    """Why a kernel dies before it has a console: it is booted with an early one."""
+def _early_failure(kernel: Kernel, machine: Machine, directory: Path) -> Observation:
+    """The failure of a kernel that dies before it has a console: boot it once more with
+    earlycon."""
     try:
         with launch.booted(kernel, machine, directory, arguments="earlycon"):
-            return Observation(
-                "inconclusive", "it died when it booted, and with an early console it did not"
-            )
+            return Observation("inconclusive", "died at boot, and booted with earlycon")
     except GuestError as error:
-        return _dead_on_arrival(error)
+        return _failed_boot(error)
 
 
-def _dead_on_arrival(error: GuestError) -> Observation:
+def _failed_boot(error: GuestError) -> Observation:
     if isinstance(error, GuestHang):
-        return Observation("inconclusive", f"does not come up: {error.message}")
+        return Observation("inconclusive", f"does not finish booting: {error.message}")
     return Observation("no-boot", error.message, tuple(splat.find(record.messages(error.log))))
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """A bug report that reproduces: every step of its session, in order."""
+class ReproducedReport:
+    """The symptom is that a bug report reproduces: every step of its session, in order.
+    ``limit`` is on a step's silence, in seconds; None is the guest's own."""
 
-    asked: Request
+    request: Request
     limit: float | None = None
     exact: bool = True
 
     @property
     def label(self) -> str:
-        return f"{self.asked.name} reproduces"
+        return f"{self.request.name} reproduces"
 
     @property
     def variants(self) -> tuple[str, ...]:
-        return tuple(self.asked.machine.variants)
+        return tuple(self.request.machine.variants)
 
-    def look(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Observation:  # noqa: ARG002
-        machine = self.asked.machine
-        unbootable = _unbootable(kernel, machine, directory, kmod="kmod" in self.asked.extras)
-        if unbootable:
-            return unbootable
-        result = replay.replay(self.asked, kernel, directory, limit=self.limit)
-        if isinstance(result.error, GuestLost) and not isinstance(result.error, GuestReset):
-            raise result.error
-        words: dict[str, RunResult] = {"reproduced": "shown", "not-reproduced": "clean"}
-        word = words.get(result.verdict.word, "inconclusive")
-        return Observation(word, _first_difference(result), tuple(result.splats))
+    def check(
+        self,
+        spec: KernelSpec,  # noqa: ARG002
+        kernel: Kernel,
+        directory: Path,
+    ) -> Observation:
+        machine = self.request.machine
+        failure = _boot_failure(kernel, machine, directory, kmod="kmod" in self.request.extras)
+        if failure:
+            return failure
+        replayed = replay.replay(self.request, kernel, directory, limit=self.limit)
+        if isinstance(replayed.error, GuestLost) and not isinstance(replayed.error, GuestReset):
+            raise replayed.error
+        results: dict[str, RunResult] = {"reproduced": "shown", "not-reproduced": "clean"}
+        result = results.get(replayed.verdict.word, "inconclusive")
+        return Observation(result, _first_difference(replayed), tuple(replayed.splats))
 
 
-def _first_difference(result: replay.Result) -> str:
-    """The verdict's reason, with what the first claim that does not hold has instead."""
-    for each in result.judged:
+def _first_difference(replayed: replay.Result) -> str:
+    """What the guest shows instead of the first claim that does not hold; otherwise the
+    verdict's reason."""
+    for each in replayed.judged:
         if each.held is False and each.claim.decides and each.claim.step is not None:
             instead = each.reason.partition("\n")[0]
             return f"step {each.claim.step + 1}, {each.claim.text}: {instead}"
-    return result.verdict.reason
+    return replayed.verdict.reason
 
 
 def report(
     path: Path, session: str | None, machine: str | None, qemu: str, limit: float | None
-) -> Report:
-    """Raises UsageError as ``request.create`` does, and for a report that claims nothing of what
-    its commands do."""
-    asked = request.create(path, session, machine, qemu)
-    if not claim.any_symptom(asked.claims):
+) -> ReproducedReport:
+    """The symptom of the report in a file. Raises UsageError as ``request.create`` does, and for a
+    report without claims about its commands."""
+    found = request.create(path, session, machine, qemu)
+    if not claim.any_symptom(found.claims):
         raise UsageError(
-            f"{path.name} shows no output or status that could be compared",
-            "add what the commands print, or search with --command",
+            f"{path.name} has no output or status to compare",
+            "add what the commands print, or use --command",
         )
-    return Report(asked, limit)
+    return ReproducedReport(found, limit)
 
 
 @dataclass(frozen=True, slots=True)
-class Scenario:
-    """A scenario of the suite that fails, or runs into one of the ``known`` issues named:
-    others have another origin than the bug of the search."""
+class FailedScenario:
+    """The symptom is that a scenario of the suite fails, or runs into one of the ``known``
+    issues. Other known issues have other causes, and do not count."""
 
     request: run.Request
     known: tuple[str, ...] = ()
@@ -168,22 +174,20 @@ class Scenario:
         )
         return tuple(dict.fromkeys(found))
 
-    def look(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Observation:
+    def check(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Observation:
         for name in self.request.machines:
             machine = replace(machine_file.machine(name), qemu=self.request.qemu)
-            unbootable = _unbootable(kernel, machine, directory)
-            if unbootable:
-                return unbootable
+            failure = _boot_failure(kernel, machine, directory)
+            if failure:
+                return failure
         found = Resolved(spec, kernel, kernel_profile.of(spec, kernel, self.request.behaviours))
         file = resolved.write([found], resolved.file_in(directory))
         request = replace(self.request, kernels=(spec,), resolved=file)
         outcomes = run.run(request, directory, title=self.label)
         failed = [each for each in outcomes if each.result == "failed" or self._is_known(each)]
         if failed:
-            said = _told_splats(failed)
-            return Observation(
-                "shown", f"{failed[0].scenario}: {line(failed[0].reason)}", tuple(said)
-            )
+            reason = f"{failed[0].scenario}: {line(failed[0].reason)}"
+            return Observation("shown", reason, tuple(_splats(failed)))
         inconclusive = [each for each in outcomes if each.result == "inconclusive"]
         if inconclusive:
             raise HostError(f"{inconclusive[0].scenario}: {line(inconclusive[0].reason)}")
@@ -199,77 +203,86 @@ class Scenario:
     def _clean(outcomes: Sequence[run.Outcome]) -> str:
         passed = sum(each.result == "passed" for each in outcomes)
         issues = sorted({each.issue for each in outcomes if each.result == "known"})
-        more = [f"known issue {name} appears (--known {name} looks for it)" for name in issues]
-        return "; ".join([f"{passed} scenarios pass", *more])
+        more = [f"known issue {name} appears (--known {name} bisects it)" for name in issues]
+        return "; ".join([f"{passed} scenario{'s' * (passed != 1)} passed", *more])
 
 
-def _told_splats(failed: Sequence[run.Outcome]) -> list[Splat]:
-    """Those that a scenario fails for."""
+def _splats(failed: Sequence[run.Outcome]) -> list[Splat]:
+    """The splats in the text of the failures."""
     lines = [line.strip() for each in failed for line in each.story.splitlines()]
     return splat.find(lines)
 
 
 @dataclass(frozen=True, slots=True)
-class Boot:
-    """A kernel that does not come up."""
+class FailedBoot:
+    """The symptom is that the kernel does not boot."""
 
     machine: Machine
     exact: bool = False
 
     @property
     def label(self) -> str:
-        return f"it does not boot on {self.machine.name}"
+        return f"the kernel does not boot on {self.machine.name}"
 
     @property
     def variants(self) -> tuple[str, ...]:
         return tuple(self.machine.variants)
 
-    def look(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Observation:  # noqa: ARG002
-        dead = _unbootable(kernel, self.machine, directory, anew=True)
-        return replace(dead, word="shown") if dead else Observation("clean", "it boots")
+    def check(
+        self,
+        spec: KernelSpec,  # noqa: ARG002
+        kernel: Kernel,
+        directory: Path,
+    ) -> Observation:
+        failure = _boot_failure(kernel, self.machine, directory, cold=True)
+        return replace(failure, result="shown") if failure else Observation("clean", "boots")
 
 
 @dataclass(frozen=True, slots=True)
-class Commands:
-    """Commands of a user's, whose end, output or splats tell. ``limit`` is on the guest's
-    silence, in seconds; None is the guest's own."""
+class FailedCommand:
+    """The symptom is in the result of the last of the user's ``commands``, by ``last_check``.
+    ``limit`` is on the guest's silence, in seconds; None is the guest's own."""
 
     commands: tuple[str, ...]
     machine: Machine
     label: str
     exact: bool
-    tells: Check
+    last_check: Check
     limit: float | None = None
 
     @property
     def variants(self) -> tuple[str, ...]:
         return tuple(self.machine.variants)
 
-    def look(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Observation:  # noqa: ARG002
-        unbootable = _unbootable(kernel, self.machine, directory)
-        if unbootable:
-            return unbootable
+    def check(
+        self,
+        spec: KernelSpec,  # noqa: ARG002
+        kernel: Kernel,
+        directory: Path,
+    ) -> Observation:
+        failure = _boot_failure(kernel, self.machine, directory)
+        if failure:
+            return failure
         *before, last = self.commands
         try:
             with snapshot.started(kernel, self.machine, directory, limit=self.limit) as running:
                 for each in before:
                     step = running.step(each)
-                    _note(directory, step)
+                    _record(directory, step)
                     if step.status:
-                        return Observation(
-                            "inconclusive", f"{each!r} before it fails: {_ended(step)}"
-                        )
+                        reason = f"set-up command {each!r} fails: {_ended(step)}"
+                        return Observation("inconclusive", reason)
                 end = _end(running, last, kernel, directory)
         except GuestPanic as error:
             splats = splat.find(record.messages(error.log))
             end = CommandEnd(_KILLED, error.message, tuple(splats), panicked=True)
         except (GuestHang, GuestReset) as error:
             return Observation("inconclusive", error.message)
-        seen = self.tells(end)
-        if seen is None:
+        shown = self.last_check(end)
+        if shown is None:
             return Observation("inconclusive", _undecided(end), end.splats)
-        reason = seen or f"status {end.status}, {line(end.output) or 'no output'}"
-        return Observation("shown" if seen else "clean", reason, end.splats)
+        reason = shown or f"status {end.status}, {line(end.output) or 'no output'}"
+        return Observation("shown" if shown else "clean", reason, end.splats)
 
 
 def _end(running: Guest, command: str, kernel: Kernel, directory: Path) -> CommandEnd:
@@ -279,21 +292,21 @@ def _end(running: Guest, command: str, kernel: Kernel, directory: Path) -> Comma
     except GuestHang as error:
         where = hang.locate(running, command, kernel) or error.message
         with (directory / _STEPS).open("a") as file:
-            file.write(f"$ {command}\nit does not end: {where}\n")
+            file.write(f"$ {command}\nhangs: {where}\n")
         found = splat.find([entry.text for entry in running.kmsg_read])
         return CommandEnd(_KILLED, "", tuple(found), where)
-    _note(directory, step)
+    _record(directory, step)
     found = splat.find([entry.text for entry in running.kmsg()])
     return CommandEnd(step.status, step.out + step.err, tuple(found))
 
 
 def _undecided(end: CommandEnd) -> str:
-    """Why the end is inconclusive."""
+    """The reason why the end is inconclusive."""
     if end.hangs is not None:
-        return f"it does not end: {line(end.hangs)}"
+        return f"hangs: {line(end.hangs)}"
     if end.panicked:
         return line(end.output)
-    return f"it prints no such figure: {line(end.output)}"
+    return f"prints no such figure: {line(end.output)}"
 
 
 def _ended(step: Step) -> str:
@@ -301,10 +314,10 @@ def _ended(step: Step) -> str:
 
 
 _STEPS = "steps.txt"
-# The status of a command that its guest did not survive.
+# The status of a command that died with its guest, or hangs.
 _KILLED = 128
 
 
-def _note(directory: Path, step: Step) -> None:
+def _record(directory: Path, step: Step) -> None:
     with (directory / _STEPS).open("a") as file:
         file.write(f"$ {step.command}\n{step.out}{step.err}[{step.status}]\n")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``iommu-harness bisect``: the change that introduced or fixed a bug."""
+"""``iommu-harness bisect``: find the first bad commit, patch, release or option."""
 
 import difflib
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,9 +11,11 @@ import typer
 from typer.core import TyperGroup
 
 from harness.bisect import bisection, history, render
-from harness.bisect.bisection import Bisection, BisectRequest, Predicate, SearchSpace
+from harness.bisect.bisection import Bisection, BisectRequest
 from harness.bisect.gitbisect import Terms
+from harness.bisect.predicate import Predicate
 from harness.bisect.search import Step
+from harness.bisect.space import SearchSpace
 from harness.cli import options, output
 from harness.errors import UsageError
 from harness.host import rundir
@@ -40,7 +43,7 @@ _HELP = """Find the first bad commit, patch, Debian kernel or config option.
       --good v6.12 --bad HEAD
 
 What is not one of the commands below is an argument of find: see `iommu-harness bisect find
---help`. The exit status is 0 when the answer is as sure as requested, and 3 when it is not."""
+--help`. The exit status is 0 if the result has the requested confidence, and 3 if not."""
 
 app = options.application(cls=_Group, help=_HELP, no_args_is_help=True)
 
@@ -53,39 +56,43 @@ def find(
         list[str],
         typer.Argument(
             metavar="REPORT|SCENARIO",
-            help="A bug report, bad where it reproduces, or scenarios, bad where one fails.",
+            help="A bug report, bad if it reproduces, or scenarios, bad if one fails.",
         ),
     ] = [],  # noqa: B006  typer copies it
     tree: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Search the history of a git repository.")
+        Path | None, typer.Option(metavar="DIR", help="Bisect the history of a git repository.")
     ] = None,
     good: Annotated[
         list[str],
-        typer.Option(metavar="REV", help="A revision without the bug; may be repeated."),
+        typer.Option(
+            metavar="REV", help="The good endpoint, without the symptom; may be repeated."
+        ),
     ] = [],  # noqa: B006
-    bad: Annotated[str, typer.Option(metavar="REV", help="A revision with the bug.")] = "",
+    bad: Annotated[
+        str, typer.Option(metavar="REV", help="The bad endpoint, with the symptom.")
+    ] = "",
     old: Annotated[
         list[str],
         typer.Option(
             metavar="REV",
-            help="In place of --good, for a change that is not a bug; may be repeated.",
+            help="The old endpoint, if the symptom may also disappear; may be repeated.",
         ),
     ] = [],  # noqa: B006
     new: Annotated[
-        str, typer.Option(metavar="REV", help="In place of --bad. Either may have the symptom.")
+        str, typer.Option(metavar="REV", help="The new endpoint. Either may have the symptom.")
     ] = "",
     series: Annotated[
         Path | None,
-        typer.Option(metavar="MBOX", help="Search a patch series, applied to --kernel."),
+        typer.Option(metavar="MBOX", help="Bisect a patch series, applied to --kernel."),
     ] = None,
     releases: Annotated[
         bool,
-        typer.Option("--releases", help="Search Debian's kernels, from --good to --bad if given."),
+        typer.Option("--releases", help="Bisect Debian's kernels, from --good to --bad if given."),
     ] = False,
     kconfig: Annotated[
         tuple[Path, Path] | None,
         typer.Option(
-            metavar="GOOD BAD", help="Search the options in which two configurations differ."
+            metavar="GOOD BAD", help="Bisect the options in which two configurations differ."
         ),
     ] = None,
     kernel: Annotated[
@@ -98,15 +105,15 @@ def find(
         list[str],
         typer.Option(
             metavar="COMMAND",
-            help="Bad where this fails in a guest; may be repeated: all but the last must succeed.",
+            help="Bad if this fails in a guest; may be repeated: all but the last must succeed.",
         ),
     ] = [],  # noqa: B006
     splat: Annotated[
-        str, typer.Option(metavar="PATTERN", help="Bad where the kernel reports a splat like this.")
+        str, typer.Option(metavar="PATTERN", help="Bad if the kernel reports a splat like this.")
     ] = "",
     matches: Annotated[
         str,
-        typer.Option(metavar="PATTERN", help="Bad where the last command's output matches this."),
+        typer.Option(metavar="PATTERN", help="Bad if the last command's output matches this."),
     ] = "",
     figure: Annotated[
         str,
@@ -115,18 +122,16 @@ def find(
         ),
     ] = "",
     above: Annotated[
-        float | None, typer.Option(metavar="N", help="Bad where the figure is above N.")
+        float | None, typer.Option(metavar="N", help="Bad if the figure is above N.")
     ] = None,
     below: Annotated[
-        float | None, typer.Option(metavar="N", help="Bad where the figure is below N.")
+        float | None, typer.Option(metavar="N", help="Bad if the figure is below N.")
     ] = None,
     hang: Annotated[
         bool,
-        typer.Option("--hang", help="Bad where the last command prints nothing for --limit."),
+        typer.Option("--hang", help="Bad if the last command prints nothing for --limit."),
     ] = False,
-    boot: Annotated[
-        bool, typer.Option("--boot", help="Bad where the kernel does not boot.")
-    ] = False,
+    boot: Annotated[bool, typer.Option("--boot", help="Bad if the kernel does not boot.")] = False,
     path: Annotated[
         list[str],
         typer.Option(metavar="PATH", help="Only changes to this path; may be repeated."),
@@ -143,9 +148,9 @@ def find(
         ),
     ] = [],  # noqa: B006
     confidence: Annotated[
-        float, typer.Option(metavar="P", help="The confidence that the answer must have.")
+        float, typer.Option(metavar="P", help="The confidence that the result must have.")
     ] = 0.99,
-    most_runs: Annotated[
+    max_runs: Annotated[
         int, typer.Option(metavar="N", min=1, help="The limit of runs of one revision.")
     ] = 500,
     patch: options.Patches = [],  # noqa: B006
@@ -166,7 +171,7 @@ def find(
         typer.Option(
             "--known",
             metavar="ISSUE",
-            help="Bad also where a scenario runs into this known issue (a bug of released kernels;"
+            help="Bad also if a scenario runs into this known issue (a bug of released kernels;"
             " see `iommu-harness behaviours`); may be repeated.",
         ),
     ] = [],  # noqa: B006
@@ -174,35 +179,36 @@ def find(
     debian_mirror: options.Mirror = "",
     as_json: options.Json = False,
 ) -> None:
-    """Search for the first bad change and print how sure the answer is.
+    """Bisect for the first bad commit, and print the confidence of the result.
 
     \b
       iommu-harness bisect groups --tree ~/src/linux --good v6.12 --bad HEAD
       iommu-harness bisect report.mbox --series series.mbox --kernel debian:6.12
 
     Exactly one of --tree, --series, --releases and --kconfig is required, and one symptom: a
-    report, scenarios, --boot, --command or --splat. A bug that does not show in every run is
-    searched by its rate; --confidence and --most-runs bound the number of runs.
+    report, scenarios, --boot or --command. The rate of a flaky symptom is measured; --confidence
+    and --max-runs bound the number of runs.
     """
     rundir.check(run_dir)
     if not 0.5 <= confidence < 1:
         raise UsageError(f"--confidence must be from 0.5 to below 1, not {confidence}", "use 0.99")
     options.use_mirror(debian_mirror)
-    is_either = bool(old or new or (releases and not (good or bad)))
-    if is_either and (good or bad):
-        raise UsageError("--good and --bad exclude --old and --new", "leave out one pair")
+    either_way = bool(old or new or (releases and not (good or bad)))
+    if either_way and (good or bad):
+        raise UsageError("--good and --bad exclude --old and --new", "use one pair")
     spaces = {"--tree": tree, "--series": series, "--releases": releases, "--kconfig": kconfig}
-    given = [name for name, value in spaces.items() if value]
-    if len(given) != 1:
-        raise UsageError(_count_of("search space", given), f"give one of {', '.join(spaces)}")
-    ends = ([*good, *old], bad or new)
-    _check_tree_only(tree, {"--path": path, "--first-parent": first_parent})
+    _check_one("search space", spaces)
+    endpoints = ([*good, *old], bad or new)
+    if not tree:
+        _check_absent({"--path": path, "--first-parent": first_parent}, "--tree")
     if not (tree or releases):
-        _check_tree_only(tree, {"--good, --bad, --old and --new": any(ends)})
-    if tree and not all(ends):
-        raise UsageError("--tree requires both ends", "give --good and --bad, or --old and --new")
+        named = {"--good": good, "--bad": bad, "--old": old, "--new": new}
+        _check_absent(named, "--tree or --releases")
+    if tree and not all(endpoints):
+        hint = "use --good and --bad, or --old and --new"
+        raise UsageError("--tree requires both endpoints", hint)
     if above is not None and below is not None:
-        raise UsageError("--above excludes --below", "give one")
+        raise UsageError("--above excludes --below", "use one")
     report, scenarios = _report_or_scenarios(what)
     side = "above" if above is not None else "below"
     threshold = above if above is not None else below
@@ -215,7 +221,7 @@ def find(
         boot=boot,
         commands=tuple(command),
         splat=splat,
-        output=matches,
+        matches=matches,
         figure=figure,
         side=side,
         threshold=threshold or 0.0,
@@ -227,12 +233,12 @@ def find(
     _check(predicate, threshold)
     space = SearchSpace(
         tree=str(tree or ""),
-        new=ends[1],
-        old=tuple(ends[0]),
+        new=endpoints[1],
+        old=tuple(endpoints[0]),
         paths=tuple(path),
         first_parent=first_parent,
         series=str(series or ""),
-        releases=tuple(_releases(ends)) if releases else (),
+        releases=tuple(_releases(endpoints)) if releases else (),
         configs=tuple(map(str, kconfig or ())),
         kernel=kernel,
         patches=tuple(map(str, patch)),
@@ -240,86 +246,91 @@ def find(
         variants=tuple(variant),
         fixups=tuple(fixup),
     )
-    terms = Terms("old", "new") if is_either else Terms()
-    request = BisectRequest(space, predicate, terms, confidence, most_runs, is_either)
+    terms = Terms("old", "new") if either_way else Terms()
+    request = BisectRequest(space, predicate, terms, confidence, max_runs, either_way)
     directory = rundir.create("bisect", run_dir)
     try:
-        found = bisection.start(request, directory)
+        started = bisection.start(request, directory)
     except BaseException:
         shutil.rmtree(directory)
         raise
-    _search(found, as_json=as_json)
+    _search(started, as_json=as_json)
 
 
-def _check_tree_only(tree: Path | None, given: dict[str, object]) -> None:
-    for name, value in given.items():
-        if value and not tree:
-            raise UsageError(f"{name} requires --tree", "give --tree, or leave it out")
+def _check_one(what: str, values: Mapping[str, object]) -> None:
+    """Raises UsageError unless exactly one of the options has a value."""
+    used = [name for name, value in values.items() if value]
+    if len(used) != 1:
+        problem = f"more than one {what}: {' and '.join(used)}" if used else f"no {what}"
+        raise UsageError(problem, f"use one of {', '.join(values)}")
 
 
-def _releases(ends: tuple[list[str], str]) -> list[str]:
-    olds, new = ends
+def _check_absent(values: Mapping[str, object], requirement: str) -> None:
+    """Raises UsageError for the first option that has a value, without its requirement."""
+    for name, value in values.items():
+        if value:
+            raise UsageError(f"{name} requires {requirement}", f"omit {name}")
+
+
+def _releases(endpoints: tuple[list[str], str]) -> list[str]:
+    olds, new = endpoints
     return history.debian_between(olds[0] if olds else "", new)
 
 
 def _report_or_scenarios(words: list[str]) -> tuple[str, tuple[str, ...]]:
-    """The report, if the words are a file, or else the names of scenarios."""
+    """The report, "" for none, and the scenarios: a file is a report."""
     files = [word for word in words if Path(word).exists() and not Path(word).is_dir()]
     for word in words:
-        named = "::" in word or word.endswith(".py")
-        if word not in files and not named and {"/", "."} & set(word):
+        is_scenario = "::" in word or word.endswith(".py")
+        if word not in files and not is_scenario and {"/", "."} & set(word):
             raise UsageError(f"cannot read {word}: no such file", "name a report, or scenarios")
     if files and len(words) > 1:
         raise UsageError(f"the report {files[0]} excludes other arguments", "name one report")
     return (files[0], ()) if files else ("", tuple(words))
 
 
-def _count_of(what: str, given: list[str]) -> str:
-    return f"more than one {what}: {' and '.join(given)}" if given else f"no {what}"
-
-
-def _check(what: Predicate, threshold: float | None) -> None:
-    """Raises UsageError for options that do not make up one symptom."""
+def _check(predicate: Predicate, threshold: float | None) -> None:
+    """Raises UsageError for options that are not one symptom."""
     symptoms = {
-        "a report": what.report,
-        "scenarios": what.scenarios,
-        "--boot": what.boot,
-        "--command": what.commands or what.splat,
+        "a report": predicate.report,
+        "scenarios": predicate.scenarios,
+        "--boot": predicate.boot,
+        "--command": predicate.commands or predicate.splat,
     }
-    given = [name for name, value in symptoms.items() if value]
-    if len(given) != 1:
-        raise UsageError(_count_of("symptom", given), f"give one of {', '.join(symptoms)}")
-    conditions = [each for each in (what.splat, what.output, what.figure, what.hangs) if each]
-    if len(conditions) > 1:
-        raise UsageError("--splat, --matches, --figure and --hang exclude each other", "give one")
-    if what.hangs and not what.commands:
-        raise UsageError("--hang requires a --command", "give the command that hangs")
-    if (what.output or what.figure) and not what.commands:
-        raise UsageError(
-            "--matches and --figure require a --command", "give the command that prints it"
-        )
-    if bool(what.figure) != (threshold is not None):
-        raise UsageError("--figure requires --above or --below, and they require it", "give both")
+    _check_one("symptom", symptoms)
+    checks = {
+        "--splat": predicate.splat,
+        "--matches": predicate.matches,
+        "--figure": predicate.figure,
+        "--hang": predicate.hangs,
+    }
+    used = [name for name, value in checks.items() if value]
+    if len(used) > 1:
+        raise UsageError(f"{' and '.join(used)} exclude each other", "use one")
+    if used and not predicate.commands:
+        raise UsageError(f"{used[0]} requires --command", "add the command to run")
+    if bool(predicate.figure) != (threshold is not None):
+        raise UsageError("--figure requires --above or --below, and they require it", "use both")
 
 
-def _search(found: Bisection, *, as_json: bool, given: Path | None = None) -> None:
-    def show(step: Step) -> None:
+def _search(started: Bisection, *, as_json: bool, replayed: Path | None = None) -> None:
+    def on_step(step: Step) -> None:
         if not as_json:
-            output.show(render.step(found, step))
+            output.show(render.step(started, step))
 
     if not as_json:
-        output.show(render.opening(found))
-    finding = bisection.search(found, show, given)
-    record = render.record(found, finding)
-    (found.directory / "report.txt").write_text(render.text(found, finding))
-    (found.directory / "report.html").write_text(render.page(found, finding))
-    (found.directory / "result.part").write_text(output.to_json(record))
-    (found.directory / "result.part").rename(found.directory / "result.json")
+        output.show(render.opening(started))
+    found = bisection.search(started, on_step, replayed)
+    record = render.record(started, found)
+    (started.directory / "report.txt").write_text(render.text(started, found))
+    (started.directory / "report.html").write_text(render.page(started, found))
+    (started.directory / "result.part").write_text(output.to_json(record))
+    (started.directory / "result.part").rename(started.directory / "result.json")
     if as_json:
         output.print_json(record)
     else:
-        output.show(render.closing(found, finding))
-    raise typer.Exit(0 if render.is_sure(found, finding) else 3)
+        output.show(render.closing(started, found))
+    raise typer.Exit(0 if render.is_sure(started, found) else 3)
 
 
 @app.command()
@@ -352,7 +363,7 @@ def replay(
       iommu-harness bisect log DIR > log
       iommu-harness bisect replay DIR log
     """
-    _search(bisection.load(directory), as_json=as_json, given=log)
+    _search(bisection.load(directory), as_json=as_json, replayed=log)
 
 
 @app.command("log")

@@ -41,7 +41,7 @@ def test_releases_bisect_to_groups_at_registration(tmp_path: Path) -> None:
     logged = command.run("bisect", "log", tmp_path / "run")
     assert "# first new commit" in logged.out
     status = command.run("bisect", "status", tmp_path / "run")
-    assert "found: debian:7.2" in status.out
+    assert "first new release: debian:7.2" in status.out
     progress = json.loads(command.run("bisect", "status", tmp_path / "run", "--json").out)
     assert progress["result"] == found
 
@@ -60,8 +60,8 @@ def test_hang_of_a_command_is_bisected(tmp_path: Path) -> None:
     """The init function of the guest's module "hang" never returns."""
     hangs = "case $(uname -r) in 7.*) modprobe hang; esac"
     words = ("bisect", "--command", hangs, "--hang", "--limit", "2", *RELEASES)
-    ends = ("--confidence", "0.9", "--run-dir", tmp_path / "run", "--json")
-    done = command.run(*words, *ends)
+    endpoints = ("--confidence", "0.9", "--run-dir", tmp_path / "run", "--json")
+    done = command.run(*words, *endpoints)
     assert done.status == 0, done.err
     found = json.loads(done.out)
     assert (found["name"], found["appears"]) == ("debian:7.2", True)
@@ -87,7 +87,7 @@ def test_failed_setup_command_is_inconclusive(tmp_path: Path) -> None:
     words = ("bisect", "--command", "modprobe no-such-module", "--command", "true", *RELEASES)
     done = command.run(*words, "--run-dir", tmp_path / "run")
     assert done.status == 3, done.out + done.err
-    assert "'modprobe no-such-module' before it fails: status 1" in done.err, done.err
+    assert "set-up command 'modprobe no-such-module' fails: status 1" in done.err, done.err
 
 
 def test_failing_scenario_is_bisected(tmp_path: Path) -> None:
@@ -95,9 +95,9 @@ def test_failing_scenario_is_bisected(tmp_path: Path) -> None:
     issue = "rescan-splits-functions"
     name = "groups::test_rescanned_functions_share_a_group"
     words = ("bisect", name, *RELEASES, "--confidence", "0.7")
-    done = command.run(*words, "--most-runs", "2", "--run-dir", tmp_path / "without")
+    done = command.run(*words, "--max-runs", "2", "--run-dir", tmp_path / "without")
     assert done.status == 2
-    assert f"known issue {issue} appears (--known {issue} looks for it)" in done.err
+    assert f"known issue {issue} appears (--known {issue} bisects it)" in done.err
     done = command.run(*words, "--known", issue, "--run-dir", tmp_path / "run", "--json")
     assert done.status == 0, done.err
     found = json.loads(done.out)
@@ -109,8 +109,16 @@ def test_splat_of_the_first_bad_release_has_source_lines(tmp_path: Path) -> None
     (__iommu_group_free_device)."""
     load = ("--command", "modprobe arm-smmu-v3", "--command", "modprobe test_module")
     words = ("bisect", *load, "--command", "rmmod -f arm_smmu_v3", "--splat", "group_free_device")
-    ends = ("--releases", "--old", "debian:5.10", "--new", "debian:6.12", "--confidence", "0.9")
-    done = command.run(*words, *ends, "--run-dir", tmp_path / "run", "--json")
+    endpoints = (
+        "--releases",
+        "--old",
+        "debian:5.10",
+        "--new",
+        "debian:6.12",
+        "--confidence",
+        "0.9",
+    )
+    done = command.run(*words, *endpoints, "--run-dir", tmp_path / "run", "--json")
     assert done.status == 0, done.err
     found = json.loads(done.out)
     assert found["splats"]
@@ -121,18 +129,21 @@ def test_splat_of_the_first_bad_release_has_source_lines(tmp_path: Path) -> None
     assert re.search(frame, report), report
 
 
-def test_condition_that_holds_at_both_ends_is_rejected(tmp_path: Path) -> None:
+def test_symptom_of_both_endpoints_is_rejected(tmp_path: Path) -> None:
     words = ("bisect", "--command", "echo yes", "--matches", "yes", *RELEASES)
     done = command.run(*words, "--run-dir", tmp_path / "run")
     assert done.status == 2
-    assert "both ends show it" in done.err
+    assert "both endpoints show the symptom" in done.err
 
 
 def test_swapped_ends_are_rejected(tmp_path: Path) -> None:
     words = ("bisect", REFCOUNT, "--releases", "--good", "debian:6.12", "--bad", "debian:7.2")
     done = command.run(*words, "--run-dir", tmp_path / "run")
     assert done.status == 2
-    assert re.search(r"bad end, .* shows it in 0 of \d+ runs, and the good end, .* does", done.err)
+    assert re.search(
+        r"bad endpoint, .* shows the symptom in 0 of \d+ runs, and the good endpoint, .* shows it",
+        done.err,
+    )
 
 
 def series(into: Path, changes: dict[int, Path]) -> Path:
@@ -148,7 +159,7 @@ def series(into: Path, changes: dict[int, Path]) -> Path:
 
 
 def test_series_bisects_to_the_patch(tmp_path: Path) -> None:
-    """The other patches change nothing that a guest runs, and are judged without a run."""
+    """The other patches change nothing that a guest runs, and are classified without a run."""
     bug = paths.data("tests/mutants") / "lost-module-put-on-release.patch"
     patches = series(tmp_path / "series", {3: bug})
     report = REPORTS / "nic-removal-keeps-smmu.transcript"
@@ -159,8 +170,8 @@ def test_series_bisects_to_the_patch(tmp_path: Path) -> None:
     assert found["name"] == "3/5: change 3"
     assert found["reverted"].startswith("is good")
     assert found["verified"]
-    judged = {each["name"][:3] for each in found["steps"] if not each["runs"]}
-    assert judged
+    classified = {each["name"][:3] for each in found["steps"] if not each["runs"]}
+    assert classified
 
 
 def test_series_that_changes_a_behaviour_bisects_to_the_bug(tmp_path: Path) -> None:
@@ -219,7 +230,7 @@ def test_second_search_in_a_directory_is_refused(tmp_path: Path) -> None:
     _wait_for_more(process, tmp_path / "run/journal.jsonl", 0)
     done = command.run("bisect", "resume", tmp_path / "run")
     assert done.status == HostError.exit_code
-    assert "another search is going on" in done.err
+    assert "another bisect is running" in done.err
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
 

@@ -34,9 +34,9 @@ Find = Callable[..., Conclusion]
 def find(history: tuple[Path, list[str]], tmp_path: Path) -> Find:
     repository, commits = history
 
-    def search(judge: RandomRunner, name: str = "journal", **facts: object) -> Conclusion:
-        journal = Journal(tmp_path / f"{name}.jsonl", judge)
-        facts.setdefault("ends", Endpoints(commits[-1], (commits[0],)))
+    def search(runner: RandomRunner, name: str = "journal", **facts: object) -> Conclusion:
+        journal = Journal(tmp_path / f"{name}.jsonl", runner)
+        facts.setdefault("endpoints", Endpoints(commits[-1], (commits[0],)))
         facts.setdefault("terms", Terms())
         return Search(repository, Parameters(**facts), journal).find()  # type: ignore[arg-type]
 
@@ -69,8 +69,8 @@ def test_search_finds_a_bug_that_shows_in_a_third_of_runs(
 
 def test_checking_the_parent_corrects_a_wrong_step(find: Find, commits: list[str]) -> None:
     """Most runs of a bad revision are clean; only the check of the parent reveals it."""
-    judge = RandomRunner(commits, 3, rate=0.15)
-    found = find(judge, most_runs=500)
+    runner = RandomRunner(commits, 3, rate=0.15)
+    found = find(runner, max_runs=500)
     assert found.culprit == commits[3]
     verdicts: dict[str, set[str]] = {}
     for step in found.steps:
@@ -99,7 +99,7 @@ def test_the_finding_includes_the_rate_the_parent_is_held_to(
     assert held.error <= held.requested
     assert held.requested == pytest.approx(0.01 / 2 / 6)
     # The culprit shows it in 10 of 10 runs; the parent is held to a fifth of that rate.
-    assert held.rate == pytest.approx(11 / 12 / confidence.WIDER)
+    assert held.rate == pytest.approx(11 / 12 / confidence.MAX_RATE_RATIO)
     assert held.tally.shown == 0
     assert held.error >= (1 - held.rate) ** held.tally.runs
 
@@ -113,7 +113,7 @@ def test_search_finds_the_culprit_despite_false_positives(
     assert found.culprit == commits[culprit]
 
 
-def test_search_skips_revisions_that_cannot_be_judged(find: Find, commits: list[str]) -> None:
+def test_search_skips_untestable_revisions(find: Find, commits: list[str]) -> None:
     faults = {16: "build", 24: "boot", 20: "splat"} | dict.fromkeys((15, 17), "boot")
     faults |= dict.fromkeys((19, 21), "splat")
     found = find(RandomRunner(commits, 26, faults=faults))
@@ -142,7 +142,7 @@ def test_a_resumed_search_repeats_inconclusive_runs(find: Find, commits: list[st
         def run(self, revision: str, number: int) -> Run:  # noqa: ARG002
             return Run(revision, "inconclusive", "it hangs", 0)
 
-    with pytest.raises(HostError, match="cannot be judged: it hangs"):
+    with pytest.raises(HostError, match="is inconclusive: it hangs"):
         find(Hangs(commits, 17))
     assert find(RandomRunner(commits, 17)).culprit == commits[17]
 
@@ -167,8 +167,10 @@ def test_a_revert_verifies_the_culprit_only_when_it_builds_and_runs(
                 return Run(revision, reverted, "", 0)  # type: ignore[arg-type]
             return super().run(revision, number)
 
-    question = Parameters(Endpoints(commits[-1], (commits[0],)), Terms())
-    searching = Search(repository, question, Journal(tmp_path / "journal", Reverting(commits, 17)))
+    parameters = Parameters(Endpoints(commits[-1], (commits[0],)), Terms())
+    searching = Search(
+        repository, parameters, Journal(tmp_path / "journal", Reverting(commits, 17))
+    )
     found = searching.find(lambda _culprit: "without" if reverted else "")
     assert (found.culprit, found.verified) == (commits[17], verified)
 
@@ -178,9 +180,9 @@ def test_verdicts_of_an_edited_log_override_runs(
 ) -> None:
     """Even where runs contradict them, and for revisions that are never built."""
     journal = Journal(tmp_path / "journal", RandomRunner(commits, 17))
-    given = {commits[20]: "new", commits[19]: "old"}
-    question = Parameters(Endpoints(commits[-1], (commits[0],)), Terms())
-    found = Search(history[0], question, journal, given=given).find()
+    overrides = {commits[20]: "new", commits[19]: "old"}
+    parameters = Parameters(Endpoints(commits[-1], (commits[0],)), Terms())
+    found = Search(history[0], parameters, journal, overrides=overrides).find()
     assert found.culprit == commits[20]
 
 
@@ -224,18 +226,18 @@ def test_search_confirms_the_revision_before_skipped_candidates(
                 return Run(revision, "clean", "", 0)
             return super().run(revision, number)
 
-    judge = CleanAtFirst(commits, 10, rate=0.3, faults={17: "build"})
-    found = find(judge, most_runs=500)
+    runner = CleanAtFirst(commits, 10, rate=0.3, faults={17: "build"})
+    found = find(runner, max_runs=500)
     assert found.culprit == commits[10]
-    assert "run 16 13" in judge.calls
+    assert "run 16 13" in runner.calls
 
 
 def test_search_runs_identical_kernels_once(find: Find, commits: list[str]) -> None:
-    judge = RandomRunner(
+    runner = RandomRunner(
         commits, 9, identical=dict.fromkeys(range(9), 0) | dict.fromkeys(range(9, 33), 32)
     )
-    assert find(judge).culprit == commits[9]
-    run = {each.split()[1] for each in judge.calls if each.startswith("run")}
+    assert find(runner).culprit == commits[9]
+    run = {each.split()[1] for each in runner.calls if each.startswith("run")}
     # The culprit and its parent are run again for the final check.
     assert run == {"0", "32", "8", "9"}
 
@@ -245,31 +247,31 @@ def test_old_and_new_ends_determine_the_direction(find: Find, commits: list[str]
     class Fixed(RandomRunner):
         def run(self, revision: str, number: int) -> Run:
             run = super().run(revision, number)
-            other = "clean" if run.word == "shown" else "shown"
+            other = "clean" if run.result == "shown" else "shown"
             return Run(revision, other, "", 0)  # type: ignore[arg-type]
 
     found = find(Fixed(commits, 12), terms=Terms("old", "new"), either_way=True)
     assert found.culprit == commits[12]
     assert not found.appears
-    with pytest.raises(UsageError, match=r"good end.* does; exchange the two"):
+    with pytest.raises(UsageError, match=r"good endpoint.* shows it; swap the two"):
         find(Fixed(commits, 12), "other")
 
 
 @pytest.mark.parametrize(
-    ("judge", "message"),
+    ("runner", "message"),
     [
-        ({"culprit": 0}, "both ends show it"),
-        ({"culprit": 33}, "shows it in 0 of 30 runs"),
-        ({"culprit": 5, "faults": {0: "build"}}, "the good end, .* does not build"),
-        ({"culprit": 5, "faults": {32: "boot"}}, "the bad end, .* does not boot"),
+        ({"culprit": 0}, "both endpoints show the symptom"),
+        ({"culprit": 33}, "shows the symptom in 0 of 30 runs"),
+        ({"culprit": 5, "faults": {0: "build"}}, "the good endpoint, .* does not build"),
+        ({"culprit": 5, "faults": {32: "boot"}}, "the bad endpoint, .* does not boot"),
         ({"culprit": 5, "faults": {16: "lost"}}, "QEMU is gone"),
     ],
 )
 def test_search_rejects_ends_that_it_cannot_use(
-    find: Find, commits: list[str], judge: dict[str, object], message: str
+    find: Find, commits: list[str], runner: dict[str, object], message: str
 ) -> None:
     with pytest.raises((UsageError, HostError), match=message):
-        find(RandomRunner(commits, **judge))  # type: ignore[arg-type]
+        find(RandomRunner(commits, **runner))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -282,12 +284,12 @@ def test_an_interrupted_search_resumes_from_its_ledger(
     draw = random.Random(seed)
     calls: list[str] = []
     for _ in range(4):
-        judge = RandomRunner(
+        runner = RandomRunner(
             commits, 13, rate=0.5, max_calls=draw.randrange(1, len(uninterrupted.calls) // 5)
         )
         with pytest.raises(KeyboardInterrupt):
-            find(judge, "killed")
-        calls += judge.calls
+            find(runner, "killed")
+        calls += runner.calls
         with (tmp_path / "killed.jsonl").open("a") as file:
             file.write('{"run": {"revi')
     rest = RandomRunner(commits, 13, rate=0.5)
@@ -297,8 +299,8 @@ def test_an_interrupted_search_resumes_from_its_ledger(
 
 def test_gitbisect_passes_terms_and_first_parent_to_git(history: tuple[Path, list[str]]) -> None:
     repository, commits = history
-    ends = Endpoints(commits[-1], (commits[0],), first_parent=True)
-    bisect = GitBisect(repository, ends, Terms("fast", "slow"))
+    endpoints = Endpoints(commits[-1], (commits[0],), first_parent=True)
+    bisect = GitBisect(repository, endpoints, Terms("fast", "slow"))
     assert bisect.left == 32
     bisect.mark("new", bisect.position.next)
     assert "git bisect slow" in bisect.log
@@ -315,7 +317,7 @@ def test_gitbisect_tests_the_merge_base_of_an_old_end_on_another_branch(tmp_path
     side = git.run(repository, *words, "commit-tree", tree, "-p", commits[4], "-m", "side")
     bisect = GitBisect(repository, Endpoints(commits[8], (side,)), Terms())
     assert bisect.position.next == commits[4]
-    with pytest.raises(UsageError, match="where they part it is bad already"):
+    with pytest.raises(UsageError, match="merge base is already bad"):
         bisect.mark("new", commits[4])
     bisect = GitBisect(repository, Endpoints(commits[8], (side,)), Terms())
     assert commits.index(bisect.mark("old", commits[4]).next) == 6

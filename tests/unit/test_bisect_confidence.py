@@ -25,29 +25,29 @@ def test_shown_runs_raise_the_probability_and_clean_runs_lower_it(
     known: Tally, other: Tally, clean: int
 ) -> None:
     rates = Rates(Tally(known.shown + 1, known.clean), Tally(0, other.clean))
-    without = rates.showing_given(Tally(0, clean))
-    assert 0 <= rates.showing_given(Tally(0, clean + 1)) <= without <= 0.5
-    assert without < rates.showing_given(Tally(1, clean)) <= 1
+    without = rates.posterior(Tally(0, clean))
+    assert 0 <= rates.posterior(Tally(0, clean + 1)) <= without <= 0.5
+    assert without < rates.posterior(Tally(1, clean)) <= 1
 
 
 def test_a_higher_rate_needs_fewer_clean_runs() -> None:
     frequent, rare = Rates(Tally(5, 0), Tally(0, 5)), Rates(Tally(5, 20), Tally(0, 10))
-    assert frequent.showing_given(Tally(0, 4)) < 0.01
-    assert rare.showing_given(Tally(0, 4)) > 0.2
-    assert rare.showing_given(Tally(1, 4)) > 0.99
-    assert rare.showing_given(Tally(2, 8)) > 0.995
+    assert frequent.posterior(Tally(0, 4)) < 0.01
+    assert rare.posterior(Tally(0, 4)) > 0.2
+    assert rare.posterior(Tally(1, 4)) > 0.99
+    assert rare.posterior(Tally(2, 8)) > 0.995
 
 
 @given(tallies)
 def test_equal_rates_are_not_distinct(tally: Tally) -> None:
-    assert not confidence.are_distinct(tally, tally, 20)
-    assert confidence.are_distinct(Tally(18, 2), Tally(2, 18), 20)
+    assert not confidence.has_distinctly_higher_rate(tally, tally, 20)
+    assert confidence.has_distinctly_higher_rate(Tally(18, 2), Tally(2, 18), 20)
 
 
 @given(st.floats(0, 1), st.integers(1, 10000))
 def test_a_step_near_the_end_needs_less_confidence(sure: float, left: int) -> None:
-    if confidence.of_a_step(left * 2).is_met(sure, NONE):
-        assert confidence.of_a_step(left).is_met(sure, NONE)
+    if confidence.step_threshold(left * 2).is_met(sure, NONE):
+        assert confidence.step_threshold(left).is_met(sure, NONE)
 
 
 @pytest.mark.parametrize("seen", [Tally(0, 37), Tally(3, 20), Tally(0, 0), Tally(1, 0)])
@@ -63,15 +63,15 @@ def test_the_evidence_of_a_rarer_rate_is_its_integral(seen: Tally, known: Tally)
     part = sum(
         density(each) * (each / 5) ** seen.shown * (1 - each / 5) ** seen.clean for each in rates
     )
-    found = confidence._evidence_of_rarer(seen, known, 5.0)
+    found = confidence._log_evidence_at_lower_rate(seen, known, 5.0)
     assert found == pytest.approx(math.log(part / whole), abs=1e-4)
 
 
 def test_a_bar_can_require_measured_shown_runs() -> None:
-    bar = Threshold(0.01, measured=5)
-    assert not bar.is_met(0.999, Tally(4, 2))
-    assert bar.is_met(0.999, Tally(5, 2))
-    assert bar.is_met(0.001, Tally(0, 40))
+    threshold = Threshold(0.01, min_shown=5)
+    assert not threshold.is_met(0.999, Tally(4, 2))
+    assert threshold.is_met(0.999, Tally(5, 2))
+    assert threshold.is_met(0.001, Tally(0, 40))
 
 
 # Pairs of rates, (child, parent), drawn in ways that the model does not assume.
@@ -99,29 +99,30 @@ def test_a_bad_parent_is_called_clean_no_more_often_than_requested(
     """The mean over children whose measured rate is random."""
     draw = random.Random(history)
     errors = [
-        _missed(*HISTORIES[history](draw), requested, confidence.WIDER, draw) for _ in range(200)
+        _missed(*HISTORIES[history](draw), requested, confidence.MAX_RATE_RATIO, draw)
+        for _ in range(200)
     ]
     assert sum(errors) / len(errors) <= requested
-    # The allowance for rarer rates is what achieves it: with one rate for all it fails.
+    # The allowance for lower rates is what achieves it: with one rate for all it fails.
     unallowed = [_missed(*HISTORIES[history](draw), requested, 1.0, draw) for _ in range(200)]
     assert sum(unallowed) / len(unallowed) > requested
 
 
 def _missed(
-    child: float, parent: float, requested: float, rarer: float, draw: random.Random
+    child: float, parent: float, requested: float, ratio: float, draw: random.Random
 ) -> float:
     """The probability that all runs of the parent stay clean."""
     seen = NONE
-    while not confidence.is_measured(seen, confidence.LAST_SHOWN):
+    while not confidence.is_measured(seen, confidence.CHECK_MIN_SHOWN):
         seen += Tally(1, 0) if draw.random() < child else Tally(0, 1)
-    return float((1 - parent) ** _runs_of_the_parent(seen, requested, rarer))
+    return float((1 - parent) ** _runs_of_the_parent(seen, requested, ratio))
 
 
 @functools.cache
-def _runs_of_the_parent(child: Tally, requested: float, rarer: float) -> int:
-    rates, bar = Rates(child, Tally(0, 10)), Threshold(requested, rarer)
+def _runs_of_the_parent(child: Tally, requested: float, ratio: float) -> int:
+    rates, threshold = Rates(child, Tally(0, 10)), Threshold(requested, ratio)
 
     def is_met(runs: int) -> bool:
-        return bar.is_met(rates.showing_given(Tally(0, runs), rarer), Tally(0, runs))
+        return threshold.is_met(rates.posterior(Tally(0, runs), ratio), Tally(0, runs))
 
     return bisect.bisect_left(range(10000), True, lo=1, key=is_met)

@@ -31,23 +31,23 @@ BASE = spec.parse("tree:/nowhere")
 
 @dataclass(frozen=True)
 class Contains:
-    """A condition: the image or the configuration contains ``text``."""
+    """A symptom: the image or the configuration contains ``text``."""
 
     text: str
     label: str = "the text is present"
     exact: bool = True
     variants: tuple[str, ...] = ()
 
-    def look(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Observation:  # noqa: ARG002
+    def check(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Observation:  # noqa: ARG002
         found = self.text in kernel.image.read_text() + kernel.config.read_text()
         return Observation("shown" if found else "clean", "")
 
 
 def find(found: History, text: str, tmp_path: Path, terms: Terms | None = None) -> Conclusion:
-    judge = GuestRunner(found, Contains(text), tmp_path / "runs")
-    journal = Journal(tmp_path / "journal", judge)
-    question = Parameters(found.ends, terms or Terms())
-    searching = Search(found.repository, question, journal)
+    runner = GuestRunner(found, Contains(text), tmp_path / "runs")
+    journal = Journal(tmp_path / "journal", runner)
+    parameters = Parameters(found.endpoints, terms or Terms())
+    searching = Search(found.repository, parameters, journal)
     return searching.find(lambda rev: history.WITHOUT + rev if found.without(rev) else "")
 
 
@@ -60,7 +60,7 @@ class Tree:
     into: Path
 
     @property
-    def ends(self) -> Endpoints:
+    def endpoints(self) -> Endpoints:
         return Endpoints(self.commits[-1], (self.commits[0],))
 
     def number(self, revision: str) -> int:
@@ -90,11 +90,11 @@ def test_searching_a_git_history_leaves_the_repository_unchanged(
 ) -> None:
     (tree.path / "Makefile").write_text("changed, and not committed")
     before = checkout_state(tree.path)
-    found = history.revisions(tree.path, tree.ends, BASE, (), tree.into)
-    assert ["not committed" in note for note in found.notes] == [True]
-    finding = find(found, "bug", tmp_path)
-    assert tree.number(finding.culprit) == 4
-    assert finding.reverted.startswith("does not build: ")  # a later change conflicts
+    found = history.revisions(tree.path, tree.endpoints, BASE, (), tree.into)
+    assert ["uncommitted" in note for note in found.notes] == [True]
+    conclusion = find(found, "bug", tmp_path)
+    assert tree.number(conclusion.culprit) == 4
+    assert conclusion.reverted.startswith("does not build: ")  # a later change conflicts
     assert checkout_state(tree.path) == before
 
 
@@ -107,19 +107,19 @@ def test_a_fixup_repairs_revisions_that_do_not_build(tree: Tree, tmp_path: Path)
     since, until = tree.commits[2], tree.commits[3]
     text = f"{since}..{until}:{fix}"
     fixups = [history.fixup(text, tree.path)]
-    found = history.revisions(tree.path, tree.ends, BASE, fixups, tree.into)
-    judge = GuestRunner(found, Contains("bug"), tmp_path / "runs")
-    failures = [judge.build(rev).failure for rev in tree.commits]
+    found = history.revisions(tree.path, tree.endpoints, BASE, fixups, tree.into)
+    runner = GuestRunner(found, Contains("bug"), tmp_path / "runs")
+    failures = [runner.build(rev).failure for rev in tree.commits]
     assert [bool(each) for each in failures] == [False] * 6 + [True, False]
     assert "error" in failures[6]
-    assert judge.build(tree.commits[2]).artifact != judge.build(tree.commits[3]).artifact
+    assert runner.build(tree.commits[2]).artifact != runner.build(tree.commits[3]).artifact
 
 
 def test_each_run_has_its_own_directory(tree: Tree, tmp_path: Path) -> None:
     """Also under one run number: a resumed search repeats inconclusive runs."""
-    found = history.revisions(tree.path, tree.ends, BASE, (), tree.into)
-    judge = GuestRunner(found, Contains("bug"), tmp_path / "runs")
-    runs = [judge.run(tree.commits[7], number) for number in (1, 1, 2)]
+    found = history.revisions(tree.path, tree.endpoints, BASE, (), tree.into)
+    runner = GuestRunner(found, Contains("bug"), tmp_path / "runs")
+    runs = [runner.run(tree.commits[7], number) for number in (1, 1, 2)]
     assert [Path(each.directory).name[-2:] for each in runs] == ["-1", "-2", "-3"]
 
 
@@ -129,16 +129,16 @@ def test_expected_revisions_are_built_in_the_background(tree: Tree, tmp_path: Pa
     git(tree.path, "add", "-A")
     git(tree.path, "commit", "-qm", "slow")
     slow = git(tree.path, "rev-parse", "HEAD")
-    found = history.revisions(tree.path, tree.ends, BASE, (), tree.into)
-    judge = GuestRunner(found, Contains("bug"), tmp_path / "runs", builds_ahead=True)
-    judge.expect(lambda: [tree.commits[1]])
+    found = history.revisions(tree.path, tree.endpoints, BASE, (), tree.into)
+    runner = GuestRunner(found, Contains("bug"), tmp_path / "runs", prefetches=True)
+    runner.prefetch(lambda: [tree.commits[1]])
     assert wait_until(lambda: any(built_kernels()), 120)
-    judge.expect(lambda: [slow])
+    runner.prefetch(lambda: [slow])
     assert wait_until(lambda: "sleep" in descendants(os.getpid()).values(), 120)
-    assert not judge.build(tree.commits[1]).failure
+    assert not runner.build(tree.commits[1]).failure
     assert wait_until(no_child_is_running), descendants(os.getpid())
-    judge.expect(lambda: [slow])
-    judge.close()
+    runner.prefetch(lambda: [slow])
+    runner.close()
     assert wait_until(no_child_is_running), descendants(os.getpid())
 
 
@@ -151,10 +151,10 @@ def built_kernels() -> list[Path]:
 
 
 def test_gitbisect_predicts_the_next_revision_for_each_verdict(tree: Tree) -> None:
-    found = history.revisions(tree.path, tree.ends, BASE, (), tree.into)
+    found = history.revisions(tree.path, tree.endpoints, BASE, (), tree.into)
     for side in (0, 1):
-        bisect = GitBisect(found.repository, found.ends, Terms())
-        expected = bisect.ahead()[side]
+        bisect = GitBisect(found.repository, found.endpoints, Terms())
+        expected = bisect.predictions()[side]
         assert bisect.mark(("new", "old")[side], bisect.position.next).next == expected
 
 
@@ -186,8 +186,8 @@ def test_a_shallow_clone_without_the_end_hints_at_unshallow(tree: Tree, tmp_path
     assert done.status == 2
     assert "fetch --unshallow" in done.err
     assert not list((tmp_path / "state").rglob("*bisect*"))
-    ends = Endpoints(tree.commits[-1], (tree.commits[-2],))
-    assert history.revisions(clone, ends, BASE, (), tree.into).ends == ends
+    endpoints = Endpoints(tree.commits[-1], (tree.commits[-2],))
+    assert history.revisions(clone, endpoints, BASE, (), tree.into).endpoints == endpoints
 
 
 def series(tmp_path: Path) -> Path:
@@ -213,9 +213,9 @@ def test_searching_a_series_finds_the_patch(tmp_path: Path) -> None:
     into = tmp_path / "search"
     into.mkdir()
     found = history.patches(series(tmp_path), base, into)
-    finding = find(found, "bug", tmp_path)
-    assert found.name(finding.culprit) == "3/5: change 3"
-    assert finding.reverted.startswith("is good, 0 of ")
+    conclusion = find(found, "bug", tmp_path)
+    assert found.name(conclusion.culprit) == "3/5: change 3"
+    assert conclusion.reverted.startswith("is good, symptom in 0 of ")
 
 
 def test_searching_configurations_finds_the_option(tmp_path: Path) -> None:
@@ -232,17 +232,17 @@ def test_searching_configurations_finds_the_option(tmp_path: Path) -> None:
     into = tmp_path / "search"
     into.mkdir()
     found = history.options(old, new, spec.parse(f"tree:{root}"), into)
-    assert gitbisect.count(found.repository, found.ends) == 40
-    finding = find(found, "CONFIG_OPTION_23=y", tmp_path)
-    assert found.name(finding.culprit) == "CONFIG_OPTION_23: n -> y"
-    assert finding.reverted.startswith("is good")
+    assert gitbisect.count(found.repository, found.endpoints) == 40
+    conclusion = find(found, "CONFIG_OPTION_23=y", tmp_path)
+    assert found.name(conclusion.culprit) == "CONFIG_OPTION_23: n -> y"
+    assert conclusion.reverted.startswith("is good")
 
 
 def test_options_rejects_equal_configurations(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     old.write_text("CONFIG_A=y\n")
     new.write_text("\n# CONFIG_B is not set\nCONFIG_A=y\n")
-    with pytest.raises(UsageError, match="say the same"):
+    with pytest.raises(UsageError, match="have the same options"):
         history.options(old, new, BASE, tmp_path)
 
 
@@ -257,14 +257,14 @@ def test_patches_rejects_a_prebuilt_kernel(tmp_path: Path) -> None:
     [
         (("resmue", "/tmp"), "did you mean resume?"),
         (("report.mbox", "--releases"), "cannot read report.mbox: no such file"),
-        (("pinning",), "no search space; give one of --tree,"),
-        (("pinning", "--tree", "."), "--tree requires both ends"),
+        (("pinning",), "no search space; use one of --tree,"),
+        (("pinning", "--tree", "."), "--tree requires both endpoints"),
         (("pinning", "--tree", "{}", "--good", "nope", "--bad", "HEAD"), "no revision 'nope'"),
         (("pinning", "--tree", "/", "--good", "a", "--bad", "b"), "/ is no git repository"),
         (("pinning", "--tree", "{}", "--good", "HEAD", "--bad", "HEAD"), "no revision between"),
         (("nope", "--tree", "{}", "--good", "HEAD~3", "--bad", "HEAD"), "no scenarios about"),
-        (("--tree", "{}", "--good", "HEAD~3", "--bad", "HEAD"), "no symptom"),
-        (("pinning", "--releases", "--good", "debian:6.1", "--old", "debian:6.1"), "leave out one"),
+        (("--tree", "{}", "--good", "HEAD~3", "--bad", "HEAD"), "no symptom; use one of"),
+        (("pinning", "--releases", "--good", "debian:6.1", "--old", "debian:6.1"), "use one pair"),
         (
             ("pinning", "--boot", "--releases"),
             "more than one symptom: scenarios and --boot",
@@ -272,26 +272,27 @@ def test_patches_rejects_a_prebuilt_kernel(tmp_path: Path) -> None:
         (("pinning", "--releases", "--confidence", "2"), "must be from 0.5 to below 1, not 2.0"),
         (
             ("--command", "a", "--matches", "(", "--tree", "{}", "--good", "HEAD~3", "--bad=HEAD"),
-            "'(' is no regular expression",
+            "invalid regular expression '('",
         ),
         (("--command", "a", "--figure", "x", "--releases"), "--figure requires --above or --below"),
-        (("--matches", "a", "--splat", "b", "--releases"), "exclude each other"),
-        (("--hang", "--boot", "--releases"), "--hang requires a --command"),
-        (("--command", "a", "--hang", "--splat", "b", "--releases"), "exclude each other"),
+        (("--matches", "a", "--splat", "b", "--releases"), "--splat and --matches exclude"),
+        (("--hang", "--boot", "--releases"), "--hang requires --command"),
+        (("--splat", "a", "--releases"), "--splat requires --command"),
+        (("--command", "a", "--hang", "--splat", "b", "--releases"), "--splat and --hang exclude"),
         (("pinning", "--releases", "--frobnicate"), "No such option"),
         (("pinning", "--series", "x", "--path", "a"), "--path requires --tree"),
-        (("pinning", "--kconfig", "a", "b", "--good", "a"), "--old and --new requires --tree"),
+        (("pinning", "--kconfig", "a", "b", "--good", "a"), "--good requires --tree or --releases"),
         (
             ("--command", "a", "--figure", "(x)", "--above=1", "--below=2", "--releases"),
             "--above excludes --below",
         ),
         (
             ("pinning", "--tree", "{}", "--good", "HEAD~3", "--bad", "HEAD", "--path", "nope"),
-            "no revision that changes nope between the ends",
+            "no revision that changes nope between the endpoints",
         ),
-        (("resume", "/nope"), "/nope has no search in it"),
-        (("status", "/"), "/ has no search in it"),
-        (("log", "/"), "/ has no search in it"),
+        (("resume", "/nope"), "/nope has no bisection"),
+        (("status", "/"), "/ has no bisection"),
+        (("log", "/"), "/ has no bisection"),
     ],
 )
 def test_a_usage_error_prints_one_line_with_a_hint(

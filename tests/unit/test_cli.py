@@ -33,7 +33,7 @@ REPORT = REPORTS / "platform-client-pins-smmu.transcript"
         (["repro"], 2, "Missing argument"),
         (["repro", str(REPORT), "--nope"], 2, "see iommu-harness repro --help"),
         (["run", "pinning::nope"], 2, "no scenario 'nope' about pinning"),
-        (["bisect", "status", "/"], 2, "/ has no search in it"),
+        (["bisect", "status", "/"], 2, "/ has no bisection"),
         (["shell", "/"], 2, "/ has no snapshot"),
         (["frobnicate"], 2, "No such command"),
         (["kernel", "build", "debian:x"], 2, "not a kernel version"),

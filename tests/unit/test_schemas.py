@@ -140,7 +140,7 @@ def test_every_error_has_a_kind() -> None:
         ("common/$defs/splat-facts/properties/severity", kinds.Severity),
         ("mutants/properties/mutants/items/properties/result", mutants.Result),
         ("mutants-harmless/properties/harmless/items/properties/result", harmless.Result),
-        ("bisect-status/properties/last/properties/word", journal.RunResult),
+        ("bisect-status/properties/last/properties/result", journal.RunResult),
     ],
 )
 def test_a_word_is_one_of_its_type(place: str, words: Any) -> None:
