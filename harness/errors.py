@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The whole error tree. Each error is one line for the user: what happened,
-where, and the hint. Unexpected kernel behaviour is a verdict, never one of these.
+"""All errors. The message of each is one line: what happened, where, and the hint.
+Unexpected behaviour of a kernel is a verdict, and never one of these errors.
 """
 
 import difflib
@@ -10,8 +10,8 @@ from typing import ClassVar
 
 
 class HarnessError(Exception):
-    """Base of all. ``exit_code`` is what the command ends with; ``detail`` are lines
-    of evidence to show below the one line."""
+    """The base class. ``exit_code`` is the exit status of the command; ``hint`` is what to do
+    about the error; ``detail`` has lines of evidence, printed below the message."""
 
     exit_code: ClassVar[int] = 3
 
@@ -26,29 +26,29 @@ class HarnessError(Exception):
 
 
 class UsageError(HarnessError):
-    """The request was wrong: another argument, file or option fixes it."""
+    """The request is wrong; another argument, file or option fixes it."""
 
     exit_code = 2
 
 
 class PatchMismatch(UsageError):
-    """A patch that was made for another kernel: name one that fits, or another kernel."""
+    """A patch was made for another kernel."""
 
 
 class OptionLost(UsageError):
-    """A kernel cannot have an option that a fragment asks for."""
+    """A kernel cannot have an option that a fragment requests."""
 
 
 class HostError(HarnessError):
-    """This host could not do it: disk, network, permissions."""
+    """A failure of this host: disk, network, permissions."""
 
 
 class HostStarved(HostError):
-    """A guest got too little of this host's processors to be judged."""
+    """A guest got too little CPU time of this host to be judged."""
 
 
 class Unmigratable(HostError):
-    """QEMU cannot save a guest with such a device; it can still be booted."""
+    """QEMU cannot save a guest with such a device, though it can boot one."""
 
 
 class ToolMissing(HostError):
@@ -56,8 +56,7 @@ class ToolMissing(HostError):
 
 
 class ProgramFailed(HostError):
-    """A program ended with an error. ``output`` is the tail of what it printed, ``status``
-    its exit status."""
+    """A program failed. ``output`` is the tail of its output, ``status`` its exit status."""
 
     def __init__(self, message: str, hint: str = "", output: str = "", status: int = 1) -> None:
         super().__init__(message, hint)
@@ -66,7 +65,7 @@ class ProgramFailed(HostError):
 
 
 class BuildError(HostError):
-    """The kernel did not compile; the message is the first error of its log."""
+    """The kernel did not compile; the message is the first error of the build log."""
 
 
 class CommandFailed(HarnessError):
@@ -79,7 +78,7 @@ class CommandFailed(HarnessError):
 
 
 class GuestError(HarnessError):
-    """A guest could not be judged. ``log`` is the tail of the kernel's console."""
+    """A guest cannot be judged. ``log`` is the tail of the kernel's console."""
 
     def __init__(self, message: str, hint: str = "", log: str = "") -> None:
         super().__init__(message, hint)
@@ -87,7 +86,7 @@ class GuestError(HarnessError):
 
 
 class GuestPanic(GuestError):
-    """The kernel panicked; ``text`` is what it said after "not syncing: "."""
+    """The kernel panicked; ``text`` is what it printed after "not syncing: "."""
 
     def __init__(self, text: str, log: str = "") -> None:
         super().__init__(f"the kernel panicked: {text}", log=log)
@@ -95,28 +94,28 @@ class GuestPanic(GuestError):
 
 
 class GuestHang(GuestError):
-    """The guest stopped answering; raise the limit if the step is that slow."""
+    """The guest does not answer within its limit. A slow step needs a higher limit."""
 
 
 class GuestLost(GuestError):
-    """The guest cannot be spoken with any more, and it is not known that its kernel died."""
+    """The connection to the guest is lost, and it is not known that its kernel died."""
 
 
 class QemuEnded(GuestLost):
-    """QEMU ended without the guest asking for it, as by the host's OOM killer: that says
-    nothing about the kernel. QEMU's own words are in the message."""
+    """QEMU ended without a request of the guest, killed by the host's OOM killer for example,
+    which is no evidence about the kernel. The message has QEMU's own error."""
 
 
 class GuestUnseen(GuestError):
-    """The guest runs, and the kernel does not let its state be looked at."""
+    """The guest runs, but its kernel kills the process that reads its state."""
 
 
 class GuestReset(GuestLost):
-    """The guest shut itself down or reset itself, without a panic on its console: one that
+    """The guest shut itself down or reset itself, without a panic on its console. A kernel that
     panics before it has a console does that."""
 
 
-# Of this host, whatever it was doing: no space, memory, processes or files.
+# Causes within this host, whatever the operation: no space, memory, processes or files.
 _EXHAUSTED = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO),
     *(errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE),
@@ -124,7 +123,7 @@ _EXHAUSTED = {
 
 
 def is_host_trouble(error: BaseException | None) -> bool:
-    """Whether the error says something of this host, and so nothing of a kernel."""
+    """Whether the cause of the error is this host, so that it is no evidence about a kernel."""
     if isinstance(error, OSError):
         return error.errno in _EXHAUSTED
     return isinstance(error, HostError | QemuEnded | MemoryError)

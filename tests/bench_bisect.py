@@ -37,7 +37,7 @@ def searches(
     with tempfile.TemporaryDirectory() as scratch:
         repository = Path(scratch, "git")
         messages = [f"change {number}" for number in range(length + 1)]
-        commits = git.line_of_commits(messages, repository)
+        commits = git.create_linear_history(messages, repository)
         endpoints = Endpoints(commits[-1], (commits[0],))
         for seed in range(count):
             draw = random.Random(seed)

@@ -164,7 +164,7 @@ def _functions(texts: dict[str, str], names: list[str]) -> list[tuple[str, str]]
 
 def _files(tree: Path) -> Iterator[bytes]:
     """Each file of the source, as fast-import reads it."""
-    for name in sorted(cache.sealed(tree.parent)):
+    for name in sorted(cache.read_seal(tree.parent)):
         file = tree.parent / name
         inside = name.removeprefix("tree/")
         if file.is_symlink():

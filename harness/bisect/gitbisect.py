@@ -90,7 +90,7 @@ class GitBisect:
         # rev-list --bisect also reads refs/bisect of the running bisection.
         aside = self._repository.with_name(f"{self._repository.name}-ahead")
         if not aside.exists():
-            git.borrowing(self._repository, aside)
+            git.create_with_alternates(self._repository, aside)
         words = ["rev-list", "--bisect", *_options(self._endpoints), new]
         words += [f"^{each}" for each in olds]
         return git.run(aside, *words, "--", *self._endpoints.paths)

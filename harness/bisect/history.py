@@ -80,7 +80,7 @@ def revisions(
     there is nothing between them."""
     repository = into / "git"
     if not repository.exists():
-        git.borrowing(tree, repository)
+        git.create_with_alternates(tree, repository)
     for old in endpoints.old:
         _check_related(tree, repository, endpoints.new, old)
     if not gitbisect.count(repository, endpoints):
@@ -270,7 +270,7 @@ def _line(
     if repository.exists():
         commits = git.run(repository, "rev-list", "--reverse", "refs/heads/line").splitlines()
     else:
-        commits = git.line_of_commits(names, repository)
+        commits = git.create_linear_history(names, repository)
     numbers = {commit: number for number, commit in enumerate(commits)}
     return History(
         repository,

@@ -53,7 +53,7 @@ class BackgroundBuilds:
 def _started(spec: KernelSpec) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-P", "-c", _COMMAND, "kernel", "build", *arguments(spec)]
     return subprocess.Popen(
-        program.bound_to_us(["nice", *command], "TERM"),
+        program.with_pdeathsig(["nice", *command], "TERM"),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

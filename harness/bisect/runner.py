@@ -127,6 +127,6 @@ def _names(splats: Sequence[Splat]) -> tuple[str, ...]:
 def _artifact(kernel: Kernel) -> str:
     """A digest of all that a guest reads of the kernel. Revisions that differ only in comments
     or in files that are not built have the same."""
-    files = cache.sealed(kernel.directory)
+    files = cache.read_seal(kernel.directory)
     read = {name: key for name, key in files.items() if name.startswith(_READ_BY_GUESTS)}
     return cache.digest_manifest(read)

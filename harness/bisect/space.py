@@ -37,7 +37,7 @@ class SearchSpace:
 
 def pinned(space: SearchSpace, inputs: Inputs) -> SearchSpace:
     """The space with hashes for revisions, absolute paths, and copies of its files."""
-    tree = paths.given(space.tree) if space.tree else None
+    tree = paths.absolute(space.tree) if space.tree else None
     if tree:
         new, *old = (git_source.commit_of(tree, each) for each in (space.new, *space.old))
         space = replace(space, tree=str(tree), new=new, old=tuple(old))
@@ -60,7 +60,7 @@ def _pinned_fixup(text: str, tree: Path | None, inputs: Inputs) -> str:
 def _pinned_kernel(text: str) -> str:
     kind, _, where = text.partition(":")
     if kind in ("tree", "prebuilt"):
-        return f"{kind}:{paths.given(where)}"
+        return f"{kind}:{paths.absolute(where)}"
     return git_source.pinned(where) if kind == "git" else text
 
 

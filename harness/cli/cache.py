@@ -87,7 +87,7 @@ def gc(
 
     Entries that a running command uses are kept.
     """
-    removed = list(inventory.collect(days))
+    removed = list(inventory.remove_unused(days))
     if as_json:
         output.print_json({"removed": [_record(item) for item in removed]})
         return

@@ -79,7 +79,9 @@ def _boot_all(specs: Sequence[KernelSpec], chosen: Sequence[Machine]) -> list[Ce
         if outcome.kernel is None:
             cells.append(Cell(str(spec), machine.name, reason=str(outcome.error)))
             continue
-        below = rundir.create("", directory / f"{number}-{rundir.word(f'{machine.name}-{spec}')}")
+        below = rundir.create(
+            "", directory / f"{number}-{rundir.file_name(f'{machine.name}-{spec}')}"
+        )
         cells.append(smoke.survey(spec, outcome.kernel, machine, below))
     return cells
 

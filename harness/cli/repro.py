@@ -128,7 +128,7 @@ def _attempt(
     if outcome.kernel is None:
         return Attempt(outcome.spec, name, None, outcome.error)
     number = sum(path.is_dir() for path in directory.iterdir()) + 1
-    below = directory / f"{number}-{rundir.word(f'{name} {outcome.spec}')}"
+    below = directory / f"{number}-{rundir.file_name(f'{name} {outcome.spec}')}"
     try:
         if not how.quiet:
             output.show(render.opening(replayed))

@@ -235,7 +235,7 @@ def warm(
 
     def make(into: Path) -> None:
         # If the file cannot grow while QEMU writes memory, SIGBUS kills QEMU.
-        cache.make_room(_AT_ONCE * machine.memory / 1000, f"warming up {kernel.label}")
+        cache.ensure_space(_AT_ONCE * machine.memory / 1000, f"warming up {kernel.label}")
         title = f"warming up {kernel.label} on {machine.name}"
         with progress.phase("warm guest", title), cache.scratch() as scratch:
             memory = Memory(into / "ram", shared=True)
@@ -261,13 +261,13 @@ def _title(kernel: Kernel) -> str:
 def forget(kernel: Kernel) -> None:
     """Remove the warm guests of a kernel from the cache, except those that another process
     uses."""
-    for path in cache.titled("snapshot", _title(kernel)):
-        cache.release(path)
+    for path in cache.with_title("snapshot", _title(kernel)):
+        cache.discard_unused(path)
 
 
 def is_kept(kernel: Kernel) -> bool:
     """Whether the cache has a warm guest of the kernel."""
-    return bool(cache.titled("snapshot", _title(kernel)))
+    return bool(cache.with_title("snapshot", _title(kernel)))
 
 
 def _warm_up(guest: Guest, commands: Sequence[str]) -> None:

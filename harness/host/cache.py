@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The content-addressed cache: what is in it is whole and never changes.
+"""The content-addressed cache, whose entries are complete and never change.
 
-An entry is built in a scratch directory, sealed with the keys of its files and
-renamed into place, so a build that is killed leaves nothing that could be taken
-for a result. The seal is checked whenever an entry is used: one that was torn or
-tampered with is made again. Locks are flock(2): the kernel drops them with the
-process that held them; whoever uses an entry holds it shared until it ends.
+An entry is created in a scratch directory, sealed with the digests of its files and
+renamed into place, so a build that is killed leaves no incomplete entry. The seal is
+checked at each use, and a damaged entry is created again. Locks are flock(2), which the
+kernel releases when the process that holds them dies. A process that uses an entry
+holds a shared lock on it until the process ends.
 """
 
 import contextlib
@@ -27,12 +27,12 @@ from harness.host.manifest import Manifest
 
 SEAL = "seal.json"
 
-# Entries that this process uses: their directories' descriptors, with a shared lock.
+# The entries that this process uses, by directory: descriptors with a shared lock.
 _held: dict[Path, int] = {}
 
 
 def digest(*parts: str | bytes) -> str:
-    """A short key of the parts, in order; no two lists of parts share one."""
+    """A short key of the parts in their order. Different lists of parts have different keys."""
     state = hashlib.sha256()
     for part in parts:
         # File names may be any bytes.
@@ -47,48 +47,49 @@ def digest_files(root: Path) -> str:
 
 
 def digest_manifest(files: Manifest) -> str:
+    """A key of all names and digests of a manifest."""
     return digest(*(part for item in sorted(files.items()) for part in item))
 
 
 @contextlib.contextmanager
 def locked(name: str, title: str, *, wait: bool = True) -> Iterator[None]:
-    """Holds the lock ``name``; when another process has it, says that it is making
-    ``title`` and waits, or raises HostError where it is not to ``wait``."""
+    """Hold the lock ``name``, which protects the creation of ``title``. While another process
+    holds it, report that and wait; without ``wait`` raise HostError."""
     path = directory("locks") / f"{name}.lock"
     lock = FileLock(path)
     try:
         lock.acquire(blocking=False)
     except Timeout:
         if not wait:
-            raise HostError(f"another run is making {title}", "try again later") from None
-        with progress.phase("waiting", f"another run is making {title}; waiting for it"):
+            raise HostError(f"another run is creating {title}", "try again later") from None
+        with progress.phase("waiting", f"another run is creating {title}; waiting for it"):
             lock.acquire(poll_interval=0.1)
     try:
         yield
     finally:
-        # filelock tries again when the file it locked has been unlinked.
+        # filelock retries when the file that it has locked was unlinked.
         path.unlink(missing_ok=True)
         lock.release()
 
 
 def entry(
-    kind: str, key: str, title: str, make: Callable[[Path], None], *, lazily: bool = False
+    kind: str, key: str, title: str, make: Callable[[Path], None], *, lazy: bool = False
 ) -> Path:
-    """The directory of the entry, made by ``make(scratch)`` when not yet there, and
-    not removed by anybody before this process ends.
+    """The directory of an entry, created by ``make(directory)`` if it is not there. No process
+    removes it before this process ends.
 
-    ``title`` says what it is. All files are checked against the seal; with
-    ``lazily`` only that they are there, and whoever reads one checks it against
-    ``sealed``.
+    ``title`` describes the entry to users. All files are checked against the seal. With
+    ``lazy`` only the seal is read, and the caller checks each file that it reads against
+    ``read_seal``.
     """
     final = directory(kind) / key
-    if _take(final, lazily=lazily):
+    if _hold(final, lazy=lazy):
         return final
     with locked(f"{kind}-{key}", title):
-        if _take(final, lazily=lazily):
+        if _hold(final, lazy=lazy):
             return final
         if final.exists():
-            progress.note(f"{title}: what the cache has is damaged; making it again")
+            progress.note(f"{title}: the cache entry is damaged; creating it again")
             discard(final)
         with scratch() as parent:
             whole = parent / "entry"
@@ -96,24 +97,24 @@ def entry(
             make(whole)
             _seal(whole, title)
             whole.rename(final)
-        if not _take(final, lazily=lazily):
-            raise HostError(f"{title}: {final} is not what was written", "check this host's disk")
+        if not _hold(final, lazy=lazy):
+            raise HostError(f"{title}: {final} differs from what was written", "check the disk")
     return final
 
 
-def sealed(final: Path) -> Manifest:
-    """The keys of the entry's files. Raises ValueError for a seal that is torn."""
+def read_seal(final: Path) -> Manifest:
+    """The digests of the entry's files. Raises ValueError for a damaged seal."""
     path = final / SEAL
     try:
         status = path.stat()
     except OSError as error:
         raise ValueError(f"{path}: {error}") from error
-    return _sealed(path, status.st_ino, status.st_mtime_ns)
+    return _read_seal(path, status.st_ino, status.st_mtime_ns)
 
 
-# A kernel's source has 90000 files, and one build asks four times.
+# A kernel's source has 90000 files, and one build reads its seal four times.
 @functools.lru_cache(maxsize=4)
-def _sealed(path: Path, _file: int, _changed: int) -> Manifest:
+def _read_seal(path: Path, _inode: int, _changed: int) -> Manifest:
     try:
         record = json.loads(path.read_text())
         files: Manifest = record["files"]
@@ -121,27 +122,27 @@ def _sealed(path: Path, _file: int, _changed: int) -> Manifest:
     except (OSError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: {error}") from error
     if not whole:
-        raise ValueError(f"{path} is torn")
+        raise ValueError(f"{path} is incomplete")
     return files
 
 
 def damage(final: Path) -> str:
-    """What is wrong with an entry: the first file that is not as it was sealed, or ""."""
+    """What is wrong with an entry: the first file that differs from the seal, or ""."""
     try:
-        files = sealed(final)
+        files = read_seal(final)
     except ValueError as error:
         return str(error)
     present = set(manifest.walk(final)) - {SEAL}
     for name in sorted(present ^ files.keys()):
-        return f"{name} is missing" if name in files else f"{name} does not belong there"
+        return f"{name} is missing" if name in files else f"{name} is not in the seal"
     for name, key in files.items():
         if manifest.key(final / name) != key:
             return f"{name} has changed"
     return ""
 
 
-def titled(kind: str, title: str) -> list[Path]:
-    """The entries of a kind with that title."""
+def with_title(kind: str, title: str) -> list[Path]:
+    """The entries of a kind that have this title."""
     found = []
     for seal in directory(kind).glob(f"*/{SEAL}"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -151,7 +152,7 @@ def titled(kind: str, title: str) -> list[Path]:
 
 
 def discard(final: Path) -> None:
-    """Removes an entry, at once for whoever looks it up."""
+    """Remove an entry. It disappears by one rename."""
     descriptor = _held.pop(final, None)
     if descriptor is not None:
         os.close(descriptor)
@@ -159,18 +160,18 @@ def discard(final: Path) -> None:
         final.rename(parent / "discarded")
 
 
-def release(final: Path) -> None:
-    """Removes an entry that this process will not use any more, unless another does."""
-    mine = _held.pop(final, None)
-    if mine is not None:
-        os.close(mine)
+def discard_unused(final: Path) -> None:
+    """Remove an entry that this process no longer uses, unless another process uses it."""
+    held = _held.pop(final, None)
+    if held is not None:
+        os.close(held)
     try:
         descriptor = os.open(final, os.O_RDONLY | os.O_DIRECTORY)
     except (FileNotFoundError, NotADirectoryError):
         return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Another may have removed it, and made it anew, before it was locked.
+        # Another process may have removed and created it again before it was locked.
         if os.path.samestat(final.stat(), os.fstat(descriptor)):
             discard(final)
     except (BlockingIOError, FileNotFoundError):
@@ -185,8 +186,8 @@ def _seal(whole: Path, title: str) -> None:
     (whole / SEAL).write_text(json.dumps(record))
 
 
-def _take(final: Path, *, lazily: bool) -> bool:
-    """Holds the entry for this process, if it is there and whole."""
+def _hold(final: Path, *, lazy: bool) -> bool:
+    """Hold the entry until this process ends. False if it is missing or damaged."""
     if final in _held:
         return True
     try:
@@ -194,20 +195,20 @@ def _take(final: Path, *, lazily: bool) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     fcntl.flock(descriptor, fcntl.LOCK_SH)
-    if not _is_whole(final, descriptor, lazily=lazily):
+    if not _is_intact(final, descriptor, lazy=lazy):
         os.close(descriptor)
         return False
-    os.utime(descriptor)  # when it was last used
+    os.utime(descriptor)  # the time of its last use
     _held[final] = descriptor
     return True
 
 
-def _is_whole(final: Path, descriptor: int, *, lazily: bool) -> bool:
+def _is_intact(final: Path, descriptor: int, *, lazy: bool) -> bool:
     try:
         if not os.path.samestat(final.stat(), os.fstat(descriptor)):
             return False  # removed before it was locked
-        if lazily:
-            return bool(sealed(final))
+        if lazy:
+            return bool(read_seal(final))
         return not damage(final)
     except (OSError, ValueError):
         return False
@@ -215,10 +216,10 @@ def _is_whole(final: Path, descriptor: int, *, lazily: bool) -> bool:
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A private directory on the cache's file system, gone afterwards. Those of
-    processes that were killed are removed here."""
+    """A private directory on the cache's file system, removed at the end of the block.
+    Those of processes that were killed are removed too."""
     parent = directory("scratch")
-    with locked("scratch", "room"):
+    with locked("scratch", "a scratch directory"):
         _remove_abandoned(parent)
         mine = Path(tempfile.mkdtemp(dir=parent))
         holder = os.open(mine, os.O_RDONLY | os.O_DIRECTORY)
@@ -235,7 +236,7 @@ def _remove_abandoned(parent: Path) -> None:
         try:
             holder = os.open(each, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
-            continue  # its owner has just removed it
+            continue  # its process has just removed it
         try:
             fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -246,29 +247,30 @@ def _remove_abandoned(parent: Path) -> None:
             os.close(holder)
 
 
-# The kind whose entries are made again in seconds.
+# The kind whose entries are created again in seconds.
 _EXPENDABLE = "snapshot"
 
 
-def make_room(gigabytes: float, what: str) -> None:
-    """Has the cache's file system have that much free, for which warm guests that nobody
-    uses give way, the longest unused first. Raises HostError where that is not enough."""
+def ensure_space(gigabytes: float, purpose: str) -> None:
+    """Ensure that the cache's file system has that much free space, by removing snapshots that
+    no process uses, the least recently used first. Raises HostError if that does not
+    suffice."""
     root = directory("")
-    # Who finds no room while another is making some would throw out more than is needed.
-    with locked("room", "room"):
-        idle = _by_use(_EXPENDABLE)
+    # Without the lock, two processes that free space at once would remove too much.
+    with locked("room", "free space"):
+        unused = _least_recently_used(_EXPENDABLE)
         while (free := shutil.disk_usage(root).free / 1e9) < gigabytes:
-            if (longest := next(idle, None)) is None:
+            if (oldest := next(unused, None)) is None:
                 raise HostError(
-                    f"no space: {what} needs {gigabytes:g} GB and {root} has {free:.1f} GB free",
+                    f"no space: {purpose} needs {gigabytes:g} GB and {root} has {free:.1f} GB free",
                     "free some with `iommu-harness cache gc`,"
                     " or set IOMMU_HARNESS_CACHE to a larger disk",
                 )
-            release(longest)
+            discard_unused(oldest)
 
 
-def _by_use(kind: str) -> Iterator[Path]:
-    """The entries of a kind that this process does not use, the longest unused first."""
+def _least_recently_used(kind: str) -> Iterator[Path]:
+    """The entries of a kind that this process does not use, the least recently used first."""
     used: list[tuple[float, Path]] = []
     for path in directory(kind).iterdir():
         with contextlib.suppress(FileNotFoundError):  # removed meanwhile
@@ -277,7 +279,7 @@ def _by_use(kind: str) -> Iterator[Path]:
 
 
 def directory(name: str) -> Path:
-    """A directory of the cache, made when it is not there."""
+    """A directory of the cache, created if it is missing."""
     path = paths.cache() / name
     path.mkdir(parents=True, exist_ok=True)
     return path

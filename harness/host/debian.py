@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Debian packages of any suite and architecture, without root and without
-touching this host's own apt state.
+"""Debian packages of any suite and architecture, without root and without a change to
+this host's own apt state.
 
 apt itself resolves, downloads and verifies, in a private state directory per
-suite and architecture. The mirrors are those the host's apt already uses.
+suite and architecture. The mirrors are those of the host's apt.
 """
 
 import json
@@ -18,15 +18,15 @@ from harness.host import cache, paths, progress
 from harness.host.program import run
 
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-_FRESH = 24 * 3600.0  # seconds that package lists are trusted before another look
+_FRESH = 24 * 3600.0  # seconds until package lists are updated
 
 MIRROR_VARIABLE = "IOMMU_HARNESS_DEBIAN_MIRROR"
 
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """A Debian release; ``secured`` when it has a security suite beside it, ``base`` the
-    suite that its packages depend on where it is not whole by itself."""
+    """A Debian suite. ``secured`` if it has a security suite; ``base`` is the suite on whose
+    packages its own depend, "" if it is complete."""
 
     name: str
     secured: bool
@@ -35,7 +35,7 @@ class Suite:
 
 BACKPORTS = Suite("trixie-backports", False, base="trixie")
 
-# In the order in which a package is looked for: the stable releases first.
+# In the order in which they are searched for a package: stable releases first.
 SUITES = (
     Suite("bookworm", True),
     Suite("bullseye", True),
@@ -48,7 +48,7 @@ SUITES = (
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """One exact package: ``version`` as Debian writes it, ``6.12.117-1``."""
+    """An exact package; ``version`` is Debian's, ``6.12.117-1``."""
 
     name: str
     version: str
@@ -57,54 +57,54 @@ class Package:
 
 
 class Moved(HostError):
-    """The archive has another version by now than its lists said."""
+    """The archive has replaced the version that its package lists named."""
 
 
 def find(name: str, architecture: str, suites: Sequence[Suite] = SUITES) -> Package:
-    """The package in the first suite that has it.
+    """The package from the first suite that has it.
 
-    Raises UsageError when none has, HostError when the archive cannot be read.
+    Raises UsageError when none has it, HostError when the archive cannot be read.
     """
     for suite in suites:
-        for version in _known(suite, architecture, name, _candidates):
+        for version in _cached(suite, architecture, name, _candidates):
             return Package(name, version, suite, architecture)
     searched = ", ".join(suite.name for suite in suites)
     raise UsageError(
         f"Debian has no package {name} in {searched}",
-        "5.10, 6.1, 6.12, 7.2 and 7.3 are versions that it has",
+        "it has kernels 5.10, 6.1, 6.12, 7.2 and 7.3",
     )
 
 
 def names(prefix: str, architecture: str) -> set[str]:
-    """The names of all packages of all suites that begin with ``prefix``."""
+    """The names of the packages of all suites that begin with ``prefix``."""
     found: set[str] = set()
     for suite in SUITES:
-        found |= set(_known(suite, architecture, f"{prefix}*", _names))
+        found |= set(_cached(suite, architecture, f"{prefix}*", _names))
     return found
 
 
 def download(package: Package, into: Path) -> Path:
-    """Fetches the package's file, verified by apt against the signed archive.
+    """Download a package, verified by apt against the signed archive.
 
-    Raises HostError; where the archive has moved on since it was asked, the next
-    ``find`` names what it has now.
+    Raises HostError. If the archive has replaced the version meanwhile, that is Moved, and
+    the next ``find`` returns the new one.
     """
     _update(package.suite, package.architecture)
-    wanted = f"{package.name}={package.version}"
+    exact = f"{package.name}={package.version}"
     try:
-        _apt(package.suite, package.architecture, "download", wanted, cwd=into)
+        _apt(package.suite, package.architecture, "download", exact, cwd=into)
     except HostError as error:
         _forget(package.suite, package.architecture)
         now = find(package.name, package.architecture)
         if now == package:
             raise
-        raise Moved(f"Debian has {now.version} of {package.name} by now") from error
+        raise Moved(f"Debian now has {package.name} {now.version}") from error
     return next(into.glob(f"{package.name}_*.deb"))
 
 
 def download_closure(names: list[str], suite: Suite, architecture: str, into: Path) -> list[Path]:
-    """Fetches the packages and all they depend on, as files in ``into``, an absolute path:
-    apt takes others from its own state on."""
+    """Download packages with all their dependencies, as files in ``into``. The path is
+    absolute: apt resolves others relative to its own state."""
     _update(suite, architecture)
     (into / "partial").mkdir()
     install = ("install", "--download-only", "--yes", "--no-install-recommends")
@@ -113,26 +113,26 @@ def download_closure(names: list[str], suite: Suite, architecture: str, into: Pa
 
 
 def unpack(package: Path, into: Path) -> None:
-    """Unpacks the package's files below ``into``; its scripts are not run."""
+    """Unpack the files of a package below ``into``. Its scripts are not run."""
     run(["dpkg-deb", "--extract", str(package), str(into)])
 
 
-def _known(
-    suite: Suite, architecture: str, word: str, ask: Callable[[Suite, str, str], list[str]]
+def _cached(
+    suite: Suite, architecture: str, word: str, query: Callable[[Suite, str, str], list[str]]
 ) -> list[str]:
-    """What ``ask`` says about ``word``. Remembered for a day, so that a second run
-    needs no network."""
-    memory = _state(suite, architecture) / "known.json"
-    known = _recent(memory)
-    if word not in known:
+    """The result of ``query`` for ``word``. It is cached for a day, so that a second run needs
+    no network."""
+    file = _state(suite, architecture) / "known.json"
+    results = _recent(file)
+    if word not in results:
         _update(suite, architecture)
-        known[word] = ask(suite, architecture, word)
-        memory.write_text(json.dumps(known))
-    return known[word]
+        results[word] = query(suite, architecture, word)
+        file.write_text(json.dumps(results))
+    return results[word]
 
 
 def _candidates(suite: Suite, architecture: str, name: str) -> list[str]:
-    """The newest version that the suite has, if it has one."""
+    """The newest version in the suite, or nothing."""
     policy = _apt(suite, architecture, "policy", name, program="apt-cache")
     line = next((part for part in policy.splitlines() if "Candidate:" in part), "")
     found = line.partition(":")[2].strip()
@@ -145,7 +145,7 @@ def _names(suite: Suite, architecture: str, pattern: str) -> list[str]:
 
 
 def _forget(suite: Suite, architecture: str) -> None:
-    """Has the next question look at the archive itself."""
+    """Discard cached results, so that the next query reads the archive."""
     for name in ("known.json", "updated"):
         (_state(suite, architecture) / name).unlink(missing_ok=True)
 
@@ -176,7 +176,7 @@ def _update(suite: Suite, architecture: str) -> None:
         except HostError as error:
             if not stamp.exists():
                 raise
-            progress.note(f"{error.message}; going on with older package lists")
+            progress.note(f"{error.message}; continuing with older package lists")
             return
         (state / "known.json").unlink(missing_ok=True)
         stamp.touch()
@@ -190,25 +190,25 @@ def _write_sources(state: Path, suite: Suite, architecture: str) -> None:
     options = f"[arch={architecture} signed-by={_KEYRING}]"
     text = "".join(f"deb {options} {line}\n" for line in lines)
     (state / "sources.list").write_text(text)
-    # apt takes nothing of backports and experimental where their base has it too.
+    # By default apt prefers the base suite to backports and experimental.
     (state / "preferences").write_text("Package: *\nPin: release a=*\nPin-Priority: 500\n")
 
 
 def mirrors() -> tuple[str, str]:
-    """The main and the security archive's addresses: the user's choice, or
-    those of the host's own apt. Raises HostError when it has none of Debian."""
+    """The URLs of the main and the security archive: those of the environment, or of the
+    host's own apt. Raises HostError when that has no Debian mirror."""
     chosen = os.environ.get(MIRROR_VARIABLE)
     if chosen:
         return chosen, chosen.rstrip("/") + "-security"
     form = ["--format", "$(ORIGIN)\t$(RELEASE)\t$(REPO_URI)", "Created-By: Packages"]
     rows = [row.split("\t") for row in run(["apt-get", "indextargets", *form]).splitlines()]
-    # Before the host's first update apt does not know an archive's origin.
+    # Until the host's first update, apt does not know the origin of an archive.
     usable = [row for row in rows if len(row) == 3 and (row[0] == "Debian" or "$" in row[0])]
     security = [address for _, release, address in usable if release.endswith("-security")]
     main = [address for _, release, address in usable if not release.endswith("-security")]
     if not main:
         raise HostError(
-            "this host's apt names no Debian mirror", f"set {MIRROR_VARIABLE} to one's address"
+            "this host's apt names no Debian mirror", f"set {MIRROR_VARIABLE} to the URL of one"
         )
     return main[0], security[0] if security else main[0].rstrip("/") + "-security"
 
@@ -216,12 +216,12 @@ def mirrors() -> tuple[str, str]:
 def _state(suite: Suite, architecture: str) -> Path:
     name = f"{suite.name}-{architecture}"
     mirror = os.environ.get(MIRROR_VARIABLE)
-    if mirror:  # another archive has other lists
+    if mirror:  # lists differ between archives
         name += f"-{cache.digest(mirror)}"
     state = paths.cache() / "apt" / name
     for part in ("lists/partial", "archives/partial"):
         (state / part).mkdir(parents=True, exist_ok=True)
-    # An empty status file: nothing is installed, so a closure is complete.
+    # An empty status file means that nothing is installed, so all dependencies are resolved.
     (state / "status").touch()
     return state
 
@@ -241,7 +241,7 @@ def _apt(
         "APT::Architecture": architecture,
         "APT::Architectures": architecture,
         "Acquire::Languages": "none",
-        # Unused without root; with it, the _apt user cannot enter a home.
+        # Has an effect for root only, where the _apt user cannot enter a home directory.
         "APT::Sandbox::User": "root",
         "Acquire::Retries": "3",
     }
@@ -253,5 +253,5 @@ def _apt(
         reason = errors[0].removeprefix("E: ") if errors else failure.message
         raise HostError(
             f"apt could not fetch from {suite.name}: {reason}",
-            f"see that the network and the mirror answer, or set {MIRROR_VARIABLE}",
+            f"check the network and the mirror, or set {MIRROR_VARIABLE}",
         ) from failure

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Copies of files that cost as little as the file system allows."""
+"""Copies of files and trees, as cheap as the file system allows."""
 
 import fcntl
 import os
@@ -15,9 +15,9 @@ _FICLONE = 0x40049409
 
 
 def copy(origin: Path, target: Path) -> None:
-    """A copy with the permissions and a new time; a link is copied as a link. Shares
-    blocks where the file system can (btrfs, XFS)."""
-    _make_room(target)
+    """Copy a file with its permissions and a new time, and a link as a link. The copy shares
+    blocks where the file system supports that (btrfs, XFS)."""
+    _remove(target)
     if origin.is_symlink():
         target.symlink_to(origin.readlink())
         return
@@ -30,9 +30,9 @@ def copy(origin: Path, target: Path) -> None:
 
 
 def link_tree(origin: Path, target: Path) -> None:
-    """All of ``origin`` in the new directory ``target``, as hard links: nothing may ever
-    write through them. By two cp: Python takes thrice as long for a kernel's source, and
-    one cp half as long again."""
+    """Hard-link all of ``origin`` into the new directory ``target``. Nothing may write to
+    these files. Two cp do the work: for a kernel's source Python takes three times as long,
+    and one cp 1.5 times."""
     target.mkdir(parents=True, exist_ok=True)
     # drivers is 40 % of a kernel's source.
     names = sorted(each.name for each in origin.iterdir())
@@ -48,7 +48,8 @@ def _link(origin: Path, names: Sequence[str], target: Path) -> None:
         program.run(["cp", "--archive", "--link", "--", *paths, str(target)])
 
 
-def _make_room(target: Path) -> None:
+def _remove(target: Path) -> None:
+    """Remove what is at ``target``, and create its parents."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_dir() and not target.is_symlink():
         shutil.rmtree(target)

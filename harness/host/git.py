@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""git, run on a repository that is somebody else's: nothing of its configuration runs a
-program, and nothing is fetched.
+"""git, run on repositories of users: no setting of theirs runs a program, and nothing is
+fetched.
 """
 
 import shutil
@@ -9,18 +9,19 @@ from pathlib import Path
 
 from harness.host import program
 
-# Names and dates of commits that we make ourselves: the same history has the same hashes.
-_WHO = "iommu-harness <iommu-harness>"
+# The committer of the harness's own commits. With a constant date, the same history has the
+# same hashes.
+_COMMITTER = "iommu-harness <iommu-harness>"
 
 
 def run(repository: Path, *words: str, stdin: Path | None = None) -> str:
-    """What git prints on standard output, without the newlines at its ends. Raises
-    ProgramFailed with its complaint."""
+    """Run git and return its standard output, without the newlines around it. Raises
+    ProgramFailed with git's error."""
     env = _environment()
     settings = [f"safe.directory={repository}", "core.fsmonitor=false", "core.hooksPath=/dev/null"]
     options = [word for setting in settings for word in ("-c", setting)]
     command = ["git", *options, "-C", str(repository), *words]
-    output = program.run(command, env=env, stdin=stdin, apart=True, errors="surrogateescape")
+    output = program.run(command, env=env, stdin=stdin, stdout_only=True, errors="surrogateescape")
     return output.strip("\n")
 
 
@@ -28,18 +29,19 @@ def _environment() -> dict[str, str]:
     return program.environment(
         GIT_OPTIONAL_LOCKS="0",
         GIT_NO_REPLACE_OBJECTS="1",
-        # A partial clone would fetch what it lacks, from anywhere.
+        # A partial clone would fetch missing objects from its remote.
         GIT_NO_LAZY_FETCH="1",
         GIT_ALLOW_PROTOCOL="none",
-        # What a user has set for all repositories is not meant for ours.
+        # Settings of the system and the user do not apply to the harness's repositories.
         GIT_CONFIG_NOSYSTEM="1",
         GIT_CONFIG_GLOBAL="/dev/null",
     )
 
 
-def borrowing(repository: Path, into: Path) -> None:
-    """Makes ``into``, whole or not at all, a bare repository that has all objects of the
-    other, and none of its references, hooks and settings."""
+def create_with_alternates(repository: Path, into: Path) -> None:
+    """Create ``into``, completely or not at all: a bare repository that shares all objects of
+    ``repository`` (objects/info/alternates), but none of its references, hooks and
+    settings."""
     objects = run(repository, "rev-parse", "--path-format=absolute", "--git-path", "objects")
     shallow = run(repository, "rev-parse", "--path-format=absolute", "--git-path", "shallow")
     form = run(repository, "rev-parse", "--show-object-format")
@@ -50,15 +52,15 @@ def borrowing(repository: Path, into: Path) -> None:
     part.rename(into)
 
 
-def line_of_commits(messages: Sequence[str], into: Path) -> list[str]:
-    """Makes ``into``, whole or not at all, a bare repository with a commit for each
-    message, each the parent of the next, all without files; returns their hashes."""
+def create_linear_history(messages: Sequence[str], into: Path) -> list[str]:
+    """Create ``into``, completely or not at all: a bare repository with an empty commit for
+    each message, each the parent of the next. Return their hashes."""
     part = _init(into, "sha1")
     stream = part / "import"
     with stream.open("w") as file:
         for number, message in enumerate(messages, start=1):
             data = message.encode()
-            file.write(f"commit refs/heads/line\nmark :{number}\ncommitter {_WHO} 0 +0000\n")
+            file.write(f"commit refs/heads/line\nmark :{number}\ncommitter {_COMMITTER} 0 +0000\n")
             file.write(f"data {len(data)}\n{message}\n")
     run(part, "fast-import", "--quiet", stdin=stream)
     stream.unlink()

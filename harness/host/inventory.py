@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What the cache holds: listed, checked, and thrown away when nobody used it for long."""
+"""The contents of the cache: listed, verified, and removed if not used for long."""
 
 import contextlib
 import fcntl
@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from harness.host import cache, paths, progress
 
-# What is sealed and immutable, and what a build works in.
+# Sealed, immutable entries; and the work trees of builds.
 _ENTRIES = (
     "kernel",
     "source",
@@ -34,8 +34,8 @@ KINDS = (*_ENTRIES, _WORK)
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing in the cache: ``size`` in bytes on disk, ``used`` when it was last
-    used, in seconds since 1970."""
+    """An entry of the cache: ``size`` in bytes on disk, ``used`` the time of its last use,
+    in seconds since 1970."""
 
     kind: str
     key: str
@@ -46,7 +46,7 @@ class Item:
 
 
 def items() -> list[Item]:
-    """Everything in the cache that ``gc`` may remove, by kind, the newest first."""
+    """All entries that ``gc`` may remove, by kind, the most recently used first."""
     found = []
     for kind in KINDS:
         for path in _below(kind):
@@ -56,7 +56,7 @@ def items() -> list[Item]:
 
 
 def damaged() -> Iterator[tuple[Item, str]]:
-    """The entries that are not as they were sealed, and what is wrong with each."""
+    """The entries that differ from their seals, and what is wrong with each."""
     entries = [item for item in items() if item.kind != _WORK]
     with progress.phase("cache check", "checking the cache") as phase:
         phase.expect(len(entries))
@@ -67,15 +67,15 @@ def damaged() -> Iterator[tuple[Item, str]]:
                 yield item, problem
 
 
-def collect(days: float) -> Iterator[Item]:
-    """Removes what was not used for ``days``, and yields each thing removed; what a
-    running process uses stays."""
+def remove_unused(days: float) -> Iterator[Item]:
+    """Remove entries that have not been used for ``days``, and yield each. Entries that a
+    running process uses are kept."""
     latest = time.time() - days * 86400
     for item in items():
         if item.used > latest:
             continue
-        gone = _discard_work(item) if item.kind == _WORK else _discard_entry(item)
-        if gone:
+        removed = _discard_work(item) if item.kind == _WORK else _discard_entry(item)
+        if removed:
             yield item
 
 
@@ -107,7 +107,7 @@ def _size(root: Path) -> int:
 
 
 def _discard_entry(item: Item) -> bool:
-    """Whoever uses it, has made it anew or has removed it meanwhile is left alone."""
+    """False if another process uses it, or has replaced or removed it meanwhile."""
     try:
         descriptor = os.open(item.path, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What people send each other, as files: mbox, one mail, an archive's page, plain text.
+"""Mails as files: an mbox, one mail, a page of a mail archive, or plain text.
 
-What is read here is untrusted; nothing of it is interpreted but its structure.
+The text is untrusted. Only its structure is interpreted.
 """
 
 import codecs
@@ -20,17 +20,17 @@ from pathlib import Path
 
 from harness.errors import UsageError
 
-# Megabytes of text are no bug report; parsing them would only take long.
+# No bug report is larger, and parsing more would take long.
 _MAX_BYTES = 64 << 20
 
 _GZIP = b"\x1f\x8b"
 
-# An mbox's separator: an address and a date, as ctime(3) has it.
+# The separator in an mbox: an address and a date as ctime(3) prints it.
 _MBOX = re.compile(rb"^From \S+ +\w{3} \w{3} +\d+ \d\d:\d\d:\d\d \d{4}.*$", re.MULTILINE)
 _HEADERS = re.compile(rb"\A(?:[A-Za-z][A-Za-z0-9-]*:[^\n]*\n(?:[ \t][^\n]*\n)*){2,}")
 _MAIL_HEADER = re.compile(rb"^(?:From|Subject|Message-ID|Date|Received):", re.I | re.MULTILINE)
 
-# Where the next message of a thread begins in an archive's page.
+# Where the next message of a thread begins in a page of a mail archive.
 _PAGE_BREAK = re.compile(
     r"^(?:\^ permalink raw reply.*|Posted by .+ ago|From: .+@.+|.+ (?:UTC|[AP]M) \| #\d+)$",
     re.MULTILINE,
@@ -41,9 +41,9 @@ _HTML = re.compile(rb"\s*<(?:!doctype html|html)", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """``subject`` is "" where a page or a plain text has none that can be told;
-    ``text`` is the body for reading, ``raw`` its bytes as they were sent, and
-    ``attachments`` those of the further parts that are text."""
+    """A mail. ``subject`` is "" where a page or a plain text does not have one; ``text`` is
+    the decoded body, ``raw`` its bytes as they were sent, and ``attachments`` the bytes of
+    further parts other than HTML."""
 
     subject: str
     text: str
@@ -52,9 +52,9 @@ class Message:
 
 
 def read(path: Path) -> list[Message]:
-    """The file's messages, the first one first; "-" is standard input.
+    """The messages of a file, in its order; "-" is standard input.
 
-    Raises UsageError for a file that is missing, empty, binary or far too large.
+    Raises UsageError for a file that is missing, empty, binary or above 64 MiB.
     """
     data = _bytes(path)
     if _MBOX.match(data):
@@ -69,23 +69,23 @@ def read(path: Path) -> list[Message]:
 
 def _bytes(path: Path) -> bytes:
     if str(path).startswith(("http:", "https:")):
-        raise UsageError(f"{path} is an address", "download the mbox and name the file")
+        raise UsageError(f"cannot read {path}: a URL", "download the mbox and name the file")
     if str(path) != "-" and (path.is_dir() or not path.exists()):
-        what = "a directory" if path.is_dir() else "not there"
-        raise UsageError(f"no such file: {path} is {what}", "name a file")
+        reason = "a directory" if path.is_dir() else "no such file"
+        raise UsageError(f"cannot read {path}: {reason}", "name a file")
     data = _read_limited(path)
     if len(data) > _MAX_BYTES:
-        raise UsageError(f"{path} is too large to be mail", "cut it down to the message")
+        raise UsageError(f"cannot read {path}: above 64 MiB", "cut it down to the message")
     if not data.strip():
-        raise UsageError(f"{path} is empty", "name another file")
+        raise UsageError(f"cannot read {path}: empty", "name another file")
     data = _from_utf_16(data)
     if b"\0" in data:
-        raise UsageError(f"{path} is a binary file", "name a text file or an mbox")
+        raise UsageError(f"cannot read {path}: a binary file", "name a text file or an mbox")
     return data.replace(b"\r\n", b"\n")
 
 
 def _read_limited(path: Path) -> bytes:
-    """At most one byte too many; archives hand out threads as .mbox.gz."""
+    """Up to one byte above the limit. Mail archives offer threads as .mbox.gz."""
     if str(path) == "-":
         data = sys.stdin.buffer.read(_MAX_BYTES + 1)
     else:
@@ -96,11 +96,11 @@ def _read_limited(path: Path) -> bytes:
     try:
         return gzip.GzipFile(fileobj=io.BytesIO(data)).read(_MAX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise UsageError(f"{path} cannot be unpacked: {error}", "fetch it again") from None
+        raise UsageError(f"cannot unpack {path}: {error}", "download it again") from None
 
 
 def _from_utf_16(data: bytes) -> bytes:
-    """As UTF-8, what a mark at its beginning says to be UTF-16."""
+    """The data as UTF-8, where a byte order mark declares UTF-16."""
     if data.startswith(codecs.BOM_UTF8):
         return data.removeprefix(codecs.BOM_UTF8)
     if not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -109,13 +109,13 @@ def _from_utf_16(data: bytes) -> bytes:
 
 
 def plain_text(part: bytes) -> str:
-    """An attachment's text, "" for one that is binary."""
+    """The text of an attachment, "" for a binary one."""
     part = _from_utf_16(part)
     return "" if b"\0" in part else _decoded(part, None)
 
 
 def _decoded(data: bytes, charset: str | None) -> str:
-    """By the declared charset, else UTF-8, else Latin-1, which takes any byte."""
+    """The text by its declared charset, else UTF-8, else Latin-1, which accepts any byte."""
     for name in (charset, "utf-8"):
         try:
             return _plain(data.decode(name or "utf-8"))
@@ -125,8 +125,8 @@ def _decoded(data: bytes, charset: str | None) -> str:
 
 
 def _plain(text: str) -> str:
-    """Mail programs put no-break spaces where a log has runs of blanks; some
-    charsets decode to halves of characters, which nothing can encode again."""
+    """The text without no-break spaces, which mail programs insert into runs of blanks, and
+    without surrogates, to which some charsets decode and which cannot be encoded."""
     return text.replace("\xa0", " ").encode(errors="replace").decode()
 
 
@@ -135,10 +135,10 @@ def _mail(data: bytes) -> Message:
         message = email.message_from_bytes(data, policy=email.policy.default)
         assert isinstance(message, EmailMessage)
         return _parsed(message, data)
-    # The email package raises almost anything for headers that are made to.
+    # The email package raises many kinds of errors for malicious headers.
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError) as error:
         raise UsageError(
-            f"the mail cannot be parsed ({type(error).__name__})", "save its text in a file"
+            f"cannot parse the mail: {type(error).__name__}", "save its text in a file"
         ) from None
     except (TypeError, ValueError):
         return Message("", _decoded(data, None), data)
@@ -155,7 +155,7 @@ def _parsed(message: EmailMessage, data: bytes) -> Message:
     if body.get_content_type() == "text/html":
         text = _html_text(text)
         payload = text.encode()
-    # A page beside the text says the same again.
+    # An HTML part beside the text repeats it.
     others = (
         part
         for part in message.walk()
@@ -177,7 +177,7 @@ def _charset(body: MIMEPart) -> str | None:
 
 
 class _Text(HTMLParser):
-    """The text of a page: a line for each block, blanks folded outside of <pre>."""
+    """The text of an HTML page: a line for each block, blanks folded outside of <pre>."""
 
     _BLOCKS = frozenset({"p", "div", "pre", "li", "tr", "blockquote", "h1", "h2", "h3"})
     _HIDDEN = frozenset({"script", "style", "head"})
@@ -201,7 +201,7 @@ class _Text(HTMLParser):
         self._pre = max(0, self._pre - (tag == "pre"))
         self._block(tag)
         if tag == "pre":
-            self.text += "\n"  # what follows is prose
+            self.text += "\n"  # an empty line: prose follows
 
     def handle_data(self, data: str) -> None:
         if not self._hidden:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is in a directory: a key of each file's content, by the file's path."""
+"""The contents of a directory: a key of each file's content, by the file's path."""
 
 import hashlib
 import os
@@ -13,34 +13,34 @@ from pathlib import Path
 
 from harness.host import program
 
-# A file's path, relative, to a key that changes with its content, its execute
-# bit or its link target.
+# By the relative path of a file, a key that changes with its content, its execute bit or its
+# link target.
 Manifest = dict[str, str]
 
 _MANY = 2000
 
-# Files as large as a guest's memory, which are holes for the most part, are keyed by
-# those blocks of theirs that are not zero.
+# The keys of files as large as a guest's memory, which are mostly holes, cover only their
+# blocks that are not zero.
 _LARGE = 64 << 20
 _BLOCK = 1 << 16
 _ZEROES = bytes(_BLOCK)
 
 
 def key(path: Path, mode: int | None = None) -> str:
-    """The key of a file or a symbolic link; ``mode`` is its st_mode, where known."""
+    """The key of a file or a symbolic link; ``mode`` is its st_mode, if the caller has it."""
     mode = path.lstat().st_mode if mode is None else mode
     if stat.S_ISLNK(mode):
         return f"link {path.readlink()}"
     with path.open("rb", buffering=0) as file:
         if os.fstat(file.fileno()).st_size >= _LARGE:
-            content = _of_blocks(file.fileno())
+            content = _digest_of_blocks(file.fileno())
         else:
             content = hashlib.file_digest(file, "sha256").hexdigest()[:24]
     return f"{content}{_mark(mode)}"
 
 
-def _of_blocks(descriptor: int) -> str:
-    """The same for the same content, wherever the file system has its holes."""
+def _digest_of_blocks(descriptor: int) -> str:
+    """A digest that depends on the content only, not on where the file has holes."""
     size = os.fstat(descriptor).st_size
     state = hashlib.sha256(f"{size}".encode())
     position = 0
@@ -54,7 +54,7 @@ def _of_blocks(descriptor: int) -> str:
 
 
 def _next_data(descriptor: int, position: int) -> int:
-    """Where the file's next bytes are that are no hole; beyond its end, without any."""
+    """The position of the next data that is not a hole; sys.maxsize if there is none."""
     try:
         return os.lseek(descriptor, position, os.SEEK_DATA)
     except OSError:
@@ -62,8 +62,8 @@ def _next_data(descriptor: int, position: int) -> int:
 
 
 def walk(root: Path) -> Iterator[str]:
-    """The paths of all files and links below ``root``, relative to it; sockets, pipes
-    and devices are no content."""
+    """The paths of all files and links below ``root``, relative to it. Sockets, pipes and
+    devices are skipped."""
     waiting = [""]
     while waiting:
         base = waiting.pop()
@@ -80,13 +80,13 @@ def scan(root: Path, names: Iterable[str] | None = None) -> Manifest:
     """The keys of ``names``, or of all files below ``root``."""
     chosen = list(walk(root) if names is None else names)
     if len(chosen) > _MANY:
-        return _of_many(root, chosen)
+        return _scan_many(root, chosen)
     return {name: key(root / name) for name in chosen}
 
 
-def _of_many(root: Path, names: list[str]) -> Manifest:
-    """The same keys by sha256sum on all cores: of the 90000 files of a kernel's source
-    Python takes 10 s, most of them to open the files."""
+def _scan_many(root: Path, names: list[str]) -> Manifest:
+    """The same keys, by sha256sum on all cores: for the 90000 files of a kernel's source
+    Python takes 10 s, most of it to open the files."""
     found = {name: os.lstat(f"{root}/{name}") for name in names}
     modes = {name: status.st_mode for name, status in found.items()}
     plain = [
@@ -105,14 +105,19 @@ def _of_many(root: Path, names: list[str]) -> Manifest:
 
 
 def _sums(root: Path, names: list[str]) -> dict[str, str]:
-    """What sha256sum says of each file, by its name."""
+    """The output of sha256sum for each file, by name."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(b"".join(os.fsencode(name) + b"\0" for name in names))
         file.flush()
         command = ["xargs", "-0", "-r", "-n", "2000", "sha256sum", "-z", "--"]
-        given = Path(file.name)
-        said = program.run(command, cwd=root, stdin=given, apart=True, errors="surrogateescape")
-    lines = (line.partition("  ") for line in said.split("\0") if line)
+        output = program.run(
+            command,
+            cwd=root,
+            stdin=Path(file.name),
+            stdout_only=True,
+            errors="surrogateescape",
+        )
+    lines = (line.partition("  ") for line in output.split("\0") if line)
     return {name: content for content, _, name in lines}
 
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What is remembered of earlier times on this host, to say or to choose better next time:
-small tables of JSON beside the cache. Nothing depends on them, so one that is lost or
-no table is an empty one."""
+"""Records of earlier runs on this host, for estimates and for the order of work: small tables
+of JSON in the cache. No result depends on them, so a missing or invalid table counts as empty."""
 
 import contextlib
 import json
@@ -13,7 +12,7 @@ from harness.host import paths
 
 
 def read(name: str) -> dict[str, Any]:
-    """The table of that name."""
+    """The table with this name."""
     try:
         table = json.loads(_file(name).read_text())
     except (OSError, ValueError):
@@ -22,7 +21,7 @@ def read(name: str) -> dict[str, Any]:
 
 
 def add(name: str, key: str, entry: Any) -> None:
-    """Remembers one entry more; a host that has no room for it goes on without."""
+    """Add an entry. On a host without space for it nothing is recorded."""
     text = json.dumps(read(name) | {key: entry})
     with contextlib.suppress(OSError):
         _file(name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Where the harness keeps things, and where its own data files are."""
+"""Where the cache, run directories and the harness's own data files are."""
 
 import os
 from pathlib import Path
@@ -10,21 +10,21 @@ _NAME = "iommu-harness"
 
 
 def cache() -> Path:
-    """The cache: kernels, packages, initramfs images. Safe to delete at any time.
+    """The cache: kernels, packages, initramfs images. It can be deleted at any time.
 
-    ``IOMMU_HARNESS_CACHE`` in the environment moves it.
+    The environment variable ``IOMMU_HARNESS_CACHE`` names another directory.
     """
     chosen = os.environ.get("IOMMU_HARNESS_CACHE")
     return Path(chosen).absolute() if chosen else platformdirs.user_cache_path(_NAME)
 
 
-def given(where: str) -> Path:
-    """A path as a user writes it, made absolute."""
+def absolute(where: str) -> Path:
+    """A path as a user writes it, with ~ expanded, made absolute."""
     return Path(os.path.expanduser(where)).absolute()  # noqa: PTH111  Path's raises
 
 
 def runs() -> Path:
-    """Where run directories go unless a command is told otherwise."""
+    """Where run directories are created unless --run-dir names another place."""
     return platformdirs.user_state_path(_NAME) / "runs"
 
 

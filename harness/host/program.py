@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Run a program on this host: its output streamed, logged and shown when it
-fails, and never outliving this process.
+"""Programs run on this host. Their output is streamed and logged, errors have its tail, and
+no program outlives this process.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ _GRACE = 10.0
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """What programs see: of this process's environment only what names places
-    and the network, so that a stray CFLAGS or ARCH does not change a build."""
+    """The environment of programs: from that of this process only directories and the
+    network's proxies, because a stray CFLAGS or ARCH would change a build."""
     kept = ("HOME", "TMPDIR", "http_proxy", "https_proxy", "no_proxy")
     env = {name: os.environ[name] for name in kept if name in os.environ}
     return env | {"PATH": tools.search_path(), "LC_ALL": "C"} | extra
@@ -37,16 +37,16 @@ def require(program: str) -> str:
     return path
 
 
-def bound_to_us(argv: Sequence[str], death_signal: str) -> list[str]:
-    """``argv`` that gets ``death_signal`` when this thread dies, `kill -9`
-    included: PR_SET_PDEATHSIG of prctl(2), which setpriv sets."""
+def with_pdeathsig(argv: Sequence[str], death_signal: str) -> list[str]:
+    """The command that runs ``argv`` and sends it ``death_signal`` when this thread dies, also
+    by `kill -9` (PR_SET_PDEATHSIG of prctl(2), which setpriv sets)."""
     return [require("setpriv"), "--pdeathsig", death_signal, "--", require(argv[0]), *argv[1:]]
 
 
-# The leader of a program's process group: it ends the whole group when it is told
-# to. TERM first and then a wait, because make removes half-written targets. A
-# shell gives what it runs in the background no input unless it is told to. What the
-# program left running when it ended is ended too: it would keep our pipe open.
+# The leader of a program's process group, which ends the whole group on SIGTERM. It
+# sends TERM and waits before KILL, because make removes half-written targets. A shell
+# connects background commands to /dev/null unless their input is redirected. Processes
+# that the program leaves behind are ended too: they would keep the pipe open.
 _LEADER = """
 trap 'trap "" TERM; kill -TERM 0; wait; kill -KILL 0' TERM
 exec 3<&0
@@ -61,7 +61,7 @@ exit $status
 
 @contextlib.contextmanager
 def _group(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Ends the program's whole process group on any way out but success."""
+    """End the program's whole process group if the block raises."""
     try:
         yield
     except BaseException:
@@ -70,7 +70,7 @@ def _group(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    """Asks a program started in its own session to end, then insists."""
+    """End a program that has a session of its own: SIGTERM, and SIGKILL after 10 s."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -86,28 +86,28 @@ def run(
     env: Mapping[str, str] | None = None,
     stdin: Path | None = None,
     errors: str = "replace",
-    apart: bool = False,
+    stdout_only: bool = False,
     log: BinaryIO | None = None,
     on_line: Callable[[str], None] = lambda _: None,
 ) -> str:
-    """Runs to the end and returns standard output and error, as one text; with
-    ``apart`` only standard output, for what is parsed.
+    """Run a program to its end and return standard output and error as one text, or with
+    ``stdout_only`` only standard output, to be parsed.
 
-    ``stdin`` is a file to read, nothing without one; ``errors`` how bytes that are no
-    UTF-8 are decoded; ``log`` gets every byte, ``on_line`` every line as it comes.
-    Raises ToolMissing, or ProgramFailed with the last lines of the output.
+    ``stdin`` is a file, or else /dev/null; ``errors`` is how bytes that are not UTF-8 are
+    decoded; ``log`` receives every byte, ``on_line`` every line as it is printed. Raises
+    ToolMissing, or ProgramFailed with the last lines of the output.
     """
-    command = bound_to_us(["sh", "-c", _LEADER, "sh", require(argv[0]), *argv[1:]], "TERM")
-    complaints = tempfile.TemporaryFile() if apart else None  # noqa: SIM115  closed below
+    command = with_pdeathsig(["sh", "-c", _LEADER, "sh", require(argv[0]), *argv[1:]], "TERM")
+    stderr = tempfile.TemporaryFile() if stdout_only else None  # noqa: SIM115  closed below
     try:
-        with Path(stdin or os.devnull).open("rb") as given:
+        with Path(stdin or os.devnull).open("rb") as file:
             process = subprocess.Popen(
                 command,
                 cwd=cwd,
                 env=dict(env) if env is not None else environment(),
-                stdin=given,
+                stdin=file,
                 stdout=subprocess.PIPE,
-                stderr=complaints or subprocess.STDOUT,
+                stderr=stderr or subprocess.STDOUT,
                 start_new_session=True,
             )
     except OSError as error:
@@ -122,12 +122,12 @@ def run(
             kept.append(line)
             on_line(line)
         status = process.wait()
-    if complaints:
-        complaints.seek(0)
-        said = complaints.read().decode(errors="replace")
-        complaints.close()
+    if stderr:
+        stderr.seek(0)
+        messages = stderr.read().decode(errors="replace")
+        stderr.close()
         if status != 0:
-            kept += said.splitlines()
+            kept += messages.splitlines()
     if status != 0:
         last = next((line for line in reversed(kept) if line.strip()), "no output")
         raise ProgramFailed(

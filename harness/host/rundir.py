@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The directory of one run: everything observed, written as it happens, so that
-a run that is killed loses nothing that it had already seen.
+"""The directory of a run. Everything is written when it is observed, so a run that is
+killed keeps what it has observed.
 """
 
 import json
@@ -14,7 +14,7 @@ from harness.host import paths
 
 
 def create(title: str, chosen: Path | None = None) -> Path:
-    """A new directory: ``chosen``, or one named after the time and ``title``.
+    """Create a directory: ``chosen``, or one named after the time and ``title``.
 
     Raises UsageError when ``chosen`` exists and is not empty.
     """
@@ -23,9 +23,11 @@ def create(title: str, chosen: Path | None = None) -> Path:
         try:
             chosen.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"cannot make {chosen}: {error.strerror}", "name another") from None
+            raise UsageError(
+                f"cannot create {chosen}: {error.strerror}", "name another directory"
+            ) from None
         return chosen.absolute()
-    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{word(title)}"
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{file_name(title)}"
     for number in range(1000):
         directory = paths.runs() / (f"{stem}-{number}" if number else stem)
         try:
@@ -33,22 +35,22 @@ def create(title: str, chosen: Path | None = None) -> Path:
         except FileExistsError:
             continue
         return directory
-    raise UsageError(f"{paths.runs()} is full of runs called {stem}", "remove some")
+    raise UsageError(f"{paths.runs()} has 1000 runs named {stem}", "remove some")
 
 
-def word(title: str) -> str:
-    """The title as a file name."""
+def file_name(title: str) -> str:
+    """The title as the name of a file."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", title).strip("-.")[:60] or "run"
 
 
 def check(chosen: Path | None) -> None:
     """Raises UsageError when ``chosen`` exists and is not empty."""
     if chosen and chosen.exists() and (not chosen.is_dir() or any(chosen.iterdir())):
-        raise UsageError(f"{chosen} is there already and not empty", "name a new directory")
+        raise UsageError(f"{chosen} exists and is not empty", "name a new directory")
 
 
 class JsonLines:
-    """A file with one JSON object a line, each written through at once."""
+    """A file with one JSON object per line. Each is written at once."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", buffering=1)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Text from reports and guests, made fit for a terminal."""
+"""Untrusted text, from reports and guests, escaped for a terminal."""
 
 _SHOWN = {ord("\n"): "\n", ord("\t"): "\t"}
 
 
 def printable(text: str) -> str:
-    """``text`` with every control and format character written out, so that
-    nothing untrusted moves the cursor, changes colours or hides."""
+    """``text`` with all control and format characters escaped, because they could move the
+    cursor, change colours or hide text."""
     return "".join(_character(character) for character in text)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a host must have, and the Debian package that brings it.
+"""The programs that a host needs, and the Debian package of each.
 
-Standard library only: ``ci/setup`` asks it before anything is installed.
+This module uses the standard library only: ``ci/setup`` runs it before anything is installed.
 """
 
 import importlib.util
@@ -16,7 +16,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """Something a host needs: ``name`` as the user knows it, ``use`` why."""
+    """A program or file that a host needs: ``name`` for the user, ``use`` its purpose."""
 
     name: str
     package: str
@@ -25,7 +25,7 @@ class Tool:
 
 
 def search_path() -> str:
-    """PATH with the directories where Debian keeps depmod, which a user's lacks."""
+    """PATH with the directories of depmod on Debian, which are not in that of a user."""
     return os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
 
 
@@ -77,11 +77,11 @@ TOOLS = (
     _file(
         "/usr/share/keyrings/debian-archive-keyring.gpg",
         "debian-archive-keyring",
-        "verifies what is fetched",
+        "verifies Debian packages",
     ),
 )
 
-# What only some requests need: doctor does not ask for it.
+# Required by some options only; doctor does not check for them.
 SPECIAL = (
     _program("clang", "clang", "compiles kernels with --llvm"),
     _program("ld.lld", "lld", "links kernels with --llvm"),
@@ -89,7 +89,7 @@ SPECIAL = (
     _program("zstd", "zstd", "unpacks prebuilt modules"),
 )
 
-# Only to create the virtual environment: pylibfdt is compiled into it.
+# Required only to create the virtual environment, for which pylibfdt is compiled.
 _PYTHON = (
     Tool(
         "python venv",

@@ -222,7 +222,7 @@ def _opened(job: _Job, *, wait: bool = True) -> contextlib.AbstractContextManage
 
 def _build(job: _Job, into: Path) -> None:
     _check_host()
-    cache.make_room(3, f"building {job.label}")
+    cache.ensure_space(3, f"building {job.label}")
     _store_patches(job.patches, into / "patches")
     with _opened(job) as tree:
         with _making(job, tree, into / "build.log") as kbuild:

@@ -49,7 +49,7 @@ def versions() -> list[str]:
 
 def _manifest(package: debian.Package) -> manifest.Manifest:
     prefix = "tree/"
-    sealed = cache.sealed(_entry(package))
+    sealed = cache.read_seal(_entry(package))
     return {name.removeprefix(prefix): key for name, key in sealed.items()}
 
 
@@ -58,7 +58,7 @@ def _entry(package: debian.Package) -> Path:
     title = f"source {package.name} {package.version}"
 
     def make(directory: Path) -> None:
-        cache.make_room(5, f"unpacking {package.name}")
+        cache.ensure_space(5, f"unpacking {package.name}")
         doing = f"fetching and unpacking {package.name} {package.version}"
         with progress.phase("kernel source", doing), cache.scratch() as scratch:
             file = debian.download(package, scratch)
@@ -71,7 +71,7 @@ def _entry(package: debian.Package) -> Path:
             program.run(["tar", *unpack, "-xf", str(archive), "-C", str(tree)])
 
     identity = f"{package.name}_{package.version}"
-    return cache.entry("source", identity, title, make, lazily=True)
+    return cache.entry("source", identity, title, make, lazy=True)
 
 
 def _put(package: debian.Package, names: Sequence[str], into: Path) -> None:

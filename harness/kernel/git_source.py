@@ -47,7 +47,7 @@ def _split(where: str) -> tuple[Path, str]:
     """Both a directory and a revision may have "@" in them: the first one that has a
     repository before it parts them, else the first with a directory."""
     parts = [(where[:at], where[at + 1 :]) for at, each in enumerate(where) if each == "@"]
-    places = [(paths.given(a), b) for a, b in parts if a and b and paths.given(a).is_dir()]
+    places = [(paths.absolute(a), b) for a, b in parts if a and b and paths.absolute(a).is_dir()]
     if not places:
         raise UsageError(
             f"git:{where} names no directory and revision", "write git:DIR@REV, say git:.@v6.12"
@@ -127,7 +127,7 @@ def _put(repository: Path, revision: str, tree: str, names: Sequence[str], into:
         wanted.write_bytes(
             b"".join(name.encode(errors="surrogateescape") + b"\0" for name in names)
         )
-        git.borrowing(repository, ours)
+        git.create_with_alternates(repository, ours)
         (ours / "info/attributes").write_text(
             "* -text -eol -filter -ident !working-tree-encoding\n"
         )

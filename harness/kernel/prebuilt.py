@@ -70,7 +70,7 @@ class _Parts:
 def kernel(where: str) -> Kernel:
     """The kernel in the directory, in the cache by its content. Raises UsageError for
     a directory that has none for arm64, or several."""
-    root = paths.given(where)
+    root = paths.absolute(where)
     if not root.is_dir():
         raise UsageError(f"no such directory: {root}", "name one with an Image and its modules")
     parts = _parts(root)

@@ -23,7 +23,7 @@ _BUILT = re.compile(
 
 def source_of(where: str) -> Source:
     """Raises UsageError for a directory without Linux source."""
-    tree = paths.given(where)
+    tree = paths.absolute(where)
     for part in subject.REQUIRED_FILES:
         if not (tree / part).is_file():
             raise UsageError(f"not a Linux source tree: {tree} has no {part}", "name one's top")
@@ -113,7 +113,9 @@ def _listed(tree: Path) -> Iterator[str]:
         return
     git = ["git", "-c", f"safe.directory={tree}", "-c", "core.fsmonitor=false", "-C", str(tree)]
     what = ["--cached", "--others", "--exclude-standard"]
-    listed = program.run([*git, "ls-files", "-z", *what], apart=True, errors="surrogateescape")
+    listed = program.run(
+        [*git, "ls-files", "-z", *what], stdout_only=True, errors="surrogateescape"
+    )
     for name in dict.fromkeys(listed.split("\0")):
         path = tree / name
         if name and path.is_dir() and not path.is_symlink():

@@ -48,7 +48,7 @@ def blob(machine: Machine) -> Path:
             check_stream_ids(tree, machine)
         (into / "machine.dtb").write_bytes(_packed(tree))
 
-    return cache.entry("devicetree", key, "making a device tree", make) / "machine.dtb"
+    return cache.entry("devicetree", key, "device tree", make) / "machine.dtb"
 
 
 def _packed(tree: bytes) -> bytes:

@@ -20,4 +20,4 @@ def image() -> Path:
             (scratch / "files" / _FILE).rename(into / "QEMU_EFI.fd")
 
     key = cache.digest(_PACKAGE, package.version)
-    return cache.entry("firmware", key, "fetching firmware", make) / "QEMU_EFI.fd"
+    return cache.entry("firmware", key, "firmware", make) / "QEMU_EFI.fd"

@@ -89,7 +89,7 @@ def _running(
 ) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as output:
         popen = subprocess.Popen(
-            program.bound_to_us(argv, "KILL"),
+            program.with_pdeathsig(argv, "KILL"),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

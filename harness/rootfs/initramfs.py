@@ -43,7 +43,7 @@ def image(kernel: Kernel, extras: Sequence[str] = ()) -> Path:
             entries = [*packages.entries(extras), *_skeleton(scripts), *modules]
             (into / "initramfs.cpio").write_bytes(cpio.archive(entries))
 
-    entry = cache.entry("initramfs", key, "making an initramfs", make)
+    entry = cache.entry("initramfs", key, "initramfs", make)
     return entry / "initramfs.cpio"
 
 
@@ -75,7 +75,7 @@ def _program(scripts: Path) -> Path:
         command = [tools.CROSS + "gcc", *flags, "-o", str(into / "init"), *map(str, sources)]
         program.run(command)
 
-    return cache.entry("init", cache.digest(*parts), "compiling the guest's init", make) / "init"
+    return cache.entry("init", cache.digest(*parts), "the guest's init", make) / "init"
 
 
 def _modules(kernel: Kernel, root: Path) -> list[Entry]:

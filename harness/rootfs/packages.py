@@ -46,7 +46,7 @@ def unpacked() -> Path:
     """The cache entry with the packages' files; its name changes with them."""
     versions = [debian.find(name, "arm64").version for name in _PACKAGES]
     key = cache.digest(_RECIPE, *_PACKAGES, *versions)
-    return cache.entry("packages", key, "fetching guest packages", _make)
+    return cache.entry("packages", key, "guest packages", _make)
 
 
 def entries(extras: Sequence[str]) -> list[Entry]:

@@ -49,7 +49,7 @@ def judged(patches: Sequence[Mutant], request: Request, runs: int, into: Path) -
     release = planted.release(request)
     (spec,) = request.kernels
     for number, patch in enumerate(patches, start=1):
-        directory = into / f"{number:03}-{rundir.word(patch.name)}"
+        directory = into / f"{number:03}-{rundir.file_name(patch.name)}"
         directory.mkdir()
         blank = Quiet(patch.name, f"{spec.kind}:{spec.where}", summary=patch.summary)
         if reason := planted.elsewhere(patch, request, release):

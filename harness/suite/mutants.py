@@ -96,7 +96,7 @@ def scores(mutants: Sequence[Mutant], request: Request, into: Path) -> Iterator[
     base = _Base(request, into / "base")
     base.directory.mkdir()
     for number, mutant in enumerate(mutants, start=1):
-        directory = into / f"{number:03}-{rundir.word(mutant.name)}"
+        directory = into / f"{number:03}-{rundir.file_name(mutant.name)}"
         directory.mkdir()
         title = f"mutant {number} of {len(mutants)}, {mutant.name}"
         score = _score(mutant, base, release, directory, title)

@@ -97,4 +97,4 @@ def planted(mutant: Mutant, request: Request, into: Path) -> Iterator[Request]:
     finally:
         for kernel in {each.key: each for each in built}.values():
             snapshot.forget(kernel)
-            cache.release(kernel.directory)
+            cache.discard_unused(kernel.directory)

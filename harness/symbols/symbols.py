@@ -222,7 +222,7 @@ def _prebuilt(kernel: Kernel, spec: KernelSpec | None) -> Path | None:
     """The vmlinux beside a prebuilt kernel, if its build ID is in the Image."""
     if spec is None or spec.kind != "prebuilt":
         return None
-    below = paths.given(spec.where)
+    below = paths.absolute(spec.where)
     for form in _PREBUILT:
         path = below / form.format(kernel.release)
         if path.is_file() and _belongs(path, kernel):

@@ -24,7 +24,7 @@ from tests.random_runner import RandomRunner
 def history(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A repository with 33 linear commits, and their hashes."""
     repository = tmp_path_factory.mktemp("history") / "git"
-    return repository, git.line_of_commits([f"change {n}" for n in range(33)], repository)
+    return repository, git.create_linear_history([f"change {n}" for n in range(33)], repository)
 
 
 Find = Callable[..., Conclusion]
@@ -311,7 +311,7 @@ def test_gitbisect_passes_terms_and_first_parent_to_git(history: tuple[Path, lis
 def test_gitbisect_tests_the_merge_base_of_an_old_end_on_another_branch(tmp_path: Path) -> None:
     """git bisect tests the merge base first. If that is bad, the other branch has the fix."""
     repository = tmp_path / "git"
-    commits = git.line_of_commits([f"change {n}" for n in range(9)], repository)
+    commits = git.create_linear_history([f"change {n}" for n in range(9)], repository)
     tree = git.run(repository, "rev-parse", f"{commits[0]}^{{tree}}")
     words = ["-c", "user.name=a", "-c", "user.email=b"]
     side = git.run(repository, *words, "commit-tree", tree, "-p", commits[4], "-m", "side")

@@ -77,11 +77,11 @@ def test_a_lazy_entry_is_checked_by_its_seal_only() -> None:
     path = entry()
     release(path)
     (path / "below/file").write_text("other")
-    lazy = cache.entry("kernel", "key", "x", lambda _: pytest.fail("made"), lazily=True)
-    assert cache.sealed(lazy).keys() == {"below/file", "link"}
+    lazy = cache.entry("kernel", "key", "x", lambda _: pytest.fail("made"), lazy=True)
+    assert cache.read_seal(lazy).keys() == {"below/file", "link"}
     release(path)
     (path / cache.SEAL).write_text("{}")
-    assert cache.entry("kernel", "key", "x", make, lazily=True) == path
+    assert cache.entry("kernel", "key", "x", make, lazy=True) == path
     assert (path / "below/file").read_text() == "whole"
 
 
@@ -89,7 +89,7 @@ def test_entry_rejects_a_disk_that_corrupts_what_is_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cache, "damage", lambda _path: "broken")
-    with pytest.raises(HostError, match="is not what was written"):
+    with pytest.raises(HostError, match="differs from what was written"):
         entry()
 
 
@@ -109,10 +109,10 @@ def test_damaged_lists_entries_with_changed_files() -> None:
 
 def test_collect_keeps_recent_entries_and_those_in_use() -> None:
     path = entry()
-    assert list(inventory.collect(30)) == []
-    assert list(inventory.collect(0)) == []  # this process uses it
+    assert list(inventory.remove_unused(30)) == []
+    assert list(inventory.remove_unused(0)) == []  # this process uses it
     release(path)
-    assert [item.key for item in inventory.collect(0)] == ["key"]
+    assert [item.key for item in inventory.remove_unused(0)] == ["key"]
     assert not path.exists()
     assert inventory.items() == []
 
@@ -136,17 +136,17 @@ def test_collect_keeps_an_entry_that_another_process_uses() -> None:
     assert user.stdout
     assert user.stdin
     assert user.stdout.readline() == "ready\n"
-    assert list(inventory.collect(0)) == []
+    assert list(inventory.remove_unused(0)) == []
     user.stdin.close()
     assert user.wait() == 0
-    assert len(list(inventory.collect(0))) == 1
+    assert len(list(inventory.remove_unused(0))) == 1
 
 
 def test_collect_removes_a_work_tree_unless_it_is_locked(private_cache: Path) -> None:
     (private_cache / "work/one").mkdir(parents=True)
     with cache.locked("work-one", "x"):
-        assert list(inventory.collect(0)) == []
-    assert [item.key for item in inventory.collect(0)] == ["one"]
+        assert list(inventory.remove_unused(0)) == []
+    assert [item.key for item in inventory.remove_unused(0)] == ["one"]
     assert not list((private_cache / "locks").iterdir())
 
 
@@ -168,7 +168,7 @@ def test_the_cache_commands_list_verify_and_collect_entries(
     assert verified.status == 1
     assert "Image has changed" in verified.out
     again = command.run("kernel", "build", f"tree:{tree}")
-    assert "damaged; making it again" in again.err
+    assert "damaged; creating it again" in again.err
     assert image.read_text() == "int one;\n"
     assert command.run("cache", "gc", "--days", "0").status == 0
     assert "removed" not in command.run("cache", "ls").out
@@ -265,7 +265,7 @@ def test_the_key_of_a_large_file_depends_on_every_byte(tmp_path: Path, place: in
     assert manifest.key(file) not in (changed, empty)
 
 
-def test_make_room_removes_the_oldest_snapshots_that_are_unused(
+def test_ensure_space_removes_the_oldest_snapshots_that_are_unused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A file system of 10 GB, with four snapshots of 1 GB and 4 GB of other files."""
@@ -281,9 +281,9 @@ def test_make_room_removes_the_oldest_snapshots_that_are_unused(
         return SimpleNamespace(free=(6 - sum(path.exists() for path in paths)) * 10**9)
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
-    cache.make_room(3, "x")
+    cache.ensure_space(3, "x")
     assert [path.exists() for path in paths] == [True, True, True, False]
     with pytest.raises(HostError, match=r"no space: x needs 6 GB and .* has 5.0 GB free"):
-        cache.make_room(6, "x")
+        cache.ensure_space(6, "x")
     assert [path.exists() for path in paths] == [False, False, True, False]
     assert kernel.exists()

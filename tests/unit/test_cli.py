@@ -20,7 +20,7 @@ REPORT = REPORTS / "platform-client-pins-smmu.transcript"
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["repro", "/nope"], 2, "no such file: /nope"),
+        (["repro", "/nope"], 2, "cannot read /nope: no such file"),
         (["repro", str(REPORT), "--kernel", "nope"], 2, "no such kernel: 'nope'"),
         (["repro", str(REPORT), "--kernel", "tree:/nope"], 2, "not a Linux source tree"),
         (["repro", str(REPORT), "--machine", "pdp11"], 2, "unknown machine 'pdp11'"),
@@ -29,7 +29,7 @@ REPORT = REPORTS / "platform-client-pins-smmu.transcript"
         (["repro", str(REPORT), "--limit", "soon"], 2, "Invalid value"),
         (["repro", str(REPORT), "--limit", "-1"], 2, "must be seconds above 0, not -1"),
         (["repro", str(REPORT), "--limit", "nan"], 2, "must be seconds above 0, not nan"),
-        (["repro", str(REPORT), "--run-dir", "/etc"], 2, "/etc is there already"),
+        (["repro", str(REPORT), "--run-dir", "/etc"], 2, "/etc exists and is not empty"),
         (["repro"], 2, "Missing argument"),
         (["repro", str(REPORT), "--nope"], 2, "see iommu-harness repro --help"),
         (["run", "pinning::nope"], 2, "no scenario 'nope' about pinning"),
@@ -156,7 +156,7 @@ def test_the_second_of_two_equal_builds_waits_and_prints_a_note(tmp_path: Path) 
     assert [process.returncode for process in both] == [0, 0]
     keys = {json.loads(out)["key"] for out, _ in ends}
     assert len(keys) == 1
-    assert sum("another run is making" in err for _, err in ends) == 1
+    assert sum("another run is creating" in err for _, err in ends) == 1
 
 
 def test_kernel_build_reports_a_full_disk(tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ def test_run_returns_and_streams_the_output() -> None:
 
 
 def test_run_can_leave_standard_error_out_of_the_output() -> None:
-    assert program.run(["sh", "-c", "echo a; echo b >&2"], apart=True) == "a"
+    assert program.run(["sh", "-c", "echo a; echo b >&2"], stdout_only=True) == "a"
     with pytest.raises(ProgramFailed, match="status 3: it broke"):
-        program.run(["sh", "-c", "echo fine; echo it broke >&2; exit 3"], apart=True)
+        program.run(["sh", "-c", "echo fine; echo it broke >&2; exit 3"], stdout_only=True)
 
 
 def test_run_reads_standard_input_from_a_file(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_second_process_waits_for_an_entry_and_prints_a_note(
     entry = cache.entry("kind", "key", "making", lambda _into: pytest.fail("made twice"))
     assert (entry / "half").exists()
     assert process.wait() == 0
-    assert "another run is making" in capfd.readouterr().err
+    assert "another run is creating" in capfd.readouterr().err
 
 
 def test_scratch_keeps_directories_in_use() -> None:
@@ -160,9 +160,9 @@ def test_scratch_keeps_directories_in_use() -> None:
     assert not first.exists()
 
 
-def test_make_room_raises_a_host_error_without_space() -> None:
+def test_ensure_space_raises_a_host_error_without_space() -> None:
     with pytest.raises(HostError, match="no space: x needs 1e\\+09 GB") as caught:
-        cache.make_room(1e9, "x")
+        cache.ensure_space(1e9, "x")
     assert caught.value.exit_code == 3
 
 

@@ -115,7 +115,7 @@ def test_reading_accepts_crlf_line_ends(tmp_path: Path) -> None:
         (b" \n\n", "empty"),
         (b"\x7fELF\0\0", "binary"),
         (b"Nothing of a shell in here.\n", "no shell session"),
-        (b"\x1f\x8b\x08\0cut", "cannot be unpacked"),
+        (b"\x1f\x8b\x08\0cut", "cannot unpack"),
     ],
 )
 def test_unreadable_input_raises_a_one_line_error_with_status_2(
@@ -130,7 +130,7 @@ def test_unreadable_input_raises_a_one_line_error_with_status_2(
 
 
 def test_reading_a_missing_file_a_directory_or_a_url_is_refused(tmp_path: Path) -> None:
-    for path, word in ((tmp_path / "nope", "not there"), (tmp_path, "a directory")):
+    for path, word in ((tmp_path / "nope", "no such file"), (tmp_path, "a directory")):
         with pytest.raises(UsageError, match=word):
             bug_report.read(path)
     with pytest.raises(UsageError, match="download the mbox"):
