@@ -63,7 +63,6 @@ def booted(
     arguments: str = "",
     kmod: bool = False,
     limit: float | None = None,
-    memory: Memory = ANONYMOUS,
     on_record: OnRecord = lambda _: None,
 ) -> Iterator[Guest]:
     """A guest of ``kernel`` on ``machine``, which ends with the context.
@@ -74,6 +73,20 @@ def booted(
     (None: scaled from the duration of this boot).
     """
     boot = boot_of(kernel, machine, arguments, kmod=kmod)
+    with booted_from(boot, directory, limit=limit, on_record=on_record) as guest:
+        yield guest
+
+
+@contextlib.contextmanager
+def booted_from(
+    boot: Boot,
+    directory: Path,
+    *,
+    limit: float | None = None,
+    memory: Memory = ANONYMOUS,
+    on_record: OnRecord = lambda _: None,
+) -> Iterator[Guest]:
+    """A guest that boots from ``boot`` with this memory, as ``booted``."""
     started = time.monotonic()
     with launched(boot, directory, memory=memory, on_record=on_record) as (guest, console):
         console.wait_ready(_BOOT_SILENCE)

@@ -239,14 +239,7 @@ def warm(
         title = f"warming up {kernel.label} on {machine.name}"
         with progress.phase("warm guest", title), cache.scratch() as scratch:
             memory = Memory(into / "ram", shared=True)
-            with launch.booted(
-                kernel,
-                machine,
-                directory or scratch,
-                arguments=arguments,
-                kmod=kmod,
-                memory=memory,
-            ) as guest:
+            with launch.booted_from(boot, directory or scratch, memory=memory) as guest:
                 _warm_up(guest, warm_up)
                 _write(guest, into)
 

@@ -54,17 +54,16 @@ def _of_outcomes(
 ) -> Iterator[Claim]:
     """Contradictions about how commands end."""
     for each in stated:
-        step = _contradicted_step(each.text, session, claims)
+        step = _contradicted_step(each, session, claims)
         if step is not None and not _has_opposite(each, stated):
             yield _claim(each, step)
 
 
-def _contradicted_step(sentence: str, session: Session, claims: Sequence[Claim]) -> int | None:
+def _contradicted_step(sentence: Sentence, session: Session, claims: Sequence[Claim]) -> int | None:
     """The last command that the sentence names, if each of them ends in another way."""
-    steps = _named_steps(sentence, session)
-    words = prose.without_commands(sentence, session)
+    steps = _named_steps(sentence.text, session)
     for states, contradicts in _OUTCOMES:
-        if states(words):
+        if states(sentence.words):
             contradicted = steps and all(contradicts(step, session, claims) for step in steps)
             return steps[-1] if contradicted else None
     return None

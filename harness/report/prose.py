@@ -51,9 +51,12 @@ _NO_OBSERVATION = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A sentence that states something; ``where`` is the place of its paragraph."""
+    """A sentence that states something; ``where`` is the place of its paragraph. ``words`` are the
+    sentence with each of the session's commands replaced by its program: the words of a command
+    do not describe its effect."""
 
     text: str
+    words: str
     where: str
 
 
@@ -75,7 +78,7 @@ def read(lines: Sequence[Line], session: Session) -> Prose:
         for number in (*each.own_lines, *each.unrecognised)
     }
     kept = [line for line in observed_lines(lines) if line.number not in inside]
-    return Prose(tuple(kept), tuple(statements(kept)))
+    return Prose(tuple(kept), tuple(statements(kept, session)))
 
 
 def observed_lines(lines: Sequence[Line]) -> Iterator[Line]:
@@ -92,13 +95,24 @@ def observed_lines(lines: Sequence[Line]) -> Iterator[Line]:
             yield line
 
 
-def statements(lines: Sequence[Line]) -> Iterator[Sentence]:
+def statements(lines: Sequence[Line], session: Session) -> Iterator[Sentence]:
     """The sentences that state something, without what they add about expectations."""
     for first, last, paragraph in paragraphs(lines):
         for match in _SENTENCE.finditer(paragraph):
             text = _EXPECTATION.sub("", match[0].strip())
             if states_fact(text):
-                yield Sentence(text, place(first, last))
+                yield sentence(text, session, place(first, last))
+
+
+def sentence(text: str, session: Session, where: str) -> Sentence:
+    """The sentence, about the session."""
+    words = text
+    for command in sorted(session.texts, key=len, reverse=True):
+        if command in words:
+            program = (shell_syntax.programs(command) or [""])[0]
+            parts = re.split(rf"{re.escape(command)}(?!\w)", words)  # not the start of "hangs"
+            words = program.join(parts)
+    return Sentence(text, words, where)
 
 
 def paragraphs(lines: Sequence[Line]) -> Iterator[tuple[int, int, str]]:
@@ -120,21 +134,11 @@ def last_sentence(text: str) -> str:
     return found[-1] if found else ""
 
 
-def states_fact(sentence: str) -> bool:
+def states_fact(text: str) -> bool:
     """Whether the sentence is about what happens, and not about what should or does not."""
-    return _NOT_A_CLAIM.search(sentence) is None
+    return _NOT_A_CLAIM.search(text) is None
 
 
-def is_other_case(sentence: str) -> bool:
+def is_other_case(text: str) -> bool:
     """Whether the sentence is about another case, machine or kernel than the session."""
-    return _OTHER_CASE.search(sentence) is not None or mentions_other_machine(sentence)
-
-
-def without_commands(sentence: str, session: Session) -> str:
-    """The sentence with each of the session's commands replaced by its program: the words of a
-    command do not describe its effect."""
-    for text in sorted(session.texts, key=len, reverse=True):
-        program = (shell_syntax.programs(text) or [""])[0]
-        parts = re.split(rf"{re.escape(text)}(?!\w)", sentence)  # not the start of "hangs"
-        sentence = program.join(parts)
-    return sentence
+    return _OTHER_CASE.search(text) is not None or mentions_other_machine(text)

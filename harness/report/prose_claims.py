@@ -120,7 +120,7 @@ def closing_claims(lines: Sequence[Line], session: Session) -> list[Claim]:
     text = " ".join(line.stripped for line in paragraph)
     if not _CONTINUES_SESSION.search(text):
         return []
-    found = _of_sentences(prose.statements(paragraph), session)
+    found = _of_sentences(prose.statements(paragraph, session), session)
     return [each for each in found if each.step == session.last_step]
 
 
@@ -131,7 +131,7 @@ def note_claims(session: Session) -> list[Claim]:
         for step, command in enumerate(session.commands)
         if command.note and prose.states_fact(command.note)
         for each in _of_sentence(
-            Sentence(command.note, place(command.line, command.line)), session, step
+            prose.sentence(command.note, session, place(command.line, command.line)), session, step
         )
     ]
 
@@ -186,7 +186,7 @@ def _of_sentences(sentences: Iterable[Sentence], session: Session) -> Iterator[C
 def _of_sentence(sentence: Sentence, session: Session, step: int) -> Iterator[Claim]:
     """The claims of a sentence about the step."""
     command, name = session.commands[step].text, _name(session, step)
-    text, where = prose.without_commands(sentence.text, session), sentence.where
+    text, where = sentence.words, sentence.where
     if refcount := statements.refcount(text):
         yield _of_refcount(refcount, session, where)
         return

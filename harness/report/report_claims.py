@@ -39,7 +39,9 @@ def collect(report: Report, of: Shown) -> list[Claim]:
     """All claims: what the report shows, what it adds in words, and where the two contradict
     each other. Words count fully where the report shows no symptom."""
     text, session = of.text, of.session
-    whole, near = prose.read(text.lines, session), prose.read(_lines_about(text, session), session)
+    whole = prose.read(text.lines, session)
+    lines = _lines_about(text, session)
+    near = whole if len(lines) == len(text.lines) else prose.read(lines, session)
     notes = [each for each in prose_claims.note_claims(session) if not _is_claimed(each, of.own)]
     own = _add_stated(of.own, notes)
     found = [*own, *(each for each in of.beside if not _is_repeated(each, own))]
