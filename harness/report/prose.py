@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The prose of a message, and the sentences in it that state what happened."""
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -116,16 +117,20 @@ def sentence(text: str, session: Session, where: str) -> Sentence:
 
 
 def paragraphs(lines: Sequence[Line]) -> Iterator[tuple[int, int, str]]:
-    """Each paragraph with the numbers of its first and last line."""
-    paragraph: list[Line] = []
-    for line in [*lines, None]:
-        if line is not None and not line.blank and not error_message.parse(line.stripped):
-            paragraph.append(line)
-            continue
-        if paragraph:
+    """Each paragraph with the numbers of its first and last line. A row of a table is one, and an
+    error message of a tool ends one."""
+    for kind, found in itertools.groupby(lines, _paragraph_kind):
+        paragraph = list(found)
+        if kind is not None:
             text = " ".join(each.stripped for each in paragraph)
             yield paragraph[0].number, paragraph[-1].number, text
-        paragraph = []
+
+
+def _paragraph_kind(line: Line) -> int | None:
+    """The same number for lines of one paragraph, None for a line in none."""
+    if line.blank or error_message.parse(line.stripped):
+        return None
+    return line.number if line.stripped.startswith("|") else 0
 
 
 def last_sentence(text: str) -> str:

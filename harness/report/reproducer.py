@@ -1,11 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Reproducers without prompts: scripts, blocks of commands, numbered steps."""
+"""Reproducers without prompts: scripts, blocks of commands, lists of steps."""
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from harness.report import kernel_log, prompt, remarks, reproducer_output, shell_syntax
+from harness.report import (
+    kernel_log,
+    prompt,
+    remarks,
+    reproducer_output,
+    shell_syntax,
+    step_list,
+)
 from harness.report.commands import Command
 from harness.report.lines import Line
 from harness.report.session import Session
@@ -22,46 +29,18 @@ _INTRODUCES_COMMANDS = re.compile(
     r"doing|following|like this|this way|sequence|example|how to)\b.{0,80}:$",
     re.IGNORECASE,
 )
-_SHELL_KEYWORD = re.compile(
-    r"(?:do|done|then|else|elif|fi|esac|\}|\)|;;|\{|if|for|while|until|case|function|set|trap|exit|"
-    r"return|local|shift|break|continue|read|\[|:|\w+\(\))(?:\s|;|$)"
-)
-_LIST_ITEM = re.compile(
-    r"(?:\(?\d{1,2}[.):]|step \d+ ?[:.)-]|[-*•])\s+(?P<text>\S.*)$", re.IGNORECASE
-)
-_HEADING = re.compile(
-    r"(?:#+ |\*+|={1,3} ?|h\d\. )?(?P<name>[A-Za-z][\w /'-]{2,40}?)\s*(?:\*+|"
-    r"={1,3})?\s*[:\uff1a]?(?:\*+)?$"
-)
-_STEPS_HEADING = re.compile(
-    r"\b(?:steps?|how|way) to (?:re-?produce|trigger)|reproduc|test steps", re.IGNORECASE
-)
-_HEADING_AFTER_STEPS = re.compile(
-    r"(?:actual|expected|observed|result|additional|what|version|environment|kernel|trace|log|"
-    r"dmesg|output|how reproducible|frequency|impact|regression|workaround|notes?)",
-    re.IGNORECASE,
-)
-_FIRST_ITEM = re.compile(r"\(?1[.):] ")
-_MAX_HEADING = 120
-_CODE_SPAN = re.compile(r"`+([^`]{2,300})`+")
-_LEADS_IN = re.compile(
-    r"(?:(?:then|now|next|first|finally|as root|and|again|i|we|just|please|try(?: to)?|use|"
-    r"using)[,:]? +)*"
-    r"(?:(?:run|execute|type|enter|issue|do|call|invoke|start|load|unload|remove|bind|unbind|insert|"
-    r"check|write|observe|see|look at|rescan)\b[^:`\"']{0,60}?(?:: *|\bwith +|\bby +|\busing +|"
-    r"\bvia +| ))?",
-    re.IGNORECASE,
-)
-_QUOTED = re.compile(r"[\"'“](?P<text>[^\"”]{2,300})[\"'”]\.?$")
 
 
 def find(lines: Sequence[Line]) -> list[Session]:
     """The reproducers of a message that has no session with prompts."""
-    return list(_scripts_with_shebang(lines)) or list(_steps(lines)) or list(_blocks(lines))
-
-
-def _build_session(commands: Sequence[Command], first: Line) -> Session:
-    return Session(tuple(commands), quoted=first.depth > 0)
+    sources = (
+        _scripts_with_shebang,
+        step_list.numbered,
+        _blocks,
+        step_list.tables,
+        step_list.bullets,
+    )
+    return next((found for source in sources if (found := list(source(lines)))), [])
 
 
 def _scripts_with_shebang(lines: Sequence[Line]) -> Iterator[Session]:
@@ -76,7 +55,7 @@ def _scripts_with_shebang(lines: Sequence[Line]) -> Iterator[Session]:
         first = lines[position]
         position = end
         script = _script_command(match["interpreter"], body, first, lines[end - 1])
-        yield _build_session([_with_output(script, lines, lines[end - 1].number)], first)
+        yield Session((_with_output(script, lines, lines[end - 1].number),), first.depth > 0)
 
 
 def _script_command(interpreter: str, body: Sequence[str], first: Line, last: Line) -> Command:
@@ -132,7 +111,7 @@ def _is_script_line(text: str) -> bool:
     """Whether the line may belong to a script."""
     if kernel_log.is_kernel_message(text) or remarks.is_mail_closing(text):
         return False
-    return text.startswith("#") or bool(_SHELL_KEYWORD.match(text)) or prompt.is_command(text)
+    return text.startswith("#") or shell_syntax.begins_with_keyword(text) or prompt.is_command(text)
 
 
 def _blocks(lines: Sequence[Line]) -> Iterator[Session]:
@@ -164,7 +143,8 @@ def _session_of_block(lines: Sequence[Line], block: Sequence[Line]) -> Session:
     """The commands of a block, or one script if the report shows the output of the whole."""
     script = _script_command("sh", [line.text for line in block], block[0], block[-1])
     whole = _with_output(script, lines, block[-1].number)
-    return _build_session([whole] if whole.output_known else list(_commands(block)), block[0])
+    commands = [whole] if whole.output_known else _commands(block)
+    return Session(tuple(commands), block[0].depth > 0)
 
 
 def _same_block(first: Line, line: Line) -> bool:
@@ -184,7 +164,9 @@ def _is_block(lines: Sequence[Line], position: int, block: Sequence[Line]) -> bo
         return False
     found = list(_commands(block))
     known = [each for each in found if prompt.is_command(each.text)]
-    plausible = [each for each in found if each in known or _SHELL_KEYWORD.match(each.text)]
+    plausible = [
+        each for each in found if each in known or shell_syntax.begins_with_keyword(each.text)
+    ]
     # A block of assignments only is a configuration.
     return any(shell_syntax.programs(each.text) for each in known) and len(plausible) == len(found)
 
@@ -202,68 +184,3 @@ def _commands(block: Sequence[Line]) -> Iterator[Command]:
             text = ""
     if text:
         yield Command(text, (), None, number, output_known=False)
-
-
-def _steps(lines: Sequence[Line]) -> Iterator[Session]:
-    """The items that are commands, below a heading such as "Steps to Reproduce" or in a numbered
-    list."""
-    starts = [n for n, line in enumerate(lines) if _begins_steps(line)]
-    for start in starts:
-        commands = []
-        for line in lines[start:]:
-            if line is not lines[start] and _ends_steps(line):
-                break
-            commands += [
-                Command(text, (), None, line.number, (line.number,), output_known=False)
-                for text in _commands_in_item(line)
-            ]
-        if commands:
-            yield _build_session(
-                reproducer_output.attach_to_last_step(lines, commands), lines[start]
-            )
-            return
-
-
-def _begins_steps(line: Line) -> bool:
-    if line.diff or line.depth:
-        return False
-    heading = _STEPS_HEADING.search(line.stripped) is not None and len(line.stripped) < _MAX_HEADING
-    return heading or _FIRST_ITEM.match(line.stripped) is not None
-
-
-def _ends_steps(line: Line) -> bool:
-    heading = _HEADING.fullmatch(line.stripped)
-    return heading is not None and _HEADING_AFTER_STEPS.match(heading["name"]) is not None
-
-
-def _commands_in_item(line: Line) -> list[str]:
-    """The commands of an item: its code spans, else its whole text, else what follows "run"."""
-    if line.blank or line.diff or line.separator:
-        return []
-    item = _LIST_ITEM.match(line.stripped)
-    text = item["text"] if item else line.stripped
-    spans = [_without_prompt(span) for span in _CODE_SPAN.findall(text)]
-    if spans:
-        return [span for span in spans if prompt.is_command(span)]
-    found = prompt.parse(text)
-    if found and found.command:
-        return [found.command]
-    if prompt.is_command(text) and not _SHELL_KEYWORD.match(text):
-        return [text]
-    return _command_behind_words(text) if item else []
-
-
-def _command_behind_words(text: str) -> list[str]:
-    """The command at the end of a sentence."""
-    rest = _LEADS_IN.sub("", text, count=1).strip()
-    quoted = _QUOTED.search(text)
-    for candidate in (quoted["text"] if quoted else "", rest, text.rpartition(": ")[2]):
-        plain = _without_prompt(candidate.strip())
-        if plain and prompt.is_command(plain):
-            return [plain]
-    return []
-
-
-def _without_prompt(text: str) -> str:
-    found = prompt.parse(text)
-    return found.command if found and found.command else text.strip()

@@ -21,6 +21,11 @@ MAX_COMMAND_LINES = 200
 _COMPOUND = re.compile(r"[;|&\n]")
 _RUNS_SCRIPT = re.compile(r"(?:ba|da|a|k|z)?sh|source|\.|eval|\S+\.sh")
 
+_KEYWORD = re.compile(
+    r"(?:do|done|then|else|elif|fi|esac|\}|\)|;;|\{|if|for|while|until|case|function|set|trap|exit|"
+    r"return|local|shift|break|continue|read|\[|:|\w+\(\))(?:\s|;|$)"
+)
+
 _SEPARATORS = re.compile(r"\|\||&&|[|;&\n(){}]")
 _NOT_A_PROGRAM = re.compile(r"\w+=\S*|[<>]\S*|\d[<>]\S*|sudo|doas|time|env|nohup|do|then|else|!")
 
@@ -53,6 +58,11 @@ def _open_compounds(words: Sequence[str]) -> int:
             balance += (word in _OPENING_WORDS) - (word in _CLOSING_WORDS)
         begins = word in _BEFORE_COMMAND
     return balance
+
+
+def begins_with_keyword(text: str) -> bool:
+    """Whether the line begins with a keyword or a builtin that is no command to reproduce."""
+    return _KEYWORD.match(text) is not None
 
 
 def is_compound(text: str) -> bool:
