@@ -48,11 +48,11 @@ class Claim:
     ``symptom``: the claim is what the report is about, and the verdict depends on it.
 
     What is claimed is in ``lines`` (output, a message's text, a device's driver), ``number`` (an
-    exit status, a refcount, a group), ``error`` or ``splat``. ``subject`` is a module, "" for the
-    IOMMU's driver, or a device, "" for any. ``selected``: the command selects this module's row
-    from all. ``about_taints``: the report is about how modules taint the kernel. A refcount
-    without a number claims that the module is not loaded, a device without a number or lines
-    that it has no group.
+    exit status, a refcount, a group, the seconds of a hang that ends), ``error`` or ``splat``.
+    ``subject`` is a module, "" for the IOMMU's driver, or a device, "" for any. ``selected``: the
+    command selects this module's row from all. ``about_taints``: the report is about how modules
+    taint the kernel. A refcount without a number claims that the module is not loaded, a device
+    without a number or lines that it has no group.
     """
 
     kind: Kind

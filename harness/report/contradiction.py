@@ -111,7 +111,7 @@ def _has_ended(step: int, session: Session, claims: Sequence[Claim]) -> bool:
 # What a sentence states of a command's end, and what contradicts it.
 _OUTCOMES: tuple[tuple[Callable[[str], object], _Ends], ...] = (
     (_states_success, _is_refused),
-    (statements.HANG.search, _has_ended),
+    (statements.hangs_for_good, _has_ended),
     (_FAILS.search, _succeeds_silently),
 )
 

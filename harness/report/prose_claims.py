@@ -94,8 +94,8 @@ def mentions_taints(about: Prose) -> bool:
 
 
 def crash_claims(about: Prose, session: Session) -> list[Claim]:
-    """The claims of a panic, an oops, a killed command or a hang; of a hang only if the session
-    does not show that the command ends."""
+    """The claims of a panic, an oops, a killed command or a hang; of a hang that does not end only
+    if the session does not show that the command ends."""
     usable = [each for each in about.statements if not prose.is_other_case(each.text)]
     found = [*_quoted_log(about.lines), *_of_sentences(usable, session)]
     return [
@@ -106,6 +106,8 @@ def crash_claims(about: Prose, session: Session) -> list[Claim]:
 
 
 def _may_hang(session: Session, each: Claim) -> bool:
+    if each.number is not None:
+        return True
     command = session.commands[each.step or 0]
     return each.step == session.last_step and not (command.ended or command.output)
 

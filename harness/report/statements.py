@@ -31,6 +31,25 @@ HANG = re.compile(
     r"ends?|finish\w*)|(?:does|did) ?n[o']t (?:return|come back|end|finish)|blocks? for ?ever)\b",
     re.IGNORECASE,
 )
+# A hang that ends: "hangs for two minutes", "blocks for about 30 s".
+_AMOUNT = (
+    r"(?P<amount>\d{1,4}|half an?|an?|one|two|three|four|five|six|seven|eight|nine|ten|fifteen|"
+    r"twenty|thirty|forty|sixty|ninety)"
+)
+_UNIT = r"(?P<unit>s|sec|second|m|min|minute|h|hour)s?"
+_DURATION = re.compile(
+    rf"(?:{HANG.pattern}|\bblock(?:s|ed)?\b)(?: (?:there|here|now))?"
+    r" for(?: (?:a good|about|around|almost|nearly|roughly|some|at least|more than|over))?"
+    rf" ~?{_AMOUNT}[ -]?{_UNIT}\b(?! time)",
+    re.IGNORECASE,
+)
+_AMOUNTS = {
+    "half a": 0.5, "half an": 0.5, "a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4,
+    "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "fifteen": 15,
+    "twenty": 20, "thirty": 30, "forty": 40, "sixty": 60, "ninety": 90,
+}  # fmt: skip
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
 _PANIC = re.compile(r"\b(?:panics|panicked|kernel panic)\b", re.IGNORECASE)
 _OOPS = re.compile(
     r"\b(?:oopses|oopsed|kernel oops|an oops|null[ -]pointer (?:dereference|deref))\b",
@@ -102,12 +121,29 @@ def refcount(sentence: str) -> Refcount | None:
 def crash(sentence: str, command: str, where: str, step: int) -> Claim | None:
     """The claim of a hang, a panic, an oops, a warning or a killed process. ``command`` is the
     command of that step in words."""
+    if seconds := duration(sentence):
+        return Claim("hang", f"{command} hangs for {seconds} s", where, step, number=seconds)
     for pattern, kind, text in _CRASHES:
         if match := pattern.search(sentence):
             if not text:
                 return _splat_in_function(match, where, step)
             return Claim(kind, text.format(name=command), where, step)
     return None
+
+
+def duration(sentence: str) -> int:
+    """The seconds for which, by the sentence, a command hangs before it ends, 0 without any."""
+    match = _DURATION.search(sentence)
+    if match is None:
+        return 0
+    amount = match["amount"].lower()
+    number = float(amount) if amount.isdecimal() else _AMOUNTS[amount]
+    return round(number * _SECONDS[match["unit"][0].lower()])
+
+
+def hangs_for_good(sentence: str) -> bool:
+    """Whether by the sentence a command does not end."""
+    return HANG.search(sentence) is not None and not duration(sentence)
 
 
 def _splat_in_function(match: re.Match[str], where: str, step: int) -> Claim:

@@ -60,10 +60,10 @@ def _of_time(line: str) -> str:
 _REAL = re.compile(r"\s*real\s+(?:(?P<minutes>\d+)m ?)?(?P<seconds>\d+(?:[.,]\d+)?)s?\s*")
 # Seconds that slowness of a machine does not explain: without the bug an emulated one does not
 # require a tenth of them.
-_MANY_SECONDS = 10.0
+MANY_SECONDS = 10.0
 
 
-def _takes_long(lines: Sequence[str], command: str, least: float = _MANY_SECONDS) -> bool:
+def _takes_long(lines: Sequence[str], command: str, least: float = MANY_SECONDS) -> bool:
     """Whether "time" prints at least that many seconds."""
     if not command.startswith("time "):
         return False
@@ -93,7 +93,7 @@ def same_output(reported: Sequence[str], out: str, err: str, command: str) -> bo
     """Whether the command printed these lines. A terminal shows standard output and error
     together: one may precede the other."""
     if _takes_long(reported, command) and not _takes_long(
-        [*out.splitlines(), *err.splitlines()], command, _MANY_SECONDS / 10
+        [*out.splitlines(), *err.splitlines()], command, MANY_SECONDS / 10
     ):
         return False
     rules = rules_of(command)

@@ -29,6 +29,11 @@ from harness.repro.session_run import Judgement, SessionRun
 from harness.repro.verdict import Verdict
 from harness.symbols import symbolise
 
+# A claimed hang that ends may take so many times its duration in a guest, and at most these
+# seconds.
+_HANG_FACTOR = 2.0
+_LONGEST_HANG = 600.0
+
 _STAMP = re.compile(r"\[ *(\d+\.\d+)\](?:\[ *[TC]\d+\])? ?(.*)")
 
 
@@ -140,16 +145,25 @@ class _Replay:
                     limit=limit,
                     on_record=observe,
                 ) as guest:
-                    self._run_session(guest, steps)
+                    limits = {} if limit else self._limits(guest)
+                    self._run_session(guest, steps, limits)
             except GuestError as error:
                 self._result.error = error
 
-    def _run_session(self, guest: Guest, steps: JsonLines) -> None:
+    def _limits(self, guest: Guest) -> dict[int, float]:
+        """The seconds for which a step may be silent, if the report claims a hang that ends."""
+        return {
+            each.step: max(guest.limit, min(_HANG_FACTOR * each.number, _LONGEST_HANG))
+            for each in self._result.request.claims
+            if each.kind == "hang" and each.number is not None and each.step is not None
+        }
+
+    def _run_session(self, guest: Guest, steps: JsonLines, limits: dict[int, float]) -> None:
         result = self._result
         _write_command_line(guest, result.directory)
         guest.new_kmsg()
         self._booted = len(self._log)
-        runner = Runner(guest, result.kernel, self._names, self._note, self._hangs)
+        runner = Runner(guest, result.kernel, self._names, self._note, limits, self._hangs)
         session = result.request.session.commands
         runner.prepare(session)
         for number, command in enumerate(session):

@@ -3,7 +3,7 @@
 
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from harness.errors import GuestError, GuestHang
@@ -34,13 +34,15 @@ cat /tmp/harness-job.out; cat /tmp/harness-job.err >&2; true"""
 @dataclass(slots=True)
 class Runner:
     """Runs commands in one guest of ``kernel``. ``on_note`` is called with what is decided for
-    the user on the way. ``hangs`` are the steps, from 0, that did not end, each with the place
-    where its task is blocked."""
+    the user on the way. ``limits`` are the seconds for which a step, from 0, may be silent, if not
+    the guest's limit. ``hangs`` are the steps that did not end, each with the place where its task
+    is blocked."""
 
     guest: Guest
     kernel: Kernel
     names: DeviceNames
     on_note: Callable[[str], None]
+    limits: Mapping[int, float] = field(default_factory=dict)
     hangs: dict[int, str] = field(default_factory=dict)
     _directory: str = "/"
 
@@ -67,7 +69,7 @@ class Runner:
         text = self._translate(command.text)
         self._change_directory(command.directory)
         try:
-            step = self._step(text, command)
+            step = self._step(text, command, self.limits.get(number))
         except GuestHang as error:
             self.hangs[number] = hang.locate(self.guest, text, self.kernel)
             if not command.interrupted:
@@ -109,14 +111,14 @@ class Runner:
             self.on_note(f"the prompt's {directory} is {target}")
         self._directory = current
 
-    def _step(self, text: str, command: Command) -> Step:
+    def _step(self, text: str, command: Command, limit: float | None) -> Step:
         if commands.only_switches_shell(text):
             return replace(self.guest.step("true"), command=text)
         runs_on = command.interrupted or not command.ended
         if command.background or (runs_on and commands.is_endless(text)):
             in_background = _BACKGROUND.format(command=text, polls=_POLLS)
             return replace(self.guest.step(in_background), command=text)
-        return self.guest.step(text)
+        return self.guest.step(text, limit)
 
     def _interrupt(self, text: str, error: GuestHang) -> Step:
         """The step of a command that ^C ends, as in the report. Raises ``error`` if ^C does not

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.report.claim import PRIORITY
+from harness.report.claim import PRIORITY, Claim
 from harness.repro.session_run import Judgement
 
 Word = Literal["reproduced", "not-reproduced", "inconclusive"]
 
 EXIT_CODES: dict[Word, int] = {"reproduced": 0, "not-reproduced": 1, "inconclusive": 3}
 
-# Symptoms after which a guest has nothing more to show.
+# Symptoms after which a guest has nothing more to show, unless a hang ends.
 _FINAL = ("panic", "splat", "killed", "hang")
 
 _MOST_CHARACTERS = 300
@@ -49,7 +49,7 @@ def decide(judged: Sequence[Judgement]) -> Verdict:
         # Later claims may fail because of the first.
         return _verdict("not-reproduced", min(failed, key=_order))
     held = [each for each in symptoms if each.held]
-    final = [each for each in held if each.claim.kind in _FINAL]
+    final = [each for each in held if _is_final(each.claim)]
     unknown = [each for each in deciding if each.held is None]
     # A splat that appears requires no step that could not run, and what follows the end of the
     # guest cannot be seen.
@@ -60,6 +60,10 @@ def decide(judged: Sequence[Judgement]) -> Verdict:
         return _verdict("inconclusive", min(unknown, key=_order))
     main = min(held, key=lambda each: (PRIORITY[each.claim.kind], -_place(each)))
     return _verdict("reproduced", main)
+
+
+def _is_final(claim: Claim) -> bool:
+    return claim.kind in _FINAL and not (claim.kind == "hang" and claim.number is not None)
 
 
 def _place(each: Judgement) -> float:
