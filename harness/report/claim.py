@@ -70,7 +70,7 @@ class Claim:
 
     @property
     def decides(self) -> bool:
-        """Whether the verdict depends on it: it is a symptom, or says how a step ends."""
+        """Whether the verdict depends on it: it is a symptom, or is about how a step ends."""
         return self.symptom or self.kind in ("silence", "status")
 
 

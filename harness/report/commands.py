@@ -17,7 +17,7 @@ class Command:
     ``interrupted``: the report shows ^C. ``output_known`` is false where the report shows no
     output at all, as below a script: an empty ``output`` then claims nothing. ``ended``: the next
     prompt appears below it. ``background``: the report continues in another terminal while it
-    runs. ``unrecognised`` are the numbers of lines below it that look like another command
+    runs. ``unrecognised`` are the numbers of lines below it that may be another command
     and its output. ``note`` is the remark that the reporter wrote behind it.
     """
 

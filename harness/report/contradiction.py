@@ -131,8 +131,8 @@ _ACTIONS = tuple(
 
 
 def _named_steps(sentence: str, session: Session) -> list[int]:
-    """The steps that the sentence is about: those whose whole command it contains, else those
-    whose program or action it names, and of these the ones whose module it names, if any."""
+    """The steps that the sentence is about. It contains their commands; else it names their
+    programs or actions, and if it also names the module of some, only these count."""
     whole = [n for n, text in enumerate(session.texts) if text in sentence]
     if whole:
         return whole

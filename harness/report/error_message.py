@@ -39,7 +39,7 @@ class ErrorMessage:
 @dataclass(frozen=True, slots=True)
 class _Wording:
     """One tool's wording of an error of this kind. The named group "errno" matches the text of
-    an errno, whose name the kind then ends with."""
+    an errno, and the kind then ends with its name."""
 
     kind: str
     pattern: re.Pattern[str]
@@ -206,7 +206,7 @@ def same_kind(reported: ErrorMessage, observed: ErrorMessage) -> bool:
 
 
 def find_errno(text: str) -> str:
-    """The name of the first errno whose text appears in ``text``, "" without one."""
+    """The name of the errno with the first text that appears in ``text``, "" without one."""
     lower = text.lower()
     found = [(lower.index(words), name) for words, name in _ERRNOS.items() if words in lower]
     return min(found)[1] if found else ""

@@ -12,7 +12,7 @@ from harness.report.prompt import Prompt
 
 _Pair = tuple[Line, Prompt | None]
 
-# The shells of one message whose prompts are searched behind output.
+# The most shells of one message that may have prompts behind output.
 _MOST_SHELLS = 8
 
 

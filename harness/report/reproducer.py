@@ -35,9 +35,9 @@ def find(lines: Sequence[Line]) -> list[Session]:
     """The reproducers of a message that has no session with prompts."""
     sources = (
         _scripts_with_shebang,
+        step_list.tables,
         step_list.numbered,
         _blocks,
-        step_list.tables,
         step_list.bullets,
     )
     return next((found for source in sources if (found := list(source(lines)))), [])

@@ -223,7 +223,7 @@ class _Parser:
         if ended:
             texts = remarks.drop_remarks(texts, text)
         else:
-            # The headings of a splat look like sentences.
+            # The headings of a splat resemble sentences.
             end = kernel_log.end_of_last_splat([each for _, each in texts])
             texts = [*texts[:end], *remarks.drop_prose(texts[end:])]
         texts = [each for each in texts if not _PASSWORD.fullmatch(each[1].strip())]

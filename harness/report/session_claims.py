@@ -17,7 +17,7 @@ _KILLED = re.compile(
     r"Illegal instruction|Aborted)(?:\s.*)?"
 )
 
-# A greater status says which signal has ended the command.
+# A greater status is that of a command which a signal ended.
 _LAST_OWN_STATUS = 128
 
 # Words of a message about a fault; other messages describe a device.

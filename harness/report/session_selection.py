@@ -108,7 +108,7 @@ def _notes(report: Report, shown: Shown) -> list[str]:
     skipped = _skipped_commands(shown.text)
     if skipped:
         numbers = ", ".join(map(str, skipped[:_MOST_LISTED]))
-        notes.append(f"skipped lines that look like commands of unknown programs: {numbers}")
+        notes.append(f"skipped lines that may be commands of unknown programs: {numbers}")
     return notes
 
 

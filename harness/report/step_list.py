@@ -118,7 +118,7 @@ def _without_prompt(text: str) -> str:
 
 
 def bullets(lines: Sequence[Line]) -> Iterator[Session]:
-    """Lists whose first item is only a command in backquotes."""
+    """Lists in which the first item is only a command in backquotes."""
     position = 0
     while position < len(lines):
         end = position

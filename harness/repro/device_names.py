@@ -95,7 +95,7 @@ def _number(text: str) -> int:
 class DeviceNames:
     """The report's device names and the guest's.
 
-    ``context`` is the report's text, whose messages name the drivers of devices. ``chosen`` are
+    ``context`` is the report's text: its messages name the drivers of devices. ``chosen`` are
     the user's choices (--device), ``known`` the names found so far. ``unclear`` are names that fit
     several devices, or none, with the reason in words.
     """

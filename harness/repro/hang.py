@@ -90,7 +90,7 @@ def of_command(found: Sequence[Task], command: str) -> list[Task]:
 
 
 def _unresponsive(guest: Guest, kernel: Kernel) -> str:
-    """What is known about a guest whose PID 1 does not answer: with idle processors it is
+    """What is known about a guest if its PID 1 does not answer: with idle processors it is
     blocked, else they may run with interrupts disabled."""
     try:
         traces = processors.traces(guest, kernel)

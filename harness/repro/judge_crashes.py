@@ -69,7 +69,7 @@ def splat(claim: Claim, run: SessionRun) -> Ruling:
 
 
 def _any_oops(run: SessionRun) -> Ruling:
-    """Whether the kernel panics, resets or kills a task: a claim in words does not say which."""
+    """Whether the kernel panics, resets or kills a task, which words do not distinguish."""
     if isinstance(run.error, GuestPanic | GuestReset):
         return True, str(run.error)
     fatal = next((found for found in run.splats if found.kind in FATAL_KINDS), None)
@@ -92,7 +92,7 @@ def _is_of_later_step(found: Splat, claim: Claim, run: SessionRun) -> bool:
 
 
 def _step_of(found: Splat, run: SessionRun) -> int:
-    """The step in whose part of the log the splat begins."""
+    """The step during which the kernel logged the first line of the splat."""
     ends = itertools.accumulate(len(step.kmsg) for step in run.steps)
     return next((number for number, end in enumerate(ends) if found.first < end), len(run.steps))
 

@@ -34,6 +34,9 @@ _KERNEL_FILES = re.compile(
     r"|/dev/(?:iommu|vfio)|/proc/\d*/\b"
 )
 
+# Built-in drivers without a module of their name (pcie_portdriver, virtio_pci).
+_WITHOUT_MODULE = frozenset({"pcieport", "virtio_pci"})
+
 
 def detector(reported: Splat, kernel: Kernel) -> str:
     """Why the kernel cannot report such a splat, "" if it can."""
@@ -45,8 +48,8 @@ def detector(reported: Splat, kernel: Kernel) -> str:
     return f"{kernel.label} is built without CONFIG_{option}; try {hint}"
 
 
-# Drivers and IOMMUs whose messages no guest logs: IOMMUs of other architectures, and devices that
-# QEMU does not emulate.
+# Drivers and IOMMUs that no guest has: IOMMUs of other architectures, and devices that QEMU does
+# not emulate.
 _HARDWARE = re.compile(
     r"\b(?P<name>DMAR|AMD-Vi|IVRS|intel[-_]iommu|i915|amdgpu|radeon|nouveau|nvidia|mlx[45]_\w+|"
     r"mpt3sas|megaraid_sas|ixgbe|i40e|ice|bnxt_en|hns3|hisi_\w+|qcom\S*|rockchip\S*|exynos\S*)\b"
@@ -137,10 +140,6 @@ def module(name: str, kernel: Kernel) -> str:
     builtin = kernel.modules / "modules.builtin"
     text = builtin.read_text().replace("-", "_") if builtin.exists() else ""
     return "" if f"/{plain}.ko" in text or plain in _WITHOUT_MODULE else name
-
-
-# Built-in drivers without a module of their name (pcie_portdriver, virtio_pci).
-_WITHOUT_MODULE = frozenset({"pcieport", "virtio_pci"})
 
 
 def _parameter(step: Step, run: SessionRun) -> str:

@@ -102,7 +102,7 @@ def _shortened(lines: list[str]) -> list[str]:
 
 
 def _counts(done: Step, iommu_driver: str) -> str:
-    """The refcounts before and after of the IOMMU's driver and of modules whose refcount changed,
+    """The refcounts before and after of the IOMMU's driver and of modules with a changed refcount,
     and the number of groups."""
     parts = [
         f"{name} {_refcount(before)} -> {_refcount(after)}"

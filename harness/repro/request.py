@@ -26,7 +26,7 @@ class Request:
     """What to replay: a report's ``session`` with its ``claims``, on ``machine``.
 
     ``extras`` are names of ``rootfs.packages`` that the session requires. ``context`` is the
-    report's text, whose messages name the drivers of devices. ``devices`` are the user's choices
+    report's text: its messages name the drivers of devices. ``devices`` are the user's choices
     of guest devices for the report's. ``notes`` are what was decided for the user.
     """
 
@@ -71,8 +71,8 @@ def create(
 
 
 def _machine_for(words: set[str], context: str) -> str:
-    """The first machine whose IOMMU driver the session names, else the one that the report names
-    most often, else smmuv3."""
+    """The first machine with an IOMMU driver that the session names, else the machine with the
+    driver that the report names most often, else smmuv3."""
     every = machines.MACHINES.values()
     named = next((each.name for each in every if each.iommu.driver in words), None)
     if named:
@@ -92,7 +92,7 @@ def _notes(words: set[str], machine: Machine, *, kmod: bool) -> Iterator[str]:
             if not machine.overlays:
                 yield f"{name} has no device on {machine.name}: see --machine smmuv3"
     if kmod:
-        yield "modprobe and rmmod are those of kmod, whose messages the report has"
+        yield "modprobe and rmmod are those of kmod, as in the report"
     for each in machines.MACHINES.values():
         driver = each.iommu.driver
         if driver in words and driver != machine.iommu.driver:

@@ -41,6 +41,14 @@ def test_a_table_has_commands_and_their_output(
     ]
 
 
+def test_a_heading_above_a_table_does_not_change_it(tmp_path: Path) -> None:
+    table = f"{HEADER}| 1 | `rmmod a` | `0` | `1` |\n| 2 | `lsmod` | | see `dmesg` |\n"
+    assert steps(tmp_path, f"## Steps to reproduce\n\n{table}") == [
+        ("rmmod a", ("1",)),
+        ("lsmod", ()),
+    ]
+
+
 def test_an_escaped_pipe_of_a_table_is_part_of_the_command(tmp_path: Path) -> None:
     table = HEADER + r"| 1 | `lsmod \| grep a` | | `a 1 0` |" + "\n"
     assert steps(tmp_path, table) == [("lsmod | grep a", ("a 1 0",))]
