@@ -329,8 +329,8 @@ def test_failure_with_either_behaviour_names_none(tmp_path: Path, kernel_name: s
     assert "this kernel seems" not in output
 
 
-def test_worker_that_dies_is_inconclusive(tmp_path: Path, kernel_name: str) -> None:
-    """A worker dies like that when the host is out of memory."""
+def test_killed_worker_makes_its_test_inconclusive(tmp_path: Path, kernel_name: str) -> None:
+    """The host's OOM killer sends SIGKILL too."""
     text = "import os\ndef test_it(guest):\n    os.kill(os.getpid(), 9)\n"
     events = tmp_path / "events"
     run(tmp_path, text, f"--iommu-kernel={kernel_name}", "-n", "1", f"--iommu-events={events}")

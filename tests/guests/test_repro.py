@@ -67,7 +67,7 @@ def test_report_is_not_reproduced_without_the_pin(tmp_path: Path) -> None:
     assert last["refcounts"]["arm_smmu_v3"] == [0, None]
 
 
-def test_run_directory_has_the_whole_record(kernel_name: str, tmp_path: Path) -> None:
+def test_run_directory_has_result_steps_logs_and_config(kernel_name: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     _, result = repro(kernel_name, PINS, run)
     assert json.loads((run / "result.json").read_text()) == result

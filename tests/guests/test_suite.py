@@ -44,7 +44,7 @@ def test_results_before_an_interrupt_are_kept(
     assert json.loads((into / "result.json").read_text())["counts"]["passed"] == 1
 
 
-def test_kernel_named_by_a_path_runs_scenarios(kernel: Kernel, tmp_path: Path) -> None:
+def test_run_accepts_a_prebuilt_kernel(kernel: Kernel, tmp_path: Path) -> None:
     spec = f"prebuilt:{kernel.directory}"
     words = ("run", "pinning::test_repeated_binding_pins_once", "--kernel", spec)
     done = command.run(*words, "--machine", "smmuv3+nic", "--json", "--run-dir", tmp_path / "run")

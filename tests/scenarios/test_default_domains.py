@@ -212,7 +212,7 @@ def test_recreated_group_has_the_default_type(bound_guest: Guest) -> None:
 
 @pytest.mark.needs(SHARED_GROUP_TYPE_WRITABLE)
 def test_failed_type_change_keeps_the_old_domain(bound_guest: Guest) -> None:
-    """A type change that fails for memory leaves the old default domain in place.
+    """A type change that fails with -ENOMEM leaves the old default domain in place.
 
     Each allocation of iommu_setup_default_domain fails once, and the device keeps the old
     domain. The domain of a group's other devices shows only in their DMA: see
@@ -306,7 +306,7 @@ def test_releasing_a_kernel_claim_restores_the_default_domain(
 @pytest.mark.needs(PROBE_DEFERRAL)
 @pytest.mark.parametrize("mode", ["group", "cdev"])
 def test_closing_vfio_restores_the_default_domain(bound_guest: Guest, mode: vfio.Mode) -> None:
-    """A VFIO user that exits leaves the group in its default domain, for the next driver."""
+    """When a VFIO user exits, its group returns to the default domain."""
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
     vfio.bind_vfio(bound_guest, nic)

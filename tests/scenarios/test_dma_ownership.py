@@ -362,7 +362,7 @@ def reaches_memory(guest: Guest, nic: str) -> bool:
 @pytest.mark.machines("smmuv3")
 @pytest.mark.parametrize("error", [errno.EIO, EPROBE_DEFER])
 def test_failed_driver_probe_leaves_no_owner(guest: Guest, error: int) -> None:
-    """A driver whose probe fails, or is deferred, owns nothing.
+    """A driver whose probe fails, or is deferred, does not keep DMA ownership.
 
     really_probe -> dma_cleanup on its error path."""
     modules.load(guest, "arm_smmu_v3")

@@ -120,7 +120,7 @@ def test_unbinding_a_nic_does_not_unpin(bound_guest: Guest) -> None:
     assert after.refcount(bound_guest.machine.iommu.driver) == len(before.grouped)
 
 
-def test_unloading_a_nic_driver_does_not_unpin(bound_guest: Guest) -> None:
+def test_unloading_a_nic_driver_keeps_the_iommu_module_pinned(bound_guest: Guest) -> None:
     """A NIC whose driver is unloaded stays in its group, and pins the module."""
     before = bound_guest.state()
     after = modules.unload(bound_guest, "e1000e").after

@@ -187,7 +187,7 @@ def test_failed_dma_mapping_is_undone(talker: Guest) -> None:
 
 @pytest.mark.needs(SHARED_GROUP_TYPE_WRITABLE)
 def test_failed_type_change_does_not_affect_dma(guest_factory: GuestFactory) -> None:
-    """A type change that fails for memory leaves the DMA of every device as it was.
+    """A type change that fails with -ENOMEM leaves the DMA of every device as it was.
 
     Each allocation of the change fails once. The first of two devices in the group may have
     its new domain by then: __iommu_group_set_domain_internal attaches the old one again."""

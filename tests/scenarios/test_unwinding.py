@@ -19,7 +19,7 @@ from harness.iommu.behaviour import (
 from harness.iommu.finding import Finding
 from harness.plugin.plugin import ExpectSplat, GuestFactory, Shows
 
-# A driver's probe that fails for memory logs an error.
+# A driver's probe that fails with -ENOMEM logs an error.
 pytestmark = pytest.mark.errors("driver_sysfs_add failed", "failed with error -12")
 
 
@@ -176,7 +176,7 @@ def test_failed_vfio_probe_of_a_sibling_releases_the_group(siblings: Guest) -> N
 @pytest.mark.needs(DMA_OWNERSHIP)
 @pytest.mark.machines("smmuv3")
 def test_failed_bind_leaves_no_owner(bound_guest: Guest) -> None:
-    """A bind that fails for memory leaves the group without an owner.
+    """A bind that fails with -ENOMEM leaves the group without an owner.
 
     Each allocation of a bind fails once."""
     name = clients.platform(bound_guest.state())[0]
@@ -197,7 +197,7 @@ def test_failed_bind_leaves_no_owner(bound_guest: Guest) -> None:
 @pytest.mark.machines("virtio-iommu", "virtio-iommu-acpi")
 @pytest.mark.needs(DMA_OWNERSHIP)
 def test_failed_claim_does_not_block_drivers(siblings: Guest) -> None:
-    """A claim of DMA that fails for memory leaves no owner, and drivers can bind.
+    """A claim of DMA ownership that fails with -ENOMEM leaves no owner, and drivers can bind.
 
     __iommu_take_dma_ownership: an owner that is kept would block all drivers."""
     one, two = clients.nics(siblings.state())

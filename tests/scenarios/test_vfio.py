@@ -154,7 +154,7 @@ def test_memory_is_pinned_while_a_user_maps_it(two_nics: Guest, mode: Mode) -> N
     ],
 )
 def test_failed_user_leaves_no_owner_and_no_pinned_pages(two_nics: Guest, mode: Mode) -> None:
-    """A user that fails for memory anywhere leaves no owner and no pinned pages when it exits.
+    """A user that fails with -ENOMEM anywhere leaves no owner and no pinned pages when it exits.
 
     Each allocation of opening, claiming, attaching, mapping and unmapping fails once."""
     state = two_nics.state()

@@ -196,7 +196,7 @@ def confirmation(on_mutant: float, on_base: float, seed: int, base: Trials = NON
     return made.confirmed
 
 
-def test_a_kill_takes_six_runs_or_three_with_a_measured_base() -> None:
+def test_confirming_a_kill_takes_six_runs_each_or_three_if_the_base_is_measured() -> None:
     made = confirm.confirmed(lambda: True, lambda: False, Trials())
     assert made == Confirmation(Trials(6, 0), Trials(0, 6), confirmed=True)
     made = confirm.confirmed(lambda: True, lambda: False, Trials(0, 20))
@@ -294,7 +294,7 @@ def test_a_confirmed_kill_names_its_killer_and_rates(suite: Suite, tmp_path: Pat
     assert found.record()["caught"] is True
 
 
-def test_a_flake_does_not_kill_and_the_search_continues(suite: Suite, tmp_path: Path) -> None:
+def test_flaky_scenario_does_not_kill_the_mutant(suite: Suite, tmp_path: Path) -> None:
     suite.fails = {"flake": once, "killer": on_mutants}
     found = suite.score(tmp_path)
     assert (found.result, found.by, found.names_the_bug) == ("killed", ("killer",), False)

@@ -48,7 +48,7 @@ def test_a_quoted_kernel_message_is_a_claim(tmp_path: Path, prose: str, is_claim
     ] * is_claim
 
 
-def test_a_quoted_warning_is_a_splat_claim(tmp_path: Path) -> None:
+def test_warning_in_backticks_is_a_splat_claim(tmp_path: Path) -> None:
     place = "drivers/iommu/iommu.c:634 iommu_group_release+0x70/0xa8"
     prose = f"dmesg shows `WARNING: CPU: 0 PID: 35 at {place}`."
     (found,) = symptoms(tmp_path, f"{LOADED}\n{prose}\n")

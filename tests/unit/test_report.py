@@ -129,7 +129,7 @@ def test_unreadable_input_raises_a_one_line_error_with_status_2(
     assert "\n" not in str(caught.value)
 
 
-def test_reading_a_missing_file_a_directory_or_a_url_is_refused(tmp_path: Path) -> None:
+def test_read_rejects_missing_files_directories_and_urls(tmp_path: Path) -> None:
     for path, word in ((tmp_path / "nope", "no such file"), (tmp_path, "a directory")):
         with pytest.raises(UsageError, match=word):
             bug_report.read(path)
@@ -225,7 +225,7 @@ def test_reading_any_bytes_returns_a_report_or_raises_a_usage_error(
         ("$ ls /sys\nblock\n", "smmuv3", False),
     ],
 )
-def test_a_request_has_the_machine_and_extras_for_its_report(
+def test_request_takes_machine_and_extras_from_the_report(
     tmp_path: Path, text: str, machine_name: str, kmod: bool
 ) -> None:
     path = tmp_path / "report"
@@ -304,7 +304,7 @@ def test_the_expected_refcount_is_not_claimed(
     assert found == ([] if count is None else [count])
 
 
-def test_a_request_skips_a_session_that_prose_calls_fine(tmp_path: Path) -> None:
+def test_request_skips_a_session_described_as_working(tmp_path: Path) -> None:
     path = tmp_path / "r.txt"
     path.write_text(
         "Without a client all is fine:\n\n# rmmod a\n# echo $?\n0\n\n"

@@ -105,7 +105,7 @@ def test_a_consistent_state_has_no_contradictions() -> None:
         ),
     ],
 )
-def test_each_contradiction_is_reported(old: str, new: str, expected: str) -> None:
+def test_contradictions_reports_inconsistent_sysfs_links(old: str, new: str, expected: str) -> None:
     found = groups.contradictions(state.parse(AFTER.replace(old, new).strip()))
     assert expected in [each.text for each in found]
 

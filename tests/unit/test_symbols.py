@@ -239,7 +239,7 @@ def test_a_return_address_resolves_to_the_call_before_it(tmp_path: Path) -> None
         ({"size": None}, "local has no offset and size"),
     ],
 )
-def test_a_frame_that_does_not_match_the_kernel_has_no_place(
+def test_mismatched_frame_has_no_source_line(
     tmp_path: Path, change: dict[str, object], reason: str
 ) -> None:
     kernel = kernel_of(tmp_path, "-g")
