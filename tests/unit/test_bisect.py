@@ -68,7 +68,7 @@ def test_search_finds_a_bug_that_shows_in_a_third_of_runs(
 
 
 def test_checking_the_parent_corrects_a_wrong_step(find: Find, commits: list[str]) -> None:
-    """Most runs of a bad revision are clean; only the check of the parent reveals that it is bad."""
+    """Most runs of a bad revision are clean. Only the check of the parent shows it bad."""
     runner = RandomRunner(commits, 3, rate=0.15)
     found = find(runner, max_runs=500)
     assert found.culprit == commits[3]
