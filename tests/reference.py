@@ -46,7 +46,7 @@ def commands() -> list[Command]:
 
 def _walk(command: Any, name: str) -> Iterator[Command]:
     context = command.make_context(name, [], resilient_parsing=True)
-    usage = " ".join(command.collect_usage_pieces(context))
+    usage = re.sub(r"[{}]", "", " ".join(command.collect_usage_pieces(context)))
     named = [_option(each, context) for each in command.get_params(context)]
     yield Command(name, usage, _plain(command.help or ""), tuple(filter(None, named)))
     for each in command.list_commands(context) if hasattr(command, "list_commands") else ():
@@ -59,8 +59,9 @@ def _plain(text: str) -> str:
 
 
 def _option(parameter: Any, context: Any) -> Option | None:
-    record = parameter.get_help_record(context)
-    return Option(*record) if record else None
+    """Without typer's word for the type of an argument: REPORT <list[Path]>."""
+    names, text = parameter.get_help_record(context) or ("", "")
+    return Option(re.sub(r" <\S+>$", "", names), text) if names else None
 
 
 def page() -> str:
