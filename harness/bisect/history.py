@@ -123,7 +123,7 @@ def _check_related(tree: Path, repository: Path, new: str, old: str) -> None:
     except ProgramFailed:
         what = f"{new[:12]} and {old[:12]} have no commit in common"
         if git.run(tree, "rev-parse", "--is-shallow-repository") == "true":
-            raise git_source.missing(tree, what) from None
+            raise git_source.missing_error(tree, what) from None
         raise UsageError(what, "name two revisions of one history") from None
 
 

@@ -61,7 +61,7 @@ def _pinned_kernel(text: str) -> str:
     kind, _, where = text.partition(":")
     if kind in ("tree", "prebuilt"):
         return f"{kind}:{paths.absolute(where)}"
-    return git_source.pinned(where) if kind == "git" else text
+    return git_source.by_hash(where) if kind == "git" else text
 
 
 def history_of(space: SearchSpace, directory: Path) -> History:

@@ -90,7 +90,7 @@ def list_(as_json: options.Json = False) -> None:
 
     Each line has the key, the release and the name of a kernel.
     """
-    kernels = build.built()
+    kernels = build.cached_kernels()
     if as_json:
         output.print_json({"kernels": [output.jsonable(asdict(kernel)) for kernel in kernels]})
     else:

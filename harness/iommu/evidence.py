@@ -74,7 +74,9 @@ def examine(spec: KernelSpec, kernel: Kernel, symbols: Iterable[str]) -> Examine
     if spec.kind == "prebuilt":
         return ExaminedKernel(kernel, source, symbols=_present(kernel, sorted(symbols)))
     if spec.kind == "git":
-        return ExaminedKernel(kernel, source, lambda commit: git_source.has(spec.where, commit))
+        return ExaminedKernel(
+            kernel, source, lambda commit: git_source.is_ancestor(spec.where, commit)
+        )
     return ExaminedKernel(kernel, source)
 
 

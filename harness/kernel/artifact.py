@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A built kernel: immutable files in the cache, and what they were made from."""
+"""A built kernel: immutable files in the cache, with the record of what they were built from."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -8,14 +8,14 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """``directory`` holds Image, vmlinux, Module.symvers, config, build.log,
-    ``modules`` (as modules_install lays them out) and ``guest-modules``.
+    """``directory`` has Image, vmlinux, Module.symvers, config, build.log, ``modules`` (in the
+    layout of modules_install) and ``guest-modules``.
 
-    ``label`` is for people, ``release`` what uname -r says, ``key`` the cache key.
-    ``notes`` are what its users should know: patches that did not apply exactly,
-    what a prebuilt kernel lacks. Without ``serial_ports`` the kernel has no virtio
-    serial ports of its own, and commands share the kernel's console. ``source`` is the
-    identity of its source, before patches.
+    ``label`` is its name for users, ``release`` that of uname -r, ``key`` the cache key.
+    ``notes`` are for its users: patches that did not apply exactly, what a prebuilt kernel
+    lacks. Without ``serial_ports`` the kernel has no built-in virtio serial ports, and
+    commands share the kernel's console. ``source`` is the identity of its source, before
+    patches.
     """
 
     key: str
@@ -36,8 +36,8 @@ class Kernel:
         return self.directory / "config"
 
     def option(self, name: str) -> str:
-        """The value of a configuration option, named without CONFIG_; "" when it is off
-        and "?" when nobody kept this kernel's configuration."""
+        """The value of a configuration option, named without CONFIG_; "" when it is off, "?"
+        when the kernel has no configuration file."""
         if not self.config.exists():
             return "?"
         prefix = f"CONFIG_{name}="
@@ -55,14 +55,14 @@ class Kernel:
 
 
 def write(kernel: Kernel) -> None:
-    """Records in the kernel's directory what was built into it."""
+    """Write the record of a kernel into its directory."""
     record = {name: value for name, value in asdict(kernel).items() if name != "directory"}
     (kernel.directory / "kernel.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 def load(directory: Path, label: str = "") -> Kernel:
-    """The kernel of a cache entry; under another label, where the same content has been built
-    by another name."""
+    """The kernel of a cache entry, with another label if the same content was built under
+    another name."""
     record = json.loads((directory / "kernel.json").read_text())
     changed = {"notes": tuple(record["notes"]), **({"label": label} if label else {})}
     return Kernel(**record | changed, directory=directory)

@@ -35,7 +35,7 @@ from harness.kernel.worktree import Worktree
 
 T = TypeVar("T")
 
-# Part of every key: raise it when the steps below make something else.
+# Part of every key: raise it when the steps below produce something else.
 _RECIPE = "2"
 
 _SOURCES = {
@@ -47,7 +47,7 @@ _SOURCES = {
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One build: what goes in, and the key of what comes out."""
+    """One build: all its inputs, and the keys of its outputs."""
 
     spec: KernelSpec
     source: Source
@@ -62,12 +62,12 @@ class _Job:
 
     @property
     def variant(self) -> str:
-        """Of the objects that this build shares with others."""
+        """The name of the objects that this build shares with others."""
         return "+".join((self.spec.toolchain.name, *self.spec.variants))
 
     @property
     def kind(self) -> str:
-        """What the times of its phases are remembered under."""
+        """The kind under which the durations of its phases are recorded."""
         return "{}.{}+{}".format(*self.source.version, self.variant)
 
     @property
@@ -82,34 +82,33 @@ class _Job:
 
     @property
     def source_key(self) -> str:
-        """Of the source alone, as it is patched."""
+        """A key of the patched source alone."""
         return cache.digest(self.source.identity, *(patch.text for patch in self.patches))
 
 
 def build(spec: KernelSpec) -> Kernel:
-    """The kernel, from the cache when it has been built before.
+    """Build a kernel, or return it from the cache.
 
     Raises UsageError for a source, patch or option that does not fit, BuildError
     with the first error of the compiler.
     """
     if spec.kind == "prebuilt":
         return prebuilt.kernel(spec.where)
-    return _with_job(spec, _built)
+    return _with_job(spec, _cached)
 
 
 def _with_job(spec: KernelSpec, work: Callable[[_Job], T]) -> T:
-    """The work done for the job; once more where Debian has moved on meanwhile."""
+    """Do the work for the job of a spec; again if Debian has replaced the package meanwhile."""
     try:
-        return work(_job(spec))
+        return work(_resolve(spec))
     except debian.Moved as moved:
-        progress.note(f"{moved.message}; taking that")
-        return work(_job(spec))
+        progress.note(f"{moved.message}; using that")
+        return work(_resolve(spec))
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Of one kernel among several: the ``kernel``, or the ``error`` that kept it from
-    being built."""
+    """The result of one build among several: the ``kernel``, or the ``error``."""
 
     spec: KernelSpec
     kernel: Kernel | None
@@ -117,10 +116,10 @@ class Outcome:
 
 
 def build_all(specs: Sequence[KernelSpec]) -> list[Outcome]:
-    """Builds several kernels, with one display of how far all of them are; one that
-    fails does not stop the others. The outcomes are in the order of ``specs``.
+    """Build several kernels, with one display of the progress of all. One that fails does
+    not stop the others. The outcomes are in the order of ``specs``.
 
-    Those of one source are built one after the other, because they share a work tree.
+    Kernels of one source are built one after the other, because they share a work tree.
     """
     outcomes: dict[KernelSpec, Outcome] = {}
     order = sorted(dict.fromkeys(specs), key=lambda each: (each.kind, each.where))
@@ -142,23 +141,23 @@ def _outcome(spec: KernelSpec) -> Outcome:
 
 
 def configuration(spec: KernelSpec) -> list[kconfig.Line]:
-    """The whole configuration of the kernel, each option with its origin. Nothing is
-    compiled. Raises UsageError as ``build`` does."""
+    """The whole configuration of a kernel, each option with its origin. Nothing is compiled.
+    Raises UsageError as ``build`` does."""
     if spec.kind == "prebuilt":
         raise UsageError("a prebuilt kernel has no fragments", "read its config file")
     return _with_job(spec, _origins)
 
 
 def source(spec: KernelSpec) -> Excerpt:
-    """What the kernel is made from, as far as it is kept; nothing of a prebuilt one. Nothing
-    is compiled. Raises UsageError as ``build`` does."""
+    """The excerpt of a kernel's source, empty for a prebuilt kernel. Nothing is compiled.
+    Raises UsageError as ``build`` does."""
     if spec.kind == "prebuilt":
         return Excerpt()
-    return _with_job(spec, _kept)
+    return _with_job(spec, _excerpt)
 
 
-def _kept(job: _Job) -> Excerpt:
-    """Without the work tree, in which another build may be at work for minutes."""
+def _excerpt(job: _Job) -> Excerpt:
+    """The excerpt, read without the work tree, which another build may lock for minutes."""
 
     def make(into: Path) -> None:
         with cache.scratch() as scratch:
@@ -171,36 +170,36 @@ def _kept(job: _Job) -> Excerpt:
 def _origins(job: _Job) -> list[kconfig.Line]:
     _check_host()
     with (
-        _opened(job) as tree,
+        _open_worktree(job) as tree,
         cache.scratch() as scratch,
-        _making(job, tree, scratch / "log") as kbuild,
+        _open_kbuild(job, tree, scratch / "log") as kbuild,
     ):
         _configure(job, kbuild)
         return kconfig.origins(kbuild, job.options)
 
 
-def _job(spec: KernelSpec) -> _Job:
+def _resolve(spec: KernelSpec) -> _Job:
     fragments = [*config.fragments(spec.variants), *spec.fragments]
     source = _SOURCES[spec.kind](spec.where)
-    asked = (option for path in fragments for option in config.read(path))
-    options = config.merged(option for option in asked if source.version >= option.since)
+    requested = (option for path in fragments for option in config.read(path))
+    options = config.merged(option for option in requested if source.version >= option.since)
     patches = tuple(patch for path in spec.patches for patch in series.read(path))
     modules = paths.data("guest-scripts") / "modules"
     return _Job(spec, source, patches, tuple(options), spec.toolchain.version(), modules)
 
 
-def _built(job: _Job) -> Kernel:
+def _cached(job: _Job) -> Kernel:
     title = f"kernel {job.label}"
     entry = cache.entry("kernel", job.key, title, lambda into: _build(job, into))
-    # Another name for the same content may have built it.
+    # The same content may have been built under another name.
     return artifact.load(entry, job.label)
 
 
-def built() -> list[Kernel]:
+def cached_kernels() -> list[Kernel]:
     """The kernels in the cache."""
     kernels = []
     for path in (paths.cache() / "kernel").glob("*/kernel.json"):
-        # What is damaged or of an older format is made again when it is used.
+        # Damaged entries and those of an older format are built again at their next use.
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             kernels.append(artifact.load(path.parent))
     return sorted(kernels, key=lambda kernel: kernel.label)
@@ -211,21 +210,21 @@ def _check_host() -> None:
         program.require(name)
     if any(character in str(paths.cache()) for character in " :\t"):
         raise UsageError(
-            f"kbuild cannot build below {paths.cache()}: there is a blank or a colon in it",
+            f"kbuild cannot build below {paths.cache()}: the path has a blank or a colon",
             "set IOMMU_HARNESS_CACHE to another directory",
         )
 
 
-def _opened(job: _Job, *, wait: bool = True) -> contextlib.AbstractContextManager[Worktree]:
-    return worktree.opened(job.source, job.patches, job.variant, wait=wait)
+def _open_worktree(job: _Job, *, wait: bool = True) -> contextlib.AbstractContextManager[Worktree]:
+    return worktree.open_worktree(job.source, job.patches, job.variant, wait=wait)
 
 
 def _build(job: _Job, into: Path) -> None:
     _check_host()
     cache.ensure_space(3, f"building {job.label}")
     _store_patches(job.patches, into / "patches")
-    with _opened(job) as tree:
-        with _making(job, tree, into / "build.log") as kbuild:
+    with _open_worktree(job) as tree:
+        with _open_kbuild(job, tree, into / "build.log") as kbuild:
             release = _compile(job, kbuild, into)
         notes = (*tree.notes, *config.notes(job.options, (into / "config").read_text()))
     artifact.write(
@@ -242,9 +241,9 @@ def _build(job: _Job, into: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
-    """A work tree with what the kernel ``key`` is made from, and its kbuild. ``refresh``
-    has make bring one object (a path in the objects) up to date."""
+class BuildTree:
+    """A work tree with the source of the kernel ``key``, and its kbuild. ``refresh`` runs make
+    for one object (a path in the objects)."""
 
     key: str
     tree: Worktree
@@ -253,19 +252,19 @@ class Bench:
 
 
 @contextlib.contextmanager
-def bench(spec: KernelSpec, *, wait: bool) -> Iterator[Bench]:
-    """The work tree of a kernel, locked as for a build; its objects are those of
-    whatever was built there last. Raises UsageError as ``build`` does, HostError where
-    nothing has been built there, and without ``wait`` while another builds there."""
-    job = _job(spec)
+def open_build_tree(spec: KernelSpec, *, wait: bool) -> Iterator[BuildTree]:
+    """The work tree of a kernel, locked as for a build; its objects are those of the last
+    build there. Raises UsageError as ``build`` does, HostError where nothing has been built
+    there, and without ``wait`` while another process builds there."""
+    job = _resolve(spec)
     if not worktree.has_objects(job.source, job.variant):
-        raise HostError(f"the work tree of {job.label} is gone", "build it again")
+        raise HostError(f"the work tree of {job.label} was removed", "build it again")
     with (
-        _opened(job, wait=wait) as tree,
+        _open_worktree(job, wait=wait) as tree,
         cache.scratch() as scratch,
-        _making(job, tree, scratch / "log") as kbuild,
+        _open_kbuild(job, tree, scratch / "log") as kbuild,
     ):
-        yield Bench(job.key, tree, kbuild, partial(_refresh, job, kbuild))
+        yield BuildTree(job.key, tree, kbuild, partial(_refresh, job, kbuild))
 
 
 def _refresh(job: _Job, kbuild: Kbuild, name: str) -> None:
@@ -277,8 +276,8 @@ def _refresh(job: _Job, kbuild: Kbuild, name: str) -> None:
 
 
 @contextlib.contextmanager
-def _making(job: _Job, tree: Worktree, path: Path) -> Iterator[Kbuild]:
-    """kbuild, with its words in ``path``; its failure is told by the first error."""
+def _open_kbuild(job: _Job, tree: Worktree, path: Path) -> Iterator[Kbuild]:
+    """kbuild with its log in ``path``. A failure raises the first error of the log."""
     with path.open("wb") as log:
         try:
             yield Kbuild(tree, job.spec.toolchain, log)
@@ -288,7 +287,7 @@ def _making(job: _Job, tree: Worktree, path: Path) -> Iterator[Kbuild]:
 
 
 def _store_patches(patches: Sequence[Patch], directory: Path) -> None:
-    """As files of the artifact, so that whoever has it can see what was applied."""
+    """Store the patches in the artifact, as a record of what was applied."""
     directory.mkdir()
     for number, patch in enumerate(patches, start=1):
         (directory / f"{number:04}.patch").write_bytes(patch.text)
@@ -297,7 +296,7 @@ def _store_patches(patches: Sequence[Patch], directory: Path) -> None:
 def _compile(job: _Job, kbuild: Kbuild, into: Path) -> str:
     _configure(job, kbuild)
     objects = kbuild.tree.objects
-    # make compiles only what a change touches, and nobody knows how much that is.
+    # make compiles only what a change touches, so the duration of the last time says little.
     kind = "kernel rebuild" if (objects / "vmlinux").exists() else f"kernel build:{job.kind}"
     with progress.phase(kind, f"building {job.label}") as phase:
         kbuild.make("Image", "modules", phase=phase)
@@ -307,8 +306,8 @@ def _compile(job: _Job, kbuild: Kbuild, into: Path) -> str:
 
 
 def _guest_modules(job: _Job, objects: Path) -> Path:
-    """The directory with the guest's modules, afresh where it has another checkout's:
-    those may be older than the objects there."""
+    """The directory with the sources of the guest modules. It is replaced where it is of
+    another checkout, whose files may be older than the objects there."""
     directory, stamp = objects / "guest-modules", objects / "guest-modules-of"
     key = cache.digest_files(job.guest_modules)
     if not (directory.is_dir() and stamp.exists() and stamp.read_text() == key):
@@ -320,7 +319,7 @@ def _guest_modules(job: _Job, objects: Path) -> Path:
 
 
 def _configure(job: _Job, kbuild: Kbuild) -> None:
-    """Leaves a checked .config; nothing is run when all that shapes it is as before."""
+    """Write and check .config, unless its inputs are the same as before."""
     stamp = kbuild.tree.objects / "configured-for"
     key = _config_key(job, kbuild.tree)
     if stamp.exists() and stamp.read_text() == key:
@@ -332,16 +331,16 @@ def _configure(job: _Job, kbuild: Kbuild) -> None:
 
 
 def _config_key(job: _Job, tree: Worktree) -> str:
-    """Of Kconfig's inputs: the options, the compiler and what it reads of the source."""
+    """A key of Kconfig's inputs: the options, the compiler and the files that it reads."""
     parts = [job.compiler, *(option.request for option in job.options)]
     for name, key in sorted(tree.manifest.items()):
-        if _shapes_configuration(name):
-            parts += [name, key if key != worktree.PATCHED else _patched(tree.source / name)]
+        if _is_kconfig_input(name):
+            parts += [name, key if key != worktree.PATCHED else _content(tree.source / name)]
     return cache.digest(*parts)
 
 
-def _shapes_configuration(name: str) -> bool:
-    """Kconfig's files, the programs that they run, and the flags that these are told."""
+def _is_kconfig_input(name: str) -> bool:
+    """Whether it is a Kconfig file, a program that one runs, or has flags of these programs."""
     return (
         "Kconfig" in name
         or name.startswith("scripts/")
@@ -349,12 +348,12 @@ def _shapes_configuration(name: str) -> bool:
     )
 
 
-def _patched(path: Path) -> str:
+def _content(path: Path) -> str:
     return path.read_text(errors="replace") if path.is_file() else "deleted"
 
 
 def _install(objects: Path, into: Path) -> str:
-    """Copies what a guest and a debugger need; returns the kernel's release."""
+    """Copy what guests and debuggers need. Return the kernel's release."""
     release = (objects / "include/config/kernel.release").read_text().strip()
     _install_modules(objects, into / "modules" / release)
     for name in ("arch/arm64/boot/Image", "vmlinux", "Module.symvers"):
@@ -367,8 +366,8 @@ def _install(objects: Path, into: Path) -> str:
 
 
 def _install_modules(objects: Path, into: Path) -> None:
-    """The layout of ``make modules_install``, which takes a second to copy 30 files:
-    a sixth of the way from a changed line to a guest."""
+    """Copy the modules in the layout of ``make modules_install``, which takes a second for 30
+    files: a sixth of the time from a changed line to a guest."""
     into.mkdir(parents=True)
     for name in ("modules.order", "modules.builtin", "modules.builtin.modinfo"):
         shutil.copy(objects / name, into)

@@ -15,58 +15,58 @@ NEWEST = "newest"
 
 
 def source_of(where: str) -> Source:
-    """Raises UsageError for a version that no suite has."""
+    """The source of a version. Raises UsageError for one that no suite has."""
     version = versions()[-1] if where == NEWEST else where
     numbers = _VERSION.fullmatch(version)
     if not numbers:
         raise UsageError(
-            f"not a kernel version: {where!r}", "write debian:6.12, for example, or debian:newest"
+            f"invalid kernel version {where!r}", "write debian:6.12, for example, or debian:newest"
         )
     package = debian.find(f"linux-source-{version}", "arm64")
     identity = f"{package.name}_{package.version}"
     return Source(
         label=f"debian:{version} ({package.version})",
         identity=identity,
-        work=identity,
+        worktree=identity,
         version=(int(numbers[1]), int(numbers[2])),
         manifest=lambda: _manifest(package),
-        put=lambda names, into: _put(package, names, into),
-        now=lambda: identity,
+        export=lambda names, into: _export(package, names, into),
+        current_identity=lambda: identity,
     )
 
 
 def versions() -> list[str]:
-    """Those that Debian's suites have, the oldest first."""
+    """The kernel versions in Debian's suites, the oldest first."""
     found = {
         (int(match[1]), int(match[2]))
         for name in debian.names("linux-source-", "arm64")
         if (match := _PACKAGE.fullmatch(name))
     }
     if not found:
-        raise HostError("Debian's package lists name no kernel source", "see that they are whole")
+        raise HostError("Debian's package lists have no kernel source", "check the mirror")
     return ["{}.{}".format(*each) for each in sorted(found)]
 
 
 def _manifest(package: debian.Package) -> manifest.Manifest:
     prefix = "tree/"
-    sealed = cache.read_seal(_entry(package))
-    return {name.removeprefix(prefix): key for name, key in sealed.items()}
+    files = cache.read_seal(_entry(package))
+    return {name.removeprefix(prefix): key for name, key in files.items()}
 
 
 def _entry(package: debian.Package) -> Path:
-    """Its files are many: each is checked when it is read."""
+    """The cache entry of a source. It has many files, so each is checked when it is read."""
     title = f"source {package.name} {package.version}"
 
     def make(directory: Path) -> None:
         cache.ensure_space(5, f"unpacking {package.name}")
-        doing = f"fetching and unpacking {package.name} {package.version}"
-        with progress.phase("kernel source", doing), cache.scratch() as scratch:
+        action = f"fetching and unpacking {package.name} {package.version}"
+        with progress.phase("kernel source", action), cache.scratch() as scratch:
             file = debian.download(package, scratch)
             debian.unpack(file, scratch / "package")
             archive = next((scratch / "package/usr/src").glob("linux-source-*.tar.xz"))
             tree = directory / "tree"
             tree.mkdir()
-            # xz on all cores: Debian packs the archive in blocks.
+            # -T0 uses all cores: Debian compresses the archive in blocks.
             unpack = ["--use-compress-program=xz -T0", "--strip-components=1"]
             program.run(["tar", *unpack, "-xf", str(archive), "-C", str(tree)])
 
@@ -74,12 +74,11 @@ def _entry(package: debian.Package) -> Path:
     return cache.entry("source", identity, title, make, lazy=True)
 
 
-def _put(package: debian.Package, names: Sequence[str], into: Path) -> None:
-    """Hard links for a whole tree, which cost no space, with the times that the
-    package has: they are older than any object. Copies of single files, whose time
-    make has to see."""
+def _export(package: debian.Package, names: Sequence[str], into: Path) -> None:
+    """Hard-link a whole tree, which takes no space; the times are those of the package, and
+    older than any object. Copy single files, because make must see a new time."""
     tree, listed = _entry(package) / "tree", _manifest(package)
-    if not _are_whole(tree, listed, names):
+    if not _are_intact(tree, listed, names):
         progress.note(f"the cached source of {package.name} is damaged; fetching it again")
         cache.discard(tree.parent)
         tree = _entry(package) / "tree"
@@ -90,9 +89,9 @@ def _put(package: debian.Package, names: Sequence[str], into: Path) -> None:
         files.copy(tree / name, into / name)
 
 
-def _are_whole(tree: Path, listed: manifest.Manifest, names: Sequence[str]) -> bool:
-    """Whether the files are as they were sealed; of a whole tree, which is linked as it
-    stands, also whether it has no others."""
+def _are_intact(tree: Path, listed: manifest.Manifest, names: Sequence[str]) -> bool:
+    """Whether the files match the seal and, for a whole tree, which is linked as it is, that
+    there are no others."""
     chosen = None if len(names) == len(listed) else names
     try:
         return manifest.scan(tree, chosen) == {name: listed[name] for name in names}

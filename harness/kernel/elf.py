@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Kernel modules and vmlinux as ELF objects.
 
-The objects may be anything: every offset and size is checked against the file
-before it is followed, so that neither memory nor time depends on what they claim.
+The objects are untrusted: every offset and size is checked against the file before it is
+used, so that neither memory nor time depends on the values in their headers.
 """
 
 import mmap
@@ -19,7 +19,7 @@ from elftools.elf.elffile import ELFFile
 
 from harness.errors import UsageError
 
-_MAX_BYTES = 2 << 30  # a vmlinux with debug information has half of it
+_MAX_BYTES = 2 << 30  # a vmlinux with debug information has 1 GB
 _LARGE = 64 << 20
 _MAX_SECTIONS = 4096
 _MAX_NAME = 512  # KSYM_NAME_LEN
@@ -50,10 +50,10 @@ _COMPATIBLE = re.compile(rb"[a-zA-Z0-9][\w,.+-]*,[\w,.+-]+")
 
 @dataclass(frozen=True, slots=True)
 class Object:
-    """One module, or vmlinux. ``info`` are the lines of .modinfo as pairs;
-    ``exports`` tells of each symbol whether it is for GPL modules only; ``imports``
-    of each whether it may be missing (weak); ``compatibles`` are the strings in the
-    tables of struct of_device_id."""
+    """A module, or vmlinux. ``info`` has the lines of .modinfo as pairs; ``exports`` has for
+    each exported symbol whether it is for GPL modules only, ``imports`` for each imported
+    one whether it may be missing (weak); ``compatibles`` are the strings in the tables of
+    struct of_device_id."""
 
     path: Path
     info: tuple[tuple[str, str], ...]
@@ -73,7 +73,8 @@ class Object:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """``data`` is empty for what is not in the file; ``code`` says that it is executed."""
+    """A section; ``data`` is empty for one that is not in the file (SHT_NOBITS), ``code``
+    whether it is executable."""
 
     name: str
     address: int
@@ -82,9 +83,9 @@ class Section:
     code: bool = False
 
 
-# A vmlinux has fifty thousand of them: a tuple is made in a third of the time.
+# A vmlinux has 50000 of them: creating a tuple takes a third of the time.
 class Symbol(NamedTuple):
-    """As in the file; ``section`` is an index, 0 for what is not defined in it."""
+    """A symbol; ``section`` is an index, 0 for a symbol that the file does not define."""
 
     name: str
     binding: int
@@ -95,9 +96,9 @@ class Symbol(NamedTuple):
 
 
 def read(path: Path) -> Object:
-    """The object's facts. Raises UsageError for what is no 64-bit arm64 object or is
-    not whole."""
-    sections, symbols = parts(path)
+    """Read an object. Raises UsageError for a file that is not a 64-bit arm64 object or is
+    damaged."""
+    sections, symbols = sections_and_symbols(path)
     by_name = {section.name: section for section in sections}
     return Object(
         path,
@@ -109,17 +110,17 @@ def read(path: Path) -> Object:
     )
 
 
-def parts(path: Path) -> tuple[list[Section], list[Symbol]]:
-    """The object's sections and symbols. Raises UsageError as ``read`` does."""
+def sections_and_symbols(path: Path) -> tuple[list[Section], list[Symbol]]:
+    """The sections and symbols of an object. Raises UsageError as ``read`` does."""
     if not path.is_file():
-        raise UsageError(f"no such object: {path}", "name a module's file")
+        raise UsageError(f"cannot read {path}: no such file", "name a module's file")
     if path.stat().st_size > _MAX_BYTES:
-        raise UsageError(f"{path} is too large for a kernel object", "name a module's file")
+        raise UsageError(f"{path} is above 2 GiB", "name a module's file")
     try:
         data = _content(path)
         sections = list(_sections(path, data))
         return sections, list(_symbols(sections))
-    # What pyelftools and struct raise for bytes that are made to.
+    # All that pyelftools and struct raise for malicious files.
     except (ELFError, ConstructError, ArithmeticError, AssertionError, AttributeError) as error:
         raise _broken(path, error) from None
     except (LookupError, TypeError, ValueError, struct.error, MemoryError, OSError) as error:
@@ -127,7 +128,7 @@ def parts(path: Path) -> tuple[list[Section], list[Symbol]]:
 
 
 def _content(path: Path) -> memoryview:
-    """Of a vmlinux with debug information only what is needed is read."""
+    """The content; a large file is mapped, because most of its debug information is not read."""
     if path.stat().st_size < _LARGE:
         return memoryview(path.read_bytes())
     with path.open("rb") as file:
@@ -135,12 +136,12 @@ def _content(path: Path) -> memoryview:
 
 
 def _broken(path: Path, error: BaseException) -> UsageError:
-    what = f"{type(error).__name__}: {error}".rstrip(": ")
-    return UsageError(f"{path} is no whole kernel object ({what})", "build it again")
+    reason = f"{type(error).__name__}: {error}".rstrip(": ")
+    return UsageError(f"{path} is a damaged kernel object ({reason})", "build it again")
 
 
 def _sections(path: Path, data: memoryview) -> Iterator[Section]:
-    """The headers by pyelftools, each held against the size of the file."""
+    """The sections as pyelftools reads them, each checked against the size of the file."""
     with path.open("rb") as file:
         elf = ELFFile(file)
         header = elf.header
@@ -156,7 +157,7 @@ def _sections(path: Path, data: memoryview) -> Iterator[Section]:
             section = elf.get_section(number)
             start, size = section["sh_offset"], section["sh_size"]
             if section["sh_type"] == _NOBITS:
-                start = size = 0  # of what is not in the file, the offset says nothing
+                start = size = 0  # the offset has no meaning for a section that is not in the file
             if start + size > len(data):
                 raise ValueError(f"section {number} ends beyond the file")
             yield Section(
@@ -169,11 +170,11 @@ def _sections(path: Path, data: memoryview) -> Iterator[Section]:
 
 
 def _check_names(data: memoryview, header: Mapping[str, int]) -> None:
-    """Every section has a name in here, which is read up to its end."""
+    """Check the table of section names, which are read up to their ends. Raises ValueError."""
     place = header["e_shoff"] + header["e_shstrndx"] * header["e_shentsize"]
     start, size = struct.unpack_from("<QQ", data, place + 24)  # sh_offset, sh_size
     if any(len(name) > _MAX_NAME for name in bytes(data[start : start + size]).split(b"\0")):
-        raise ValueError("a section's name has no end")
+        raise ValueError("a section's name is too long")
 
 
 def _symbols(sections: list[Section]) -> Iterator[Symbol]:
@@ -201,8 +202,8 @@ def _modinfo(sections: dict[str, Section]) -> Iterator[tuple[str, str]]:
 
 
 def _exports(sections: list[Section], symbols: list[Symbol]) -> Iterator[tuple[str, bool]]:
-    """Exported symbols, and which of them are for GPL modules only: those of
-    __ksymtab_gpl, or since 7.0 those with a flag in __kflagstab."""
+    """The exported symbols, each with whether it is for GPL modules only: those in
+    __ksymtab_gpl are, or since 7.0 those with a flag in __kflagstab."""
     flags = next((each.data for each in sections if each.name == "__kflagstab"), None)
     for symbol in symbols:
         if not symbol.name.startswith(_EXPORT) or symbol.section >= len(sections):
@@ -218,16 +219,16 @@ def _exports(sections: list[Section], symbols: list[Symbol]) -> Iterator[tuple[s
 
 
 def _compatibles(sections: list[Section], symbols: list[Symbol]) -> Iterator[str]:
-    """The compatible strings of every table of struct of_device_id: an object whose
-    entries all have one, up to an empty last."""
+    """The compatible strings of all tables of struct of_device_id: objects whose entries all
+    have one, except the last, which is empty."""
     places = {(each.section, each.value): each for each in symbols if each.kind == _OBJECT}
-    left = _MAX_TABLES
+    budget = _MAX_TABLES
     for symbol in places.values():
-        if symbol.size < 2 * _OF_ID_SIZE or symbol.size % _OF_ID_SIZE or symbol.size > left:
+        if symbol.size < 2 * _OF_ID_SIZE or symbol.size % _OF_ID_SIZE or symbol.size > budget:
             continue
         if symbol.section >= len(sections):
             continue
-        left -= symbol.size
+        budget -= symbol.size
         data = bytes(sections[symbol.section].data[symbol.value : symbol.value + symbol.size])
         entries = [data[at : at + _OF_ID_SIZE] for at in range(0, len(data), _OF_ID_SIZE)]
         names = [entry[_OF_COMPATIBLE].rstrip(b"\0") for entry in entries]
@@ -236,7 +237,7 @@ def _compatibles(sections: list[Section], symbols: list[Symbol]) -> Iterator[str
 
 
 def build_id(sections: Iterable[Section]) -> str:
-    """The note of type 3 by GNU; vmlinux has all its notes in one section."""
+    """The GNU note of type 3; vmlinux has all its notes in one section."""
     for section in sections:
         if section.name in (".note.gnu.build-id", ".notes") and (
             match := re.search(rb"\x03\0\0\0GNU\0", bytes(section.data))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Those files of a kernel's source from which its behaviour can be read, as they were
-compiled, patches included: kept in the cache after the work tree has moved on.
+"""An excerpt of a kernel's source: the files from which its behaviours are read, as they
+were compiled, with patches. It stays in the cache when the work tree changes.
 """
 
 import functools
@@ -21,18 +21,18 @@ _COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 
 
 def check_out(source: Source, patches: Sequence[Patch], into: Path) -> None:
-    """Puts the files, and those that patches touch, into the directory, as the patches leave
-    them. Raises UsageError for a patch that does not apply."""
+    """Write the files of the excerpt, and those that patches touch, to a directory, and apply
+    the patches. Raises UsageError for a patch that does not apply."""
     files = source.manifest()
-    touched = {name for patch in patches for name in patching.touched(patch)}
+    touched = {name for patch in patches for name in patching.touched_files(patch)}
     names = [name for name in files if name in touched or subject.SOURCES.fullmatch(name)]
-    source.put(names, into)
+    source.export(names, into)
     for patch in patches:
         patching.apply(into, patch)
 
 
 def write(tree: Path, into: Path) -> None:
-    """Stores the files that are kept of those in the tree."""
+    """Store the files of the excerpt from the tree."""
     names = sorted(name for name in manifest.walk(tree) if subject.SOURCES.fullmatch(name))
     with zipfile.ZipFile(into / _FILE, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name in names:
@@ -41,13 +41,13 @@ def write(tree: Path, into: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Excerpt:
-    """``directory`` is where ``write`` has stored it; None: there is no source, as of a
-    prebuilt kernel."""
+    """``directory`` is where ``write`` stored it; None where there is no source (a prebuilt
+    kernel)."""
 
     directory: Path | None = None
 
     def code(self, name: str) -> str | None:
-        """The file without its comments; None where the source has no such file."""
+        """A file without its comments; None if the source does not have it."""
         return _code(self.directory / _FILE, name) if self.directory else None
 
 
@@ -60,8 +60,8 @@ def _code(archive: Path, name: str) -> str | None:
 
 
 def definition(code: str, name: str) -> str | None:
-    """The function, or the initialised object, of that name; None where the code
-    defines none. In kernel style both open in the first column and end with a brace there."""
+    """The function or the initialised object with this name; None if the code does not define
+    it. In kernel style both begin in the first column and end with a brace there."""
     return next(_definitions(code, name), None)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """``git:DIR@REV``: a revision of a git repository.
 
-Only read: no file of the checkout, no index and no reference is touched, and
-nothing is fetched. All revisions of a repository share one work tree, so going
-from one to the next touches only what differs.
+The repository is only read: no file of the checkout, no index and no reference is changed,
+and nothing is fetched. All revisions of a repository share one work tree, so the next
+revision changes only the files that differ.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ _SUBMODULE = "160000"
 
 
 def source_of(where: str) -> Source:
-    """Raises UsageError for what is no repository or no Linux revision in one, and
-    for a shallow or partial clone that lacks it."""
+    """The source of a revision. Raises UsageError where there is no repository or no Linux
+    revision, and for a shallow or partial clone that lacks it."""
     repository, revision = _split(where)
     commit = commit_of(repository, revision)
     tree = git.run(repository, "rev-parse", "--verify", f"{commit}^{{tree}}")
@@ -29,28 +29,28 @@ def source_of(where: str) -> Source:
     return Source(
         label=f"git:{repository}@{revision} ({commit[:12]})",
         identity=tree,
-        work=f"git-{cache.digest(common)}",
+        worktree=f"git-{cache.digest(common)}",
         version=source.version(git.run(repository, "cat-file", "blob", f"{tree}:Makefile")),
         manifest=lambda: _manifest(repository, revision, tree),
-        put=lambda names, into: _put(repository, revision, tree, names, into),
-        now=lambda: tree,
+        export=lambda names, into: _export(repository, revision, tree, names, into),
+        current_identity=lambda: tree,
     )
 
 
-def pinned(where: str) -> str:
-    """The kernel spec of a revision by its hash. Raises UsageError as ``source_of``."""
+def by_hash(where: str) -> str:
+    """The kernel spec of a revision, with its hash. Raises UsageError as ``source_of``."""
     repository, revision = _split(where)
     return f"git:{repository}@{commit_of(repository, revision)}"
 
 
 def _split(where: str) -> tuple[Path, str]:
-    """Both a directory and a revision may have "@" in them: the first one that has a
-    repository before it parts them, else the first with a directory."""
+    """Split DIR@REV, where both may contain "@": at the first "@" that has a repository before
+    it, else at the first that has a directory before it."""
     parts = [(where[:at], where[at + 1 :]) for at, each in enumerate(where) if each == "@"]
     places = [(paths.absolute(a), b) for a, b in parts if a and b and paths.absolute(a).is_dir()]
     if not places:
         raise UsageError(
-            f"git:{where} names no directory and revision", "write git:DIR@REV, say git:.@v6.12"
+            f"git:{where} has no directory or no revision", "write git:DIR@REV, as in git:.@v6.12"
         )
     tops = [place for place in places if (place[0] / ".git").exists() or _is_bare(place[0])]
     return (tops or places)[0]
@@ -61,32 +61,32 @@ def _is_bare(directory: Path) -> bool:
 
 
 def commit_of(repository: Path, revision: str) -> str:
-    """The hash of a commit that the repository has. Raises UsageError for another name,
-    with the hint for a clone that is not whole."""
+    """The hash of a commit in the repository. Raises UsageError if it is not there, with a
+    hint for shallow and partial clones."""
     try:
         git.run(repository, "rev-parse", "--git-dir")
     except ProgramFailed:
         raise UsageError(
-            f"{repository} is no git repository", "name one; sources without git are tree:DIR"
+            f"{repository} is not a git repository", "for source without git, use tree:DIR"
         ) from None
     try:
-        wanted = ["--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"]
-        # --end-of-options is echoed by older versions of git.
-        return git.run(repository, "rev-parse", *wanted).splitlines()[-1]
+        query = ["--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"]
+        # Older versions of git print --end-of-options too.
+        return git.run(repository, "rev-parse", *query).splitlines()[-1]
     except ProgramFailed:
-        raise missing(repository, f"{repository} has no revision {revision!r}") from None
+        raise missing_error(repository, f"{repository} has no revision {revision!r}") from None
 
 
-def missing(repository: Path, what: str) -> UsageError:
-    """The error for something that the repository lacks, with how to get it."""
+def missing_error(repository: Path, what: str) -> UsageError:
+    """The error for an object that the repository lacks, with the command that fetches it."""
     if git.run(repository, "rev-parse", "--is-shallow-repository") == "true":
-        hint = f"it is a shallow clone: git -C {repository} fetch --unshallow"
+        hint = f"the clone is shallow: run git -C {repository} fetch --unshallow"
         return UsageError(what, hint)
     if _is_partial(repository):
         return UsageError(
-            what, f"it is a partial clone: git -C {repository} fetch --refetch --no-filter"
+            what, f"the clone is partial: run git -C {repository} fetch --refetch --no-filter"
         )
-    return UsageError(what, "name a commit, a tag or a branch that it has")
+    return UsageError(what, "name a commit, a tag or a branch of it")
 
 
 def _is_partial(repository: Path) -> bool:
@@ -104,8 +104,8 @@ def _check(repository: Path, revision: str, tree: str) -> None:
         except ProgramFailed:
             what = f"{repository} at {revision} has no {name.partition(':')[2]}"
             if _is_partial(repository):
-                raise missing(repository, what) from None
-            raise UsageError(f"{what}: not Linux source", "name a revision of Linux") from None
+                raise missing_error(repository, what) from None
+            raise UsageError(f"not Linux source: {what}", "name a revision of Linux") from None
 
 
 def _manifest(repository: Path, revision: str, tree: str) -> Manifest:
@@ -118,13 +118,13 @@ def _manifest(repository: Path, revision: str, tree: str) -> Manifest:
     return {name: f"{mode} {blob}" for name, (mode, _, blob) in split if mode != _SUBMODULE}
 
 
-def _put(repository: Path, revision: str, tree: str, names: Sequence[str], into: Path) -> None:
-    """Through a repository of our own that borrows the objects: no hook, filter or line
-    end of the user's is in the way, and the files are what their keys say."""
+def _export(repository: Path, revision: str, tree: str, names: Sequence[str], into: Path) -> None:
+    """Write files through a private repository that shares the objects: no hook, filter or
+    line-end conversion of the user applies, and the contents match their keys."""
     with cache.scratch() as scratch:
         ours = scratch / "git"
-        wanted = scratch / "names"
-        wanted.write_bytes(
+        listed = scratch / "names"
+        listed.write_bytes(
             b"".join(name.encode(errors="surrogateescape") + b"\0" for name in names)
         )
         git.create_with_alternates(repository, ours)
@@ -134,28 +134,28 @@ def _put(repository: Path, revision: str, tree: str, names: Sequence[str], into:
         try:
             git.run(ours, "read-tree", tree)
             out = [f"--work-tree={into}", "checkout-index", "--force", "-z", "--stdin"]
-            git.run(ours, *out, stdin=wanted)
+            git.run(ours, *out, stdin=listed)
         except ProgramFailed as failure:
             raise _unreadable(repository, revision, failure) from failure
 
 
 def _unreadable(repository: Path, revision: str, failure: ProgramFailed) -> HostError | UsageError:
     if _is_partial(repository):
-        return missing(repository, f"{repository} lacks files of {revision}")
+        return missing_error(repository, f"{repository} lacks files of {revision}")
     return HostError(
         f"git cannot read {revision} of {repository}: {failure.message}",
-        f"see what git -C {repository} fsck says",
+        f"run git -C {repository} fsck",
     )
 
 
-def has(where: str, commit: str) -> bool | None:
-    """Whether the commit is in the revision's history; None where the repository does not
-    have it, so that nothing follows."""
+def is_ancestor(where: str, commit: str) -> bool | None:
+    """Whether the commit is in the history of the revision ``where``; None where the
+    repository does not have the commit, which decides nothing."""
     repository, revision = _split(where)
-    own = commit_of(repository, revision)
+    head = commit_of(repository, revision)
     try:
-        common = git.run(repository, "merge-base", own, f"{commit}^{{commit}}")
-        wanted = git.run(repository, "rev-parse", "--verify", f"{commit}^{{commit}}")
+        common = git.run(repository, "merge-base", head, f"{commit}^{{commit}}")
+        ancestor = git.run(repository, "rev-parse", "--verify", f"{commit}^{{commit}}")
     except ProgramFailed:
         return None
-    return common == wanted
+    return common == ancestor

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""kbuild in one work tree, with everything that shapes its output fixed."""
+"""kbuild in a work tree, with all settings fixed that influence its output."""
 
 import os
 import re
@@ -10,8 +10,8 @@ from harness.host import paths, program, progress, tools
 from harness.kernel.toolchain import Toolchain
 from harness.kernel.worktree import Worktree
 
-# What make prints for each thing it makes: "  CC [M]  drivers/net/dummy.o".
-_MADE = re.compile(r"  [A-Z][A-Z0-9]+\s+(\[M\]\s+)?\S")
+# What make prints for each target: "  CC [M]  drivers/net/dummy.o".
+_TARGET = re.compile(r"  [A-Z][A-Z0-9]+\s+(\[M\]\s+)?\S")
 
 
 def _cached(compiler: str) -> str:
@@ -20,7 +20,7 @@ def _cached(compiler: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Kbuild:
-    """``log`` gets all that make prints."""
+    """make in a work tree; ``log`` receives its output."""
 
     tree: Worktree
     toolchain: Toolchain
@@ -32,11 +32,11 @@ class Kbuild:
         phase: progress.Phase | None = None,
         environment: dict[str, str] | None = None,
     ) -> str:
-        """Runs make and returns what it printed; each thing it makes is a step of
-        ``phase``. ``goals`` may be variables too. Raises ProgramFailed."""
+        """Run make and return its output. Each target is a step of ``phase``. ``goals`` may
+        include variables. Raises ProgramFailed."""
 
         def on_line(line: str) -> None:
-            if phase and _MADE.match(line):
+            if phase and _TARGET.match(line):
                 phase.step()
 
         source, objects = self.tree.source, self.tree.objects
@@ -48,7 +48,7 @@ class Kbuild:
         return program.run(command, env=env, log=self.log, on_line=on_line)
 
     def environment(self) -> dict[str, str]:
-        """Of make, and of a compiler that is run with a command of its."""
+        """The environment of make, and of a compiler command taken from its log."""
         return program.environment(
             KBUILD_BUILD_TIMESTAMP="@0",
             KBUILD_BUILD_USER="iommu-harness",
@@ -57,7 +57,7 @@ class Kbuild:
             CCACHE_DIR=str(paths.cache() / "ccache"),
             CCACHE_BASEDIR=str(self.tree.root),
             CCACHE_NOHASHDIR="1",
-            # kbuild has the compiler list the headers anyway: without a preprocessor
-            # run of its own a miss costs a third less.
+            # kbuild makes the compiler list the headers anyway. Without a preprocessor run, a
+            # miss takes a third less time.
             CCACHE_DEPEND="1",
         )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A kernel's own Kconfig: run to make a configuration, and asked why it is so.
+"""A kernel's own Kconfig, which creates its configuration and explains it.
 
-What it says about a symbol is what menuconfig's search shows; kconfigs/explain.c
-prints it, linked with the Kconfig code of the very tree.
+The explanation of a symbol is the text of menuconfig's search. kconfigs/explain.c prints it,
+linked with the Kconfig code of the same tree.
 """
 
 import operator
@@ -41,8 +41,9 @@ _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
-    """What Kconfig says: where it is ``defined``, what each definition ``depends`` on
-    with the values of now, whether a user can set it, and what selects it."""
+    """Kconfig's explanation of a symbol: where it is ``defined``, on what each definition
+    ``depends``, with present values, whether a user can set it (``prompted``), and what
+    selects it."""
 
     name: str
     defined: tuple[str, ...]
@@ -52,24 +53,24 @@ class Symbol:
 
 
 def configure(kbuild: Kbuild, options: Sequence[Option]) -> None:
-    """Leaves a .config with the options and nothing else that can be off; those that the
-    kernel may lack, and does, are passed over.
+    """Write a .config with the options; all others are off where Kconfig allows it. Options
+    that the kernel may lack, and does, are skipped.
 
-    Raises OptionLost naming the first option that did not survive, who asked for
-    it, and why Kconfig dropped it.
+    Raises OptionLost with the first option that Kconfig dropped or changed, the line that
+    requests it, and the reason.
     """
-    known = _known(kbuild.tree.source)
-    wanted = config.asked_of(options, known)
+    known = _defined_symbols(kbuild.tree.source)
+    requested = config.applicable(options, known)
     with tempfile.NamedTemporaryFile("w", suffix=".config") as file:
-        file.writelines(option.line + "\n" for option in wanted)
+        file.writelines(option.line + "\n" for option in requested)
         file.flush()
         kbuild.make("allnoconfig", environment={"KCONFIG_ALLCONFIG": file.name})
     dotconfig = (kbuild.tree.objects / ".config").read_text()
-    missing = config.lost(wanted, dotconfig)
+    missing = config.violated(requested, dotconfig)
     if not missing:
         return
     result = config.values(dotconfig)
-    symbols = explained(kbuild, [option.name for option in missing if option.name in known])
+    symbols = explain(kbuild, [option.name for option in missing if option.name in known])
     first, *others = [
         f"{option.where}: {option.line} became {result.get(option.name, 'n')!r}: "
         f"{reason(option, symbols.get(option.name))}"
@@ -79,26 +80,26 @@ def configure(kbuild: Kbuild, options: Sequence[Option]) -> None:
     raise OptionLost(f"{first}{more}", "change the fragment or the kernel", "\n".join(others))
 
 
-def _known(source: Path) -> set[str]:
-    """All symbols that the tree's Kconfig files define."""
+def _defined_symbols(source: Path) -> set[str]:
+    """The symbols that the tree's Kconfig files define."""
     names: set[str] = set()
     for path in program.run(["find", str(source), "-name", "Kconfig*", "-type", "f"]).splitlines():
         names |= set(_DEFINITION.findall(Path(path).read_text(errors="replace")))
     return names
 
 
-def explained(kbuild: Kbuild, names: Iterable[str]) -> dict[str, Symbol]:
-    """What Kconfig says of each symbol, with the values of the present .config."""
-    wanted = list(names)
-    if not wanted:
+def explain(kbuild: Kbuild, names: Iterable[str]) -> dict[str, Symbol]:
+    """Kconfig's explanation of each symbol, with the values of the present .config."""
+    listed = list(names)
+    if not listed:
         return {}
     objects = kbuild.tree.objects / "scripts/kconfig"
     parts = [str(path) for path in sorted(objects.glob("*.o")) if path.name != "conf.o"]
     headers = kbuild.tree.source / "scripts"
     data = paths.data("kconfigs")
     with tempfile.TemporaryDirectory() as scratch:
-        tool, asked = Path(scratch, "explain"), Path(scratch, "symbols")
-        asked.write_text("".join(f"{name}\n" for name in wanted))
+        tool, symbols = Path(scratch, "explain"), Path(scratch, "symbols")
+        symbols.write_text("".join(f"{name}\n" for name in listed))
         include = [f"-I{headers / 'kconfig'}", f"-I{headers / 'include'}"]
         program.run(["gcc", "-o", str(tool), *include, str(data / "explain.c"), *parts])
         text = kbuild.make(
@@ -106,14 +107,14 @@ def explained(kbuild: Kbuild, names: Iterable[str]) -> dict[str, Symbol]:
             environment={
                 "MAKEFILES": str(data / "explain.mk"),
                 "HARNESS_EXPLAIN": str(tool),
-                "HARNESS_SYMBOLS": str(asked),
+                "HARNESS_SYMBOLS": str(symbols),
             },
         )
     return parse(text)
 
 
 def parse(text: str) -> dict[str, Symbol]:
-    """What explain.c printed, by symbol."""
+    """The output of explain.c, by symbol."""
     _, *parts = _SYMBOL.split(text)
     pairs = zip(parts[::2], parts[1::2], strict=True)
     return {name: _symbol(name, facts) for name, facts in pairs}
@@ -133,31 +134,30 @@ def _symbol(name: str, facts: str) -> Symbol:
 
 
 def reason(option: Option, symbol: Symbol | None) -> str:
-    """Why the symbol does not have the value asked for; None is one that no Kconfig file
-    of the kernel defines."""
+    """Why a symbol does not have the requested value; ``symbol`` is None if no Kconfig file of
+    the kernel defines it."""
     if symbol is None:
-        return "this kernel has no such option"
+        return "this kernel does not have the option"
     if not symbol.defined:
         return "it is an option of other architectures"
     if option.value != "y" and symbol.selected_by:
         return f"it is selected by {', '.join(symbol.selected_by)}"
-    wanted = 1 if option.value == "m" else 2
-    unmet = [_unmet(each, wanted) for each in symbol.depends]
+    needed = 1 if option.value == "m" else 2
+    unmet = [_unmet(each, needed) for each in symbol.depends]
     if unmet and all(unmet):
         return "it depends on " + ", or ".join(" and ".join(each) for each in unmet)
     if not symbol.prompted:
-        return "it cannot be asked for: only other options select it"
-    return "Kconfig chose otherwise: another option selects it or excludes it"
+        return "it cannot be set: only other options select it"
+    return "another option selects it or excludes it"
 
 
-def _unmet(expression: str, wanted: int) -> list[str]:
-    """The parts of a conjunction that are below ``wanted``."""
-    parts = _conjuncts(expression)
-    return [part for part in parts if value(part) < wanted]
+def _unmet(expression: str, needed: int) -> list[str]:
+    """The terms of a conjunction whose value is below ``needed``."""
+    return [term for term in _conjuncts(expression) if evaluate(term) < needed]
 
 
 def _conjuncts(expression: str) -> list[str]:
-    """The terms of the topmost "&&"; those in brackets around all of it too."""
+    """The terms of the outermost "&&"."""
     terms, depth, start = [], 0, 0
     for at, character in enumerate(expression):
         depth += (character == "(") - (character == ")")
@@ -170,9 +170,9 @@ def _conjuncts(expression: str) -> list[str]:
     return terms
 
 
-def value(expression: str) -> int:
-    """0, 1 or 2 for n, m or y, of an expression with values, "A [=y] && !B [=n]". What
-    cannot be read counts as n, so that it is shown."""
+def evaluate(expression: str) -> int:
+    """The value of an expression with the values of its symbols, "A [=y] && !B [=n]": 0, 1 or
+    2 for n, m or y. One that cannot be parsed counts as n, so that it is reported."""
     tokens = [(match[1], match[2]) for match in _TOKEN.finditer(expression)]
     try:
         return _Evaluation(tokens).whole()
@@ -181,8 +181,8 @@ def value(expression: str) -> int:
 
 
 class _Evaluation:
-    """Recursive descent over tokens, by Kconfig's rules: && is the lesser, || the
-    greater, ! what is missing to y (Documentation/kbuild/kconfig-language.rst)."""
+    """Recursive descent over tokens, by Kconfig's rules: && is the minimum, || the maximum,
+    and !A is 2 - A (Documentation/kbuild/kconfig-language.rst)."""
 
     def __init__(self, tokens: list[tuple[str, str | None]]) -> None:
         self._tokens = tokens
@@ -224,7 +224,7 @@ class _Evaluation:
             return result
         if self._next() in _COMPARISONS:
             return self._compared(word if given is None else given)
-        # A symbol without a value is one that this architecture does not have.
+        # A symbol without a value is not defined for this architecture.
         return _TRISTATE.get(word if given is None else given, 0)
 
     def _compared(self, left: str) -> int:
@@ -239,7 +239,7 @@ class _Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One option of a configuration, and where its value comes from."""
+    """One option of a configuration, with the origin of its value."""
 
     option: Option
     origin: str
@@ -247,18 +247,18 @@ class Line:
 
 def origins(kbuild: Kbuild, options: Sequence[Option]) -> list[Line]:
     """The present .config, each option with its origin: the line of the fragment that
-    asks for it, the options that select it, or the default of its definition."""
-    set_here = config.values((kbuild.tree.objects / ".config").read_text())
-    asked = {option.name: option for option in options}
-    others = explained(kbuild, [name for name in set_here if name not in asked])
+    requests it, the options that select it, or the default of its definition."""
+    values = config.values((kbuild.tree.objects / ".config").read_text())
+    requested = {option.name: option for option in options}
+    others = explain(kbuild, [name for name in values if name not in requested])
     lines = [Line(option, option.where) for option in options if option.value == "n"]
-    for name, text in set_here.items():
-        where = asked[name].where if name in asked else _inherited(others.get(name))
+    for name, text in values.items():
+        where = requested[name].where if name in requested else _origin(others.get(name))
         lines.append(Line(Option(name, text, where), where))
     return sorted(lines, key=lambda line: line.option.name)
 
 
-def _inherited(symbol: Symbol | None) -> str:
+def _origin(symbol: Symbol | None) -> str:
     if symbol is None or not symbol.defined:
         return "Kconfig"
     if symbol.selected_by:

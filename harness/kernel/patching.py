@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Patches applied to a directory, as ``git apply`` does it: all of a patch or nothing,
-never outside of the directory. Where lines have moved it says by how much, and where
-a hunk finds no place it shows the place that comes nearest.
+"""Patches applied to a directory with ``git apply``: a patch applies completely or not at
+all, and never outside of the directory. Notes report the offset of hunks that have moved,
+and errors show the most similar place for a hunk that does not apply.
 """
 
 import difflib
@@ -15,7 +15,7 @@ from harness.errors import PatchMismatch, ProgramFailed, UsageError
 from harness.host import program
 from harness.kernel.series import Patch
 
-# Lines of context that must match on each side of a hunk: all it has, then fewer.
+# Lines of context that must match on each side of a hunk: all, then fewer.
 _CONTEXTS = ((), ("-C2",), ("-C1",))
 
 _CHECKING = re.compile(r"Checking patch (.+)\.\.\.")
@@ -26,25 +26,27 @@ _FILE = re.compile(r"\+\+\+ (?:b/)?([^\t\n]+)")
 _HUNK = re.compile(r"@@ -(\d+)(?:,\d+)? \+\d+(?:,\d+)? @@")
 
 
-def touched(patch: Patch) -> set[str]:
-    """The paths that the patch names, old and new. Raises UsageError for one that
-    leads out of a tree."""
+def touched_files(patch: Patch) -> set[str]:
+    """The old and new paths of all files that the patch touches. Raises UsageError for a path
+    outside of the tree."""
     names: set[str] = set()
     with tempfile.TemporaryDirectory() as empty:
-        # git lists the new name of what it renames, so it is asked both ways.
-        for way in ((), ("--reverse",)):
-            listing = _git_apply(Path(empty), patch, "--numstat", "-z", *way)
+        # git lists only the new name of a renamed file, so both directions are listed.
+        for direction in ((), ("--reverse",)):
+            listing = _git_apply(Path(empty), patch, "--numstat", "-z", *direction)
             names |= {field.split("\t")[-1] for field in listing.split("\0")} - {""}
     for name in names:
         if name.startswith("/") or ".." in Path(name).parts:
-            raise UsageError(f"{patch.name} reaches out of the tree: {name}", "name another patch")
+            raise UsageError(
+                f"{patch.name} has a path outside of the tree: {name}", "fix the patch"
+            )
     return names
 
 
 def apply(tree: Path, patch: Patch) -> list[str]:
-    """Applies the patch; returns what was not exactly as it says, a line each.
+    """Apply the patch. Return a note for each hunk that did not apply exactly.
 
-    Raises UsageError naming the first hunk that does not fit.
+    Raises UsageError with the first hunk that does not apply.
     """
     failures = []
     for context in _CONTEXTS:
@@ -64,7 +66,7 @@ class _Refused(Exception):
 
 
 def _git_apply(tree: Path, patch: Patch, *options: str) -> str:
-    # A repository above the tree must not take the patch for its own.
+    # Otherwise git resolves the paths relative to a repository above the tree.
     env = program.environment(GIT_CEILING_DIRECTORIES=str(tree.parent), HOME=str(tree.parent))
     with tempfile.NamedTemporaryFile(suffix=".patch") as file:
         file.write(patch.text)
@@ -85,11 +87,11 @@ def _errors(output: str) -> list[str]:
 
 def _unreadable(patch: Patch, failure: ProgramFailed) -> UsageError:
     reason = (_errors(failure.output) or [failure.message])[0]
-    return UsageError(f"{patch.name} is no patch that git can read: {reason}", "fix the file")
+    return UsageError(f"git cannot read {patch.name}: {reason}", "fix the file")
 
 
 def _notes(output: str) -> Iterator[str]:
-    """What git says of hunks that it had to look for."""
+    """Notes for the hunks that git applied with an offset or with fuzz."""
     file = ""
     for line in output.splitlines():
         if match := _CHECKING.match(line):
@@ -99,27 +101,27 @@ def _notes(output: str) -> Iterator[str]:
         elif match := _REDUCED.match(line):
             yield (
                 f"{file}, line {match[3]}: applied with fuzz, only {match[1]} lines before "
-                f"and {match[2]} after are as in the patch"
+                f"and {match[2]} after match the patch"
             )
 
 
 def _diagnosed(tree: Path, patch: Patch, output: str) -> PatchMismatch:
     if _is_applied(tree, patch):
-        return PatchMismatch(f"{patch.name} is in this kernel already", "leave it out")
+        return PatchMismatch(f"{patch.name} is already in this kernel", "leave it out")
     failed = next((match for line in output.splitlines() if (match := _FAILED.match(line))), None)
     if failed is None or not (tree / failed[1]).is_file():
         reason = (_errors(output) or ["git refuses it"])[0]
         return PatchMismatch(
-            f"{patch.name} does not apply: {reason}", "name a patch for this kernel"
+            f"{patch.name} does not apply: {reason}", "use a patch for this kernel"
         )
     name, line = failed[1], int(failed[2])
-    wanted = _preimage(patch, name, line)
+    expected = _preimage(patch, name, line)
     present = (tree / name).read_text(errors="replace").splitlines()
-    at = _nearest(wanted, present, line - 1)
+    at = _nearest(expected, present, line - 1)
     return PatchMismatch(
-        f"{patch.name} does not apply to {name}:{line}: {_first_difference(wanted, present, at)}",
-        "name a patch made for this kernel",
-        detail=_compared(name, wanted, present, at),
+        f"{patch.name} does not apply to {name}:{line}: {_first_difference(expected, present, at)}",
+        "use a patch for this kernel",
+        detail=_comparison(name, expected, present, at),
     )
 
 
@@ -139,7 +141,7 @@ class _Hunk:
 
 
 def _hunks(text: str) -> Iterator[_Hunk]:
-    """The hunks of a patch, each with the lines that it wants to find."""
+    """The hunks of a patch, each with the lines that it expects in the file."""
     file = ""
     hunk: _Hunk | None = None
     for line in text.splitlines():
@@ -160,31 +162,31 @@ def _preimage(patch: Patch, name: str, line: int) -> list[str]:
     return next((hunk.preimage for hunk in found), [])
 
 
-def _nearest(wanted: list[str], present: list[str], near: int) -> int:
-    """Where in ``present`` most of ``wanted`` stands; of equals, the one nearest to
-    the line that the patch names."""
+def _nearest(expected: list[str], present: list[str], near: int) -> int:
+    """The position in ``present`` where most lines match ``expected``; of several, the one
+    nearest to the line that the patch names."""
 
     def match(at: int) -> tuple[int, int]:
-        window = present[at : at + len(wanted)]
-        same = sum(a.strip() == b.strip() for a, b in zip(wanted, window, strict=False))
+        window = present[at : at + len(expected)]
+        same = sum(a.strip() == b.strip() for a, b in zip(expected, window, strict=False))
         return same, -abs(at - near)
 
     return max(range(len(present)), key=match, default=0)
 
 
-def _first_difference(wanted: list[str], present: list[str], at: int) -> str:
-    for number, line in enumerate(wanted, start=at):
+def _first_difference(expected: list[str], present: list[str], at: int) -> str:
+    for number, line in enumerate(expected, start=at):
         found = present[number] if number < len(present) else None
         if found != line:
             there = "the file ends" if found is None else f"the tree has {found.strip()!r}"
             return f"it expects {line.strip()!r}, at line {number + 1} {there}"
-    return "the lines are there, but not once"
+    return "the expected lines are there more than once"
 
 
-def _compared(name: str, wanted: list[str], present: list[str], at: int) -> str:
-    """The hunk's lines against those of the nearest place."""
-    window = present[at : at + len(wanted)]
-    difference = difflib.unified_diff(wanted, window, lineterm="", n=len(wanted))
+def _comparison(name: str, expected: list[str], present: list[str], at: int) -> str:
+    """A diff of the hunk's lines and those of the most similar place."""
+    window = present[at : at + len(expected)]
+    difference = difflib.unified_diff(expected, window, lineterm="", n=len(expected))
     body = list(difference)[3:]
     heading = (
         f"{name}: what the patch expects (-) and what is at lines {at + 1}-{at + len(window)} (+)"

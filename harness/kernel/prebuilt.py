@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``prebuilt:DIR``: a kernel that somebody else built, an Image and its modules or an
+"""``prebuilt:DIR``: a kernel that was built elsewhere: an Image and its modules, or an
 unpacked kernel package of a distribution.
 
-Only the modules that guests use are taken, unpacked: a distribution has thousands.
-What such a kernel lacks of what ours have is told in its notes.
+Only the modules that guests use are imported, of thousands in a distribution, and they are
+decompressed. The notes list what the kernel lacks compared with those that the harness builds.
 """
 
 import gzip
@@ -21,16 +21,16 @@ from harness.host import cache, manifest, paths, program
 from harness.kernel import artifact, config, subject
 from harness.kernel.artifact import Kernel
 
-# Part of the key: raise it when the steps below make something else.
+# Part of the key: raise it when the steps below produce something else.
 _RECIPE = "1"
 
-# As kbuild, Debian up to 13 and Ubuntu, and Debian after 13 lay it out.
+# The layouts of kbuild, of Debian up to 13 and Ubuntu, and of Debian after 13.
 _IMAGES = (
     *("Image", "Image.gz", "vmlinuz", "arch/arm64/boot/Image"),
     *("boot/vmlinuz-*", "boot/Image*", "lib/modules/*/vmlinuz", "usr/lib/modules/*/vmlinuz"),
 )
 _MODULES = ("lib/modules/*", "usr/lib/modules/*", "modules/*")
-_PLAIN = ("Image", "Image.gz", "vmlinuz")  # names that tell no release
+_PLAIN = ("Image", "Image.gz", "vmlinuz")  # names without the release
 _INDEXES = ("modules.builtin", "modules.builtin.modinfo", "modules.order")
 _CONFIGS = (
     "config",
@@ -40,22 +40,22 @@ _CONFIGS = (
     "usr/lib/modules/*/config",
 )
 
-# The channels of a guest need these before user space could load a module.
+# A guest's channels need these before user space could load a module.
 _SERIAL_PORTS = ("virtio_mmio", "virtio_console")
 
 _MODULE = re.compile(r"(.+)\.ko(\.xz|\.gz|\.zst)?")
 
-# Documentation/arch/arm64/booting.rst: the magic number of an Image, and where.
+# Documentation/arch/arm64/booting.rst: the magic number of an Image, and its offset.
 _MAGIC, _MAGIC_AT = b"ARM\x64", 56
 _GZIP = b"\x1f\x8b"
-_MAX_BYTES = 512 << 20  # unpacked; a distribution's Image has 50 MB
-# drivers/firmware/efi/libstub/zboot-header.S: an EFI program that holds the Image.
+_MAX_BYTES = 512 << 20  # decompressed; a distribution's Image has 50 MB
+# drivers/firmware/efi/libstub/zboot-header.S: an EFI program that contains the Image.
 _ZBOOT, _ZBOOT_AT = b"zimg", 4
 
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """The files of a prebuilt kernel; ``modules`` is what becomes /lib/modules/RELEASE."""
+    """The files of a prebuilt kernel; ``modules`` becomes /lib/modules/RELEASE."""
 
     root: Path
     image: Path
@@ -68,21 +68,23 @@ class _Parts:
 
 
 def kernel(where: str) -> Kernel:
-    """The kernel in the directory, in the cache by its content. Raises UsageError for
-    a directory that has none for arm64, or several."""
+    """The kernel in a directory, imported into the cache by its content. Raises UsageError
+    for a directory without an arm64 kernel, or with several."""
     root = paths.absolute(where)
     if not root.is_dir():
-        raise UsageError(f"no such directory: {root}", "name one with an Image and its modules")
+        raise UsageError(
+            f"cannot read {root}: not a directory", "name one with an Image and its modules"
+        )
     parts = _parts(root)
-    wanted = _closure(parts)
-    files = [*wanted, *(parts.modules / name for name in _INDEXES)]
+    used = _closure(parts)
+    files = [*used, *(parts.modules / name for name in _INDEXES)]
     places = {str(file.relative_to(parts.modules)): file for file in files if file.is_file()}
     places |= {"Image": parts.image, **({"config": parts.config} if parts.config else {})}
     content = (f"{place} {manifest.key(file.resolve())}" for place, file in places.items())
     key = cache.digest(_RECIPE, parts.release, *content)
     label = f"prebuilt:{root} ({parts.release})"
     entry = cache.entry(
-        "kernel", key, f"kernel {label}", lambda into: _import(parts, wanted, key, into)
+        "kernel", key, f"kernel {label}", lambda into: _import(parts, used, key, into)
     )
     return artifact.load(entry, label)
 
@@ -95,7 +97,7 @@ def _parts(root: Path) -> _Parts:
         (modules, "modules directory", _MODULES),
     ):
         if not found:
-            raise UsageError(f"{root} has no {what}", f"it should have one of {', '.join(forms)}")
+            raise UsageError(f"{root} has no {what}", f"one of {', '.join(forms)} is required")
     fitting = [
         (image, directory)
         for image in images
@@ -105,7 +107,8 @@ def _parts(root: Path) -> _Parts:
     if len({directory for _, directory in fitting}) != 1:
         names = ", ".join(path.name for path in modules)
         raise UsageError(
-            f"{root} has {len(images)} images, and modules of {names}", "leave one kernel's there"
+            f"{root} has {len(images)} images, and modules of {names}",
+            "name a directory with one kernel",
         )
     image, directory = fitting[0]
     configs = [path for form in _CONFIGS for path in sorted(root.glob(form))]
@@ -117,18 +120,20 @@ def _has_index(path: Path) -> bool:
     return (path / "modules.builtin").is_file() or (path / "kernel").is_dir()
 
 
-def _named(path: Path) -> str:
-    """The module's name, as lsmod has it."""
+def _module_name(path: Path) -> str:
+    """The name of a module file, as lsmod prints it."""
     match = _MODULE.fullmatch(path.name)
     return match[1].replace("-", "_") if match else ""
 
 
 def _files(modules: Path) -> dict[str, Path]:
-    return {_named(path): path for path in sorted(modules.rglob("*.ko*")) if _named(path)}
+    return {
+        _module_name(path): path for path in sorted(modules.rglob("*.ko*")) if _module_name(path)
+    }
 
 
 def _closure(parts: _Parts) -> list[Path]:
-    """The files of the modules that guests use and of those that these depend on."""
+    """The files of the modules that guests use, and of those on which they depend."""
     files = _files(parts.modules)
     found: dict[str, Path] = {}
     waiting = [name for name in subject.MODULES if name in files]
@@ -142,21 +147,21 @@ def _closure(parts: _Parts) -> list[Path]:
 
 
 def _dependencies(file: Path) -> list[str]:
-    """What the module itself says that it needs (depends= in .modinfo)."""
-    match = re.search(rb"\0depends=([\w,-]*)\0", _unpacked(file))
+    """The modules that a module declares to need (depends= in .modinfo)."""
+    match = re.search(rb"\0depends=([\w,-]*)\0", _module_content(file))
     names = match[1].decode().split(",") if match else []
     return [name.replace("-", "_") for name in names if name]
 
 
-def _import(parts: _Parts, wanted: list[Path], key: str, into: Path) -> None:
+def _import(parts: _Parts, used: list[Path], key: str, into: Path) -> None:
     (into / "Image").write_bytes(_image(parts.image))
     target = into / "modules" / parts.release
-    for file in wanted:
+    for file in used:
         place = target / file.relative_to(parts.modules)
         name = _MODULE.fullmatch(place.name)
         assert name
         place.parent.mkdir(parents=True, exist_ok=True)
-        (place.parent / f"{name[1]}.ko").write_bytes(_unpacked(file))
+        (place.parent / f"{name[1]}.ko").write_bytes(_module_content(file))
     target.mkdir(parents=True, exist_ok=True)
     for index in _INDEXES:
         if (parts.modules / index).is_file():
@@ -170,7 +175,7 @@ def _import(parts: _Parts, wanted: list[Path], key: str, into: Path) -> None:
             release=parts.release,
             compiler="",
             directory=into,
-            notes=tuple(_lacks(parts)),
+            notes=tuple(_limitations(parts)),
             serial_ports=all(name in _builtin(parts) for name in _SERIAL_PORTS),
         )
     )
@@ -187,25 +192,25 @@ def _builtin(parts: _Parts) -> set[str]:
         listing = (parts.modules / "modules.builtin").read_text(errors="replace")
     except OSError:
         return set()
-    return {_named(Path(line)) for line in listing.splitlines()}
+    return {_module_name(Path(line)) for line in listing.splitlines()}
 
 
-def _lacks(parts: _Parts) -> Iterator[str]:
-    """What a user should know before such a kernel is booted."""
+def _limitations(parts: _Parts) -> Iterator[str]:
+    """Notes on what cannot be tested with the kernel."""
     builtin, present = _builtin(parts), _files(parts.modules)
     for name in subject.DRIVERS:
         if name in builtin:
-            yield f"{name} is built in: it can be neither loaded nor removed"
+            yield f"{name} is built in, so it cannot be loaded or removed"
         elif name not in present:
-            yield f"{name} is not there at all"
-    yield "no iommu_client: it is built with a kernel's source, so platform clients stay unbound"
+            yield f"{name} is missing"
+    yield "no iommu_client, which requires a kernel's source: platform clients stay unbound"
     if not all(name in builtin for name in _SERIAL_PORTS):
         yield "no built-in virtio serial ports: commands share the kernel's console"
-    if parts.config and not _forces(parts.config):
+    if parts.config and not _has_forced_unloading(parts.config):
         yield "no forced unloading (MODULE_FORCE_UNLOAD)"
 
 
-def _forces(file: Path) -> bool:
+def _has_forced_unloading(file: Path) -> bool:
     return "MODULE_FORCE_UNLOAD" in config.values(file.read_text(errors="replace"))
 
 
@@ -218,26 +223,26 @@ def _image(file: Path) -> bytes:
     elif data[:2] == _GZIP:
         data = _decompressed(data, file)
     if data[_MAGIC_AT : _MAGIC_AT + 4] != _MAGIC:
-        raise UsageError(f"{file} is no arm64 kernel Image", "name a directory with one")
+        raise UsageError(f"{file} is not an arm64 kernel Image", "name a directory with one")
     return data
 
 
-def _unpacked(file: Path) -> bytes:
+def _module_content(file: Path) -> bytes:
     data = file.read_bytes()
     return data if file.suffix == ".ko" else _decompressed(data, file)
 
 
 def _decompressed(data: bytes, file: Path) -> bytes:
-    """gzip, xz or zstd, by its first bytes."""
+    """Decompress gzip, xz or zstd, by the magic number."""
     opener = next((each for magic, each in _OPENERS.items() if data.startswith(magic)), None)
     if opener is None:
-        raise UsageError(f"{file} is compressed in a way that is not known", "unpack it")
+        raise UsageError(f"{file} has an unknown compression", "decompress it")
     try:
         plain = opener(data)
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise UsageError(f"{file} cannot be unpacked: {error}", "fetch it again") from None
+        raise UsageError(f"cannot decompress {file}: {error}", "download it again") from None
     if len(plain) > _MAX_BYTES:
-        raise UsageError(f"{file} is too large for a kernel", "name another directory")
+        raise UsageError(f"{file} is above 512 MiB", "name another directory")
     return plain
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What ``--patch`` names: a diff, an mbox with a series or a whole thread, a
-directory that ``git format-patch`` filled, or an archive's page.
+"""What ``--patch`` names: a diff, an mbox with a series or a whole thread, a directory
+written by ``git format-patch``, or a page of a mail archive.
 
-From a thread the patches are taken that were posted as such, of the last version,
-in their order; what replies quote or propose is left.
+Of a thread, the patches of the latest version are used, in their order. Diffs in replies are
+ignored.
 """
 
 import re
@@ -17,7 +17,7 @@ from harness.host.mail import Message
 # Where a diff begins, in a message or a file.
 _DIFF = re.compile(rb"^(?:diff --git \S|--- \S.*\n\+\+\+ \S)", re.MULTILINE)
 
-# What stands in brackets before a subject: "[PATCH v2 1/3]", "[list] [RFC 2/5]",
+# The tags in brackets before a subject: "[PATCH v2 1/3]", "[list] [RFC 2/5]",
 # "[PATCHv2]", "[patch 1/2 v3]".
 _TAGS = re.compile(r"(?:\[[^\]]*\]\s*)+")
 _IS_PATCH = re.compile(r"\b(?:patch|rfc)", re.IGNORECASE)
@@ -27,8 +27,8 @@ _NUMBER = re.compile(r"\b(\d+)/(\d+)\b")
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """``name`` says which, to people, and ``title`` what it is called by its author;
-    ``text`` is a diff that git can apply."""
+    """A patch: its ``name`` for users, its subject as ``title``, and as ``text`` a diff that git
+    can apply."""
 
     name: str
     text: bytes
@@ -37,8 +37,8 @@ class Patch:
 
 @dataclass(frozen=True, slots=True)
 class _Posted:
-    """A message with a diff. ``tags`` are those of its subject; ``number`` of ``total`` in
-    its series; None for one that is not numbered."""
+    """A message with a diff. ``tags`` are those of its subject; it is ``number`` of ``total``
+    in its series, None if it is not numbered."""
 
     name: str
     diff: bytes
@@ -54,14 +54,14 @@ class _Posted:
 
 
 def read(path: Path) -> list[Patch]:
-    """The patches, in the order in which they apply. Raises UsageError for a file
-    without any, and for a series of which one is missing."""
+    """The patches of a file or directory, in the order in which they apply. Raises
+    UsageError if there is none, and for an incomplete series."""
     if path.is_dir():
         return _directory(path)
     posted = _posted(path)
     chosen = _latest(posted)
     if not chosen:
-        raise UsageError(f"{path.name} has no diff in it", "name a patch")
+        raise UsageError(f"{path.name} has no diff", "name a patch")
     if len([each for each in posted if each.is_patch]) > 1:
         _check_complete(chosen, path.name)
     if len(chosen) == 1:
@@ -75,20 +75,20 @@ def read(path: Path) -> list[Patch]:
 
 
 def _directory(path: Path) -> list[Patch]:
-    """Those of ``*.patch``, by name: git numbers them."""
+    """The patches in ``*.patch``, by name: git numbers the files."""
     found = [(file, each) for file in sorted(path.glob("*.patch")) for each in _posted(file)]
     if not found:
-        raise UsageError(f"{path} has no *.patch file with a diff in it", "name another directory")
+        raise UsageError(f"{path} has no *.patch file with a diff", "name another directory")
     versions = sorted({each.version for _, each in found})
     if len(versions) > 1:
         listed = " and ".join(f"v{version}" for version in versions)
-        raise UsageError(f"{path} has patches of {listed}", "keep those of one version there")
+        raise UsageError(f"{path} has patches of {listed}", "keep those of one version")
     return [Patch(file.name, each.diff, each.name) for file, each in found]
 
 
 def _posted(path: Path) -> list[_Posted]:
-    """The messages with a diff. A cover letter, number 0, may have one that is not to be
-    applied: what changed since the version before."""
+    """The messages with a diff, except the cover letter, number 0, whose diff may be that
+    against the previous version."""
     found = (_parsed(message) for message in mail.read(path))
     return [each for each in found if each and each.number != 0]
 
@@ -111,7 +111,7 @@ def _parsed(message: Message) -> _Posted | None:
 
 
 def _diff(message: Message) -> bytes:
-    """The diffs of the body, else of what is attached to it."""
+    """The diffs of the body, else those of the attachments."""
     for part in (message.raw, b"".join(message.attachments)):
         if start := _DIFF.search(part):
             return part[start.start() :]
@@ -119,8 +119,8 @@ def _diff(message: Message) -> bytes:
 
 
 def _latest(posted: list[_Posted]) -> list[_Posted]:
-    """Of what was posted as patches the last version, in order; all that there is
-    where no subject says so."""
+    """The latest version of the patches, in order; or all messages, if no subject marks a
+    patch."""
     patches = [each for each in posted if each.is_patch]
     if not patches:
         return posted
@@ -140,4 +140,4 @@ def _check_complete(chosen: list[_Posted], name: str) -> None:
             "name the whole series, or single patches in a directory",
         )
     if len(numbers) != len(set(numbers)):
-        raise UsageError(f"{name} has several patches of one number", "keep one version of each")
+        raise UsageError(f"{name} has two patches of one number", "keep one of each")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Where kernel source comes from: named files with known contents, which a work
-tree is brought to by touching only those that differ.
+"""A kernel source: named files with known contents. A work tree is updated to one by changing
+only the files that differ.
 """
 
 import re
@@ -11,8 +11,6 @@ from pathlib import Path
 from harness.errors import UsageError
 from harness.host.manifest import Manifest
 
-# Without these a directory or a revision is no Linux source.
-
 _NUMBER = re.compile(r"^(VERSION|PATCHLEVEL) *= *(\d+)", re.MULTILINE)
 
 Version = tuple[int, int]
@@ -20,27 +18,28 @@ Version = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """``label`` for people, exact enough to find the same again; ``identity`` changes
-    with the content; ``work`` names the work tree that its builds share.
+    """``label`` is the name for users, exact enough to find the same source again;
+    ``identity`` changes with the content; ``worktree`` names the work tree that its builds
+    share.
 
-    ``manifest`` tells what is in it, ``put(names, into)`` writes those files below
-    ``into``, where none of them is, and ``now`` is the identity of what is there by
-    now.
+    ``manifest()`` returns its files, ``export(names, into)`` writes these files below
+    ``into``, where none of them exists, and ``current_identity()`` is the identity of its
+    present content, which differs once the source has been changed.
     """
 
     label: str
     identity: str
-    work: str
+    worktree: str
     version: Version
     manifest: Callable[[], Manifest]
-    put: Callable[[Sequence[str], Path], None]
-    now: Callable[[], str]
+    export: Callable[[Sequence[str], Path], None]
+    current_identity: Callable[[], str]
 
 
 def version(makefile: str) -> Version:
-    """The kernel's version, as its top Makefile has it. Raises UsageError without one."""
+    """The kernel's version, from its top Makefile. Raises UsageError if there is none."""
     numbers = dict(_NUMBER.findall(makefile))
     try:
         return int(numbers["VERSION"]), int(numbers["PATCHLEVEL"])
     except KeyError:
-        raise UsageError("not Linux source: its Makefile has no version", "name another") from None
+        raise UsageError("not Linux source: the Makefile has no version", "name another") from None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which kernel: what a user writes after ``--kernel``, and what is done to it."""
+"""The spec of a kernel: what a user writes after ``--kernel``, with patches and configuration."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from harness.errors import UsageError
 from harness.kernel import config, toolchain
 from harness.kernel.toolchain import Toolchain
 
-# The kernel where none is named.
+# The kernel if none is named.
 DEFAULT_KERNEL = "debian:6.12"
 
 FORMS = {
@@ -22,9 +22,9 @@ FORMS = {
 
 @dataclass(frozen=True, slots=True)
 class KernelSpec:
-    """``kind`` and ``where`` as in ``kind:where``; ``patches`` are applied in order,
-    ``variants`` are fragments of ours by name, sorted, and ``fragments`` the user's,
-    merged last."""
+    """``kind`` and ``where`` are those of ``kind:where``; ``patches`` are applied in order;
+    ``variants`` are names of the harness's fragments, sorted, and ``fragments`` files of the
+    user, merged last."""
 
     kind: str
     where: str
@@ -38,21 +38,21 @@ class KernelSpec:
 
     @property
     def key(self) -> str:
-        """The whole of it in a line, with the paths of its files."""
+        """The complete spec in a line, with the paths of its files."""
         files = (path.absolute() for path in (*self.patches, *self.fragments))
         return " ".join(
             [self.kind, self.where, *map(str, files), *self.variants, self.toolchain.name]
         )
 
     def with_variants(self, names: Sequence[str]) -> "KernelSpec":
-        """The kernel with these variants too; a prebuilt one is what it is."""
+        """The spec with further variants; a prebuilt kernel cannot have any, and is unchanged."""
         if self.kind == "prebuilt":
             return self
         return replace(self, variants=tuple(sorted({*self.variants, *names})))
 
     @property
     def changes(self) -> list[str]:
-        """What is done to the source, in words."""
+        """The names of the patches, fragments, variants and the compiler that change the source."""
         files = [path.name for path in (*self.patches, *self.fragments)]
         compiler = [] if self.toolchain == toolchain.GCC else [self.toolchain.name]
         return [*files, *self.variants, *compiler]
@@ -65,21 +65,25 @@ def parse(
     variants: Sequence[str] = (),
     compiler: Toolchain = toolchain.GCC,
 ) -> KernelSpec:
-    """Raises UsageError for anything but the forms above, files that are there and
-    variants that exist."""
+    """Parse a spec. Raises UsageError for an unknown form, a missing file or an unknown
+    variant."""
     kind, colon, where = text.partition(":")
     if not colon or not where or kind not in FORMS:
-        raise UsageError(f"no such kernel: {text!r}", "write " + ", or ".join(FORMS.values()))
+        raise UsageError(f"unknown kernel {text!r}", "write " + ", or ".join(FORMS.values()))
     for path in patches:
         if not path.exists():
-            raise UsageError(f"no such patch: {path}", "name a file, or a directory of patches")
+            raise UsageError(
+                f"cannot read {path}: no such file", "name a patch or a directory of patches"
+            )
     for path in fragments:
         if not path.is_file():
-            raise UsageError(f"no such fragment: {path}", "name a file of CONFIG_X=y lines")
+            raise UsageError(f"cannot read {path}: no such file", "name a file of CONFIG_X=y lines")
     known = config.variants()
     for name in variants:
         if name not in known:
-            raise UsageError(f"no such variant: {name!r}", f"there are {', '.join(sorted(known))}")
+            raise UsageError(
+                f"unknown variant {name!r}", f"known variants: {', '.join(sorted(known))}"
+            )
     if kind == "prebuilt" and (patches or fragments or variants):
         raise UsageError(
             "a prebuilt kernel cannot be patched or configured",

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What of a kernel's tree the harness is about. To test another subsystem, replace these and
-harness.iommu.
+"""The parts of a kernel's tree that are under test. To test another subsystem, replace this
+module and harness.iommu.
 """
 
 import re
@@ -9,21 +9,21 @@ import re
 # there are variants.
 FRAGMENTS = ("base", "iommu")
 
-# A directory without these files is no source tree of a kernel that can be tested.
+# The files that the source tree of a testable kernel has.
 REQUIRED_FILES = ("Makefile", "Kbuild", "arch/arm64/Kconfig", "drivers/iommu/iommu.c")
 
 # The drivers under test.
 DRIVERS = ("arm_smmu_v3", "arm_smmu", "virtio_iommu")
 
-# All modules of a prebuilt kernel that a guest may load, beside what they depend on.
+# The modules of a prebuilt kernel that a guest may load, without their dependencies.
 MODULES = (
     *DRIVERS,
     *("e1000", "e1000e", "virtio_net", "virtio_blk", "nvme", "pci_stub"),
     *("vfio", "vfio_pci", "vfio_iommu_type1", "vfio_platform", "iommufd"),
 )
 
-# The sources that decide how a kernel behaves: the device life cycle, and what maps and
-# isolates devices. They are kept with each kernel.
+# The sources from which behaviours are read: the life cycle of devices, and what maps and
+# isolates them. They are kept with each kernel.
 SOURCES = re.compile(
     r"drivers/(iommu|vfio)/.*\.[ch]"
     r"|drivers/(base|of|acpi|acpi/arm64|pci|pci/hotplug|virtio)/[^/]*\.[ch]"

@@ -8,8 +8,8 @@ from harness.host import program, tools
 
 @dataclass(frozen=True, slots=True)
 class Toolchain:
-    """``compiler`` and ``linker`` are programs, ``host_compiler`` the one for kbuild's own
-    tools, ``variables`` what makes kbuild use them and what belongs to them."""
+    """``compiler`` and ``linker`` are programs, ``host_compiler`` is the one for kbuild's own
+    tools, and ``variables`` are those of make that select them."""
 
     name: str
     compiler: str
@@ -18,8 +18,8 @@ class Toolchain:
     variables: tuple[str, ...]
 
     def version(self) -> str:
-        """The first line that compiler and linker say of their version. Raises
-        ToolMissing without them."""
+        """The first lines of the versions of compiler and linker. Raises ToolMissing without
+        them."""
         lines = (program.run([tool, "--version"]) for tool in (self.compiler, self.linker))
         return ", ".join(text.splitlines()[0] for text in lines)
 
@@ -27,5 +27,5 @@ class Toolchain:
 _CROSS = f"CROSS_COMPILE={tools.CROSS}"
 
 GCC = Toolchain("gcc", tools.CROSS + "gcc", tools.CROSS + "ld", "gcc", (_CROSS,))
-# Before 5.15 the prefix names the target, and the assembler is GNU's unless asked.
+# Before 5.15, CROSS_COMPILE names the target, and LLVM_IAS=1 selects LLVM's assembler.
 LLVM = Toolchain("llvm", "clang", "ld.lld", "clang", ("LLVM=1", "LLVM_IAS=1", _CROSS))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``tree:DIR``: a directory with Linux source, as it is now, dirty or not."""
+"""``tree:DIR``: a directory with Linux source, with its uncommitted changes."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from harness.host.manifest import Manifest
 from harness.kernel import source, subject
 from harness.kernel.source import Source
 
-# What kbuild leaves in a tree, where git cannot tell it from source.
+# The files that kbuild leaves in a tree, where there is no git to tell them from source.
 _BUILT = re.compile(
     r"(.*/)?([^/]+\.(o|ko|a|cmd|mod|mod\.c|order|symvers|dtbo?)|\.[^/]+\.d"
     r"|\.config(\.old)?|System\.map|vmlinux|Image)|(.*/)?include/(generated|config)/.*"
@@ -22,52 +22,54 @@ _BUILT = re.compile(
 
 
 def source_of(where: str) -> Source:
-    """Raises UsageError for a directory without Linux source."""
+    """The source in a directory. Raises UsageError for one without Linux source."""
     tree = paths.absolute(where)
     for part in subject.REQUIRED_FILES:
         if not (tree / part).is_file():
-            raise UsageError(f"not a Linux source tree: {tree} has no {part}", "name one's top")
+            raise UsageError(
+                f"not a Linux source tree: {tree} has no {part}", "name the top directory"
+            )
     with progress.phase("tree scan", f"reading {tree}"):
-        listed = _scanned(tree)
+        listed = _scan(tree)
 
-    def put(names: Sequence[str], into: Path) -> None:
+    def export(names: Sequence[str], into: Path) -> None:
         for name in names:
             try:
-                # What a link out of the tree names is taken for what it has.
+                # The content of a link to a file outside of the tree is copied.
                 links = listed[name].startswith("link ")
                 files.copy(tree / name if links else (tree / name).resolve(), into / name)
             except FileNotFoundError as error:
                 raise HostError(
-                    f"{tree / name} went away while it was read", "run again"
+                    f"{tree / name} was removed while it was read", "run again"
                 ) from error
 
     return Source(
         label=f"tree:{tree}",
         identity=cache.digest_manifest(listed),
-        work=f"tree-{cache.digest(str(tree))}",
+        worktree=f"tree-{cache.digest(str(tree))}",
         version=source.version((tree / "Makefile").read_text(errors="replace")),
         manifest=lambda: listed,
-        put=put,
-        now=lambda: cache.digest_manifest(_scanned(tree)),
+        export=export,
+        current_identity=lambda: cache.digest_manifest(_scan(tree)),
     )
 
 
-def _scanned(tree: Path) -> Manifest:
-    """The manifest of a tree that its owner may change at any time; contents are
-    read again only where size, time or inode did."""
-    memory = paths.cache() / "trees" / f"{cache.digest(str(tree))}.json"
+def _scan(tree: Path) -> Manifest:
+    """The manifest of a tree, which may change at any time. The content of a file is read
+    again only if its size, time or inode has changed."""
+    index = paths.cache() / "trees" / f"{cache.digest(str(tree))}.json"
     try:
-        known: dict[str, list[str]] = dict(json.loads(memory.read_text()))
+        known: dict[str, list[str]] = dict(json.loads(index.read_text()))
     except (OSError, ValueError, TypeError):
         known = {}
     listed: Manifest = {}
     seen: dict[str, list[str]] = {}
     for name in _listed(tree):
-        # No Path for each of 90000 files: it costs three times what the kernel takes.
+        # A string: for 90000 files a Path takes three times as long as the system call.
         path = f"{tree}/{name}"
         status = _status(path)
         if status is None or stat.S_ISLNK(status.st_mode):
-            content = _content_of(tree, name) if status else None
+            content = _resolve_link(tree, name) if status else None
             if content is None:
                 continue
             path, status = str(content), content.lstat()
@@ -80,24 +82,24 @@ def _scanned(tree: Path) -> Manifest:
         seen[name] = [mark, key]
         listed[name] = key
     if seen != known:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        part = memory.with_suffix(f".{os.getpid()}")
+        index.parent.mkdir(parents=True, exist_ok=True)
+        part = index.with_suffix(f".{os.getpid()}")
         part.write_text(json.dumps(seen))
-        part.rename(memory)
+        part.rename(index)
     return listed
 
 
 def _status(path: str) -> os.stat_result | None:
-    """None for what is deleted, though git still tracks it."""
+    """The status of a file; None for one that is deleted but still tracked by git."""
     try:
         return os.lstat(path)
     except FileNotFoundError:
         return None
 
 
-def _content_of(tree: Path, name: str) -> Path | None:
-    """What a link stands for: itself, or the file that it names where that is out of the
-    tree, because the link would lead nowhere in a copy; None where that is no file."""
+def _resolve_link(tree: Path, name: str) -> Path | None:
+    """The link itself, or the file to which it points if that is outside of the tree, because
+    the link would be broken in a copy; None if that is not a file."""
     path = tree / name
     target = path.resolve()
     if not path.readlink().is_absolute() and target.is_relative_to(tree.resolve()):
@@ -106,8 +108,8 @@ def _content_of(tree: Path, name: str) -> Path | None:
 
 
 def _listed(tree: Path) -> Iterator[str]:
-    """Source files only: what git tracks or does not ignore, else all but what
-    a build leaves behind."""
+    """The source files: those that git tracks or does not ignore, or without git all except
+    those that a build leaves."""
     if not (tree / ".git").exists():
         yield from (name for name in manifest.walk(tree) if not _BUILT.fullmatch(name))
         return
@@ -119,7 +121,7 @@ def _listed(tree: Path) -> Iterator[str]:
     for name in dict.fromkeys(listed.split("\0")):
         path = tree / name
         if name and path.is_dir() and not path.is_symlink():
-            # A repository within: git names only its top.
+            # A nested repository, of which git lists only the directory.
             inner = (f"{name.rstrip('/')}/{each}" for each in manifest.walk(path))
             yield from (each for each in inner if "/.git/" not in each)
         elif name:

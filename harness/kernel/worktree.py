@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The private copy of a source that a build patches and compiles.
 
-All builds of one source share it, one at a time, and those of one variant share
-their objects, so that a change compiles only what it touches. Whoever has it open
-brings it to the content wanted: files that differ are replaced, and get a new time
-for make to see; the rest stays.
+All builds of one source share it, one at a time, and those of one variant share their
+objects, so that a change compiles only what it touches. A build first updates the work tree
+to its source: files that differ are replaced, with a new time for make, and the others stay.
 """
 
 import contextlib
@@ -27,9 +26,9 @@ PATCHED = "patched"
 
 @dataclass(frozen=True, slots=True)
 class Worktree:
-    """``root`` holds ``source``, what to compile, and ``objects``, where; ``manifest``
-    is what is in ``source``, with "patched" for a file that a patch touched;
-    ``notes`` say where patches did not apply exactly as they were made."""
+    """``root`` has the directories ``source``, which is compiled, and ``objects``.
+    ``manifest`` is that of ``source``, with "patched" for a file that a patch touched;
+    ``notes`` report where patches did not apply exactly."""
 
     root: Path
     source: Path
@@ -39,37 +38,38 @@ class Worktree:
 
 
 @contextlib.contextmanager
-def opened(
+def open_worktree(
     source: Source, patches: Sequence[Patch], variant: str, *, wait: bool = True
 ) -> Iterator[Worktree]:
-    """The work tree of ``source`` with ``patches`` applied, locked meanwhile, and the
-    objects of ``variant``.
+    """The work tree of ``source`` with ``patches`` applied, and the objects of ``variant``. It
+    is locked until the block ends.
 
-    Raises UsageError for a patch that does not apply, HostError when the
-    source's owner changes it meanwhile, and without ``wait`` when another has it open.
+    Raises UsageError for a patch that does not apply, HostError when the source
+    changes meanwhile, and without ``wait`` when another process uses the work tree.
     """
-    with cache.locked(f"work-{source.work}", f"a kernel of {source.label}", wait=wait):
-        root = cache.directory(f"work/{source.work}")
-        os.utime(root)  # when it was last used
+    with cache.locked(f"work-{source.worktree}", f"a kernel of {source.label}", wait=wait):
+        root = cache.directory(f"work/{source.worktree}")
+        os.utime(root)  # the time of its last use
         manifest = source.manifest()
         with progress.phase("work tree", f"copying {source.label}"):
-            _bring(root, manifest, source)
+            _update(root, manifest, source)
         touched, notes = _apply_all(root, patches, manifest)
         final = manifest | dict.fromkeys(touched, PATCHED)
         objects = root / "objects" / variant
-        with _objects(objects):
+        with _intact(objects):
             yield Worktree(root, root / "source", objects, final, notes)
 
 
 def has_objects(source: Source, variant: str) -> bool:
-    """Whether a kernel of the source has been built, and its objects are still there."""
-    return (paths.cache() / "work" / source.work / "objects" / variant).is_dir()
+    """Whether the objects of an earlier build of the source are still there."""
+    return (paths.cache() / "work" / source.worktree / "objects" / variant).is_dir()
 
 
 @contextlib.contextmanager
-def _objects(objects: Path) -> Iterator[None]:
-    """Objects of a build that was killed with its make may be torn, and look new:
-    they are thrown away. A make that is told to end removes its half-made ones."""
+def _intact(objects: Path) -> Iterator[None]:
+    """Remove the objects of a build that was killed together with make: they may be
+    incomplete, and have a new time. A make that gets SIGTERM removes incomplete targets
+    itself."""
     mark = objects.with_suffix(".in-use")
     if mark.exists():
         shutil.rmtree(objects, ignore_errors=True)
@@ -81,32 +81,32 @@ def _objects(objects: Path) -> Iterator[None]:
         mark.unlink()
 
 
-def _bring(root: Path, wanted: Manifest, source: Source) -> None:
-    """Makes ``root/source`` what ``wanted`` says. The record of what is in it
-    stands only while that is so: a run killed half-way starts afresh, objects
-    included, because fresh files may be older than they are."""
+def _update(root: Path, target: Manifest, source: Source) -> None:
+    """Update ``root/source`` to the manifest ``target``. The record of its content is removed
+    during the update. After a killed update everything is removed, objects included, because
+    the next files may be older than the objects."""
     record = root / "manifest.json"
     tree = root / "source"
     present = _read(record)
     if not present:
         shutil.rmtree(tree, ignore_errors=True)
         shutil.rmtree(root / "objects", ignore_errors=True)
-    if present == wanted:
+    if present == target:
         return
     record.unlink(missing_ok=True)
     tree.mkdir(exist_ok=True)
-    different = [name for name, key in wanted.items() if present.get(name) != key]
-    for name in sorted({*(present.keys() - wanted.keys()), *(set(different) & present.keys())}):
+    different = [name for name, key in target.items() if present.get(name) != key]
+    for name in sorted({*(present.keys() - target.keys()), *(set(different) & present.keys())}):
         _remove(tree, name)
-    source.put(different, tree)
-    if source.now() != source.identity:
+    source.export(different, tree)
+    if source.current_identity() != source.identity:
         raise HostError(f"{source.label} was changed while it was read", "run again")
-    _write(record, wanted)
+    _write(record, target)
 
 
 def _remove(tree: Path, name: str) -> None:
-    """A directory stands where a patch or a revision made one of a file; below a link
-    that a patch made of a directory there is nothing of ours."""
+    """Remove a file, or the directory by which a patch or a revision replaced it. Nothing is
+    removed below a link by which a patch replaced a directory."""
     path = tree / name
     if any((tree / parent).is_symlink() for parent in Path(name).parents):
         return
@@ -132,10 +132,10 @@ def _write(record: Path, manifest: Manifest) -> None:
 def _apply_all(
     root: Path, patches: Sequence[Patch], manifest: Manifest
 ) -> tuple[set[str], tuple[str, ...]]:
-    touched = {name for patch in patches for name in patching.touched(patch)}
+    touched = {name for patch in patches for name in patching.touched_files(patch)}
     if not patches:
         return touched, ()
-    # Recorded before they change, so that the next run puts them back.
+    # Recorded before the files change, so that the next build restores them.
     _write(root / "manifest.json", manifest | dict.fromkeys(touched, PATCHED))
     notes = [
         f"patch {number}, {note}"

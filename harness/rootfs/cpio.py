@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The newc cpio archive, as the kernel's initramfs unpacker reads it.
 
-Format: Documentation/driver-api/early-userspace/buffer-format.rst. The archive
-depends on nothing but its entries: no time stamp, inode number, owner or
-directory order of this host gets in, so equal entries give equal bytes.
+Format: Documentation/driver-api/early-userspace/buffer-format.rst. The archive depends
+only on its entries, and has no time stamp, inode number, owner or directory order of this
+host, so equal entries have equal archives.
 """
 
 import stat
@@ -43,8 +43,8 @@ def character_device(path: str, major: int, minor: int) -> Entry:
 
 
 def tree(root: Path) -> list[Entry]:
-    """Every file, directory and link below ``root``; modes are normalised to
-    0755 and 0644 by the owner's execute bit, so the umask does not matter."""
+    """Every file, directory and link below ``root``. Modes are 0755 or 0644, by the owner's
+    execute bit, so the umask has no influence."""
     return [_read(path, str(path.relative_to(root))) for path in sorted(root.rglob("*"))]
 
 
@@ -60,8 +60,8 @@ def _read(path: Path, name: str) -> Entry:
 def archive(entries: Iterable[Entry]) -> bytes:
     """The archive, sorted by path with parent directories added.
 
-    Raises ValueError for a path that is absolute, climbs, or stands twice with
-    different content.
+    Raises ValueError for a path that is absolute or has "..", and for one that occurs twice
+    with different content.
     """
     by_path: dict[str, Entry] = {}
     for entry in entries:
@@ -79,7 +79,7 @@ def archive(entries: Iterable[Entry]) -> bytes:
 def _check(entry: Entry) -> None:
     parts = entry.path.split("/")
     if entry.path.startswith("/") or not entry.path or {"..", ".", ""} & set(parts):
-        raise ValueError(f"not a relative path inside an archive: {entry.path!r}")
+        raise ValueError(f"invalid path in an archive: {entry.path!r}")
 
 
 def _encode(number: int, entry: Entry) -> bytes:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The root of a guest: one initramfs with the kernel's modules, the programs
-that drive them, and nothing else.
+"""The root file system of a guest: an initramfs with the kernel's modules and the programs
+that guests run.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from harness.kernel.artifact import Kernel
 from harness.rootfs import cpio, packages
 from harness.rootfs.cpio import Entry
 
-# Part of the key: raise it when the steps below make something else.
+# Part of the key: raise it when the steps below produce something else.
 _RECIPE = "1"
 
 _MOUNT_POINTS = ("proc", "sys", "dev", "run", "tmp", "root")
@@ -22,22 +22,22 @@ _SOURCES = (
     *("commands/vfio.c", "commands/reseed.c", "commands/failnth.c"),
 )
 
-# Its names beside init.
+# The names of that program, besides init.
 _COMMANDS = ("vfio", "reseed", "failnth")
 
 
 def image(kernel: Kernel, extras: Sequence[str] = ()) -> Path:
-    """The initramfs for ``kernel``, from the cache when it has been made before, with
-    the programs of ``packages.EXTRAS`` that ``extras`` names beside busybox.
+    """The initramfs for ``kernel``, from the cache if it is there, with busybox and the
+    programs of ``packages.EXTRAS`` that ``extras`` names.
 
-    An uncompressed cpio: a gzip costs the guest more time than it saves.
+    It is not compressed: decompression would take the guest longer than it saves.
     """
     scripts = paths.data("guest-scripts")
     programs = packages.unpacked().name
     key = cache.digest(_RECIPE, kernel.key, cache.digest_files(scripts), programs, *extras)
 
     def make(into: Path) -> None:
-        with progress.phase("initramfs", f"making the initramfs of {kernel.label}"):
+        with progress.phase("initramfs", f"creating the initramfs of {kernel.label}"):
             with cache.scratch() as scratch:
                 modules = _modules(kernel, scratch)
             entries = [*packages.entries(extras), *_skeleton(scripts), *modules]
@@ -50,14 +50,14 @@ def image(kernel: Kernel, extras: Sequence[str] = ()) -> Path:
 def _skeleton(scripts: Path) -> list[Entry]:
     return [
         *(cpio.directory(name) for name in _MOUNT_POINTS),
-        # Where the kernel's messages about a missing init would go.
+        # For the kernel's messages if it cannot run init.
         cpio.character_device("dev/console", 5, 1),
         cpio.file("init", _program(scripts).read_bytes(), 0o755),
         cpio.file("harness/agent", (scripts / "shell/agent").read_bytes()),
         cpio.file("harness/sshd", (scripts / "shell/sshd").read_bytes(), 0o755),
         cpio.file("harness/shell", (scripts / "shell/shell").read_bytes(), 0o755),
-        # busybox's shell runs its own applets by itself; the kernel and other
-        # programs call these two by path.
+        # busybox's shell runs its applets without links. The kernel and other programs
+        # call these two by path.
         cpio.symlink("bin/sh", "busybox"),
         *(cpio.symlink(f"bin/{name}", "../init") for name in _COMMANDS),
         cpio.symlink("sbin/modprobe", "../bin/busybox"),
@@ -66,7 +66,7 @@ def _skeleton(scripts: Path) -> list[Entry]:
 
 
 def _program(scripts: Path) -> Path:
-    """PID 1, compiled once for all kernels."""
+    """The program of PID 1, compiled once for all kernels."""
     sources = [scripts / name for name in _SOURCES]
     parts = [path.read_bytes() for path in (*sources, *sorted(scripts.rglob("*.h")))]
 
@@ -79,7 +79,7 @@ def _program(scripts: Path) -> Path:
 
 
 def _modules(kernel: Kernel, root: Path) -> list[Entry]:
-    """/lib/modules/RELEASE, indexed by depmod, with the guest's own modules."""
+    """/lib/modules/RELEASE with the guest modules, indexed by depmod."""
     target = root / "lib/modules" / kernel.release
     for origin in sorted(kernel.modules.rglob("*")):
         if origin.is_file():

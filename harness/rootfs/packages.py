@@ -15,25 +15,24 @@ from harness.rootfs.cpio import Entry
 
 _SUITE = debian.SUITES[0]
 
-# Part of the key: raise it when another choice of files is made below.
+# Part of the key: raise it when other files are chosen below.
 _RECIPE = "3"
 
 
 @dataclass(frozen=True, slots=True)
 class Extra:
-    """What a guest has beside busybox when it is asked for: the ``program`` of a
-    ``package`` with the libraries it loads, and ``links`` to it by their paths."""
+    """An optional program of a guest: the ``program`` of a ``package``, with the libraries that
+    it loads, and the paths of ``links`` to it."""
 
     package: str
     program: str
     links: tuple[str, ...]
 
 
-# kmod under the name of each of its commands; guest-scripts/shell/agent calls them.
+# The links to kmod, one per command; guest-scripts/shell/agent calls them.
 _KMOD_COMMANDS = ("depmod", "insmod", "lsmod", "modinfo", "modprobe", "rmmod")
 
-# Some megabytes each, which every boot would copy: a guest that does not need one is
-# without it.
+# Each has some megabytes, which every boot copies, so a guest has only those that it needs.
 EXTRAS = {
     "kmod": Extra("kmod", "bin/kmod", tuple(f"usr/lib/kmod-bin/{n}" for n in _KMOD_COMMANDS)),
     "dropbear": Extra("dropbear-bin", "usr/sbin/dropbear", ()),
@@ -63,10 +62,10 @@ def _make(into: Path) -> None:
             debian.unpack(deb, files)
         _copy(files / "bin/busybox", into / "busybox/bin/busybox")
         for name, extra in EXTRAS.items():
-            _take(extra, files, into / name)
+            _collect(extra, files, into / name)
 
 
-def _take(extra: Extra, files: Path, root: Path) -> None:
+def _collect(extra: Extra, files: Path, root: Path) -> None:
     program = files / extra.program
     _copy(program, root / extra.program)
     for link in extra.links:
@@ -87,7 +86,7 @@ def _link(link: Path, target: str) -> None:
 
 
 def _libraries(program: Path, files: Path) -> Iterator[Path]:
-    """The shared objects the program needs, and those that they need."""
+    """The shared libraries that a program loads, and those that they load."""
     places = {path.name: path for path in sorted(files.rglob("*.so*"))}
     waiting, seen = [program], set()
     while waiting:
@@ -95,7 +94,7 @@ def _libraries(program: Path, files: Path) -> Iterator[Path]:
             if name in seen:
                 continue
             if name not in places:
-                raise HostError(f"no package brings {name}, which {program.name} needs")
+                raise HostError(f"no package has {name}, which {program.name} loads")
             seen.add(name)
             waiting.append(places[name])
             yield places[name]

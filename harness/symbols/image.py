@@ -104,7 +104,7 @@ class Image:
 
 def read(path: Path) -> Image:
     """Raises UsageError for what is no whole 64-bit arm64 object."""
-    sections, symbols = elf.parts(path)
+    sections, symbols = elf.sections_and_symbols(path)
     return Image(path, sections, Functions(sections, symbols), elf.build_id(sections))
 
 

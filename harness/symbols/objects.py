@@ -16,7 +16,7 @@ from threading import Lock
 
 from harness.errors import HarnessError, UsageError
 from harness.host import program, tools
-from harness.kernel.build import Bench
+from harness.kernel.build import BuildTree
 from harness.symbols import dwarf, image, recipe
 from harness.symbols.image import Function, Image
 from harness.symbols.recipe import Recipe
@@ -84,41 +84,41 @@ def likely(function: Function, of: Image, among: Sequence[Candidate]) -> list[Ca
 
 
 def compiled(
-    bench: Bench, of: Image, wanted: Mapping[Candidate, Sequence[Function]], scratch: Path
+    tree: BuildTree, of: Image, wanted: Mapping[Candidate, Sequence[Function]], scratch: Path
 ) -> Iterator[Known | str]:
     """What each object says of the image's functions, or why it says nothing, in order."""
 
     def attempt(number: int, candidate: Candidate) -> Known | str:
-        return _attempt(bench, of, candidate, wanted[candidate], scratch / f"{number}")
+        return _attempt(tree, of, candidate, wanted[candidate], scratch / f"{number}")
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         yield from pool.map(attempt, range(len(wanted)), wanted)
 
 
 def _attempt(
-    bench: Bench, of: Image, candidate: Candidate, wanted: Sequence[Function], into: Path
+    tree: BuildTree, of: Image, candidate: Candidate, wanted: Sequence[Function], into: Path
 ) -> Known | str:
     """Compiled with -g; where its code is not the image's, once more after kbuild has
     brought it up to date."""
     into.mkdir()
     try:
-        found = _known(candidate.name, of, _compile(candidate, into / "first.o", bench))
+        found = _known(candidate.name, of, _compile(candidate, into / "first.o", tree))
         if found.tables.keys() >= set(map(key, wanted)):
             return found
         with _REFRESHING:
-            bench.refresh(candidate.name)
-        made = recipe.read(bench.tree.objects, candidate.path)
+            tree.refresh(candidate.name)
+        made = recipe.read(tree.tree.objects, candidate.path)
         if made is None:
             return found
         again = Candidate(candidate.name, candidate.path, made)
-        return _known(candidate.name, of, _compile(again, into / "again.o", bench))
+        return _known(candidate.name, of, _compile(again, into / "again.o", tree))
     except HarnessError as error:
         return f"{candidate.name} cannot be compiled with -g: {error.message}"
 
 
-def _compile(candidate: Candidate, into: Path, bench: Bench) -> Path:
+def _compile(candidate: Candidate, into: Path, tree: BuildTree) -> Path:
     command = candidate.recipe.with_debug_information(into)
-    program.run(command, cwd=candidate.recipe.directory, env=bench.kbuild.environment())
+    program.run(command, cwd=candidate.recipe.directory, env=tree.kbuild.environment())
     return into
 
 

@@ -171,14 +171,14 @@ class Symbols:
             return {}
         if self.spec is None or self.spec.kind == "prebuilt":
             raise UsageError(f"{self.kernel.label} has no debug information")
-        with build.bench(self.spec, wait=self.wait) as bench, cache.scratch() as scratch:
-            if bench.key != self.kernel.key:
+        with build.open_build_tree(self.spec, wait=self.wait) as tree, cache.scratch() as scratch:
+            if tree.key != self.kernel.key:
                 raise UsageError(f"{self.kernel.label} has changed since it was built")
-            wanted, reasons = _choose(bench.tree.objects, where, missing, module=bool(module))
+            wanted, reasons = _choose(tree.tree.objects, where, missing, module=bool(module))
             title = f"debug information of {module or 'vmlinux'}"
             with progress.phase("debug information", title) as phase:
                 phase.expect(len(wanted))
-                made = objects.compiled(bench, where, wanted, scratch)
+                made = objects.compiled(tree, where, wanted, scratch)
                 for functions, known in zip(wanted.values(), made, strict=True):
                     phase.step()
                     if isinstance(known, str):

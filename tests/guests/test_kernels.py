@@ -54,8 +54,8 @@ def test_configuration_shows_the_origin_of_each_option(kernel_spec: KernelSpec) 
         ("CONFIG_FAIL_FUNCTION=y", "FUNCTION_ERROR_INJECTION [=n]"),
         ("# CONFIG_IOMMU_API is not set", "it is selected by "),
         ("CONFIG_IOMMU_API=m", "it is selected by "),
-        ("CONFIG_PCI_ATS=y", "it cannot be asked for"),
-        ("CONFIG_ARM_SMMU_V4=m", "this kernel has no such option"),
+        ("CONFIG_PCI_ATS=y", "it cannot be set"),
+        ("CONFIG_ARM_SMMU_V4=m", "this kernel does not have the option"),
     ],
 )
 def test_lost_option_is_reported_with_the_reason(

@@ -89,7 +89,7 @@ def test_failure_of_a_dead_guest_shows_its_steps(tmp_path: Path, kernel_name: st
 
 def test_unknown_kernel_or_machine_is_reported_in_one_line(tmp_path: Path) -> None:
     for option, why in (
-        ("--iommu-kernel=nope", "no such kernel: 'nope'"),
+        ("--iommu-kernel=nope", "unknown kernel 'nope'"),
         ("--iommu-machine=nope", "unknown machine 'nope'"),
     ):
         status, output = run(tmp_path, PASSES, option)

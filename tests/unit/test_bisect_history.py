@@ -160,7 +160,7 @@ def test_gitbisect_predicts_the_next_revision_for_each_verdict(tree: Tree) -> No
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("/nope", "no such patch: /nope"), ("nope..:{}", "has no revision 'nope'")],
+    [("/nope", "cannot read /nope: no such file"), ("nope..:{}", "has no revision 'nope'")],
 )
 def test_fixup_rejects_a_missing_patch_and_an_unknown_revision(
     tree: Tree, tmp_path: Path, text: str, message: str
@@ -260,7 +260,7 @@ def test_patches_rejects_a_prebuilt_kernel(tmp_path: Path) -> None:
         (("pinning",), "no search space; use one of --tree,"),
         (("pinning", "--tree", "."), "--tree requires both endpoints"),
         (("pinning", "--tree", "{}", "--good", "nope", "--bad", "HEAD"), "no revision 'nope'"),
-        (("pinning", "--tree", "/", "--good", "a", "--bad", "b"), "/ is no git repository"),
+        (("pinning", "--tree", "/", "--good", "a", "--bad", "b"), "/ is not a git repository"),
         (("pinning", "--tree", "{}", "--good", "HEAD", "--bad", "HEAD"), "no revision between"),
         (("nope", "--tree", "{}", "--good", "HEAD~3", "--bad", "HEAD"), "no scenarios about"),
         (("--tree", "{}", "--good", "HEAD~3", "--bad", "HEAD"), "no symptom; use one of"),

@@ -214,14 +214,14 @@ def test_a_source_with_an_extra_changed_or_missing_file_is_not_linked(tmp_path: 
     for name in ("a", "b"):
         (tmp_path / name).write_text(name)
     files = manifest.scan(tmp_path)
-    assert debian_source._are_whole(tmp_path, files, ["a", "b"])
+    assert debian_source._are_intact(tmp_path, files, ["a", "b"])
     (tmp_path / "c").write_text("")
-    assert not debian_source._are_whole(tmp_path, files, ["a", "b"])
-    assert debian_source._are_whole(tmp_path, files, ["a"])
+    assert not debian_source._are_intact(tmp_path, files, ["a", "b"])
+    assert debian_source._are_intact(tmp_path, files, ["a"])
     (tmp_path / "a").write_text("x")
-    assert not debian_source._are_whole(tmp_path, files, ["a"])
+    assert not debian_source._are_intact(tmp_path, files, ["a"])
     (tmp_path / "a").unlink()
-    assert not debian_source._are_whole(tmp_path, files, ["a"])
+    assert not debian_source._are_intact(tmp_path, files, ["a"])
 
 
 MEGABYTE = 1 << 20

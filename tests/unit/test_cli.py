@@ -21,11 +21,11 @@ REPORT = REPORTS / "platform-client-pins-smmu.transcript"
     ("arguments", "status", "message"),
     [
         (["repro", "/nope"], 2, "cannot read /nope: no such file"),
-        (["repro", str(REPORT), "--kernel", "nope"], 2, "no such kernel: 'nope'"),
+        (["repro", str(REPORT), "--kernel", "nope"], 2, "unknown kernel 'nope'"),
         (["repro", str(REPORT), "--kernel", "tree:/nope"], 2, "not a Linux source tree"),
         (["repro", str(REPORT), "--machine", "pdp11"], 2, "unknown machine 'pdp11'"),
         (["repro", str(REPORT), "--session", "9"], 2, "no session 9"),
-        (["repro", str(REPORT), "--patch", "/nope"], 2, "no such patch: /nope"),
+        (["repro", str(REPORT), "--patch", "/nope"], 2, "cannot read /nope: no such file"),
         (["repro", str(REPORT), "--limit", "soon"], 2, "Invalid value"),
         (["repro", str(REPORT), "--limit", "-1"], 2, "must be seconds above 0, not -1"),
         (["repro", str(REPORT), "--limit", "nan"], 2, "must be seconds above 0, not nan"),
@@ -36,7 +36,7 @@ REPORT = REPORTS / "platform-client-pins-smmu.transcript"
         (["bisect", "status", "/"], 2, "/ has no bisection"),
         (["shell", "/"], 2, "/ has no snapshot"),
         (["frobnicate"], 2, "No such command"),
-        (["kernel", "build", "debian:x"], 2, "not a kernel version"),
+        (["kernel", "build", "debian:x"], 2, "invalid kernel version"),
     ],
 )
 def test_a_usage_error_prints_one_line_with_a_hint(

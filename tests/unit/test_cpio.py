@@ -67,7 +67,7 @@ def test_a_tree_ignores_umask_and_times_of_the_host(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../../x", "", "a//b", "."])
 def test_an_archive_rejects_a_path_outside_its_root(path: str) -> None:
-    with pytest.raises(ValueError, match="relative path"):
+    with pytest.raises(ValueError, match="invalid path"):
         cpio.archive([cpio.file(path, b"")])
 
 

@@ -97,7 +97,7 @@ def test_decode_reads_a_truncated_archive_to_its_end(tmp_path: Path) -> None:
         (("/nowhere/log",), "cannot read '/nowhere/log': no such file"),
         (("",), "cannot read '': no such file"),
         (("/",), "cannot read /: a directory"),
-        (("/dev/null", "--kernel", "linux"), "no such kernel: 'linux'"),
+        (("/dev/null", "--kernel", "linux"), "unknown kernel 'linux'"),
         (("/dev/null", "--variant", "debuginfo"), "require a kernel; add --kernel SPEC"),
         (("x" * 5000,), "cannot read"),
     ],

@@ -174,7 +174,7 @@ def test_a_patch_in_an_archives_html_page_is_read(tmp_path: Path) -> None:
 
 
 def test_a_file_without_a_diff_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no diff in it"):
+    with pytest.raises(UsageError, match="has no diff"):
         series.read(write(tmp_path / "x", "> --- a/file.c\n> +++ b/file.c\nquoted only\n"))
 
 
@@ -205,7 +205,7 @@ LONG = """\
 
 def test_applying_with_fuzz_returns_a_note(tree: Path) -> None:
     notes = patching.apply(tree, Patch("x", LONG.encode()))
-    fuzz = "file.c, line 1: applied with fuzz, only 2 lines before and 2 after are as in the patch"
+    fuzz = "file.c, line 1: applied with fuzz, only 2 lines before and 2 after match the patch"
     assert fuzz in notes
     assert "NEW" in (tree / "file.c").read_text()
 
@@ -224,7 +224,7 @@ def test_a_hunk_that_does_not_apply_is_shown_with_the_nearest_lines(tree: Path) 
 
 def test_a_patch_that_is_already_applied_is_refused(tree: Path) -> None:
     patching.apply(tree, Patch("x", DIFF.encode()))
-    with pytest.raises(UsageError, match="x is in this kernel already"):
+    with pytest.raises(UsageError, match="x is already in this kernel"):
         patching.apply(tree, Patch("x", DIFF.encode()))
 
 
@@ -237,7 +237,7 @@ RENAMES = [
 @pytest.mark.parametrize("lines", RENAMES)
 def test_a_rename_touches_both_names(lines: str) -> None:
     text = f"diff --git a/file.c b/other.c\nsimilarity index 100%\n{lines}"
-    assert patching.touched(Patch("x", text.encode())) == {"file.c", "other.c"}
+    assert patching.touched_files(Patch("x", text.encode())) == {"file.c", "other.c"}
 
 
 def test_a_quoted_file_name_is_unescaped() -> None:
@@ -246,7 +246,7 @@ def test_a_quoted_file_name_is_unescaped() -> None:
         f'diff --git {name} "b/\\303\\244.c"\ndeleted file mode 100644\n'
         f"--- {name}\n+++ /dev/null\n@@ -1 +0,0 @@\n-x\n"
     )
-    assert patching.touched(Patch("x", text.encode())) == {"ä.c"}
+    assert patching.touched_files(Patch("x", text.encode())) == {"ä.c"}
 
 
 def test_a_patch_is_applied_whole_or_not_at_all(tree: Path) -> None:
@@ -262,7 +262,7 @@ def test_a_patch_writes_nothing_outside_the_tree(tree: Path, tmp_path: Path, nam
     text = f"--- /dev/null\n+++ b/{name}\n@@ -0,0 +1 @@\n+x\n"
     patch = Patch("x", text.encode())
     with contextlib.suppress(UsageError):
-        patching.touched(patch)
+        patching.touched_files(patch)
         patching.apply(tree, patch)
     assert not (tmp_path / "out.c").exists()
     assert not Path("/etc/out.c").exists()
@@ -277,7 +277,7 @@ def test_malformed_patches_raise_only_usage_errors(
     (directory / "file.c").write_text("\n".join(LINES) + "\n")
     patch = Patch("x", (LONG[:at] + text + LONG[at:]).encode())
     with contextlib.suppress(UsageError):
-        patching.touched(patch)
+        patching.touched_files(patch)
         patching.apply(directory, patch)
 
 

@@ -149,7 +149,7 @@ def test_reading_refuses_a_decompression_bomb(
     monkeypatch.setattr("harness.host.mail._MAX_BYTES", 1000)
     path = tmp_path / "t.gz"
     path.write_bytes(gzip.compress(b"x" * 100_000))
-    with pytest.raises(UsageError, match="too large"):
+    with pytest.raises(UsageError, match="above 64 MiB"):
         bug_report.read(path)
 
 

@@ -25,7 +25,7 @@ from tests import fake_linux
 def opened(
     source: Source, *patches: Path, variant: str = "gcc"
 ) -> contextlib.AbstractContextManager[Worktree]:
-    return worktree.opened(
+    return worktree.open_worktree(
         source, [each for path in patches for each in series.read(path)], variant
     )
 
@@ -85,15 +85,15 @@ def test_objects_of_a_killed_build_are_discarded(tree: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("nothing of a patch", "no diff in it"),
+        ("nothing of a patch", "has no diff"),
         (fake_linux.PATCH.replace("int one", "int nine"), "does not apply"),
         (
             fake_linux.PATCH.replace("drivers/iommu/iommu.c", "../../outside.c"),
-            "does not apply|reaches out",
+            "does not apply|outside of the tree",
         ),
         (
             fake_linux.PATCH.replace("a/drivers", "/etc").replace("b/drivers", "/etc"),
-            "does not apply|reaches",
+            "does not apply|outside of the tree",
         ),
     ],
 )
