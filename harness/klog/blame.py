@@ -92,7 +92,7 @@ def _inside(names: Sequence[str]) -> list[str]:
         )
         if dispatched and last >= 0 and not machinery.internal(names[last]):
             return list(names[last:])
-        if _is_work(name):
+        if _is_work(name) or (dispatched and last < 0 and not machinery.is_machinery(name)):
             last = index
     return [name for name in names if not machinery.is_machinery(name)]
 

@@ -161,3 +161,37 @@ def test_a_hung_task_blames_the_caller_of_a_waiting_helper(waits: tuple[str, ...
 def test_a_hung_task_that_waits_in_a_page_fault_blames_the_fault(fault: tuple[str, ...]) -> None:
     frames = trace("__schedule", "schedule", "rwsem_down_read_failed", "down_read", *fault)
     assert read(HUNG, "Call Trace:", *frames).function == fault[0]
+
+
+@pytest.mark.parametrize(
+    "dispatcher",
+    [
+        ("__fput", "____fput", "task_work_run"),
+        ("mmap_region", "do_mmap"),
+        ("do_sock_setsockopt", "__sys_setsockopt"),
+        ("__sys_connect", "__x64_sys_connect"),
+        ("vfs_fsync_range", "do_fsync"),
+    ],
+)
+def test_a_stall_blames_the_operation_of_a_file_or_socket(dispatcher: tuple[str, ...]) -> None:
+    stuck = trace("spin_there", "feed_one", *dispatcher, "do_syscall_64")
+    assert read(STALL, *stuck).function == "feed_one"
+
+
+def test_a_stall_in_a_dispatcher_itself_blames_the_dispatcher() -> None:
+    netlink = ("nfnetlink_rcv_msg", "netlink_rcv_skb", "netlink_sendmsg", "sock_sendmsg")
+    assert read(STALL, *trace("rcu_read_lock_held", *netlink)).function == "nfnetlink_rcv_msg"
+
+
+@pytest.mark.parametrize(
+    "waits",
+    [
+        ("__mutex_lock", "pipe_lock_nested"),
+        ("rwsem_down_write_slowpath", "i_mmap_lock_write"),
+        ("io_schedule", "wait_transaction_locked"),
+        ("folio_wait_bit_common", "folio_wait_writeback"),
+    ],
+)
+def test_a_hung_task_blames_the_caller_of_what_locks_or_waits(waits: tuple[str, ...]) -> None:
+    frames = trace("__schedule", "schedule", *waits, "feed_one")
+    assert read(HUNG, "Call Trace:", *frames).function == "feed_one"
