@@ -58,10 +58,10 @@ def decode(
     with _Log(log_file) as source:
         built = None
         if kernel:
-            (wanted,) = options.kernels(
+            (spec,) = options.kernels(
                 [kernel], patch, fragment, variant, llvm=llvm, debian_mirror=debian_mirror
             )
-            built = (build.build(wanted), wanted)
+            built = (build.build(spec), spec)
         elif patch or fragment or variant or llvm:
             raise UsageError(
                 "--patch, --fragment, --variant and --llvm require a kernel", "add --kernel SPEC"

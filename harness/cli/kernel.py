@@ -113,10 +113,10 @@ def config(
       iommu-harness kernel config debian:6.12
       iommu-harness kernel config debian:6.12 --variant lockdep
     """
-    (wanted,) = options.kernels(
+    (spec,) = options.kernels(
         [kernel], patch, fragment, variant, llvm=llvm, debian_mirror=debian_mirror
     )
-    lines = build.configuration(wanted)
+    lines = build.configuration(spec)
     if as_json:
         rows = [
             {
@@ -156,10 +156,10 @@ def inspect(
     Prints the license, aliases, parameters, imported and exported symbols of each module.
     The exit status is 1 if a check fails.
     """
-    (wanted,) = options.kernels(
+    (spec,) = options.kernels(
         [kernel], patch, fragment, variant, llvm=llvm, debian_mirror=debian_mirror
     )
-    result = inspection.inspect(build.build(wanted), module)
+    result = inspection.inspect(build.build(spec), module)
     if as_json:
         output.print_json(inspection.record(result))
     else:

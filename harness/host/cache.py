@@ -92,11 +92,11 @@ def entry(
             progress.note(f"{title}: the cache entry is damaged; creating it again")
             discard(final)
         with scratch() as parent:
-            whole = parent / "entry"
-            whole.mkdir()
-            make(whole)
-            _seal(whole, title)
-            whole.rename(final)
+            draft = parent / "entry"
+            draft.mkdir()
+            make(draft)
+            _seal(draft, title)
+            draft.rename(final)
         if not _hold(final, lazy=lazy):
             raise HostError(f"{title}: {final} differs from what was written", "check the disk")
     return final
@@ -118,10 +118,10 @@ def _read_seal(path: Path, _inode: int, _changed: int) -> Manifest:
     try:
         record = json.loads(path.read_text())
         files: Manifest = record["files"]
-        whole = record["digest"] == digest_manifest(files)
+        intact = record["digest"] == digest_manifest(files)
     except (OSError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: {error}") from error
-    if not whole:
+    if not intact:
         raise ValueError(f"{path} is incomplete")
     return files
 
@@ -180,10 +180,10 @@ def discard_unused(final: Path) -> None:
         os.close(descriptor)
 
 
-def _seal(whole: Path, title: str) -> None:
-    files = manifest.scan(whole)
+def _seal(draft: Path, title: str) -> None:
+    files = manifest.scan(draft)
     record = {"title": title, "digest": digest_manifest(files), "files": files}
-    (whole / SEAL).write_text(json.dumps(record))
+    (draft / SEAL).write_text(json.dumps(record))
 
 
 def _hold(final: Path, *, lazy: bool) -> bool:

@@ -49,7 +49,7 @@ def unpacked() -> Path:
 
 
 def entries(extras: Sequence[str]) -> list[Entry]:
-    """The files of the guest's root that come from packages: busybox and ``extras``."""
+    """The files in the guest's root from packages: busybox and ``extras``."""
     return [entry for root in ("busybox", *extras) for entry in cpio.tree(unpacked() / root)]
 
 
