@@ -244,7 +244,7 @@ def suite_(
     hand: the minimum for one guest per scenario."""
     chosen = spec.parse(kernel)
     saved = snapshot.warm(build.build(chosen), bench_guests.SMMUV3)
-    request = run.Request((chosen,), (machine,), workers=workers)
+    request = run.RunRequest((chosen,), (machine,), workers=workers)
     with tempfile.TemporaryDirectory() as scratch, multiprocessing.Pool(workers) as pool:
         directory = Path(scratch)
         outcomes = run.run(request, directory, title="warming up")

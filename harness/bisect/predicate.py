@@ -14,7 +14,7 @@ from harness.bisect.inputs import Inputs
 from harness.bisect.symptom import Symptom
 from harness.errors import UsageError, did_you_mean
 from harness.iommu import behaviour, known_issues, machine_file
-from harness.suite import run
+from harness.suite import run, scenarios
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +72,10 @@ def symptom_of(predicate: Predicate) -> Symptom:
 
 
 def _failed_scenario(predicate: Predicate, machine: str) -> Symptom:
-    list(run.chosen(predicate.scenarios))
+    list(scenarios.select(predicate.scenarios))
     behaviour.claims(predicate.behaviours)
     _check_known(predicate.known)
-    request = run.Request(
+    request = run.RunRequest(
         (),
         (machine,),
         predicate.scenarios,

@@ -30,6 +30,8 @@ from harness.repro import hang, replay, request
 from harness.repro.request import Request
 from harness.suite import resolved, run
 from harness.suite.resolved import Resolved
+from harness.suite.result import RAN, ScenarioResult
+from harness.suite.run import RunRequest, ScenarioOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,7 @@ class FailedScenario:
     """The symptom is that a scenario of the suite fails, or runs into one of the ``known``
     issues. Other known issues have other causes, and do not count."""
 
-    request: run.Request
+    request: RunRequest
     known: tuple[str, ...] = ()
     exact: bool = False
 
@@ -184,32 +186,35 @@ class FailedScenario:
         file = resolved.write([found], resolved.file_in(directory))
         request = replace(self.request, kernels=(spec,), resolved=file)
         outcomes = run.run(request, directory, title=self.label)
-        failed = [each for each in outcomes if each.result == "failed" or self._is_known(each)]
+        failed = [
+            each
+            for each in outcomes
+            if each.result == ScenarioResult.FAILED or self._is_known(each)
+        ]
         if failed:
             reason = f"{failed[0].scenario}: {line(failed[0].reason)}"
             return Observation("shown", reason, tuple(_splats(failed)))
-        inconclusive = [each for each in outcomes if each.result == "inconclusive"]
+        inconclusive = [each for each in outcomes if each.result == ScenarioResult.INCONCLUSIVE]
         if inconclusive:
             raise HostError(f"{inconclusive[0].scenario}: {line(inconclusive[0].reason)}")
-        results = [each.result for each in outcomes]
-        if "passed" in results or "known" in results:
+        if any(each.result in RAN for each in outcomes):
             return Observation("clean", self._clean(outcomes))
         return Observation("inconclusive", line(outcomes[0].reason))
 
-    def _is_known(self, outcome: run.Outcome) -> bool:
-        return outcome.result == "known" and outcome.issue in self.known
+    def _is_known(self, outcome: ScenarioOutcome) -> bool:
+        return outcome.result == ScenarioResult.KNOWN_ISSUE and outcome.issue in self.known
 
     @staticmethod
-    def _clean(outcomes: Sequence[run.Outcome]) -> str:
-        passed = sum(each.result == "passed" for each in outcomes)
-        issues = sorted({each.issue for each in outcomes if each.result == "known"})
+    def _clean(outcomes: Sequence[ScenarioOutcome]) -> str:
+        passed = sum(each.result == ScenarioResult.PASSED for each in outcomes)
+        issues = sorted({each.issue for each in outcomes if each.issue})
         more = [f"known issue {name} appears (--known {name} bisects it)" for name in issues]
         return "; ".join([f"{passed} scenario{'s' * (passed != 1)} passed", *more])
 
 
-def _splats(failed: Sequence[run.Outcome]) -> list[Splat]:
+def _splats(failed: Sequence[ScenarioOutcome]) -> list[Splat]:
     """The splats in the text of the failures."""
-    lines = [line.strip() for each in failed for line in each.story.splitlines()]
+    lines = [line.strip() for each in failed for line in each.details.splitlines()]
     return splat.find(lines)
 
 

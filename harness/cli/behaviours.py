@@ -20,6 +20,7 @@ def behaviours(
     patch: options.Patches = [],  # noqa: B006  typer copies it
     fragment: options.Fragments = [],  # noqa: B006
     variant: options.Variants = [],  # noqa: B006
+    issues: options.KnownIssues = [],  # noqa: B006
     debian_mirror: options.Mirror = "",
     as_json: options.Json = False,
 ) -> None:
@@ -36,12 +37,14 @@ def behaviours(
     (spec,) = options.kernels(
         [kernel], patch, fragment, variant, llvm=False, debian_mirror=debian_mirror
     )
+    files = options.issue_files(issues)
     built = build.build(spec)
-    found = kernel_profile.of(spec, built)
+    found = kernel_profile.of(spec, built, (), files)
     if as_json:
         output.print_json(_record(built.label, built.release, found))
     else:
-        output.show(_lines(f"{built.label}: {built.release}", found))
+        titles = {name: each.title for name, each in known_issues.issues(files).items()}
+        output.show(_lines(f"{built.label}: {built.release}", found, titles))
 
 
 def _record(label: str, release: str, found: KernelProfile) -> dict[str, Any]:
@@ -60,13 +63,12 @@ def _row(name: str, each: Evidence, **more: str) -> dict[str, Any]:
     return {"name": name, **asdict(each), "guess": each.guess, **more}
 
 
-def _lines(title: str, found: KernelProfile) -> Iterator[Line]:
+def _lines(title: str, found: KernelProfile, titles: Mapping[str, str]) -> Iterator[Line]:
     yield "bold", title
     what = {name: f"{each.summary}; since {each.since}" for name, each in behaviour.TABLE.items()}
     yield from _table(
         "behaviours (what kernels do differently without a bug)", found.behaviours, what
     )
-    titles = {name: issue.title for name, issue in known_issues.issues().items()}
     yield from _table("known issues (bugs of released kernels)", found.issues, titles)
 
 

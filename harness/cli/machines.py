@@ -16,7 +16,7 @@ from harness.kernel.spec import KernelSpec
 from harness.machine import qemu, topology
 from harness.machine.topology import Machine
 from harness.suite import smoke
-from harness.suite.smoke import Cell
+from harness.suite.smoke import SmokeResult
 
 
 def machines(
@@ -65,7 +65,7 @@ def machines(
     raise typer.Exit(0 if all(cell.works for cell in cells) else 1)
 
 
-def _boot_all(specs: Sequence[KernelSpec], chosen: Sequence[Machine]) -> list[Cell]:
+def _boot_all(specs: Sequence[KernelSpec], chosen: Sequence[Machine]) -> list[SmokeResult]:
     pairs = [
         (spec, spec.with_variants(machine.variants), machine)
         for machine in chosen
@@ -77,17 +77,17 @@ def _boot_all(specs: Sequence[KernelSpec], chosen: Sequence[Machine]) -> list[Ce
     for number, (spec, fitted, machine) in enumerate(pairs, start=1):
         outcome = outcomes[fitted]
         if outcome.kernel is None:
-            cells.append(Cell(str(spec), machine.name, reason=str(outcome.error)))
+            cells.append(SmokeResult(str(spec), machine.name, reason=str(outcome.error)))
             continue
         below = rundir.create(
             "", directory / f"{number}-{rundir.file_name(f'{machine.name}-{spec}')}"
         )
-        cells.append(smoke.survey(spec, outcome.kernel, machine, below))
+        cells.append(smoke.smoke_test(spec, outcome.kernel, machine, below))
     return cells
 
 
 def _table(
-    specs: Sequence[KernelSpec], chosen: Sequence[Machine], cells: list[Cell]
+    specs: Sequence[KernelSpec], chosen: Sequence[Machine], cells: list[SmokeResult]
 ) -> Iterator[tuple[str, str]]:
     """A row per machine and a column per kernel, then the reason of each failure."""
     rows = [["machine", *map(str, specs)]]
@@ -104,7 +104,7 @@ def _table(
             yield "yellow", f"{cell.machine}, {cell.kernel}: {cell.reason}"
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: SmokeResult) -> str:
     if cell.boot is None:
         return "does not boot"
     if not cell.loaded:

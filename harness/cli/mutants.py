@@ -14,11 +14,11 @@ from harness.cli.output import Line
 from harness.errors import UsageError, did_you_mean
 from harness.host import rundir
 from harness.kernel.spec import DEFAULT_KERNEL
-from harness.suite import harmless, killers, mutant, mutants, planted, resolved
-from harness.suite.harmless import Quiet
+from harness.suite import harmless, killer_table, mutant, mutants, planted, resolved
+from harness.suite.harmless import HarmlessScore
 from harness.suite.mutant import Mutant
 from harness.suite.mutants import Score
-from harness.suite.run import Request
+from harness.suite.run import RunRequest
 
 
 def mutants_(
@@ -88,11 +88,11 @@ def mutants_(
     if spec.kind == "prebuilt":
         raise UsageError("a prebuilt kernel cannot be patched", "use one with its source")
     run.check(machine, behaviours, scenario)
-    where = directory or (mutant.harmless() if is_harmless else mutant.ours())
+    where = directory or (mutant.bundled_harmless() if is_harmless else mutant.bundled())
     chosen = _chosen(mutant.read(where), only)
     base = resolved.build([spec], machine, behaviours)
     into = rundir.create("mutants", run_dir)
-    request = Request(
+    request = RunRequest(
         (spec,),
         tuple(machine),
         tuple(scenario),
@@ -102,16 +102,17 @@ def mutants_(
         decoded=False,
         resolved=resolved.write(base.kernels, resolved.file_in(into)),
     )
-    planted.healthy(request, into / "as-it-is")
+    planted.check_base(request, into / "without-patch")
     if is_harmless:
         all_of = replace(request, first_failure=False)
-        quiet = _shown(harmless.judged(chosen, all_of, runs, into), _quiet, into, as_json=as_json)
+        quiet = _shown(harmless.scores(chosen, all_of, runs, into), _quiet, into, as_json=as_json)
         _end("harmless", quiet, _quiet_summary(quiet, into), into, as_json=as_json)
         raise typer.Exit(_quiet_status(quiet))
     judging = replace(request, first_failure=not every_killer)
-    found = _shown(mutants.scores(chosen, judging, into), _score, into, as_json=as_json)
+    scores = mutants.scores(chosen, judging, into)
     if record:
-        killers.keep(where, {each.name: each.by for each in found if each.caught and each.by})
+        scores = _recorded(scores, where)
+    found = _shown(scores, _score, into, as_json=as_json)
     _end("mutants", found, _summary(found, into), into, as_json=as_json)
     raise typer.Exit(_status(found))
 
@@ -123,6 +124,15 @@ def _chosen(found: list[Mutant], only: Sequence[str]) -> list[Mutant]:
             hint = did_you_mean(name, names, f"see the patches in {found[0].patch.parent}")
             raise UsageError(f"unknown mutant {name!r}", hint)
     return [each for each in found if not only or each.name in only]
+
+
+def _recorded(scores: Iterable[Score], where: Path) -> Iterator[Score]:
+    """Write the killers of each mutant to the table beside the patches as soon as it is judged:
+    a run that is killed keeps them."""
+    for score in scores:
+        if score.caught and score.by:
+            killer_table.write(where, {score.name: score.by})
+        yield score
 
 
 class _Recorded(Protocol):
@@ -177,8 +187,8 @@ def _score(score: Score) -> Iterator[Line]:
         yield _head(score.result, f"{score.name}: {reason}")
         return
     by = f", by {', '.join(score.by)}" if score.by else ""
-    figures = score.catchers[0].figures
-    yield _head(score.result, f"{score.name} ({score.way}){by}; {figures}")
+    figures = score.killers[0].figures
+    yield _head(score.result, f"{score.name} ({score.kind}){by}; {figures}")
     yield from (("", f"    {line}") for line in score.message.splitlines()[:4])
     if not score.names_the_bug:
         yield "", "    (the failure does not name the bug)"
@@ -210,7 +220,7 @@ def _status(found: Sequence[Score]) -> int:
     return 1 if "survived" in results else 0
 
 
-def _quiet(found: Quiet) -> Iterator[Line]:
+def _quiet(found: HarmlessScore) -> Iterator[Line]:
     runs = f" in {found.runs} runs" if found.runs > 1 else ""
     reason = "" if found.result in ("quiet", "false-alarm") else f": {found.reason}"
     yield _head(found.result, f"{found.name}{runs}{reason}")
@@ -219,13 +229,13 @@ def _quiet(found: Quiet) -> Iterator[Line]:
         yield from (("", f"        {line}") for line in each.message.splitlines()[:4])
 
 
-def _quiet_summary(found: Sequence[Quiet], into: Path) -> Iterator[Line]:
+def _quiet_summary(found: Sequence[HarmlessScore], into: Path) -> Iterator[Line]:
     counts = Counter(each.result for each in found)
     text = ", ".join(f"{counts[name]} {name.replace('-', ' ')}" for name in counts)
     yield "bold", f"of {len(found)} harmless patches {text}; logs are in {into}"
 
 
-def _quiet_status(found: Sequence[Quiet]) -> int:
+def _quiet_status(found: Sequence[HarmlessScore]) -> int:
     results = {each.result for each in found}
     if "false-alarm" in results:
         return 1

@@ -15,8 +15,8 @@ from harness.host import progress, rundir
 from harness.iommu import behaviour, machine_file
 from harness.kernel.spec import DEFAULT_KERNEL, KernelSpec
 from harness.machine import provenance, topology
-from harness.suite import matrix, resolved, run
-from harness.suite.run import Outcome, Request
+from harness.suite import matrix, resolved, run, scenarios
+from harness.suite.run import RunRequest, ScenarioOutcome
 
 DEFAULT_MACHINES = ["smmuv3", "virtio-iommu"]
 
@@ -37,7 +37,8 @@ def run_(
         list[str],
         typer.Argument(
             metavar="SCENARIO",
-            help="A subject (pinning) or one scenario of it (pinning::test_x); see --list.",
+            help="A subject (pinning), a file or directory of scenarios, or one scenario of either"
+            " (pinning::test_x); see --list.",
         ),
     ] = [],  # noqa: B006  typer copies it
     kernel: options.Kernels = [DEFAULT_KERNEL],  # noqa: B006
@@ -47,6 +48,7 @@ def run_(
     variant: options.Variants = [],  # noqa: B006
     qemu: options.Qemu = topology.QEMU,
     behaviours: options.Behaviours = [],  # noqa: B006
+    known_issues: options.KnownIssues = [],  # noqa: B006
     workers: Workers = 0,
     repeat: Annotated[int, typer.Option(metavar="N", min=1, help="Run the scenarios N times.")] = 1,
     first_failure: Annotated[
@@ -86,9 +88,10 @@ def run_(
     )
     check(machine, behaviours, scenario)
     _check_clients(specs, machine)
-    found = resolved.build(specs, machine, behaviours)
+    issue_files = options.issue_files(known_issues)
+    found = resolved.build(specs, machine, behaviours, issue_files)
     directory = rundir.create("scenarios", run_dir)
-    request = Request(
+    request = RunRequest(
         found.specs,
         tuple(machine),
         tuple(scenario),
@@ -98,6 +101,7 @@ def run_(
         first_failure,
         keep_failed=keep_failed,
         resolved=resolved.write(found.kernels, resolved.file_in(directory)),
+        known_issues=issue_files,
     )
     errors = [*found.errors]
     progress.note(f"run: {directory}")
@@ -147,10 +151,10 @@ def _title(number: int, repeat: int) -> str:
     return "scenarios" if repeat == 1 else f"scenarios, round {number} of {repeat}"
 
 
-def check(machines: Sequence[str], behaviours: list[str], scenarios: Sequence[str] = ()) -> None:
+def check(machines: Sequence[str], behaviours: list[str], names: Sequence[str] = ()) -> None:
     """Check the names before anything is built. Raises UsageError."""
     behaviour.claims(behaviours)
-    list(run.chosen(scenarios))
+    list(scenarios.select(names))
     for name in machines:
         machine_file.machine(name)
 
@@ -164,7 +168,7 @@ def _check_clients(specs: Sequence[KernelSpec], machines: Sequence[str]) -> None
             )
 
 
-def _record(every: list[Outcome], directory: Path) -> dict[str, Any]:
+def _record(every: list[ScenarioOutcome], directory: Path) -> dict[str, Any]:
     outcomes = matrix.worst(every)
     return {
         "run_dir": str(directory),
@@ -175,7 +179,7 @@ def _record(every: list[Outcome], directory: Path) -> dict[str, Any]:
     }
 
 
-def _closing(every: list[Outcome], directory: Path) -> Iterator[Line]:
+def _closing(every: list[ScenarioOutcome], directory: Path) -> Iterator[Line]:
     counts = matrix.counts(matrix.worst(every))
     yield "", ""
     for name in matrix.flaky(every):
@@ -191,11 +195,11 @@ def _closing(every: list[Outcome], directory: Path) -> Iterator[Line]:
 def _list(subjects: Sequence[str], *, as_json: bool) -> None:
     """List the subjects, or the scenarios of some subjects."""
     if subjects:
-        named = [str(each).partition("::") for each in run.chosen(subjects)]
+        named = [each.partition("::") for each in scenarios.select(subjects)]
         tests = [
             test
             for file, _, name in named
-            for test in run.tests_of(Path(file))
+            for test in scenarios.scenarios_of(Path(file))
             if name in ("", test.name)
         ]
         if as_json:
@@ -208,8 +212,8 @@ def _list(subjects: Sequence[str], *, as_json: bool) -> None:
 
 def _list_subjects(*, as_json: bool) -> None:
     subjects = {
-        file.stem.removeprefix("test_"): file.read_text().split('"""')[1].partition("\n\n")[0]
-        for file in sorted(run.directory().glob("test_*.py"))
+        subject: file.read_text().split('"""')[1].partition("\n\n")[0]
+        for subject, file in scenarios.subjects().items()
     }
     behaviours = {each.name: f"{each.summary} ({each.source})" for each in behaviour.TABLE.values()}
     if as_json:

@@ -6,6 +6,7 @@ No guest is needed, except for the symbols of a prebuilt kernel.
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from harness.iommu import behaviour, evidence, known_issues
@@ -23,14 +24,21 @@ class KernelProfile:
 
 
 @functools.cache
-def of(spec: KernelSpec, kernel: Kernel, claims: tuple[str, ...] = ()) -> KernelProfile:
-    """The profile of the kernel that was built from the spec; ``claims`` are behaviours that the
-    user claims, NAME or no-NAME. Raises UsageError for an unknown name."""
+def of(
+    spec: KernelSpec,
+    kernel: Kernel,
+    claims: tuple[str, ...] = (),
+    issue_files: tuple[Path, ...] = (),
+) -> KernelProfile:
+    """The profile of the kernel that was built from the spec. ``claims`` are behaviours that the
+    user claims, NAME or no-NAME; ``issue_files`` have further known issues. Raises UsageError
+    for an unknown behaviour and as ``known_issues.issues`` does."""
+    known = known_issues.issues(issue_files)
     signs = [sign for each in behaviour.TABLE.values() for sign in each.signs]
-    signs += [sign for each in known_issues.issues().values() for sign in each.signs]
+    signs += [sign for each in known.values() for sign in each.signs]
     examined = evidence.examine(spec, kernel, {sign.symbol for sign in signs if sign.symbol})
     table = behaviour.table(examined, behaviour.claims(claims))
-    issues = {name: issue.of(examined, table) for name, issue in known_issues.issues().items()}
+    issues = {name: issue.of(examined, table) for name, issue in known.items()}
     return KernelProfile(table, issues)
 
 

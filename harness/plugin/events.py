@@ -1,38 +1,59 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What became of each test, as JSON lines: for jobs that run pytest underneath."""
+"""The results of tests as JSON lines, for jobs that run pytest. Each line also has the number of
+collected tests, for the progress of the job."""
 
+from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.host import rundir
 from harness.host.text import printable
 from harness.kernel.spec import KernelSpec
+from harness.suite.result import ScenarioResult
 
-NOT_APPLICABLE = "not applicable: "
-
-# Properties of a report: where the test ran, what is wrong with it beside what it asserts
-# itself, and what else than the kernel may be to blame: this host, or what is believed of it.
-FACTS, FOUND, INCONCLUSIVE, HOST = "facts", "found", "inconclusive", "host"
-
-# Why the test has been run once more: what the host has done to it the first time; and which
-# known issue it has run into.
-RETRIED, ISSUE = "retried", "issue"
-
-# The directory of a guest of a failed test that was kept; one for each guest.
-KEPT = "kept"
-
-# What xdist calls the part of a test in which its worker died (handle_crashitem), of which
-# nothing else is known: it may be that the host has no memory left.
+# What xdist calls the phase of a test in which its worker died (handle_crashitem). Nothing else
+# is known of it: the host may have run out of memory.
 _WORKER_DIED = "???"
 
 
+class Property(StrEnum):
+    """The names of user properties of a test's report."""
+
+    FACTS = "facts"
+    """Where the test ran."""
+    FINDING = "finding"
+    """What is wrong apart from the test's own assertions."""
+    WRONG_GUESS = "wrong-guess"
+    """A behaviour that was guessed by the version, and that the kernel does not have."""
+    HOST_TROUBLE = "host-trouble"
+    """An error of this host ended the test."""
+    RETRIED = "retried"
+    """The error of this host that ended the first run of the test."""
+    ISSUE = "issue"
+    """The known issue that the test ran into."""
+    KEPT = "kept"
+    """The directory of a kept guest of the test; one property for each guest."""
+    NOT_APPLICABLE = "not-applicable"
+    """The kernel or machine cannot show what the test is about."""
+
+
 class Events:
-    """Writes down what became of each test, as it happens."""
+    """Writes the results of tests to a file as they end."""
 
     def __init__(self, path: Path) -> None:
         self._lines = rundir.JsonLines(path)
         self._failed: set[str] = set()
+        self._collected = 0
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self._collected = len(session.items)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        """Every worker collects all tests."""
+        self._collected = len(ids)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or not report.passed:
@@ -40,21 +61,28 @@ class Events:
                 return  # its teardown fails too
             if report.failed:
                 self._failed.add(report.nodeid)
-            self._lines.add(_event(report))
+            self._add(_event(report))
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
-            facts = {"scenario": report.nodeid, "kernel": "", "machine": "", "seconds": 0.0}
+            facts = _NO_FACTS | {"scenario": report.nodeid, "seconds": 0.0}
             text = printable(report.longreprtext)
             reason = text.splitlines()[-1] if text else "cannot be collected"
-            self._lines.add(facts | {"result": "failed", "reason": reason, "story": text})
+            result = ScenarioResult.FAILED
+            self._add(facts | {"result": result, "reason": reason, "details": text})
+
+    def _add(self, event: dict[str, object]) -> None:
+        self._lines.add(event | {"collected": self._collected})
 
     def pytest_unconfigure(self) -> None:
         self._lines.close()
 
 
+_NO_FACTS = {"scenario": "", "file": "", "kernel": "", "machine": ""}
+
+
 def facts(item: pytest.Item) -> dict[str, str]:
-    """Which scenario it is, and where it runs; nothing of a test that has no kernel."""
+    """The scenario, its file, kernel and machine; empty for a test without a kernel."""
     callspec = getattr(item, "callspec", None)
     spec = callspec.params.get("kernel_spec") if callspec else None
     if callspec is None or not isinstance(spec, KernelSpec):
@@ -62,13 +90,14 @@ def facts(item: pytest.Item) -> dict[str, str]:
     machine = callspec.params.get("machine")
     return {
         "scenario": scenario(item),
+        "file": str(item.path),
         "kernel": " + ".join([f"{spec.kind}:{spec.where}", *spec.changes]),
         "machine": machine.name if machine else "",
     }
 
 
 def scenario(item: pytest.Item) -> str:
-    """Its file and name, with its own parameters and not where it runs."""
+    """The scenario's name: its file, function and own parameters, without kernel and machine."""
     name = f"{item.path.name}::{getattr(item, 'originalname', item.name)}"
     callspec = getattr(item, "callspec", None)
     if callspec is None:
@@ -82,60 +111,63 @@ def scenario(item: pytest.Item) -> str:
 
 
 def _event(report: pytest.TestReport) -> dict[str, object]:
-    facts = next((value for name, value in report.user_properties if name == FACTS), None)
+    properties = _properties(report)
     result, reason = _result(report)
     return {
-        **(facts if isinstance(facts, dict) else _unknown(report)),
+        **properties.get(Property.FACTS, _NO_FACTS | {"scenario": report.nodeid}),
         "result": result,
         "reason": printable(reason),
         "seconds": round(report.duration, 3),
-        "story": printable(report.longreprtext) if report.failed else "",
-        "retried": printable(_property(report, RETRIED)),
-        "issue": _property(report, ISSUE),
-        "kept": [str(value) for name, value in report.user_properties if name == KEPT],
+        "details": printable(report.longreprtext) if report.failed else "",
+        "retried": printable(str(properties.get(Property.RETRIED, ""))),
+        "issue": properties.get(Property.ISSUE, ""),
+        "kept": [str(value) for name, value in report.user_properties if name == Property.KEPT],
     }
 
 
-def _property(report: pytest.TestReport, wanted: str) -> str:
-    found = (str(value) for name, value in report.user_properties if name == wanted)
-    return next(found, "")
+def add_property(report: pytest.TestReport, name: Property, value: object) -> None:
+    """Add a user property to the report. xdist transfers only plain strings, not enums."""
+    report.user_properties.append((name.value, value))
+
+
+def _properties(report: pytest.TestReport) -> dict[str, Any]:
+    """The first value of each property."""
+    return dict(reversed(report.user_properties))
 
 
 def is_host_trouble(report: pytest.TestReport) -> bool:
-    """Whether this host is to blame for what the report says."""
-    names = {name for name, _ in report.user_properties}
-    return report.failed and HOST in names and FOUND not in names
+    """Whether an error of this host made the test fail, and not the kernel."""
+    properties = _properties(report)
+    in_trouble = Property.HOST_TROUBLE in properties
+    return report.failed and in_trouble and Property.FINDING not in properties
 
 
-def _unknown(report: pytest.TestReport) -> dict[str, str]:
-    """Of a test that has no kernel."""
-    return {"scenario": report.nodeid, "kernel": "", "machine": ""}
-
-
-def _result(report: pytest.TestReport) -> tuple[str, str]:
-    """What became of a test, in the words of the matrix, and why."""
+def _result(report: pytest.TestReport) -> tuple[ScenarioResult, str]:
+    """The result of a test, and the reason."""
+    properties = _properties(report)
     if hasattr(report, "wasxfail"):
-        return "known", report.wasxfail
+        return ScenarioResult.KNOWN_ISSUE, report.wasxfail
     if report.passed:
-        return "passed", ""
+        return ScenarioResult.PASSED, ""
     if report.when == _WORKER_DIED:
-        return "inconclusive", report.longreprtext
+        return ScenarioResult.INCONCLUSIVE, report.longreprtext
     if report.failed:
-        names = {name for name, _ in report.user_properties}
-        # What the kernel itself reports stands, whatever else went wrong.
-        inconclusive = bool(names & {INCONCLUSIVE, HOST}) and FOUND not in names
-        return "inconclusive" if inconclusive else "failed", gist(report)
+        # A splat of the kernel is a failure, whatever else went wrong.
+        doubtful = bool(properties.keys() & {Property.WRONG_GUESS, Property.HOST_TROUBLE})
+        inconclusive = doubtful and Property.FINDING not in properties
+        result = ScenarioResult.INCONCLUSIVE if inconclusive else ScenarioResult.FAILED
+        return result, summary(report)
     # ("file", line, "Skipped: reason")
-    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
-    reason = reason.removeprefix("Skipped: ")
-    if reason.startswith(NOT_APPLICABLE):
-        return "not-applicable", reason.removeprefix(NOT_APPLICABLE)
-    return "skipped", reason
+    is_applicable = Property.NOT_APPLICABLE not in properties
+    result = ScenarioResult.SKIPPED if is_applicable else ScenarioResult.NOT_APPLICABLE
+    if isinstance(report.longrepr, tuple):
+        return result, report.longrepr[2].partition(": ")[2]
+    return result, report.longreprtext
 
 
-def gist(report: pytest.TestReport) -> str:
-    """The lines of a failure that say what was wrong: the kernel's, then the test's."""
-    properties = report.user_properties
-    texts = [str(text) for name, text in properties if name in (FOUND, INCONCLUSIVE)]
+def summary(report: pytest.TestReport) -> str:
+    """The lines of a failure that state the error: findings first, then the test's own."""
+    found = (Property.FINDING, Property.WRONG_GUESS)
+    texts = [str(text) for name, text in report.user_properties if name in found]
     lines = report.longreprtext.splitlines()
     return "\n".join([*texts, *(line[1:].strip() for line in lines if line.startswith("E  "))])

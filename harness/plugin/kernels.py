@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The kernels that pytest runs on: what ``--iommu-kernel`` names, built, and what is believed of
-each. A job that runs pytest has built them, and hands over which (``--iommu-resolved``), so that
-all of its processes run just these, whatever becomes of a tree meanwhile.
+"""The kernels that pytest runs on: those of ``--iommu-kernel``, built, and their profiles. A job
+that runs pytest has built them already and names them (``--iommu-resolved``), so that all of its
+processes run the same kernels, even if a tree changes meanwhile.
 """
 
 import functools
@@ -14,9 +14,13 @@ import pytest
 
 from harness.iommu import behaviour, kernel_profile
 from harness.iommu.kernel_profile import KernelProfile
-from harness.kernel import artifact, build, spec
+from harness.iommu.known_issues import KnownIssue, issues
+from harness.kernel import artifact, build
+from harness.kernel import spec as kernel_spec
 from harness.kernel.artifact import Kernel
-from harness.kernel.spec import DEFAULT_KERNEL, KernelSpec
+from harness.kernel.spec import KernelSpec
+
+DEFAULT = "debian:6.12"
 
 
 def add_options(group: pytest.OptionGroup) -> None:
@@ -32,51 +36,67 @@ def add_options(group: pytest.OptionGroup) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="the kernel shows it, or with no-NAME does not, whatever its source; repeatable",
+        help="the kernel has this behaviour (no-NAME: has not), whatever its source; repeatable",
     )
     group.addoption(
-        "--iommu-resolved", metavar="FILE", help="these kernels, as a job has built them"
+        "--iommu-known-issues",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="known issues in addition to the bundled ones, in TOML; repeatable",
+    )
+    group.addoption(
+        "--iommu-resolved", metavar="FILE", help="run on these kernels, which a job has built"
     )
 
 
 def named(config: pytest.Config) -> list[KernelSpec]:
-    """Those of the command line. Raises UsageError for what is no kernel."""
+    """The kernels of the command line. Raises UsageError for an invalid one."""
     variants: list[str] = config.getoption("--iommu-variant")
     patches = [Path(each) for each in config.getoption("--iommu-patch")]
     fragments = [Path(each) for each in config.getoption("--iommu-fragment")]
-    texts: list[str] = config.getoption("--iommu-kernel") or [DEFAULT_KERNEL]
-    return [spec.parse(text, patches, fragments, variants) for text in texts]
+    texts: list[str] = config.getoption("--iommu-kernel") or [DEFAULT]
+    return [kernel_spec.parse(text, patches, fragments, variants) for text in texts]
 
 
 def claims(config: pytest.Config) -> tuple[str, ...]:
-    """The behaviours that the user names. Raises UsageError for others."""
+    """The behaviours that the user claims. Raises UsageError for an unknown one."""
     texts: list[str] = config.getoption("--iommu-behaviour")
     behaviour.claims(texts)
     return tuple(texts)
 
 
-def built(config: pytest.Config, wanted: KernelSpec) -> Kernel:
-    """The kernel, built if it is not yet in the cache."""
-    row = _resolved(config).get(wanted.key)
+def known_issues(config: pytest.Config) -> dict[str, KnownIssue]:
+    """Ours and those of ``--iommu-known-issues``, by id. Raises UsageError for an invalid file."""
+    return issues(_issue_files(config))
+
+
+def _issue_files(config: pytest.Config) -> tuple[Path, ...]:
+    return tuple(Path(each) for each in config.getoption("--iommu-known-issues"))
+
+
+def built(config: pytest.Config, spec: KernelSpec) -> Kernel:
+    """The kernel, built if it is not in the cache."""
+    row = _resolved(config).get(spec.key)
     if row:
         return artifact.load(Path(row["directory"]), label=row["label"])
-    return _built(wanted)
+    return _built(spec)
 
 
 _built = functools.cache(build.build)
 
 
-def profile(config: pytest.Config, wanted: KernelSpec) -> KernelProfile:
-    """What is believed of the kernel."""
-    row = _resolved(config).get(wanted.key)
+def profile(config: pytest.Config, spec: KernelSpec) -> KernelProfile:
+    """The behaviours and known issues of the kernel."""
+    row = _resolved(config).get(spec.key)
     if row:
         return kernel_profile.read(row["profile"])
-    return kernel_profile.of(wanted, _built(wanted), claims(config))
+    return kernel_profile.of(spec, _built(spec), claims(config), _issue_files(config))
 
 
 def _resolved(config: pytest.Config) -> Mapping[str, Any]:
-    given: str | None = config.getoption("--iommu-resolved")
-    return _read(Path(given)) if given else {}
+    file: str | None = config.getoption("--iommu-resolved")
+    return _read(Path(file)) if file else {}
 
 
 @functools.cache

@@ -10,7 +10,7 @@ DEFAULT_MACHINE = "smmuv3"
 
 
 def add(parser: pytest.Parser) -> None:
-    """Adds the options. All have one prefix: they stand beside a project's own."""
+    """Add the options. All have the prefix ``--iommu-``, apart from the options of a project."""
     group = parser.getgroup("iommu-harness", "real kernels in QEMU")
     kernels.add_options(group)
     group.addoption(
@@ -22,31 +22,31 @@ def add(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="run this scenario first",
+        help="run this scenario before the others; repeatable",
     )
     group.addoption(
-        "--iommu-events", metavar="FILE", help="append a JSON line for each test that has ended"
+        "--iommu-events", metavar="FILE", help="append a JSON line for each test that ends"
     )
     group.addoption(
         "--iommu-plain-failures",
         action="store_true",
-        help="neither decode unexpected splats nor try what another behaviour would come to",
+        help="neither decode splats nor rerun a failed test with the opposite behaviours",
     )
     group.addoption(
-        "--iommu-keep-failed", action="store_true", help="keep the guests of failed tests for good"
+        "--iommu-keep-failed", action="store_true", help="keep the guests of failed tests"
     )
 
 
 MARKERS = (
-    "machines(*names): the machines that a test makes sense on; alone, those it runs on",
-    "needs(*behaviours): without them a kernel cannot show what the test is about",
-    "splats(*patterns): what the test makes the kernel report on purpose; each has to appear",
-    "known_issue(*ids, sometimes=False): the bugs that the test runs into where they apply, and "
-    "has to, unless it races something",
+    "machines(*names): the machines that a test applies to, and runs on by default",
+    "needs(*behaviours): behaviours without which a kernel cannot show what the test is about",
+    "splats(*patterns): splats that the test provokes; each must appear",
+    "known_issue(*ids, sometimes=False): the bugs that the test runs into on kernels that have "
+    "them; each must appear, unless sometimes is true, as for a race",
 )
 
 
 def machines(config: pytest.Config) -> list[str]:
     """The machines of the command line, or the default."""
-    given: list[str] = config.getoption("--iommu-machine")
-    return given or [DEFAULT_MACHINE]
+    names: list[str] = config.getoption("--iommu-machine")
+    return names or [DEFAULT_MACHINE]

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Guests for pytest: ``def test_x(guest): ...`` runs on every kernel and machine that
-``--iommu-kernel`` and ``--iommu-machine`` name, each test in a guest of its own.
+``--iommu-kernel`` and ``--iommu-machine`` name, each time in a fresh guest.
 
-A failing test's report shows what was run in its guests, what the kernel said, what
-changed, and the command that opens a shell in that very state.
+The report of a failed test shows the commands run in its guests, the kernel's log, the changed
+state, and the command that opens a shell in that state.
 
-A test in whose guests the kernel reports a splat fails, unless it names it
-(``@pytest.mark.splats``) or it is a known issue's (``@pytest.mark.known_issue``). A known
-issue has to appear where it applies. ``@pytest.mark.needs`` names the behaviours without
-which a kernel cannot show a scenario, which is then not applicable.
+A test fails if the kernel of one of its guests reports a splat, unless the test names it
+(``@pytest.mark.splats``) or a known issue explains it (``@pytest.mark.known_issue``). A known
+issue must appear on kernels that have it. ``@pytest.mark.needs`` names the behaviours without
+which a kernel cannot show what the test is about; on such a kernel it is not applicable.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 import pytest
+from _pytest.outcomes import Skipped
 
 from harness.errors import UsageError, is_host_trouble
 from harness.guest import snapshot
@@ -30,11 +31,11 @@ from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
 from harness.machine.topology import Machine
 from harness.plugin import events, kernels, options, render, reruns, selection, verdict
-from harness.plugin.events import NOT_APPLICABLE, Events
-from harness.plugin.render import Watched
-from harness.plugin.reruns import Doubts
+from harness.plugin.events import Events, Property
+from harness.plugin.render import StartedGuest
+from harness.plugin.reruns import Assumptions
 
-# What a guest costs beside the memory of its machine, MiB: QEMU itself.
+# Memory of QEMU in addition to that of the machine, in MiB.
 _QEMU_MEMORY = 200
 
 
@@ -51,6 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         kernels.named(config)
         kernels.claims(config)
+        kernels.known_issues(config)
         for name in config.getoption("--iommu-machine"):
             machine_file.machine(name)
     except UsageError as error:
@@ -67,7 +69,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Of a test that is about a kernel, one that fails is looked into."""
+    """Rerun a failed test that has a kernel, to find out why it failed."""
     if _spec(item) is None:
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
@@ -85,9 +87,9 @@ def _spec(item: pytest.Item) -> KernelSpec | None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """``-n auto``, where kernels or machines are named: half as many workers again as there
-    are cores, because a guest waits for a third of its time, and fewer where memory is short.
-    Other test runs are left to xdist."""
+    """The workers for ``-n auto``, if kernels or machines are named: three for two cores,
+    because a guest waits for a third of its time, and fewer if memory is short. Other test runs
+    are left to xdist."""
     named = config.getoption("--iommu-kernel") or config.getoption("--iommu-machine")
     if not named or os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
         return None
@@ -98,7 +100,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 
 def _available_memory() -> int:
-    """MiB that programs can have, caches that the kernel would drop for them included."""
+    """Available memory in MiB, including caches that the kernel would drop."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) >> 10
 
@@ -113,44 +115,45 @@ def kernel(kernel_spec: KernelSpec, request: pytest.FixtureRequest) -> Kernel:
 class _Guests:
     """All guests of one test."""
 
-    watched: list[Watched] = field(default_factory=list)
+    started: list[StartedGuest] = field(default_factory=list)
 
 
 _GUESTS = pytest.StashKey[_Guests]()
 
 
 class Shows(Protocol):
-    """Whether the kernel under test shows a behaviour."""
+    """Whether the kernel under test has a behaviour."""
 
-    def __call__(self, wanted: Behaviour) -> bool: ...
+    def __call__(self, behaviour: Behaviour) -> bool: ...
 
 
 @pytest.fixture
 def shows(kernel_spec: KernelSpec, request: pytest.FixtureRequest) -> Shows:
-    """``shows(GROUPS_AT_REGISTRATION)``: by the kernel's source, or what the user says."""
+    """``shows(GROUPS_AT_REGISTRATION)``: whether the kernel has the behaviour, by its source or
+    the user's claim."""
     table = kernels.profile(request.config, kernel_spec).behaviours
-    doubts: Doubts = request.node.stash.setdefault(reruns.DOUBTS, Doubts())
+    assumptions: Assumptions = request.node.stash.setdefault(reruns.ASSUMPTIONS, Assumptions())
 
-    def shown(wanted: Behaviour) -> bool:
-        return doubts.shown(wanted.name, table[wanted.name])
+    def shown(behaviour: Behaviour) -> bool:
+        return assumptions.shown(behaviour.name, table[behaviour.name])
 
     return shown
 
 
 class ExpectSplat(Protocol):
-    """Names what the test is about to make the kernel report, as the marker ``splats``
-    does, where that depends on the kernel; ``sometimes``, where on chance as well."""
+    """Names splats that the test provokes, as the marker ``splats`` does, for a test where they
+    depend on the kernel; with ``sometimes``, splats that may or may not appear."""
 
     def __call__(self, *patterns: str, sometimes: bool = False) -> None: ...
 
 
-# By the pattern, whether it is only sometimes reported.
+# By pattern, whether the splat appears only sometimes.
 _EXPECTED = pytest.StashKey[dict[str, bool]]()
 
 
 @pytest.fixture
 def expect_splat(request: pytest.FixtureRequest) -> ExpectSplat:
-    """``expect_splat("WARNING in iommu_setup_default_domain")``, as finding.Pattern has it."""
+    """``expect_splat("WARNING in iommu_setup_default_domain")``, a finding.Pattern."""
     expected = request.node.stash.setdefault(_EXPECTED, {})
 
     def expect(*patterns: str, sometimes: bool = False) -> None:
@@ -161,29 +164,36 @@ def expect_splat(request: pytest.FixtureRequest) -> ExpectSplat:
 
 @pytest.fixture(autouse=True)
 def _applicable(request: pytest.FixtureRequest) -> None:
-    """A scenario that the kernel cannot show is not run, and says why."""
+    """Skip a test whose behaviours the kernel lacks, with the reason."""
     if "kernel_spec" not in request.fixturenames:
-        return  # another's test: its markers are its own
-    wanted: list[Behaviour] = [
+        return  # another project's test, with its own marker
+    needed: list[Behaviour] = [
         each for marker in request.node.iter_markers("needs") for each in marker.args
     ]
-    if not wanted:
+    if not needed:
         return
     spec: KernelSpec = request.getfixturevalue("kernel_spec")
     table = kernels.profile(request.config, spec).behaviours
-    for each in wanted:
+    for each in needed:
         evidence = table[each.name]
         if not evidence.shown:
             not_applicable(f"requires that {each.summary} ({each.source}): {evidence.why}")
 
 
+class NotApplicable(Skipped):
+    """Skips a test that the kernel or machine cannot show."""
+
+    # pytest prints it with the reason.
+    __module__ = "builtins"
+
+
 def not_applicable(reason: str) -> NoReturn:
-    """Ends a test that this kernel or machine cannot show."""
-    pytest.skip(NOT_APPLICABLE + reason)
+    """End a test that this kernel or machine cannot show."""
+    raise NotApplicable(reason)
 
 
 class GuestFactory(Protocol):
-    """Starts a guest that is ended with the test, on the machine under test or another."""
+    """Starts a guest on the machine under test or another. The guest ends with the test."""
 
     def __call__(
         self,
@@ -200,10 +210,10 @@ class GuestFactory(Protocol):
 def guest_factory(
     request: pytest.FixtureRequest, kernel: Kernel, tmp_path: Path
 ) -> Iterator[GuestFactory]:
-    """``guest_factory("smmuv3+nvme", "modprobe arm-smmu-v3")``: a guest of the kernel
-    under test on that machine, in which the commands have been run. ``"+nvme"`` puts the
-    preset's devices in place of those of the machine under test; ``bound`` loads the drivers
-    of the IOMMU and its devices first."""
+    """``guest_factory("smmuv3+nvme", "modprobe arm-smmu-v3")``: a guest of the kernel under test
+    on that machine, which has run the commands. With ``"+nvme"`` the devices of the preset
+    replace those of the machine under test; ``bound`` loads the drivers of the IOMMU and its
+    devices before the commands."""
     guests = request.node.stash.setdefault(_GUESTS, _Guests())
     config = request.config
     callspec = getattr(request.node, "callspec", None)
@@ -220,27 +230,27 @@ def guest_factory(
             arguments: str = "",
             limit: float | None = None,
         ) -> Guest:
-            directory = tmp_path / f"guest{len(guests.watched) + 1}"
+            directory = tmp_path / f"guest{len(guests.started) + 1}"
             directory.mkdir()
-            wanted = machine or default
-            if isinstance(wanted, str):
-                if wanted.startswith("+"):
-                    wanted = _base(default) + wanted
-                wanted = replace(
-                    machine_file.machine(wanted), qemu=config.getoption("--iommu-qemu")
+            chosen = machine or default
+            if isinstance(chosen, str):
+                if chosen.startswith("+"):
+                    chosen = _base(default) + chosen
+                chosen = replace(
+                    machine_file.machine(chosen), qemu=config.getoption("--iommu-qemu")
                 )
-            running = stack.enter_context(
+            guest = stack.enter_context(
                 snapshot.started(
                     kernel or own,
-                    wanted,
+                    chosen,
                     directory,
-                    (*(clients.warm_up(wanted) if bound else ()), *warm_up),
+                    (*(clients.warm_up(chosen) if bound else ()), *warm_up),
                     arguments=arguments,
                     limit=limit,
                 )
             )
-            guests.watched.append(Watched(running, running.state(), len(running.kmsg())))
-            return running
+            guests.started.append(StartedGuest(guest, guest.state(), len(guest.kmsg())))
+            return guest
 
         yield start
 
@@ -258,9 +268,9 @@ def guest(machine: Machine, guest_factory: GuestFactory) -> Guest:
 
 
 def guests_of(item: pytest.Item) -> list[Guest]:
-    """The guests that a test has started and that are not yet ended."""
+    """The guests that a test has started."""
     guests = item.stash.get(_GUESTS, None)
-    return [each.guest for each in guests.watched] if guests else []
+    return [each.guest for each in guests.started] if guests else []
 
 
 @pytest.hookimpl(wrapper=True)
@@ -269,20 +279,26 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if facts := events.facts(item):
-        report.user_properties.append((events.FACTS, facts))
+        events.add_property(report, Property.FACTS, facts)
     error = call.excinfo.value if call.excinfo else None
     if is_host_trouble(error):
-        report.user_properties.append((events.HOST, True))
+        events.add_property(report, Property.HOST_TROUBLE, True)
+    if isinstance(error, NotApplicable):
+        events.add_property(report, Property.NOT_APPLICABLE, True)
     guests = item.stash.get(_GUESTS, None)
     if guests and call.when == "call":
-        running = [each.guest for each in guests.watched]
         verdict.judge(
-            item, report, error, guests=running, expected=_expected(item), profile=_profile(item)
+            item,
+            report,
+            error,
+            guests=[each.guest for each in guests.started],
+            expected=_expected(item),
+            profile=_profile(item),
         )
         if report.failed:
-            for number, watched in enumerate(guests.watched, start=1):
-                title = f"guest {number}, {watched.guest.machine.name}"
-                report.sections.append((title, render.story(item, report, number, watched)))
+            for number, each in enumerate(guests.started, start=1):
+                title = f"guest {number}, {each.guest.machine.name}"
+                report.sections.append((title, render.section(item, report, number, each)))
     return report
 
 
@@ -292,6 +308,6 @@ def _expected(item: pytest.Item) -> dict[str, bool]:
 
 
 def _profile(item: pytest.Item) -> KernelProfile:
-    """Of the test's kernel; nothing of a test that brings its own."""
+    """The profile of the test's kernel; empty for a test that chooses the kernel itself."""
     spec = _spec(item)
     return kernels.profile(item.config, spec) if spec else KernelProfile({}, {})

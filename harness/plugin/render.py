@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a failing test's report tells of a guest: what was run, said and changed, and how to
-get into that state."""
+"""The sections about guests in the report of a failed test: the commands, the kernel's log, the
+changed state, and how to open a shell in that state."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,52 +14,62 @@ from harness.guest.state import State, changes
 from harness.host import rundir
 from harness.host.text import printable
 from harness.plugin import events, reruns
+from harness.plugin.events import Property
+from harness.plugin.reruns import Assumptions
 
 
 @dataclass(slots=True)
-class Watched:
-    """A guest of a test, and what its kernel showed and had said when the test got it."""
+class StartedGuest:
+    """A guest of a test, with its state and the number of its kernel-log records when the test
+    began."""
 
     guest: Guest
     state: State
     records: int
 
 
-def story(item: pytest.Item, report: pytest.TestReport, number: int, watched: Watched) -> str:
-    """Of the test's guest of that number, which is saved for the shell that it names. With
-    --iommu-keep-failed the report has the directory as the property KEPT."""
-    guest = watched.guest
-    parts = [_paragraph("what was run", guest.transcript())]
-    said = [f"{each.time:12.6f} {each.text}" for each in guest.kmsg_read[watched.records :]]
-    parts.append(_paragraph("what the kernel said", "\n".join(said)))
-    parts.append(_paragraph("what changed", _attempt(lambda: _changes(watched))))
-    shell = _attempt(lambda: _save(item, report, number, guest))
-    parts.append(_paragraph("a shell in this state", shell))
-    return "\n".join(parts)
+def section(
+    item: pytest.Item, report: pytest.TestReport, number: int, started: StartedGuest
+) -> str:
+    """The section about the test's guest of this number, whose state is saved. With
+    --iommu-keep-failed it is saved to a directory that stays, which the report has as a
+    property."""
+    guest = started.guest
+    log = [f"{each.time:12.6f} {each.text}" for each in guest.kmsg_read[started.records :]]
+    return "\n".join(
+        (
+            _paragraph("commands", guest.transcript()),
+            _paragraph("kernel log", "\n".join(log)),
+            _paragraph("changes", _attempt(lambda: _changes(started))),
+            _paragraph(
+                "a shell in this state", _attempt(lambda: _save(item, report, number, guest))
+            ),
+        )
+    )
 
 
 def _paragraph(title: str, text: str) -> str:
-    return f"-- {title}\n{printable(text) if text else 'nothing'}"
+    return f"-- {title}\n{printable(text) if text else 'none'}"
 
 
 def _attempt(work: Callable[[], str]) -> str:
-    """What it says, or why it cannot: the guest may be what has failed."""
+    """The result of the work, or the error: the guest may have failed."""
     try:
         return work()
     except (HarnessError, OSError) as error:
-        return f"not to be had: {error}"
+        return f"not available: {error}"
 
 
-def _changes(watched: Watched) -> str:
-    return "\n".join(changes(watched.state, watched.guest.state()))
+def _changes(started: StartedGuest) -> str:
+    return "\n".join(changes(started.state, started.guest.state()))
 
 
 def _save(item: pytest.Item, report: pytest.TestReport, number: int, guest: Guest) -> str:
-    doubted = item.stash[reruns.DOUBTS].doubted if reruns.DOUBTS in item.stash else ""
-    kept = item.config.getoption("--iommu-keep-failed") and not doubted
+    assumptions = item.stash.get(reruns.ASSUMPTIONS, Assumptions())
+    kept = item.config.getoption("--iommu-keep-failed") and not assumptions.inverted
     parent = rundir.create(f"failed-{item.name}-{number}") if kept else guest.directory
     state = parent / "state-at-failure"
     snapshot.save(guest, state)
     if kept:
-        report.user_properties.append((events.KEPT, str(state)))
+        events.add_property(report, Property.KEPT, str(state))
     return f"iommu-harness shell {state}"

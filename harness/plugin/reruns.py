@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which tests are run again, and what follows from that.
+"""Rerun failed tests.
 
-One that this host has kept from an end is run once more. One that fails is run again for
-each behaviour of the kernel that it went by, as if the kernel did the opposite: where it passes
-then, the belief is what is wrong.
+A test that an error of this host ended is run once more. A test that fails is run again for each
+behaviour of the kernel that it used, as if the kernel had the opposite behaviour. If it passes
+then, the evidence for that behaviour is wrong.
 """
 
 from collections.abc import Iterator
@@ -15,68 +15,70 @@ from _pytest.runner import runtestprotocol
 from harness.host.text import printable
 from harness.iommu.evidence import Evidence
 from harness.plugin import events
+from harness.plugin.events import Property
 
 
 @dataclass(slots=True)
-class Doubts:
-    """``relied`` are the behaviours that a test went by, ``doubted`` the one that it is run
-    with as if the opposite held."""
+class Assumptions:
+    """The behaviours that a test ``used``, and the one that is ``inverted`` for a rerun."""
 
-    doubted: str = ""
-    relied: dict[str, Evidence] = field(default_factory=dict)
+    inverted: str = ""
+    used: dict[str, Evidence] = field(default_factory=dict)
 
     def shown(self, name: str, evidence: Evidence) -> bool:
-        """Whether the test shall take it that the kernel shows the behaviour."""
-        self.relied[name] = evidence
-        return evidence.shown != (name == self.doubted)
+        """Whether the test shall assume that the kernel has the behaviour."""
+        self.used[name] = evidence
+        return evidence.shown != (name == self.inverted)
 
 
-DOUBTS = pytest.StashKey[Doubts]()
+ASSUMPTIONS = pytest.StashKey[Assumptions]()
 
 
 def run(item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
-    """The reports of the test."""
+    """Run the test, and return its reports."""
     reports = runtestprotocol(item, log=False, nextitem=nextitem)
     trouble = next(filter(events.is_host_trouble, reports), None)
     if trouble:
-        reports = _again(item, nextitem, Doubts())
+        reports = _again(item, nextitem, Assumptions())
         for each in reports:
-            text = events.gist(trouble).strip()
-            each.user_properties.append((events.RETRIED, text or "the host"))
+            text = events.summary(trouble).strip()
+            events.add_property(each, Property.RETRIED, text or "an error of the host")
     failed = next((each for each in reports if each.failed), None)
     if failed is None or item.config.getoption("--iommu-plain-failures"):
         return reports
     if not events.is_host_trouble(failed):
-        for name, evidence in _passing(item, nextitem):
-            _doubt(failed, name, evidence)
+        for name, evidence in _contradicted(item, nextitem):
+            _add_contradiction(failed, name, evidence)
     return reports
 
 
 def _again(
-    item: pytest.Item, nextitem: pytest.Item | None, doubts: Doubts
+    item: pytest.Item, nextitem: pytest.Item | None, assumptions: Assumptions
 ) -> list[pytest.TestReport]:
-    """Afresh: nothing of the run before is left."""
+    """Run the test without anything left of its previous run."""
     item.stash = pytest.Stash()
-    item.stash[DOUBTS] = doubts
+    item.stash[ASSUMPTIONS] = assumptions
     item._initrequest()  # type: ignore[attr-defined]
     return runtestprotocol(item, log=False, nextitem=nextitem)
 
 
-def _passing(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[tuple[str, Evidence]]:
-    """The behaviours with whose opposite the test passes."""
-    relied = dict(item.stash.get(DOUBTS, Doubts()).relied)
-    for name, evidence in relied.items():
+def _contradicted(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Iterator[tuple[str, Evidence]]:
+    """The behaviours that the guest contradicts: with the opposite of one the test passes."""
+    used = dict(item.stash.get(ASSUMPTIONS, Assumptions()).used)
+    for name, evidence in used.items():
         if evidence.by != "user" and all(
-            each.passed for each in _again(item, nextitem, Doubts(name))
+            each.passed for each in _again(item, nextitem, Assumptions(name))
         ):
             yield name, evidence
 
 
-def _doubt(report: pytest.TestReport, name: str, evidence: Evidence) -> None:
-    """A guess may be wrong, and says nothing then; what the source says and the guest
-    contradicts is a failure."""
+def _add_contradiction(report: pytest.TestReport, name: str, evidence: Evidence) -> None:
+    """Add it to the report. A wrong guess makes the test inconclusive; a contradiction between
+    the source and the guest is a failure."""
     word = "not to have" if evidence.shown else "to have"
-    text = f"this kernel seems {word} {name}, against what is believed: {evidence.why}"
+    text = f"this kernel seems {word} {name}, contrary to the evidence: {evidence.why}"
     report.longrepr = f"{printable(text)}\n\n{report.longreprtext}"
-    doubtful = events.INCONCLUSIVE if evidence.guess else events.FOUND
-    report.user_properties.append((doubtful, text))
+    kind = Property.WRONG_GUESS if evidence.guess else Property.FINDING
+    events.add_property(report, kind, text)

@@ -7,16 +7,16 @@ from dataclasses import replace
 import pytest
 
 from harness.errors import UsageError, did_you_mean
-from harness.iommu import known_issues, machine_file
+from harness.iommu import machine_file
 from harness.iommu.behaviour import Behaviour
 from harness.machine.topology import Machine
-from harness.plugin import events, kernels, verdict
+from harness.plugin import events, kernels
 from harness.plugin.options import DEFAULT_MACHINE
 
 
 def parametrize(metafunc: pytest.Metafunc) -> None:
-    """One test for each kernel and, if it has one, each machine: ``[6.12-smmuv3]``. Raises
-    CollectError for a marker of ours with a name that does not exist."""
+    """Parametrize a test by kernel and, if it uses one, by machine: ``[6.12-smmuv3]``. Raises
+    CollectError for a marker of ours with an unknown name."""
     names = metafunc.fixturenames
     if "kernel_spec" not in names:
         return
@@ -40,10 +40,12 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
 def _marker_problem(item: pytest.Item) -> str:
     """What is wrong with the names in the markers of a test, "" if nothing. Under xdist only
     an error of collection reaches the user from a worker."""
-    for name in verdict.named_issues(item):
-        if name not in known_issues.issues():
-            hint = did_you_mean(name, known_issues.issues(), "see iommu-harness behaviours")
-            return f"unknown known issue {name!r}; {hint}"
+    issues = kernels.known_issues(item.config)
+    for marker in item.iter_markers("known_issue"):
+        for name in marker.args:
+            if name not in issues:
+                hint = did_you_mean(name, issues, "see iommu-harness behaviours")
+                return f"unknown known issue {name!r}; {hint}"
     for marker in item.iter_markers("machines"):
         for name in marker.args:
             try:
@@ -58,14 +60,15 @@ def _marker_problem(item: pytest.Item) -> str:
 
 
 def _machines(metafunc: pytest.Metafunc) -> list[Machine]:
-    """Those of the command line that the test applies to; without any those that it names."""
+    """The machines of the command line that the test applies to, or else those that it names."""
     marker = metafunc.definition.get_closest_marker("machines")
     own = list(marker.args) if marker else []
-    given: list[str] = metafunc.config.getoption("--iommu-machine")
-    names = given or own or [DEFAULT_MACHINE]
+    chosen: list[str] = metafunc.config.getoption("--iommu-machine")
+    names = chosen or own or [DEFAULT_MACHINE]
     qemu = metafunc.config.getoption("--iommu-qemu")
-    chosen = [name for name in names if not own or name in own]
-    return [replace(machine_file.machine(name), qemu=qemu) for name in chosen]
+    return [
+        replace(machine_file.machine(name), qemu=qemu) for name in names if not own or name in own
+    ]
 
 
 def order(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -82,7 +85,7 @@ def order(config: pytest.Config, items: list[pytest.Item]) -> None:
 
 
 def _rank(scenario: str, ranks: Mapping[str, int]) -> int:
-    """That of the scenario, or of its name without parameters; last without any."""
+    """The rank of the scenario, or of its name without parameters; the last for others."""
     names = (scenario, scenario.partition("[")[0])
     return min(ranks.get(name, len(ranks)) for name in names)
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a test comes to beside what it asserts: splats and errors of drivers that are not
-expected, and known issues, which explain what they are about and nothing else.
+"""The verdict on a test apart from its own assertions: unexpected splats fail it, and known
+issues explain the findings that match their symptoms.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,17 +10,18 @@ import pytest
 from harness.errors import GuestError, is_host_trouble
 from harness.guest.guest import Guest
 from harness.host.text import printable
-from harness.iommu import finding, known_issues
+from harness.iommu import finding
 from harness.iommu.finding import Finding, Pattern
 from harness.iommu.kernel_profile import KernelProfile
 from harness.iommu.known_issues import KnownIssue
 from harness.kernel.artifact import Kernel
 from harness.klog import record, splat
 from harness.klog.splat import Splat
-from harness.plugin import events
+from harness.plugin import events, kernels
+from harness.plugin.events import Property
 from harness.symbols import symbolise
 
-_SHOWN = 40  # lines of a splat; a stack dump after it is long
+_SHOWN = 40  # lines of a splat: a stack dump that follows it is long
 
 
 def judge(
@@ -32,48 +33,48 @@ def judge(
     expected: Mapping[str, bool],
     profile: KernelProfile,
 ) -> None:
-    """Fails a test in whose guests something is found that neither it nor a known issue of
-    the kernel expects; one that failed as a known issue does has run into that. ``expected``
-    are patterns of splats, each with whether it is only sometimes reported."""
-    reported = [each for guest in guests for each in _reported(guest)]
-    due = [text for text, sometimes in expected.items() if not sometimes]
-    missing = [text for text in due if not any(map(Pattern(text).matches, reported))]
-    found = [*_unexpected(reported, expected), *(_of(error) if report.failed else ())]
+    """Fail a test with findings that neither the test expects nor a known issue of the kernel
+    explains; mark a test whose findings known issues explain. ``expected`` are patterns of
+    splats, each with whether it appears only sometimes."""
+    splats = [each for guest in guests for each in _splats(guest)]
+    required = [text for text, sometimes in expected.items() if not sometimes]
+    missing = [text for text in required if not any(map(Pattern(text).matches, splats))]
+    found = [*_unexpected(splats, expected), *(_of_error(error) if report.failed else ())]
     issues = _issues(item, profile)
     explained = {issue.id: issue.explained(found) for issue in issues}
-    left = [each for each in found if not any(each in mine for mine in explained.values())]
-    if left:
-        _fail_with(item, report, left, profile, explained)
+    unexplained = [each for each in found if not any(each in own for own in explained.values())]
+    if unexplained:
+        _fail_with(item, report, unexplained, profile, explained)
     elif missing and report.passed and not any(guest.dead for guest in guests):
-        _fail(report, f"the kernel does not report what the test provokes: {', '.join(missing)}")
+        _fail(report, f"the kernel does not report an expected splat: {', '.join(missing)}")
     elif found:
-        _know(report, next(issue for issue in issues if explained[issue.id]))
+        _mark_known(report, next(issue for issue in issues if explained[issue.id]))
     elif report.passed:
-        _look_for_absent(item, report, issues, profile)
+        _require_issues(item, report, issues, profile)
 
 
-def _unexpected(reported: Sequence[Finding], expected: Iterable[str]) -> list[Finding]:
-    """Scenarios make the hardware unhappy on purpose, and memory short: notices are none."""
+def _unexpected(splats: Sequence[Finding], expected: Iterable[str]) -> list[Finding]:
+    """Splats that are not expected. Notices do not count: scenarios provoke errors of the
+    hardware and shortage of memory."""
     patterns = [Pattern(text) for text in expected]
-    grave = (each for each in reported if each.splat and each.splat.severity != "notice")
-    return [each for each in grave if not any(pattern.matches(each) for pattern in patterns)]
+    severe = (each for each in splats if each.splat and each.splat.severity != "notice")
+    return [each for each in severe if not any(pattern.matches(each) for pattern in patterns)]
 
 
-def _of(error: BaseException | None) -> list[Finding]:
-    """Of a host in trouble nothing follows."""
+def _of_error(error: BaseException | None) -> list[Finding]:
+    """The findings of the error that ended the test. An error of this host has none."""
     if error is None or is_host_trouble(error):
         return []
     return finding.from_error(error)
 
 
-def _reported(guest: Guest) -> list[Finding]:
-    """What the guest's kernel reports."""
-    return [finding.from_splat(each) for each in splat.find(_said(guest))]
+def _splats(guest: Guest) -> list[Finding]:
+    return [finding.from_splat(each) for each in splat.find(_log(guest))]
 
 
-def _said(guest: Guest) -> list[str]:
-    """What the kernel has logged until now. Of a guest that is dead the console has the
-    last words, which never came as records."""
+def _log(guest: Guest) -> list[str]:
+    """The kernel's log until now. The last messages of a dead guest are on its console, and
+    were not sent as records."""
     try:
         return [each.text for each in guest.kmsg()]
     except GuestError as error:
@@ -83,72 +84,81 @@ def _said(guest: Guest) -> list[str]:
 def _fail_with(
     item: pytest.Item,
     report: pytest.TestReport,
-    left: Sequence[Finding],
+    unexplained: Sequence[Finding],
     profile: KernelProfile,
     explained: Mapping[str, Sequence[Finding]],
 ) -> None:
-    lines = [_shown(each.splat, item) for each in left if each.splat]
-    lines = ["the kernel reports what is not expected:", *lines] if lines else []
-    lines += _near(left, profile, named_issues(item))
-    lines += [f"known issue {name} explains the rest" for name, mine in explained.items() if mine]
+    lines = [_describe(each.splat, item) for each in unexplained if each.splat]
+    lines = [f"unexpected splat{'s' if len(lines) > 1 else ''}:", *lines] if lines else []
+    lines += _similar_issues(item, unexplained, profile)
+    lines += [
+        f"known issue {name} explains the other findings" for name, own in explained.items() if own
+    ]
     if lines:
         _fail(report, "\n".join(lines))
 
 
-def _near(left: Sequence[Finding], profile: KernelProfile, names: Sequence[str]) -> list[str]:
-    """The issues that the test names and that would explain what is left, on a kernel that
-    had them."""
+def _similar_issues(
+    item: pytest.Item, unexplained: Sequence[Finding], profile: KernelProfile
+) -> list[str]:
+    """The issues that the test names and that would explain some findings, if the kernel had
+    them."""
+    known = kernels.known_issues(item.config)
     return [
-        f"it looks like known issue {name}, which this kernel should not have:"
-        f" {profile.issues[name].why}"
-        for name in names
-        if not profile.issues[name].shown and known_issues.issues()[name].explained(left)
+        f"matches known issue {name}, which this kernel does not have: {profile.issues[name].why}"
+        for name in issue_names(item)
+        if not profile.issues[name].shown and known[name].explained(unexplained)
     ]
 
 
-def _know(report: pytest.TestReport, issue: KnownIssue) -> None:
-    report.user_properties.append((events.ISSUE, issue.id))
+def _mark_known(report: pytest.TestReport, issue: KnownIssue) -> None:
+    events.add_property(report, Property.ISSUE, issue.id)
     report.outcome = "skipped"
     report.wasxfail = f"known issue {issue.id}: {issue.title}"
 
 
-def _look_for_absent(
+def _require_issues(
     item: pytest.Item,
     report: pytest.TestReport,
     issues: Sequence[KnownIssue],
     profile: KernelProfile,
 ) -> None:
-    """An issue that is in the source has to appear; one that only the version speaks for may
-    be fixed."""
-    due = set(named_issues(item)) - set(named_issues(item, sometimes=True))
+    """Fail the test if an issue does not appear that the kernel has by its source. One that it
+    has only by its version may be fixed."""
+    required = [name for name, required in issue_names(item).items() if required]
     for issue in issues:
         evidence = profile.issues[issue.id]
-        if issue.id in due and not evidence.guess:
+        if issue.id in required and not evidence.guess:
             text = f"known issue {issue.id} does not appear: {issue.title} ({evidence.why})"
             _fail(report, text)
             return
 
 
-def named_issues(item: pytest.Item, *, sometimes: bool = False) -> list[str]:
-    """The known issues that the test says it runs into, where they apply; or only those
-    that need not appear."""
-    markers = item.iter_markers("known_issue")
-    named = [each for each in markers if not sometimes or each.kwargs.get("sometimes")]
-    return [name for each in named for name in each.args]
+def issue_names(item: pytest.Item) -> dict[str, bool]:
+    """The known issues that the test may run into on kernels that have them, each with whether
+    it must appear there: those that the test names, and those that name the test."""
+    scenario = events.scenario(item)
+    known = kernels.known_issues(item.config).values()
+    found = {issue.id: False for issue in known if issue.may_affect(scenario)}
+    for marker in item.iter_markers("known_issue"):
+        for name in marker.args:
+            found[name] = found.get(name, True) and not marker.kwargs.get("sometimes")
+    return found
 
 
 def _issues(item: pytest.Item, profile: KernelProfile) -> list[KnownIssue]:
-    """The known issues that the test names, where they apply."""
+    """The known issues that the test may run into on its kernel and machine."""
     callspec = getattr(item, "callspec", None)
     machine = callspec.params.get("machine") if callspec else None
-    name = machine.name if machine else ""
-    named = [known_issues.issues()[each] for each in named_issues(item)]
-    return [each for each in named if each.affects(name) and profile.issues[each.id].shown]
+    machine_name = machine.name if machine else ""
+    known = kernels.known_issues(item.config)
+    issues = [known[name] for name in issue_names(item)]
+    return [each for each in issues if each.affects(machine_name) and profile.issues[each.id].shown]
 
 
-def _shown(each: Splat, item: pytest.Item) -> str:
-    """The splat in a line, its call traces with places in the source where the test is of
-    one kernel, and what the kernel printed."""
+def _describe(each: Splat, item: pytest.Item) -> str:
+    """The splat in a line, its call traces with places in the source if the test has one kernel,
+    and what the kernel printed."""
     kernel: Kernel | None = item.funcargs.get("kernel")  # type: ignore[attr-defined]
     callspec = getattr(item, "callspec", None)
     spec = callspec.params.get("kernel_spec") if callspec else None
@@ -161,8 +171,8 @@ def _shown(each: Splat, item: pytest.Item) -> str:
 
 
 def _fail(report: pytest.TestReport, text: str) -> None:
-    """The test fails with the text, above what it failed with itself."""
+    """Fail the test with the text, above the test's own failure."""
     own = report.longreprtext if report.failed else ""
-    report.user_properties.append((events.FOUND, text))
+    events.add_property(report, Property.FINDING, text)
     report.outcome = "failed"
     report.longrepr = f"{printable(text)}\n\n{own}".rstrip()

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The scenario suite run as a job: on kernels and machines, and against mutants."""
+"""Run the scenario suite as a job, on kernels and machines, and mutation-test it."""

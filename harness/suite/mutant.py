@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Patches that plant a bug in a kernel, and the headers that describe them."""
+"""Mutants: patches that plant a bug in a kernel, and the headers that describe them."""
 
 import fnmatch
 import re
@@ -37,7 +37,7 @@ class Mutant:
         (False) for the patch to be a bug. Raises UsageError for an unknown name."""
         known = {*behaviour.TABLE, *known_issues.issues()}
         required = {}
-        for word in re.split(r"[\s,]+", self._line("Requires")):
+        for word in re.split(r"[\s,]+", self._header("Requires")):
             name = word.removeprefix("no-")
             if word and name not in known:
                 hint = did_you_mean(name, known, "see iommu-harness behaviours")
@@ -49,22 +49,22 @@ class Mutant:
     @property
     def since(self) -> Versions:
         """The kernels in which the patch is a bug, by their version, which is a guess."""
-        return Versions((self._line("Since") or "0.0",))
+        return Versions((self._header("Since") or "0.0",))
 
     @property
     def equivalent(self) -> str:
         """Why the kernel behaves the same with the patch; "" if it does not."""
-        return self._line("Equivalent")
+        return self._header("Equivalent")
 
     def machines(self, names: Sequence[str]) -> tuple[str, ...]:
         """The machines on which the patch is a bug."""
-        pattern = self._line("Machines") or "*"
+        pattern = self._header("Machines") or "*"
         return tuple(name for name in names if fnmatch.fnmatchcase(name, pattern))
 
     def is_named_by(self, message: str) -> bool:
         """Whether a failure's message points at the bug: it matches the pattern after "Names:",
         or else names a patched function."""
-        pattern = self._line("Names")
+        pattern = self._header("Names")
         if pattern:
             return bool(re.search(pattern, message))
         return any(re.search(rf"\b{name}\b", message) for name in self.functions)
@@ -79,7 +79,7 @@ class Mutant:
     def text(self) -> str:
         return self.patch.read_text(errors="replace")
 
-    def _line(self, name: str) -> str:
+    def _header(self, name: str) -> str:
         match = re.search(rf"^{name}: (.*\S)", self._head, re.MULTILINE)
         return match[1] if match else ""
 
@@ -88,12 +88,12 @@ class Mutant:
         return self.text.partition("\n---\n")[0]
 
 
-def ours() -> Path:
+def bundled() -> Path:
     """The directory of the bundled patches that plant a bug."""
     return paths.data("tests/mutants")
 
 
-def harmless() -> Path:
+def bundled_harmless() -> Path:
     """The directory of the bundled patches that plant no bug."""
     return paths.data("tests/harmless")
 
@@ -111,5 +111,5 @@ def read(where: Path) -> list[Mutant]:
         raise UsageError(f"{where} has two mutants called {min(twice)!r}", "rename one")
     found = [Mutant(each.name.removesuffix(each.suffix), each) for each in patches]
     for each in found:
-        _ = each.requires
+        _ = each.requires  # raises for an unknown name
     return found

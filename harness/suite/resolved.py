@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The kernels of a run, built once: every worker and every round runs just these, however a
-tree or a branch goes on meanwhile.
+"""The kernels of a run, built once: all workers and rounds run the same kernels, even if a tree
+or branch changes meanwhile.
 """
 
 import json
@@ -20,7 +20,7 @@ from harness.machine import provenance
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What a spec has come to, and what is believed of it."""
+    """A spec with the kernel that was built from it, and the kernel's profile."""
 
     spec: KernelSpec
     kernel: Kernel
@@ -28,23 +28,30 @@ class Resolved:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """Of the ``specs`` of a run, those that can be built on all of its machines; the
-    ``kernels`` of them; and the ``errors`` of the others."""
+class Resolution:
+    """The ``specs`` of a run that could be built for all of its machines, their ``kernels``, and
+    the ``errors`` of the others."""
 
     specs: tuple[KernelSpec, ...]
     kernels: tuple[Resolved, ...]
     errors: tuple[HarnessError, ...]
 
 
-def build(specs: Sequence[KernelSpec], machines: Sequence[str], claims: Sequence[str]) -> Found:
-    """The kernels with the variants that the machines need; one that cannot be built does not
-    stop the others. ``claims`` are the user's behaviours. Raises the error where none can."""
+def build(
+    specs: Sequence[KernelSpec],
+    machines: Sequence[str],
+    claims: Sequence[str],
+    known_issues: Sequence[Path] = (),
+) -> Resolution:
+    """Build the kernels with the variants that the machines require. ``claims`` are behaviours
+    that the user claims, ``known_issues`` files of further known issues. A kernel that cannot be
+    built does not stop the others; raises its error if none can."""
     errors: dict[KernelSpec, HarnessError] = {}
     kernels: dict[KernelSpec, Kernel] = {}
     for name in machines:
-        wanted = [spec.with_variants(machine_file.machine(name).variants) for spec in specs]
-        for spec, outcome in zip(specs, kernel_build.build_all(wanted), strict=True):
+        variants = machine_file.machine(name).variants
+        outcomes = kernel_build.build_all([spec.with_variants(variants) for spec in specs])
+        for spec, outcome in zip(specs, outcomes, strict=True):
             if outcome.kernel:
                 kernels[outcome.spec] = outcome.kernel
             elif outcome.error:
@@ -53,26 +60,26 @@ def build(specs: Sequence[KernelSpec], machines: Sequence[str], claims: Sequence
     if not good:
         raise next(iter(errors.values()))
     found = (
-        Resolved(spec, kernel, kernel_profile.of(spec, kernel, tuple(claims)))
+        Resolved(spec, kernel, kernel_profile.of(spec, kernel, tuple(claims), tuple(known_issues)))
         for spec, kernel in kernels.items()
     )
-    return Found(good, tuple(found), tuple(errors.values()))
+    return Resolution(good, tuple(found), tuple(errors.values()))
 
 
 def file_in(directory: Path) -> Path:
-    """Where a run's kernels are written down."""
+    """The file that lists the kernels of a run, in its directory."""
     return directory / "kernels.json"
 
 
 def write(kernels: Sequence[Resolved], file: Path) -> Path:
-    """Writes the file for pytest's ``--resolved``, and returns it."""
+    """Write the file for pytest's ``--iommu-resolved``, and return it."""
     rows = {each.spec.key: _row(each) for each in kernels}
     file.write_text(json.dumps(rows, indent=1) + "\n")
     return file
 
 
 def profiles(file: Path) -> dict[str, KernelProfile]:
-    """What is believed of each kernel in the file, by its spec's key."""
+    """The profile of each kernel in the file, by its spec's key."""
     rows: dict[str, Any] = json.loads(file.read_text())
     return {key: kernel_profile.read(row["profile"]) for key, row in rows.items()}
 
@@ -87,6 +94,6 @@ def _row(each: Resolved) -> dict[str, Any]:
 
 
 def provenance_of(directory: Path) -> list[dict[str, Any]]:
-    """What the kernels of a run's directory were made from."""
+    """The provenance of the kernels of a run, in whose directory the file is."""
     rows: dict[str, Any] = json.loads(file_in(directory).read_text())
     return [row["provenance"] for row in rows.values()]

@@ -1,40 +1,37 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Runs the scenarios (tests/scenarios) with pytest, in processes of its own, and collects
-what became of each.
-"""
+"""Run scenarios (tests/scenarios, or the user's) with pytest, and collect their outcomes."""
 
-import ast
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeGuard
+from typing import Any, BinaryIO
 
-from harness.errors import HostError, ProgramFailed, UsageError, did_you_mean
-from harness.host import paths, program, progress
+from harness.errors import HostError, ProgramFailed, UsageError
+from harness.host import program, progress
+from harness.host.progress import Phase
 from harness.kernel.spec import KernelSpec
+from harness.suite import scenarios
+from harness.suite.result import ScenarioResult
 
-# pytest's exit statuses: tests have failed; it was stopped, as at the first failure when
-# xdist runs it; nothing was collected.
-_TESTS_FAILED, _STOPPED, _NOTHING = 1, 2, 5
-
-# "[gw0] [ 12%] PASSED test_pinning.py::...", and "2 workers [150 items]".
-_ENDED = re.compile(r"(?:\[gw\d+\] )?.*\b(?:PASSED|FAILED|SKIPPED|XFAIL|XPASS|ERROR)\b")
-_COUNT = re.compile(r"\[(\d+) items?\]|collected (\d+) items?")
+# pytest's exit statuses: tests failed; it was stopped, as xdist does at the first failure; it
+# collected no tests.
+_TESTS_FAILED, _STOPPED, _NO_TESTS = 1, 2, 5
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """What to run: ``scenarios`` are names of files or pytest's ids within them (none:
-    all); ``behaviours`` what a user says of the kernels; ``first_failure`` ends there, and
-    ``run_first`` are scenarios, as outcomes name them, with parameters or without, that are run
-    before all others. ``decoded``: splats get their places in the source, and failures are
-    looked into, which for a kernel that is not kept is not worth its time. ``keep_failed`` keeps
-    the guests of failed scenarios. ``resolved`` has the kernels as they have been built
-    (suite.resolved)."""
+class RunRequest:
+    """What to run.
+
+    ``scenarios`` are names or paths (``scenarios.select``; none: all). ``behaviours`` are the
+    user's claims, ``known_issues`` files of further known issues. ``first_failure`` ends the run
+    at the first failure. ``run_first`` are scenarios to run before the others, named as in
+    outcomes, with parameters or without. ``decoded``: show splats with their places in the
+    source, and rerun failed tests, which is not worth the time for a kernel that is not kept.
+    ``keep_failed`` keeps the guests of failed scenarios. ``resolved`` is the file with the built
+    kernels (suite.resolved)."""
 
     kernels: tuple[KernelSpec, ...]
     machines: tuple[str, ...]
@@ -47,71 +44,80 @@ class Request:
     decoded: bool = True
     keep_failed: bool = False
     resolved: Path | None = None
+    known_issues: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """Of one scenario on one kernel and machine: ``result`` is passed, failed, known (a
-    known issue), not-applicable, skipped, or inconclusive where this host is to blame;
-    ``reason`` says why, in a line, and ``story`` all that pytest has to say of a failure;
-    ``retried`` is what this host did to it when it was run the first time, and ``issue`` the
-    known issue that it has run into; ``kept`` are the directories of its guests that were
-    kept."""
+class ScenarioOutcome:
+    """The result of one scenario on one kernel and machine, with the ``reason``, in a line.
+    ``details`` is pytest's report of a failure, ``retried`` the error of this host that ended
+    the scenario's first run, ``issue`` the known issue that it ran into, ``kept`` the directories
+    of its guests if they were kept."""
 
     scenario: str
     kernel: str
     machine: str
-    result: str
+    result: ScenarioResult
     reason: str
     seconds: float
-    story: str
+    details: str
     round: int = 1
     retried: str = ""
     issue: str = ""
     kept: tuple[str, ...] = ()
+    file: str = ""
 
     @property
     def subject(self) -> str:
         """What its file is about."""
         return self.scenario.partition("::")[0].removeprefix("test_").removesuffix(".py")
 
-
-def directory() -> Path:
-    """Where the scenarios are."""
-    return paths.data("tests/scenarios")
+    @property
+    def selector(self) -> str:
+        """What selects it in a request, wherever its file is."""
+        return f"{Path(self.file).parent}/{self.scenario}" if self.file else self.scenario
 
 
 def run(
-    request: Request, into: Path, *, number: int = 1, title: str = "scenarios"
-) -> list[Outcome]:
-    """What became of each scenario; the kernels have been built. All that pytest says goes
-    into the directory as it comes. Raises UsageError for scenarios that do not exist and
-    HostError when pytest itself fails."""
+    request: RunRequest, into: Path, *, number: int = 1, title: str = "scenarios"
+) -> list[ScenarioOutcome]:
+    """Run the scenarios once, as round ``number``, and return their outcomes. The kernels have
+    been built. pytest's output is logged to the directory ``into``. Raises UsageError if the
+    request selects no scenario, HostError if pytest itself fails."""
     events = _events(into, number)
     log = into / f"pytest-{number}.log"
     argv = _arguments(request, events)
-    with log.open("wb") as written, progress.phase("scenarios", title) as phase:
-        phase.expect(0)  # any number of them: pytest tells
-
-        def on_line(line: str) -> None:
-            counted = _COUNT.search(line)
-            if counted:
-                phase.expect(int(counted[1] or counted[2]))
-            elif _ENDED.match(line):
-                phase.step()
-
-        status = _status(argv, written, on_line)
+    with log.open("wb") as output, progress.phase("scenarios", title) as phase:
+        phase.expect(0)  # unknown until pytest has collected them
+        status = _status(argv, output, _Follower(events, phase).update)
     found = list(_outcomes(events, number))
-    if status == _NOTHING or (not found and status == 0):
+    if status == _NO_TESTS or (not found and status == 0):
         raise UsageError(
-            f"{' '.join(request.scenarios)} is about none of {', '.join(request.machines)}",
+            f"{' '.join(request.scenarios)} does not apply to {', '.join(request.machines)}",
             "see iommu-harness run --list",
         )
-    bad = any(each.result in ("failed", "inconclusive") for each in found)
-    told = (_TESTS_FAILED, _STOPPED) if request.first_failure else (_TESTS_FAILED,)
-    if status != 0 and not (bad and status in told):
-        raise HostError(f"pytest ended with status {status}", f"its words are in {log}")
+    unfavourable = {ScenarioResult.FAILED, ScenarioResult.INCONCLUSIVE}
+    is_unfavourable = any(each.result in unfavourable for each in found)
+    explained = (_TESTS_FAILED, _STOPPED) if request.first_failure else (_TESTS_FAILED,)
+    if status != 0 and not (is_unfavourable and status in explained):
+        raise HostError(f"pytest ended with status {status}", f"see {log}")
     return found
+
+
+class _Follower:
+    """Reads the events of a running pytest, and advances the progress by them."""
+
+    def __init__(self, events: Path, phase: Phase) -> None:
+        self._events = events
+        self._phase = phase
+        self._offset = 0
+
+    def update(self, _line: str) -> None:
+        """For each line of pytest's output: it prints one for each test."""
+        events, self._offset = _read(self._events, self._offset)
+        for event in events:
+            self._phase.expect(event["collected"])
+            self._phase.step()
 
 
 def _status(argv: Sequence[str], log: BinaryIO, on_line: Callable[[str], None]) -> int:
@@ -123,21 +129,21 @@ def _status(argv: Sequence[str], log: BinaryIO, on_line: Callable[[str], None]) 
 
 
 def _environment() -> dict[str, str]:
-    """Ours, without what would change what pytest does."""
+    """Our environment, without variables that configure pytest."""
     return {name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")}
 
 
-# A worker that is told to stop goes through what it has been handed: two at a time.
+# A worker that is stopped still runs the tests that it has been sent: two at a time.
 _FIRST_FAILURE = ["--maxfail=1", "--dist=load", "--maxschedchunk=1"]
 
 
-def _arguments(request: Request, events: Path) -> list[str]:
-    root = directory()
-    # -P: Python does not look for modules in the directory that we happen to be in.
+def _arguments(request: RunRequest, events: Path) -> list[str]:
+    root = scenarios.directory()
+    # -P: Python does not import modules from the current directory.
     argv = [sys.executable, "-P", "-m", "pytest", "-v", "-p", "no:cacheprovider"]
-    # Where it is installed it imports the whole library to sum up, in each process.
+    # If hypothesis is installed, its plugin imports the whole library in each process.
     argv += ["-p", "no:hypothesispytest"]
-    # Nothing of the directory that we happen to be in, and none of this project's own tests.
+    # Use no configuration of the current directory, and none of this project's own tests.
     argv += ["-c", os.devnull, f"--rootdir={root}", f"--confcutdir={root}"]
     workers = request.workers or "auto"
     argv += [f"--iommu-events={events}", f"--numprocesses={workers}"]
@@ -153,65 +159,14 @@ def _arguments(request: Request, events: Path) -> list[str]:
     argv += [f"--iommu-variant={name}" for name in first.variants]
     argv += [f"--iommu-machine={name}" for name in request.machines]
     argv += [f"--iommu-behaviour={name}" for name in request.behaviours]
+    argv += [f"--iommu-known-issues={path.absolute()}" for path in request.known_issues]
     argv += [f"--iommu-qemu={request.qemu}"] if request.qemu else []
     argv += [f"--iommu-resolved={request.resolved}"] if request.resolved else []
-    return [*argv, *map(str, chosen(request.scenarios))]
+    return [*argv, *scenarios.select(request.scenarios)]
 
 
-def chosen(scenarios: Sequence[str]) -> Iterator[Path | str]:
-    """What pytest is told for the names that a user gives, or that an outcome has. Raises
-    UsageError for a subject that does not exist."""
-    root = directory()
-    if not scenarios:
-        yield root
-    for text in scenarios:
-        # With which parameters is not pytest's to know before it has looked.
-        name, colons, rest = text.partition("[")[0].partition("::")
-        file = root / (name if name.endswith(".py") else f"test_{name}.py")
-        if not file.is_file():
-            subjects = sorted(each.stem.removeprefix("test_") for each in root.glob("test_*.py"))
-            raise UsageError(f"no scenarios about {name!r}", f"there are {', '.join(subjects)}")
-        tests = [each.name for each in tests_of(file)]
-        if rest and rest not in tests:
-            hint = did_you_mean(rest, tests, f"see iommu-harness run --list {name}")
-            raise UsageError(f"no scenario {rest!r} about {name}", hint)
-        yield f"{file}{colons}{rest}"
-
-
-@dataclass(frozen=True, slots=True)
-class Test:
-    """A scenario's ``name`` and its ``docstring``; ``summary`` is what that says in the
-    first place."""
-
-    name: str
-    docstring: str
-
-    @property
-    def summary(self) -> str:
-        return " ".join(self.docstring.partition("\n\n")[0].split())
-
-
-def tests_of(file: Path) -> list[Test]:
-    """The scenarios of a file."""
-    functions = (each for each in ast.parse(file.read_text()).body if _is_test(each))
-    return [Test(each.name, ast.get_docstring(each) or "") for each in functions]
-
-
-def rule(scenario: str) -> str:
-    """The first paragraph of the docstring of a scenario, named as outcomes name it; "" if
-    there is no such scenario."""
-    name, _, test = scenario.partition("[")[0].partition("::")
-    file = directory() / name
-    tests = tests_of(file) if file.is_file() else []
-    return next((each.summary for each in tests if each.name == test), "")
-
-
-def _is_test(node: ast.stmt) -> TypeGuard[ast.FunctionDef]:
-    return isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
-
-
-def outcomes(into: Path, numbers: Iterable[int]) -> list[Outcome]:
-    """What became of the scenarios of the rounds of these numbers, as far as they have come."""
+def outcomes(into: Path, numbers: Iterable[int]) -> list[ScenarioOutcome]:
+    """The outcomes that have been recorded in the rounds of these numbers."""
     return [each for number in numbers for each in _outcomes(_events(into, number), number)]
 
 
@@ -219,9 +174,20 @@ def _events(into: Path, number: int) -> Path:
     return into / f"scenarios-{number}.jsonl"
 
 
-def _outcomes(events: Path, number: int) -> Iterator[Outcome]:
-    text = events.read_text() if events.exists() else ""
-    # Of a run that was ended the last line may be half of one.
-    for line in text[: text.rfind("\n") + 1].splitlines():
-        row = json.loads(line)
-        yield Outcome(**row | {"kept": tuple(row.get("kept", ()))}, round=number)
+def _outcomes(events: Path, number: int) -> Iterator[ScenarioOutcome]:
+    for event in _read(events)[0]:
+        del event["collected"]
+        typed = {"result": ScenarioResult(event["result"]), "kept": tuple(event.get("kept", ()))}
+        yield ScenarioOutcome(**event | typed, round=number)
+
+
+def _read(file: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+    """The events of a run from an offset in its file on, and the offset of the next event."""
+    if not file.exists():
+        return [], offset
+    with file.open("rb") as events:
+        events.seek(offset)
+        data = events.read()
+    # The last line is incomplete if the run was killed, or still writes it.
+    whole = data[: data.rfind(b"\n") + 1]
+    return [json.loads(line) for line in whole.splitlines()], offset + len(whole)

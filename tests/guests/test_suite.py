@@ -87,13 +87,62 @@ def test_failed_scenarios_guest_is_kept_and_opens_in_a_shell(
     assert "arm_smmu_v3" in entered.stdout
 
 
+MY_SCENARIOS = """
+import pytest
+
+WARNING = "WARNING: drivers/x.c:7 at my_release+0x8/0x10"
+
+@pytest.mark.known_issue("my-warning")
+def test_with_my_issue(guest):
+    guest.run(f"echo {WARNING!r} > /dev/kmsg")
+
+def test_that_my_issue_names(bound_guest):
+    bound_guest.run(f"echo {WARNING!r} > /dev/kmsg")
+
+def test_without_a_splat(bound_guest):
+    assert bound_guest.run("true").status == 0
+"""
+
+MY_ISSUES = """
+[[issue]]
+id = "my-warning"
+title = "my driver warns"
+introduced = ["5.10"]
+symptoms = [{ is = "WARNING in my_release" }]
+scenarios = ["mine::test_that_*"]
+"""
+
+
+def test_users_scenarios_and_known_issues_are_run(kernel_name: str, tmp_path: Path) -> None:
+    """A conftest.py that imports our fixtures adds the audit too."""
+    scenarios = tmp_path / "scenarios"
+    scenarios.mkdir()
+    (scenarios / "test_mine.py").write_text(MY_SCENARIOS)
+    fixtures = "from harness.plugin.scenario_fixtures import *\n"
+    (scenarios / "conftest.py").write_text(fixtures)
+    (tmp_path / "issues.toml").write_text(MY_ISSUES)
+    words = ("run", scenarios, "--kernel", kernel_name, "--machine", "smmuv3", "--json")
+    options = ("--known-issues", tmp_path / "issues.toml", "--run-dir", tmp_path / "run")
+    done = command.run(*words, *options)
+    assert done.status == 0, done.err
+    results = {each["scenario"]: each for each in json.loads(done.out)["scenarios"]}
+    assert {name: each["result"] for name, each in results.items()} == {
+        "test_mine.py::test_with_my_issue": "known",
+        "test_mine.py::test_that_my_issue_names": "known",
+        "test_mine.py::test_without_a_splat": "passed",
+    }
+    assert results["test_mine.py::test_with_my_issue"]["issue"] == "my-warning"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("run", "nope"), "no scenarios about 'nope'"),
+        (("run", "/nowhere/test_x.py"), "no such file: /nowhere/test_x.py"),
+        (("run", "--known-issues", "/nowhere/x.toml"), "cannot read /nowhere/x.toml"),
+        (("run", "nope"), "unknown subject 'nope'"),
         (("run", "--behaviour", "nope"), "unknown behaviour 'nope'"),
         (("run", "--machine", "nope"), "unknown machine 'nope'"),
-        (("run", "firmware", "--machine", "virtio-iommu"), "is about none of virtio-iommu"),
+        (("run", "firmware", "--machine", "virtio-iommu"), "does not apply to virtio-iommu"),
         (("run", "--kernel", "prebuilt:/"), "require guest modules, which a prebuilt kernel lacks"),
         (("mutants", "--only", "nope"), "unknown mutant 'nope'"),
         (("mutants", "--dir", "/nowhere"), "/nowhere has no mutants"),
@@ -137,8 +186,8 @@ def test_mutant_is_killed_and_equivalent_one_survives(tmp_path: Path) -> None:
     assert (lost["name"], lost["caught"], lost["result"]) == ("lost-put", True, "killed")
     assert lost["by"] == ["test_pinning.py::test_removing_a_pci_device_drops_its_pin"]
     assert "AssertionError" in lost["message"]
-    assert lost["catchers"][0]["confirmed"]
-    assert lost["catchers"][0]["figures"] == "fails in 6 of 6 runs with it and 0 of 6 runs without"
+    assert lost["killers"][0]["confirmed"]
+    assert lost["killers"][0]["figures"] == "fails in 6 of 6 runs with it and 0 of 6 runs without"
     assert (nothing["caught"], nothing["result"]) == (False, "survived")
     assert other["result"] == "not-applicable"
     assert "does not apply" in other["reason"]

@@ -8,17 +8,21 @@ import pytest
 
 from harness.errors import UsageError, did_you_mean
 from harness.host import program
+from harness.host.progress import Phase
 from harness.kernel import spec
-from harness.suite import matrix, run
-from harness.suite.run import Outcome, Request
+from harness.suite import matrix, run, scenarios
+from harness.suite.result import ScenarioResult
+from harness.suite.run import RunRequest, ScenarioOutcome
 
 
-def outcome(name: str, result: str, kernel: str = "debian:6.12", number: int = 1) -> Outcome:
-    return Outcome(
+def outcome(
+    name: str, result: str, kernel: str = "debian:6.12", number: int = 1
+) -> ScenarioOutcome:
+    return ScenarioOutcome(
         f"test_{name}",
         kernel,
         "smmuv3",
-        result,
+        ScenarioResult(result),
         "" if result == "passed" else "why",
         0.1,
         "",
@@ -29,7 +33,7 @@ def outcome(name: str, result: str, kernel: str = "debian:6.12", number: int = 1
 PIN = "pinning.py::test_it"
 
 
-def text(outcomes: list[Outcome]) -> str:
+def text(outcomes: list[ScenarioOutcome]) -> str:
     return "\n".join(line for _, line in matrix.lines(outcomes))
 
 
@@ -59,16 +63,20 @@ def test_the_matrix_prints_the_reason_of_a_failure() -> None:
 def test_the_matrix_prints_the_rule_and_the_kept_guest_of_a_failure() -> None:
     name = "pinning.py::test_device_pins_show_no_holder"
     shown = text([replace(outcome(f"{name}[module]", "failed"), kept=("/runs/state",))])
-    assert f"    rule: {run.rule(f'test_{name}')}" in shown
+    assert f"    rule: {scenarios.rule(f'test_{name}')}" in shown
     assert "    iommu-harness shell /runs/state" in shown.splitlines()
     assert "--keep-failed" not in shown
 
 
 def test_the_rule_of_a_scenario_is_the_first_paragraph_of_its_docstring() -> None:
-    rule = run.rule("test_pinning.py::test_device_pins_show_no_holder")
+    rule = scenarios.rule("test_pinning.py::test_device_pins_show_no_holder")
     assert rule
     assert "\n" not in rule
-    assert run.rule("test_pinning.py::test_nope") == run.rule("test_nope.py::test_it") == ""
+    assert (
+        scenarios.rule("test_pinning.py::test_nope")
+        == scenarios.rule("test_nope.py::test_it")
+        == ""
+    )
 
 
 def test_the_worst_of_several_rounds_counts_and_differing_rounds_are_flaky() -> None:
@@ -85,6 +93,22 @@ def test_known_races_and_teardown_failures_are_not_flaky() -> None:
     assert matrix.flaky([outcome(PIN, "passed"), outcome(PIN, "failed")]) == []
 
 
+def test_progress_follows_the_events_of_pytest(tmp_path: Path) -> None:
+    """A line that is not complete is read again later."""
+    events = tmp_path / "events"
+    phase = Phase("scenarios", 0.0, 0)
+    follower = run._Follower(events, phase)
+    follower.update("pytest starts")
+    assert phase.done == 0
+    with events.open("w", buffering=1) as file:
+        file.write('{"scenario": "a", "collected": 3}\n{"scen')
+        follower.update("a PASSED")
+        assert (phase.done, "1/3" in phase.line()) == (1, True)
+        file.write('ario": "b", "collected": 3}\n')
+        follower.update("b PASSED")
+        assert (phase.done, "2/3" in phase.line()) == (2, True)
+
+
 RACE = "test_removals_race_with_rescans"
 
 
@@ -98,21 +122,57 @@ RACE = "test_removals_race_with_rescans"
     ],
 )
 def test_run_accepts_the_names_that_users_and_outcomes_use(name: str, node: str) -> None:
-    (chosen,) = run.chosen([name])
-    assert str(chosen) == f"{run.directory()}/{node}"
+    assert list(scenarios.select([name])) == [f"{scenarios.directory()}/{node}"]
 
 
-@pytest.mark.parametrize("name", ["nope", "../unit/test_x", "pinning; true", ""])
-def test_unknown_scenarios_are_refused(name: str) -> None:
-    with pytest.raises(UsageError, match="no scenarios about"):
-        list(run.chosen([name]))
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nope", "unknown subject 'nope'"),
+        ("pining", "did you mean pinning"),
+        ("pinning; true", "unknown subject"),
+        ("", "unknown subject ''"),
+        ("../unit/test_x", "no such file: ../unit/test_x"),
+        ("test_nope.py", "no such file: test_nope.py"),
+    ],
+)
+def test_unknown_scenarios_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=message):
+        list(scenarios.select([name]))
+
+
+def test_a_users_scenarios_are_selected_by_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A subject of ours wins over a directory of the same name."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "pinning"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "test_mine.py").write_text("def test_x(guest):\n    pass\n")
+    file = f"{tmp_path}/mine/test_mine.py"
+    names = ["mine", "mine/", "mine/test_mine.py", f"{file}::test_x[1]"]
+    assert list(scenarios.select(names)) == [
+        f"{tmp_path}/mine",
+        f"{tmp_path}/mine",
+        file,
+        f"{file}::test_x",
+    ]
+    assert list(scenarios.select(["pinning"])) == [f"{scenarios.directory()}/test_pinning.py"]
+    with pytest.raises(UsageError, match="did you mean test_x"):
+        list(scenarios.select([f"{file}::test_xx"]))
+    (tmp_path / "mine/test_mine.py").write_text("def")
+    with pytest.raises(UsageError, match=r"cannot read .*test_mine.py: invalid syntax"):
+        list(scenarios.select([f"{file}::test_x"]))
 
 
 def test_an_unknown_scenario_gets_the_closest_name_or_the_list() -> None:
     with pytest.raises(UsageError, match=f"did you mean {RACE}"):
-        list(run.chosen([f"races::{RACE[:-2]}"]))
+        list(scenarios.select([f"races::{RACE[:-2]}"]))
     with pytest.raises(UsageError, match="see iommu-harness run --list races"):
-        list(run.chosen(["races::nothing"]))
+        list(scenarios.select(["races::nothing"]))
 
 
 def test_did_you_mean_offers_only_close_names() -> None:
@@ -125,7 +185,7 @@ def test_likely_scenarios_run_first(tmp_path: Path) -> None:
     named = "test_pinning.py::test_device_pins_show_no_holder"
     likely = (f"test_races.py::{RACE}[1]", named, f"test_races.py::{RACE}")
     kernels = (spec.parse("debian:6.12"),)
-    request = Request(kernels, ("smmuv3",), ("pinning", "races"), run_first=likely)
+    request = RunRequest(kernels, ("smmuv3",), ("pinning", "races"), run_first=likely)
     argv = [*run._arguments(request, tmp_path / "events"), "--collect-only", "--quiet", "--quiet"]
     first, second, third, *others = program.run(argv).splitlines()
     assert first == f"test_races.py::{RACE}[6.12-smmuv3-1]"

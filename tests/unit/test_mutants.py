@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.cli import mutants as cli_mutants
 from harness.errors import BuildError, UsageError
 from harness.guest import snapshot
 from harness.host import cache
@@ -19,11 +20,24 @@ from harness.iommu.kernel_profile import KernelProfile
 from harness.kernel import build, spec
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
-from harness.suite import confirm, harmless, killers, mutant, mutants, planted, resolved, run
+from harness.suite import confirm, harmless, killer_table, mutant, mutants, planted, resolved, run
 from harness.suite.confirm import Confirmation, Trials
 from harness.suite.mutant import Mutant
 from harness.suite.mutants import Score
-from harness.suite.run import Outcome, Request
+from harness.suite.result import ScenarioResult
+from harness.suite.run import RunRequest, ScenarioOutcome
+
+
+def test_killers_are_recorded_after_each_mutant(tmp_path: Path) -> None:
+    """A run that is killed later keeps them."""
+    killed = Score("one", "k", "killed", by=("a",))
+    found = cli_mutants._recorded(iter([killed, Score("two", "k")]), tmp_path)
+    assert not (tmp_path / "killers.json").exists()
+    assert next(found) == killed
+    assert killer_table.read(tmp_path) == {"one": ["a"]}
+    assert [each.name for each in found] == ["two"]
+    assert killer_table.read(tmp_path) == {"one": ["a"]}
+
 
 PATCH = """\
 The reference is not put.
@@ -84,7 +98,7 @@ def test_a_directory_without_mutants_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_bundled_mutant_has_a_summary() -> None:
-    found = mutant.read(mutant.ours())
+    found = mutant.read(mutant.bundled())
     assert len(found) >= 20
     assert all(len(each.summary) > 20 for each in found)
 
@@ -98,7 +112,7 @@ DRIVERS = {
 
 def test_every_bundled_mutant_of_one_driver_names_its_machines() -> None:
     """On machines with another IOMMU it is not applicable, and does not survive."""
-    for each in mutant.read(mutant.ours()):
+    for each in mutant.read(mutant.bundled()):
         files = re.findall(r"^\+\+\+ b/(\S+)", each.text, re.MULTILINE)
         owners = {next(filter(file.startswith, DRIVERS), "") for file in files}
         if len(owners) == 1 and (owner := owners.pop()):
@@ -106,7 +120,7 @@ def test_every_bundled_mutant_of_one_driver_names_its_machines() -> None:
 
 
 def test_every_bundled_harmless_patch_states_what_is_unchanged() -> None:
-    found = mutant.read(mutant.harmless())
+    found = mutant.read(mutant.bundled_harmless())
     assert len(found) >= 12
     assert all("Unchanged: " in each.summary for each in found)
     assert all(re.search(r"^@@ ", each.text, re.MULTILINE) for each in found)
@@ -117,21 +131,25 @@ def test_killers_of_earlier_runs_are_the_likely_killers(tmp_path: Path) -> None:
     (tmp_path / "any.patch").write_text("It is bad.\n")
     patch = tmp_path / "any.patch"
     for name, by in {"one": ("a",), "two": ("a", "b"), "three": ("c",)}.items():
-        killers.remember(name, by)
-    assert killers.likely(Mutant("three", patch)) == ("c", "a", "b")
-    assert killers.likely(Mutant("unseen", patch))[0] == "a"
+        killer_table.remember(name, by)
+    assert killer_table.likely(Mutant("three", patch)) == ("c", "a", "b")
+    assert killer_table.likely(Mutant("unseen", patch))[0] == "a"
 
 
 def test_scenarios_that_name_the_patched_function_are_related() -> None:
     """First the scenarios with the rarest names of the patch, then those of its directory."""
     patch = "+++ b/drivers/vfio/vfio_main.c\n@@ -1,2 +1 @@ int vfio_iommu_unmap_unpin_all(void)\n"
-    first, second, *others = killers.related(patch)
+    first, second, *others = killer_table.related(patch)
     assert first == "test_vfio.py::test_memory_is_pinned_while_a_user_maps_it"
     assert {each.partition("::")[0] for each in (second, *others)} == {"test_vfio.py"}
     assert len(others) > 10
     patch = "+++ b/drivers/iommu/iommu.c\n@@ -1 +1 @@ int __iommu_take_dma_ownership(void)\n"
-    assert "test_unwinding.py::test_failed_claim_does_not_block_drivers" in (killers.related(patch))
-    assert killers.related("+++ b/mm/none.c\n@@ -1,2 +1 @@ int nobody_names_this(void)\n") == []
+    assert "test_unwinding.py::test_failed_claim_does_not_block_drivers" in (
+        killer_table.related(patch)
+    )
+    assert (
+        killer_table.related("+++ b/mm/none.c\n@@ -1,2 +1 @@ int nobody_names_this(void)\n") == []
+    )
 
 
 def test_a_machines_header_limits_a_mutant_to_these_machines(tmp_path: Path) -> None:
@@ -147,15 +165,15 @@ def test_a_machines_header_limits_a_mutant_to_these_machines(tmp_path: Path) -> 
 def test_the_killers_table_beside_the_patches_is_merged_with_the_cache(tmp_path: Path) -> None:
     patch = tmp_path / "three.patch"
     patch.write_text("It is bad.\n")
-    killers.keep(tmp_path, {"three": ("c",), "one": ("a", "b")})
-    killers.keep(tmp_path, {"two": ("a",)})
-    assert killers.kept_with(tmp_path) == {"one": ["a", "b"], "three": ["c"], "two": ["a"]}
-    assert killers.likely(Mutant("three", patch)) == ("c", "a", "b")
-    killers.remember("three", ("d",))
-    assert killers.likely(Mutant("three", patch))[:2] == ("d", "c")
+    killer_table.write(tmp_path, {"three": ("c",), "one": ("a", "b")})
+    killer_table.write(tmp_path, {"two": ("a",)})
+    assert killer_table.read(tmp_path) == {"one": ["a", "b"], "three": ["c"], "two": ["a"]}
+    assert killer_table.likely(Mutant("three", patch)) == ("c", "a", "b")
+    killer_table.remember("three", ("d",))
+    assert killer_table.likely(Mutant("three", patch))[:2] == ("d", "c")
     (tmp_path / "killers.json").write_text("{")
-    with pytest.raises(UsageError, match=r"killers.json cannot be read"):
-        killers.likely(Mutant("three", patch))
+    with pytest.raises(UsageError, match=r"cannot read .*killers.json"):
+        killer_table.likely(Mutant("three", patch))
 
 
 @pytest.mark.parametrize(
@@ -230,38 +248,40 @@ class Suite:
     """A suite without a kernel: ``fails`` decides each result, ``starts`` whether guests boot."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.fails: dict[str, Callable[[bool, int], str]] = {}
+        self.fails: dict[str, Callable[[bool, int], ScenarioResult]] = {}
         self.starts, self.broken = True, ""
         self.runs: list[tuple[str, ...]] = []
         monkeypatch.setattr(planted, "release", lambda _request: "6.12.1")
         monkeypatch.setattr(planted, "planted", self._planted)
         monkeypatch.setattr(run, "run", self._run)
-        monkeypatch.setattr(mutants, "_no_start", self._no_start)
+        monkeypatch.setattr(mutants, "_start_error", self._start_error)
 
     @contextlib.contextmanager
-    def _planted(self, found: Mutant, request: Request, _into: Path) -> Iterator[Request]:
+    def _planted(self, found: Mutant, request: RunRequest, _into: Path) -> Iterator[RunRequest]:
         if self.broken:
             raise BuildError(self.broken)
         (base,) = request.kernels
         yield replace(request, kernels=(replace(base, patches=(found.patch,)),))
 
-    def _no_start(self, kernel: KernelSpec, _machine: str) -> str:
+    def _start_error(self, kernel: KernelSpec, _machine: str) -> str:
         return "GuestPanic: early" if kernel.patches and not self.starts else ""
 
-    def _run(self, request: Request, *_into: object, **_facts: object) -> list[Outcome]:
+    def _run(self, request: RunRequest, *_into: object, **_facts: object) -> list[ScenarioOutcome]:
         is_mutant = bool(request.kernels[0].patches)
         self.runs.append(request.scenarios)
         found = []
         for name in request.scenarios or self.fails:
             result = self.fails[name](is_mutant, len(self.runs))
-            found.append(Outcome(name, "k", "smmuv3", result, f"{name} {result}", 0.1, ""))
-            if result == "failed" and request.first_failure:
+            reason = f"{name} {result}"
+            outcome = ScenarioOutcome(name, "k", "smmuv3", result, reason, 0.1, "")
+            found.append(outcome)
+            if result == ScenarioResult.FAILED and request.first_failure:
                 break
         return found
 
     def score(self, tmp_path: Path, head: str = "") -> Score:
         (tmp_path / "one.patch").write_text(PATCH.format(head=head))
-        request = Request((spec.parse("debian:6.12"),), ("smmuv3",), first_failure=True)
+        request = RunRequest((spec.parse("debian:6.12"),), ("smmuv3",), first_failure=True)
         into = tmp_path / "into"
         into.mkdir()
         (found,) = mutants.scores(mutant.read(tmp_path), request, into)
@@ -273,24 +293,24 @@ def suite(monkeypatch: pytest.MonkeyPatch) -> Suite:
     return Suite(monkeypatch)
 
 
-def on_mutants(is_mutant: bool, _number: int) -> str:
-    return "failed" if is_mutant else "passed"
+def on_mutants(is_mutant: bool, _number: int) -> ScenarioResult:
+    return ScenarioResult.FAILED if is_mutant else ScenarioResult.PASSED
 
 
-def once(_is_mutant: bool, number: int) -> str:
-    return "failed" if number == 1 else "passed"
+def once(_is_mutant: bool, number: int) -> ScenarioResult:
+    return ScenarioResult.FAILED if number == 1 else ScenarioResult.PASSED
 
 
-def never(_is_mutant: bool, _number: int) -> str:
-    return "passed"
+def never(_is_mutant: bool, _number: int) -> ScenarioResult:
+    return ScenarioResult.PASSED
 
 
 def test_a_confirmed_kill_names_its_killer_and_rates(suite: Suite, tmp_path: Path) -> None:
     suite.fails = {"good": never, "iommu_deinit_device": on_mutants}
     found = suite.score(tmp_path)
-    assert (found.result, found.caught, found.way) == ("killed", True, "rule")
+    assert (found.result, found.caught, found.kind) == ("killed", True, "rule")
     assert (found.by, found.names_the_bug) == (("iommu_deinit_device",), True)
-    assert found.catchers[0].figures == "fails in 6 of 6 runs with it and 0 of 6 runs without"
+    assert found.killers[0].figures == "fails in 6 of 6 runs with it and 0 of 6 runs without"
     assert found.record()["caught"] is True
 
 
@@ -310,14 +330,14 @@ def test_an_unconfirmed_failure_is_inconclusive(suite: Suite, tmp_path: Path) ->
 
 
 def test_a_failure_on_the_base_does_not_kill(suite: Suite, tmp_path: Path) -> None:
-    suite.fails = {"bad": lambda _is_mutant, _number: "failed", "good": never}
+    suite.fails = {"bad": lambda _is_mutant, _number: ScenarioResult.FAILED, "good": never}
     assert suite.score(tmp_path).result == "inconclusive"
 
 
 def test_a_mutant_that_does_not_boot_is_killed_by_set_up(suite: Suite, tmp_path: Path) -> None:
     suite.fails, suite.starts = {"any": on_mutants}, False
     found = suite.score(tmp_path)
-    assert (found.result, found.way, found.by) == ("killed", "set-up", ())
+    assert (found.result, found.kind, found.by) == ("killed", "set-up", ())
     assert found.message == "GuestPanic: early"
 
 
@@ -330,7 +350,7 @@ def test_a_mutant_that_no_scenario_fails_survives(suite: Suite, tmp_path: Path) 
     ("head", "broken", "result", "reason"),
     [
         ("Since: 6.15", "", "not-applicable", "it is a bug since 6.15"),
-        ("Machines: virtio-iommu*", "", "not-applicable", "it is a bug of other machines"),
+        ("Machines: virtio-iommu*", "", "not-applicable", "it is a bug on other machines"),
         ("Equivalent: it is never read", "", "equivalent", "it is never read"),
         ("", "a.c:1: error: no", "inconclusive", "a.c:1: error: no"),
     ],
@@ -341,7 +361,7 @@ def test_inapplicable_equivalent_and_unbuildable_mutants_are_not_run(
     suite.broken = broken
     found = suite.score(tmp_path, head)
     assert (found.result, found.reason, suite.runs) == (result, reason, [])
-    assert found.way == ("build" if broken else "")
+    assert found.kind == ("build" if broken else "")
 
 
 SPEC = spec.parse("debian:6.12")
@@ -355,11 +375,13 @@ def profile(**shown: bool) -> KernelProfile:
     return KernelProfile(found, {"virtio-iommu-unbind": Evidence(True, "source", "a bug")})
 
 
-def request_with(kernels: Mapping[KernelSpec, KernelProfile], machines: str, at: Path) -> Request:
+def request_with(
+    kernels: Mapping[KernelSpec, KernelProfile], machines: str, at: Path
+) -> RunRequest:
     rows = {each.key: {"profile": asdict(found)} for each, found in kernels.items()}
     file = resolved.file_in(at)
     file.write_text(json.dumps(rows))
-    return Request((SPEC,), tuple(machines.split()), resolved=file)
+    return RunRequest((SPEC,), tuple(machines.split()), resolved=file)
 
 
 @pytest.mark.parametrize(
@@ -384,7 +406,7 @@ def test_a_mutant_applies_to_kernels_with_the_behaviours_that_it_requires(
     (found,) = mutant.read(tmp_path)
     made = {SPEC: profile(dma_ownership=True, acs_before_groups=False)}
     request = request_with(made, "smmuv3 virtio-iommu", tmp_path)
-    assert planted.elsewhere(found, request, "6.12.1") == reason
+    assert planted.inapplicable(found, request, "6.12.1") == reason
 
 
 def test_a_mutant_is_run_on_the_machines_whose_kernel_it_applies_to(
@@ -397,31 +419,31 @@ def test_a_mutant_is_run_on_the_machines_whose_kernel_it_applies_to(
     request = request_with(made, "smmuv3 smmuv3-acpi", tmp_path)
     monkeypatch.setattr(build, "build", lambda _: Kernel("k", "k", "6.12.1", "gcc", tmp_path))
     monkeypatch.setattr(snapshot, "forget", lambda _: None)
-    monkeypatch.setattr(cache, "release", lambda _: None)
+    monkeypatch.setattr(cache, "discard_unused", lambda _: None)
     monkeypatch.setattr(resolved, "write", lambda _, file: file)
-    assert planted.elsewhere(found, request, "6.12.1") == ""
+    assert planted.inapplicable(found, request, "6.12.1") == ""
     with planted.planted(found, request, tmp_path) as mutated:
         assert mutated.machines == ("smmuv3",)
 
 
 def test_no_bundled_mutant_is_limited_by_version() -> None:
     """A behaviour or a known issue decides where a patch is a bug: a version is a guess."""
-    found = [*mutant.read(mutant.ours()), *mutant.read(mutant.harmless())]
+    found = [*mutant.read(mutant.bundled()), *mutant.read(mutant.bundled_harmless())]
     assert [each.name for each in found if each.since.marks != ("0.0",)] == []
 
 
 @pytest.mark.parametrize(
-    ("message", "way"),
+    ("message", "kind"),
     [
         ("harness.errors.GuestHang: no answer for 20 s", "hang"),
         ("harness.errors.GuestPanic: the kernel panicked: Oops", "death"),
-        ("the kernel reports what is not expected:\nWARNING", "splat"),
+        ("unexpected splat:\nWARNING", "splat"),
         ("UsageError: the warm-up command 'modprobe x' fails: no", "set-up"),
         ("assert 1 == 2", "rule"),
     ],
 )
-def test_a_failure_message_is_classified_by_how_the_bug_shows(message: str, way: str) -> None:
-    assert next(name for name, each in mutants._WAYS.items() if each.search(message)) == way
+def test_a_failure_message_is_classified_by_how_the_bug_shows(message: str, kind: str) -> None:
+    assert next(name for name, each in mutants._KINDS.items() if each.search(message)) == kind
 
 
 @pytest.mark.parametrize(
@@ -431,12 +453,12 @@ def test_a_failure_message_is_classified_by_how_the_bug_shows(message: str, way:
 def test_a_scenario_that_fails_on_a_harmless_patch_is_a_false_alarm(
     suite: Suite,
     tmp_path: Path,
-    fails: dict[str, Callable[[bool, int], str]],
+    fails: dict[str, Callable[[bool, int], ScenarioResult]],
     result: str,
     times: list[int],
 ) -> None:
     suite.fails = fails
     (tmp_path / "one.patch").write_text(PATCH.format(head=""))
-    request = Request((spec.parse("debian:6.12"),), ("smmuv3",))
-    (found,) = harmless.judged(mutant.read(tmp_path), request, 3, tmp_path)
+    request = RunRequest((spec.parse("debian:6.12"),), ("smmuv3",))
+    (found,) = harmless.scores(mutant.read(tmp_path), request, 3, tmp_path)
     assert (found.result, [each.times for each in found.alarms]) == (result, times)

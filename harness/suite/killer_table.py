@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The scenarios that are likely to kill a mutant: those that killed it before, on this host or by
+the table beside the patches, and those about the code that it changes."""
+
+import functools
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UsageError
+from harness.host import past_runs
+from harness.suite import scenarios
+from harness.suite.mutant import Mutant
+
+# The table beside the patches: by mutant, the scenarios that have killed it.
+_FILE = "killers.json"
+
+# The name of the same table on this host.
+_PAST_KILLERS = "killers"
+
+Table = dict[str, list[str]]
+
+
+def likely(mutant: Mutant) -> tuple[str, ...]:
+    """The scenarios that have killed this mutant, on this host or by the table beside it, then
+    those about the code that it changes, then those that have killed most other mutants."""
+    here, beside = _table(past_runs.read(_PAST_KILLERS)), read(mutant.patch.parent)
+    every = [name for table in (here, beside) for names in table.values() for name in names]
+    often = [name for name, _ in Counter(every).most_common()]
+    own = [*here.get(mutant.name, []), *beside.get(mutant.name, [])]
+    return tuple(dict.fromkeys([*own, *related(mutant.text), *often]))
+
+
+def remember(name: str, by: Sequence[str]) -> None:
+    """Add the killers of a mutant to the table on this host."""
+    past_runs.add(_PAST_KILLERS, name, list(by))
+
+
+def write(directory: Path, killed: Mapping[str, Sequence[str]]) -> None:
+    """Add the killers of mutants to the table beside the patches, which has a line for each."""
+    table = read(directory) | {name: list(by) for name, by in killed.items()}
+    lines = (f" {json.dumps(name)}: {json.dumps(table[name])}" for name in sorted(table))
+    part = directory / f"{_FILE}.part"
+    part.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    part.replace(directory / _FILE)
+
+
+def read(directory: Path) -> Table:
+    """The table beside the patches, empty without one. Raises UsageError for an invalid one."""
+    file = directory / _FILE
+    try:
+        return _table(json.loads(file.read_text()))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read {file}: {error}", "remove it") from None
+
+
+def _table(found: Any) -> Table:
+    rows = found.items() if isinstance(found, dict) else ()
+    return {name: [*map(str, names)] for name, names in rows if isinstance(names, list)}
+
+
+# Identifiers with an underscore, in C and in prose.
+_NAME = re.compile(r"\b_*[a-z]\w*_\w+")
+_PATCHED = re.compile(r"^\+\+\+ b/(\S+)", re.MULTILINE)
+
+
+def related(patch: str) -> list[str]:
+    """The scenarios that name an identifier of the patch, or whose subject is a directory of the
+    files that it changes; first those that share a name with it that few others have."""
+    words = {*_NAME.findall(patch)}.union(*(path.split("/") for path in _PATCHED.findall(patch)))
+    shared = {name: about & words for name, about in _words().items() if about & words}
+    times = Counter(word for common in shared.values() for word in common)
+    return sorted(shared, key=lambda name: min(times[word] for word in shared[name]))
+
+
+@functools.cache
+def _words() -> dict[str, frozenset[str]]:
+    """By scenario, its subject and the identifiers in its docstring."""
+    return {
+        f"{file.name}::{each.name}": frozenset([subject, *_NAME.findall(each.docstring)])
+        for subject, file in scenarios.subjects().items()
+        for each in scenarios.scenarios_of(file)
+    }

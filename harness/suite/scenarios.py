@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Find scenarios: ours by their subject (tests/scenarios/test_SUBJECT.py), the user's by path."""
+
+import ast
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeGuard
+
+from harness.errors import UsageError, did_you_mean
+from harness.host import paths
+
+
+def directory() -> Path:
+    """The directory of our scenarios."""
+    return paths.data("tests/scenarios")
+
+
+def subjects() -> dict[str, Path]:
+    """The file of each subject of ours."""
+    return {file.stem.removeprefix("test_"): file for file in sorted(directory().glob("test_*.py"))}
+
+
+def select(names: Sequence[str]) -> Iterator[str]:
+    """pytest's arguments for scenarios: a subject ("pinning"), a file of ours as outcomes name
+    it, a path to a file or directory of the user's, and of a file one scenario ("pinning::test_x",
+    "mine/test_mine.py::test_x"). Without names it selects all of ours. Raises UsageError for one
+    that does not exist."""
+    if not names:
+        yield str(directory())
+    for text in names:
+        # Parameters are known to pytest only once it has collected the scenarios.
+        name, colons, test = text.partition("[")[0].partition("::")
+        file = _file(name)
+        if test and test not in (known := [each.name for each in scenarios_of(file)]):
+            hint = did_you_mean(test, known, f"see iommu-harness run --list {name}")
+            raise UsageError(f"{name} has no scenario {test!r}", hint)
+        yield f"{file}{colons}{test}"
+
+
+def _file(name: str) -> Path:
+    """The file of a subject, or the user's file or directory."""
+    ours = {file.name: file for file in subjects().values()} | subjects()
+    if name in ours:
+        return ours[name]
+    path = Path(name)
+    if not ("/" in name or path.suffix == ".py" or (name and path.is_dir())):
+        hint = did_you_mean(name, subjects(), f"use {', '.join(subjects())}, or a path")
+        raise UsageError(f"unknown subject {name!r}", hint)
+    if not path.exists():
+        raise UsageError(f"no such file: {name}", "name scenarios by their subject or a path")
+    return path.absolute()
+
+
+@dataclass(frozen=True, slots=True)
+class ScenarioText:
+    """The name and the docstring of a scenario."""
+
+    name: str
+    docstring: str
+
+    @property
+    def summary(self) -> str:
+        """The first paragraph of the docstring."""
+        return " ".join(self.docstring.partition("\n\n")[0].split())
+
+
+def scenarios_of(path: Path) -> list[ScenarioText]:
+    """The scenarios of a file, or of all files of a directory. Raises UsageError for a file that
+    is not Python."""
+    files = sorted(path.rglob("test_*.py")) if path.is_dir() else [path]
+    return [
+        ScenarioText(each.name, ast.get_docstring(each) or "")
+        for file in files
+        for each in _parse(file).body
+        if _is_test(each)
+    ]
+
+
+def rule(name: str) -> str:
+    """The first paragraph of the docstring of a scenario, named as outcomes name it or with a
+    path; "" if there is no such scenario."""
+    path, _, test = name.partition("[")[0].partition("::")
+    file = directory() / path
+    found = scenarios_of(file) if file.is_file() else []
+    return next((each.summary for each in found if each.name == test), "")
+
+
+def _parse(file: Path) -> ast.Module:
+    try:
+        return ast.parse(file.read_text())
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UsageError(f"cannot read {file}: {error}") from None
+
+
+def _is_test(node: ast.stmt) -> TypeGuard[ast.FunctionDef]:
+    return isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
