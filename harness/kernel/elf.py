@@ -25,7 +25,6 @@ _MAX_SECTIONS = 4096
 _MAX_NAME = 512  # KSYM_NAME_LEN
 _MAX_TABLES = 1 << 20  # bytes of tables of struct of_device_id
 
-_AARCH64 = 183
 _BUILD_ID = re.compile(rb"\x03\0\0\0GNU\0")
 _NOBITS = "SHT_NOBITS"
 _EXECUTED = 4  # SHF_EXECINSTR
@@ -240,7 +239,7 @@ def build_id(sections: Iterable[Section]) -> str:
     """The GNU note of type 3; vmlinux has all its notes in one section."""
     for section in sections:
         if section.name in (".note.gnu.build-id", ".notes") and (
-            match := re.search(rb"\x03\0\0\0GNU\0", bytes(section.data))
+            match := _BUILD_ID.search(bytes(section.data))
         ):
             return bytes(section.data[match.end() : match.end() + 20]).hex()
     return ""
