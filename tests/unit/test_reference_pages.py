@@ -2,6 +2,7 @@
 """The tables of docs/reference have what the code has, and links lead somewhere."""
 
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -89,6 +90,12 @@ def test_scenarios_page_has_the_results() -> None:
     for place in ("common/$defs/outcome", "mutants/properties/mutants/items"):
         for result in enumerated(place):
             assert f"\n| {result.replace('-', ' ')} |" in text, (place, result)
+
+
+def test_changelog_has_the_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    headings = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[:2] == ["Unreleased", version]
 
 
 # A link's text may have brackets in backticks.
