@@ -17,7 +17,7 @@ from harness.kernel.build import Outcome
 from harness.kernel.spec import DEFAULT_KERNEL, KernelSpec
 from harness.machine import topology
 from harness.repro import device_names, render, replay, request, serialize
-from harness.repro.replay import Attempt, Result, Watcher
+from harness.repro.replay import Attempt, Listener, Result
 from harness.repro.request import Request
 
 
@@ -147,12 +147,14 @@ def _replay(
         return replay.replay(replayed, kernel, directory, limit=how.limit, spec=spec)
     driver = replayed.machine.iommu.driver
     output.show(render.run(directory, kernel))
-    watcher = Watcher(
+    listener = Listener(
         on_command=lambda number, text: output.show(render.command(number, text)),
         on_step=lambda step, judged: output.show(render.step(step, judged, driver)),
         on_note=lambda text: output.show(render.note(text)),
     )
-    result = replay.replay(replayed, kernel, directory, limit=how.limit, watcher=watcher, spec=spec)
+    result = replay.replay(
+        replayed, kernel, directory, limit=how.limit, listener=listener, spec=spec
+    )
     output.show(render.closing(result))
     return result
 

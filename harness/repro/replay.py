@@ -80,7 +80,7 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Watcher:
+class Listener:
     """Called during a replay: before a command, after each step with the judgements about it so
     far, and with each note."""
 
@@ -95,7 +95,7 @@ def replay(
     directory: Path,
     *,
     limit: float | None = None,
-    watcher: Watcher = Watcher(),
+    listener: Listener = Listener(),
     spec: KernelSpec | None = None,
 ) -> Result:
     """Start a guest, run the session in it, and judge what the report claims.
@@ -104,7 +104,7 @@ def replay(
     the steps before count, and what it did not run is inconclusive. With the ``spec`` that the
     kernel was built from, the frames of splats get their places in the source.
     """
-    replaying = _Replay(Result(request, kernel, directory), watcher)
+    replaying = _Replay(Result(request, kernel, directory), listener)
     _write_inputs(request, kernel, directory)
     replaying.run(limit)
     result = replaying.conclude()
@@ -117,10 +117,10 @@ def replay(
 class _Replay:
     """A replay that runs: the ``result`` so far, and what it is judged by."""
 
-    def __init__(self, result: Result, watcher: Watcher) -> None:
+    def __init__(self, result: Result, listener: Listener) -> None:
         request = result.request
         self._result = result
-        self._watcher = watcher
+        self._listener = listener
         self._log: list[Record] = []
         # The number of records before the session.
         self._booted = 0
@@ -167,16 +167,16 @@ class _Replay:
         session = result.request.session.commands
         runner.prepare(session)
         for number, command in enumerate(session):
-            self._watcher.on_command(number + 1, command.text)
+            self._listener.on_command(number + 1, command.text)
             step = runner.run(number, command)
             result.steps.append(step)
             judged = self._judge_step(number)
             steps.add(serialize.step(command, step, judged))
-            self._watcher.on_step(step, judged)
+            self._listener.on_step(step, judged)
 
     def _note(self, text: str) -> None:
         self._result.notes.append(text)
-        self._watcher.on_note(text)
+        self._listener.on_note(text)
 
     def _judge_step(self, number: int) -> list[Judgement]:
         """Judge the claims about the step that has just ended."""
