@@ -16,11 +16,11 @@ from typing import Any
 from harness.bisect import journal, predicate, space
 from harness.bisect.classify import Parameters
 from harness.bisect.gitbisect import Terms
+from harness.bisect.guest_runner import GuestRunner
 from harness.bisect.history import WITHOUT, History
 from harness.bisect.inputs import Inputs
 from harness.bisect.journal import Journal
 from harness.bisect.predicate import Predicate
-from harness.bisect.runner import GuestRunner
 from harness.bisect.search import Conclusion, Search, Step
 from harness.bisect.space import SearchSpace
 from harness.bisect.symptom import Symptom

@@ -10,9 +10,9 @@ import pytest
 from harness.bisect import gitbisect, history
 from harness.bisect.classify import Parameters
 from harness.bisect.gitbisect import Endpoints, GitBisect, Terms
+from harness.bisect.guest_runner import GuestRunner
 from harness.bisect.history import History
 from harness.bisect.journal import Journal
-from harness.bisect.runner import GuestRunner
 from harness.bisect.search import Conclusion, Search
 from harness.bisect.symptom import Observation
 from harness.errors import UsageError
