@@ -15,7 +15,7 @@ from harness.iommu import machine_file
 from harness.kernel import config
 from harness.plugin import options
 from harness.report import claim
-from tests import documents, schemas
+from tests import documents, reference, schemas
 
 ROOT = documents.ROOT
 REFERENCE = ROOT / "docs/reference"
@@ -90,6 +90,11 @@ def test_scenarios_page_has_the_results() -> None:
     for place in ("common/$defs/outcome", "mutants/properties/mutants/items"):
         for result in enumerated(place):
             assert f"\n| {result.replace('-', ' ')} |" in text, (place, result)
+
+
+def test_command_line_page_and_manual_are_those_of_the_help() -> None:
+    assert reference.PAGE.read_text() == reference.page(), "run python -m tests.reference"
+    assert reference.MANUAL.read_text() == reference.manual(), "run python -m tests.reference"
 
 
 def test_changelog_has_the_version() -> None:

@@ -30,7 +30,7 @@ FILES = sorted(path.name.removesuffix(".schema.json") for path in schemas.SCHEMA
 
 
 def test_the_page_has_the_tables_of_the_schemas() -> None:
-    assert schemas.PAGE.read_text() == schemas.page()
+    assert schemas.PAGE.read_text() == schemas.page(), "run python -m tests.schemas"
 
 
 def test_every_schema_is_on_the_page() -> None:
