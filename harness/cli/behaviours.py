@@ -37,13 +37,13 @@ def behaviours(
     (spec,) = options.kernels(
         [kernel], patch, fragment, variant, llvm=False, debian_mirror=debian_mirror
     )
-    files = options.issue_files(issues)
+    files = tuple(file.absolute() for file in issues)
+    titles = {name: each.title for name, each in known_issues.issues(files).items()}
     built = build.build(spec)
     found = kernel_profile.of(spec, built, (), files)
     if as_json:
         output.print_json(_record(built.label, built.release, found))
     else:
-        titles = {name: each.title for name, each in known_issues.issues(files).items()}
         output.show(_lines(f"{built.label}: {built.release}", found, titles))
 
 

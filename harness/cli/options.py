@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from harness.host import debian
-from harness.iommu import known_issues
 from harness.kernel import config, spec, toolchain
 from harness.kernel.spec import KernelSpec
 
@@ -99,13 +98,6 @@ KnownIssues = Annotated[
         help="A TOML file of known issues, in addition to the bundled ones; may be repeated.",
     ),
 ]
-
-
-def issue_files(files: list[Path]) -> tuple[Path, ...]:
-    """The absolute paths of the files of known issues. Raises UsageError for an invalid one."""
-    paths = tuple(file.absolute() for file in files)
-    known_issues.issues(paths)
-    return paths
 
 
 def application(**settings: Any) -> typer.Typer:

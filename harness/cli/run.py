@@ -13,6 +13,7 @@ from harness.cli.output import Line
 from harness.errors import HarnessError, HostError, UsageError
 from harness.host import progress, rundir
 from harness.iommu import behaviour, machine_file
+from harness.iommu.known_issues import issues
 from harness.kernel.spec import DEFAULT_KERNEL, KernelSpec
 from harness.machine import provenance, topology
 from harness.suite import matrix, resolved, run, scenarios
@@ -86,9 +87,9 @@ def run_(
     specs = options.kernels(
         kernel, patch, fragment, variant, llvm=False, debian_mirror=debian_mirror
     )
-    check(machine, behaviours, scenario)
+    issue_files = tuple(file.absolute() for file in known_issues)
+    check(machine, behaviours, scenario, issue_files)
     _check_clients(specs, machine)
-    issue_files = options.issue_files(known_issues)
     found = resolved.build(specs, machine, behaviours, issue_files)
     directory = rundir.create("scenarios", run_dir)
     request = RunRequest(
@@ -151,9 +152,15 @@ def _title(number: int, repeat: int) -> str:
     return "scenarios" if repeat == 1 else f"scenarios, round {number} of {repeat}"
 
 
-def check(machines: Sequence[str], behaviours: list[str], names: Sequence[str] = ()) -> None:
-    """Check the names before anything is built. Raises UsageError."""
+def check(
+    machines: Sequence[str],
+    behaviours: list[str],
+    names: Sequence[str] = (),
+    issue_files: tuple[Path, ...] = (),
+) -> None:
+    """Check the names and files before anything is built. Raises UsageError."""
     behaviour.claims(behaviours)
+    issues(issue_files)
     list(scenarios.select(names))
     for name in machines:
         machine_file.machine(name)
