@@ -231,9 +231,9 @@ class Search:
             return
         others = ", ".join(self._classifier.endpoint_name(each) for each in affected)
         raise UsageError(
-            f"both endpoints show the symptom: the {others} in {total} runs,"
-            f" the {self._classifier.endpoint_name(endpoint)} in {tally}",
-            "name an endpoint that does not",
+            f"the symptom is about as frequent at both endpoints: {total} runs at the {others},"
+            f" {tally} at the {self._classifier.endpoint_name(endpoint)}",
+            "choose an endpoint without it",
         )
 
     def _endpoint_step(self, endpoint: str) -> None:

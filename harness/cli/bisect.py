@@ -285,7 +285,9 @@ def _report_or_scenarios(words: list[str]) -> tuple[str, tuple[str, ...]]:
         if word not in files and not is_scenario and {"/", "."} & set(word):
             raise UsageError(f"cannot read {word}: no such file", "name a report, or scenarios")
     if files and len(words) > 1:
-        raise UsageError(f"the report {files[0]} excludes other arguments", "name one report")
+        raise UsageError(
+            f"the report {files[0]} cannot be combined with other arguments", "name one report"
+        )
     return (files[0], ()) if files else ("", tuple(words))
 
 
@@ -310,7 +312,9 @@ def _check(predicate: Predicate, threshold: float | None) -> None:
     if used and not predicate.commands:
         raise UsageError(f"{used[0]} requires --command", "add the command to run")
     if bool(predicate.figure) != (threshold is not None):
-        raise UsageError("--figure requires --above or --below, and they require it", "use both")
+        raise UsageError(
+            "--figure requires --above or --below, and these require --figure", "add the other"
+        )
 
 
 def _search(started: Bisection, *, as_json: bool, replayed: Path | None = None) -> None:

@@ -191,6 +191,6 @@ def _wait(limit: float, what: str, check: Callable[[], T]) -> T:
     ends = time.monotonic() + limit
     while not (found := check()):
         if time.monotonic() > ends:
-            raise GuestHang(f"the guest has waited {limit:.0f} s for {what}")
+            raise GuestHang(f"timed out after {limit:.0f} s waiting for {what}")
         time.sleep(_POLL)
     return found

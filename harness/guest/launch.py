@@ -39,7 +39,7 @@ def boot_of(kernel: Kernel, machine: Machine, arguments: str = "", *, kmod: bool
         machine = replace(machine, single_console=True)
     if machine.firmware == "acpi" and not kernel.option("ACPI"):
         raise UsageError(
-            f"{kernel.label} cannot run on {machine.name}: it has no ACPI",
+            f"{kernel.label} was built without CONFIG_ACPI, which {machine.name} requires",
             "build it with --variant acpi",
         )
     qemu.check(machine)

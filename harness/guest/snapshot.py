@@ -211,7 +211,8 @@ def _check(guest: Guest, snapshot: Snapshot) -> None:
     counted = guest.counted()
     if counted < snapshot.saved.counted:
         raise GuestLost(
-            f"the guest had logged {snapshot.saved.counted} records, and reports {counted}"
+            f"the restored guest reports {counted} kernel-log records;"
+            f" the snapshot had {snapshot.saved.counted}"
         )
 
 

@@ -182,7 +182,9 @@ def _versions(record: Mapping[str, Any], key: str) -> Versions:
     marks = _names(record, key)
     for mark in marks:
         if not _VERSION.fullmatch(mark):
-            raise _InvalidIssue(f"{key} must be versions as 6.12 or 6.12.111, not {mark!r}")
+            raise _InvalidIssue(
+                f"{key} must be kernel versions such as 6.12 or 6.12.111, not {mark!r}"
+            )
     return Versions(marks)
 
 
