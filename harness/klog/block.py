@@ -96,6 +96,7 @@ CONSEQUENCE = re.compile(
     r"scheduling while atomic|"
     r"Asynchronous SError Interrupt|Unrecoverable exception|Corrupted kernel stack)"
 )
+_OUT_OF_MEMORY = frozenset(("page allocation", "out of memory"))
 # What an oops shows before its registers, and no report behind its trace.
 MODULES = re.compile(r"\s*Modules linked in:")
 # Kinds whose text a WARN prints: the kernels from 4.11 to 4.14 do so before the cut mark.
@@ -183,7 +184,7 @@ def is_interrupted(block: Block, kind: Kind) -> bool:
 def interrupts(block: Block, kind: Kind) -> bool:
     """Whether, in a log without callers, what opens a report of the kind is of another
     processor: one that makes a report whose end is marked has no memory to ask for."""
-    return kind.name == "page allocation" and block.kind.ends and block.strays <= _FEW_STRAYS
+    return kind.name in _OUT_OF_MEMORY and block.kind.ends and block.strays <= _FEW_STRAYS
 
 
 def awaits_place(block: Block) -> bool:

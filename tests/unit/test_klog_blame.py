@@ -275,6 +275,14 @@ def test_an_allocation_failure_of_another_task_does_not_end_a_report() -> None:
     assert (found.kind, found.function, found.interleaved) == ("WARNING", "feed_one", True)
 
 
+def test_an_oom_killer_of_another_task_does_not_end_a_panic() -> None:
+    reason = "Kernel panic - not syncing: corrupted stack end detected inside scheduler"
+    inner, outer = trace("panic", "__schedule", "feed_one"), trace("feed_all", "process_one_work")
+    killer = "rm invoked oom-killer: gfp_mask=0x6202c2(GFP_HIGHUSER), order=0, oom_score_adj=0"
+    found = read(reason, CPU, *inner, killer, "rm cpuset=/ mems_allowed=0", *outer[1:])
+    assert (found.kind, found.function) == ("panic", "feed_all")
+
+
 def test_an_overwritten_stack_blames_the_function_that_the_panic_names() -> None:
     panic = "Kernel panic - not syncing: stack-protector: Kernel stack is corrupted in: "
     found = read(f"{panic}feed_one+0x7ea/0x7f0", CPU, "Call Trace:", "Kernel Offset: disabled")

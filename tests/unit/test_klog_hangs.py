@@ -195,3 +195,8 @@ def test_a_stall_in_a_dispatcher_itself_blames_the_dispatcher() -> None:
 def test_a_hung_task_blames_the_caller_of_what_locks_or_waits(waits: tuple[str, ...]) -> None:
     frames = trace("__schedule", "schedule", *waits, "feed_one")
     assert read(HUNG, "Call Trace:", *frames).function == "feed_one"
+
+
+def test_a_stall_in_a_read_blames_the_file_system() -> None:
+    stuck = trace("filemap_read", "generic_file_read_iter", "feed_read_iter", "new_sync_read")
+    assert read(STALL, *stuck).function == "feed_read_iter"

@@ -39,6 +39,12 @@ def test_named_returns_one_name_for_all_architectures(function: str, name: str) 
         *("pci_fixup_device", "atomic_pool_expand", "atomic_open", "bitmap_ip_destroy"),
         *("watchdog_open", "watchdog_cdev_register", "clear_page_dirty_for_io"),
         *("get_user_pages", "__get_user_pages_remote", "gic_irq_domain_alloc"),
+        *("cfi_amdstd_erase_chip", "led_trigger_set_panic", "rpm_msg_send", "cpuidle_add_state"),
+        *("wake_up_session_caps", "wait_on_sem", "preempt_fence_work_func", "tick_work"),
+        *("irq_destroy_ipi", "el15203000_cmd", "spurious_threshold_show", "copy_from_read_buf"),
+        *("onenand_get_user_prot_info", "set_bitmap_file", "do_raw_setsockopt", "write_unlock_fs"),
+        *("raw_local_deliver", "set_tracer_flag", "rb_insert_pages", "__rb_map_vma"),
+        *("system_callback", "perf_trace_destroy", "trace_event_reg"),
     ],
 )
 def test_a_function_of_a_known_issue_is_not_machinery(function: str) -> None:
@@ -61,6 +67,8 @@ def test_a_function_of_a_known_issue_is_not_machinery(function: str) -> None:
         *("assertfail", "btrfs_assertfail", "device_remove_file", "hwrng_unregister"),
         *("arch_atomic_fetch_add_relaxed", "atomic64_try_cmpxchg", "bitmap_zalloc"),
         *("watchdog_timer_fn", "watchdog", "get_user_nocheck_4", "gic_handle_irq"),
+        *("perf_trace_lock_acquire", "trace_event_raw_event_irq", "aic_handle_ipi"),
+        *("rpm_resume", "tick_sched_timer", "set_track_prepare", "__rb_erase_color"),
     ],
 )
 def test_common_helpers_are_machinery(function: str) -> None:

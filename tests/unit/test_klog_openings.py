@@ -67,3 +67,16 @@ def test_a_general_protection_fault_on_the_line_of_the_kasan_hint_is_found() -> 
     rip = "RIP: 0010:[<ffffffff81d64236>]  [<ffffffff81d64236>] __list_del_entry+0x86/0x1d0"
     found = read(opening, CPU, rip, *trace("list_del", "feed_one"), END)
     assert found.title == "general protection fault in feed_one"
+
+
+def test_a_list_corruption_its_bug_and_its_oops_are_one_splat() -> None:
+    found = read(
+        "list_del corruption. next->prev should be ffff8801d8caa528, but was ffffffff868a8010",
+        "------------[ cut here ]------------",
+        "kernel BUG at lib/list_debug.c:56!",
+        "invalid opcode: 0000 [#1] SMP",
+        CPU,
+        *trace("__list_del_entry_valid", "feed_one"),
+        END,
+    )
+    assert found.title == "list_del corruption in feed_one"
