@@ -82,7 +82,11 @@ def test_scenarios_of_an_issue_are_patterns(tmp_path: Path, pattern: str, matche
         ('[{ is = "WARNING in my_probe" }]', "[]", ": known issue 'mine': requires symptoms"),
         ('[{ is = "WARNING in my_probe" }]', "[1]", "symptoms must be tables, not [1]"),
         ('introduced = ["6.1"]', "", "requires needs, signs or introduced"),
-        ('["6.1"]', '["v6.1"]', "introduced must be kernel versions such as 6.12 or 6.12.111, not 'v6.1'"),
+        (
+            '["6.1"]',
+            '["v6.1"]',
+            "introduced must be kernel versions such as 6.12 or 6.12.111, not 'v6.1'",
+        ),
         ('["6.1"]', "[6.1]", "introduced must be a list of strings, not [6.1]"),
         ('introduced = ["6.1"]', 'needs = ["dma-owner"]', "needs unknown behaviour 'dma-owner'"),
         ('introduced = ["6.1"]', 'signs = [{ file = "x.c" }]', "requires code"),
