@@ -65,7 +65,7 @@ def test_a_function_of_a_known_issue_is_not_machinery(function: str) -> None:
         *("dev_alloc_skb", "skb_free_head", "page_frag_free", "__panic", "__printk_safe_flush"),
         *("ref_tracker_free", "ref_tracker_alloc", "drop_nlink", "kernel_init_free_pages"),
         *("assertfail", "btrfs_assertfail", "device_remove_file", "hwrng_unregister"),
-        *("va_format", "device_release", "devres_release_all"),
+        *("va_format", "devres_release_all", "release_nodes"),
         *("arch_atomic_fetch_add_relaxed", "atomic64_try_cmpxchg", "bitmap_zalloc"),
         *("watchdog_timer_fn", "watchdog", "get_user_nocheck_4", "gic_handle_irq"),
         *("perf_trace_lock_acquire", "trace_event_raw_event_irq", "aic_handle_ipi"),
