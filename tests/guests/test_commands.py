@@ -25,7 +25,7 @@ def test_machine_that_fails_is_listed_with_the_reason(kernel_name: str, tmp_path
     words = ["machines", "--kernel", kernel_name, "--machine", "smmuv3+nvme"]
     done = command.run(*words, XDG_STATE_HOME=str(tmp_path))
     assert done.status == 1
-    assert f"smmuv3+nvme, {kernel_name}: it has no NIC to test with" in done.out
+    assert f"smmuv3+nvme, {kernel_name}: the machine has no NIC" in done.out
 
 
 def shell(kernel_name: str, typed: str, *words: str) -> subprocess.CompletedProcess[str]:

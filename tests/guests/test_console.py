@@ -95,7 +95,7 @@ def test_killed_state_reader_raises(any_guest: Guest) -> None:
 def test_hung_state_reader_times_out_sooner_the_second_time(
     guest_factory: GuestFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(console, "_ANSWER", 2.0)
+    monkeypatch.setattr(console, "_ANSWER_LIMIT", 2.0)
     guest = guest_factory("smmuv3", limit=4)
     block_reads(guest, "/proc/modules")
     for limit in (4, 2, 2):
