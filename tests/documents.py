@@ -37,6 +37,11 @@ def pages() -> list[Path]:
     return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
+def blocks(page: Path) -> Iterator[re.Match[str]]:
+    """The fenced blocks of a page, with the groups key, value, kind and text."""
+    return _BLOCK.finditer(page.read_text())
+
+
 def examples(page: Path) -> Iterator[Example]:
     """The commands of a page, in its order."""
     text, files = page.read_text(), dict[str, str]()

@@ -127,3 +127,10 @@ def test_links_lead_to_a_page_and_a_heading(page: Path) -> None:
         target = page.parent / match[1] if match[1] else page
         assert target.exists(), match[0]
         assert not match[2] or match[2] in anchors(target), match[0]
+
+
+@pytest.mark.parametrize("page", documents.pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_with_output_is_run_or_says_why_not(page: Path) -> None:
+    for block in documents.blocks(page):
+        if block["kind"] != "console":
+            assert not re.search(r"^\$ ", block["text"], re.MULTILINE), block["text"]
