@@ -105,5 +105,5 @@ def test_stage_that_qemu_lacks_is_rejected(
     """A QEMU that has dropped its old boards lacks their stages."""
     monkeypatch.setattr(qemu, "_STAGES", "virt-0.0")
     machine = replace(SMMUV3, name="mine", stage="1", qemu=newest)
-    with pytest.raises(UsageError, match=r"mine has stage '1', and QEMU .* gives .* 'nested'"):
+    with pytest.raises(UsageError, match=r"mine has stage '1', and QEMU .* sets .* 'nested'"):
         guest_factory(machine)
