@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a test imports: guests, and what is done to and read from them.
+"""The API for tests: guests, and functions that drive and inspect them.
 
-The names here, the plugin's fixtures and markers, the command line and its JSON follow the
-version of the package; other modules may change at any time.
+These names, the plugin's fixtures and markers, the command line and its JSON follow the version
+of the package. Other modules may change at any time.
 """
 
 from harness.errors import (

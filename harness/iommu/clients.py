@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from harness.guest import devices
 from harness.guest.guest import Guest
 from harness.guest.state import State
-from harness.machine.device import BRIDGES, DRIVERS
+from harness.machine.device import BRIDGES, CLIENT_DRIVERS
 from harness.machine.topology import Machine
 
 _PCI = "/sys/bus/pci/devices"
@@ -31,7 +31,7 @@ _BIND_PORTS = (
 
 def drivers(machine: Machine) -> list[str]:
     """The modules that drive the machine's devices, without repetitions."""
-    found = [DRIVERS[each.model] for each in machine.devices if each.model in DRIVERS]
+    found = [CLIENT_DRIVERS[each.model] for each in machine.devices if each.model in CLIENT_DRIVERS]
     found += [PLATFORM_DRIVER] if machine.overlays else []
     return list(dict.fromkeys(found))
 

@@ -103,11 +103,11 @@ def _files(kernel: Kernel) -> dict[str, Path]:
     return {_named(path): path for path in sorted(paths)}
 
 
-def _path(objects: _Objects, wanted: str, findings: list[str]) -> Path | None:
+def _path(objects: _Objects, module_name: str, findings: list[str]) -> Path | None:
     """The module's file; None, with a finding, for a driver that is not a module."""
-    if "/" in wanted or wanted.endswith(".ko"):
-        return Path(wanted)
-    name = wanted.replace("-", "_")
+    if "/" in module_name or module_name.endswith(".ko"):
+        return Path(module_name)
+    name = module_name.replace("-", "_")
     if name in objects.files:
         return objects.files[name]
     if name in _builtin(objects.kernel):
@@ -115,7 +115,7 @@ def _path(objects: _Objects, wanted: str, findings: list[str]) -> Path | None:
         return None
     if name not in DRIVERS:
         known = ", ".join(sorted(objects.files))
-        raise UsageError(f"{objects.kernel.label} has no module {wanted!r}", f"it has {known}")
+        raise UsageError(f"{objects.kernel.label} has no module {module_name!r}", f"it has {known}")
     option = DRIVERS[name].option
     value = config.values(objects.kernel.config.read_text(errors="replace")).get(option, "n")
     findings.append(f"{name} is not a module: CONFIG_{option} is {value}")
@@ -190,9 +190,9 @@ def _alias_findings(module: InspectedModule) -> Iterator[str]:
     if uncovered:
         yield f"{module.name}: no alias for {_some(uncovered)}, so udev does not load it for them"
     driver = DRIVERS.get(module.name)
-    for wanted in driver.aliases if driver else ():
-        if wanted not in aliases and wanted.partition("*C")[2] not in uncovered:
-            yield f"{module.name}: no alias {wanted}"
+    for alias in driver.aliases if driver else ():
+        if alias not in aliases and alias.partition("*C")[2] not in uncovered:
+            yield f"{module.name}: no alias {alias}"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -88,15 +88,15 @@ class KnownIssue:
         return own
 
 
-OURS = Path(__file__).with_name("known-issues.toml")
+BUNDLED = Path(__file__).with_name("known-issues.toml")
 
 
 @functools.cache
 def issues(files: tuple[Path, ...] = ()) -> dict[str, KnownIssue]:
-    """Our known issues and those of the files, by id. Raises UsageError, with the file's name,
-    for a file that cannot be read or has an invalid issue."""
+    """The bundled known issues and those of the files, by id. Raises UsageError, with the file's
+    name, for a file that cannot be read or has an invalid issue."""
     found: dict[str, KnownIssue] = {}
-    for file in (OURS, *files):
+    for file in (BUNDLED, *files):
         for issue in read(file):
             if issue.id in found:
                 raise UsageError(f"{file}: the known issue {issue.id!r} exists", "use another id")

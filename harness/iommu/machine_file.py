@@ -52,68 +52,68 @@ def read(path: Path) -> Machine:
     """The machine that the file describes. Raises UsageError with the file's name for an
     unknown key, a wrong value, or a machine that QEMU cannot emulate."""
     try:
-        given = tomllib.loads(path.read_text())
+        record = tomllib.loads(path.read_text())
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", "name a .toml file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not TOML: {error}") from None
     try:
-        described = _machine(path, given)
+        described = _machine(path, record)
         topology.check(described)
     except UsageError as error:
         raise UsageError(f"{path}: {error.message}", error.hint) from None
     return described
 
 
-def _machine(path: Path, given: dict[str, Any]) -> Machine:
-    _check(given)
-    iommu = given.get("iommu", "smmuv3")
+def _machine(path: Path, record: dict[str, Any]) -> Machine:
+    _check(record)
+    iommu = record.get("iommu", "smmuv3")
     if iommu not in drivers.IOMMUS:
         raise UsageError(f"unknown IOMMU {iommu!r}", f"use {' or '.join(drivers.IOMMUS)}")
-    firmware = given.get("firmware", "devicetree")
+    firmware = record.get("firmware", "devicetree")
     if firmware not in ("devicetree", "acpi"):
         raise UsageError(f"unknown firmware {firmware!r}", "use devicetree or acpi")
     default = machines.MACHINES[iommu if firmware == "devicetree" else f"{iommu}-acpi"]
     bare = Machine(
         path.stem,
         drivers.IOMMUS[iommu],
-        devices=tuple(_device(each) for each in given.get("device", [])),
-        overlays=tuple(_overlay(path, name) for name in _words(given, "overlays")),
+        devices=tuple(_device(each) for each in record.get("device", [])),
+        overlays=tuple(_overlay(path, name) for name in _words(record, "overlays")),
         firmware=firmware,
-        memory=given.get("memory", default.memory),
-        cpus=given.get("cpus", default.cpus),
-        stage=given.get("stage", ""),
-        broken_firmware=given.get("broken-firmware", False),
+        memory=record.get("memory", default.memory),
+        cpus=record.get("cpus", default.cpus),
+        stage=record.get("stage", ""),
+        broken_firmware=record.get("broken-firmware", False),
     )
-    return machines.with_presets(bare, tuple(_words(given, "presets")))
+    return machines.with_presets(bare, tuple(_words(record, "presets")))
 
 
-def _check(given: dict[str, Any]) -> None:
-    for key, value in given.items():
+def _check(record: dict[str, Any]) -> None:
+    for key, value in record.items():
         if key not in _KEYS:
             raise UsageError(f"unknown key {key!r}", f"use {', '.join(_KEYS)}")
         if type(value) is not _KEYS[key]:
             raise UsageError(f"{key} must be of type {_KEYS[key].__name__}, not {value!r}")
 
 
-def _words(given: dict[str, Any], key: str) -> list[str]:
-    words = given.get(key, [])
+def _words(record: dict[str, Any], key: str) -> list[str]:
+    words = record.get(key, [])
     if not all(isinstance(word, str) for word in words):
         raise UsageError(f"{key} must be a list of names, not {words!r}")
     return list(words)
 
 
-def _device(given: object) -> EmulatedDevice:
-    if not isinstance(given, dict) or not isinstance(given.get("model"), str):
-        raise UsageError(f"a [[device]] requires a model: {given!r}")
-    for key, value in given.items():
-        name = f"{key} of {given['model']}"
+def _device(record: object) -> EmulatedDevice:
+    if not isinstance(record, dict) or not isinstance(record.get("model"), str):
+        raise UsageError(f"a [[device]] requires a model: {record!r}")
+    for key, value in record.items():
+        name = f"{key} of {record['model']}"
         if key in _PLACES and not isinstance(value, str):
             raise UsageError(f"{name} must be a string, not {value!r}")
         if type(value) not in (str, int, bool):
             raise UsageError(f"{name} must be a string, an integer or a boolean, not {value!r}")
-    places = {key: given[key] for key in _PLACES if key in given}
-    properties = tuple((key, value) for key, value in given.items() if key not in _PLACES)
+    places = {key: record[key] for key in _PLACES if key in record}
+    properties = tuple((key, value) for key, value in record.items() if key not in _PLACES)
     return EmulatedDevice(**places, properties=properties)
 
 

@@ -29,10 +29,10 @@ class Versions:
 
 
 def _reached(own: tuple[int, ...], mark: str) -> bool:
-    wanted = tuple(map(int, mark.split(".")))
-    if len(wanted) == 3:
-        return own[:2] == wanted[:2] and own >= wanted
-    return own[:2] >= wanted
+    since = tuple(map(int, mark.split(".")))
+    if len(since) == 3:
+        return own[:2] == since[:2] and own >= since
+    return own[:2] >= since
 
 
 NONE = Versions()

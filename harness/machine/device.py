@@ -77,7 +77,7 @@ UNMIGRATABLE = ("nvme", "edu")
 NIC_DRIVERS = {"e1000": "e1000", "e1000e": "e1000e", "virtio-net-pci": "virtio_net"}
 
 # The drivers of all clients. Those of PCIe ports are built in.
-DRIVERS = {**NIC_DRIVERS, "virtio-blk-pci": "virtio_blk", "nvme": "nvme"}
+CLIENT_DRIVERS = {**NIC_DRIVERS, "virtio-blk-pci": "virtio_blk", "nvme": "nvme"}
 
 
 def definitions(devices: Sequence[EmulatedDevice]) -> Iterator[Definition]:

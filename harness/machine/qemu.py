@@ -105,7 +105,7 @@ def check(machine: Machine) -> None:
 
 
 _EVERYWHERE = {
-    *device.DRIVERS,
+    *device.CLIENT_DRIVERS,
     *("pcie-root-port", "x3130-upstream", "xio3130-downstream", "pcie-pci-bridge"),
 }
 

@@ -67,7 +67,8 @@ def claims(config: pytest.Config) -> tuple[str, ...]:
 
 
 def known_issues(config: pytest.Config) -> dict[str, KnownIssue]:
-    """Ours and those of ``--iommu-known-issues``, by id. Raises UsageError for an invalid file."""
+    """The bundled known issues and those of ``--iommu-known-issues``, by id. Raises UsageError
+    for an invalid file."""
     return issues(_issue_files(config))
 
 

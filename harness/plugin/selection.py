@@ -16,7 +16,7 @@ from harness.plugin.options import DEFAULT_MACHINE
 
 def parametrize(metafunc: pytest.Metafunc) -> None:
     """Parametrize a test by kernel and, if it uses one, by machine: ``[6.12-smmuv3]``. Raises
-    CollectError for a marker of ours with an unknown name."""
+    CollectError for one of our markers with an unknown name."""
     names = metafunc.fixturenames
     if "kernel_spec" not in names:
         return

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Find scenarios: ours by their subject (tests/scenarios/test_SUBJECT.py), the user's by path."""
+"""Find scenarios: the bundled ones by their subject (tests/scenarios/test_SUBJECT.py), the user's
+by path."""
 
 import ast
 from collections.abc import Iterator, Sequence
@@ -12,20 +13,20 @@ from harness.host import paths
 
 
 def directory() -> Path:
-    """The directory of our scenarios."""
+    """The directory of the bundled scenarios."""
     return paths.data("tests/scenarios")
 
 
 def subjects() -> dict[str, Path]:
-    """The file of each subject of ours."""
+    """The file of each bundled subject."""
     return {file.stem.removeprefix("test_"): file for file in sorted(directory().glob("test_*.py"))}
 
 
 def select(names: Sequence[str]) -> Iterator[str]:
-    """pytest's arguments for scenarios: a subject ("pinning"), a file of ours as outcomes name
-    it, a path to a file or directory of the user's, and of a file one scenario ("pinning::test_x",
-    "mine/test_mine.py::test_x"). Without names it selects all of ours. Raises UsageError for one
-    that does not exist."""
+    """pytest's arguments for scenarios. A name is a subject ("pinning"), a bundled file as
+    outcomes name it, the path of a file or directory of the user's, or one scenario of a file
+    ("pinning::test_x", "mine/test_mine.py::test_x"). No names select all bundled scenarios.
+    Raises UsageError for one that does not exist."""
     if not names:
         yield str(directory())
     for text in names:
@@ -40,9 +41,9 @@ def select(names: Sequence[str]) -> Iterator[str]:
 
 def _file(name: str) -> Path:
     """The file of a subject, or the user's file or directory."""
-    ours = {file.name: file for file in subjects().values()} | subjects()
-    if name in ours:
-        return ours[name]
+    bundled = {file.name: file for file in subjects().values()} | subjects()
+    if name in bundled:
+        return bundled[name]
     path = Path(name)
     if not ("/" in name or path.suffix == ".py" or (name and path.is_dir())):
         hint = did_you_mean(name, subjects(), f"use {', '.join(subjects())}, or a path")
