@@ -76,7 +76,7 @@ class GuestRunner:
             return ()
         spec, kernel = self._spec(run.revision), self._kernel(run.revision)
         symbolised = [symbolise.symbolised(each, kernel, spec).splat for each in found]
-        return tuple(first for first, *_ in symbolise.alike(symbolised))
+        return tuple(first for first, *_ in symbolise.grouped(symbolised))
 
     def prefetch(self, revisions: Callable[[], Sequence[str]]) -> None:
         """Start to build them in the background."""

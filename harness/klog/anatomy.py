@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a report's lines say: call traces, registers, task, release."""
+"""Parse the lines of a splat: call traces, registers, task, release."""
 
 import re
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from harness.klog.frame import Chain, Frame
 
 MAIN = "call trace"
 
-# Lines that say whose frames follow. MAIN's own headers stand last.
+# Header lines with the type of the trace that follows. Those of MAIN are last.
 _HEADERS = (
     (r"\s*(?:INFO: |kfence-#\d+.* )?[Aa]llocated (?:by|in)\b", "allocation"),
     (r"\s*Uninit was created at|\s*page (?:last )?allocated via order", "allocation"),
@@ -31,8 +31,8 @@ _HEADERS = (
     (r"\s*(?:Call [Tt]race|[Bb]acktrace|[Ss]tack backtrace)\b", MAIN),
 )
 _HEADER = re.compile("|".join(f"({pattern})" for pattern, _ in _HEADERS))
-# Registers, code and memory: the most of a report's lines, of which nothing is taken.
-_DULL = re.compile(
+# Registers, code and memory: most lines of a splat; nothing is read from them.
+_SKIPPED = re.compile(
     r"\s*(?:(?:R(?:[ABCD]X|[SD]I|BP|\d\d)|[CDEFG]S|[CD]R\d|[xr]\d{1,2}|[tsa]\d{1,2}) ?: ?[0-9a-f]|"
     r"Code: |>?[0-9a-f]{8,16}: |[0-9a-f]{8,16} [0-9a-f]{8,16} |Object |raw: |RSP: |sp : )"
 )
@@ -61,13 +61,13 @@ _OLD_TASK = re.compile(
 _RELEASE = re.compile(
     r"\s*(?P<kernel>\d+\.\d+[\w.+~-]*) #\S+ (?P<taint>Not tainted|Tainted: [A-Z ]*[A-Z])"
 )
-_WHO = re.compile(
+_COMM = re.compile(
     r"\s*(?P<comm>\S.{0,32}?)/(?P<pid>\d+)(?: \[[^\]]*\])? (?:is |just |takes|still )"
     r"|\s*Process (?P<comm2>\S.{0,32}?) \(pid: (?P<pid2>\d+)"
     r'|\s*comm "(?P<comm3>.{0,32}?)", pid (?P<pid3>\d+)'
 )
-# Whose report it is, as lines before its trace say. Those of BUG and WARNING among them are
-# openings of kinds.toml.
+# The task that the splat is about, from lines before its trace. BUG and WARNING lines among
+# them are openings of kinds.toml.
 _OWNER = re.compile(
     r"\b(?:by task|locks? held by|code:|atomic:) .{1,32}?/(?P<pid>\d+)\b"
     r"|\bpid: (?P<pid2>\d+), name: |WARNING: CPU: \d+ PID: (?P<pid3>\d+) "
@@ -77,21 +77,21 @@ _SUSPICIOUS = re.compile(r"\s*(?:\.\./)*(?P<file>[\w./+-]+):(?P<line>\d+) suspic
 _NO_CODE = re.compile(
     r".*(?:execute from non-executable|execution of user|NX-protected|execute userspace) "
 )
-# What a worker is at: the queue, the work.
+# The current work of a worker: queue and function.
 _WORK = re.compile(r"\s*Workqueue: \S+ (?P<function>[\w.]+)")
-# What has used a variable of its processor in preemptible code (lib/smp_processor_id.c).
+# The user of a per-CPU variable in preemptible code (lib/smp_processor_id.c).
 _CALLER = "caller is "
 _LAST_FUNCTION = re.compile(r"\s*last function: (?P<function>[\w.]+)")
 
 
-# The traces whose parts have names of their own.
+# Traces with separately named parts.
 _MARKED = frozenset((MAIN, "task", "panic"))
 
 
 @dataclass(slots=True)
 class Trace:
-    """Frames under one header, in parts: the mark of each (``IRQ`` or ""). ``user`` is the
-    task of the last header before it."""
+    """The frames below one header, in parts with a mark (``IRQ`` or "") each. ``user`` is the
+    PID in the last task header before it."""
 
     name: str
     user: str = ""
@@ -113,15 +113,17 @@ class Trace:
 
 @dataclass(slots=True)
 class Anatomy:
-    """What was found in a report's lines. ``locks`` are the functions that lockdep names
-    behind ``at:``, ``users`` the tasks in the order of their headers, ``owner`` the one whose
-    report it is, where a line says so; ``modular`` the functions that modules have."""
+    """The parsed parts of a splat. ``locks`` are the functions that lockdep prints after
+    ``at:``; ``users`` are the PIDs of the task headers, in order; ``owner`` is the PID of the
+    task that the splat is about, "" if no line names it; ``modular`` are the functions of
+    modules."""
 
     traces: list[Trace] = field(default_factory=list)
     pc: Frame | None = None
     pc_user: str = ""
     lr: Frame | None = None
-    # The link register holds a return address; the program counter is of no code.
+    # linked: the link register holds a return address. jumped: the program counter points to
+    # no code.
     linked: bool = False
     jumped: bool = False
     kernel: str = ""
@@ -141,9 +143,9 @@ class Anatomy:
 
     @property
     def main(self) -> list[Frame]:
-        """The frames of the report's own call trace. A WARN that panics has only that of the
-        panic; of several tasks' it is that of whose report it is, or of whose registers the
-        program counter is."""
+        """The frames of the splat's own call trace. A WARN that panics has only the trace of
+        the panic. Among traces of several tasks it is that of the owner, or of the task that
+        the program counter belongs to."""
         for names in ({MAIN, "panic"}, {"access"}, {"task"}):
             found = [trace for trace in self.traces if trace.name in names]
             for user in (self.owner, self.pc_user):
@@ -156,7 +158,7 @@ class Anatomy:
 
     @property
     def user(self) -> str:
-        """The task whose header was the last."""
+        """The PID of the last task header."""
         return self.users[-1] if self.users else ""
 
     @property
@@ -169,19 +171,19 @@ class Anatomy:
 
 
 class _Reader:
-    """Goes through the lines, and keeps whose frames they are."""
+    """Reads line after line, with the header and the mark that apply to the frames."""
 
     def __init__(self) -> None:
         self.found = Anatomy()
         self.name = MAIN
         self.mark = ""
         self.trace: Trace | None = None
-        self.nowhere = False
+        self.no_pc = False
 
     def line(self, text: str) -> None:
         if (each := frame.parse(text)) is not None:
             self._frame(each, frame.caller(text))
-        elif _DULL.match(text):
+        elif _SKIPPED.match(text):
             return
         elif "<" in text and (mark := _MARK.match(text)) is not None:
             self.mark = "" if mark["end"] else _MARKS.get(mark["name"], "")
@@ -191,7 +193,7 @@ class _Reader:
         else:
             self._header(text)
             self._registers(text)
-            self._words(text)
+            self._fields(text)
 
     def _frame(self, each: Frame, caller: Frame | None) -> None:
         if self.name == "lock":
@@ -213,7 +215,7 @@ class _Reader:
             self._begin(_HEADERS[(match.lastindex or 1) - 1][1])
 
     def _begin(self, name: str) -> None:
-        # A trace's own header only names what a line before has announced.
+        # The header of a trace belongs to the type that an earlier line announced.
         announced = self.name in {"task", "panic", "access"} and self.trace is None
         if name == MAIN and announced:
             return
@@ -227,11 +229,11 @@ class _Reader:
                 self._frame(each, None)
             if self.found.pc is None and each is None and self.found.lr is None:
                 self.found.jumped = True
-            if not self.nowhere and (self.found.pc is None or self.found.pc.inline):
+            if not self.no_pc and (self.found.pc is None or self.found.pc.inline):
                 self.found.pc = each or self.found.pc
-            # What it has interrupted, further down, is not what it has jumped from.
-            self.nowhere = self.nowhere or self.found.pc is None
-            # Kernels up to 4.x name it in a line before the task's header as well.
+            # Registers further down are of the interrupted code, not of the jump.
+            self.no_pc = self.no_pc or self.found.pc is None
+            # Kernels up to 4.x print it in a line before the task header as well.
             self.found.pc_user = self.found.pc_user or self.found.user
             if (ra := _RA.match(match["rest"])) is not None:
                 self.found.lr = self.found.lr or frame.parse(ra["rest"])
@@ -239,7 +241,7 @@ class _Reader:
             self.found.lr = frame.parse(match["rest"])
             self.found.linked = self.found.lr is not None and " is at " not in text
 
-    def _words(self, text: str) -> None:
+    def _fields(self, text: str) -> None:
         found = self.found
         if not found.owner and not found.traces and (match := _OWNER.search(text)) is not None:
             found.owner = match["pid"] or match["pid2"] or match["pid3"]
@@ -248,7 +250,7 @@ class _Reader:
             self._task(match)
         elif " #" in text and (match := _RELEASE.match(text)) is not None:
             self._task(match)
-        elif not found.comm and (match := _WHO.match(text)) is not None:
+        elif not found.comm and (match := _COMM.match(text)) is not None:
             found.comm = match["comm"] or match["comm2"] or match["comm3"]
             found.pid = int(match["pid"] or match["pid2"] or match["pid3"] or 0)
         if "execut" in text and _NO_CODE.match(text):
@@ -277,7 +279,7 @@ class _Reader:
 
 
 def read(texts: Iterable[str]) -> Anatomy:
-    """The anatomy of a report's lines."""
+    """Parse the lines of a splat."""
     reader = _Reader()
     for text in texts:
         reader.line(text)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Messages sorted into reports."""
+"""Assemble the messages of a log into splats."""
 
 import heapq
 import re
@@ -18,10 +18,10 @@ from harness.klog.block import (
     End,
     append,
     awaits_place,
+    continues,
     describes_warning,
-    ends_ruled,
-    goes_on,
     interrupts,
+    is_end_rule,
     is_interrupted,
     opens,
 )
@@ -30,44 +30,44 @@ from harness.klog.message import Message
 
 _MOST_STRAYS = 30
 _MOST_LINES = 3000
-# So many lines after a report a panic can be what it led to.
+# A panic up to this many lines after a splat can be its consequence.
 _AFTERMATH = 400
-# So many lines of other callers can come before a report goes on.
+# A splat can continue after this many lines of other callers.
 _SILENCE = 400
-# Within so many lines two that stand alone can be about the same: six messages, and a record
-# of /dev/kmsg is three lines where a device says it.
+# Two one-line splats within this many lines can be one: six messages, where a record of
+# /dev/kmsg that names its device is three lines.
 _NEAR = 20
-# So many reports can be open at a time.
+# At most this many splats are open at a time.
 _MOST_OPEN = 64
 _NEVER = 1 << 62
-# What kmemleak puts before each line of its reports, in the log and not in its file.
+# The prefix of each line of kmemleak in the log; its debugfs file has none.
 _EACH_LINE = "kmemleak: "
 
 
 class Assembler:
-    """Sorts messages into blocks. ``feed`` them in order, then ``finish``; each gives the
-    blocks that are complete, in the order of their first lines. A log that names its callers
-    has a block for each of them."""
+    """Assembles messages into blocks. Call ``feed`` with each message in order, then
+    ``finish``; both return the blocks that are complete, in the order of their first lines.
+    In a log that names callers (CONFIG_PRINTK_CALLER) each caller has its own open block."""
 
     def __init__(self) -> None:
         self._open: dict[str, Block] = {}
         self._cut: dict[str, list[Message]] = {}
         self._cut_until = _NEVER
         self._recent: dict[str, Block] = {}
-        # The oops that another processor's report has interrupted, in a log without callers.
+        # The oops that a splat of another processor interrupted, in a log without callers.
         self._parked: Block | None = None
         self._last_single: Block | None = None
-        # A heap by first line; the number of them makes a block's place in it unique.
+        # A heap ordered by first line; the running number makes its entries unique.
         self._done: list[tuple[int, int, Block]] = []
         self._count = 0
-        # The first line of what may still change, and the line at which it will not.
+        # The first line of all blocks that can still change, and the line at which none can.
         self._oldest = _NEVER
         self._expiry = _NEVER
         self._stale = False
 
     @property
     def idle(self) -> bool:
-        """Whether the messages up to the next that has a needle change nothing."""
+        """True if messages without a needle have no effect."""
         return not self._open and not self._cut
 
     def feed(self, message: Message) -> list[Block]:
@@ -75,7 +75,7 @@ class Assembler:
             message = message._replace(text=message.text.removeprefix(_EACH_LINE))
         if message.number > self._expiry:
             self._expire(message.number)
-        self._take(message)
+        self._dispatch(message)
         if self._stale:
             self._changed()
         ready = []
@@ -109,7 +109,7 @@ class Assembler:
         self._expiry = min((*recent, *silent, *single, *cut), default=_NEVER)
 
     def _expire(self, number: int) -> None:
-        """What a log has not gone on with for long is over."""
+        """Close the blocks that have had no line for too long."""
         last = self._last_single
         if last is not None and last.first + _NEAR < number:
             self._finished(last)
@@ -123,21 +123,21 @@ class Assembler:
                 self._forget(key)
         self._stale = True
 
-    def _take(self, message: Message) -> None:
+    def _dispatch(self, message: Message) -> None:
         key = message.caller
         block = self._open.get(key)
-        if message.marked and self._mark(key, message):
+        if message.marked and self._begins(key, message):
             return
         if block is not None:
             self._line(key, block, message)
         elif key in self._cut:
-            self._before(key, message)
+            self._warn_text(key, message)
         elif key and self._open:
             self._foreign(message)
 
     def _foreign(self, message: Message) -> None:
-        """Takes a line of a caller that has no report of its own: what other processors say
-        of themselves is part of a report about a hang."""
+        """Handle a line of a caller without an open splat. The backtraces of other processors
+        are part of the splat of a hang."""
         text = message.text
         is_frame = frame.parse(text) is not None
         for block in self._open.values():
@@ -147,8 +147,8 @@ class Assembler:
                 return
             block.foreign = block.foreign or is_frame
 
-    def _mark(self, key: str, message: Message) -> bool:
-        """Takes a message that begins something; False for all others."""
+    def _begins(self, key: str, message: Message) -> bool:
+        """Handle a message that opens a splat, a cut mark or a boot; False for all others."""
         block, text = self._open.get(key), message.text
         if (opened := opens(text)) is not None:
             self._opening(key, message, *opened)
@@ -166,25 +166,25 @@ class Assembler:
             return False
         return True
 
-    def _before(self, key: str, message: Message) -> None:
+    def _warn_text(self, key: str, message: Message) -> None:
         self._cut[key].append(message)
         if len(self._cut[key]) > MOST_BEFORE:
             del self._cut[key]
 
     def _opening(self, key: str, message: Message, kind: Kind, match: re.Match[str]) -> None:
         block = self._open.get(key)
-        if kind.name == "panic" and self._led_to(key, message, match):
+        if kind.name == "panic" and self._is_consequence(key, message, match):
             return
         if kind.alone:
-            if block is not None and goes_on(block, kind):
+            if block is not None and continues(block, kind):
                 append(block, message, content=True)
             else:
                 self._single(kind, match, message)
             return
         described = block is not None and describes_warning(block, kind)
-        if block is not None and (described or goes_on(block, kind)):
+        if block is not None and (described or continues(block, kind)):
             block.kind = kind if described else block.kind
-            block.places.append(match)
+            block.openings.append(match)
             append(block, message, content=True)
             return
         if block is not None and not key and interrupts(block, kind):
@@ -208,8 +208,8 @@ class Assembler:
     def _single(self, kind: Kind, match: re.Match[str], message: Message) -> None:
         last = self._last_single
         near = last is not None and message.number <= last.first + _NEAR
-        if last is not None and near and last.kind.name in kind.within and len(last.places) == 1:
-            last.places.append(match)
+        if last is not None and near and last.kind.name in kind.within and len(last.openings) == 1:
+            last.openings.append(match)
             append(last, message, content=True)
             return
         if last is not None:
@@ -217,9 +217,8 @@ class Assembler:
         self._last_single = Block(kind, [match], [message], end="mark")
         self._stale = True
 
-    def _led_to(self, key: str, message: Message, match: re.Match[str]) -> bool:
-        """Whether the panic is what the kernel does about the last report; it is then part
-        of it."""
+    def _is_consequence(self, key: str, message: Message, match: re.Match[str]) -> bool:
+        """True if the panic is a consequence of the last splat; it is then added to it."""
         block = self._open.get(key) or self._recent.get(key)
         bare = block is not None and key in self._open and not block.framed
         if not bare and not CONSEQUENCE.match(match["what"]):
@@ -243,14 +242,14 @@ class Assembler:
         is_frame = frame.parse(text) is not None
         block.framed = block.framed or is_frame
         append(block, message, content=is_frame or CONTENT.match(text) is not None)
-        if ("[ end" in text and END.match(text)) or ends_ruled(block, text):
+        if ("[ end" in text and END.match(text)) or is_end_rule(block, text):
             block.length = len(block.messages)
             self._close(key, "mark")
         elif block.strays > _MOST_STRAYS or len(block.messages) > _MOST_LINES:
             self._close(key, "others")
 
     def _end(self, key: str, end: End) -> None:
-        """Closes a caller's report, and the one that it has interrupted."""
+        """Close the splat of a caller, and the one that it interrupted."""
         self._close(key, end)
         self._close(key, end)
 
@@ -269,8 +268,7 @@ class Assembler:
         self._stale = True
 
     def _forget(self, key: str | None = None) -> None:
-        """What were the last reports, of one caller or of all, are no longer what a panic
-        could be the end of."""
+        """Complete the last splats of one caller or of all: no panic can follow from them."""
         for each in [key] if key is not None else list(self._recent):
             if each in self._recent:
                 self._finished(self._recent.pop(each))

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The function that a report is about, from what its lines say."""
+"""The function to blame for a splat, by the rule of its kind (``blame`` in kinds.toml).
+
+Each rule returns candidates, the likeliest first; ``guilty`` chooses the first that is not
+machinery. ``named`` is the function in the opening, "" without one.
+"""
 
 import re
 from collections import Counter
@@ -10,13 +14,12 @@ from harness.klog.anatomy import Anatomy, Trace
 from harness.klog.frame import Frame
 from harness.klog.kinds import Blame
 
-# A processor in smp_call_function_single and the like waits for what another does.
+# A processor in smp_call_function_single() and the like waits for another one.
 _WAITING = "smp_call_function"
 
 
 def place(found: Anatomy, named: str) -> list[str]:
-    """The functions to choose from, the likeliest first, of a report whose opening names
-    one ("" where it does not)."""
+    """The named function, the program counter, then the frames outward of both."""
     first = [named] if named else []
     if found.pc and machinery.plain(found.pc.function) != machinery.plain(named):
         first.append(found.pc.function)
@@ -25,18 +28,18 @@ def place(found: Anatomy, named: str) -> list[str]:
     if known and not any(each.reliable for each in found.main):
         main = []
     names = {machinery.plain(each) for each in first}
-    behind = next((i + 1 for i, each in enumerate(main) if machinery.plain(each) in names), 0)
+    after = next((i + 1 for i, each in enumerate(main) if machinery.plain(each) in names), 0)
     if found.jumped and not named:
-        # Who has jumped there is in the link register.
+        # The link register holds the function that jumped.
         first = [found.lr.function] if found.lr else []
     elif not main and found.lr:
         main = [found.lr.function]
-    return _linked(found, [*first, *main[behind:]])
+    return _linked(found, [*first, *main[after:]])
 
 
 def _linked(found: Anatomy, names: list[str]) -> list[str]:
-    """With the function of the link register behind that of the program counter: a caller
-    that the trace lacks, because its callee or itself has made no frame."""
+    """Insert the function of the link register after that of the program counter: a caller
+    that is missing in the trace because it or its callee has no frame."""
     if not (found.linked and found.pc and found.lr) or found.jumped:
         return names
     pc, lr = found.pc.function, found.lr.function
@@ -47,28 +50,29 @@ def _linked(found: Anatomy, names: list[str]) -> list[str]:
 
 
 def trace(found: Anatomy, named: str) -> list[str]:
-    """Of one that only its call trace locates; lockdep's without one, its first lock."""
+    """The frames of the call trace; without a trace, the place or the first lock."""
     return _reliable(found.main) or place(found, named) or found.locks[:1]
 
 
 def lock(found: Anatomy, named: str) -> list[str]:
-    """Of lockdep's, which says where the lock is taken; where that is a lock's own function,
-    the trace says from where, or else the place of another lock."""
-    taken = [each for each in found.locks[:2] if not machinery.locks(each)]
-    if taken and taken[0] == found.locks[0]:
-        return place(found, taken[0])
-    return _reliable(found.main) or place(found, next(iter(taken), named)) or found.locks[:1]
+    """The function in which lockdep reports that the lock is acquired. If that is a locking
+    function: its caller in the trace, or the place of the second lock."""
+    acquired = [each for each in found.locks[:2] if not machinery.locks(each)]
+    if acquired and acquired[0] == found.locks[0]:
+        return place(found, acquired[0])
+    return _reliable(found.main) or place(found, next(iter(acquired), named)) or found.locks[:1]
 
 
 def order(found: Anatomy, named: str) -> list[str]:
-    """Of lockdep's about interrupts: who takes the lock in one, which it shows first."""
+    """The function that acquires the lock in an interrupt, the first trace that lockdep
+    prints."""
     first = next((each for each in found.traces if each.name == "dependency"), None)
     return _reliable(first.frames) if first else lock(found, named)
 
 
 def hang(found: Anatomy, named: str) -> list[str]:
-    """Of one about what goes on for too long: inside of what dispatched the work. A
-    processor that waits for another is not to blame: the waiting is."""
+    """The function called by the dispatcher of the work. A processor that waits for another
+    one is blamed on the wait."""
     if found.pc and found.pc.function.startswith(_WAITING):
         return [_WAITING]
     for each in found.traces:
@@ -86,7 +90,7 @@ def _inside(names: Sequence[str]) -> list[str]:
     outermost = max((i for i, name in enumerate(names) if _is_work(name)), default=-1)
     last = -1
     for index, name in enumerate(names):
-        # A fault that is not a user's is of the work that it has interrupted.
+        # A page fault of the kernel belongs to the work that caused it.
         dispatched = machinery.dispatches(name) and (
             index > outermost or not machinery.faults(name)
         )
@@ -104,8 +108,8 @@ def _is_work(name: str) -> bool:
 
 
 def _interrupted(each: Trace) -> list[str]:
-    """Behind the functions of the interrupt that found it: what enters one is the last of
-    them, or the mark says where they end."""
+    """The frames below the interrupt that detected the hang: those after the function that
+    enters an interrupt, or after the mark."""
     names = _reliable(each.frames)
     mark, first = each.parts[0]
     entry = (i + 1 for i, name in enumerate(names) if machinery.interrupts(name))
@@ -115,29 +119,29 @@ def _interrupted(each: Trace) -> list[str]:
     return names[end:] or names
 
 
-# What ends a grace period is somewhere else than what waits for its end.
+# The cause of a missing grace period is elsewhere than the functions that wait for it.
 _GRACE_PERIOD = re.compile(r"_?(synchronize_(?:s?rcu|net|sched)|s?rcu_barrier)\w*")
 # Since 5.1 RCU has one flavour.
 _FLAVOURS = {"synchronize_sched": "synchronize_rcu"}
 
 
 def wait(found: Anatomy, named: str) -> list[str]:
-    """Of a task that waits for too long: what waits, or that it is for RCU."""
+    """The function that waits; for RCU, the wait itself."""
     names = trace(found, named)
     matches = [_GRACE_PERIOD.fullmatch(machinery.plain(each)) for each in names]
     at = next((i for i, match in enumerate(matches) if match), -1)
-    # What waits for the lock of a barrier waits for some other task's.
+    # A task that waits for the mutex of a barrier waits for another task.
     locked = at > 0 and "mutex_lock" in names[at - 1]
     if (match := matches[at] if at >= 0 else None) and not locked:
         return [_FLAVOURS.get(match[1], match[1])]
     if all(machinery.is_machinery(each) for each in names):
-        # It waits for memory that a page fault has to read or to map.
+        # It waits in a page fault.
         return [each for each in names if machinery.faults(each)] or names
     return [each for each in names if not machinery.waits(each)] or names
 
 
 def outermost(found: Anatomy, named: str) -> list[str]:
-    """Of one that came to light by chance: the work that the task was at."""
+    """The outermost work of the task: the bug was detected by chance, at any later time."""
     names = trace(found, named)
     for index in range(len(names) - 1, -1, -1):
         if not (machinery.is_machinery(names[index]) or machinery.dispatches(names[index])):
@@ -145,12 +149,12 @@ def outermost(found: Anatomy, named: str) -> list[str]:
     return names
 
 
-# A function that calls itself, directly or through others, appears more often.
+# A function in a recursion is at least this many times in the trace.
 _RECURSION = 3
 
 
 def recursion(found: Anatomy, named: str) -> list[str]:
-    """Of one that has used up its stack: the function that the trace repeats most."""
+    """The most frequent function of the trace, of a task that overflowed its stack."""
     names = place(found, named)
     own = Counter(n for n in names if not machinery.is_machinery(n))
     most = max(own.values(), default=0)
@@ -161,23 +165,23 @@ def recursion(found: Anatomy, named: str) -> list[str]:
 
 
 def caller(found: Anatomy, named: str) -> list[str]:
-    """Of one that names its caller in a line of its own: that function, whatever it is."""
+    """The function in the line "caller is", even if it is machinery."""
     named_ones = [found.caller] if found.caller and not machinery.reports(found.caller) else []
     return named_ones or trace(found, named)
 
 
 def text(found: Anatomy, named: str) -> list[str]:
-    """Of one whose opening says it, or nothing does."""
+    """The named function only; without one, the call trace."""
     return [named] if named else trace(found, named)
 
 
 def work(found: Anatomy, _named: str) -> list[str]:
-    """Of one that shows what the workers are at, if it does."""
+    """The current work of the first worker in the splat."""
     return [found.work] if found.work else []
 
 
 def none(found: Anatomy, _named: str) -> list[str]:
-    """Of one that is about no function, unless it says which was the last."""
+    """No function, except the last one if the splat names it."""
     return [found.last_function] if found.last_function else []
 
 
@@ -203,16 +207,16 @@ def _reliable(frames: Sequence[Frame]) -> list[str]:
     return sure or [each.function for each in real]
 
 
-# What is passed over when the first function to blame is looked for.
-_ASIDE = {"lock": machinery.locks, "order": machinery.locks}
+# The machinery to skip, where it is not all machinery.
+_SKIPPED = {"lock": machinery.locks, "order": machinery.locks}
 
 
 def guilty(kind: Blame, found: Anatomy, candidates: Sequence[str]) -> tuple[str, str]:
-    """The first of the functions that is not machinery, and the next one outward; where
-    all are, the first that does not report, or at least does not only print."""
-    aside = _ASIDE.get(kind, machinery.is_machinery)
-    sides = ((machinery.of_modules if n in found.modular else aside, n) for n in candidates)
-    real = [name for side, name in sides if not side(name)]
+    """The first candidate that is not machinery, and the next one outward. If all are
+    machinery: the first that neither reports nor schedules, or else does not only print."""
+    skipped = _SKIPPED.get(kind, machinery.is_machinery)
+    tests = ((machinery.is_modular if n in found.modular else skipped, n) for n in candidates)
+    real = [name for skips, name in tests if not skips(name)]
     if not real:
         other = [each for each in candidates if not machinery.reports(each)]
         other = [each for each in other if not machinery.schedules(each)] or other

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Reports as blocks of a log's messages: which lines begin and end one, and which are its."""
+"""Blocks of messages, one for each splat: the lines that open, continue and end one."""
 
 import re
 from dataclasses import dataclass, field
@@ -9,19 +9,22 @@ from harness.klog import kinds
 from harness.klog.kinds import Kind
 from harness.klog.message import Message
 
-# What ended a block: its own mark, another report, the machine's next boot, the end of the
-# log, or lines that are none of a report's.
+# What ended a block: its own end mark, the opening of another splat, the next boot, the end of
+# the log, or too many lines that belong to no splat.
 End = Literal["mark", "opening", "boot", "log", "others"]
 
 
 @dataclass(slots=True)
 class Block:
-    """One report's messages. ``places`` are the openings that it had, the first of which
-    made it; ``before`` what a WARN says before its opening; ``panic`` the reason of the
-    panic that it led to; ``end`` what closed it."""
+    """The messages of one splat. ``openings`` are the matches of its opening lines, the
+    first of which created it; ``before`` is the text of a WARN printed before its opening;
+    ``length`` counts the messages up to its last line, ``strays`` those after it; ``framed``
+    is set once it has a call trace, ``foreign`` once lines of another splat are among its
+    own; ``panic`` is the reason of the panic that followed from it; ``end`` is what closed
+    it."""
 
     kind: Kind
-    places: list[re.Match[str]]
+    openings: list[re.Match[str]]
     messages: list[Message]
     before: list[Message] = field(default_factory=list)
     length: int = 1
@@ -33,7 +36,7 @@ class Block:
 
     @property
     def texts(self) -> list[str]:
-        """Its lines, without those behind its last one."""
+        """Its lines up to the last one."""
         return [each.text for each in (*self.before, *self.messages[: self.length])]
 
     @property
@@ -48,7 +51,7 @@ class Block:
         return message.number + message.lines - 1
 
 
-# Strings one of which every opening and every mark has; the rest of a log is passed over.
+# Each opening and mark contains one of these strings; all other lines are skipped.
 NEEDLES = (
     *("BUG", "WARNING:", "INFO: ", "nable to handle", "nternal error", "Oops", "PANIC: "),
     *("Kernel panic", "cut here", "UBSAN:", "general protection", "KASAN: ", "ivide"),
@@ -86,7 +89,7 @@ END = re.compile(r"\s*-{2,}\[ end (?:trace|Kernel panic)")
 BOOT = re.compile(r"\s*(?:Linux version \d|Booting Linux on |Booting paravirtualized kernel)")
 _RULE = re.compile(r"\s*={20,}\s*$")
 _RULED = frozenset(("KASAN", "KCSAN", "KMSAN", "KFENCE", "UBSAN"))
-# The panics that kernels are set to when something else has been reported.
+# Reasons of panics that follow from a splat (panic_on_warn, panic_on_oops and the like).
 CONSEQUENCE = re.compile(
     r"(?:[\w /-]{1,60}: )?[Ff]atal exception|"
     r"(?:Oops: |Oops - .*: |kernel: )?(?:panic_on_\w+ set|.*panic_on_warn|"
@@ -97,13 +100,13 @@ CONSEQUENCE = re.compile(
     r"Asynchronous SError Interrupt|Unrecoverable exception|Corrupted kernel stack)"
 )
 _OUT_OF_MEMORY = frozenset(("page allocation", "out of memory"))
-# What an oops shows before its registers, and no report behind its trace.
+# An oops prints it before its registers; no splat prints it after its trace.
 MODULES = re.compile(r"\s*Modules linked in:")
-# Kinds whose text a WARN prints: the kernels from 4.11 to 4.14 do so before the cut mark.
+# Kinds whose text a WARN prints; kernels from 4.11 to 4.14 print it before the cut mark.
 _WARN_TEXTS = frozenset(
     name for kind in kinds.KINDS if kind.name == "WARNING" for name in kind.within
 )
-# Of what else a report is made than of frames; the rest are messages of others.
+# Lines of a splat other than frames; all other lines are unrelated messages.
 CONTENT = re.compile(
     r"""
     \s*(?:[\[(]?[\[<][0-9a-f]{8,16}[>\]]|</?(?:IRQ|TASK|NMI|EOI|SOFTIRQ|ENTRY|EXCEPTION|\#DF)|
@@ -130,13 +133,13 @@ CONTENT = re.compile(
     Mem-Info|workqueue\ \S+:|pwq\ \d|pool\ \d|pending:|in-flight:|inactive:|Showing\ b)""",
     re.VERBOSE,
 )
-# What a symboliser appends to the line that it repeats for each inlined function.
+# Appended by a symboliser to the lines that it adds for inlined functions.
 INLINE = "[inline]"
-# So few lines of others, or empty ones, that a report can still be going on.
+# A splat can continue after at most this many unrelated or empty lines.
 _FEW_STRAYS = 3
-# So many lines a WARN's text has.
+# The text of a WARN has at most this many lines.
 MOST_BEFORE = 6
-# So much of a line an opening can be.
+# Openings are matched against at most this many characters of a line.
 _LONGEST = 1000
 
 
@@ -145,7 +148,7 @@ _OPENINGS = tuple((kind.opening.match, kind) for kind in kinds.KINDS)
 
 
 def opens(text: str) -> tuple[Kind, re.Match[str]] | None:
-    """The kind of report that a line opens, and how it matches."""
+    """The kind of splat that a line opens, with the match; None if it opens none."""
     for needle in NEEDLES:
         if needle in text:
             break
@@ -158,37 +161,38 @@ def opens(text: str) -> tuple[Kind, re.Match[str]] | None:
     return None
 
 
-def goes_on(block: Block, kind: Kind) -> bool:
-    """Whether what opens a report of the kind is part of one that is open."""
+def continues(block: Block, kind: Kind) -> bool:
+    """True if an opening of the kind is part of the open splat."""
     if block.kind.name in kind.within:
         return True
-    bare = len(block.messages) == len(block.places)
-    repeated = kind.again or INLINE in block.places[-1].string
+    bare = len(block.messages) == len(block.openings)
+    repeated = kind.again or INLINE in block.openings[-1].string
     return repeated and block.kind.name == kind.name and bare
 
 
 def describes_warning(block: Block, kind: Kind) -> bool:
-    """Whether what opens a report of the kind is the text of a WARN that is open: kernels up
-    to 4.10 print it below the place (warn_slowpath_common, kernel/panic.c)."""
+    """True if an opening of the kind is the text of the open WARN: kernels up to 4.10 print
+    it below the place (warn_slowpath_common, kernel/panic.c)."""
     bare = len(block.messages) == 1
     return bare and block.kind.name == "WARNING" and kind.name in _WARN_TEXTS and kind.ends
 
 
 def is_interrupted(block: Block, kind: Kind) -> bool:
-    """Whether an oops, of which the log has no frame yet, goes on behind a report of the kind:
-    nothing else is found on a processor between an exception and its registers."""
+    """True if an oops without frames so far continues after a splat of the kind. That splat
+    is from another processor: between an exception and its registers a processor detects
+    nothing else."""
     dying = block.kind.severity == "fatal" and block.kind.ends and not block.framed
     return dying and kind.severity == "serious" and not kind.ends
 
 
 def interrupts(block: Block, kind: Kind) -> bool:
-    """Whether, in a log without callers, what opens a report of the kind is of another
-    processor: one that makes a report whose end is marked has no memory to ask for."""
+    """True if, in a log without callers, an opening of the kind is from another processor:
+    a processor that prints a splat with an end mark allocates no memory."""
     return kind.name in _OUT_OF_MEMORY and block.kind.ends and block.strays <= _FEW_STRAYS
 
 
 def awaits_place(block: Block) -> bool:
-    """Whether a cut mark stands between a report's text and the line that says where."""
+    """True if a cut mark here separates the text of a WARN from the line with its place."""
     if block.framed:
         return False
     texts = block.kind.name in _WARN_TEXTS and len(block.messages) <= MOST_BEFORE
@@ -196,7 +200,7 @@ def awaits_place(block: Block) -> bool:
 
 
 def append(block: Block, message: Message, *, content: bool) -> None:
-    """Adds a message, which is ``content`` of the report or a stray one."""
+    """Append a message, which is ``content`` of the splat or a stray one."""
     block.messages.append(message)
     if content:
         block.length = len(block.messages)
@@ -205,8 +209,8 @@ def append(block: Block, message: Message, *, content: bool) -> None:
         block.strays += 1
 
 
-def ends_ruled(block: Block, text: str) -> bool:
-    """Whether the line is the rule of "=" that ends a sanitizer's report."""
+def is_end_rule(block: Block, text: str) -> bool:
+    """True if the line is the rule of "=" that ends the splat of a sanitizer."""
     if "====" not in text or block.kind.name not in _RULED:
         return False
     return block.framed and _RULE.match(text) is not None

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One function of a call trace. ``offset`` and ``size`` are bytes, None where the
-    log does not give them; ``module`` is "" for what vmlinux has. ``reliable`` is False
-    for what only lay on the stack (``? func``), ``inline`` True for what a symboliser
-    added; ``place`` is a symboliser's ``file:line``."""
+    """One function of a call trace. ``offset`` and ``size`` are in bytes, None if not in the
+    log; ``module`` is "" for functions of vmlinux. ``reliable`` is False for an address only
+    found on the stack (``? func``); ``inline`` is True for a function added by a symboliser;
+    ``place`` is the ``file:line`` of a symboliser."""
 
     function: str
     offset: int | None = None
@@ -29,8 +29,8 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A call trace, the innermost frame first. ``name`` says whose it is: ``call trace``,
-    ``IRQ``, ``allocation``, ``free`` and the like."""
+    """A call trace, the innermost frame first. ``name`` is its type: ``call trace``, ``IRQ``,
+    ``allocation``, ``free`` and the like."""
 
     name: str
     frames: tuple[Frame, ...]
@@ -44,7 +44,7 @@ _OFFSET = r"\+(?P<offset>0x[0-9a-fA-F]{1,16})(?:/(?P<size>0x[0-9a-fA-F]{1,16}))?
 _WITH_OFFSET = re.compile(
     rf"{_ADDRESSES}(?P<guess>\?\s+)?\(?(?P<name>{_NAME}){_OFFSET}\)?(?P<rest>.*)"
 )
-# What a symboliser left of it: func file.c:1 [inline], func (file.c:1 (discriminator 2)).
+# As a symboliser prints it: func file.c:1 [inline], func (file.c:1 (discriminator 2)).
 _PLACE = r"(?:\.?/)*(?P<place>[\w.+/-]+\.(?:[chSs]|rs|cpp|inc):\d+)"
 _WITH_PLACE = re.compile(
     rf"{_ADDRESSES}(?P<guess>\?\s+)?(?P<name>{_NAME}) +\(?{_PLACE}(?P<rest>.*)"
@@ -56,25 +56,25 @@ _FROM = re.compile(
 _FROM_SHORT = re.compile(rf"{_ADDRESSES}\(?(?P<callee>{_NAME})\)? from\s*$")
 _MODULE = re.compile(r"\[(?P<module>[A-Za-z0-9_]+)(?:\([A-Z]+\))?(?: (?P<build>[0-9a-f]{8,64}))?\]")
 _REST_PLACE = re.compile(rf"\s+\(?{_PLACE}")
-# No frame's line is longer.
+# No line of a frame is longer.
 _LONGEST = 400
 _NO_MODULE = frozenset(("inline", "vmlinux"))
 
 
 def parse(line: str) -> Frame | None:
-    """The frame in one line of a trace; None where there is none. Of 32-bit ARM's
-    ``func from caller`` it is ``func``, of which that line has no offset."""
+    """The frame in one line of a trace; None if the line has none. For ``func from caller``
+    of 32-bit ARM it is ``func``, without an offset: that line has none."""
     if "+0x" in line or " from" in line or ":" in line:
         return _parsed(line[:_LONGEST])[0]
     return None
 
 
 def caller(line: str) -> Frame | None:
-    """The caller in a line of 32-bit ARM's traces, None in all others."""
+    """The caller in a line of a 32-bit ARM trace; None for all others."""
     return _parsed(line[:_LONGEST])[1] if " from " in line else None
 
 
-# The same traces come again and again in a long log.
+# A long log repeats the same traces.
 @functools.lru_cache(maxsize=1 << 15)
 def _parsed(line: str) -> tuple[Frame | None, Frame | None]:
     if " from" in line:

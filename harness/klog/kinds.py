@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The kinds of reports that kernels write: kinds.toml."""
+"""The kinds of splats that kernels print: kinds.toml."""
 
 import re
 import tomllib
@@ -26,7 +26,7 @@ Blame = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One entry of the table; kinds.toml says what each field is."""
+    """One entry of the table; kinds.toml describes the fields."""
 
     name: str
     opening: re.Pattern[str]
@@ -43,7 +43,7 @@ _PARTS = {
     "<FILE>": r"(?P<file>/?(?:[\w.+-]+/)*[\w.+-]+\.(?:[chS]|rs)):(?P<line>\d+)",
     "<FUNCTION>": r"(?P<function>[A-Za-z_$.][\w$.]*)",
     "<TASK>": r"(?P<comm>.{1,32}?):(?P<pid>\d+)",
-    # A device as dev_err and the like put it first: its driver, its name.
+    # A device as dev_err() and the like print it: driver and name.
     "<DEVICE>": r"(?:[\w.,:@/-]{2,60}[ :] ?){1,3}",
 }
 

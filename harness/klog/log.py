@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The messages and the splats of any text of a kernel log, streamed."""
+"""Messages and splats of a kernel log in any text format, streamed."""
 
 import codecs
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +12,7 @@ from harness.klog.message import Message
 from harness.klog.splat import Splat
 
 _CHUNK = 1 << 18
-# Nothing that a kernel says is longer; what is, is cut there.
+# No message of the kernel is longer; longer lines are cut.
 _LONGEST = 1 << 14
 _NEEDLES = tuple(needle.encode() for needle in NEEDLES)
 _MARKS = {
@@ -22,37 +22,38 @@ _MARKS = {
 
 
 def messages(source: IO[bytes] | Iterable[bytes]) -> Iterator[Message]:
-    """All messages of a log: a file opened for bytes, or pieces of one. Never raises for
-    what they contain."""
+    """All messages of a log: a file opened in binary mode, or pieces of bytes. Never raises
+    for their content."""
     lines = _Lines(source)
     parsed = (found for line, number, _ in lines if (found := message.parse(line, number)))
     return message.joined(parsed)
 
 
 def splats(source: IO[bytes] | Iterable[bytes]) -> Iterator[Splat]:
-    """The reports of a log, each when it has ended; ``first`` and ``last`` are its lines,
-    from 1. Memory is bounded by the longest report, time by the log's length."""
+    """The splats of a log, each as soon as it has ended; ``first`` and ``last`` are line
+    numbers from 1. Memory is bounded by the longest splat; time is linear in the length of
+    the log."""
     lines, assembler = _Lines(source), Assembler()
     for each in message.joined(_near(lines, assembler)):
-        yield from map(splat.of, assembler.feed(each))
-    yield from map(splat.of, assembler.finish())
+        yield from map(splat.from_block, assembler.feed(each))
+    yield from map(splat.from_block, assembler.finish())
 
 
 def _near(lines: "_Lines", assembler: Assembler) -> Iterator[Message]:
-    """The messages in reports and those that may begin one."""
-    for line, number, marked in lines.where(lambda: not assembler.idle):
+    """The messages of splats, and those that may open one."""
+    for line, number, marked in lines.near_needles(lambda: not assembler.idle):
         if (found := message.parse(line, number, marked=marked)) is not None:
             yield found
 
 
-# A message is known to be whole when the next one begins: in the JSON of dmesg that is six
-# lines further down, where it names the caller.
+# A message is complete when the next one begins: in JSON of dmesg with callers that is six
+# lines further down.
 _FOLLOWING = 8
 
 
 class _Lines:
-    """The lines of a log, out of pieces of any size, each with its number, from 1, and
-    whether it has a needle."""
+    """The lines of a log from pieces of any size: the line, its number from 1, and whether
+    it contains a needle."""
 
     def __init__(self, source: IO[bytes] | Iterable[bytes]) -> None:
         self._pieces = _pieces(source)
@@ -60,19 +61,19 @@ class _Lines:
         self._patience = 0
 
     def __iter__(self) -> Iterator[tuple[str, int, bool]]:
-        return self.where(lambda: True)
+        return self.near_needles(lambda: True)
 
-    def where(self, wanted: Callable[[], bool]) -> Iterator[tuple[str, int, bool]]:
-        """Those that have a needle, some that follow each of them, and while ``wanted``
-        says so all."""
+    def near_needles(self, every: Callable[[], bool]) -> Iterator[tuple[str, int, bool]]:
+        """The lines with a needle, some lines after each, and all lines while ``every``
+        returns True."""
         for piece in self._pieces:
-            yield from self._piece(piece, wanted)
+            yield from self._piece(piece, every)
 
-    def _piece(self, piece: bytes, wanted: Callable[[], bool]) -> Iterator[tuple[str, int, bool]]:
+    def _piece(self, piece: bytes, every: Callable[[], bool]) -> Iterator[tuple[str, int, bool]]:
         hits, at = _hits(piece), 0
         while at < len(piece):
             start = _next_hit(piece, hits, at)
-            if start > at and self._patience <= 0 and not wanted():
+            if start > at and self._patience <= 0 and not every():
                 self._number += piece.count(b"\n", at, start)
                 at = start
                 continue
@@ -86,7 +87,7 @@ class _Lines:
 
 
 def _hits(piece: bytes) -> list[int]:
-    """Where needles are, the last first."""
+    """The positions of needles, the last first."""
     found: list[int] = []
     for needle in _NEEDLES:
         at = piece.find(needle)
@@ -98,14 +99,14 @@ def _hits(piece: bytes) -> list[int]:
 
 
 def _next_hit(piece: bytes, hits: list[int], at: int) -> int:
-    """The start of the next line that has a needle."""
+    """The start of the next line with a needle."""
     while hits and hits[-1] < at:
         hits.pop()
     return max(at, piece.rfind(b"\n", at, hits[-1]) + 1) if hits else len(piece)
 
 
 def _pieces(source: IO[bytes] | Iterable[bytes]) -> Iterator[bytes]:
-    """Pieces that end where lines do; of a line that does not end, its beginning."""
+    """Pieces that end at line ends; of a line without an end, the beginning."""
     rest, skipping = b"", False
     for each in _decoded(_read(source)):
         piece = rest + each
@@ -115,7 +116,7 @@ def _pieces(source: IO[bytes] | Iterable[bytes]) -> Iterator[bytes]:
             if first < 0:
                 rest = b""
                 continue
-            # The newline of the long line stays, and so does the count.
+            # The newline of the long line is kept, so line numbers stay correct.
             piece, end, skipping = piece[first + 1 :], end - first - 1, False
         rest = piece[end:]
         if len(rest) > _CHUNK:
@@ -137,7 +138,8 @@ def _read(source: IO[bytes] | Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _decoded(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """UTF-16 as UTF-8, which all else is taken for; what is not of it is replaced later."""
+    """Convert UTF-16 to UTF-8. All other input is read as UTF-8; invalid bytes are replaced
+    later."""
     first = next(pieces, b"")
     coding = next((name for mark, name in _MARKS.items() if first.startswith(mark)), None)
     if coding is None:

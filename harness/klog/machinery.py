@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Functions that a report shows and that are not what it is about.
+"""Machinery: functions in call traces that are not to blame.
 
-What detects, prints and handles trouble, what everything calls (allocators, locks,
-strings, lists, reference counts), and what enters the kernel. A report is about the
-innermost function that is none of these. The names are in machinery.toml.
+They detect, print and handle bugs; or are helpers that all code calls (allocators, locks,
+strings, lists, reference counts); or enter the kernel. The innermost other function is to
+blame. The names are in machinery.toml.
 """
 
 import functools
@@ -22,8 +22,8 @@ _MACHINERY = (*_LOCKING, "entry", "scheduler", "helpers", *_OF_MODULES)
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """Those of tables: the plain as they are, the others as a pattern. An inner form of one,
-    with leading underscores, is one as well."""
+    """The names of tables: plain names in a set, all others as one pattern. Leading
+    underscores of a function are ignored."""
 
     plain: frozenset[str]
     pattern: re.Pattern[str]
@@ -33,7 +33,7 @@ class _Names:
         return known or self.pattern.fullmatch(name) is not None
 
 
-# Compiled when a report is read, which most commands do not.
+# Compiled on first use: most commands read no splat.
 @functools.cache
 def _names(*tables: str) -> _Names:
     names = [name for table in tables for name in _TABLES[table].split()]
@@ -50,15 +50,15 @@ _SYSCALL = re.compile(
 
 
 def plain(function: str) -> str:
-    """A function's name without what the compiler appended to it: ``.isra.0``,
+    """The name of a function without suffixes of the compiler: ``.isra.0``,
     ``.constprop.0``, ``.part.0``, ``.cold``."""
     return function if function[:1] == "." else function.partition(".")[0]
 
 
 @functools.lru_cache(maxsize=1 << 14)
 def named(function: str) -> str:
-    """The name to call a function by, the same on every architecture: ``sys_NAME`` for
-    each of a system call's wrappers, the path of what Rust has mangled."""
+    """The name to print for a function, the same on all architectures: ``sys_NAME`` for the
+    wrappers of a system call, the path for a mangled name of Rust."""
     name = plain(function)
     if name[:2] == "_R":
         return demangled(name)
@@ -69,74 +69,74 @@ def named(function: str) -> str:
 
 @functools.lru_cache(maxsize=1 << 14)
 def is_machinery(function: str) -> bool:
-    """Whether a report that shows the function is about some other. ``_noprof`` ends the
-    names of allocators since they are profiled (6.10, linux/alloc_tag.h)."""
+    """True if the function is not to blame. Names of allocators end in ``_noprof`` since
+    allocation profiling (6.10, linux/alloc_tag.h)."""
     return _names(*_MACHINERY).has(plain(function).removesuffix("_noprof"))
 
 
 @functools.lru_cache(maxsize=1 << 14)
-def of_modules(function: str) -> bool:
-    """Whether it is machinery that a module can have; the rest is the kernel's own."""
+def is_modular(function: str) -> bool:
+    """True for machinery that a module can contain; all other is in vmlinux only."""
     return _names(*_OF_MODULES).has(plain(function))
 
 
 @functools.lru_cache(maxsize=1 << 14)
 def locks(function: str) -> bool:
-    """Whether it only takes or gives back a lock, or reports: of what lockdep finds, all
-    others that take the lock can be to blame, the scheduler and allocators among them."""
+    """True if it only acquires or releases a lock, or reports. For lockdep all other
+    functions can be to blame, the scheduler and allocators included."""
     return _names(*_LOCKING).has(plain(function))
 
 
 @functools.lru_cache(maxsize=1 << 14)
 def reports(function: str) -> bool:
-    """Whether it finds that there is something to report, or is no code at all."""
+    """True if it detects bugs, or is a symbol without code."""
     return _names("boundaries", "reports").has(plain(function))
 
 
 @functools.lru_cache(maxsize=1 << 14)
 def schedules(function: str) -> bool:
-    """Whether it is part of the scheduler, waits, or is idle."""
+    """True if it schedules, waits or idles."""
     return _names("scheduler").has(plain(function))
 
 
 @functools.lru_cache(maxsize=1 << 14)
 def prints(function: str) -> bool:
-    """Whether it is what prints a report, at the head of its trace, or lockdep's own
-    functions, without which such a trace says nothing of where."""
+    """True if it prints a splat, or belongs to lockdep: the head of a trace that locates
+    nothing."""
     return _names("printing").has(plain(function))
 
 
 @functools.lru_cache(maxsize=1 << 14)
 def interrupts(function: str) -> bool:
-    """Whether what it has interrupted is what follows in a trace."""
+    """True if the frames after it are the interrupted code."""
     return _names("interrupts").has(plain(function))
 
 
 @functools.lru_cache(maxsize=1 << 14)
 def dispatches(function: str) -> bool:
-    """Whether it hands work to what does it."""
+    """True if it dispatches work to other functions."""
     return _names("dispatch").has(named(function))
 
 
 @functools.lru_cache(maxsize=1 << 14)
 def runs_tests(function: str) -> bool:
-    """Whether it calls a test, which can have the name of what it tests."""
+    """True if it runs tests; a test can have the name of a helper that it tests."""
     return _names("runners").has(plain(function))
 
 
 @functools.lru_cache(maxsize=1 << 14)
 def faults(function: str) -> bool:
-    """Whether it handles a page fault, of user space or of the kernel's access to it."""
+    """True if it handles page faults of user space or of the kernel."""
     return _names("faults").has(plain(function))
 
 
 @functools.lru_cache(maxsize=1 << 14)
 def internal(function: str) -> bool:
-    """Whether it is part of what dispatches, in spite of being inside of it."""
+    """True if it is called by a dispatcher and part of it, not the dispatched work."""
     return _names("internal").has(plain(function))
 
 
 @functools.lru_cache(maxsize=1 << 14)
 def waits(function: str) -> bool:
-    """Whether it only takes a lock, so that a task that hangs there is about its caller."""
+    """True if it only acquires a lock or waits; a task hung there is blamed on the caller."""
     return _names("waits").has(plain(function))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Messages of the kernel, out of the lines of whatever a log was taken with."""
+"""Messages of the kernel from the lines of a log in any format."""
 
 import html
 import json
@@ -13,9 +13,10 @@ from harness.klog import record
 class Message(NamedTuple):
     """One message: its ``text``, the 1-based ``number`` of its line in the input, its
     ``time`` in seconds since boot, its ``caller`` (``T12`` a task, ``C0`` a processor, ""
-    where the log does not say), its ``level`` 0 to 7 where it does. ``lines`` counts those
-    that a mail program has wrapped it into, ``stamped`` says that the line began one,
-    ``width`` is its length; ``marked`` says that it can open a report."""
+    if unknown), its ``level`` from 0 to 7 or None. ``lines`` counts the lines that a mail
+    program wrapped it into; ``stamped`` is True if the line has a stamp and so begins a
+    message; ``width`` is the length of the line; ``marked`` is True if the line contains a
+    needle and can open a splat."""
 
     text: str
     number: int
@@ -35,14 +36,14 @@ _JSON = re.compile(r'.{0,400}?"(?:msg|MESSAGE)" ?: ?(?P<text>"(?:[^"\\]|\\.)*")'
 _JSON_OTHER = re.compile(r'\s*(?:"(?:pri|time|caller|dmesg|fac)":.*|[{}\[\],]+)\s*$')
 _QUOTE = re.compile(r"(?:[ \t]?(?:>|&gt;))+ ?")
 _HTML = re.compile(r"&(?:[lg]t|amp|quot|nbsp|#\d{2,5}|#x[0-9a-f]{2,4});")
-# The time that printk puts first, and with CONFIG_PRINTK_CALLER who called it.
+# The time stamp of printk, and the caller with CONFIG_PRINTK_CALLER.
 _STAMP = re.compile(
     r"\[ *(?P<time>\d{1,9}\.\d{1,9})(?: <[ \d.+-]{1,20}>)?\](?:\[ *(?P<caller>[TC]\d+)\])? ?"
 )
 _DAY = r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
 _CLOCK = r"\d\d:\d\d:\d\d(?:[.,]\d{1,9})?"
 _ISO = rf"\d{{4}}-\d\d-\d\d[T ]{_CLOCK}(?:Z|[+-]\d\d:?\d\d)?"
-_BEFORE = tuple(
+_PREFIXES = tuple(
     re.compile(pattern)
     for pattern in (
         r"<(?P<priority>\d{1,3})>(?:\d+ (?=\d{4}-))?",  # dmesg -r, RFC 5424
@@ -70,15 +71,15 @@ _LEVELS = {
     )
 }
 _ROUNDS = 6
-# How the lines begin that dmesg -x writes, and syslogs without a host.
+# The first words of lines of dmesg -x and of syslogs without a host.
 _FACILITIES = ("kern", "user", "daemon", "auth", "syslog", "local")
 _JSON_HEADS = frozenset('"{}[],')
-# A stamp may stand behind a prompt or what a console's owner puts there, but not far.
+# A stamp may follow a prompt or other text on a console, within this many characters.
 _STAMP_WITHIN = 160
 
 
 def parse(line: str, number: int, *, marked: bool = True) -> Message | None:
-    """The message of one line; None for what is no message but a format's own line."""
+    """The message of one line; None for a line of the format without a message."""
     if line[-1:] == "\r":
         line = line.rstrip("\r")
     width = len(line)
@@ -99,7 +100,7 @@ def parse(line: str, number: int, *, marked: bool = True) -> Message | None:
 
 
 def _plain(line: str) -> str:
-    """Without what terminals, mails and pages put into a line."""
+    """The line without escapes of terminals, quotes of mails and entities of HTML."""
     if not line.isprintable():
         line = line.rstrip("\r\n")
         if "\x1b" in line:
@@ -128,10 +129,11 @@ def _kmsg_caller(text: str) -> str:
 
 
 def _stripped(message: Message) -> Message:
-    """Without what stands before the kernel's own text, and with what that says."""
+    """The message without the prefixes of its format, with the time, caller and level that
+    they contain."""
     text, time, caller, level, stamped = message.text, None, "", None, False
     for _ in range(_ROUNDS):
-        found = _STAMP.match(text) or _before(text.lstrip() if not stamped else text)
+        found = _STAMP.match(text) or _prefix(text.lstrip() if not stamped else text)
         if found is None and not stamped and "[" in text:
             found = _STAMP.search(text, 0, _STAMP_WITHIN)
         if found is None:
@@ -151,17 +153,17 @@ def _stripped(message: Message) -> Message:
     return message._replace(text=text, time=time, caller=caller, level=level, stamped=True)
 
 
-def _before(text: str) -> re.Match[str] | None:
+def _prefix(text: str) -> re.Match[str] | None:
     head = text[:1]
     if head.isalpha():
         if text[1:2] != "/" and " kernel" not in text[:120] and not text.startswith(_FACILITIES):
             return None
     elif not (head in {"<", "[", "*"} or head.isdigit()):
         return None
-    return next((found for each in _BEFORE if (found := each.match(text))), None)
+    return next((found for each in _PREFIXES if (found := each.match(text))), None)
 
 
-# A line of a log ends with "from" only where a mail program broke it.
+# A line of a log ends like this only if a mail program wrapped it.
 _UNFINISHED = re.compile(
     r".* from\s*$|.*\bWARNING: (?:CPU: \d+ PID: \d+ )?at \S+:\d+\s*$|"
     r".*\bBUG: K\w+: [\w -]+ in \S*(?: \S+:\d+)?\s*$"
@@ -169,18 +171,18 @@ _UNFINISHED = re.compile(
 _WRAPPED_FRAME = re.compile(
     r"\s*(?:[A-Za-z_$.][\w$.]*\+0x[0-9a-f]+/0x[0-9a-f]+|\S+\.(?:[chS]|rs):\d+|\[inline\])"
 )
-# What begins a line of a report of itself.
+# The beginning of a line of a splat that is no continuation.
 _OWN_LINE = re.compile(
     r"\s*(?:[\w #]+[:=]|\w*(?:WARNING|BUG|INFO|Call|Unable|Kernel|Internal|---|===)|<|\[|\?|\#\d)"
 )
 _WIDTH = 66
 _LONGEST = 100
 _MOST_LINES = 8
-_PATIENT = 400
+_LONGEST_TEXT = 400
 
 
 def joined(messages: Iterable[Message]) -> Iterator[Message]:
-    """The messages, each put together again that a mail program has wrapped."""
+    """The messages, with those that a mail program wrapped joined."""
     held: Message | None = None
     for message in messages:
         if held is not None and _continues(held, message):
@@ -201,7 +203,7 @@ def joined(messages: Iterable[Message]) -> Iterator[Message]:
 def _continues(held: Message, message: Message) -> bool:
     if message.stamped or message.number != held.number + held.lines or held.lines > _MOST_LINES:
         return False
-    if len(held.text) > _PATIENT or message.width > _LONGEST or not message.text.strip():
+    if len(held.text) > _LONGEST_TEXT or message.width > _LONGEST or not message.text.strip():
         return False
     if _WRAPPED_FRAME.match(message.text) and _UNFINISHED.match(held.text):
         return True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Kernel-log records, as /dev/kmsg gives them.
+"""Records of the kernel log as read from /dev/kmsg.
 
 Format: Documentation/ABI/testing/dev-kmsg.
 """
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _HEADER = re.compile(rb"(\d+),(\d+),(\d+),([^;]*);")
-# A console's line of the log, with the task or processor where CONFIG_PRINTK_CALLER is on.
+# A line of the log on a console, with the task or processor if CONFIG_PRINTK_CALLER is set.
 _STAMPED = re.compile(r"\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? (.*)")
 _ESCAPE = re.compile(r"\\x([0-9a-f]{2})")
 
@@ -30,7 +30,7 @@ class Record:
 
 
 def parse(data: bytes) -> Record | None:
-    """One record, without its dictionary lines; None for anything else."""
+    """Parse one record, without its dictionary lines; None if it is no record."""
     match = _HEADER.match(data)
     if match is None:
         return None
@@ -40,7 +40,7 @@ def parse(data: bytes) -> Record | None:
 
 
 def _unescaped(text: str) -> str:
-    """devkmsg writes bytes that are not printable ASCII, and backslashes, as \\xHH."""
+    """Decode \\xHH: devkmsg escapes backslashes and bytes that are not printable ASCII."""
     if "\\x" not in text:
         return text
     raw = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), text)
@@ -51,14 +51,14 @@ def _unescaped(text: str) -> str:
 
 
 def messages(console: str) -> list[str]:
-    """The texts of what a console shows of the log, without their times."""
+    """The texts of the log's messages on a console, without time stamps."""
     found = (_STAMPED.search(line) for line in console.splitlines())
     return [match[1] for match in found if match]
 
 
 def gaps(records: Sequence[Record]) -> list[tuple[int, int]]:
-    """Sequence numbers, first and last, of messages that the kernel overwrote
-    before they were read."""
+    """Ranges of sequence numbers (first, last) of messages that the kernel overwrote before
+    they were read."""
     pairs = itertools.pairwise(records)
     return [
         (before.sequence + 1, after.sequence - 1)

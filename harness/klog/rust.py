@@ -28,18 +28,18 @@ _BASIC = {
     "y": "u64",
     "z": "!",
 }
-# A back reference can repeat what has others in it; no function of a kernel has as many parts.
+# Back references can nest and grow exponentially; no function of a kernel has as many parts.
 _MOST_PARTS = 400
 _DEEPEST = 60
 
 
 class _MalformedError(Exception):
-    """The name is no v0 mangling, or one that no kernel has."""
+    """The name is no v0 mangling, or is too complex for a function of the kernel."""
 
 
 def demangled(name: str) -> str:
-    """Return the path that a mangled name stands for, ``<crate::Type as Trait>::method``,
-    without hashes; any other name as it is."""
+    """The path of a mangled name without hashes, ``<crate::Type as Trait>::method``; any
+    other name unchanged."""
     if not name.startswith("_R"):
         return name
     try:
@@ -49,7 +49,7 @@ def demangled(name: str) -> str:
 
 
 class _Reader:
-    """Reads one mangled name, ``_R`` removed, from the left to the right."""
+    """A recursive-descent parser of one mangled name, without ``_R``."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -92,7 +92,7 @@ class _Reader:
         self._depth += 1
         if self._parts > _MOST_PARTS or self._depth > _DEEPEST:
             raise _MalformedError
-        tag = self._take()
+        tag = self._next()
         text = self._back(again) if tag == "B" else self._reader(readers, tag)()
         self._depth -= 1
         return text
@@ -125,7 +125,7 @@ class _Reader:
         return f"<{self._type()} as {self.path()}>"
 
     def _nested(self) -> str:
-        namespace, outer = self._take(), self.path()
+        namespace, outer = self._next(), self.path()
         number = self._disambiguator()
         inner = self._identifier()
         if not namespace.isupper():
@@ -157,7 +157,7 @@ class _Reader:
         return self._type()
 
     def _skip_impl(self) -> None:
-        """Passes the module that an implementation is in."""
+        """Skip the path of the module that contains an implementation."""
         self._disambiguator()
         self.path()
 
@@ -178,7 +178,7 @@ class _Reader:
         self._skip("u")
         size = ""
         while self._text[self._at : self._at + 1].isdecimal() and len(size) < 4:
-            size += self._take()
+            size += self._next()
         self._skip("_")
         if not size or self._at + int(size) > len(self._text):
             raise _MalformedError
@@ -186,7 +186,7 @@ class _Reader:
         return self._text[self._at - int(size) : self._at]
 
     def _number(self) -> int:
-        """A number of base 62, which ends with an underscore."""
+        """A number in base 62, terminated by an underscore."""
         value, found, _ = self._text[self._at : self._at + 13].partition("_")
         if not found or not set(value) <= set(_DIGITS):
             raise _MalformedError
@@ -196,7 +196,7 @@ class _Reader:
             number = number * 62 + _DIGITS.index(digit)
         return number + 1 if value else 0
 
-    def _take(self) -> str:
+    def _next(self) -> str:
         if self._at >= len(self._text):
             raise _MalformedError
         self._at += 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Splats: the reports that the kernel writes into its log when something is wrong."""
+"""Splats: what the kernel prints when it detects a bug, with the function to blame."""
 
 import itertools
 import re
@@ -18,17 +18,17 @@ from harness.klog.message import Message
 
 @dataclass(frozen=True, slots=True)
 class Splat:
-    """One report. ``kind`` is a name of kinds.KINDS, ``title`` names it in the same words on
-    every build and in every run; ``file`` and ``line`` are where the kernel says that it
-    happened ("" and 0 when it does not), ``function`` is the function that it is about and
-    ``caller`` the next one outward; ``kernel`` is the release it prints; ``frames`` the
-    functions of its own call trace, the innermost first; ``text`` all of its lines.
+    """One splat. ``kind`` is a name of kinds.KINDS; ``title`` is the same for every build and
+    every run; ``file`` and ``line`` are the place that the kernel prints ("" and 0 without
+    one); ``function`` is the function to blame and ``caller`` the next one outward; ``kernel``
+    is the printed release; ``frames`` are the functions of its own call trace, the innermost
+    first; ``text`` is all of its lines.
 
-    ``opening`` is the line that it opens with, without what changes from run to run;
-    ``panic`` the reason of the panic that it led to: a panic that is only what the kernel
-    does about a report (a fatal exception, panic_on_warn and the like) is part of it.
-    ``chains`` are all of its call traces; ``first`` and ``last`` the indexes of its lines.
-    ``cut`` says that its end is missing, ``interleaved`` that another's lines are among it.
+    ``opening`` is its opening line without what changes between runs. ``panic`` is the reason
+    of the panic that followed: a panic that is only a consequence of the splat (a fatal
+    exception, panic_on_warn and the like) is part of it. ``chains`` are all of its call
+    traces; ``first`` and ``last`` are the indexes of its lines. ``cut`` is True if its end is
+    missing, ``interleaved`` if lines of another splat are among its own.
     """
 
     kind: str
@@ -67,7 +67,7 @@ _BUILT_IN = re.compile(
 
 
 def find(lines: Sequence[str]) -> list[Splat]:
-    """The splats in a kernel log's lines; ``first`` and ``last`` count from 0."""
+    """The splats in the lines of a kernel log; ``first`` and ``last`` count from 0."""
     numbered = enumerate(lines, start=1)
     parsed = (found for number, line in numbered if (found := message.parse(line, number)))
     return [
@@ -77,16 +77,16 @@ def find(lines: Sequence[str]) -> list[Splat]:
 
 
 def stream(messages: Iterable[Message]) -> Iterator[Splat]:
-    """The splats in messages, each when it has ended; ``first`` and ``last`` are numbers
-    of their lines."""
+    """The splats in messages, each as soon as it has ended; ``first`` and ``last`` are line
+    numbers."""
     assembler = Assembler()
     for each in messages:
-        yield from map(of, assembler.feed(each))
-    yield from map(of, assembler.finish())
+        yield from map(from_block, assembler.feed(each))
+    yield from map(from_block, assembler.finish())
 
 
-def of(block: Block) -> Splat:
-    """What a report's lines say."""
+def from_block(block: Block) -> Splat:
+    """Parse the lines of a splat."""
     found = anatomy.read(block.texts[len(block.before) :])
     groups = _groups(block)
     candidates = blame.BLAMES[block.kind.blame](found, groups.get("function", ""))
@@ -120,16 +120,16 @@ def of(block: Block) -> Splat:
 
 
 def _groups(block: Block) -> dict[str, str]:
-    """What the openings say, the first of them first, but those of inlined functions last."""
+    """The groups of all openings: the first one takes precedence, inlined functions last."""
     found: dict[str, str] = {}
-    for match in sorted(block.places, key=lambda each: INLINE in each.string):
+    for match in sorted(block.openings, key=lambda each: INLINE in each.string):
         found |= {k: v for k, v in match.groupdict().items() if v and k not in found}
     return found
 
 
 def _opening(block: Block) -> str:
-    """The line that says where, of a WARN whose text stands before it."""
-    return block.places[-1 if block.places[-1].groupdict().get("file") else 0].string
+    """The opening line; of a WARN with its text before the place, the line of the place."""
+    return block.openings[-1 if block.openings[-1].groupdict().get("file") else 0].string
 
 
 def _title(block: Block, groups: dict[str, str], function: str) -> str:
@@ -140,13 +140,13 @@ def _title(block: Block, groups: dict[str, str], function: str) -> str:
     title = " ".join(title.split())[:_TITLE_LENGTH]
     if not function:
         return title
-    # A data race has two sides, which the kernel sorts (kernel/kcsan/report.c).
+    # KCSAN names the functions of both accesses, sorted (kernel/kcsan/report.c).
     other = f" / {groups['other']}" if "other" in groups else ""
     return f"{title} in {function}{other}"
 
 
 def _source(file: str) -> str:
-    """Without the directory that a kernel was built in."""
+    """The path relative to the kernel source."""
     return _BUILT_IN.sub("", file) if file.startswith(("/", ".")) else file
 
 
@@ -163,5 +163,5 @@ def _cut(block: Block, found: Anatomy) -> bool:
 
 
 def _mixed(block: Block, found: Anatomy) -> bool:
-    """Two tasks' headers in a report that is about one."""
+    """True if a splat of one task has the headers of several."""
     return block.kind.blame != "hang" and not block.panic and len(set(found.users)) > 1

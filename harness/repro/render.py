@@ -185,7 +185,7 @@ def _title(attempt: Attempt) -> str:
 def _splats(result: Result) -> Iterator[Line]:
     """The guest's splats, of those that are alike the first. One that the report has too is
     shown only as its title and the places of its frames."""
-    for first, *more in symbolise.alike(result.splats):
+    for first, *more in symbolise.grouped(result.splats):
         times = f", {len(more) + 1} times" if more else ""
         if first in result.unmentioned:
             yield "bold yellow", f"{first.kind} that the report does not mention{times}:"

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Where in the source the functions of call traces stand."""
+"""Source lines of the frames of call traces."""

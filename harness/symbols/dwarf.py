@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""DWARF of a linked file, by pyelftools, as BFD reads it for addr2line.
+"""Read the DWARF of a linked file with pyelftools, as BFD does for addr2line.
 
 DWARF 5, sections 2.17 (ranges), 3.3 (subroutines, inlined ones) and 6.2 (lines).
 """
@@ -21,20 +21,21 @@ from elftools.elf.elffile import ELFFile
 from harness.errors import HostError
 from harness.symbols.table import Place, Scope, Table
 
-# From where to where a function is: addresses.
+# Start and end address of a function.
 Span = tuple[int, int]
 Range = tuple[int, int]
 
 _FUNCTIONS = ("DW_TAG_subprogram", "DW_TAG_inlined_subroutine", "DW_TAG_entry_point")
 _ENTERED = (*_FUNCTIONS, "DW_TAG_lexical_block")
 
-# The work tree of a kernel of ours: root/source and root/objects/VARIANT.
-_OURS = re.compile(r".*/work/[^/]+/(?:source|objects/[^/]+)/")
+# The work tree of a kernel built by the harness: root/source and root/objects/VARIANT.
+_WORK_TREE = re.compile(r".*/work/[^/]+/(?:source|objects/[^/]+)/")
 
 
 @dataclass(slots=True)
 class _Unit:
-    """One compile unit. ``lines`` are its sequences: addresses in order, and places."""
+    """One compile unit. ``lines`` are its sequences: sorted addresses, their places, and the
+    end address."""
 
     ranges: list[Range]
     scopes: list[Scope] = field(default_factory=list)
@@ -42,35 +43,35 @@ class _Unit:
 
 
 def tables(path: Path, functions: Mapping[str, Span]) -> dict[str, Table]:
-    """The table of each function, of those that the file's DWARF knows of. Raises
-    HostError for DWARF that cannot be read."""
+    """The table of each function that the DWARF of the file contains. Raises HostError for
+    DWARF that cannot be read."""
     try:
         with path.open("rb") as file:
             return dict(_tables(ELFFile(file).get_dwarf_info(), functions))
-    # What pyelftools raises for bytes that it does not expect.
+    # pyelftools raises any of these for invalid bytes.
     except (DWARFError, ELFError, ConstructError, ArithmeticError, AssertionError) as error:
-        raise _broken(path, error) from None
+        raise _unreadable(path, error) from None
     except (AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
-        raise _broken(path, error) from None
+        raise _unreadable(path, error) from None
 
 
-def _broken(path: Path, error: Exception) -> HostError:
+def _unreadable(path: Path, error: Exception) -> HostError:
     what = f"{type(error).__name__}: {error}".rstrip(": ")
-    return HostError(f"the debug information of {path.name} cannot be read ({what})")
+    return HostError(f"cannot read the debug information of {path.name}: {what}")
 
 
 def _tables(info: Any, functions: Mapping[str, Span]) -> Iterator[tuple[str, Table]]:
     for cu in info.iter_CUs():
         top = cu.get_top_DIE()
         ranges = _ranges(info, cu, top)
-        mine = {n: s for n, s in functions.items() if any(a <= s[0] < b for a, b in ranges)}
-        if not mine:
+        own = {n: s for n, s in functions.items() if any(a <= s[0] < b for a, b in ranges)}
+        if not own:
             continue
         unit = _Unit(ranges)
         name = _files(info, cu, top)
         _walk(info, cu, top, unit, name)
         unit.lines = list(_sequences(info, cu, name))
-        for function, span in mine.items():
+        for function, span in own.items():
             yield function, _table(unit, span)
 
 
@@ -89,15 +90,15 @@ def _table(unit: _Unit, span: Span) -> Table:
 
 
 def _scopes(unit: _Unit, span: Span) -> tuple[Scope, ...]:
-    """Those that have code of the function, and what they are inlined into."""
+    """The scopes with code of the function, and the scopes that they are inlined into."""
     start, end = span
-    wanted: set[int] = set()
+    selected: set[int] = set()
     for number, scope in enumerate(unit.scopes):
         if any(a < end and start < b for a, b in scope.ranges):
-            while number >= 0 and number not in wanted:
-                wanted.add(number)
+            while number >= 0 and number not in selected:
+                selected.add(number)
                 number = unit.scopes[number].parent  # noqa: PLW2901
-    order = {number: index for index, number in enumerate(sorted(wanted))}
+    order = {number: index for index, number in enumerate(sorted(selected))}
     return tuple(
         Scope(
             scope.name,
@@ -110,8 +111,8 @@ def _scopes(unit: _Unit, span: Span) -> tuple[Scope, ...]:
 
 
 def _walk(info: Any, cu: Any, top: Any, unit: _Unit, name: Callable[[int], str]) -> None:
-    """All functions in the order of the DIEs; other DIEs are passed over with their
-    children, types foremost."""
+    """Add all functions to the unit in the order of the DIEs; other DIEs, such as types, are
+    skipped with their children."""
     waiting = [(each, -1) for each in _entered(top)]
     waiting.reverse()
     while waiting:
@@ -123,7 +124,7 @@ def _walk(info: Any, cu: Any, top: Any, unit: _Unit, name: Callable[[int], str])
                 if inlined
                 else ("", 0)
             )
-            ranges = tuple(_joined(_ranges(info, cu, die)))
+            ranges = tuple(_merged(_ranges(info, cu, die)))
             unit.scopes.append(Scope(_name(die), parent if inlined else -1, call, ranges))
             parent = len(unit.scopes) - 1
         waiting += [(each, parent) for each in reversed(_entered(die))]
@@ -139,7 +140,7 @@ def _number(die: Any, attribute: str) -> int:
 
 
 def _name(die: Any) -> str:
-    """Its own, or that of what it is an instance of."""
+    """The name of a DIE, or of its abstract origin or specification."""
     for _ in range(8):
         found = die.attributes.get("DW_AT_name")
         if found:
@@ -174,8 +175,8 @@ def _ranges(info: Any, cu: Any, die: Any) -> list[Range]:
     return found
 
 
-def _joined(ranges: list[Range]) -> list[Range]:
-    """Without empty ones, and what follows on another joined to it: BFD, arange_add."""
+def _merged(ranges: list[Range]) -> list[Range]:
+    """The ranges without empty ones; adjacent ranges are merged (BFD, arange_add)."""
     found: list[Range] = []
     for low, high in ranges:
         if low == high:
@@ -190,10 +191,10 @@ def _joined(ranges: list[Range]) -> list[Range]:
 
 
 def _files(info: Any, cu: Any, top: Any) -> Callable[[int], str]:
-    """The path of a file by its number in the unit's line table."""
+    """A function that returns the path of a file by its number in the line table."""
     program = info.line_program_for_CU(cu)
-    here = top.attributes.get("DW_AT_comp_dir")
-    directory = here.value.decode(errors="replace") if here else ""
+    comp_dir = top.attributes.get("DW_AT_comp_dir")
+    directory = comp_dir.value.decode(errors="replace") if comp_dir else ""
     paths = _paths(program, directory) if program else []
 
     def name(number: int) -> str:
@@ -217,11 +218,10 @@ def _paths(program: Any, directory: str) -> list[str]:
 
 
 def _trimmed(directory: str, below: str, name: str) -> str:
-    """A file's path in the source: without the directories that it shares with where
-    the compiler ran."""
+    """The path of a file in the source, relative to the directory of the compiler."""
     path = posixpath.normpath(posixpath.join(directory, below, name))
-    if ours := _OURS.match(path):
-        return path[ours.end() :]
+    if tree := _WORK_TREE.match(path):
+        return path[tree.end() :]
     if not directory.startswith("/") or not path.startswith("/"):
         return path
     shared = posixpath.commonpath((path, posixpath.normpath(directory)))
@@ -231,7 +231,8 @@ def _trimmed(directory: str, below: str, name: str) -> str:
 def _sequences(
     info: Any, cu: Any, name: Callable[[int], str]
 ) -> Iterator[tuple[list[int], list[Place], int]]:
-    """Of rows for one address the last one counts: BFD, add_line_info."""
+    """The sequences of the line table. The last row for an address takes precedence (BFD,
+    add_line_info)."""
     program = info.line_program_for_CU(cu)
     rows: dict[int, Place] = {}
     for entry in program.get_entries() if program else ():

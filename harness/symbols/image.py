@@ -14,8 +14,8 @@ from harness.kernel.elf import Section, Symbol
 _FUNCTION, _NO_TYPE, _FILE = 2, 0, 4
 _LOCAL = 0
 
-# What scripts/mksysmap keeps out of kallsyms, in code: mapping symbols of the ABI, the
-# compiler's labels, and what the linker and objcopy make.
+# Code symbols that scripts/mksysmap excludes from kallsyms: mapping symbols of the ABI, labels
+# of the compiler, and symbols of the linker and objcopy.
 _NOT_IN_KALLSYMS = ("$", ".L", "__efistub_", "__kvm_nvhe_", "__pi_.", "__pi_$", "__AArch64")
 
 # ELF for the Arm 64-bit Architecture: Elf64_Rela, and the types of eight bytes.
@@ -26,10 +26,11 @@ _NARROW_BYTES, _WIDE_BYTES = 4, 8
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """``start`` is an address in vmlinux, an offset into ``section`` in what is not
-    linked; ``size`` is in bytes. ``room`` are the bytes up to the next symbol, which
-    kallsyms prints as the size, None for the last of a section. ``unit`` names the source
-    file that a local function stands below in the symbol table, without its directory."""
+    """A function. ``start`` is an address in vmlinux, and an offset into ``section`` in an
+    object that is not linked; ``size`` is in bytes. ``room`` is the distance to the next
+    symbol, which kallsyms prints as the size; None for the last function of a section.
+    ``unit`` is the FILE symbol before a local function in the symbol table: the source file
+    without its directory."""
 
     name: str
     section: int
@@ -38,15 +39,16 @@ class Function:
     room: int | None
     unit: str
 
-    def printed_as(self, size: int) -> bool:
-        """Whether kallsyms says ``size`` of it: kallsyms_lookup_size_offset() counts up to
-        the next symbol, of a section's last one into what the loader puts behind."""
+    def has_printed_size(self, size: int) -> bool:
+        """True if kallsyms can print this size: kallsyms_lookup_size_offset() computes it from
+        the next symbol, and for the last function of a section from what the loader places
+        after it."""
         return size == self.room if self.room is not None else size >= self.size
 
 
 class Functions(Mapping[str, list[Function]]):
-    """Those of each name, made on first use: a trace needs twenty of a vmlinux's
-    fifty thousand."""
+    """Functions by name, created on first use: a trace needs twenty of the fifty thousand in
+    a vmlinux."""
 
     def __init__(self, sections: list[Section], symbols: list[Symbol]) -> None:
         starts: dict[int, set[int]] = {n: set() for n, each in enumerate(sections) if each.code}
@@ -59,7 +61,7 @@ class Functions(Mapping[str, list[Function]]):
                 starts[symbol.section].add(symbol.value)
                 if symbol.kind in (_FUNCTION, _NO_TYPE):
                     self._named[symbol.name].append((symbol, unit))
-        # The addresses of symbols in each section of code, in order.
+        # The sorted addresses of symbols in each section of code.
         self._starts = {number: sorted(values) for number, values in starts.items()}
 
     def __getitem__(self, name: str) -> list[Function]:
@@ -74,9 +76,9 @@ class Functions(Mapping[str, list[Function]]):
         return len(self._named)
 
     def _function(self, symbol: Symbol, unit: str) -> Function:
-        behind = self._starts[symbol.section]
-        place = bisect.bisect_right(behind, symbol.value)
-        room = behind[place] - symbol.value if place < len(behind) else None
+        starts = self._starts[symbol.section]
+        place = bisect.bisect_right(starts, symbol.value)
+        room = starts[place] - symbol.value if place < len(starts) else None
         local = unit if symbol.binding == _LOCAL else ""
         return Function(symbol.name, symbol.section, symbol.value, symbol.size, room, local)
 
@@ -93,7 +95,7 @@ class Image:
     build_id: str
 
     def code(self, function: Function) -> bytes:
-        """The function's bytes as they are in the file."""
+        """The bytes of the function in the file."""
         section = self.sections[function.section]
         start = function.start - section.address
         return bytes(section.data[start : start + function.size])
@@ -103,25 +105,26 @@ class Image:
 
 
 def read(path: Path) -> Image:
-    """Raises UsageError for what is no whole 64-bit arm64 object."""
+    """Read the sections and functions of a file. Raises UsageError unless it is a complete
+    64-bit arm64 object."""
     sections, symbols = elf.sections_and_symbols(path)
     return Image(path, sections, Functions(sections, symbols), elf.build_id(sections))
 
 
-def same_code(mine: Image, function: Function, other: Image, theirs: Function) -> bool:
-    """Whether the function of an object that is not linked is, apart from what the linker
-    fills in, the one of the other image."""
-    code, linked = bytearray(mine.code(function)), bytearray(other.code(theirs))
+def same_code(own: Image, function: Function, other: Image, theirs: Function) -> bool:
+    """True if a function of an unlinked object has the same code as one of another image,
+    except for the bytes that the linker relocates."""
+    code, linked = bytearray(own.code(function)), bytearray(other.code(theirs))
     if not code or len(code) != len(linked):
         return False
-    for place, width in _relocations(mine, function):
+    for place, width in _relocations(own, function):
         for each in (code, linked):
             each[place : place + width] = bytes(width)
     return code == linked
 
 
 def _relocations(image: Image, function: Function) -> list[tuple[int, int]]:
-    """Offset into the function and width of everything that the linker fills in."""
+    """Offset and width of each relocation in the function."""
     name = f".rela{image.sections[function.section].name}"
     table = next((each.data for each in image.sections if each.name == name), memoryview(b""))
     whole = table[: len(table) - len(table) % _RELOCATION.size]
@@ -132,9 +135,9 @@ def _relocations(image: Image, function: Function) -> list[tuple[int, int]]:
     ]
 
 
-def after_call(image: Image, function: Function, offset: int) -> bool:
-    """Whether the instruction before ``offset`` is a call, as it is for every return
-    address: BL, BLR, BLRAA and its kin (Arm Architecture Reference Manual, C4.1)."""
+def follows_call(image: Image, function: Function, offset: int) -> bool:
+    """True if the instruction before ``offset`` is a call, as for any return address: BL,
+    BLR, BLRAA and its variants (Arm Architecture Reference Manual, C4.1)."""
     section = image.sections[function.section]
     end = function.start - section.address + offset
     if offset < 4 or end > len(section.data):

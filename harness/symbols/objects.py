@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Debug information on demand: the objects that functions stand in, compiled once more.
+"""Debug information on demand: recompile the objects that contain the functions.
 
-Kernels are built without -g, which takes twice the time. What a trace needs is a few
-objects: each is compiled by kbuild's own command with ``-g`` to another place, and
-counts only when its code is the one that the kernel runs.
+Kernels are built without -g, which doubles the build time. A trace needs few objects: each is
+compiled with the command of kbuild and ``-g`` to another file, and is used only if its code is
+identical to that of the kernel.
 """
 
 import os
@@ -24,13 +24,14 @@ from harness.symbols.table import Table
 
 _LINKER = tools.CROSS + "ld"
 
-# Two makes in one work tree are in each other's way.
+# Two makes cannot run in one work tree at the same time.
 _REFRESHING = Lock()
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An object that has functions of a wanted name; ``name`` is its path in the objects."""
+    """An object that contains a function of a requested name; ``name`` is its path in the
+    object directory."""
 
     name: str
     path: Path
@@ -38,9 +39,9 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """The ``tables`` of an image's functions by their keys, from the object ``name``;
-    ``file`` is the object, linked, None where it is vmlinux itself."""
+class ObjectTables:
+    """The ``tables`` of functions of an image by key, from the object ``name``; ``file`` is
+    the linked object, None for vmlinux itself."""
 
     name: str
     tables: dict[str, Table]
@@ -48,17 +49,17 @@ class Known:
 
 
 def key(function: Function) -> str:
-    """Names one function of an image: several may have its name."""
+    """A unique key for one function of an image; several functions can have its name."""
     return f"{function.section}:{function.start:x}:{function.name}"
 
 
 def candidates(objects: Path, names: Iterable[str], *, module: bool) -> dict[str, list[Candidate]]:
-    """The compiled objects whose names of symbols include each of ``names``."""
-    wanted = {name: name.encode() + b"\0" for name in names}
-    found: dict[str, list[Candidate]] = {name: [] for name in wanted}
+    """For each name the compiled objects that contain it in a string table."""
+    requested = {name: name.encode() + b"\0" for name in names}
+    found: dict[str, list[Candidate]] = {name: [] for name in requested}
     for path in sorted(objects.rglob("*.o")):
         data = path.read_bytes()
-        here = [name for name, text in wanted.items() if text in data]
+        here = [name for name, text in requested.items() if text in data]
         made = recipe.read(objects, path) if here else None
         if made is None or made.of_module != module:
             continue
@@ -67,43 +68,44 @@ def candidates(objects: Path, names: Iterable[str], *, module: bool) -> dict[str
     return found
 
 
-def likely(function: Function, of: Image, among: Sequence[Candidate]) -> list[Candidate]:
-    """The objects that the function is from: those with the same code now, and of these
-    with the same file's name in the symbol table; the others where none has."""
-    scored: dict[tuple[bool, bool], list[Candidate]] = {}
-    for each in among:
+def likeliest(function: Function, target: Image, objects: Sequence[Candidate]) -> list[Candidate]:
+    """The objects that the function is most likely from: with the same code, then with the
+    same FILE symbol; all if no object matches."""
+    ranked: dict[tuple[bool, bool], list[Candidate]] = {}
+    for each in objects:
         try:
-            mine = image.read(each.path)
+            compiled_image = image.read(each.path)
         except UsageError:
             continue
-        for theirs in mine.functions.get(function.name, ()):
-            same = image.same_code(mine, theirs, of, function)
-            named = bool(function.unit) and theirs.unit == function.unit
-            scored.setdefault((same, named), []).append(each)
-    return scored[max(scored)] if scored else []
+        for counterpart in compiled_image.functions.get(function.name, ()):
+            same = image.same_code(compiled_image, counterpart, target, function)
+            named = bool(function.unit) and counterpart.unit == function.unit
+            ranked.setdefault((same, named), []).append(each)
+    return ranked[max(ranked)] if ranked else []
 
 
 def compiled(
-    tree: BuildTree, of: Image, wanted: Mapping[Candidate, Sequence[Function]], scratch: Path
-) -> Iterator[Known | str]:
-    """What each object says of the image's functions, or why it says nothing, in order."""
+    tree: BuildTree, target: Image, requested: Mapping[Candidate, Sequence[Function]], scratch: Path
+) -> Iterator[ObjectTables | str]:
+    """The tables from each object for functions of the image, or the reason for having none,
+    in order."""
 
-    def attempt(number: int, candidate: Candidate) -> Known | str:
-        return _attempt(tree, of, candidate, wanted[candidate], scratch / f"{number}")
+    def attempt(number: int, candidate: Candidate) -> ObjectTables | str:
+        return _attempt(tree, target, candidate, requested[candidate], scratch / f"{number}")
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        yield from pool.map(attempt, range(len(wanted)), wanted)
+        yield from pool.map(attempt, range(len(requested)), requested)
 
 
 def _attempt(
-    tree: BuildTree, of: Image, candidate: Candidate, wanted: Sequence[Function], into: Path
-) -> Known | str:
-    """Compiled with -g; where its code is not the image's, once more after kbuild has
-    brought it up to date."""
+    tree: BuildTree, target: Image, candidate: Candidate, requested: Sequence[Function], into: Path
+) -> ObjectTables | str:
+    """Compile one object with -g. If its code differs from the image, compile it again after
+    kbuild has updated it."""
     into.mkdir()
     try:
-        found = _known(candidate.name, of, _compile(candidate, into / "first.o", tree))
-        if found.tables.keys() >= set(map(key, wanted)):
+        found = _tables_of(candidate.name, target, _compile(candidate, into / "first.o", tree))
+        if found.tables.keys() >= set(map(key, requested)):
             return found
         with _REFRESHING:
             tree.refresh(candidate.name)
@@ -111,9 +113,9 @@ def _attempt(
         if made is None:
             return found
         again = Candidate(candidate.name, candidate.path, made)
-        return _known(candidate.name, of, _compile(again, into / "again.o", tree))
+        return _tables_of(candidate.name, target, _compile(again, into / "again.o", tree))
     except HarnessError as error:
-        return f"{candidate.name} cannot be compiled with -g: {error.message}"
+        return f"cannot compile {candidate.name} with -g: {error.message}"
 
 
 def _compile(candidate: Candidate, into: Path, tree: BuildTree) -> Path:
@@ -122,47 +124,48 @@ def _compile(candidate: Candidate, into: Path, tree: BuildTree) -> Path:
     return into
 
 
-def _known(name: str, of: Image, path: Path) -> Known:
-    """Of the functions that have the code that the image has."""
-    mine = image.read(path)
+def _tables_of(name: str, target: Image, path: Path) -> ObjectTables:
+    """The tables of the functions with the same code as in the image."""
+    compiled_image = image.read(path)
     linked = link(path)
     places = image.read(linked).functions
     spans: dict[str, dwarf.Span] = {}
-    for function in (each for named in mine.functions.values() for each in named):
+    for function in (each for named in compiled_image.functions.values() for each in named):
         here = [each for each in places.get(function.name, ()) if each.size == function.size]
-        theirs = _counterpart(mine, function, of)
-        if theirs and len(here) == 1:
-            spans[key(theirs)] = (here[0].start, here[0].start + here[0].size)
-    return Known(name, dwarf.tables(linked, spans), linked)
+        counterpart = _counterpart(compiled_image, function, target)
+        if counterpart and len(here) == 1:
+            spans[key(counterpart)] = (here[0].start, here[0].start + here[0].size)
+    return ObjectTables(name, dwarf.tables(linked, spans), linked)
 
 
-def _counterpart(mine: Image, function: Function, of: Image) -> Function | None:
-    """The image's own of an object's function: the only one of that name, or of several
-    the one that is local to the same file; with the same code."""
-    named = of.functions.get(function.name, [])
+def _counterpart(compiled_image: Image, function: Function, target: Image) -> Function | None:
+    """The function of the image with the same code as a function of an object: the only one
+    of that name, or the one that is local to the same file."""
+    named = target.functions.get(function.name, [])
     if len(named) > 1:
         named = [each for each in named if each.unit == function.unit]
-    same = [each for each in named if image.same_code(mine, function, of, each)]
+    same = [each for each in named if image.same_code(compiled_image, function, target, each)]
     return same[0] if len(same) == 1 else None
 
 
 def link(path: Path) -> Path:
-    """The object with its sections at addresses of their own and its DWARF relocated: in an
-    object all begin at 0. Symbols of others stay undefined. Raises ProgramFailed."""
+    """Link an object to relocate its DWARF and to assign distinct addresses to its sections,
+    which all begin at 0 in an object. External symbols stay undefined. Raises
+    ProgramFailed."""
     linked = path.with_suffix(".elf")
     options = ("--noinhibit-exec", "--unresolved-symbols=ignore-all", "-o", linked.name)
     program.run([_LINKER, *options, path.name], cwd=path.parent)
     return linked
 
 
-def of_linked(of: Image, functions: Sequence[Function]) -> dict[str, Table]:
-    """The tables of functions of a vmlinux that has debug information."""
+def of_linked(target: Image, functions: Sequence[Function]) -> dict[str, Table]:
+    """The tables of functions of a vmlinux with debug information."""
     spans = {key(each): (each.start, each.start + each.size) for each in functions}
-    return dwarf.tables(of.path, spans)
+    return dwarf.tables(target.path, spans)
 
 
-def of_module(of: Image, scratch: Path) -> Known:
-    """What a module's own debug information says of its functions."""
+def of_module(target: Image, scratch: Path) -> ObjectTables:
+    """The tables from the debug information of a module."""
     copied = scratch / "module.o"
-    shutil.copy(of.path, copied)
-    return _known(of.path.name, of, copied)
+    shutil.copy(target.path, copied)
+    return _tables_of(target.path.name, target, copied)

@@ -9,14 +9,14 @@ from pathlib import Path
 # cmd_PATH before 6.2, savedcmd_PATH since (scripts/Kbuild.include).
 _SAVED = re.compile(r"(?:saved)?cmd_(?P<target>\S+) := (?P<command>.*)")
 _DEPENDENCIES = re.compile(r"-Wp,-M")
-# What kbuild runs behind the compiler: genksyms, recordmcount, objtool.
+# Separators before what kbuild runs after the compiler: genksyms, recordmcount, objtool.
 _NEXT = frozenset((";", "&&", "||", "|"))
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """``words`` compile the object when they are run in ``directory``; the place of the
-    output among them is ``output``."""
+    """The command ``words`` compiles the object in ``directory``; ``output`` is the index of
+    the output file in it."""
 
     words: tuple[str, ...]
     output: int
@@ -27,14 +27,14 @@ class Recipe:
         return "-DMODULE" in self.words
 
     def with_debug_information(self, into: Path) -> list[str]:
-        """The command that compiles the same code, and its debug information, elsewhere."""
+        """The command that compiles the same code with debug information to another file."""
         words = list(self.words)
         words[self.output] = str(into)
         return [*words, "-g"]
 
 
 def read(objects: Path, path: Path) -> Recipe | None:
-    """Of an object below ``objects``; None for what was not compiled from one file."""
+    """The recipe of an object below ``objects``; None if it was not compiled from one file."""
     try:
         first, _, _ = (path.parent / f".{path.name}.cmd").read_text().partition("\n")
     except (OSError, UnicodeError):

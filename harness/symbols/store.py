@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Tables of functions in the cache: an entry for each object of a kernel.
+"""Tables of functions in the cache, one entry for each object of a kernel.
 
-An entry's name begins with its kernel's key. ``functions.json`` says whose functions
-it has, ``tables.json`` has the tables, ``object.elf`` is what they were read from.
+The name of an entry begins with the key of its kernel. ``functions.json`` lists its functions,
+``tables.json`` contains the tables, ``object.elf`` is the object that they were read from.
 """
 
 import contextlib
@@ -18,36 +18,36 @@ from harness.kernel.artifact import Kernel
 from harness.symbols import table
 from harness.symbols.table import Table
 
-# Part of every name: raise it when the tables change.
+# Part of every name: increase it when the format of the tables changes.
 _RECIPE = "1"
 _KIND = "symbols"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """``image`` is a module's name, "" for vmlinux; ``functions`` are the keys that the
-    entry has tables of."""
+    """One entry. ``image`` is the name of a module, "" for vmlinux; ``functions`` are the keys
+    of the functions with a table."""
 
     path: Path
     image: str
     functions: frozenset[str]
 
     def tables(self) -> dict[str, Table]:
-        """Raises HostError for an entry that is damaged, which is then gone."""
+        """Load the tables. Raises HostError for a damaged entry, which is then removed."""
         title = f"symbols {self.path.name}"
         entry = cache.entry(_KIND, self.path.name, title, _refuse)
         try:
             return table.load(json.loads((entry / "tables.json").read_text()))
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-            raise HostError(f"{title} cannot be read: {error}") from error
+            raise HostError(f"cannot read {title}: {error}") from error
 
 
 def _refuse(_into: Path) -> None:
-    raise HostError("the symbols are gone")
+    raise HostError("the symbols are no longer in the cache")
 
 
 def entries(kernel: Kernel) -> Iterator[Entry]:
-    """All that there is of a kernel."""
+    """All entries of a kernel."""
     for path in cache.directory(_KIND).glob(f"{kernel.key}-{_RECIPE}-*"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             record = json.loads((path / "functions.json").read_text())
@@ -57,7 +57,7 @@ def entries(kernel: Kernel) -> Iterator[Entry]:
 def keep(
     kernel: Kernel, image: str, name: str, tables: dict[str, Table], file: Path | None
 ) -> None:
-    """Stores the tables of the object ``name`` of an image; ``file`` is the linked object."""
+    """Store the tables from the object ``name`` of an image; ``file`` is the linked object."""
 
     def make(into: Path) -> None:
         record = {"image": image, "object": name, "functions": list(tables)}

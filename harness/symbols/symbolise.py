@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Splats with the places of their frames."""
+"""Add source lines to the frames of splats."""
 
 import functools
 import re
@@ -13,8 +13,8 @@ from harness.klog.frame import Chain, Frame
 from harness.klog.splat import Splat
 from harness.symbols.symbols import VMLINUX, Answer, Query, Symbols, build_ids
 
-# Words of the registers and of the entries that only one architecture's reports have.
-_FOREIGN = tuple(
+# Registers and entry functions that only splats of one architecture contain.
+_OTHER_ARCHITECTURES = tuple(
     (re.compile(pattern), name)
     for pattern, name in (
         (r"\b(?:RIP|RSP|RAX|CR2): |\bEIP: |\bentry_SYSCALL_64|\basm_sysvec_|\b__x64_sys_", "x86"),
@@ -27,23 +27,24 @@ _FOREIGN = tuple(
 )
 # dump_stack_print_info(), with CONFIG_STACKTRACE_BUILD_ID.
 _BUILD_ID = re.compile(r"CPU: \d+ .*#\d+ (?:.* )?(?P<id>[0-9a-f]{40})\s*$")
-# The interrupted function stands below the vector that its exception took, up to 6.12
-# with nothing to tell it from a caller; from 6.13 on it is marked with a P for pc
-# (arch/arm64/kernel/stacktrace.c, dump_backtrace_entry).
+# The interrupted function follows the vector of its exception. Up to 6.12 it looks like a
+# caller; from 6.13 on it is marked with a P for pc (arch/arm64/kernel/stacktrace.c,
+# dump_backtrace_entry).
 _VECTOR = re.compile(r"el1[ht]?(?:_64)?_(?:sync|irq|fiq|error)")
 _MARKED = re.compile(r"(?P<frame>[\w$.]+\+0x[0-9a-f]+/0x[0-9a-f]+) .*\(F?K?P[FK]*\)")
 
-# What arm64 unwinds from, up to 5.15: the start of the function, where no call returns to
-# (start_backtrace, arch/arm64/kernel/stacktrace.c).
-_BEGINNINGS = frozenset(("dump_backtrace", "arch_stack_walk"))
+# Functions that arm64 unwinds from up to 5.15: the address is the start of the function, not a
+# return address (start_backtrace, arch/arm64/kernel/stacktrace.c).
+_UNWIND_STARTS = frozenset(("dump_backtrace", "arch_stack_walk"))
 
 _UNKNOWN = "?"
 
 
 @dataclass(frozen=True, slots=True)
 class Symbolised:
-    """A splat whose frames have their places, with inlined ones above them. ``reason`` says
-    why some or all have none, "" where all have; ``known`` of ``total`` frames have one."""
+    """A splat with the places of its frames and with frames for inlined functions. ``known``
+    of ``total`` frames have a place; ``reason`` is the reason for those without, "" if all
+    have one."""
 
     splat: Splat
     known: int
@@ -54,19 +55,19 @@ class Symbolised:
 def symbolised(
     splat: Splat, kernel: Kernel, spec: KernelSpec | None = None, *, wait: bool = False
 ) -> Symbolised:
-    """The splat with the places of its frames in the kernel's source; ``spec`` is what the
-    kernel was built from, without which only what has debug information is known.
+    """Add the places of the frames in the kernel source. ``spec`` is the source of the kernel;
+    without it only images with debug information are symbolised.
 
-    Frames without a place have "?". Never raises for what it cannot do: it says so.
-    The first time that an object's functions are wanted it is compiled with -g, which
-    takes seconds; afterwards they come from the cache. With ``wait`` this waits for a build
-    in the kernel's work tree, which can take minutes.
+    The place of a frame that is not found is "?"; this never raises, but returns the reason.
+    An object is compiled with -g on the first use of its functions, which takes seconds; later
+    their tables are read from the cache. With ``wait`` this waits for a running build in the
+    work tree of the kernel, which can take minutes.
     """
     symbols = _symbols(kernel, spec, wait)
     total = sum(len(chain.frames) for chain in splat.chains)
-    refused = _refused(splat, kernel) or _other_build(splat, symbols)
-    if refused:
-        return Symbolised(splat, 0, total, refused)
+    mismatch = _mismatch(splat, kernel) or _other_build(splat, symbols)
+    if mismatch:
+        return Symbolised(splat, 0, total, mismatch)
     exact = _exact(splat)
     frames = [each for chain in splat.chains for each in _queries(chain, exact)]
     registers = [(splat.pc, _query(splat.pc, True)), (splat.lr, _query(splat.lr, False))]
@@ -82,8 +83,8 @@ def symbolised(
     done = replace(
         splat,
         chains=chains,
-        pc=_last(splat.pc, registers[0][1], answers),
-        lr=_last(splat.lr, registers[1][1], answers),
+        pc=_with_place(splat.pc, registers[0][1], answers),
+        lr=_with_place(splat.lr, registers[1][1], answers),
     )
     return Symbolised(done, total - len(lacking), total, _summary(lacking))
 
@@ -94,19 +95,19 @@ def _symbols(kernel: Kernel, spec: KernelSpec | None, wait: bool) -> Symbols:
     return Symbols(kernel, spec, wait)
 
 
-def _refused(splat: Splat, kernel: Kernel) -> str:
+def _mismatch(splat: Splat, kernel: Kernel) -> str:
     for line in splat.text:
-        for pattern, name in _FOREIGN:
+        for pattern, name in _OTHER_ARCHITECTURES:
             if pattern.search(line):
-                return f"the log is of {name}, and {kernel.label} is arm64"
+                return f"the log is from {name}, but {kernel.label} is arm64"
     if splat.kernel and splat.kernel != kernel.release:
-        return f"the log is of {splat.kernel}, and {kernel.label} is {kernel.release}"
+        return f"the log is from {splat.kernel}, but {kernel.label} is {kernel.release}"
     return ""
 
 
 def _other_build(splat: Splat, symbols: Symbols) -> str:
-    """The first build ID of the log that is not the kernel's."""
-    said = {
+    """The first build ID in the log that differs from that of the kernel."""
+    logged = {
         frame.module: frame.build_id
         for chain in splat.chains
         for frame in chain.frames
@@ -114,13 +115,13 @@ def _other_build(splat: Splat, symbols: Symbols) -> str:
     }
     found = next((match for line in splat.text if (match := _BUILD_ID.search(line))), None)
     if found:
-        said[VMLINUX] = found["id"]
-    for module, build_id in build_ids(symbols, said):
-        if not build_id.startswith(said[module]):
+        logged[VMLINUX] = found["id"]
+    for module, build_id in build_ids(symbols, logged):
+        if not build_id.startswith(logged[module]):
             what = f"module {module}" if module else "kernel"
             return (
-                f"the log is of a {what} with build ID {said[module]},"
-                f" and that of {symbols.kernel.label} has {build_id}"
+                f"the log is from a {what} with build ID {logged[module]},"
+                f" but that of {symbols.kernel.label} has {build_id}"
             )
     return ""
 
@@ -130,7 +131,7 @@ def _text(frame: Frame) -> str:
 
 
 def _exact(splat: Splat) -> frozenset[str]:
-    """The frames whose address is where the processor was, not where a call returns to."""
+    """The frames with the address of an instruction, not a return address."""
     found = {match["frame"] for line in splat.text if (match := _MARKED.search(line))}
     if splat.pc:
         found.add(_text(splat.pc))
@@ -141,8 +142,8 @@ def _queries(chain: Chain, exact: frozenset[str]) -> Iterator[tuple[Frame, Query
     above = ""
     for frame in chain.frames:
         interrupted = _VECTOR.fullmatch(above) is not None
-        begins = frame.function in _BEGINNINGS and frame.offset == 0
-        yield frame, _query(frame, interrupted or begins or _text(frame) in exact)
+        starts = frame.function in _UNWIND_STARTS and frame.offset == 0
+        yield frame, _query(frame, interrupted or starts or _text(frame) in exact)
         above = frame.function
 
 
@@ -167,8 +168,10 @@ def _with_places(
         yield replace(frame, place=f"{last[1][0]}:{last[1][1]}")
 
 
-def _last(frame: Frame | None, query: Query | None, answers: dict[Query, Answer]) -> Frame | None:
-    """A register's, of which the innermost place is shown."""
+def _with_place(
+    frame: Frame | None, query: Query | None, answers: dict[Query, Answer]
+) -> Frame | None:
+    """The frame of a register with its innermost place."""
     if frame is None or query is None or not answers[query].places:
         return frame
     file, line = answers[query].places[0][1]
@@ -182,7 +185,7 @@ def _reason(frame: Frame, query: Query | None, answers: dict[Query, Answer]) -> 
 
 
 def _summary(reasons: list[str]) -> str:
-    """The first reason, and how many more there are."""
+    """The first reason, and the number of others."""
     different = list(dict.fromkeys(reasons))
     if not different:
         return ""
@@ -191,8 +194,8 @@ def _summary(reasons: list[str]) -> str:
 
 
 def text(splat: Splat) -> list[str]:
-    """The lines of a splat that is symbolised, with the places of the frames behind them
-    and inlined functions above, as scripts/decode_stacktrace.sh prints them."""
+    """The lines of a symbolised splat with the places of the frames and lines for inlined
+    functions, as printed by scripts/decode_stacktrace.sh."""
     places = _places(splat)
     return [each for own in splat.text for each in _decoded(own, places)]
 
@@ -201,8 +204,8 @@ _IN_TEXT = re.compile(r"(?<![\w$.])(?P<frame>[\w$.]+\+0x[0-9a-f]+/0x[0-9a-f]+)")
 
 
 def _places(splat: Splat) -> dict[str, list[Frame]]:
-    """Of a frame as the kernel prints it: the functions that are inlined there, innermost
-    first, and last itself, each with its place."""
+    """For each frame as the kernel prints it: the functions inlined there, the innermost
+    first, and the frame itself, each with its place."""
     found: dict[str, list[Frame]] = {}
     inlined: list[Frame] = []
     for frame in (each for chain in splat.chains for each in chain.frames):
@@ -228,8 +231,8 @@ def _decoded(own: str, places: dict[str, list[Frame]]) -> Iterator[str]:
     yield f"{own} ({last.place})"
 
 
-def alike(splats: Sequence[Splat]) -> list[list[Splat]]:
-    """Splats grouped by title and call traces: one that repeats need not be read twice."""
+def grouped(splats: Sequence[Splat]) -> list[list[Splat]]:
+    """Group splats with the same title and call traces."""
     found: dict[tuple[str, ...], list[Splat]] = {}
     for each in splats:
         found.setdefault((each.title, *lines(each)), []).append(each)
@@ -237,7 +240,7 @@ def alike(splats: Sequence[Splat]) -> list[list[Splat]]:
 
 
 def lines(splat: Splat) -> Iterator[str]:
-    """The call traces, one frame a line, as the kernel prints them with places behind."""
+    """The call traces as the kernel prints them, with the place of each frame."""
     for chain in splat.chains:
         yield f"{chain.name}:"
         for frame in chain.frames:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""From function+offset/size of a built kernel to places in its source."""
+"""Translate function+offset/size of a kernel to source lines."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,20 +13,21 @@ from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
 from harness.symbols import image, objects, store
 from harness.symbols.image import Function, Image
-from harness.symbols.objects import Candidate, Known
+from harness.symbols.objects import Candidate, ObjectTables
 from harness.symbols.table import Place, Table
 
 VMLINUX = ""
-_HINT = "a kernel with --variant debuginfo has it all"
+_HINT = "build the kernel with --variant debuginfo"
 
-# Below the directory of a prebuilt kernel: its own vmlinux, and Debian's -dbg package.
+# Paths of vmlinux below the directory of a prebuilt kernel; the last two are from the -dbg
+# package of Debian.
 _PREBUILT = ("vmlinux", "usr/lib/debug/boot/vmlinux-{}", "usr/lib/debug/lib/modules/{}/vmlinux")
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One frame of a trace. ``exact`` says that the address is where the processor was;
-    other addresses are those that calls return to, and what is meant is the call."""
+    """One frame of a trace. ``exact`` is True for the address of an instruction; all other
+    addresses are return addresses; their place is that of the call."""
 
     function: str
     offset: int
@@ -37,8 +38,8 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Functions with their places, the innermost first and the frame's own last; or the
-    ``reason`` why it is not known."""
+    """Functions with their places, the innermost first and the function of the frame last; or
+    the ``reason`` for having none."""
 
     places: tuple[tuple[str, Place], ...] = ()
     reason: str = ""
@@ -46,9 +47,9 @@ class Answer:
 
 @dataclass(slots=True)
 class Symbols:
-    """Of one kernel. Debug information is made when it is first needed; ``spec`` says
-    from what. A build in the same work tree can take minutes: without ``wait`` what needs
-    that tree meanwhile is not known."""
+    """Symbols of one kernel. Debug information is compiled from ``spec`` on first use. A
+    running build in the same work tree can take minutes: without ``wait``, answers that
+    require the tree fail meanwhile."""
 
     kernel: Kernel
     spec: KernelSpec | None
@@ -59,18 +60,18 @@ class Symbols:
     _entries: list[store.Entry] | None = None
 
     def answers(self, queries: Iterable[Query]) -> dict[Query, Answer]:
-        """All answers, for which every object that is needed is compiled once."""
+        """The answers to all queries; each required object is compiled once."""
         found = {each: self._functions(each) for each in dict.fromkeys(queries)}
-        wanted: dict[str, list[Function]] = defaultdict(list)
+        required: dict[str, list[Function]] = defaultdict(list)
         for query, functions in found.items():
             if not isinstance(functions, str):
-                wanted[query.module] += functions
-        for module, functions in wanted.items():
-            self._provide(module, functions)
+                required[query.module] += functions
+        for module, functions in required.items():
+            self._load(module, functions)
         return {query: self._answer(query, functions) for query, functions in found.items()}
 
     def image(self, module: str) -> Image | str:
-        """vmlinux or a module; why there is none."""
+        """vmlinux or a module; the reason if it is missing."""
         if module not in self._images:
             self._images[module] = self._read(module)
         return self._images[module]
@@ -92,20 +93,20 @@ class Symbols:
         return path if path.is_file() else _prebuilt(self.kernel, self.spec)
 
     def _functions(self, query: Query) -> list[Function] | str:
-        """Those that the frame may be in."""
-        where = self.image(query.module)
-        if isinstance(where, str):
-            return where
-        named = where.functions.get(query.function, [])
+        """The functions that the frame can be in, or the reason for none."""
+        binary = self.image(query.module)
+        if isinstance(binary, str):
+            return binary
+        named = binary.functions.get(query.function, [])
         if not named:
             return f"the kernel has no function {query.function}"
-        fitting = [each for each in named if each.printed_as(query.size)]
-        if not fitting:
-            return f"{query.function} has another size in this kernel than {query.size:#x}"
+        matching = [each for each in named if each.has_printed_size(query.size)]
+        if not matching:
+            return f"{query.function} does not have size {query.size:#x} in this kernel"
         if query.exact:
-            return fitting
-        fitting = [each for each in fitting if image.after_call(where, each, query.offset)]
-        return fitting or f"{query.function}+{query.offset:#x} is behind no call in this kernel"
+            return matching
+        matching = [each for each in matching if image.follows_call(binary, each, query.offset)]
+        return matching or f"{query.function}+{query.offset:#x} follows no call in this kernel"
 
     def _answer(self, query: Query, functions: list[Function] | str) -> Answer:
         if isinstance(functions, str):
@@ -125,17 +126,17 @@ class Symbols:
             return Answer(reason=f"{query.function}+{query.offset:#x} has no line")
         return Answer((*places[:-1], (query.function, places[-1][1])))
 
-    def _provide(self, module: str, functions: Sequence[Function]) -> None:
-        """Tables of the functions, or the reasons why they are lacking."""
+    def _load(self, module: str, functions: Sequence[Function]) -> None:
+        """Load or make the tables of the functions, or record the reasons for having none."""
         self._from_cache(module, functions)
         missing = self._missing(module, functions)
         if not missing:
             return
-        where = self.image(module)
-        assert not isinstance(where, str)
+        binary = self.image(module)
+        assert not isinstance(binary, str)
         reasons: dict[str, str] = {}
         try:
-            reasons = self._make(module, where, missing)
+            reasons = self._make(module, binary, missing)
             reason = f"no object of {{}} is in the work tree; {_HINT}"
         except HarnessError as error:
             reason = f"{error.message.replace('{', '{{').replace('}', '}}')}; {_HINT}"
@@ -146,91 +147,94 @@ class Symbols:
             self._lacking[module, name] = reasons.get(name, reason.format(each.name))
 
     def _missing(self, module: str, functions: Sequence[Function]) -> list[Function]:
-        def lacks(name: str) -> bool:
+        def is_missing(name: str) -> bool:
             return name not in self._tables[module] and (module, name) not in self._lacking
 
-        return [each for each in dict.fromkeys(functions) if lacks(objects.key(each))]
+        return [each for each in dict.fromkeys(functions) if is_missing(objects.key(each))]
 
     def _from_cache(self, module: str, functions: Sequence[Function]) -> None:
         if self._entries is None:
             self._entries = list(store.entries(self.kernel))
         for entry in self._entries:
-            wanted = {objects.key(each) for each in self._missing(module, functions)}
-            if entry.image == module and wanted & entry.functions:
+            required = {objects.key(each) for each in self._missing(module, functions)}
+            if entry.image == module and required & entry.functions:
                 try:
                     self._tables[module] |= entry.tables()
                 except HarnessError:
                     continue  # made again
 
-    def _make(self, module: str, where: Image, missing: Sequence[Function]) -> dict[str, str]:
-        """Makes and keeps tables; returns the reasons of those that it cannot make."""
-        if where.has(".debug_info"):
+    def _make(self, module: str, binary: Image, missing: Sequence[Function]) -> dict[str, str]:
+        """Make and store tables; return the reasons for those that cannot be made."""
+        if binary.has(".debug_info"):
             title = f"reading the debug information of {module or 'vmlinux'}"
             with progress.phase("own debug information", title):
-                self._own(module, where, missing)
+                self._read_own(module, binary, missing)
             return {}
         if self.spec is None or self.spec.kind == "prebuilt":
             raise UsageError(f"{self.kernel.label} has no debug information")
         with build.open_build_tree(self.spec, wait=self.wait) as tree, cache.scratch() as scratch:
             if tree.key != self.kernel.key:
                 raise UsageError(f"{self.kernel.label} has changed since it was built")
-            wanted, reasons = _choose(tree.tree.objects, where, missing, module=bool(module))
+            required, reasons = _select_objects(
+                tree.tree.objects, binary, missing, module=bool(module)
+            )
             title = f"debug information of {module or 'vmlinux'}"
             with progress.phase("debug information", title) as phase:
-                phase.expect(len(wanted))
-                made = objects.compiled(tree, where, wanted, scratch)
-                for functions, known in zip(wanted.values(), made, strict=True):
+                phase.expect(len(required))
+                made = objects.compiled(tree, binary, required, scratch)
+                for functions, made_tables in zip(required.values(), made, strict=True):
                     phase.step()
-                    if isinstance(known, str):
-                        reasons |= dict.fromkeys(map(objects.key, functions), known)
+                    if isinstance(made_tables, str):
+                        reasons |= dict.fromkeys(map(objects.key, functions), made_tables)
                     else:
-                        self._take(module, known)
+                        self._store(module, made_tables)
         return reasons
 
-    def _own(self, module: str, where: Image, missing: Sequence[Function]) -> None:
-        """From the debug information that the image has itself."""
+    def _read_own(self, module: str, binary: Image, missing: Sequence[Function]) -> None:
+        """Read the tables from the debug information of the image itself."""
         if module:
             with cache.scratch() as scratch:
-                self._take(module, objects.of_module(where, scratch))
+                self._store(module, objects.of_module(binary, scratch))
             return
-        tables = objects.of_linked(where, missing)
-        self._take(module, Known(f"vmlinux {cache.digest(*tables)}", tables, None))
+        tables = objects.of_linked(binary, missing)
+        self._store(module, ObjectTables(f"vmlinux {cache.digest(*tables)}", tables, None))
 
-    def _take(self, module: str, known: Known) -> None:
-        store.keep(self.kernel, module, known.name, known.tables, known.file)
-        self._tables[module] |= known.tables
+    def _store(self, module: str, made_tables: ObjectTables) -> None:
+        store.keep(self.kernel, module, made_tables.name, made_tables.tables, made_tables.file)
+        self._tables[module] |= made_tables.tables
 
 
-def _choose(
-    tree: Path, where: Image, missing: Sequence[Function], *, module: bool
+def _select_objects(
+    tree: Path, binary: Image, missing: Sequence[Function], *, module: bool
 ) -> tuple[dict[Candidate, list[Function]], dict[str, str]]:
-    """The objects to compile with what is wanted of each, and why none is for others."""
-    among = objects.candidates(tree, {each.name for each in missing}, module=module)
-    wanted: dict[Candidate, list[Function]] = defaultdict(list)
+    """The objects to compile with the functions required of each, and the reasons to use if
+    their tables are still missing afterwards."""
+    objects_of = objects.candidates(tree, {each.name for each in missing}, module=module)
+    required: dict[Candidate, list[Function]] = defaultdict(list)
     for function in missing:
-        for each in objects.likely(function, where, among[function.name]):
-            wanted[each].append(function)
+        for each in objects.likeliest(function, binary, objects_of[function.name]):
+            required[each].append(function)
     reasons = {
         objects.key(each): f"{candidate.name} does not have the code of {each.name}"
-        for candidate, functions in wanted.items()
+        for candidate, functions in required.items()
         for each in functions
     }
-    return dict(wanted), reasons
+    return dict(required), reasons
 
 
 def _prebuilt(kernel: Kernel, spec: KernelSpec | None) -> Path | None:
-    """The vmlinux beside a prebuilt kernel, if its build ID is in the Image."""
+    """The vmlinux of a prebuilt kernel, if its build ID is in the Image."""
     if spec is None or spec.kind != "prebuilt":
         return None
     below = paths.absolute(spec.where)
     for form in _PREBUILT:
         path = below / form.format(kernel.release)
-        if path.is_file() and _belongs(path, kernel):
+        if path.is_file() and _has_build_id(path, kernel):
             return path
     return None
 
 
-def _belongs(path: Path, kernel: Kernel) -> bool:
+def _has_build_id(path: Path, kernel: Kernel) -> bool:
     try:
         build_id = image.read(path).build_id
     except UsageError:
@@ -239,8 +243,8 @@ def _belongs(path: Path, kernel: Kernel) -> bool:
 
 
 def build_ids(symbols: Symbols, modules: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """The build ID of vmlinux ("") and of modules, of those that have one."""
+    """The build IDs of modules, and of vmlinux (""), if they have one."""
     for module in modules:
-        where = symbols.image(module)
-        if not isinstance(where, str) and where.build_id:
-            yield module, where.build_id
+        binary = symbols.image(module)
+        if not isinstance(binary, str) and binary.build_id:
+            yield module, binary.build_id

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What DWARF says of one function, small enough to be kept: lines and inlined calls."""
+"""Compact debug information of one function: lines and inlined calls."""
 
 import bisect
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ _NOWHERE: Place = ("", 0)
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """A function, or one inlined into the scope of index ``parent`` (-1 for none) by the
-    call at ``call``. ``ranges`` are from and to, in bytes from the start of the function
-    that the table is of; what is inlined may stand outside of it, in a cold part."""
+    """A function, or one inlined into the scope with index ``parent`` (-1 for none) at
+    ``call``. ``ranges`` are start and end offsets in bytes from the start of the function of
+    the table; an inlined function can be outside of it, in a cold part."""
 
     name: str
     parent: int
@@ -23,7 +23,7 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """``offsets`` are where rows begin, in order, with the ``places`` of each."""
+    """Rows: sorted start ``offsets`` with their ``places``; and the ``scopes``."""
 
     offsets: tuple[int, ...]
     places: tuple[Place, ...]
@@ -31,7 +31,7 @@ class Table:
 
     def at(self, offset: int) -> list[tuple[str, Place]]:
         """Functions and places of one instruction, the innermost first, as ``addr2line -i``
-        has them; the last is the function itself, named "" where DWARF has none."""
+        prints them; the last is the function itself, named "" if DWARF has no name."""
         row = bisect.bisect_right(self.offsets, offset) - 1
         place = self.places[row] if row >= 0 else _NOWHERE
         number = self._innermost(offset)
@@ -43,8 +43,8 @@ class Table:
         return [*found, (self.scopes[number].name if number >= 0 else "", place)]
 
     def _innermost(self, offset: int) -> int:
-        """The scope whose range is the shortest: of those of one length, the last is the
-        one that is inlined into the others (BFD, lookup_address_in_function_table)."""
+        """The index of the scope with the shortest range; of equal ranges the last one, which
+        is inlined into the others (BFD, lookup_address_in_function_table)."""
         best, length = -1, 0
         for number, scope in enumerate(self.scopes):
             for start, end in scope.ranges:
@@ -54,7 +54,7 @@ class Table:
 
 
 def dump(tables: dict[str, Table]) -> dict[str, Any]:
-    """As JSON: file names stand apart, once."""
+    """The tables as JSON; file names are stored once."""
     files: dict[str, int] = {}
 
     def number(place: Place) -> tuple[int, int]:
@@ -75,8 +75,8 @@ def dump(tables: dict[str, Table]) -> dict[str, Any]:
 
 
 def load(record: dict[str, Any]) -> dict[str, Table]:
-    """What ``dump`` made. Raises KeyError, TypeError, IndexError or ValueError for
-    anything else."""
+    """Load the result of ``dump``. Raises KeyError, TypeError, IndexError or ValueError for
+    invalid data."""
     files = record["files"]
 
     def place(pair: list[int]) -> Place:

@@ -82,7 +82,7 @@ def frame_of(kernel: Kernel, function: str, offset: int | None = None) -> Frame:
     (found,) = elf.functions[function]
     if offset is None:
         offset = next(
-            each for each in range(4, found.size, 4) if image.after_call(elf, found, each)
+            each for each in range(4, found.size, 4) if image.follows_call(elf, found, each)
         )
     return Frame(function, offset, found.room or found.size)
 
@@ -138,7 +138,7 @@ def test_an_object_recompiled_with_g_yields_the_kernels_tables(tmp_path: Path) -
     vmlinux = image.read(kernel.directory / "vmlinux")
     (tmp_path / "again").mkdir()
     again = compiled(tmp_path / "again/main.o", SOURCE, "-g")
-    known = objects._known("main.o", vmlinux, again)
+    known = objects._tables_of("main.o", vmlinux, again)
     functions = [each for n in ("outer", "local", "at_boot") for each in vmlinux.functions[n]]
     assert {*map(objects.key, functions)} <= known.tables.keys()
     (outer,) = vmlinux.functions["outer"]
@@ -150,7 +150,7 @@ def test_a_function_whose_code_differs_yields_no_table(tmp_path: Path) -> None:
     vmlinux = image.read(kernel_of(tmp_path).directory / "vmlinux")
     (tmp_path / "again").mkdir()
     text = SOURCE.replace("x == 5", "x == 6")
-    known = objects._known("main.o", vmlinux, compiled(tmp_path / "again/main.o", text, "-g"))
+    known = objects._tables_of("main.o", vmlinux, compiled(tmp_path / "again/main.o", text, "-g"))
     names = {name.rsplit(":", 1)[1] for name in known.tables}
     assert "outer" not in names
     assert "local" in names
@@ -191,7 +191,7 @@ def test_alike_groups_splats_by_title_and_call_traces(tmp_path: Path) -> None:
     one = decoded(kernel, frame_of(kernel, "local")).splat
     other = decoded(kernel, frame_of(kernel, "outer")).splat
     again = replace(one, pid=7, text=("other words",))
-    assert symbolise.alike([one, other, again]) == [[one, again], [other]]
+    assert symbolise.grouped([one, other, again]) == [[one, again], [other]]
 
 
 def test_symbol_tables_are_cached_and_recomputed_when_damaged(tmp_path: Path) -> None:
@@ -230,11 +230,11 @@ def test_a_return_address_resolves_to_the_call_before_it(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"size": 0x1000}, "local has another size in this kernel than 0x1000"),
+        ({"size": 0x1000}, "local does not have size 0x1000 in this kernel"),
         ({"function": "nothing"}, "the kernel has no function nothing"),
         ({"module": "nvme"}, "the kernel has no module nvme"),
-        ({"offset": 0}, "local+0x0 is behind no call in this kernel"),
-        ({"offset": 1 << 60}, f"local+{1 << 60:#x} is behind no call in this kernel"),
+        ({"offset": 0}, "local+0x0 follows no call in this kernel"),
+        ({"offset": 1 << 60}, f"local+{1 << 60:#x} follows no call in this kernel"),
         ({"offset": None}, "local has no offset and size"),
         ({"size": None}, "local has no offset and size"),
     ],
@@ -259,7 +259,7 @@ def test_functions_with_equal_name_and_size_have_no_place(tmp_path: Path) -> Non
     elf = image.read(tmp_path / "vmlinux")
     one, another = elf.functions["local"]
     assert one.room == another.room
-    offset = next(each for each in range(4, one.size, 4) if image.after_call(elf, one, each))
+    offset = next(each for each in range(4, one.size, 4) if image.follows_call(elf, one, each))
     done = decoded(kernel, Frame("local", offset, one.room))
     assert done.reason == "2 functions local have this size"
 
@@ -286,7 +286,7 @@ def test_a_log_of_another_architecture_is_refused(
     done = decoded(kernel, frame_of(kernel, "local"), text=(line,))
     assert (done.known, done.reason) == (
         0,
-        f"the log is of {architecture}, and debian:6.12 is arm64",
+        f"the log is from {architecture}, but debian:6.12 is arm64",
     )
 
 
@@ -294,7 +294,7 @@ def test_a_log_of_another_release_is_refused(tmp_path: Path) -> None:
     kernel = kernel_of(tmp_path, "-g")
     splat = splat_of(frame_of(kernel, "local"), kernel="6.3.0-rc1")
     done = symbolise.symbolised(splat, kernel)
-    assert done.reason == "the log is of 6.3.0-rc1, and debian:6.12 is 6.12.0"
+    assert done.reason == "the log is from 6.3.0-rc1, but debian:6.12 is 6.12.0"
     assert done.splat == splat
 
 
@@ -338,7 +338,7 @@ def test_a_frame_in_a_guest_module_is_decoded(tmp_path: Path) -> None:
     subprocess.run(words, check=True)
     elf = image.read(modules / "my-client.ko")
     (local,) = elf.functions["local"]
-    offset = next(each for each in range(4, local.size, 4) if image.after_call(elf, local, each))
+    offset = next(each for each in range(4, local.size, 4) if image.follows_call(elf, local, each))
     each = Frame("local", offset, local.room, "my_client")
     done = decoded(kernel, each)
     assert [f.function for f in done.splat.chains[0].frames] == ["deepest", "deep", "local"]
