@@ -65,7 +65,7 @@ def fixup(text: str, repository: Path | None) -> Fixup:
         raise UsageError(f"--fixup {text}: a range of revisions requires --tree", "name FILE alone")
     file = Path(match["file"] if match else text)
     if not file.is_file():
-        raise UsageError(f"no such patch: {file}", "use FILE, or SINCE..UNTIL:FILE")
+        raise UsageError(f"cannot read {file}: no such file", "use FILE, or SINCE..UNTIL:FILE")
     since, until = (
         git_source.commit_of(repository, each) if each and repository else "" for each in bounds
     )

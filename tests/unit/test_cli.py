@@ -32,7 +32,7 @@ REPORT = REPORTS / "platform-client-pins-smmu.transcript"
         (["repro", str(REPORT), "--run-dir", "/etc"], 2, "/etc exists and is not empty"),
         (["repro"], 2, "Missing argument"),
         (["repro", str(REPORT), "--nope"], 2, "see iommu-harness repro --help"),
-        (["run", "pinning::nope"], 2, "no scenario 'nope' about pinning"),
+        (["run", "pinning::nope"], 2, "pinning has no scenario 'nope'"),
         (["bisect", "status", "/"], 2, "/ has no bisection"),
         (["shell", "/"], 2, "/ has no snapshot"),
         (["frobnicate"], 2, "No such command"),
@@ -110,7 +110,7 @@ def test_kernel_build_rejects_an_option_that_the_kernel_lacks(tmp_path: Path) ->
     done = command.run("kernel", "build", f"tree:{tree}", "--fragment", fragment)
     assert done.status == 2
     assert "my.config:1: CONFIG_NOPE=y became 'n'" in done.err
-    assert "no such option" in done.err
+    assert "does not have the option" in done.err
 
 
 def test_a_failed_build_prints_the_first_compiler_error(tmp_path: Path) -> None:

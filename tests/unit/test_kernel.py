@@ -85,7 +85,7 @@ def test_build_rejects_an_option_that_the_kernel_lacks(tree: Path, tmp_path: Pat
     fragment = tmp_path / "my.config"
     fragment.write_text("# why\nCONFIG_NOPE=y\n")
     with pytest.raises(
-        UsageError, match=r"my\.config:2: CONFIG_NOPE=y became 'n': .*no such option"
+        UsageError, match=r"my\.config:2: CONFIG_NOPE=y became 'n': .*does not have the option"
     ):
         build.build(spec.parse(f"tree:{tree}", fragments=[fragment]))
 
