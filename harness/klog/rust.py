@@ -43,7 +43,7 @@ def demangled(name: str) -> str:
     if not name.startswith("_R"):
         return name
     try:
-        return _Reader(name[2:].partition(".")[0]).path()
+        return _Reader(name[2:].partition(".")[0]).path() or name
     except (_MalformedError, RecursionError):
         return name
 
