@@ -162,8 +162,8 @@ BOOT_AND_SLEEP = """
 import sys, time
 from pathlib import Path
 from harness.guest import launch
+from harness.iommu import machines
 from harness.kernel import artifact
-from harness.machine import topology
 kernel = artifact.load(Path(sys.argv[1]))
 with launch.booted(kernel, machines.named("smmuv3"), Path(sys.argv[2])) as running:
     print(running.pid, flush=True)
