@@ -60,6 +60,6 @@ def test_all_at_once_is_the_same_as_one_by_one(guest: Guest) -> None:
     assert failnth.fail_all(guest, *write) == list(failnth.fail_each(guest, *write)) != []
 
 
-def test_what_fails_anyway_is_told(guest: Guest) -> None:
-    with pytest.raises(GuestError, match="with no allocation failing sh false ends with status 1"):
+def test_command_that_fails_anyway_is_an_error(guest: Guest) -> None:
+    with pytest.raises(GuestError, match="with no allocation failing sh false exits with status 1"):
         list(failnth.fail_each(guest, "sh", "false"))
