@@ -10,7 +10,7 @@ from harness.iommu import traffic
 pytestmark = pytest.mark.machines("smmuv3-acpi", "virtio-iommu-acpi")
 
 
-def test_a_nic_gets_its_group_and_is_translated(guest: Guest) -> None:
+def test_nic_gets_a_group_and_its_dma_is_translated(guest: Guest) -> None:
     assert guest.run("test -d /sys/firmware/acpi/tables").status == 0
     modules.load(guest, guest.machine.iommu.driver)
     state = modules.load(guest, "e1000e").after
@@ -21,12 +21,12 @@ def test_a_nic_gets_its_group_and_is_translated(guest: Guest) -> None:
     assert ping.translated > 0
 
 
-def test_the_table_is_the_one_of_this_iommu(guest: Guest) -> None:
+def test_firmware_has_the_acpi_table_of_the_iommu(guest: Guest) -> None:
     table = {"arm_smmu_v3": "IORT", "virtio_iommu": "VIOT"}[guest.machine.iommu.driver]
     assert guest.run(f"test -f /sys/firmware/acpi/tables/{table}").status == 0
 
 
-def test_the_driver_unloads_without_devices(guest: Guest) -> None:
+def test_driver_unloads_without_devices(guest: Guest) -> None:
     driver = guest.machine.iommu.driver
     modules.load(guest, driver)
     pinned = modules.load(guest, "e1000e")

@@ -11,7 +11,7 @@ from harness.guest.guest import Guest
 PIN = "arm_smmu_v3 call_site=__iommu_probe_device "
 
 
-def test_events_tell_who_takes_the_module(guest: Guest) -> None:
+def test_trace_events_name_what_pins_a_module(guest: Guest) -> None:
     modules.load(guest, "arm_smmu_v3")
     with tracing.tracing(guest, "module:module_get", "iommu:add_device_to_group") as trace:
         modules.load(guest, "iommu_client")
@@ -24,13 +24,13 @@ def test_events_tell_who_takes_the_module(guest: Guest) -> None:
     modules.unload(guest, "iommu_client")
 
 
-def test_an_event_that_does_not_exist(guest: Guest) -> None:
+def test_unknown_trace_event_is_a_usage_error(guest: Guest) -> None:
     refused = pytest.raises(UsageError, match="no trace event 'iommu:nope'")
     with refused, tracing.tracing(guest, "iommu:nope"):
         pass
 
 
-def test_failures_that_nobody_prints_are_counted_too(guest: Guest) -> None:
+def test_failures_without_a_printed_trace_are_counted(guest: Guest) -> None:
     """Of a module's load some allocations are __GFP_NOWARN: the log has no word of them,
     and a loop that trusts it ends long before the last."""
     silent = number = 0
@@ -44,7 +44,7 @@ def test_failures_that_nobody_prints_are_counted_too(guest: Guest) -> None:
     assert number > 50
 
 
-def test_allocations_below_a_function_can_be_spared(guest: Guest) -> None:
+def test_allocations_below_an_excluded_function_do_not_fail(guest: Guest) -> None:
     counts = []
     for spared in ("", "load_module", "nope"):
         load = ("sh", "exec modprobe iommu_client")
@@ -55,7 +55,7 @@ def test_allocations_below_a_function_can_be_spared(guest: Guest) -> None:
     assert min(counts[0], counts[2]) > counts[1] > 5, counts
 
 
-def test_all_at_once_is_the_same_as_one_by_one(guest: Guest) -> None:
+def test_all_failures_equal_those_one_by_one(guest: Guest) -> None:
     write = ("write", "/sys/bus/platform/drivers_autoprobe", "0")
     assert failnth.fail_all(guest, *write) == list(failnth.fail_each(guest, *write)) != []
 
