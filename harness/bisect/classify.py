@@ -61,7 +61,7 @@ class Classifier:
         """The endpoint in messages."""
         term = self.term("new" if endpoint == self.parameters.endpoints.new else "old")
         subject = gitbisect.subject(self.repository, endpoint)
-        return f"{term} endpoint, {endpoint[:12]} ({subject})"
+        return f"{term} endpoint {endpoint[:12]} ({subject})"
 
     def term(self, verdict: str) -> str:
         """The user's term for a verdict."""

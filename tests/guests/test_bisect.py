@@ -141,7 +141,7 @@ def test_swapped_ends_are_rejected(tmp_path: Path) -> None:
     done = command.run(*words, "--run-dir", tmp_path / "run")
     assert done.status == 2
     assert re.search(
-        r"bad endpoint, .* shows the symptom in 0 of \d+ runs, and the good endpoint, .* shows it",
+        r"bad endpoint .* shows the symptom in 0 of \d+ runs, and the good endpoint .* shows it",
         done.err,
     )
 

@@ -262,8 +262,8 @@ def test_old_and_new_ends_determine_the_direction(find: Find, commits: list[str]
     [
         ({"culprit": 0}, "the symptom is about as frequent at both endpoints"),
         ({"culprit": 33}, "shows the symptom in 0 of 30 runs"),
-        ({"culprit": 5, "faults": {0: "build"}}, "the good endpoint, .* does not build"),
-        ({"culprit": 5, "faults": {32: "boot"}}, "the bad endpoint, .* does not boot"),
+        ({"culprit": 5, "faults": {0: "build"}}, "the good endpoint .* does not build"),
+        ({"culprit": 5, "faults": {32: "boot"}}, "the bad endpoint .* does not boot"),
         ({"culprit": 5, "faults": {16: "lost"}}, "QEMU is gone"),
     ],
 )
