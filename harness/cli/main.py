@@ -63,7 +63,7 @@ _HELP = """Boot real Linux kernels with modular IOMMU drivers in QEMU, and test 
 Kernels are built and guests are run as an ordinary user. The exit status is 0 when the result is as
 expected, 1 when it is not, 2 when the request is wrong and 3 when it cannot be judged."""
 
-app = options.application(cls=_Commands, help=_HELP, no_args_is_help=True)
+app = options.application(cls=_Commands, help=_HELP, no_args_is_help=True, add_completion=True)
 
 
 def _version(requested: bool) -> None:

@@ -100,10 +100,11 @@ KnownIssues = Annotated[
 ]
 
 
-def application(**settings: Any) -> typer.Typer:
-    """An application whose help is plain text: paragraphs and examples as they are written."""
+def application(*, add_completion: bool = False, **settings: Any) -> typer.Typer:
+    """An application whose help is plain text: paragraphs and examples as they are written.
+    ``add_completion`` adds the options that install a shell's completion."""
     return typer.Typer(
-        add_completion=False,
+        add_completion=add_completion,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

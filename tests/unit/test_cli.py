@@ -236,3 +236,22 @@ def test_help_keeps_the_lines_of_its_examples(words: tuple[str, ...]) -> None:
     assert done.status == (2 if words == ("cache",) else 0), done.err
     assert done.err == ""
     assert sum(line.startswith("    iommu-harness ") for line in done.out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(("line", "last"), [("be", "behaviours"), ("repro --pat", "--patch")])
+def test_shell_completion_completes_commands_and_their_options(line: str, last: str) -> None:
+    words = f"iommu-harness {line}".split()
+    # The variables are named after argv[0].
+    code = "import sys; sys.argv = ['iommu-harness']; from harness.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=command.environment(
+            _IOMMU_HARNESS_COMPLETE="complete_bash",
+            COMP_WORDS=" ".join(words),
+            COMP_CWORD=str(len(words) - 1),
+        ),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == [last]
