@@ -20,8 +20,6 @@ from harness.kernel import spec as kernel_spec
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
 
-DEFAULT = "debian:6.12"
-
 
 def add_options(group: pytest.OptionGroup) -> None:
     for name, metavar in (
@@ -55,7 +53,7 @@ def named(config: pytest.Config) -> list[KernelSpec]:
     variants: list[str] = config.getoption("--iommu-variant")
     patches = [Path(each) for each in config.getoption("--iommu-patch")]
     fragments = [Path(each) for each in config.getoption("--iommu-fragment")]
-    texts: list[str] = config.getoption("--iommu-kernel") or [DEFAULT]
+    texts: list[str] = config.getoption("--iommu-kernel") or [kernel_spec.DEFAULT_KERNEL]
     return [kernel_spec.parse(text, patches, fragments, variants) for text in texts]
 
 
