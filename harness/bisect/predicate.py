@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The predicate of a request, which tells bad revisions from good ones, and the symptom that
+"""The predicate of a request, which separates bad revisions from good ones, and the symptom that
 it becomes.
 """
 

@@ -35,8 +35,8 @@ def test_failures_without_a_printed_trace_are_counted(guest: Guest) -> None:
     and a loop that trusts it ends long before the last."""
     silent = number = 0
     for failure in failnth.fail_each(guest, "sh", "exec modprobe iommu_client"):
-        told = any("forcing a failure" in entry.text for entry in guest.new_kmsg())
-        silent += not told
+        logged = any("forcing a failure" in entry.text for entry in guest.new_kmsg())
+        silent += not logged
         number = failure.number
         guest.run("rmmod iommu_client")
     assert "iommu_client" in guest.state().modules
