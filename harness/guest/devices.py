@@ -42,8 +42,7 @@ def bus_of(name: str) -> str:
 
 def write(guest: Guest, path: str, text: str, *, check: bool = True) -> Step:
     """Write ``text`` to a file of the guest, in one write."""
-    step = guest.step(f"echo {shlex.quote(text)} > {shlex.quote(path)}")
-    return step.check() if check else step
+    return guest.step(f"echo {shlex.quote(text)} > {shlex.quote(path)}", check=check)
 
 
 def errno_of(step: Step) -> str:

@@ -247,9 +247,9 @@ class Guest:
         except GuestLost:
             raise self._console.exit_error() from None
 
-    def step(self, command: str, limit: float | None = None) -> Step:
+    def step(self, command: str, limit: float | None = None, *, check: bool = False) -> Step:
         """Run a command; its result, its kernel-log records and the state before and after.
-        Raises as ``run`` does."""
+        Raises as ``run`` does, and with ``check`` CommandFailed for a status other than 0."""
         before = self._state or self.state()
         if not self._returned:
             self.new_kmsg()  # records of the boot
@@ -259,7 +259,7 @@ class Guest:
         after = self.state()
         kmsg = self.new_kmsg()
         self._state = after
-        return Step(
+        step = Step(
             result.command,
             result.status,
             result.killed,
@@ -270,6 +270,7 @@ class Guest:
             after,
             seconds,
         )
+        return step.check() if check else step
 
     def kmsg(self) -> tuple[Record, ...]:
         """All kernel-log records since boot, up to now. Raises as ``run`` does."""

@@ -54,8 +54,7 @@ def disable_reset(guest: Guest, name: str) -> None:
 
 def viable(guest: Guest, group: int, *, check: bool = True) -> Step:
     """Print "viable" if no device of the group is bound to a kernel driver."""
-    step = guest.step(f"vfio viable {group}")
-    return step.check() if check else step
+    return guest.step(f"vfio viable {group}", check=check)
 
 
 def arguments(state: State, mode: Mode, *names: str) -> list[str]:
@@ -73,8 +72,7 @@ def run_user(guest: Guest, mode: Mode, *what: str | int, check: bool = True) -> 
     container) take a group's number and, to open more than the group, a device; "groups" takes
     several numbers, "cdev" and "move" devices, "return" and "replace" one device. The status
     is the errno of the call that failed, which stderr names."""
-    step = guest.step(shlex.join(["vfio", "open", mode, *map(str, what)]))
-    return step.check() if check else step
+    return guest.step(shlex.join(["vfio", "open", mode, *map(str, what)]), check=check)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +93,5 @@ def start_user(
 ) -> tuple[Step, User | None]:
     """Start in the background what ``run_user`` runs, and keep the device open. There is no
     user if that fails."""
-    step = guest.step(shlex.join(["vfio", "hold", mode, *map(str, what)]))
-    if check:
-        step.check()
+    step = guest.step(shlex.join(["vfio", "hold", mode, *map(str, what)]), check=check)
     return step, User(guest, int(step.out)) if step.status == 0 else None
