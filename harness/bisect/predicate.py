@@ -73,7 +73,7 @@ def symptom_of(predicate: Predicate) -> Symptom:
 
 def _failed_scenario(predicate: Predicate, machine: str) -> Symptom:
     list(scenarios.select(predicate.scenarios))
-    behaviour.claims(predicate.behaviours)
+    behaviour.overrides(predicate.behaviours)
     _check_known(predicate.known)
     request = run.RunRequest(
         (),

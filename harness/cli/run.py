@@ -159,7 +159,7 @@ def check(
     issue_files: tuple[Path, ...] = (),
 ) -> None:
     """Check the names and files before anything is built. Raises UsageError."""
-    behaviour.claims(behaviours)
+    behaviour.overrides(behaviours)
     issues(issue_files)
     list(scenarios.select(names))
     for name in machines:

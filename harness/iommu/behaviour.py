@@ -198,8 +198,8 @@ DMA_OWNERSHIP = _behaviour(
 TABLE = {each.name: each for each in tuple(globals().values()) if isinstance(each, Behaviour)}
 
 
-def claims(texts: Iterable[str]) -> dict[str, bool]:
-    """The behaviours that the user claims, from NAME (True) and no-NAME (False). They override
+def overrides(texts: Iterable[str]) -> dict[str, bool]:
+    """The behaviours that the user overrides, from NAME (True) and no-NAME (False): whatever
     the kernel's source. Raises UsageError for an unknown name."""
     shown = {}
     for text in texts:
@@ -211,12 +211,14 @@ def claims(texts: Iterable[str]) -> dict[str, bool]:
     return shown
 
 
-def table(examined: ExaminedKernel, claimed: Mapping[str, bool]) -> dict[str, Evidence]:
+def table(examined: ExaminedKernel, overridden: Mapping[str, bool]) -> dict[str, Evidence]:
     """Whether the kernel has each behaviour, by name."""
-    return {name: _evidence(each, examined, claimed) for name, each in TABLE.items()}
+    return {name: _evidence(each, examined, overridden) for name, each in TABLE.items()}
 
 
-def _evidence(each: Behaviour, examined: ExaminedKernel, claimed: Mapping[str, bool]) -> Evidence:
-    if each.name in claimed:
-        return Evidence(claimed[each.name], "user", "set by --behaviour")
+def _evidence(
+    each: Behaviour, examined: ExaminedKernel, overridden: Mapping[str, bool]
+) -> Evidence:
+    if each.name in overridden:
+        return Evidence(overridden[each.name], "user", "set by --behaviour")
     return each.evidence(examined)

@@ -27,17 +27,17 @@ class KernelProfile:
 def of(
     spec: KernelSpec,
     kernel: Kernel,
-    claims: tuple[str, ...] = (),
+    overrides: tuple[str, ...] = (),
     issue_files: tuple[Path, ...] = (),
 ) -> KernelProfile:
-    """The profile of the kernel that was built from the spec. ``claims`` are behaviours that the
-    user claims, NAME or no-NAME; ``issue_files`` have further known issues. Raises UsageError
+    """The profile of the kernel that was built from the spec. ``overrides`` are behaviours that
+    hold whatever the source, NAME or no-NAME; ``issue_files`` have known issues. Raises UsageError
     for an unknown behaviour and as ``known_issues.issues`` does."""
     known = known_issues.issues(issue_files)
     signs = [sign for each in behaviour.TABLE.values() for sign in each.signs]
     signs += [sign for each in known.values() for sign in each.signs]
     examined = evidence.examine(spec, kernel, {sign.symbol for sign in signs if sign.symbol})
-    table = behaviour.table(examined, behaviour.claims(claims))
+    table = behaviour.table(examined, behaviour.overrides(overrides))
     issues = {name: issue.of(examined, table) for name, issue in known.items()}
     return KernelProfile(table, issues)
 

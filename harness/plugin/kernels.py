@@ -57,10 +57,10 @@ def named(config: pytest.Config) -> list[KernelSpec]:
     return [kernel_spec.parse(text, patches, fragments, variants) for text in texts]
 
 
-def claims(config: pytest.Config) -> tuple[str, ...]:
-    """The behaviours that the user claims. Raises UsageError for an unknown one."""
+def overrides(config: pytest.Config) -> tuple[str, ...]:
+    """The behaviours that the user overrides. Raises UsageError for an unknown one."""
     texts: list[str] = config.getoption("--iommu-behaviour")
-    behaviour.claims(texts)
+    behaviour.overrides(texts)
     return tuple(texts)
 
 
@@ -90,7 +90,7 @@ def profile(config: pytest.Config, spec: KernelSpec) -> KernelProfile:
     row = _resolved(config).get(spec.key)
     if row:
         return kernel_profile.read(row["profile"])
-    return kernel_profile.of(spec, _built(spec), claims(config), _issue_files(config))
+    return kernel_profile.of(spec, _built(spec), overrides(config), _issue_files(config))
 
 
 def _resolved(config: pytest.Config) -> Mapping[str, Any]:

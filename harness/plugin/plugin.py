@@ -51,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Events(Path(file)))
     try:
         kernels.named(config)
-        kernels.claims(config)
+        kernels.overrides(config)
         kernels.known_issues(config)
         for name in config.getoption("--iommu-machine"):
             machine_file.machine(name)
@@ -130,7 +130,7 @@ class Shows(Protocol):
 @pytest.fixture
 def shows(kernel_spec: KernelSpec, request: pytest.FixtureRequest) -> Shows:
     """``shows(GROUPS_AT_REGISTRATION)``: whether the kernel has the behaviour, by its source or
-    the user's claim."""
+    the user's override."""
     table = kernels.profile(request.config, kernel_spec).behaviours
     assumptions: Assumptions = request.node.stash.setdefault(reruns.ASSUMPTIONS, Assumptions())
 

@@ -40,11 +40,11 @@ class Resolution:
 def build(
     specs: Sequence[KernelSpec],
     machines: Sequence[str],
-    claims: Sequence[str],
+    overrides: Sequence[str],
     known_issues: Sequence[Path] = (),
 ) -> Resolution:
-    """Build the kernels with the variants that the machines require. ``claims`` are behaviours
-    that the user claims, ``known_issues`` files of further known issues. A kernel that cannot be
+    """Build the kernels with the variants that the machines require. ``overrides`` are
+    the user's behaviours, ``known_issues`` files of further known issues. A kernel that cannot be
     built does not stop the others; raises its error if none can."""
     errors: dict[KernelSpec, HarnessError] = {}
     kernels: dict[KernelSpec, Kernel] = {}
@@ -59,8 +59,9 @@ def build(
     good = tuple(spec for spec in specs if spec not in errors)
     if not good:
         raise next(iter(errors.values()))
+    rules = tuple(overrides), tuple(known_issues)
     found = (
-        Resolved(spec, kernel, kernel_profile.of(spec, kernel, tuple(claims), tuple(known_issues)))
+        Resolved(spec, kernel, kernel_profile.of(spec, kernel, *rules))
         for spec, kernel in kernels.items()
     )
     return Resolution(good, tuple(found), tuple(errors.values()))

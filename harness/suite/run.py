@@ -26,7 +26,7 @@ class RunRequest:
     """What to run.
 
     ``scenarios`` are names or paths (``scenarios.select``; none: all). ``behaviours`` are the
-    user's claims, ``known_issues`` files of further known issues. ``first_failure`` ends the run
+    user's overrides, ``known_issues`` files of further known issues. ``first_failure`` ends the run
     at the first failure. ``run_first`` are scenarios to run before the others, named as in
     outcomes, with parameters or without. ``decoded``: show splats with their places in the
     source, and rerun failed tests, which is not worth the time for a kernel that is not kept.

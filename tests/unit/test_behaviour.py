@@ -148,8 +148,8 @@ def test_definition_returns_the_whole_object_or_function() -> None:
 
 def test_a_claim_of_the_user_overrides_the_evidence(tmp_path: Path) -> None:
     kernel = examined(tmp_path, {})
-    claimed = behaviour.claims(["unbind-releases-device", "no-failed-first-attach-warns"])
-    table = behaviour.table(kernel, claimed)
+    overridden = behaviour.overrides(["unbind-releases-device", "no-failed-first-attach-warns"])
+    table = behaviour.table(kernel, overridden)
     assert (table[UNBIND_RELEASES_DEVICE.name].shown, table[UNBIND_RELEASES_DEVICE.name].by) == (
         True,
         "user",
@@ -160,7 +160,7 @@ def test_a_claim_of_the_user_overrides_the_evidence(tmp_path: Path) -> None:
 
 def test_claims_rejects_an_unknown_behaviour() -> None:
     with pytest.raises(UsageError, match="unknown behaviour 'unpins'"):
-        behaviour.claims(["unpins"])
+        behaviour.overrides(["unpins"])
 
 
 def test_the_table_has_unique_names_and_a_source_for_each_entry() -> None:
