@@ -19,7 +19,8 @@ from harness.guest import devices, failnth, modules, remote, snapshot, tracing
 from harness.guest.guest import Guest, Result, Step
 from harness.guest.state import Device, Group, Module, State
 from harness.iommu import audit, behaviour, clients, finding, groups, traffic, vfio
-from harness.plugin.plugin import ExpectSplat, GuestFactory, Shows, not_applicable
+from harness.plugin.applicable import not_applicable
+from harness.plugin.plugin import ExpectSplat, GuestFactory, Shows
 
 __all__ = [
     "CommandFailed",

@@ -16,10 +16,9 @@ import os
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 import pytest
-from _pytest.outcomes import Skipped
 
 from harness.errors import UsageError, is_host_trouble
 from harness.guest import snapshot
@@ -30,7 +29,8 @@ from harness.iommu.kernel_profile import KernelProfile
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
 from harness.machine.topology import Machine
-from harness.plugin import events, kernels, options, render, reruns, selection, verdict
+from harness.plugin import applicable, events, kernels, options, render, reruns, selection, verdict
+from harness.plugin.applicable import NotApplicable
 from harness.plugin.events import Events, Property
 from harness.plugin.render import StartedGuest
 from harness.plugin.reruns import Assumptions
@@ -46,6 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     for line in options.MARKERS:
         config.addinivalue_line("markers", line)
+    config.pluginmanager.register(applicable)
     file: str | None = config.getoption("--iommu-events")
     if file and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Events(Path(file)))
@@ -160,36 +161,6 @@ def expect_splat(request: pytest.FixtureRequest) -> ExpectSplat:
         expected.update(dict.fromkeys(patterns, sometimes))
 
     return expect
-
-
-@pytest.fixture(autouse=True)
-def _applicable(request: pytest.FixtureRequest) -> None:
-    """Skip a test whose behaviours the kernel lacks, with the reason."""
-    if "kernel_spec" not in request.fixturenames:
-        return  # another project's test, with its own marker
-    needed: list[Behaviour] = [
-        each for marker in request.node.iter_markers("needs") for each in marker.args
-    ]
-    if not needed:
-        return
-    spec: KernelSpec = request.getfixturevalue("kernel_spec")
-    table = kernels.profile(request.config, spec).behaviours
-    for each in needed:
-        evidence = table[each.name]
-        if not evidence.shown:
-            not_applicable(f"requires that {each.summary} ({each.source}): {evidence.why}")
-
-
-class NotApplicable(Skipped):
-    """Skips a test that the kernel or machine cannot show."""
-
-    # pytest prints it with the reason.
-    __module__ = "builtins"
-
-
-def not_applicable(reason: str) -> NoReturn:
-    """End a test that this kernel or machine cannot show."""
-    raise NotApplicable(reason)
 
 
 class GuestFactory(Protocol):

@@ -23,7 +23,8 @@ from harness.iommu.finding import Finding
 from harness.kernel.artifact import Kernel
 from harness.machine.topology import Machine
 from harness.plugin import plugin
-from harness.plugin.plugin import GuestFactory, Shows, not_applicable
+from harness.plugin.applicable import not_applicable
+from harness.plugin.plugin import GuestFactory, Shows
 
 __all__ = [
     "_on_each_machine",

@@ -23,7 +23,8 @@ from harness.iommu.behaviour import (
     VIRTIO_IOMMU_IDENTITY,
 )
 from harness.iommu.groups import NO_DEFAULT_DOMAIN, GroupType
-from harness.plugin.plugin import ExpectSplat, GuestFactory, Shows, not_applicable
+from harness.plugin.applicable import not_applicable
+from harness.plugin.plugin import ExpectSplat, GuestFactory, Shows
 
 
 def nic_of(state: State) -> str:

@@ -17,7 +17,8 @@ from harness.iommu.audit import require_survival
 from harness.iommu.behaviour import DMA_OWNERSHIP
 from harness.kernel.artifact import Kernel
 from harness.machine.topology import Machine
-from harness.plugin.plugin import GuestFactory, not_applicable
+from harness.plugin.applicable import not_applicable
+from harness.plugin.plugin import GuestFactory
 
 owned = pytest.mark.needs(DMA_OWNERSHIP)
 USERS = ["group", "cdev", "kernel"]

@@ -18,7 +18,8 @@ from harness.iommu.behaviour import (
     PROBE_DEFERRAL,
 )
 from harness.machine.device import EmulatedDevice
-from harness.plugin.plugin import GuestFactory, Shows, not_applicable
+from harness.plugin.applicable import not_applicable
+from harness.plugin.plugin import GuestFactory, Shows
 
 BRIDGE = devices.HOST_BRIDGE
 # The functions below a root port.

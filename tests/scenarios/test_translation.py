@@ -24,7 +24,8 @@ from harness.iommu.behaviour import (
     SHARED_GROUP_TYPE_WRITABLE,
 )
 from harness.iommu.groups import GroupType
-from harness.plugin.plugin import GuestFactory, Shows, not_applicable
+from harness.plugin.applicable import not_applicable
+from harness.plugin.plugin import GuestFactory, Shows
 
 NIC, DISK, DRIVER = "virtio-net-pci", "virtio-blk-pci", "virtio-pci"
 
