@@ -35,7 +35,11 @@ _STAMP = re.compile(r"^\[ *[\d.]+\] ", re.MULTILINE)
 @pytest.mark.machines("smmuv3")
 @pytest.mark.known_issue("forced-unload-keeps-dma-ops")
 @pytest.mark.needs(PROBE_DEFERRAL)
-@pytest.mark.excused(state="the module is unloaded by force")
+@pytest.mark.excused(
+    state="the module is unloaded by force",
+    untranslated="the IOMMU's driver is unloaded",
+    teardown="the module is unloaded by force",
+)
 def test_forced_unload_clears_dma_ops_of_bound_devices(
     guest_factory: GuestFactory, shows: Shows, expect_splat: ExpectSplat
 ) -> None:
@@ -61,7 +65,7 @@ def force_unload(guest: Guest) -> None:
     modules.unload(guest, "arm_smmu_v3", force=True)
 
 
-@pytest.mark.excused(state="the guest has rebooted", teardown="the guest has rebooted")
+@pytest.mark.excused(everything="the guest has rebooted")
 def test_reboot_with_active_devices_raises_no_splat(bound_guest: Guest) -> None:
     """An IOMMU stays registered at shutdown, because its clients may still be shutting down.
 
@@ -69,7 +73,7 @@ def test_reboot_with_active_devices_raises_no_splat(bound_guest: Guest) -> None:
     assert_reboots(bound_guest)
 
 
-@pytest.mark.excused(state="the guest has rebooted", teardown="the guest has rebooted")
+@pytest.mark.excused(everything="the guest has rebooted")
 def test_shutdown_skips_a_driver_whose_probe_failed(bound_guest: Guest) -> None:
     """A failed probe leaves the device without a driver, and shutdown skips it.
 
@@ -260,7 +264,9 @@ def test_removing_an_endpoint_detaches_its_domain(bound_guest: Guest) -> None:
 
 @pytest.mark.machines("smmuv3")
 @pytest.mark.known_issue("forced-unload-null-release")
-@pytest.mark.excused(state="the module is unloaded by force")
+@pytest.mark.excused(
+    state="the module is unloaded by force", teardown="the module is unloaded by force"
+)
 def test_device_can_be_removed_after_forced_unload(bound_guest: Guest) -> None:
     """iommu_release_device does not use the IOMMU's operations after they are unregistered.
 
