@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Mutants: their headers, their killers, and the confirmation of a kill."""
+"""Judging mutants: which scenarios run first, what kills, and what is recorded."""
 
 import contextlib
 import json
-import random
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,12 +18,12 @@ from harness.iommu.kernel_profile import KernelProfile
 from harness.kernel import build, spec
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
-from harness.suite import confirm, harmless, killer_table, mutant, mutants, planted, resolved, run
-from harness.suite.confirm import Confirmation, Trials
+from harness.suite import harmless, killer_table, mutant, mutants, planted, resolved, run
 from harness.suite.mutant import Mutant
 from harness.suite.mutants import Score
 from harness.suite.result import ScenarioResult
 from harness.suite.run import RunRequest, ScenarioOutcome
+from tests.unit.mutant_patch import PATCH
 
 
 def test_killers_are_recorded_after_each_mutant(tmp_path: Path) -> None:
@@ -37,93 +35,6 @@ def test_killers_are_recorded_after_each_mutant(tmp_path: Path) -> None:
     assert killer_table.read(tmp_path) == {"one": ["a"]}
     assert [each.name for each in found] == ["two"]
     assert killer_table.read(tmp_path) == {"one": ["a"]}
-
-
-PATCH = """\
-The reference is not put.
-{head}
-
----
---- a/drivers/iommu/iommu.c
-+++ b/drivers/iommu/iommu.c
-@@ -1,3 +1,2 @@ static void iommu_deinit_device(struct device *dev)
- \t/* Release */
--\tmodule_put(ops->owner);
- \tdev_iommu_free(dev);
-"""
-
-
-def test_the_first_paragraph_of_a_patch_is_the_mutants_summary(tmp_path: Path) -> None:
-    (tmp_path / "lost-put.patch").write_text("The put is lost:\nthe module stays.\n\n---\ndiff")
-    (found,) = mutant.read(tmp_path)
-    assert (found.name, found.summary) == ("lost-put", "The put is lost: the module stays.")
-
-
-def test_a_since_header_limits_a_mutant_to_newer_kernels(tmp_path: Path) -> None:
-    (tmp_path / "new.patch").write_text("New.\n\nSince: 6.15\n\n---\ndiff")
-    (tmp_path / "old.patch").write_text("Old.\n\n---\ndiff\nSince: 6.15\n")
-    new, old = mutant.read(tmp_path)
-    assert [each.since.include("6.12.3") for each in (new, old)] == [False, True]
-    assert new.since.include("7.2.13")
-
-
-def test_a_requires_header_names_behaviours_and_known_issues(tmp_path: Path) -> None:
-    head = "It is bad.\n\nRequires: acs-before-groups, no-virtio-iommu-unbind"
-    (tmp_path / "one.patch").write_text(PATCH.format(head=head))
-    (found,) = mutant.read(tmp_path)
-    assert found.requires == {"acs-before-groups": True, "virtio-iommu-unbind": False}
-    assert found.summary.endswith("It is bad.")
-
-
-def test_an_unknown_behaviour_in_a_header_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "one.patch").write_text(PATCH.format(head="Requires: acs-before-group"))
-    with pytest.raises(UsageError) as caught:
-        mutant.read(tmp_path)
-    assert str(caught.value) == (
-        f"{tmp_path}/one.patch requires the unknown behaviour 'acs-before-group'; "
-        "did you mean acs-before-groups?"
-    )
-
-
-def test_two_mutants_with_one_name_are_refused(tmp_path: Path) -> None:
-    for suffix in ("patch", "diff"):
-        (tmp_path / f"same.{suffix}").write_text("Same.")
-    with pytest.raises(UsageError, match="two mutants called 'same'"):
-        mutant.read(tmp_path)
-
-
-def test_a_directory_without_mutants_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="has no mutants"):
-        mutant.read(tmp_path)
-
-
-def test_every_bundled_mutant_has_a_summary() -> None:
-    found = mutant.read(mutant.bundled())
-    assert len(found) >= 20
-    assert all(len(each.summary) > 20 for each in found)
-
-
-DRIVERS = {
-    "drivers/iommu/arm/arm-smmu-v3/": "smmuv3*",
-    "drivers/iommu/io-pgtable-arm.c": "smmuv3*",
-    "drivers/iommu/virtio-iommu.c": "virtio-iommu*",
-}
-
-
-def test_every_bundled_mutant_of_one_driver_names_its_machines() -> None:
-    """On machines with another IOMMU it is not applicable, and does not survive."""
-    for each in mutant.read(mutant.bundled()):
-        files = re.findall(r"^\+\+\+ b/(\S+)", each.text, re.MULTILINE)
-        owners = {next(filter(file.startswith, DRIVERS), "") for file in files}
-        if len(owners) == 1 and (owner := owners.pop()):
-            assert f"\nMachines: {DRIVERS[owner]}\n" in each.text, each.name
-
-
-def test_every_bundled_harmless_patch_states_what_is_unchanged() -> None:
-    found = mutant.read(mutant.bundled_harmless())
-    assert len(found) >= 12
-    assert all("Unchanged: " in each.summary for each in found)
-    assert all(re.search(r"^@@ ", each.text, re.MULTILINE) for each in found)
 
 
 def test_killers_of_earlier_runs_are_the_likely_killers(tmp_path: Path) -> None:
@@ -152,16 +63,6 @@ def test_scenarios_that_name_the_patched_function_are_related() -> None:
     )
 
 
-def test_a_machines_header_limits_a_mutant_to_these_machines(tmp_path: Path) -> None:
-    for name, head in {"all": "It is bad.", "some": "It is bad.\nMachines: virtio-iommu*"}.items():
-        (tmp_path / f"{name}.patch").write_text(f"{head}\n\n---\ndiff --git a/a b/a\n")
-    every, some = mutant.read(tmp_path)
-    names = ("smmuv3", "virtio-iommu-acpi")
-    assert every.machines(names) == names
-    assert some.machines(names) == ("virtio-iommu-acpi",)
-    assert some.machines(["smmuv3"]) == ()
-
-
 def test_the_killers_table_beside_the_patches_is_merged_with_the_cache(tmp_path: Path) -> None:
     patch = tmp_path / "three.patch"
     patch.write_text("It is bad.\n")
@@ -174,74 +75,6 @@ def test_the_killers_table_beside_the_patches_is_merged_with_the_cache(tmp_path:
     (tmp_path / "killers.json").write_text("{")
     with pytest.raises(UsageError, match=r"cannot read .*killers.json"):
         killer_table.likely(Mutant("three", patch))
-
-
-@pytest.mark.parametrize(
-    ("head", "message", "named"),
-    [
-        ("", "WARNING in iommu_deinit_device", True),
-        ("", "WARNING in my_iommu_deinit_devices", False),
-        ("", "3 references", False),
-        ("Names: refcount|references", "3 references", True),
-        ("Names: refcount", "WARNING in iommu_deinit_device", False),
-    ],
-)
-def test_a_message_names_the_bug_by_function_or_names_header(
-    tmp_path: Path, head: str, message: str, named: bool
-) -> None:
-    (tmp_path / "one.patch").write_text(PATCH.format(head=head))
-    (found,) = mutant.read(tmp_path)
-    assert found.is_named_by(message) is named
-
-
-def test_functions_that_a_patch_defines_count_as_patched(tmp_path: Path) -> None:
-    patch = "A.\n\n---\n@@ -1 +1 @@\n-static int old_name(int a)\n+static int new_name(int a)\n"
-    (tmp_path / "one.patch").write_text(patch)
-    (found,) = mutant.read(tmp_path)
-    assert found.functions == {"old_name", "new_name"}
-
-
-NONE = Trials()
-
-
-def trial(rate: float, draw: random.Random) -> Callable[[], bool]:
-    return lambda: draw.random() < rate
-
-
-def confirmation(on_mutant: float, on_base: float, seed: int, base: Trials = NONE) -> bool:
-    draw = random.Random(f"{on_mutant} {on_base} {seed}")
-    made = confirm.confirmed(trial(on_mutant, draw), trial(on_base, draw), base)
-    return made.confirmed
-
-
-def test_confirming_a_kill_takes_six_runs_each_or_three_if_the_base_is_measured() -> None:
-    made = confirm.confirmed(lambda: True, lambda: False, Trials())
-    assert made == Confirmation(Trials(6, 0), Trials(0, 6), confirmed=True)
-    made = confirm.confirmed(lambda: True, lambda: False, Trials(0, 20))
-    assert made == Confirmation(Trials(3, 0), Trials(0, 20), confirmed=True)
-
-
-@pytest.mark.parametrize("rate", [0.001, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99])
-@pytest.mark.parametrize("known", [0, 30])
-def test_a_flake_is_not_confirmed_at_any_rate(rate: float, known: int) -> None:
-    """At most one in 1000: of 10000 draws 10, and 20 is three deviations above that."""
-    draw = random.Random(known)
-    failed = [sum(draw.random() < rate for _ in range(known)) for _ in range(10000)]
-    bases = [Trials(each, known - each) for each in failed]
-    found = sum(confirmation(rate, rate, seed, base) for seed, base in enumerate(bases))
-    assert found <= 20
-
-
-def test_a_scenario_that_fails_mostly_on_the_mutant_is_confirmed() -> None:
-    assert sum(confirmation(0.9, 0.0, seed) for seed in range(1000)) > 850
-    assert all(confirmation(1.0, 0.0, seed) for seed in range(10))
-    assert not any(confirmation(0.0, 0.0, seed) for seed in range(10))
-    assert not any(confirmation(1.0, 1.0, seed) for seed in range(10))
-
-
-def test_runs_without_a_result_confirm_nothing() -> None:
-    made = confirm.confirmed(lambda: None, lambda: False, Trials())
-    assert made == Confirmation(Trials(), Trials(), confirmed=False)
 
 
 class Suite:
@@ -424,12 +257,6 @@ def test_a_mutant_is_run_on_the_machines_whose_kernel_it_applies_to(
     assert planted.inapplicable(found, request, "6.12.1") == ""
     with planted.planted(found, request, tmp_path) as mutated:
         assert mutated.machines == ("smmuv3",)
-
-
-def test_no_bundled_mutant_is_limited_by_version() -> None:
-    """A behaviour or a known issue decides where a patch is a bug: a version is a guess."""
-    found = [*mutant.read(mutant.bundled()), *mutant.read(mutant.bundled_harmless())]
-    assert [each.name for each in found if each.since.marks != ("0.0",)] == []
 
 
 @pytest.mark.parametrize(

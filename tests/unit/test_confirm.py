@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Confirming that a scenario fails because of a mutant, and not by chance."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from harness.suite import confirm
+from harness.suite.confirm import Confirmation, Trials
+
+NONE = Trials()
+
+
+def trial(rate: float, draw: random.Random) -> Callable[[], bool]:
+    return lambda: draw.random() < rate
+
+
+def confirmation(on_mutant: float, on_base: float, seed: int, base: Trials = NONE) -> bool:
+    draw = random.Random(f"{on_mutant} {on_base} {seed}")
+    made = confirm.confirmed(trial(on_mutant, draw), trial(on_base, draw), base)
+    return made.confirmed
+
+
+def test_confirming_a_kill_takes_six_runs_each_or_three_if_the_base_is_measured() -> None:
+    made = confirm.confirmed(lambda: True, lambda: False, Trials())
+    assert made == Confirmation(Trials(6, 0), Trials(0, 6), confirmed=True)
+    made = confirm.confirmed(lambda: True, lambda: False, Trials(0, 20))
+    assert made == Confirmation(Trials(3, 0), Trials(0, 20), confirmed=True)
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99])
+@pytest.mark.parametrize("known", [0, 30])
+def test_a_flake_is_not_confirmed_at_any_rate(rate: float, known: int) -> None:
+    """At most one in 1000: of 10000 draws 10, and 20 is three deviations above that."""
+    draw = random.Random(known)
+    failed = [sum(draw.random() < rate for _ in range(known)) for _ in range(10000)]
+    bases = [Trials(each, known - each) for each in failed]
+    found = sum(confirmation(rate, rate, seed, base) for seed, base in enumerate(bases))
+    assert found <= 20
+
+
+def test_a_scenario_that_fails_mostly_on_the_mutant_is_confirmed() -> None:
+    assert sum(confirmation(0.9, 0.0, seed) for seed in range(1000)) > 850
+    assert all(confirmation(1.0, 0.0, seed) for seed in range(10))
+    assert not any(confirmation(0.0, 0.0, seed) for seed in range(10))
+    assert not any(confirmation(1.0, 1.0, seed) for seed in range(10))
+
+
+def test_runs_without_a_result_confirm_nothing() -> None:
+    made = confirm.confirmed(lambda: None, lambda: False, Trials())
+    assert made == Confirmation(Trials(), Trials(), confirmed=False)
