@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Which commands a driver sends to the IOMMU, as QEMU traces them.
+
+What the IOMMU still caches, or still has attached, is in no file of sysfs: a device that gets a
+freed ID, or a stream whose entry was not invalidated, would use another's translation.
+"""
+
+import re
+from collections import Counter
+
+import pytest
+
+from harness.guest import devices, modules
+from harness.guest.guest import Guest
+from harness.iommu import clients, traffic
+from harness.iommu.behaviour import PROBE_DEFERRAL
+from harness.plugin.plugin import GuestFactory
+
+# The virtio devices bind past their IOMMU in kernels without probe deferral: virtio-pci is built
+# in.
+pytestmark = pytest.mark.needs(PROBE_DEFERRAL)
+
+
+def nic_of(guest: Guest) -> str:
+    return sorted(clients.pci(guest.state()))[0]
+
+
+@pytest.mark.machines("smmuv3", "smmuv3-acpi")
+def test_asids_are_reused(talker: Guest) -> None:
+    """The ASID of a freed domain is used again.
+
+    arm_smmu_domain_free releases the ASID: QEMU traces invalidations of the same few."""
+    nic = nic_of(talker)
+    with traffic.traced(talker, "smmuv3_cmdq_tlbi_nh_asid") as trace:
+        for _ in range(10):
+            devices.remove(talker, nic)
+            devices.rescan(talker)
+    asids = trace.values("asid")
+    assert len(asids) >= 10, "the ASID of a freed domain is not invalidated"
+    assert len(set(asids)) <= 3, f"ten domains have the ASIDs {asids}"
+
+
+@pytest.mark.machines("virtio-iommu", "virtio-iommu-acpi")
+def test_virtio_iommu_domain_ids_are_reused(talker: Guest) -> None:
+    """The ID of a freed virtio-iommu domain is used again.
+
+    viommu_domain_free releases the ID (ida_free)."""
+    nic = nic_of(talker)
+    with traffic.traced(talker, "virtio_iommu_attach") as trace:
+        for _ in range(10):
+            devices.remove(talker, nic)
+            devices.rescan(talker)
+    ids = trace.values("domain")
+    assert len(ids) >= 10
+    assert len(set(ids)) <= 3, f"ten domains have the IDs {ids}"
+
+
+# By the IOMMU's driver, the event that QEMU traces when a device is detached, and the event's
+# field for the device: the invalidation of a stream table entry, or a request.
+DETACHING = {
+    "arm_smmu_v3": ("smmuv3_cmdq_cfgi_ste", "streamid"),
+    "virtio_iommu": ("virtio_iommu_detach", "endpoint"),
+}
+
+
+@pytest.mark.parametrize("arguments", ["", "iommu.passthrough=1"], ids=["translated", "direct"])
+def test_each_removed_device_is_detached(guest_factory: GuestFactory, arguments: str) -> None:
+    """Each removed device is detached in the IOMMU, not only the last of its group.
+
+    That includes a device whose DMA was direct: a device that replaces it must not inherit
+    the translation (iommu_deinit_device, arm_smmu_release_device, viommu_release_device)."""
+    guest = guest_factory("+virtio-siblings", bound=True, arguments=arguments)
+    nics = sorted(clients.behind(clients.bind_all(guest)))
+    event, device = DETACHING[guest.machine.iommu.driver]
+    with traffic.traced(guest, event) as trace:
+        for name in nics:
+            devices.remove(guest, name)
+    detached = set(trace.values(device))
+    attached = [name for name in nics if not detached & traffic.requester_ids(name)]
+    assert not attached, f"still attached: {attached}"
+
+
+STREAMS = 6
+
+
+@pytest.mark.machines("smmuv3")
+def test_smmu_caches_are_invalidated_for_each_stream(guest_factory: GuestFactory) -> None:
+    """Each change of a device's stream table entry or context is invalidated for each stream.
+
+    An SMMU may cache both (arm_smmu_sync_ste_for_sid, arm_smmu_sync_cd)."""
+    guest = guest_factory("+several-stream-ids", bound=True)
+    (name,) = clients.platform(clients.bind_all(guest))
+    modules.load(guest, clients.PLATFORM_DEVICES)
+    assert_invalidated(guest, *(f"echo {number} > {clients.PRESENT}" for number in (0, 1)))
+    devices.unbind(guest, name)
+    file = f"/sys/bus/platform/devices/{name}/iommu_group/type"
+    # From DMA-FQ to DMA only the context changes, where each device has its own (6.12, 7.2).
+    guest.run(f"echo DMA-FQ > {file}")
+    assert_invalidated(guest, *(f"echo {kind} > {file}" for kind in ("DMA", "identity", "DMA")))
+
+
+def assert_invalidated(guest: Guest, *changes: str) -> None:
+    """Each change must make the driver invalidate the configuration of every stream."""
+    for change in changes:
+        with traffic.traced(guest, "smmuv3_cmdq_opcode") as trace:
+            assert guest.run(change).status == 0
+        commands = Counter(re.findall(r"CMD_CFGI_(STE|CD)\b", "\n".join(trace.lines)))
+        assert commands, f"{change!r} invalidates nothing"
+        assert not any(count % STREAMS for count in commands.values()), f"{change!r}: {commands}"
