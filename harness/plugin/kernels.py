@@ -21,33 +21,6 @@ from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
 
 
-def add_options(group: pytest.OptionGroup) -> None:
-    for name, metavar in (
-        ("--iommu-kernel", "SPEC"),
-        ("--iommu-variant", "NAME"),
-        ("--iommu-patch", "FILE"),
-        ("--iommu-fragment", "FILE"),
-    ):
-        group.addoption(name, action="append", default=[], metavar=metavar, help="repeatable")
-    group.addoption(
-        "--iommu-behaviour",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="the kernel has this behaviour (no-NAME: has not), whatever its source; repeatable",
-    )
-    group.addoption(
-        "--iommu-known-issues",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="known issues in addition to the bundled ones, in TOML; repeatable",
-    )
-    group.addoption(
-        "--iommu-resolved", metavar="FILE", help="run on these kernels, which a job has built"
-    )
-
-
 def named(config: pytest.Config) -> list[KernelSpec]:
     """The kernels of the command line. Raises UsageError for an invalid one."""
     variants: list[str] = config.getoption("--iommu-variant")

@@ -4,37 +4,48 @@
 import pytest
 
 from harness.machine import topology
-from harness.plugin import kernels
 
 DEFAULT_MACHINE = "smmuv3"
+
+# Options that may be repeated: the name, what it takes, and the help.
+_REPEATABLE = (
+    ("--iommu-kernel", "SPEC", "run on this kernel"),
+    ("--iommu-variant", "NAME", "build the kernels as this variant"),
+    ("--iommu-patch", "FILE", "apply this patch to the kernels"),
+    ("--iommu-fragment", "FILE", "merge this fragment into the kernels' configuration"),
+    (
+        "--iommu-behaviour",
+        "NAME",
+        "the kernels have this behaviour (no-NAME: have not), whatever their source",
+    ),
+    ("--iommu-known-issues", "FILE", "known issues in addition to the bundled ones, in TOML"),
+    ("--iommu-machine", "NAME", "run on this machine"),
+    ("--iommu-run-first", "NAME", "run this scenario before the others"),
+)
+_FILES = (
+    ("--iommu-resolved", "run on the kernels of this file, which a job has built"),
+    ("--iommu-events", "append a JSON line for each test that ends"),
+)
+_FLAGS = (
+    (
+        "--iommu-plain-failures",
+        "neither decode splats nor rerun a failed test with the opposite behaviours",
+    ),
+    ("--iommu-keep-failed", "keep the guests of failed tests"),
+)
 
 
 def add(parser: pytest.Parser) -> None:
     """Add the options. All have the prefix ``--iommu-``, apart from the options of a project."""
     group = parser.getgroup("iommu-harness", "real kernels in QEMU")
-    kernels.add_options(group)
-    group.addoption(
-        "--iommu-machine", action="append", default=[], metavar="NAME", help="repeatable"
-    )
-    group.addoption("--iommu-qemu", default=topology.QEMU, metavar="PATH", help="another QEMU")
-    group.addoption(
-        "--iommu-run-first",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="run this scenario before the others; repeatable",
-    )
-    group.addoption(
-        "--iommu-events", metavar="FILE", help="append a JSON line for each test that ends"
-    )
-    group.addoption(
-        "--iommu-plain-failures",
-        action="store_true",
-        help="neither decode splats nor rerun a failed test with the opposite behaviours",
-    )
-    group.addoption(
-        "--iommu-keep-failed", action="store_true", help="keep the guests of failed tests"
-    )
+    for name, metavar, text in _REPEATABLE:
+        repeatable = f"{text}; may be repeated"
+        group.addoption(name, action="append", default=[], metavar=metavar, help=repeatable)
+    for name, text in _FILES:
+        group.addoption(name, metavar="FILE", help=text)
+    for name, text in _FLAGS:
+        group.addoption(name, action="store_true", help=text)
+    group.addoption("--iommu-qemu", default=topology.QEMU, metavar="PATH", help="the QEMU to run")
 
 
 MARKERS = (
