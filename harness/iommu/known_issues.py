@@ -10,13 +10,13 @@ symptoms, and no others.
 import fnmatch
 import functools
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError, did_you_mean
+from harness.host import toml
 from harness.iommu import behaviour, evidence, version
 from harness.iommu.evidence import Evidence, ExaminedKernel, Sign
 from harness.iommu.finding import Finding, Pattern
@@ -106,12 +106,7 @@ def issues(files: tuple[Path, ...] = ()) -> dict[str, KnownIssue]:
 
 def read(file: Path) -> list[KnownIssue]:
     """The known issues of a file. Raises UsageError as ``issues`` does."""
-    try:
-        records = tomllib.loads(file.read_text())
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}", "name a .toml file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} is not TOML: {error}") from None
+    records = toml.read(file)
     try:
         _check_keys(records, ["issue"], ["issue"])
         return [_issue(each) for each in _tables(records, "issue")]

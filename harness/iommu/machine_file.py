@@ -17,11 +17,11 @@ bus = "port"
 mac = "52:54:00:12:34:56"   # any property that QEMU has for the model
 """
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
+from harness.host import toml
 from harness.iommu import drivers, machines
 from harness.machine import topology
 from harness.machine.device import EmulatedDevice
@@ -51,12 +51,7 @@ def machine(text: str) -> Machine:
 def read(path: Path) -> Machine:
     """The machine that the file describes. Raises UsageError with the file's name for an
     unknown key, a wrong value, or a machine that QEMU cannot emulate."""
-    try:
-        record = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", "name a .toml file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not TOML: {error}") from None
+    record = toml.read(path)
     try:
         described = _machine(path, record)
         topology.check(described)
