@@ -72,9 +72,9 @@ class Option:
 _UNCONDITIONAL = Option("", "", "")
 
 _CONDITIONS: dict[str, dict[str, Any]] = {
-    _WHERE_IT_EXISTS: {"optional": True},
-    _NOTED_WHERE_MISSING: {"noted": True},
-    WHERE_IT_CAN_BE_HAD: {"optional": True, "enforced": False},
+    _WHERE_IT_EXISTS: {"optional": True, "noted": False},
+    _NOTED_WHERE_MISSING: {"optional": False, "noted": True},
+    WHERE_IT_CAN_BE_HAD: {"optional": True, "noted": False, "enforced": False},
 }
 
 

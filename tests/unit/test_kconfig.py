@@ -113,6 +113,16 @@ def test_a_condition_ends_with_its_block(tmp_path: Path) -> None:
     ]
 
 
+def test_the_last_condition_decides_what_a_missing_option_means(tmp_path: Path) -> None:
+    path = tmp_path / "x.config"
+    conditions = ["#: noted where it is missing", "#: where it exists"]
+    for first, last in (conditions, reversed(conditions)):
+        path.write_text(f"{first}\nCONFIG_A=y\n{last}\nCONFIG_B=y\n")
+        a, b = config.read(path)
+        assert (a.noted, a.optional) == (b.optional, b.noted)
+        assert a.noted != a.optional
+
+
 @pytest.mark.parametrize(
     "name", ["MODULES", "VIRTIO_CONSOLE", "ARM_SMMU_V3", "VIRTIO_IOMMU", "PCI"]
 )
