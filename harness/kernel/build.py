@@ -225,7 +225,9 @@ def _build(job: _Job, into: Path) -> None:
     _store_patches(job.patches, into / "patches")
     with _open_worktree(job) as tree:
         with _open_kbuild(job, tree, into / "build.log") as kbuild:
-            release = _compile(job, kbuild, into)
+            _compile(job, kbuild)
+            with progress.phase("kernel install", f"storing {job.label}"):
+                release = _install(tree.objects, into)
         notes = (*tree.notes, *config.notes(job.options, (into / "config").read_text()))
     artifact.write(
         Kernel(
@@ -254,16 +256,20 @@ class BuildTree:
 @contextlib.contextmanager
 def open_build_tree(spec: KernelSpec, *, wait: bool) -> Iterator[BuildTree]:
     """The work tree of a kernel, locked as for a build; its objects are those of the last
-    build there. Raises UsageError as ``build`` does, HostError where nothing has been built
-    there, and without ``wait`` while another process builds there."""
+    build there. Where they were removed, they are compiled again, or without ``wait``
+    HostError is raised, as while another process builds there. Raises UsageError as ``build``
+    does."""
     job = _resolve(spec)
-    if not worktree.has_objects(job.source, job.variant):
-        raise HostError(f"the work tree of {job.label} was removed", "build it again")
+    if not wait and not worktree.has_objects(job.source, job.variant):
+        hint = "iommu-harness decode compiles it again"
+        raise HostError(f"the work tree of {job.label} was removed", hint)
     with (
         _open_worktree(job, wait=wait) as tree,
         cache.scratch() as scratch,
         _open_kbuild(job, tree, scratch / "log") as kbuild,
     ):
+        if not worktree.has_objects(job.source, job.variant):
+            _compile(job, kbuild)
         yield BuildTree(job.key, tree, kbuild, partial(_refresh, job, kbuild))
 
 
@@ -293,7 +299,7 @@ def _store_patches(patches: Sequence[Patch], directory: Path) -> None:
         (directory / f"{number:04}.patch").write_bytes(patch.text)
 
 
-def _compile(job: _Job, kbuild: Kbuild, into: Path) -> str:
+def _compile(job: _Job, kbuild: Kbuild) -> None:
     _configure(job, kbuild)
     objects = kbuild.tree.objects
     # make compiles only what a change touches, so the duration of the last time says little.
@@ -301,8 +307,6 @@ def _compile(job: _Job, kbuild: Kbuild, into: Path) -> str:
     with progress.phase(kind, f"building {job.label}") as phase:
         kbuild.make("Image", "modules", phase=phase)
         kbuild.make(f"M={_guest_modules(job, objects)}", "modules", phase=phase)
-    with progress.phase("kernel install", f"storing {job.label}"):
-        return _install(objects, into)
 
 
 def _guest_modules(job: _Job, objects: Path) -> Path:

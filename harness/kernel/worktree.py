@@ -61,8 +61,10 @@ def open_worktree(
 
 
 def has_objects(source: Source, variant: str) -> bool:
-    """Whether the objects of an earlier build of the source are still there."""
-    return (paths.cache() / "work" / source.worktree / "objects" / variant).is_dir()
+    """Whether the objects of an earlier build of the source are still there; a configuration
+    alone is none."""
+    objects = paths.cache() / "work" / source.worktree / "objects" / variant
+    return (objects / "vmlinux").is_file()
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 from pathlib import Path
@@ -67,6 +68,24 @@ def test_an_incomplete_work_tree_is_recreated(tree: Path) -> None:
     with opened(resolved) as work:
         assert not (work.source / "stray.c").exists()
         assert (work.source / "Makefile").read_text() == fake_linux.MAKEFILE
+
+
+@pytest.mark.usefixtures("no_fragments")
+@pytest.mark.parametrize("lost", ["vmlinux", "."])
+def test_removed_objects_are_compiled_again_for_debug_information(tree: Path, lost: str) -> None:
+    """The kernel itself is still in the cache, so building it compiles nothing."""
+    parsed = spec.parse(f"tree:{tree}")
+    build.build(parsed)
+    with build.open_build_tree(parsed, wait=False) as before:
+        objects = before.tree.objects
+    shutil.rmtree(objects) if lost == "." else (objects / lost).unlink()
+    with (
+        pytest.raises(HostError, match="was removed"),
+        build.open_build_tree(parsed, wait=False),
+    ):
+        pass
+    with build.open_build_tree(parsed, wait=True):
+        assert (objects / "vmlinux").is_file()
 
 
 @pytest.mark.usefixtures("no_fragments")
