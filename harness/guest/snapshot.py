@@ -230,14 +230,18 @@ def warm(
     ``directory``, if given. Raises UsageError for a machine that cannot be saved and for a
     command that fails, GuestError for a guest that does not boot."""
     boot = launch.boot_of(kernel, machine, arguments, kmod=kmod)
+    return _warm(boot, kernel, warm_up, directory)
+
+
+def _warm(boot: Boot, kernel: Kernel, warm_up: Sequence[str], directory: Path | None) -> Snapshot:
     # Its paths are in the cache, and name contents.
     argv = [*qemu.board(boot.machine), *qemu.payload(boot), *qemu.channels(boot.machine)]
-    key = cache.digest(_RECIPE, kernel.key, qemu.identity(machine.qemu), *argv, "", *warm_up)
+    key = cache.digest(_RECIPE, kernel.key, qemu.identity(boot.machine.qemu), *argv, "", *warm_up)
 
     def make(into: Path) -> None:
         # If the file cannot grow while QEMU writes memory, SIGBUS kills QEMU.
-        cache.ensure_space(_AT_ONCE * machine.memory / 1000, f"warming up {kernel.label}")
-        title = f"warming up {kernel.label} on {machine.name}"
+        cache.ensure_space(_AT_ONCE * boot.machine.memory / 1000, f"warming up {kernel.label}")
+        title = f"warming up {kernel.label} on {boot.machine.name}"
         with progress.phase("warm guest", title), cache.scratch() as scratch:
             memory = Memory(into / "ram", shared=True)
             with launch.booted_from(boot, directory or scratch, memory=memory) as guest:
@@ -285,25 +289,16 @@ def started(
 ) -> Iterator[Guest]:
     """A guest that has run the ``warm_up`` commands, which ends with the context. It is restored
     from a warm guest, or booted if QEMU cannot save the machine."""
+    boot = launch.boot_of(kernel, machine, arguments, kmod=kmod)
     with contextlib.ExitStack() as stack:
         try:
             if not machine.migratable:
                 raise Unmigratable(f"QEMU cannot save a guest on {machine.name}")
-            snapshot = warm(
-                kernel, machine, warm_up, arguments=arguments, kmod=kmod, directory=directory
-            )
+            snapshot = _warm(boot, kernel, warm_up, directory)
             restoring = restored(snapshot, directory, limit=limit, on_record=on_record)
             guest = stack.enter_context(restoring)
         except Unmigratable:
-            booting = launch.booted(
-                kernel,
-                machine,
-                directory,
-                arguments=arguments,
-                kmod=kmod,
-                limit=limit,
-                on_record=on_record,
-            )
+            booting = launch.booted_from(boot, directory, limit=limit, on_record=on_record)
             guest = stack.enter_context(booting)
             _warm_up(guest, warm_up)
         yield guest

@@ -200,12 +200,12 @@ class _Replay:
     def conclude(self) -> Result:
         """Judge all claims, by all that the guest has shown since the session began."""
         result, log = self._result, self._log
-        last_words = splat.find(_unread(result.error.log, log)) if result.error else []
-        splats = splat.find([entry.text for entry in log[self._booted :]]) + last_words
+        last_words = _unread(result.error.log, log) if result.error else []
+        result.splats = splat.find([*(entry.text for entry in log), *last_words])
         # Splats of the boot are shown as well, but are no symptom of the session.
-        result.splats = splat.find([entry.text for entry in log[: self._booted]]) + splats
+        of_session = [each for each in result.splats if each.first >= self._booted]
         claims = result.request.claims
-        result.judged = judge.judge_claims(claims, self._session_run(splats))
+        result.judged = judge.judge_claims(claims, self._session_run(of_session))
         result.verdict = _verdict(result)
         reported = [each.splat for each in claims if each.splat]
         result.unmentioned = [
