@@ -47,9 +47,3 @@ def any_guest(request: pytest.FixtureRequest, guest_factory: GuestFactory) -> Gu
 def smmuv3(guest_factory: GuestFactory) -> Guest:
     """A guest behind an SMMUv3, with two platform clients and an e1000e."""
     return guest_factory("smmuv3")
-
-
-@pytest.fixture
-def virtio_iommu(guest_factory: GuestFactory) -> Guest:
-    """A guest behind a virtio-iommu, with an e1000e."""
-    return guest_factory("virtio-iommu")

@@ -13,7 +13,7 @@ from harness.bisect.checks import Check
 from harness.bisect.inputs import Inputs
 from harness.bisect.symptom import Symptom
 from harness.errors import UsageError, did_you_mean
-from harness.iommu import behaviour, known_issues, machine_file
+from harness.iommu import behaviour, known_issues, machine_file, machines
 from harness.suite import run, scenarios
 
 
@@ -61,7 +61,7 @@ def symptom_of(predicate: Predicate) -> Symptom:
         file, machine_name = Path(predicate.report), predicate.machine or None
         limit, session = predicate.limit, predicate.session
         return symptom.report(file, session, machine_name, predicate.qemu, limit)
-    name = predicate.machine or "smmuv3"
+    name = predicate.machine or machines.DEFAULT
     machine = replace(machine_file.machine(name), qemu=predicate.qemu)
     if predicate.scenarios:
         return _failed_scenario(predicate, name)

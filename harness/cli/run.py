@@ -12,14 +12,14 @@ from harness.cli import options, output
 from harness.cli.output import Line
 from harness.errors import HarnessError, HostError, UsageError
 from harness.host import progress, rundir
-from harness.iommu import behaviour, machine_file
+from harness.iommu import behaviour, machine_file, machines
 from harness.iommu.known_issues import issues
 from harness.kernel.spec import DEFAULT_KERNEL, KernelSpec
 from harness.machine import provenance, topology
 from harness.suite import matrix, resolved, run, scenarios
 from harness.suite.run import RunRequest, ScenarioOutcome
 
-DEFAULT_MACHINES = ["smmuv3", "virtio-iommu"]
+DEFAULT_MACHINES = list(machines.DEFAULTS)
 
 Machines = Annotated[
     list[str],

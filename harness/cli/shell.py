@@ -20,14 +20,12 @@ from harness.guest import snapshot
 from harness.guest.guest import Guest, Step
 from harness.guest.state import changes
 from harness.host import progress
-from harness.iommu import drivers, machine_file
+from harness.iommu import drivers, machine_file, machines
 from harness.kernel import build
 from harness.kernel.spec import DEFAULT_KERNEL
 from harness.machine import topology
 
 _PROMPT = "guest# "
-
-DEFAULT_MACHINE = "smmuv3"
 
 
 def shell(
@@ -46,7 +44,7 @@ def shell(
     ] = None,
     machine: Annotated[
         str | None,
-        typer.Option(metavar="MACHINE", show_default=DEFAULT_MACHINE, help=f"{options.MACHINE}."),
+        typer.Option(metavar="MACHINE", show_default=machines.DEFAULT, help=f"{options.MACHINE}."),
     ] = None,
     variant: options.Variants = [],  # noqa: B006  typer copies it
     limit: Annotated[
@@ -82,7 +80,7 @@ def shell(
         (spec,) = options.kernels(
             [kernel or DEFAULT_KERNEL], [], [], variant, llvm=False, debian_mirror=debian_mirror
         )
-        described = replace(machine_file.machine(machine or DEFAULT_MACHINE), qemu=qemu)
+        described = replace(machine_file.machine(machine or machines.DEFAULT), qemu=qemu)
         built = build.build(spec.with_variants(described.variants))
         with snapshot.started(built, described, Path(scratch), limit=limit) as running:
             _interact(running)

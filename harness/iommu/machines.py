@@ -130,6 +130,10 @@ def with_presets(machine: Machine, names: tuple[str, ...]) -> Machine:
     )
 
 
+# The machine of commands that use one. Those that use several default to both drivers.
+DEFAULT = "smmuv3"
+DEFAULTS = (DEFAULT, "virtio-iommu")
+
 MACHINES = {
     machine.name: machine
     for machine in (

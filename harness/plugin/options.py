@@ -3,9 +3,8 @@
 
 import pytest
 
+from harness.iommu import machines
 from harness.machine import topology
-
-DEFAULT_MACHINE = "smmuv3"
 
 # Options that may be repeated: the name, what it takes, and the help.
 _REPEATABLE = (
@@ -57,7 +56,7 @@ MARKERS = (
 )
 
 
-def machines(config: pytest.Config) -> list[str]:
+def machine_names(config: pytest.Config) -> list[str]:
     """The machines of the command line, or the default."""
     names: list[str] = config.getoption("--iommu-machine")
-    return names or [DEFAULT_MACHINE]
+    return names or [machines.DEFAULT]

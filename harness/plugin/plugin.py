@@ -94,7 +94,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     named = config.getoption("--iommu-kernel") or config.getoption("--iommu-machine")
     if not named or os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
         return None
-    names = options.machines(config)
+    names = options.machine_names(config)
     memory = max(machine_file.machine(name).memory for name in names) + _QEMU_MEMORY
     cores = len(os.sched_getaffinity(0))
     return max(1, min(_available_memory() // memory, cores + cores // 2))
@@ -189,7 +189,7 @@ def guest_factory(
     config = request.config
     callspec = getattr(request.node, "callspec", None)
     under_test = callspec.params.get("machine") if callspec else None
-    default = under_test or options.machines(config)[0]
+    default = under_test or options.machine_names(config)[0]
     own = kernel
     with contextlib.ExitStack() as stack:
 

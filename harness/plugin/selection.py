@@ -7,11 +7,10 @@ from dataclasses import replace
 import pytest
 
 from harness.errors import UsageError, did_you_mean
-from harness.iommu import machine_file
+from harness.iommu import machine_file, machines
 from harness.iommu.behaviour import Behaviour
 from harness.machine.topology import Machine
 from harness.plugin import events, kernels
-from harness.plugin.options import DEFAULT_MACHINE
 
 
 def parametrize(metafunc: pytest.Metafunc) -> None:
@@ -64,7 +63,7 @@ def _machines(metafunc: pytest.Metafunc) -> list[Machine]:
     marker = metafunc.definition.get_closest_marker("machines")
     own = list(marker.args) if marker else []
     chosen: list[str] = metafunc.config.getoption("--iommu-machine")
-    names = chosen or own or [DEFAULT_MACHINE]
+    names = chosen or own or [machines.DEFAULT]
     qemu = metafunc.config.getoption("--iommu-qemu")
     return [
         replace(machine_file.machine(name), qemu=qemu) for name in names if not own or name in own

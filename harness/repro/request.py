@@ -82,7 +82,7 @@ def _machine_for(words: set[str], context: str) -> str:
         for each in every
     }
     best = max(counts, key=lambda name: counts[name])
-    return best if counts[best] else "smmuv3"
+    return best if counts[best] else machines.DEFAULT
 
 
 def _notes(words: set[str], machine: Machine, *, kmod: bool) -> Iterator[str]:

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from harness.errors import UsageError
 from harness.host import tools
-from harness.iommu import inspection
-from harness.kernel import elf
+from harness.iommu import drivers, inspection
+from harness.kernel import elf, subject
 from harness.kernel.artifact import Kernel
 
 RELEASE = "6.0.0"
@@ -282,3 +282,8 @@ def test_inspecting_hostile_objects_raises_only_usage_errors(
     path.write_bytes(intact)
     with contextlib.suppress(UsageError):
         inspection.inspect(Kernel("key", "fake", RELEASE, "gcc", objects), str(path))
+
+
+def test_the_engine_and_the_subject_name_the_same_drivers() -> None:
+    """The engine may not import the subject's table."""
+    assert tuple(drivers.DRIVERS) == subject.DRIVERS
