@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Devices of a guest: bind, unbind, remove, rescan and hot-plug them.
+"""Bind, unbind, remove, rescan and hot-plug the devices of a guest.
 
 A write that the kernel rejects raises CommandFailed, unless ``check`` is False.
 """
@@ -34,19 +34,19 @@ _ERRNO = {os.strerror(number): name for number, name in errno.errorcode.items()}
 
 
 def bus_of(name: str) -> str:
-    """The bus of the device, by the form of its name."""
+    """The bus of a device ("pci", "virtio" or "platform"), by the form of the device's name."""
     if _PCI_ADDRESS.fullmatch(name):
         return "pci"
     return "virtio" if re.fullmatch(r"virtio\d+", name) else "platform"
 
 
 def write(guest: Guest, path: str, text: str, *, check: bool = True) -> Step:
-    """Write ``text`` to a file of the guest, in one write."""
+    """Write ``text`` and a newline to a file of the guest, in one write."""
     return guest.step(f"echo {shlex.quote(text)} > {shlex.quote(path)}", check=check)
 
 
 def errno_of(step: Step) -> str:
-    """The errno that a failed step printed, as "EBUSY"; "" without one."""
+    """The errno that a failed step printed, for example "EBUSY"; "" if it printed none."""
     for line in reversed(step.err.splitlines()):
         text = line.rpartition(": ")[2].strip()
         if text in _ERRNO.values():
@@ -62,20 +62,20 @@ def bind(guest: Guest, name: str, driver: str, *, check: bool = True) -> Step:
 
 
 def unbind(guest: Guest, name: str, driver: str = "", *, check: bool = True) -> Step:
-    """Unbind the device from ``driver``, or from its current driver (unbind_store)."""
+    """Unbind the device from ``driver``, by default its current driver (unbind_store)."""
     base = f"/sys/bus/{bus_of(name)}"
     where = f"drivers/{driver}" if driver else f"devices/{name}/driver"
     return write(guest, f"{base}/{where}/unbind", name, check=check)
 
 
 def override(guest: Guest, name: str, driver: str, *, check: bool = True) -> Step:
-    """Allow only ``driver`` to bind the device (driver_override); "" allows any driver again."""
+    """Allow only ``driver`` to bind the device (driver_override); "" allows any driver."""
     path = f"/sys/bus/{bus_of(name)}/devices/{name}/driver_override"
     return write(guest, path, driver, check=check)
 
 
 def probe(guest: Guest, name: str, *, check: bool = True) -> Step:
-    """Bind the device to a driver that matches, if there is one (drivers_probe)."""
+    """Bind the device to a matching driver, if one is loaded (drivers_probe)."""
     return write(guest, f"/sys/bus/{bus_of(name)}/drivers_probe", name, check=check)
 
 
@@ -85,20 +85,22 @@ def remove(guest: Guest, name: str, *, check: bool = True) -> Step:
 
 
 def rescan(guest: Guest, *, check: bool = True) -> Step:
-    """Scan the PCI buses for devices (rescan_store)."""
+    """Scan the PCI buses for new devices (rescan_store)."""
     return write(guest, "/sys/bus/pci/rescan", "1", check=check)
 
 
 def wait_for(guest: Guest, what: str, holds: Callable[[State], bool]) -> State:
-    """Wait until the condition ``holds``, which error messages call ``what``; the state then.
-    Raises GuestHang if it does not hold within the guest's limit."""
+    """Wait until ``holds`` returns true for the guest's state, and return a state that is read
+    after that. ``what`` completes the message of a timeout: "clients to be bound". Raises
+    GuestHang if the condition does not hold within the guest's limit."""
     _wait(guest.limit, what, lambda: holds(guest.state()))
-    # PID 1 reads a state part by part, groups before the devices for which the condition holds.
+    # PID 1 reads groups before devices: in the state for which the condition holds, the groups
+    # may be older than the devices.
     return guest.state()
 
 
 def deferred(guest: Guest) -> list[str]:
-    """The devices whose probe is deferred."""
+    """The names of the devices whose probe is deferred."""
     return sorted(each.name for each in guest.state().devices.values() if each.deferred)
 
 
@@ -108,9 +110,9 @@ def group_type(guest: Guest, group: int) -> str:
 
 
 def plug(guest: Guest, new: EmulatedDevice, limit: float = 30.0) -> str:
-    """Hot-plug a device into a slot of the running machine; its PCI address in the guest.
-    Raises HostError if QEMU rejects it, GuestHang if it does not appear in the guest within
-    ``limit`` seconds."""
+    """Hot-plug a device into a slot of the running machine, and return its PCI address in the
+    guest. Raises HostError if QEMU rejects the device, GuestHang if it does not appear in the
+    guest within ``limit`` seconds."""
     before = set(guest.state().devices)
     name = new.id or "plugged"
     added: list[Definition] = []
@@ -126,12 +128,13 @@ def plug(guest: Guest, new: EmulatedDevice, limit: float = 30.0) -> str:
 
 
 def unplug(guest: Guest, name: str, address: str, limit: float = 30.0) -> None:
-    """Hot-unplug the device that the machine calls ``name``, as the slot's attention button
-    does, and wait until it is removed. Raises as ``plug``."""
+    """Hot-unplug a device as the slot's attention button does, and wait until both the guest and
+    QEMU have removed it. ``name`` is the device's ID in the machine, and ``address`` its PCI
+    address. Raises HostError if QEMU rejects the unplug, GuestHang after ``limit`` seconds."""
     identity = device.identity(name)
     _wait(limit, f"{address} to be unpluggable", lambda: _request_unplug(guest, identity))
     # pciehp waits five seconds after the button is pressed, so that a second press can cancel.
-    # Writing to the slot's power file skips that (pciehp_sysfs_disable_slot).
+    # Writing to the slot's power file skips this delay (pciehp_sysfs_disable_slot).
     slot = shlex.quote(address.rpartition(".")[0])
     guest.run(
         "for slot in /sys/bus/pci/slots/*; do"
@@ -140,7 +143,7 @@ def unplug(guest: Guest, name: str, address: str, limit: float = 30.0) -> None:
     _wait(limit, f"{address} to be removed", lambda: address not in guest.state().devices)
     _wait(limit, f"QEMU to remove {name}", lambda: not _exists_in_qemu(guest, identity))
     if name not in guest.hotplugged:
-        guest.hotplugged.add(name)  # QEMU was started with it
+        guest.hotplugged.add(name)  # QEMU was started with this device
         return
     guest.hotplugged.discard(name)
     backends = (Definition(kind, {key: f"{kind}-{name}"}) for kind, key in _REMOVE_KEYS.items())
@@ -148,7 +151,8 @@ def unplug(guest: Guest, name: str, address: str, limit: float = 30.0) -> None:
 
 
 def _exists_in_qemu(guest: Guest, identity: str) -> bool:
-    """Whether QEMU has the device, which it removes shortly after the guest released it."""
+    """Whether QEMU still has the device. QEMU removes a device shortly after the guest has
+    released it."""
     try:
         guest.qmp("qom-get", {"path": f"/machine/peripheral/{identity}", "property": "type"})
     except HostError:
@@ -157,7 +161,7 @@ def _exists_in_qemu(guest: Guest, identity: str) -> bool:
 
 
 def _remove_backends(guest: Guest, backends: list[Definition]) -> None:
-    """Remove the backends of a device; QEMU rejects those that do not exist."""
+    """Remove the backends of a device, ignoring QEMU's error for a backend that does not exist."""
     for each in backends:
         command, key = _REMOVE.get(each.option, ("", ""))
         if command:
@@ -166,8 +170,8 @@ def _remove_backends(guest: Guest, backends: list[Definition]) -> None:
 
 
 def _request_unplug(guest: Guest, identity: str) -> bool:
-    """Request the unplug; False while the slot's power indicator still blinks from a previous
-    operation (hw/pci/pcie.c, pcie_cap_slot_unplug_request_cb)."""
+    """Request the unplug. Returns False while the slot's power indicator still blinks after a
+    previous operation (hw/pci/pcie.c, pcie_cap_slot_unplug_request_cb)."""
     try:
         guest.qmp("device_del", {"id": identity})
     except HostError as error:
@@ -186,7 +190,8 @@ T = TypeVar("T")
 
 
 def _wait(limit: float, what: str, check: Callable[[], T]) -> T:
-    """Wait until the check returns a true value, and return that."""
+    """Call ``check`` until it returns a true value, and return that value. Raises GuestHang after
+    ``limit`` seconds."""
     ends = time.monotonic() + limit
     while not (found := check()):
         if time.monotonic() > ends:

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Make allocations of a guest's kernel fail, one at a time
+"""Make allocations in a guest's kernel fail, one at a time
 (Documentation/fault-injection/fault-injection.rst).
 
-The command ``failnth`` of the guest (guest-scripts/commands/failnth.c) runs an operation whose
-Nth allocation fails. An operation is ("write", PATH, TEXT), ("vfio", ...) with the arguments of
-the guest's command, or ("sh", COMMAND), of which only the allocations of the shell's own task
-count, and those of a program that it becomes with ``exec``. What a process holds when it exits
-is released without failures. The caller undoes an operation that succeeded.
+The guest's command ``failnth`` (guest-scripts/commands/failnth.c) runs an operation in a child
+process and makes its Nth allocation fail. An operation is ("write", PATH, TEXT), ("vfio", ...)
+with the arguments of the guest's command ``vfio``, or ("sh", COMMAND). For a shell command, only
+allocations of the shell's own task count, including a program that replaces it with ``exec``.
+Allocations do not fail while the process exits and releases its resources. If the operation
+succeeds, the caller must undo it.
 
-Objects allocated below the kernel function ``exclude`` do not fail, if the kernel has that
-function and supports this (6.12 and 7.2 do, 5.10 and 6.1 do not).
+``exclude`` is a kernel function below which allocations of objects do not fail. It has no effect
+if the kernel does not have the function, or cannot exclude it (6.12 and 7.2 can, 5.10 and 6.1
+cannot).
 """
 
 import shlex
@@ -23,53 +25,59 @@ from harness.guest.guest import Guest
 _FAULTS = ("failslab", "fail_page_alloc")
 _DEBUGFS = "/sys/kernel/debug"
 
-# For ``exclude``. Its error path frees what it could not allocate (iova_magazine_free of 6.12;
-# 6.1 has a kfree there, and 7.2 checks first): an oops that holds the group's mutex, and hides
-# the error paths around it.
+# A function to exclude. In 6.12 its error path frees what it could not allocate
+# (iova_magazine_free; 6.1 calls kfree there, and 7.2 checks first). This oopses with the group's
+# mutex held, which hides the error paths around it.
 RCACHES = "iova_domain_init_rcaches"
 
-# Allocates the pages of a slab that has run out. Whether one has run out does not depend on the
-# operation, and so neither should the number of an allocation: in 6.12, with this function
-# excluded, it does not. 5.10 and 6.1 count an allocation before they check the excluded range,
-# and 7.2 has sheaves of objects that run out as well. The allocation of the object itself fails
-# by failslab.
+# The function that allocates the pages of a new slab when the current one is used up. When that
+# happens does not depend on the operation, so these allocations must not be numbered. In 6.12
+# they are not, because this function is excluded. 5.10 and 6.1 count an allocation before they
+# check the excluded range, and 7.2 also has sheaves of objects, which are used up too. The
+# allocation of the object itself still fails, by failslab.
 _REFILL = "new_slab"
 
 # More allocations than any operation makes.
-_ENDLESS = 3000
+_MAX_ALLOCATIONS = 3000
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A process whose ``number``th allocation failed, and its exit ``status``, which may be 0:
-    the operation may succeed without that allocation."""
+    """A run of the operation in which one allocation failed.
+
+    ``number`` is the number of the allocation, from 1. ``status`` is the exit status of the
+    process. It may be 0, because the operation may succeed without that allocation."""
 
     number: int
     status: int
 
 
 def fail_each(guest: Guest, *what: str, exclude: str = "", step: int = 1) -> Iterator[Failure]:
-    """Run the operation once for each of its allocations, or each ``step``th, with that one
-    failing, and finally once without a failure, which must succeed. Raises UsageError for a
-    kernel without fault injection, as a prebuilt one may be, and GuestError if the last run
-    fails or never happens."""
+    """Run the operation once for each of its allocations, or for every ``step``th one, with that
+    allocation failing, and yield each Failure. The last run is without a failure and must
+    succeed.
+
+    Raises UsageError for a kernel without fault injection, such as many prebuilt kernels, and
+    GuestError if the last run fails, or if the operation makes more than 3000 allocations."""
     arm(guest, exclude)
-    for number in range(1, _ENDLESS, step):
+    for number in range(1, _MAX_ALLOCATIONS, step):
         failure = fail_nth(guest, number, *what)
         if failure is None:
             return
         yield failure
-    raise GuestError(f"{shlex.join(what)} makes more than {_ENDLESS} allocations")
+    raise GuestError(f"{shlex.join(what)} makes more than {_MAX_ALLOCATIONS} allocations")
 
 
 def fail_nth(guest: Guest, number: int, *what: str) -> Failure | None:
-    """Run the operation with its ``number``th allocation failing; None if it makes fewer."""
+    """Run the operation with its ``number``th allocation failing. Returns None if the operation
+    makes fewer allocations."""
     (line,) = _run(guest, str(number), *what)
     return _failure(number, line, what)
 
 
 def fail_all(guest: Guest, *what: str, exclude: str = "") -> list[Failure]:
-    """As ``fail_each``, without returning to the caller between the runs: ten times as fast."""
+    """As ``fail_each``, but with all runs in one command of the guest, which is ten times as
+    fast. Returns all failures."""
     arm(guest, exclude)
     lines = _run(guest, "all", *what)
     found = [_failure(number, line, what) for number, line in enumerate(lines, start=1)]
@@ -79,41 +87,48 @@ def fail_all(guest: Guest, *what: str, exclude: str = "") -> list[Failure]:
 def _run(guest: Guest, *words: str) -> list[str]:
     result = guest.run(f"failnth {shlex.join(words)}")
     if result.status != 0:
-        raise GuestError(f"failnth {shlex.join(words)} exits with status {result.status}")
+        raise GuestError(f"failnth {shlex.join(words)} exited with status {result.status}")
     return result.out.splitlines()
 
 
 def _failure(number: int, line: str, what: Sequence[str]) -> Failure | None:
-    """None for the run without a failure."""
+    """Parse a line that the command ``failnth`` prints. Returns None for the run without a
+    failure. Raises GuestError if that run failed."""
     how, status = line.split()
     if how == "injected":
         return Failure(number, int(status))
     if int(status) != 0:
-        text = f"with no allocation failing {shlex.join(what)} exits with status {status}"
-        raise GuestError(text)
+        raise GuestError(
+            f"{shlex.join(what)} exited with status {status}, although no allocation failed"
+        )
     return None
 
 
 def arm(guest: Guest, exclude: str = "") -> None:
-    """Configure the kernel so that all allocations that ``failnth`` counts can fail."""
+    """Configure the kernel to let every allocation fail that ``failnth`` counts. Raises UsageError
+    for a kernel without fault injection."""
     lines = [f"echo N > {_DEBUGFS}/{each}/ignore-gfp-wait" for each in _FAULTS]
     lines.append(f"echo 0 > {_DEBUGFS}/fail_page_alloc/min-order")
     if guest.run(" && ".join(lines)).status != 0:
-        raise UsageError("this kernel cannot make allocations fail", "build it with FAILSLAB")
-    # Each kind has one range of excluded addresses.
+        raise UsageError(
+            "this kernel has no fault injection for allocations",
+            "build it with CONFIG_FAILSLAB and CONFIG_FAIL_PAGE_ALLOC",
+        )
+    # Each kind of fault has one range of excluded addresses.
     for each, function in zip(_FAULTS, (exclude, _REFILL), strict=True):
         first, end = _extent(guest, function) if function else (0, 0)
         directory = f"{_DEBUGFS}/{each}"
         guest.run(f"echo {first} > {directory}/reject-start; echo {end} > {directory}/reject-end")
 
 
-# By a kernel's image, its start address (with KASLR each boot has another) and a function.
-# Reading all symbols takes a guest a tenth of a second.
+# The keys are a kernel's image, its start address (which KASLR changes in each boot) and a
+# function. The cache is needed because reading all symbols takes a guest 0.1 s.
 _EXTENTS: dict[tuple[Path, str, str], tuple[int, int]] = {}
 
 
 def _extent(guest: Guest, function: str) -> tuple[int, int]:
-    """The address of a function of the kernel, and that of the next function."""
+    """The addresses of a kernel function and of the function after it; (0, 0) if the kernel does
+    not have the function."""
     key = guest.boot.image, guest.run("head -n 1 /proc/kallsyms").out, function
     if key in _EXTENTS:
         return _EXTENTS[key]

@@ -23,9 +23,11 @@ from harness.machine.watcher import Watcher
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Result:
-    """How a command ended and what it printed. ``status`` is $?, or 128 plus the signal if the
-    command's shell was ``killed``, as an oops does. Bytes in ``out`` and ``err`` that are not
-    UTF-8 are replaced."""
+    """The result of a command.
+
+    ``killed`` is whether a signal killed the command's shell, as an oops does. ``status`` is then
+    128 plus the signal, and $? otherwise. Bytes in ``out`` and ``err`` that are not UTF-8 are
+    replaced."""
 
     command: str
     status: int
@@ -34,12 +36,12 @@ class Result:
     err: str
 
     def __repr__(self) -> str:
-        """Short, because every assertion about a part of it prints it. A failed test's report
-        has the output and the changes."""
+        """A short text, because pytest prints it for every failed assertion about the result.
+        The report of a failed test shows the output and the changes."""
         return f"<{self.command!r}: status {self.status}>"
 
     def check(self) -> Self:
-        """Return itself. Raises CommandFailed unless the status is 0."""
+        """Return the result itself. Raises CommandFailed if the status is not 0."""
         if self.status != 0:
             printed = self.err.strip() or self.out.strip()
             raise CommandFailed(self.command, self.status, printed)
@@ -48,9 +50,10 @@ class Result:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Step(Result):
-    """The result of a command with the kernel's part: ``kmsg`` are the kernel-log records since
-    the previous step, ``before`` and ``after`` the state in sysfs, ``seconds`` the duration of
-    the command."""
+    """The result of a command, and what happened in the kernel meanwhile.
+
+    ``kmsg`` are the kernel-log records since the previous step. ``before`` and ``after`` are the
+    states in sysfs. ``seconds`` is the duration of the command."""
 
     kmsg: tuple[Record, ...]
     before: State
@@ -58,7 +61,7 @@ class Step(Result):
     seconds: float
 
 
-# ``transcript`` has so many commands, and so many characters of the output of each.
+# The number of commands in ``transcript``, and of characters of each command's output.
 _TRANSCRIPT_COMMANDS = 200
 _TRANSCRIPT_OUTPUT = 2000
 
@@ -69,7 +72,7 @@ def _transcribe(command: str, result: Result | None) -> str:
     printed = (result.out + result.err).rstrip("\n")
     if len(printed) > _TRANSCRIPT_OUTPUT:
         more = len(printed) - _TRANSCRIPT_OUTPUT
-        printed = f"{printed[:_TRANSCRIPT_OUTPUT]}\n... {more} characters more"
+        printed = f"{printed[:_TRANSCRIPT_OUTPUT]}\n... {more} more characters"
     end = f"(status {result.status})" if result.status else ""
     return "\n".join(part for part in (f"$ {command}", printed, end) if part)
 
@@ -87,9 +90,11 @@ def _result(command: str, reply: Reply) -> Result:
 
 @dataclass(frozen=True, slots=True)
 class SavedLog:
-    """What a restored guest had logged before it was saved: its ``console``, and the
-    ``records`` of the kernel log. ``counted`` is PID 1's count of records, unreadable ones
-    included. ``rest`` is the first part of a frame whose end the guest sends once restored."""
+    """What a restored guest logged before it was saved.
+
+    ``console`` is the output on the console, and ``records`` are the kernel-log records.
+    ``counted`` is the number of records that PID 1 had sent, including unreadable ones. ``rest``
+    is the first part of a frame. The guest sends the end of the frame after it is restored."""
 
     console: bytes = b""
     records: tuple[Record, ...] = ()
@@ -104,9 +109,10 @@ OnRecord = Callable[[Record], None]
 
 
 class Guest:
-    """A guest that runs commands; ``launch.booted`` and ``snapshot.restored`` create it.
-    ``argv`` and ``pid`` are those of QEMU, ``monitor`` is its QMP connection, ``directory`` has
-    all logs, and ``limit`` is how many seconds a command may be silent."""
+    """A running guest, which ``launch.booted`` and ``snapshot.restored`` create.
+
+    ``argv`` are QEMU's arguments and ``pid`` is QEMU's PID. ``monitor`` is the QMP connection.
+    ``directory`` contains all logs. ``limit`` is how many seconds a command may be silent."""
 
     def __init__(
         self,
@@ -128,7 +134,7 @@ class Guest:
         self._records = records
         self._returned = len(records)
         self._state: State | None = None
-        # Devices that were plugged in or unplugged since QEMU was started.
+        # Devices that have been plugged in or unplugged since QEMU was started.
         self.hotplugged: set[str] = set()
         self._commands: deque[tuple[str, Result | None]] = deque(maxlen=_TRANSCRIPT_COMMANDS)
 
@@ -146,7 +152,7 @@ class Guest:
 
     @property
     def dead(self) -> bool:
-        """Whether it has ended. Its last output may not have been read yet."""
+        """Whether the guest has ended. Its last output may still be unread."""
         return self._watcher.dead
 
     @property
@@ -155,20 +161,20 @@ class Guest:
 
     @property
     def kmsg_read(self) -> tuple[Record, ...]:
-        """The kernel-log records since boot that have been read so far, without waiting for
-        the latest. For a guest that no longer answers."""
+        """The kernel-log records since boot that have been read so far. This does not wait for
+        the latest records, and so works for a guest that no longer answers."""
         return tuple(self._records)
 
     @property
     def qemu_log(self) -> Path:
-        """What QEMU itself prints, including its trace events."""
+        """The file with QEMU's own output, including its trace events."""
         return self._qemu.log
 
     def run(self, command: str, limit: float | None = None) -> Result:
         """Run a command and return its result, without reading the log or sysfs.
 
-        ``limit`` is how many seconds the guest may be silent. Raises GuestPanic, GuestHang or
-        GuestLost.
+        ``limit`` is how many seconds the guest may be silent, by default the guest's ``limit``.
+        Raises GuestPanic, GuestHang or GuestLost.
         """
         self._commands.append((command, None))
         result = _result(command, self._console.run(command, limit))
@@ -182,15 +188,15 @@ class Guest:
         self._console.interrupt(number)
 
     def sysrq(self, letter: str) -> tuple[Record, ...]:
-        """Trigger a sysrq (Documentation/admin-guide/sysrq.rst), even if the shell hangs; the
-        records that the kernel logs. Raises as ``run`` does."""
+        """Trigger a sysrq (Documentation/admin-guide/sysrq.rst), even if the shell hangs, and
+        return the records that the kernel logs. Raises as ``run`` does."""
         before = len(self._records)
         self._console.sysrq(letter)
         self._wait_kmsg()
         return tuple(self._records[before:])
 
     def transcript(self) -> str:
-        """The last commands with their output, as in a terminal."""
+        """The last commands with their output, as a terminal shows them."""
         return "\n".join(_transcribe(command, result) for command, result in self._commands)
 
     def state(self) -> State:
@@ -198,7 +204,7 @@ class Guest:
         return state.parse(self._console.state())
 
     def clock(self) -> float:
-        """Seconds since boot, by the guest's clock."""
+        """The guest's clock, in seconds since boot."""
         return self._console.ping().clock
 
     def qmp(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
@@ -207,13 +213,14 @@ class Guest:
         return self._with_monitor(lambda: self.monitor.execute(command, arguments))
 
     def hmp(self, line: str) -> str:
-        """Execute a command of QEMU's human monitor, for what QMP lacks; its output. Raises as
-        ``qmp`` does."""
+        """Execute a command of QEMU's human monitor, for operations that QMP lacks, and return
+        its output. Raises as ``qmp`` does."""
         return str(self.qmp("human-monitor-command", {"command-line": line}))
 
     def save(self, file: Path) -> SavedLog:
-        """Stop the guest and write its state; what it has logged so far. Raises Unmigratable,
-        and otherwise as ``qmp`` does."""
+        """Stop the guest, write its state to ``file``, and return its log so far. The guest stays
+        stopped until ``resume``. Raises Unmigratable if QEMU cannot save the guest's devices, and
+        otherwise as ``qmp`` does."""
         self.qmp("stop")
         counted, rest = self._console.drain()
         console = (self.directory / "console-kernel.log").read_bytes()
@@ -226,8 +233,8 @@ class Guest:
         return saved
 
     def load(self, file: Path, saved: SavedLog) -> None:
-        """Resume from a state, in a QEMU that was started to wait for one. Raises as ``qmp``
-        does."""
+        """Load a saved state and resume the guest. QEMU must have been started with
+        ``-incoming defer``. Raises as ``qmp`` does."""
         self._console.continue_from(saved.rest)
         self._with_monitor(lambda: self.monitor.load(file))
         self.resume()
@@ -237,22 +244,25 @@ class Guest:
         self.qmp("cont")
 
     def counted(self) -> int:
-        """The number of records that PID 1 has sent since boot, once all have been read."""
+        """Wait until all kernel-log records have been read, and return how many PID 1 has sent
+        since boot."""
         return self._wait_kmsg()
 
     def _with_monitor(self, work: Callable[[], Any]) -> Any:
-        """Run the work; if QEMU has ended, raise the error that names the reason."""
+        """Call ``work`` and return its result. If QEMU has ended, raise the error that explains
+        why."""
         try:
             return work()
         except GuestLost:
             raise self._console.exit_error() from None
 
     def step(self, command: str, limit: float | None = None, *, check: bool = False) -> Step:
-        """Run a command; its result, its kernel-log records and the state before and after.
-        Raises as ``run`` does, and with ``check`` CommandFailed for a status other than 0."""
+        """Run a command, and return its result with the kernel-log records and the state before
+        and after the command. Raises as ``run`` does. With ``check``, also raises CommandFailed
+        if the status is not 0."""
         before = self._state or self.state()
         if not self._returned:
-            self.new_kmsg()  # records of the boot
+            self.new_kmsg()  # skip the records of the boot
         started = time.monotonic()
         result = self.run(command, limit)
         seconds = time.monotonic() - started
@@ -273,22 +283,28 @@ class Guest:
         return step.check() if check else step
 
     def kmsg(self) -> tuple[Record, ...]:
-        """All kernel-log records since boot, up to now. Raises as ``run`` does."""
+        """Wait for the latest kernel-log records, and return all records since boot. Raises as
+        ``run`` does."""
         self._wait_kmsg()
         return tuple(self._records)
 
     def new_kmsg(self) -> tuple[Record, ...]:
-        """The records up to now that neither a step nor this method has returned before."""
+        """Wait for the latest kernel-log records, and return the records that neither a step nor
+        this method has returned yet. Raises as ``run`` does."""
         self._wait_kmsg()
         new = tuple(self._records[self._returned :])
         self._returned += len(new)
         return new
 
     def _wait_kmsg(self) -> int:
-        """Wait until all records up to now have been read; how many PID 1 has sent."""
+        """Wait until all kernel-log records that PID 1 has sent so far have been read, and return
+        their number."""
         counted = self._console.ping().records
-        if not self._watcher.wait_records(counted, self._console.limit):
+        limit = self._console.limit
+        if not self._watcher.wait_records(counted, limit):
             raise GuestHang(
-                "kernel-log records are missing on their channel", log=self._watcher.tail
+                f"the guest sent {counted} kernel-log records,"
+                f" but not all of them arrived within {limit:.0f} s",
+                log=self._watcher.tail,
             )
         return counted

@@ -23,18 +23,19 @@ from harness.rootfs import initramfs
 # make a boot long, not silent.
 _BOOT_SILENCE = 60.0
 
-# How long a command may be silent: this many times the duration of the guest's boot on this
-# host, and at least the floor, in seconds.
+# How long a command may be silent: the duration of the guest's boot on this host times
+# _LIMIT_BOOTS, but at least _LIMIT_FLOOR seconds.
 _LIMIT_BOOTS = 40.0
 _LIMIT_FLOOR = 20.0
 
-# guest-scripts/shell/agent reads this on the kernel's command line.
+# guest-scripts/shell/agent reads this argument from the kernel's command line.
 _KMOD = "harness_modules=kmod"
 
 
 def boot_of(kernel: Kernel, machine: Machine, arguments: str = "", *, kmod: bool = False) -> Boot:
-    """What a guest of ``kernel`` on ``machine`` boots from. Raises UsageError for a machine
-    that this QEMU cannot emulate or the kernel does not support."""
+    """Prepare the initramfs and the device tree for a guest of ``kernel`` on ``machine``, and
+    return all that the guest boots from. Raises UsageError for a machine that this QEMU cannot
+    emulate or that the kernel does not support."""
     if not kernel.serial_ports:
         machine = replace(machine, single_console=True)
     if machine.firmware == "acpi" and not kernel.option("ACPI"):
@@ -65,12 +66,12 @@ def booted(
     limit: float | None = None,
     on_record: OnRecord = lambda _: None,
 ) -> Iterator[Guest]:
-    """A guest of ``kernel`` on ``machine``, which ends with the context.
+    """Boot a guest of ``kernel`` on ``machine``, and end it when the block ends.
 
-    Consoles, QEMU's output and its command line are logged to ``directory`` as they appear.
-    ``arguments`` are appended to the kernel's command line; ``kmod`` replaces busybox's
-    modprobe and its like by kmod's; ``limit`` is how many seconds a command may be silent
-    (None: scaled from the duration of this boot).
+    The output of the consoles and of QEMU, and QEMU's command line, are logged to ``directory``
+    as they appear. ``arguments`` are appended to the kernel's command line. ``kmod`` replaces
+    busybox's modprobe and related tools by those of the kmod package. ``limit`` is how many
+    seconds a command may be silent; the default depends on the duration of this boot.
     """
     boot = boot_of(kernel, machine, arguments, kmod=kmod)
     with booted_from(boot, directory, limit=limit, on_record=on_record) as guest:
@@ -86,7 +87,8 @@ def booted_from(
     memory: Memory = ANONYMOUS,
     on_record: OnRecord = lambda _: None,
 ) -> Iterator[Guest]:
-    """A guest that boots from ``boot`` with this memory, as ``booted``."""
+    """Boot a guest from ``boot``, with its RAM in ``memory``, and end it when the block ends.
+    ``limit`` is as for ``booted``."""
     started = time.monotonic()
     with launched(boot, directory, memory=memory, on_record=on_record) as (guest, console):
         console.wait_ready(_BOOT_SILENCE)
@@ -105,11 +107,11 @@ def launched(
     saved: SavedLog = NO_SAVED_LOG,
     stub: Boot | None = None,
 ) -> Iterator[tuple[Guest, Console]]:
-    """A QEMU for ``boot`` with all its channels read, which ends with the context.
+    """Start QEMU for ``boot``, read all its channels, and end QEMU when the block ends.
 
-    This does not wait for the guest: the caller checks that it answers. With a ``saved`` log,
-    QEMU waits for the state of a guest. QEMU loads the files of ``stub`` instead of those of
-    ``boot``, if it is given."""
+    This does not wait for the guest: the caller must check that it answers. With a ``saved`` log,
+    QEMU waits for the state of a saved guest to load. If ``stub`` is given, QEMU loads the files
+    of ``stub`` instead of those of ``boot``."""
     machine = boot.machine
     argv = [*qemu.board(machine), *qemu.memory(machine, memory), *qemu.payload(stub or boot)]
     argv += [*qemu.channels(machine), *(["-incoming", "defer"] if saved.records else [])]
@@ -150,7 +152,7 @@ def launched(
 
 
 def _end(started: process.Process, watcher: Watcher) -> None:
-    """Kill QEMU first: its sockets close, which ends the thread that reads them."""
+    """Kill QEMU, and wait for the watcher's thread, which ends when QEMU's sockets close."""
     started.popen.kill()
     started.popen.wait()
     watcher.join()

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""SSH into a guest: a second session while the console is busy, and file transfer.
+"""Connect to a guest by SSH, for a second session while the console is busy, and for file
+transfer.
 
-dropbear serves in the guest, paramiko connects to it, over a virtio-mmio network that changes
-to PCI or to the IOMMU cannot break. Each guest gets new keys. The guest prints its host key
-over the command channel, and the connection checks it.
+dropbear runs in the guest, and paramiko connects to it. The network device is on virtio-mmio,
+which changes to PCI or to the IOMMU cannot break. Each guest gets new keys. The guest prints its
+host key on the command channel, and the connection verifies it.
 """
 
 import base64
@@ -25,14 +26,14 @@ from harness.machine import qemu
 
 _LIMIT = 30.0  # seconds for a guest to accept a connection
 
-_TRIES = 20  # ports to try
+_TRIES = 20  # number of ports to try
 
 _PUBLIC = re.compile(r"^ssh-ed25519 (\S+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteResult:
-    """How a command ended and what it printed."""
+    """The exit status and the output of a command."""
 
     status: int
     out: bytes
@@ -40,8 +41,10 @@ class RemoteResult:
 
 
 class Remote:
-    """An SSH connection to a guest: its ``port`` of 127.0.0.1, the file of the private ``key``,
-    for use with ssh itself, and the guest's ``host_key``."""
+    """An SSH connection to a guest.
+
+    ``port`` is the port on 127.0.0.1 that is forwarded to the guest. ``key`` is the file of the
+    private key, for the program ssh. ``host_key`` is the public key of the guest's server."""
 
     def __init__(
         self, client: paramiko.SSHClient, port: int, key: Path, host_key: paramiko.PKey
@@ -52,11 +55,12 @@ class Remote:
         self.host_key = host_key
 
     def run(self, command: str, *, stdin: bytes = b"", limit: float = _LIMIT) -> RemoteResult:
-        """Run a command in a new shell. Raises GuestLost if the connection breaks or is silent
-        for ``limit`` seconds."""
+        """Run a command in a new shell, and return its result. Raises GuestLost if the connection
+        breaks, or is silent for ``limit`` seconds."""
         try:
             to_stdin, out, err = self._client.exec_command(command, timeout=limit)
-            # All three at once: a stream that is not read stalls after a window of 2 MB.
+            # Serve all three streams at once: a stream that is not read stalls after a window
+            # of 2 MB.
             with to_stdin, out, err, ThreadPoolExecutor(2) as pool:
                 writing = pool.submit(_write_stdin, to_stdin, stdin)
                 reading = pool.submit(err.read)
@@ -67,13 +71,13 @@ class Remote:
             raise GuestLost(f"the SSH connection broke during {command!r}: {error}") from None
 
     def put(self, local: Path, remote: str) -> None:
-        """Copy a file into the guest. Raises HostError if it cannot be written."""
+        """Copy a file into the guest. Raises HostError if the guest cannot write it."""
         result = self.run(f"cat > {shlex.quote(remote)}", stdin=local.read_bytes())
         if result.status != 0:
             raise HostError(f"cannot write {remote}: {result.err.decode(errors='replace').strip()}")
 
     def get(self, remote: str, local: Path) -> None:
-        """Copy a file out of the guest. Raises HostError if it cannot be read."""
+        """Copy a file out of the guest. Raises HostError if the guest cannot read it."""
         result = self.run(f"cat {shlex.quote(remote)}")
         if result.status != 0:
             raise HostError(f"cannot read {remote}: {result.err.decode(errors='replace').strip()}")
@@ -82,10 +86,13 @@ class Remote:
 
 @contextlib.contextmanager
 def connected(guest: Guest) -> Iterator[Remote]:
-    """A connection to the guest, closed with the context. Raises UsageError for a machine
-    without ``ssh``, HostError or GuestLost if the connection fails."""
+    """Connect to the guest, and close the connection when the block ends. Raises UsageError for
+    a machine without ``ssh``, HostError or GuestLost if the connection fails."""
     if not guest.machine.ssh:
-        raise UsageError(f"{guest.machine.name} has no network for SSH", "set ssh=True")
+        raise UsageError(
+            f"{guest.machine.name} has no network device for SSH",
+            "start the guest on a Machine with ssh=True",
+        )
     key = paramiko.ECDSAKey.generate()
     file = guest.directory / "ssh-key"
     key.write_private_key_file(str(file))
@@ -109,16 +116,17 @@ def connected(guest: Guest) -> Iterator[Remote]:
                 look_for_keys=False,
             )
         except (paramiko.SSHException, OSError) as error:
-            raise GuestLost(f"the guest accepts no SSH connection: {error}") from None
+            raise GuestLost(f"cannot connect to the guest by SSH: {error}") from None
         yield Remote(client, port, file, host_key)
 
 
 def _start(guest: Guest, public: str) -> paramiko.PKey:
-    """Start dropbear, which accepts the ``public`` key; its host key."""
+    """Start dropbear in the guest, let it accept the ``public`` key, and return its host key.
+    Raises HostError if dropbear does not start."""
     seed = secrets.token_hex(32)
     reply = guest.run(f"sh /harness/sshd {qemu.SSH_ADDRESS} {shlex.quote(public)} {seed}")
     if reply.status != 0:
-        raise HostError(f"dropbear does not start: {reply.err.strip()}")
+        raise HostError(f"cannot start dropbear in the guest: {reply.err.strip()}")
     match = _PUBLIC.search(reply.out)
     if not match:
         raise HostError(f"dropbear printed no host key: {reply.out!r}")
@@ -126,8 +134,8 @@ def _start(guest: Guest, public: str) -> paramiko.PKey:
 
 
 def _write_stdin(to_stdin: paramiko.ChannelFile, stdin: bytes) -> None:
-    """Write a program's standard input. The program may exit without reading it; one that
-    stalls raises TimeoutError."""
+    """Write a program's standard input and close it. A program that exits without reading all of
+    it is no error. Raises TimeoutError for a program that runs but does not read."""
     try:
         to_stdin.write(stdin)
         to_stdin.channel.shutdown_write()
@@ -138,7 +146,8 @@ def _write_stdin(to_stdin: paramiko.ChannelFile, stdin: bytes) -> None:
 
 
 def _free_ports() -> Iterator[int]:
-    """Free ports of the loopback interface, which another process may bind at any time."""
+    """Yield ports of the loopback interface that are free now. Another process may bind them at
+    any time."""
     for _ in range(_TRIES):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -147,18 +156,18 @@ def _free_ports() -> Iterator[int]:
 
 
 def _end_forward(guest: Guest, port: int) -> None:
-    """Remove the forwarding. QEMU removes it itself when the guest ends."""
+    """Remove the port forwarding. If the guest has ended, QEMU has removed it already."""
     with contextlib.suppress(GuestError):
         guest.hmp(f"hostfwd_remove {qemu.SSH_NETWORK} tcp:127.0.0.1:{port}")
 
 
 def forward(guest: Guest, ports: Iterable[int]) -> int:
-    """Forward the first free one of the host's ``ports`` to the guest's dropbear; that port.
-    Raises HostError if all are in use."""
-    error = "no port is free"
+    """Forward the first free port of ``ports`` on the host to dropbear in the guest, and return
+    that port. Raises HostError if all ports are in use."""
+    error = "all ports are in use"
     for port in ports:
         rule = f"tcp:127.0.0.1:{port}-{qemu.SSH_ADDRESS}:22"
         error = guest.hmp(f"hostfwd_add {qemu.SSH_NETWORK} {rule}").strip()
         if not error:
             return port
-    raise HostError(f"QEMU cannot forward a port of 127.0.0.1: {error}")
+    raise HostError(f"cannot forward a port of 127.0.0.1 to the guest: {error}")

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Snapshots: guests that are saved, and restored any number of times.
+"""Snapshots: guests that are saved once and can be restored any number of times.
 
-A *warm* guest is booted once for a kernel, a machine and its warm-up commands, with its
-memory in a file, and kept in the cache. Every guest restored from it maps that file
-privately, and costs only the memory that it changes. ``save`` saves a running guest, with
-its memory in the state.
+A *warm* guest is booted once for a kernel, a machine and its warm-up commands. It is kept in the
+cache, with its memory in a separate file. Every guest restored from it maps that file privately,
+and so costs only the memory that it changes. ``save`` saves a running guest, with its memory in
+the same file as the state of its devices.
 
-This uses migration with x-ignore-shared, which leaves out memory that QEMU shares with a file
+This uses migration with x-ignore-shared, which omits memory that QEMU shares with a file
 (QEMU, migration/ram.c, ramblock_is_ignored).
 """
 
@@ -28,18 +28,20 @@ from harness.machine.device import EmulatedDevice
 from harness.machine.qemu import ANONYMOUS, Boot, Memory
 from harness.machine.topology import Iommu, Machine
 
-# Part of the key: increment it when the code below changes what a snapshot contains.
+# Part of the cache key. Increment it when the code below changes what a snapshot contains.
 _RECIPE = "3"
 
-# Each guest may fill its memory, and at most this many warm up at once.
+# The number of guests that may warm up at once. Each of them may fill its memory.
 _AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A saved guest in the files of ``directory``: the state of its devices in ``state``, its
-    memory in ``ram`` or else in ``state`` as well. ``clock`` is the guest's time when it was
-    saved, in seconds since boot; ``limit`` is how many seconds a command may be silent."""
+    """A saved guest, in the files of ``directory``.
+
+    The file ``state`` contains the state of the devices. The memory is in the file ``ram``, or in
+    ``state`` if that does not exist. ``clock`` is the guest's clock when it was saved, in seconds
+    since boot. ``limit`` is how many seconds a command may be silent."""
 
     directory: Path
     boot: Boot
@@ -54,40 +56,43 @@ class Snapshot:
 
     @property
     def stub(self) -> Boot:
-        """What QEMU is started with: stubs of the kernel and initramfs. Both are in the guest's
-        memory already, and QEMU would read the files whole, a third of the cost of restoring,
-        to use them only at a reset, which ends the guest. Without any kernel QEMU provides no
-        PSCI (arm_load_kernel in hw/arm/boot.c), with which a guest powers off."""
+        """Stubs of the kernel and initramfs, with which QEMU is started.
+
+        The guest's memory already contains both. QEMU would read the complete files, which is a
+        third of the cost of restoring, and use them only at a reset, which ends the guest. Without
+        any kernel QEMU provides no PSCI (arm_load_kernel in hw/arm/boot.c), which a guest needs
+        to power off."""
         image, initrd = self.directory / "image", self.directory / "initrd"
         return replace(self.boot, image=image, initrd=initrd, dtb=None)
 
 
-# The part of a kernel that QEMU examines (load_aarch64_image in hw/arm/boot.c).
+# The size of the part of a kernel that QEMU examines (load_aarch64_image in hw/arm/boot.c).
 _HEADER = 4096
 
 
 def save(guest: Guest, directory: Path) -> Snapshot:
-    """Save the guest into a new ``directory``, which suffices to restore it, and resume it.
+    """Save the guest to a new ``directory``, which contains all that is needed to restore it, and
+    resume the guest.
 
-    On a single console, save only a guest that does not log: one that logged meanwhile has
-    been observed to stop answering, which raises GuestHang. Raises UsageError for a guest that
-    cannot be saved, and for a directory that exists."""
+    On a machine with a single console, do not save a guest while its kernel logs: such a guest
+    has been observed to hang (GuestHang). Raises UsageError after a hot-plug or unplug and if the
+    directory exists, and Unmigratable if QEMU cannot save the guest's devices."""
     try:
         directory.mkdir(parents=True)
     except FileExistsError:
-        raise UsageError(f"{directory} already exists", "name a new directory") from None
+        raise UsageError(f"{directory} already exists", "choose a new directory") from None
     snapshot = _write(guest, directory)
     guest.resume()
     return snapshot
 
 
 def _write(guest: Guest, directory: Path) -> Snapshot:
-    """Save the guest, and leave it stopped."""
+    """Save the guest and leave it stopped."""
     if guest.hotplugged:
         names = ", ".join(sorted(guest.hotplugged))
         raise UsageError(
             f"cannot save a guest after hot-plug or unplug of {names}",
-            "save it before that, or undo it",
+            "save it before the hot-plug, or undo the hot-plug first",
         )
     if not guest.machine.migratable:
         raise Unmigratable(f"QEMU cannot save a guest on {guest.machine.name}")
@@ -115,31 +120,39 @@ def _write(guest: Guest, directory: Path) -> Snapshot:
 
 
 def load(directory: Path, iommus: Collection[Iommu], program: str = topology.QEMU) -> Snapshot:
-    """Read the snapshot that ``save`` wrote to ``directory``, to be restored with the QEMU
-    ``program``; the record's IOMMU is one of ``iommus``. Raises UsageError for a directory
-    without a snapshot, and for one that another QEMU or version of iommu-harness saved.
+    """Read the snapshot that ``save`` wrote to ``directory``, to restore it with the QEMU
+    ``program``. ``iommus`` are the IOMMUs that the guest's machine may have. Raises UsageError for
+    a directory without a valid snapshot, and for a snapshot that was saved with a different QEMU
+    or a different guest protocol.
 
-    The record is not trusted: it names neither a program nor a file to use.
+    The record is not trusted: neither the program nor the names of files are read from it.
     """
     record = _record(directory)
     if record and record.get("protocol") != frames.PROTOCOL:
         raise UsageError(
-            f"{directory} was saved by a version of iommu-harness with another guest protocol",
-            "restore it with that version, or save it again with this one",
+            f"{directory} was saved by a version of iommu-harness with a different guest protocol",
+            "restore it with that version, or save the guest again with this version",
         )
     try:
         machine = replace(_machine(record["machine"], iommus), qemu=program)
         boot = Boot(machine, directory / "image", directory / "initrd", None, record["arguments"])
         snapshot = _snapshot(directory, boot, record)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UsageError(f"cannot read the snapshot in {directory}: {error!r}") from None
+        raise UsageError(
+            f"cannot read the snapshot in {directory}: snapshot.json is invalid",
+            "save the guest again",
+            repr(error),
+        ) from None
     for file in (boot.image, boot.initrd):
         if not file.is_file():
-            raise UsageError(f"the snapshot in {directory} is incomplete: {file.name} is missing")
+            raise UsageError(
+                f"the snapshot in {directory} is incomplete: {file.name} is missing",
+                "save the guest again",
+            )
     if record["qemu"] != qemu.version(program):
         raise UsageError(
-            f"{directory} was saved by {record['qemu']}, and this is {qemu.version(program)}",
-            "name that QEMU with --qemu",
+            f"{directory} was saved with {record['qemu']}, but this is {qemu.version(program)}",
+            "give the path of that QEMU with --qemu",
         )
     return snapshot
 
@@ -148,9 +161,16 @@ def _record(directory: Path) -> dict[str, Any]:
     try:
         record = json.loads((directory / "snapshot.json").read_text())
     except FileNotFoundError:
-        raise UsageError(f"{directory} has no snapshot", "name a snapshot's directory") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read the snapshot in {directory}: {error}") from None
+        raise UsageError(
+            f"{directory} has no snapshot", "give a directory to which a guest was saved"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"cannot read the snapshot in {directory}: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(
+            f"cannot read the snapshot in {directory}: snapshot.json is not JSON: {error}",
+            "save the guest again",
+        ) from None
     return record if isinstance(record, dict) else {}
 
 
@@ -185,8 +205,8 @@ def restored(
     limit: float | None = None,
     on_record: OnRecord = lambda _: None,
 ) -> Iterator[Guest]:
-    """A guest restored from the snapshot, which ends with the context. Its log includes what it
-    had logged before it was saved. Raises GuestError if it does not run."""
+    """Restore a guest from the snapshot, and end it when the block ends. The guest's log includes
+    what it logged before it was saved. Raises GuestError if the restored guest does not run."""
     with launch.launched(
         snapshot.boot,
         directory,
@@ -202,17 +222,17 @@ def restored(
 
 
 def _check(guest: Guest, snapshot: Snapshot) -> None:
-    """Check that the guest answers, and that its clock and log continue. Raises GuestLost."""
+    """Raise GuestLost if the clock or the log of the restored guest does not continue."""
     first = guest.clock()
     if not snapshot.clock <= first < guest.clock():
         raise GuestLost(
-            f"the guest was saved {snapshot.clock:.6f} s after boot, and its clock is {first:.6f} s"
+            f"the guest was saved {snapshot.clock:.6f} s after boot, but its clock is {first:.6f} s"
         )
     counted = guest.counted()
     if counted < snapshot.saved.counted:
         raise GuestLost(
-            f"the restored guest reports {counted} kernel-log records;"
-            f" the snapshot had {snapshot.saved.counted}"
+            f"the restored guest reports {counted} kernel-log records,"
+            f" but the snapshot has {snapshot.saved.counted}"
         )
 
 
@@ -225,21 +245,23 @@ def warm(
     kmod: bool = False,
     directory: Path | None = None,
 ) -> Snapshot:
-    """The snapshot of a guest that has booted and run the ``warm_up`` commands. It comes from
-    the cache if that has one for this kernel, machine and QEMU; otherwise the boot is logged to
-    ``directory``, if given. Raises UsageError for a machine that cannot be saved and for a
-    command that fails, GuestError for a guest that does not boot."""
+    """Return the snapshot of a guest that has booted and run the ``warm_up`` commands.
+
+    If the cache has no such snapshot for this kernel, machine and QEMU, a guest is booted and
+    saved. Its logs are written to ``directory``, if that is given. Raises UsageError for a warm-up
+    command that fails, Unmigratable for a machine that QEMU cannot save, and GuestError for a
+    guest that does not boot."""
     boot = launch.boot_of(kernel, machine, arguments, kmod=kmod)
     return _warm(boot, kernel, warm_up, directory)
 
 
 def _warm(boot: Boot, kernel: Kernel, warm_up: Sequence[str], directory: Path | None) -> Snapshot:
-    # Its paths are in the cache, and name contents.
+    # The paths in the arguments are in the cache, and depend on the contents of the files.
     argv = [*qemu.board(boot.machine), *qemu.payload(boot), *qemu.channels(boot.machine)]
     key = cache.digest(_RECIPE, kernel.key, qemu.identity(boot.machine.qemu), *argv, "", *warm_up)
 
     def make(into: Path) -> None:
-        # If the file cannot grow while QEMU writes memory, SIGBUS kills QEMU.
+        # SIGBUS kills QEMU if the file cannot grow while QEMU writes to the memory.
         cache.ensure_space(_AT_ONCE * boot.machine.memory / 1000, f"warming up {kernel.label}")
         title = f"warming up {kernel.label} on {boot.machine.name}"
         with progress.phase("warm guest", title), cache.scratch() as scratch:
@@ -257,8 +279,7 @@ def _title(kernel: Kernel) -> str:
 
 
 def forget(kernel: Kernel) -> None:
-    """Remove the warm guests of a kernel from the cache, except those that another process
-    uses."""
+    """Remove the warm guests of a kernel from the cache, unless another process uses them."""
     for path in cache.with_title("snapshot", _title(kernel)):
         cache.discard_unused(path)
 
@@ -272,7 +293,10 @@ def _warm_up(guest: Guest, commands: Sequence[str]) -> None:
     for command in commands:
         result = guest.run(command)
         if result.status:
-            raise UsageError(f"the warm-up command {command!r} fails: {result.err.strip()}")
+            raise UsageError(
+                f"the warm-up command {command!r} exited with status {result.status}:"
+                f" {result.err.strip()}"
+            )
 
 
 @contextlib.contextmanager
@@ -287,8 +311,8 @@ def started(
     limit: float | None = None,
     on_record: OnRecord = lambda _: None,
 ) -> Iterator[Guest]:
-    """A guest that has run the ``warm_up`` commands, which ends with the context. It is restored
-    from a warm guest, or booted if QEMU cannot save the machine."""
+    """Start a guest that has run the ``warm_up`` commands, and end it when the block ends. The
+    guest is restored from a warm guest, or booted if QEMU cannot save the machine."""
     boot = launch.boot_of(kernel, machine, arguments, kmod=kmod)
     with contextlib.ExitStack() as stack:
         try:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The state of modules, IOMMU groups and devices in sysfs, and the changes between two states.
-guest-scripts/init/state.c prints what this module parses.
+guest-scripts/init/state.c prints the text that this module parses.
 """
 
 from collections.abc import Iterator
@@ -11,8 +11,10 @@ from harness.errors import GuestLost, UsageError
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A loaded module: its ``state`` is live, coming or going (initstate), its ``refcount`` is
-    that of /sys/module/NAME/refcnt, ``holders`` are the modules that use it."""
+    """A loaded module.
+
+    ``state`` is "live", "coming" or "going" (initstate). ``refcount`` is the number in
+    /sys/module/NAME/refcnt. ``holders`` are the modules that use this module."""
 
     name: str
     state: str
@@ -22,9 +24,11 @@ class Module:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """An IOMMU group: the ``type`` of its default domain (DMA, identity, ...; "" if the kernel
-    has no such file, "?" if a dead task holds the lock that reading the file takes), and the
-    names of its ``devices``."""
+    """An IOMMU group.
+
+    ``type`` is the type of its default domain (DMA, identity, ...), "" if the kernel does not
+    have the file ``type``, or "?" if a dead task holds the lock that is needed to read the file.
+    ``devices`` are the names of the devices in the group."""
 
     id: int
     type: str
@@ -33,9 +37,12 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A PCI or platform device: its ``driver`` ("" if unbound), its IOMMU ``group`` (None
-    without one), the ``iommu`` that it links to (""), whether the driver core has ``deferred``
-    its probe, and whether firmware describes an IOMMU for it (``firmware_iommu``)."""
+    """A PCI or platform device.
+
+    ``driver`` is the driver that is bound to it, or "". ``group`` is the number of its IOMMU
+    group, or None. ``iommu`` is the name of the IOMMU that it links to, or "". ``deferred`` is
+    whether the driver core has deferred its probe. ``firmware_iommu`` is whether firmware
+    describes an IOMMU for it."""
 
     bus: str
     name: str
@@ -47,15 +54,17 @@ class Device:
 
     @property
     def untranslated(self) -> bool:
-        """Whether it is bound to a driver, but not behind the IOMMU that firmware describes: its
-        DMA is untranslated. A host bridge does no DMA itself."""
+        """Whether the device's DMA bypasses the IOMMU that firmware describes: it is bound to a
+        driver but has no group. A host bridge has no driver, and does no DMA itself."""
         return bool(self.driver) and self.firmware_iommu and self.group is None
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The state at one time, by module name, group number and device name. ``iommus`` are the
-    registered IOMMUs, each with the devices that it links to."""
+    """The state of a guest at one time.
+
+    The keys are the names of modules, the numbers of groups and the names of devices. ``iommus``
+    maps the name of each registered IOMMU to the names of the devices that it links to."""
 
     modules: dict[str, Module] = field(default_factory=dict)
     groups: dict[int, Group] = field(default_factory=dict)
@@ -63,23 +72,24 @@ class State:
     devices: dict[str, Device] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        """Short, because every assertion about a part of it prints it."""
+        """A short text, because pytest prints it for every failed assertion about the state."""
         modules = ", ".join(f"{each.name} {each.refcount}" for each in self.modules.values())
         groups = ", ".join(f"{each.id} of {len(each.devices)}" for each in self.groups.values())
         return f"<modules {modules or 'none'}; groups {groups or 'none'}>"
 
     @property
     def untranslated(self) -> list[str]:
-        """Devices whose DMA bypasses the IOMMU that firmware describes for them."""
+        """The names of the devices whose DMA bypasses the IOMMU that firmware describes."""
         return [name for name, device in self.devices.items() if device.untranslated]
 
     @property
     def grouped(self) -> list[str]:
-        """The devices in a group. Each pins its IOMMU's module once."""
+        """The names of the devices that have a group. Each device pins the module of its IOMMU
+        once."""
         return [name for name, device in self.devices.items() if device.group is not None]
 
     def is_loaded(self, module: str) -> bool:
-        """Whether the module is loaded. Dashes equal underscores, as for modprobe."""
+        """Whether the module is loaded. As for modprobe, "-" and "_" in names are equivalent."""
         return module.replace("-", "_") in self.modules
 
     def refcount(self, module: str) -> int:
@@ -87,7 +97,7 @@ class State:
         found = self.refcount_if_loaded(module)
         if found is None:
             loaded = ", ".join(self.modules) or "none"
-            raise UsageError(f"{module} is not loaded", f"the loaded modules are {loaded}")
+            raise UsageError(f"{module} is not loaded", f"load it first; loaded modules: {loaded}")
         return found
 
     def refcount_if_loaded(self, module: str) -> int | None:
@@ -97,8 +107,8 @@ class State:
 
 
 def parse(text: str) -> State:
-    """Parse the lines of a state. Raises GuestLost for an invalid line: the guest no longer
-    runs our init."""
+    """Parse the lines of a state. Raises GuestLost for an invalid line, which means that the
+    guest's PID 1 is no longer our init."""
     state = State()
     deferred: set[str] = set()
     for line in text.splitlines():
@@ -106,13 +116,11 @@ def parse(text: str) -> State:
         try:
             _READERS[kind](state, deferred, words)
         except (KeyError, ValueError):
-            raise GuestLost(
-                f"the guest sent an invalid line of its state: {line[:200]!r}"
-            ) from None
+            raise GuestLost(f"the guest sent an invalid state line: {line[:200]!r}") from None
     return state
 
 
-# The type of a group until its line, which follows those of all devices.
+# The type of a group until its "type" line is parsed. The guest prints these lines last.
 _UNKNOWN_TYPE = "?"
 
 
@@ -137,7 +145,7 @@ def _group(state: State, _deferred: set[str], words: list[str]) -> None:
 def _type(state: State, _deferred: set[str], words: list[str]) -> None:
     number, kind = words
     group = state.groups.get(int(number))
-    if group:  # else it was created after the groups were read
+    if group:  # otherwise the group was created after the groups were read
         state.groups[group.id] = replace(group, type=_word(kind))
 
 
@@ -159,7 +167,7 @@ def _deferral(_state: State, deferred: set[str], words: list[str]) -> None:
     deferred.add(name)
 
 
-# Deferred devices are printed before all others.
+# The guest prints the lines of deferred devices first: _device needs the names.
 _READERS = {
     "deferred": _deferral,
     "module": _module,
@@ -171,7 +179,7 @@ _READERS = {
 
 
 def changes(before: State, after: State) -> list[str]:
-    """The differences, one line each."""
+    """The differences between two states, one line each."""
     return [
         *_module_changes(before, after),
         *_group_changes(before, after),
@@ -196,20 +204,20 @@ def _module_difference(old: Module, new: Module) -> Iterator[str]:
     if old.state != new.state:
         yield f"{old.state} -> {new.state}"
     if old.holders != new.holders:
-        yield f"held by {_list(old.holders)} -> {_list(new.holders)}"
+        yield f"held by {_list(old.holders) or 'none'} -> {_list(new.holders) or 'none'}"
 
 
 def _group_changes(before: State, after: State) -> Iterator[str]:
     for number in sorted(before.groups.keys() | after.groups.keys()):
         old, new = before.groups.get(number), after.groups.get(number)
         if old is None and new:
-            yield f"group {number}: appeared, {new.type or 'no type'}, {_list(new.devices)}"
+            yield f"group {number}: appeared, {new.type or 'no type'}, {_devices(new)}"
         elif old and new is None:
-            yield f"group {number}: removed ({_list(old.devices)})"
+            yield f"group {number}: removed ({_devices(old)})"
         elif old and new and old.type != new.type:
             yield f"group {number}: type {old.type or 'none'} -> {new.type or 'none'}"
         elif old and new and old.devices != new.devices:
-            yield f"group {number}: {_list(old.devices)} -> {_list(new.devices)}"
+            yield f"group {number}: {_devices(old)} -> {_devices(new)}"
 
 
 def _device_changes(before: State, after: State) -> Iterator[str]:
@@ -236,5 +244,9 @@ def _number(group: int | None) -> str:
     return "none" if group is None else str(group)
 
 
+def _devices(group: Group) -> str:
+    return _list(group.devices) or "empty"
+
+
 def _list(names: tuple[str, ...]) -> str:
-    return ", ".join(names) or "empty"
+    return ", ".join(names)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Dynamic debug and trace events of a guest's kernel."""
+"""Use dynamic debug and trace events of a guest's kernel."""
 
 import contextlib
 import re
@@ -16,18 +16,23 @@ _EVENT = re.compile(r"\s*(.+)-(\d+)\s+\[\d+\]\s+\S+\s+([\d.]+): (\w+): (.*)")
 
 
 def debug(guest: Guest, query: str) -> None:
-    """Apply a dynamic-debug query, as ``func iommu_group_release +p``. Raises UsageError if
-    the kernel rejects it."""
+    """Apply a dynamic-debug query such as ``func iommu_group_release +p``. Raises UsageError if
+    the kernel rejects the query."""
     control = "/sys/kernel/debug/dynamic_debug/control"
     reply = guest.run(f"echo {shlex.quote(query)} > {control}")
     if reply.status != 0:
-        raise UsageError(f"the kernel rejects the dynamic-debug query {query!r}")
+        raise UsageError(
+            f"cannot apply the dynamic-debug query {query!r}: {reply.err.strip()}",
+            "the kernel needs CONFIG_DYNAMIC_DEBUG and debugfs",
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A trace event: its ``task`` and PID, its ``time`` in seconds since boot, its ``name`` and
-    the ``text`` that the kernel prints after the name."""
+    """A trace event.
+
+    ``task`` and ``pid`` identify the current task. ``time`` is in seconds since boot. ``text`` is
+    what the kernel prints after the event's ``name``."""
 
     task: str
     pid: int
@@ -37,13 +42,13 @@ class Event:
 
 
 class Trace:
-    """The events of a guest while ``tracing`` is active; ``read`` removes them from the buffer."""
+    """The trace buffer of a guest's kernel, while ``tracing`` is active."""
 
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
 
     def read(self) -> list[Event]:
-        """The events since the previous read, oldest first."""
+        """Return the events since the previous read, oldest first, and clear the buffer."""
         out = self._guest.run(f"cat {_TRACING}/trace; : > {_TRACING}/trace").out
         lines = out.splitlines()
         matches = (_EVENT.fullmatch(line) for line in lines if not line.startswith("#"))
@@ -52,20 +57,22 @@ class Trace:
 
 @contextlib.contextmanager
 def tracing(guest: Guest, *events: str) -> Iterator[Trace]:
-    """Enable trace events of the guest's kernel, as ``module:module_get`` or ``iommu:map``, while
-    the context is active. Raises UsageError for a kernel without the variant "trace", and for
-    an unknown event."""
+    """Enable trace events of the guest's kernel, such as ``module:module_get`` or ``iommu:map``,
+    and disable them when the block ends. Raises UsageError for a kernel without the variant
+    "trace", and for an unknown event."""
     mounted = guest.run(f"test -d {_TRACING}/events || mount -t tracefs tracefs {_TRACING}")
     if mounted.status != 0:
         raise UsageError("this kernel has no trace events", "build it with --variant trace")
     paths = [f"{_TRACING}/events/{event.replace(':', '/')}/enable" for event in events]
     for event, path in zip(events, paths, strict=True):
         if guest.run(f"echo 1 > {shlex.quote(path)}").status != 0:
-            raise UsageError(f"this kernel has no trace event {event!r}")
+            raise UsageError(
+                f"unknown trace event {event!r}", f"see {_TRACING}/available_events in the guest"
+            )
     guest.run(f": > {_TRACING}/trace")
     try:
         yield Trace(guest)
     finally:
-        # If the guest has died, the error that ended the context names the reason.
+        # If the guest has died, the error that ended the block states the reason.
         with contextlib.suppress(GuestError):
             guest.run("; ".join(f"echo 0 > {shlex.quote(path)}" for path in paths))

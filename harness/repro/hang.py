@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Where a command hangs: the tasks that the kernel of a guest shows, or its processors.
+"""Where a command hangs: the tasks that the kernel of a guest shows, or its CPUs.
 
 PID 1 triggers a sysrq without a shell. "w" shows the tasks in state D (show_state_filter in
 kernel/sched/core.c), "t" shows all tasks.
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from harness.errors import GuestError, HostError
-from harness.guest import processors
+from harness.guest import cpus
 from harness.guest.guest import Guest
 from harness.kernel.artifact import Kernel
 from harness.klog import frame
@@ -68,7 +68,7 @@ class Task:
 
 def locate(guest: Guest, command: str, kernel: Kernel) -> str:
     """Return in one line where the command hangs: its task, or if the guest does not answer the
-    functions of its processors. "" if no task of the command is found."""
+    functions of its CPUs. "" if no task of the command is found."""
     for letter in ("w", "t"):
         try:
             found = tasks([record.text for record in guest.sysrq(letter)])
@@ -90,14 +90,14 @@ def of_command(found: Sequence[Task], command: str) -> list[Task]:
 
 
 def _unresponsive(guest: Guest, kernel: Kernel) -> str:
-    """What is known about a guest if its PID 1 does not answer: with idle processors it is
+    """What is known about a guest if its PID 1 does not answer: with idle CPUs it is
     blocked, else they may run with interrupts disabled."""
     try:
-        traces = processors.traces(guest, kernel)
+        traces = cpus.traces(guest, kernel)
     except (GuestError, HostError):
         traces = []
     if traces and all(map(_IDLE.search, traces)):
-        return "the guest does not answer: PID 1 is blocked, and the processors are idle"
+        return "the guest does not answer: PID 1 is blocked, and the CPUs are idle"
     return "; ".join(["the guest does not answer", *traces])
 
 

@@ -139,7 +139,7 @@ def test_dynamic_debug_enables_messages(guest: Guest) -> None:
     tracing.debug(guest, "func iommu_group_release +p")
     removed = devices.remove(guest, nic)
     assert any(f"Releasing group {group}" in entry.text for entry in removed.kmsg)
-    with pytest.raises(UsageError, match="rejects the dynamic-debug query"):
+    with pytest.raises(UsageError, match="cannot apply the dynamic-debug query"):
         tracing.debug(guest, "nonsense")
 
 

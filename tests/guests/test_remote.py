@@ -101,5 +101,5 @@ def test_guest_accepts_a_second_connection(reachable: Guest) -> None:
 
 
 def test_machine_without_an_ssh_network_is_rejected(guest: Guest) -> None:
-    with pytest.raises(UsageError, match="has no network for SSH"), remote.connected(guest):
+    with pytest.raises(UsageError, match="has no network device for SSH"), remote.connected(guest):
         pass

@@ -53,7 +53,9 @@ def test_warm_up_commands_have_run(guest_factory: GuestFactory) -> None:
 
 
 def test_failed_warm_up_is_reported(guest_factory: GuestFactory) -> None:
-    with pytest.raises(UsageError, match=r"the warm-up command 'modprobe nope' fails: .*nope"):
+    with pytest.raises(
+        UsageError, match=r"the warm-up command 'modprobe nope' exited with status 1: .*nope"
+    ):
         guest_factory("smmuv3", "modprobe nope")
 
 
@@ -183,14 +185,14 @@ def test_saved_guest_is_self_contained_and_names_no_program(guest: Guest, tmp_pa
     assert loaded.boot.image.parent == taken.directory
     record["qemu"] = "another QEMU"
     (taken.directory / "snapshot.json").write_text(json.dumps(record))
-    with pytest.raises(UsageError, match="was saved by another QEMU"):
+    with pytest.raises(UsageError, match="was saved with another QEMU"):
         snapshot.load(taken.directory, IOMMUS.values())
     (taken.directory / "image").unlink()
     with pytest.raises(UsageError, match="image is missing"):
         snapshot.load(taken.directory, IOMMUS.values())
     del record["protocol"]
     (taken.directory / "snapshot.json").write_text(json.dumps(record))
-    with pytest.raises(UsageError, match="with another guest protocol"):
+    with pytest.raises(UsageError, match="with a different guest protocol"):
         snapshot.load(taken.directory, IOMMUS.values())
 
 

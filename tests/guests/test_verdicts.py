@@ -212,7 +212,7 @@ def test_hang_is_a_claim(kernel: Kernel, tmp_path: Path, text: str, verdict: str
     result = replayed(kernel, tmp_path, text, limit=2)
     assert result.verdict.word == verdict
     if verdict == REPRODUCED:
-        assert "processor 0 is in ? <- do_one_initcall <- do_init_module" in result.verdict.reason
+        assert "CPU 0 is in ? <- do_one_initcall <- do_init_module" in result.verdict.reason
 
 
 def test_unread_command_line_is_named(tmp_path: Path) -> None:

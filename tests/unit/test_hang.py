@@ -6,7 +6,7 @@ from typing import cast
 import pytest
 
 from harness.errors import GuestHang
-from harness.guest import processors
+from harness.guest import cpus
 from harness.guest.guest import Guest
 from harness.repro import hang
 from harness.repro.hang import Task
@@ -38,14 +38,14 @@ class SilentGuest:
         raise GuestHang(f"no answer to sysrq {letter}")
 
 
-IDLE = "processor 0 is in cpu_do_idle <- default_idle_call <- do_idle"
-BUSY = "processor 1 is in ? <- do_one_initcall <- do_init_module"
+IDLE = "CPU 0 is in cpu_do_idle <- default_idle_call <- do_idle"
+BUSY = "CPU 1 is in ? <- do_one_initcall <- do_init_module"
 
 
 @pytest.mark.parametrize(
     ("traces", "where"),
     [
-        ([IDLE, IDLE], "the guest does not answer: PID 1 is blocked, and the processors are idle"),
+        ([IDLE, IDLE], "the guest does not answer: PID 1 is blocked, and the CPUs are idle"),
         ([IDLE, BUSY], f"the guest does not answer; {IDLE}; {BUSY}"),
         ([], "the guest does not answer"),
     ],
@@ -53,5 +53,5 @@ BUSY = "processor 1 is in ? <- do_one_initcall <- do_init_module"
 def test_locate_describes_a_guest_whose_pid_1_does_not_answer(
     monkeypatch: pytest.MonkeyPatch, traces: list[str], where: str
 ) -> None:
-    monkeypatch.setattr(processors, "traces", lambda _guest, _kernel: traces)
+    monkeypatch.setattr(cpus, "traces", lambda _guest, _kernel: traces)
     assert hang.locate(cast(Guest, SilentGuest()), "rmmod a", KERNEL) == where

@@ -112,7 +112,7 @@ def test_contradictions_reports_inconsistent_sysfs_links(old: str, new: str, exp
 
 def test_changes_lists_one_line_per_change() -> None:
     assert state.changes(state.parse(BEFORE), state.parse(AFTER)) == [
-        "module arm_smmu_v3: refcount 1 -> 2, held by empty -> vfio, x",
+        "module arm_smmu_v3: refcount 1 -> 2, held by none -> vfio, x",
         "module e1000e: loaded, refcount 0",
         "group 0: type DMA -> identity",
         "group 3: appeared, no type, 0000:00:01.0",

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Where a guest's processors execute, read from QEMU. For a kernel that no longer runs
-processes, for example with interrupts disabled.
+"""Read from QEMU which functions a guest's CPUs execute. This works for a kernel that no longer
+runs processes, for example because a CPU spins with interrupts disabled.
 
 Frames are walked as the kernel does (arch/arm64/kernel/stacktrace.c): x29 points to the
 previous frame, and the return address follows it.
@@ -13,31 +13,32 @@ from harness.guest.guest import Guest
 from harness.host import program, tools
 from harness.kernel.artifact import Kernel
 
-_PROCESSOR = re.compile(r"CPU#(\d+)")
+_CPU = re.compile(r"CPU#(\d+)")
 _REGISTER = re.compile(r"\b(PC|X29|X30)=([0-9a-f]{16})")
 _WORDS = re.compile(r"0x([0-9a-f]{16}) 0x([0-9a-f]{16})")
 _DEPTH = 12
 
 
 def traces(guest: Guest, kernel: Kernel) -> list[str]:
-    """One line per processor, the innermost function first; "?" for addresses outside of
-    vmlinux. Empty for a kernel with KASLR. Raises as ``Guest.qmp`` does."""
+    """One line per CPU with its call trace, the innermost function first. "?" stands for an
+    address outside vmlinux. The list is empty for a kernel with KASLR or without a vmlinux.
+    Raises as ``Guest.qmp`` does."""
     if kernel.option("RANDOMIZE_BASE") or not (kernel.directory / "vmlinux").exists():
         return []
     symbols = _symbols(kernel)
-    parts = _PROCESSOR.split(guest.hmp("info registers -a"))
+    parts = _CPU.split(guest.hmp("info registers -a"))
     found = []
     for number, text in zip(parts[1::2], parts[2::2], strict=True):
         registers = {name: int(value, 16) for name, value in _REGISTER.findall(text)}
         guest.hmp(f"cpu {number}")
         names = _functions(symbols, _addresses(guest, registers), registers.get("X30", 0))
-        found.append(f"processor {number} is in {' <- '.join(names)}")
+        found.append(f"CPU {number} is in {' <- '.join(names)}")
     return found
 
 
 def _functions(symbols: list[tuple[int, str]], found: list[int], link: int) -> list[str]:
-    """The functions at the addresses. A leaf function has no frame: x30 (``link``) points to
-    its caller."""
+    """The functions at the addresses, innermost first. A leaf function has no frame, so its
+    caller is found by x30 (``link``)."""
     names = [_name(symbols, each) for each in found]
     caller = _name(symbols, link)
     if caller not in ("?", *names[:2]):
@@ -67,8 +68,9 @@ def _symbols(kernel: Kernel) -> list[tuple[int, str]]:
 
 
 def _name(symbols: list[tuple[int, str]], address: int) -> str:
-    """The function at an address. Return addresses follow a call, so the address itself does
-    not count as a start."""
+    """The function that contains an address; "?" if none does. A return address follows a call,
+    which may be the last instruction of a function: an address at which a function starts
+    belongs to the function before."""
     place = bisect.bisect_left(symbols, (address, ""))
     if not 0 < place < len(symbols):
         return "?"
