@@ -219,14 +219,20 @@ class Assembler:
 
     def _is_consequence(self, key: str, message: Message, match: re.Match[str]) -> bool:
         """True if the panic is a consequence of the last splat; it is then added to it."""
-        block = self._open.get(key) or self._recent.get(key)
-        bare = block is not None and key in self._open and not block.framed
+        block, ended = self._open.get(key), self._recent.get(key)
+        if block is not None and ended is not None:
+            # The ended splat interrupted the open one, which continues after the panic.
+            ended.panic = ended.panic or match["what"].strip()
+            append(ended, message, content=True)
+            return True
+        bare = block is not None and not block.framed
+        block = block or ended
         if not bare and not CONSEQUENCE.match(match["what"]):
             return False
         if block is None or block.panic or message.number > block.last + _AFTERMATH:
             return False
         block.panic = match["what"].strip()
-        if key in self._recent:
+        if ended is not None:
             del block.messages[block.length :]
             self._open[key] = self._recent.pop(key)
             self._stale = True
