@@ -107,6 +107,24 @@ def prints(function: str) -> bool:
 
 
 @functools.lru_cache(maxsize=1 << 14)
+def allocates(function: str) -> bool:
+    """True if it is machinery or allocates: not to blame for a leak."""
+    return is_machinery(function) or _names("allocators").has(plain(function))
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def frees_batches(function: str) -> bool:
+    """True if it frees pages that any task queued earlier."""
+    return _names("batches").has(plain(function))
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def locks_socket(function: str) -> bool:
+    """True if it is machinery or locks a socket: not to blame for a bug of the lock itself."""
+    return is_machinery(function) or _names("sockets").has(plain(function))
+
+
+@functools.lru_cache(maxsize=1 << 14)
 def interrupts(function: str) -> bool:
     """True if the frames after it are the interrupted code."""
     return _names("interrupts").has(plain(function))

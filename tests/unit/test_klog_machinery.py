@@ -86,6 +86,18 @@ def test_common_helpers_are_machinery(function: str) -> None:
         *("memdup_user_nul", "simple_read_from_buffer", "seq_putc", "ip6_addr_string", "vsscanf"),
         *("aes_encrypt", "crypto_shash_update", "sha256_transform_blocks", "gf128mul_4k_lle"),
         *("crypto_cbc_encrypt", "skcipher_walk_done", "scatterwalk_copychunks", "drbg_seed"),
+        *(
+            "call_rwsem_down_read_failed",
+            "__down_common",
+            "__down_killable_slowpath",
+            "srcu_barrier",
+        ),
+        *("device_release", "pcpu_create_chunk", "__page_pool_alloc_pages_slow", "kstrndup"),
+        *("rb_first_postorder", "rb_add_cached", "hlist_bl_lock", "constant_test_bit"),
+        *("filemap_alloc_folio_noprof", "pagecache_get_page", "do_read_cache_folio"),
+        *("copy_mc_to_user", "probe_kernel_read", "clear_highpage", "folio_zero_range"),
+        *("netdev_warn", "_dev_err", "___ratelimit", "__msecs_to_jiffies", "__aeabi_uidiv"),
+        *("destroy_work_on_stack", "init_timer_on_stack_key", "folios_put_refs", "crc_ccitt"),
         *("chacha_block_generic", "__crypto_xor", "crypto_cipher_encrypt_one", "keccakf"),
     ],
 )
@@ -99,6 +111,8 @@ def test_helpers_of_subsystems_and_crypto_transforms_are_machinery(function: str
         *("crypto_alloc_shash", "crypto_unregister_alg", "crypto_aead_setkey", "aes_probe"),
         *("remove_wait_queue", "add_wait_queue", "blk_mq_get_tag", "print_report_card"),
         *("skb_segment", "usb_get_status", "seq_show", "filemap_fault", "tty_open"),
+        *("iov_iter_advance", "iov_iter_revert", "__pskb_pull_tail", "pcpu_freelist_pop"),
+        *("lru_add_drain_all", "read_cache_folio", "rb_alloc", "rb_find_event", "divert_one"),
         *("hash_accept", "af_alg_accept", "sha_probe", "nla_policy_check", "netdev_run_todo"),
     ],
 )
