@@ -229,10 +229,12 @@ class _Reader:
                 self._frame(each, None)
             if self.found.pc is None and each is None and self.found.lr is None:
                 self.found.jumped = True
-            if not self.no_pc and (self.found.pc is None or self.found.pc.inline):
+            # After the trace of this task follow registers of what the dump of it ran into.
+            late = self.trace is None and self._traced()
+            if not (self.no_pc or late) and (self.found.pc is None or self.found.pc.inline):
                 self.found.pc = each or self.found.pc
             # Registers further down are of the interrupted code, not of the jump.
-            self.no_pc = self.no_pc or self.found.pc is None
+            self.no_pc = self.no_pc or late or self.found.pc is None
             # Kernels up to 4.x print it in a line before the task header as well.
             self.found.pc_user = self.found.pc_user or self.found.user
             if (ra := _RA.match(match["rest"])) is not None:
@@ -240,6 +242,11 @@ class _Reader:
         elif self.found.lr is None and (match := _LR.match(text)) is not None:
             self.found.lr = frame.parse(match["rest"])
             self.found.linked = self.found.lr is not None and " is at " not in text
+
+    def _traced(self) -> bool:
+        """True if the task of the last header already has a call trace."""
+        user = self.found.user
+        return any(each.name == MAIN and each.user == user for each in self.found.traces)
 
     def _fields(self, text: str) -> None:
         found = self.found

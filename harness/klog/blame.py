@@ -79,14 +79,18 @@ def hang(found: Anatomy, named: str) -> list[str]:
         names = _linked(found, _interrupted(each))
         if any(machinery.plain(name) == "rcu_gp_kthread" for name in names):
             continue
-        if names and names[0].startswith(_WAITING):
+        # A sanitizer can be within the wait.
+        innermost = next((name for name in names if not machinery.reports(name)), "")
+        if innermost.startswith(_WAITING):
             return [_WAITING]
-        if chosen := _inside(names):
+        if chosen := _dispatched(names) or [n for n in names if not machinery.is_machinery(n)]:
             return chosen
     return place(found, named)
 
 
-def _inside(names: Sequence[str]) -> list[str]:
+def _dispatched(names: Sequence[str]) -> list[str]:
+    """The frames outward of the function called by the innermost dispatcher; empty without
+    one."""
     outermost = max((i for i, name in enumerate(names) if _is_work(name)), default=-1)
     last = -1
     for index, name in enumerate(names):
@@ -98,7 +102,7 @@ def _inside(names: Sequence[str]) -> list[str]:
             return list(names[last:])
         if _is_work(name) or (dispatched and last < 0 and not machinery.is_machinery(name)):
             last = index
-    return [name for name in names if not machinery.is_machinery(name)]
+    return []
 
 
 def _is_work(name: str) -> bool:
@@ -154,14 +158,30 @@ _RECURSION = 3
 
 
 def recursion(found: Anatomy, named: str) -> list[str]:
-    """The most frequent function of the trace, of a task that overflowed its stack."""
+    """The function that calls itself, in the trace of a task that overflowed its stack. Of a
+    cycle of functions none is to blame, but the function called by the dispatcher of the work;
+    without one, the most frequent function."""
     names = place(found, named)
-    own = Counter(n for n in names if not machinery.is_machinery(n))
+    own = Counter(n for n in names if not (machinery.is_machinery(n) or machinery.dispatches(n)))
     most = max(own.values(), default=0)
     if most < _RECURSION:
         return names
     first = next(index for index, name in enumerate(names) if own[name] == most)
-    return names[first:]
+    if names[first] == names[first + 1]:
+        return names[first:]
+    # What dispatches within the cycle is part of it.
+    end = max(index for index, name in enumerate(names) if own[name] == most) + 1
+    return _dispatched(names[end:]) or names[first:]
+
+
+def page(found: Anatomy, named: str) -> list[str]:
+    """The call trace; if it frees a batch of pages that any task queued, the trace of the
+    allocation."""
+    names = trace(found, named)
+    allocation = next((each for each in found.traces if each.name == "allocation"), None)
+    if allocation and any(machinery.frees_batches(name) for name in names):
+        return _reliable(allocation.frames)
+    return names
 
 
 def caller(found: Anatomy, named: str) -> list[str]:
@@ -195,6 +215,9 @@ BLAMES: dict[Blame, Callable[[Anatomy, str], list[str]]] = {
     "outermost": outermost,
     "recursion": recursion,
     "caller": caller,
+    "leak": trace,
+    "page": page,
+    "locking": place,
     "text": text,
     "work": work,
     "none": none,
@@ -207,16 +230,28 @@ def _reliable(frames: Sequence[Frame]) -> list[str]:
     return sure or [each.function for each in real]
 
 
-# The machinery to skip, where it is not all machinery.
-_SKIPPED = {"lock": machinery.locks, "order": machinery.locks}
+# The machinery to skip, where it is not all machinery, or more.
+_SKIPPED = {
+    "lock": machinery.locks,
+    "order": machinery.locks,
+    "leak": machinery.allocates,
+    "locking": machinery.locks_socket,
+}
+
+
+def _outside(skips: Callable[[str], bool], found: Anatomy, candidates: Sequence[str]) -> list[str]:
+    """The candidates that are not skipped. Of a module, only copies of inline functions and
+    the like are machinery."""
+    tests = ((machinery.is_modular if n in found.modular else skips, n) for n in candidates)
+    return [name for skipped, name in tests if not skipped(name)]
 
 
 def guilty(kind: Blame, found: Anatomy, candidates: Sequence[str]) -> tuple[str, str]:
     """The first candidate that is not machinery, and the next one outward. If all are
     machinery: the first that neither reports nor schedules, or else does not only print."""
-    skipped = _SKIPPED.get(kind, machinery.is_machinery)
-    tests = ((machinery.is_modular if n in found.modular else skipped, n) for n in candidates)
-    real = [name for skips, name in tests if not skips(name)]
+    real = _outside(_SKIPPED.get(kind, machinery.is_machinery), found, candidates)
+    if not real and kind == "leak":
+        real = _outside(machinery.is_machinery, found, candidates)
     if not real:
         other = [each for each in candidates if not machinery.reports(each)]
         other = [each for each in other if not machinery.schedules(each)] or other

@@ -74,6 +74,17 @@ def test_a_bad_page_report_does_not_blame_the_last_owner_of_the_page() -> None:
     assert found.function == "feed_one"
 
 
+def test_a_page_freed_in_a_batch_blames_the_function_that_allocated_it() -> None:
+    found = read(
+        "BUG: Bad page state in process sh  pfn:7deea",
+        "page last allocated via order 0, migratetype Unmovable, gfp_mask 0x40c40, pid 7, ts 1",
+        *trace("post_alloc_hook", "__folio_alloc_noprof", "pagecache_get_page", "make_it")[1:],
+        CPU,
+        *trace("dump_stack_lvl", "bad_page", "free_unref_folios", "folio_batch_move_lru", "drink"),
+    )
+    assert found.function == "make_it"
+
+
 def test_a_cut_here_line_does_not_separate_a_warning_from_its_place() -> None:
     text = "refcount_t: underflow; use-after-free."
     place = "WARNING: CPU: 1 PID: 71 at lib/refcount.c:186 refcount_sub_and_test+0x1/0x2"
@@ -306,6 +317,43 @@ def test_an_oops_continues_after_a_report_of_another_processor() -> None:
     assert kinds == ["Oops", "preemptible", "WARNING"]
 
 
+def test_an_oops_while_a_report_is_dumped_is_not_to_blame() -> None:
+    opening = "BUG: KASAN: use-after-free in rb_erase+0x26d0/0x3710"
+    own = trace("dump_stack", "kasan_report", "rb_erase", "feed_one", "feed_all")
+    dump = [OOPS, CPU, "RIP: 0010:symbol_find+0x289/0x4a0", "Call Trace:"]
+    found = read(opening, "Write of size 8 at addr f0 by task sh/71", CPU, *own, *dump, END)
+    assert (found.kind, found.function, found.caller) == ("KASAN", "feed_one", "feed_all")
+
+
+def test_an_oops_continues_after_the_panic_of_a_report_of_another_processor() -> None:
+    opening = "BUG: KASAN: use-after-free in rb_next_postorder+0x7c/0xa0"
+    rule = "=" * 66
+    other = [rule, opening, OTHER, *trace("dump_stack", "rb_next_postorder", "drink"), rule]
+    own = ["Oops: 0002 [#1] SMP", CPU, "RIP: 0010:kfree+0x1e/0x90", *trace("feed_one"), END]
+    panic = "Kernel panic - not syncing: panic_on_warn set ..."
+    oops, report = splat.find([OOPS, *other, panic, "", *own])
+    assert (oops.kind, oops.function, oops.panic) == ("Oops", "feed_one", "")
+    assert (report.kind, report.function) == ("KASAN", "drink")
+    assert report.panic == "panic_on_warn set ..."
+
+
+def test_a_lock_bug_in_a_socket_blames_the_owner_of_the_socket() -> None:
+    locks = ("__lock_acquire", "lock_acquire", "_raw_spin_lock_bh", "lock_sock_nested")
+    place = "WARNING: CPU: 1 PID: 71 at kernel/locking/lockdep.c:167 hlock_class+0x1/0x2"
+    frames = [CPU, "RIP: 0010:hlock_class+0x1/0x2", *trace(*locks, "feed_one"), END]
+    assert read(place, *frames).function == "feed_one"
+    # Elsewhere it is the lock that is used wrongly, not the socket.
+    place = "WARNING: CPU: 1 PID: 71 at net/core/sock.c:167 lock_sock_nested+0x1/0x2"
+    assert read(place, CPU, *trace("lock_sock_nested", "feed_one")).function == "lock_sock_nested"
+
+
+def test_a_processor_that_waits_within_a_sanitizer_is_blamed_on_the_wait() -> None:
+    opening = "watchdog: BUG: soft lockup - CPU#1 stuck for 123s! [sh:71]"
+    pc = "RIP: 0010:msan_get_shadow_origin_ptr+0x6f/0x300"
+    frames = trace("__msan_metadata_ptr_for_load_4", "smp_call_function_single", "feed_one")
+    assert read(opening, CPU, pc, *frames).function == "smp_call_function"
+
+
 def test_callbacks_that_copy_to_user_space_are_not_blamed() -> None:
     opening = "BUG: KASAN: slab-out-of-bounds in simple_copy_to_iter+0x1/0x2"
     frames = ("dump_stack", "kasan_report", "simple_copy_to_iter", "feed_iter", "feed_all")
@@ -361,13 +409,31 @@ def test_preemptible_code_blames_the_caller_that_the_kernel_names() -> None:
     assert read(opening, checks, *stack).function == "feed_one"
 
 
-def test_a_stack_overflow_blames_the_recursing_function() -> None:
+@pytest.mark.parametrize(
+    ("frames", "blamed"),
+    [
+        # It calls itself.
+        (("feed_one", "feed_one", "feed_one", "feed_store", "vfs_write"), ("feed_one", 0)),
+        # Of a cycle of functions none is to blame.
+        (("feed_one", "feed_two") * 4 + ("feed_store", "vfs_write"), ("feed_store", "vfs_write")),
+        # The dispatcher in the cycle is part of it.
+        (
+            ("raw_notifier_call_chain", "feed_one") * 4 + ("feed_store", "vfs_write"),
+            ("feed_store", 0),
+        ),
+        # The trace ends in the cycle.
+        (("notifier_call_chain", "feed_one", "feed_two") * 4, ("feed_one", "feed_two")),
+    ],
+)
+def test_a_stack_overflow_blames_the_recursion_or_the_work(
+    frames: tuple[str, ...], blamed: tuple[str, str | int]
+) -> None:
     opening = "BUG: TASK stack guard page was hit at ffffc900 (stack is ffffc901..ffffc902)"
-    cycle = ("notifier_call_chain", "feed_event", "feed_change") * 4
-    stack = trace("lock_acquire", "account_time", "eth_notify", *cycle, "feed_store", "vfs_write")
+    stack = trace("lock_acquire", "account_time", "eth_notify", *frames)
     registers = ["stack guard page: 0000 [#1] SMP", CPU, "RIP: 0010:mark_lock+0x23/0x17b0"]
     found = read(opening, *registers, *stack, END)
-    assert (found.function, found.caller) == ("feed_event", "feed_change")
+    assert found.function == blamed[0]
+    assert not blamed[1] or found.caller == blamed[1]
 
 
 def test_scheduling_while_atomic_that_panics_blames_the_caller_of_the_scheduler() -> None:

@@ -61,3 +61,20 @@ def test_a_leak_blames_the_driver_that_allocates_a_packet() -> None:
     frames = ["kmem_cache_alloc", "__build_skb", "__netdev_alloc_skb", "feed_refill", "feed_poll"]
     lines = [f"    [<0000000{index}>] {each}+0x1/0x8" for index, each in enumerate(frames)]
     assert read(opening, task, "  backtrace:", *lines).function == "feed_refill"
+
+
+@pytest.mark.parametrize("allocator", ["feed_map_alloc", "alloc_feed", "feed_allocate"])
+def test_a_leak_blames_the_caller_of_the_function_that_allocates(allocator: str) -> None:
+    frames = [
+        "__kmalloc",
+        "pcpu_mem_zalloc",
+        "pcpu_alloc",
+        allocator,
+        "__list_lru_init",
+        "feed_one",
+    ]
+    lines = [f"    [<0000000{index}>] {each}+0x1/0x8" for index, each in enumerate(frames)]
+    opening = ("unreferenced object 0xc5970f00 (size 176):", "  backtrace:")
+    assert read(*opening, *lines).function == "feed_one"
+    # A trace that ends there blames it.
+    assert read(*opening, *lines[:4]).function == allocator
