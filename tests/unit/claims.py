@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The claims in the text of a report, short enough to compare."""
+"""The claims of a report, as short tuples to compare."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from harness.report.claim import Claim
 
 
 def symptoms(tmp_path: Path, text: str) -> list[Claim]:
-    """The claims that decide the verdict."""
+    """The claims of a report that decide the verdict."""
     path = tmp_path / "report"
     path.write_text(text)
     claims = session_selection.select(bug_report.read(path), None).claims

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Fixtures of the unit tests: a private cache, and a source tree of ten lines."""
+"""Fixtures of the unit tests: a private cache and a ten-line source tree."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tests import fake_linux
 
 @pytest.fixture(autouse=True)
 def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Tests neither read nor fill this host's cache and run directories."""
+    """Use a cache and a state directory of the test's own, not the user's."""
     monkeypatch.setenv("IOMMU_HARNESS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return tmp_path / "cache"
@@ -19,12 +19,13 @@ def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def no_fragments(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Build without the fragments in kconfigs/, whose options the ten-line tree lacks."""
+    """Build without the fragments in kconfigs/; the ten-line tree lacks their options."""
     monkeypatch.setattr(config, "fragments", lambda _variants: [])
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
+    """A ten-line source tree; its path contains blanks and a non-ASCII letter."""
     return fake_linux.write(tmp_path / "a tree with spaces, ä")
 
 

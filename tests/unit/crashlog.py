@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Parts of crash logs, and the splat that a few lines make."""
+"""Parts of crash logs, and helpers to build and parse them."""
 
 from harness.klog import splat
 from harness.klog.splat import Splat

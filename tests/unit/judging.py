@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Claims judged against made-up steps, without a guest."""
+"""Helpers that judge claims against fabricated steps, without a guest."""
 
 from pathlib import Path
 
@@ -99,7 +99,7 @@ def verdict_of(
 
 
 def difference(reported: Command, done: Step) -> str | None:
-    """The reason of the first deciding claim that does not hold, None if all of them hold."""
+    """The reason why the first deciding claim does not hold, or None if all claims hold."""
     found = judged([reported], [done])
     return next((each.reason for each in found if each.held is False and each.claim.decides), None)
 

@@ -35,14 +35,14 @@ def test_versions_include_later_releases_and_stable_backports(release: str, incl
     assert Versions(("6.12.111", "6.15")).include(release) == included
 
 
-def test_versions_without_a_mainline_release_exclude_an_unknown_kernel() -> None:
+def test_versions_exclude_unlisted_and_unknown_releases() -> None:
     assert not Versions().include("7.2")
     assert not Versions().include("unknown")
     assert not Versions(("6.12.3",)).include("unknown")
 
 
 def examined(directory: Path, files: dict[str, str], release: str = "6.12.1") -> ExaminedKernel:
-    """A kernel whose source has ``files`` (path to text), stored below ``directory``."""
+    """Create a kernel in ``directory``. ``files`` maps the paths of its source to their text."""
     for name, text in files.items():
         path = directory / "tree" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,20 +79,20 @@ SIGN = Sign(CORE, r"dma_configure\(", "iommu_init_device")
         ("return 0; // dma_configure(dev)", False),
     ],
 )
-def test_a_sign_matches_only_code_of_its_function(tmp_path: Path, line: str, shown: bool) -> None:
+def test_a_sign_matches_only_code_in_its_function(tmp_path: Path, line: str, shown: bool) -> None:
     found = evidence.decide(examined(tmp_path, {CORE: INIT % line}), [SIGN], "", Versions())
     assert (found.shown, found.by) == (shown, "source")
     assert not found.guess
 
 
-def test_an_absent_function_leaves_the_version_as_a_guess(tmp_path: Path) -> None:
+def test_decide_guesses_from_the_version_if_the_function_is_absent(tmp_path: Path) -> None:
     kernel = examined(tmp_path, {CORE: "int renamed(void)\n{\n}\n"}, "6.15.2")
     found = evidence.decide(kernel, [SIGN], "", Versions(("6.15",)))
     assert (found.shown, found.guess) == (True, True)
     assert "6.15.2" in found.why
 
 
-def test_the_history_takes_precedence_over_the_version(tmp_path: Path) -> None:
+def test_history_takes_precedence_over_the_version(tmp_path: Path) -> None:
     kernel = replace(examined(tmp_path, {}), ancestor=lambda commit: commit == "bcb81ac6ae3c")
     found = evidence.decide(kernel, [SIGN], "bcb81ac6ae3c", Versions())
     assert (found.shown, found.by) == (True, "history")
@@ -100,7 +100,7 @@ def test_the_history_takes_precedence_over_the_version(tmp_path: Path) -> None:
     assert (found.shown, found.by) == (False, "history")
 
 
-def test_a_required_sign_that_matches_defers_to_the_next_sign(tmp_path: Path) -> None:
+def test_a_required_sign_must_match_before_the_next_sign_decides(tmp_path: Path) -> None:
     kernel = examined(tmp_path, {CORE: INIT % "return 1"})
     required = replace(SIGN, code="return 1", must=True)
     for code, shown in (("return 0", True), ("return 2", False)):
@@ -119,7 +119,7 @@ def test_an_option_sign_reads_the_configuration(tmp_path: Path) -> None:
         assert (found.shown, found.by) == (shown, "configuration")
 
 
-def test_without_source_the_symbols_take_precedence_over_the_version(tmp_path: Path) -> None:
+def test_symbols_take_precedence_over_the_version_if_there_is_no_source(tmp_path: Path) -> None:
     sign = replace(SIGN, symbol="iommu_init_device")
     built = examined(tmp_path, {CORE: INIT % "return 0"})
     for symbols, shown, by in (
@@ -133,7 +133,7 @@ def test_without_source_the_symbols_take_precedence_over_the_version(tmp_path: P
     assert evidence.decide(built, [sign], "", Versions()).by == "source"
 
 
-def test_definition_returns_the_whole_object_or_function() -> None:
+def test_definition_returns_a_whole_object_or_function() -> None:
     code = (
         "int name(int a);\n#define name(x) x\nint caller(void)\n{\n\tname(1);\n}\n"
         "static const struct ops name = {\n\t.a = b,\n};\n"
@@ -146,7 +146,7 @@ def test_definition_returns_the_whole_object_or_function() -> None:
     assert excerpt.definition(code, "absent") is None
 
 
-def test_a_claim_of_the_user_overrides_the_evidence(tmp_path: Path) -> None:
+def test_user_overrides_take_precedence_over_the_evidence(tmp_path: Path) -> None:
     kernel = examined(tmp_path, {})
     overridden = behaviour.overrides(["unbind-releases-device", "no-failed-first-attach-warns"])
     table = behaviour.table(kernel, overridden)
@@ -158,12 +158,12 @@ def test_a_claim_of_the_user_overrides_the_evidence(tmp_path: Path) -> None:
     assert behaviour.table(kernel, {})[FAILED_FIRST_ATTACH_WARNS.name].guess
 
 
-def test_claims_rejects_an_unknown_behaviour() -> None:
+def test_overrides_rejects_an_unknown_behaviour() -> None:
     with pytest.raises(UsageError, match="unknown behaviour 'unpins'"):
         behaviour.overrides(["unpins"])
 
 
-def test_the_table_has_unique_names_and_a_source_for_each_entry() -> None:
+def test_each_behaviour_has_a_source_a_summary_and_signs() -> None:
     assert len(behaviour.TABLE) > 10
     for name, each in behaviour.TABLE.items():
         assert name == each.name

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The bisect search with random verdicts: real git, no kernels."""
+"""The bisect search on simulated runs: real git, no kernels."""
 
 import json
 import random
@@ -58,7 +58,7 @@ def test_search_finds_the_culprit(find: Find, commits: list[str], culprit: int) 
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_search_finds_a_bug_that_shows_in_a_third_of_runs(
+def test_search_finds_the_culprit_if_the_symptom_shows_in_30_percent_of_runs(
     find: Find, commits: list[str], seed: int
 ) -> None:
     culprit = random.Random(seed).randrange(1, 33)
@@ -68,7 +68,7 @@ def test_search_finds_a_bug_that_shows_in_a_third_of_runs(
 
 
 def test_checking_the_parent_corrects_a_wrong_step(find: Find, commits: list[str]) -> None:
-    """Most runs of a bad revision are clean. Only the check of the parent shows it bad."""
+    """A revision with a rare symptom passes as good; the check of the parent finds it bad."""
     runner = RandomRunner(commits, 3, rate=0.15)
     found = find(runner, max_runs=500)
     assert found.culprit == commits[3]
@@ -79,10 +79,10 @@ def test_checking_the_parent_corrects_a_wrong_step(find: Find, commits: list[str
 
 
 @pytest.mark.parametrize(("before", "seed"), [(0.2, 0), (0.3, 1)])
-def test_a_change_that_widens_a_race_is_not_the_culprit(
+def test_search_finds_the_culprit_before_a_change_that_widens_the_race(
     find: Find, commits: list[str], before: float, seed: int
 ) -> None:
-    """From the change on every run shows the bug; from the culprit to it only some do."""
+    """The culprit makes some runs show the symptom; the later change makes all of them show it."""
     draw = random.Random(seed)
     culprit = draw.randrange(1, 25)
     rates = dict.fromkeys(range(culprit, draw.randrange(culprit + 1, 33)), before)
@@ -91,14 +91,14 @@ def test_a_change_that_widens_a_race_is_not_the_culprit(
     assert found.confidence >= 0.99
 
 
-def test_the_finding_includes_the_rate_the_parent_is_held_to(
+def test_the_conclusion_includes_the_rate_excluded_for_the_parent(
     find: Find, commits: list[str]
 ) -> None:
     (held,) = find(RandomRunner(commits, 17)).held
     assert held.revision == commits[16]
     assert held.error <= held.requested
     assert held.requested == pytest.approx(0.01 / 2 / 6)
-    # The culprit shows it in 10 of 10 runs; the parent is held to a fifth of that rate.
+    # The symptom shows in 10 of 10 runs of the culprit. The parent's rate must be below a fifth.
     assert held.rate == pytest.approx(11 / 12 / confidence.MAX_RATE_RATIO)
     assert held.tally.shown == 0
     assert held.error >= (1 - held.rate) ** held.tally.runs
@@ -124,7 +124,7 @@ def test_search_skips_untestable_revisions(find: Find, commits: list[str]) -> No
 
 
 def test_an_inconclusive_parent_lowers_the_confidence(find: Find, commits: list[str]) -> None:
-    """Its first run is clean, all later ones are inconclusive."""
+    """The parent's first run is clean, and all its later runs are inconclusive."""
 
     class Inconclusive(RandomRunner):
         def run(self, revision: str, number: int) -> Run:
@@ -151,7 +151,7 @@ def test_a_resumed_search_repeats_inconclusive_runs(find: Find, commits: list[st
     ("reverted", "verified"),
     [("", None), ("build", None), ("clean", True), ("shown", False)],
 )
-def test_a_revert_verifies_the_culprit_only_when_it_builds_and_runs(
+def test_a_clean_run_without_the_culprit_verifies_it(
     history: tuple[Path, list[str]], tmp_path: Path, reverted: str, verified: bool | None
 ) -> None:
     repository, commits = history
@@ -175,10 +175,10 @@ def test_a_revert_verifies_the_culprit_only_when_it_builds_and_runs(
     assert (found.culprit, found.verified) == (commits[17], verified)
 
 
-def test_verdicts_of_an_edited_log_override_runs(
+def test_verdicts_in_an_edited_log_override_runs(
     history: tuple[Path, list[str]], commits: list[str], tmp_path: Path
 ) -> None:
-    """Even where runs contradict them, and for revisions that are never built."""
+    """An override applies even if runs contradict it or its revision is never built."""
     journal = Journal(tmp_path / "journal", RandomRunner(commits, 17))
     overrides = {commits[20]: "new", commits[19]: "old"}
     parameters = Parameters(Endpoints(commits[-1], (commits[0],)), Terms())
@@ -186,7 +186,7 @@ def test_verdicts_of_an_edited_log_override_runs(
     assert found.culprit == commits[20]
 
 
-def test_the_ledger_preserves_unicode_line_separators_and_surrogates(
+def test_the_journal_preserves_unicode_line_separators_and_surrogates(
     history: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
     commits = history[1]
@@ -202,12 +202,12 @@ def test_the_ledger_preserves_unicode_line_separators_and_surrogates(
         journal.close()
 
 
-def test_a_splat_that_the_ends_report_too_skips_no_revision(find: Find, commits: list[str]) -> None:
+def test_search_ignores_a_splat_that_both_endpoints_report(find: Find, commits: list[str]) -> None:
     found = find(RandomRunner(commits, 22, faults=dict.fromkeys(range(33), "splat")))
     assert found.culprit == commits[22]
 
 
-def test_skipped_neighbours_of_the_culprit_remain_candidates(
+def test_search_returns_candidates_if_the_culprit_and_its_parent_are_skipped(
     find: Find, commits: list[str]
 ) -> None:
     found = find(RandomRunner(commits, 17, faults={17: "build", 16: "boot"}))
@@ -218,7 +218,7 @@ def test_skipped_neighbours_of_the_culprit_remain_candidates(
 def test_search_confirms_the_revision_before_skipped_candidates(
     find: Find, commits: list[str]
 ) -> None:
-    """The revision before the one that does not build is clean in its first 12 runs."""
+    """Revision 16 is bad but clean in its first 12 runs, and revision 17 does not build."""
 
     class CleanAtFirst(RandomRunner):
         def run(self, revision: str, number: int) -> Run:
@@ -242,7 +242,7 @@ def test_search_runs_identical_kernels_once(find: Find, commits: list[str]) -> N
     assert run == {"0", "32", "8", "9"}
 
 
-def test_old_and_new_ends_determine_the_direction(find: Find, commits: list[str]) -> None:
+def test_old_and_new_endpoints_determine_the_direction(find: Find, commits: list[str]) -> None:
     @dataclass
     class Fixed(RandomRunner):
         def run(self, revision: str, number: int) -> Run:
@@ -267,7 +267,7 @@ def test_old_and_new_ends_determine_the_direction(find: Find, commits: list[str]
         ({"culprit": 5, "faults": {16: "lost"}}, "QEMU is gone"),
     ],
 )
-def test_search_rejects_ends_that_it_cannot_use(
+def test_search_reports_an_unusable_endpoint_or_a_lost_guest(
     find: Find, commits: list[str], runner: dict[str, object], message: str
 ) -> None:
     with pytest.raises((UsageError, HostError), match=message):
@@ -275,7 +275,7 @@ def test_search_rejects_ends_that_it_cannot_use(
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_an_interrupted_search_resumes_from_its_ledger(
+def test_an_interrupted_search_resumes_from_its_journal(
     find: Find, commits: list[str], tmp_path: Path, seed: int
 ) -> None:
     """No recorded build or run is repeated; truncated lines are ignored."""
@@ -308,8 +308,10 @@ def test_gitbisect_passes_terms_and_first_parent_to_git(history: tuple[Path, lis
     assert bisect.left == 16
 
 
-def test_gitbisect_tests_the_merge_base_of_an_old_end_on_another_branch(tmp_path: Path) -> None:
-    """git bisect tests the merge base first. If that is bad, the other branch has the fix."""
+def test_gitbisect_tests_the_merge_base_of_a_good_endpoint_on_another_branch(
+    tmp_path: Path,
+) -> None:
+    """A bad merge base means that the other branch contains a fix, and is an error."""
     repository = tmp_path / "git"
     commits = git.create_linear_history([f"change {n}" for n in range(9)], repository)
     tree = git.run(repository, "rev-parse", f"{commits[0]}^{{tree}}")
@@ -323,7 +325,7 @@ def test_gitbisect_tests_the_merge_base_of_an_old_end_on_another_branch(tmp_path
     assert commits.index(bisect.mark("old", commits[4]).next) == 6
 
 
-def test_a_ledger_sums_runs_of_identical_kernels(
+def test_the_journal_sums_runs_of_identical_kernels(
     history: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
     commits = history[1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The confidence of a bisect step whose symptom shows in only some runs."""
+"""The confidence of a bisect step if the symptom shows in only some runs."""
 
 import bisect
 import functools
@@ -30,7 +30,7 @@ def test_shown_runs_raise_the_probability_and_clean_runs_lower_it(
     assert without < rates.posterior(Tally(1, clean)) <= 1
 
 
-def test_a_higher_rate_needs_fewer_clean_runs() -> None:
+def test_a_higher_rate_requires_fewer_clean_runs() -> None:
     frequent, rare = Rates(Tally(5, 0), Tally(0, 5)), Rates(Tally(5, 20), Tally(0, 10))
     assert frequent.posterior(Tally(0, 4)) < 0.01
     assert rare.posterior(Tally(0, 4)) > 0.2
@@ -39,21 +39,23 @@ def test_a_higher_rate_needs_fewer_clean_runs() -> None:
 
 
 @given(tallies)
-def test_equal_rates_are_not_distinct(tally: Tally) -> None:
+def test_equal_tallies_have_no_distinctly_higher_rate(tally: Tally) -> None:
     assert not confidence.has_distinctly_higher_rate(tally, tally, 20)
     assert confidence.has_distinctly_higher_rate(Tally(18, 2), Tally(2, 18), 20)
 
 
 @given(st.floats(0, 1), st.integers(1, 10000))
-def test_a_step_near_the_end_needs_less_confidence(sure: float, left: int) -> None:
+def test_a_step_near_the_end_requires_no_more_confidence(sure: float, left: int) -> None:
     if confidence.step_threshold(left * 2).is_met(sure, NONE):
         assert confidence.step_threshold(left).is_met(sure, NONE)
 
 
 @pytest.mark.parametrize("seen", [Tally(0, 37), Tally(3, 20), Tally(0, 0), Tally(1, 0)])
 @pytest.mark.parametrize("known", [NONE, Tally(10, 0), Tally(10, 23)])
-def test_the_evidence_of_a_rarer_rate_is_its_integral(seen: Tally, known: Tally) -> None:
-    """The integral over the rate of the known runs, here by the midpoint rule."""
+def test_the_evidence_at_a_lower_rate_matches_numerical_integration(
+    seen: Tally, known: Tally
+) -> None:
+    """The closed form equals the integral over the rate (computed here by the midpoint rule)."""
 
     def density(rate: float) -> float:
         return rate**known.shown * (1 - rate) ** known.clean
@@ -67,14 +69,14 @@ def test_the_evidence_of_a_rarer_rate_is_its_integral(seen: Tally, known: Tally)
     assert found == pytest.approx(math.log(part / whole), abs=1e-4)
 
 
-def test_a_bar_can_require_measured_shown_runs() -> None:
+def test_a_threshold_can_require_shown_runs() -> None:
     threshold = Threshold(0.01, min_shown=5)
     assert not threshold.is_met(0.999, Tally(4, 2))
     assert threshold.is_met(0.999, Tally(5, 2))
     assert threshold.is_met(0.001, Tally(0, 40))
 
 
-# Pairs of rates, (child, parent), drawn in ways that the model does not assume.
+# Draws of the rates (child, parent), from distributions that the model does not assume.
 HISTORIES: dict[str, Callable[[random.Random], tuple[float, float]]] = {
     "a fifth": lambda _draw: (1.0, 0.2),
     "a fifth of half": lambda _draw: (0.5, 0.1),
@@ -93,17 +95,17 @@ HISTORIES: dict[str, Callable[[random.Random], tuple[float, float]]] = {
 
 @pytest.mark.parametrize("history", HISTORIES)
 @pytest.mark.parametrize("requested", [0.01, 0.001])
-def test_a_bad_parent_is_called_clean_no_more_often_than_requested(
+def test_a_bad_parent_passes_as_clean_no_more_often_than_requested(
     history: str, requested: float
 ) -> None:
-    """The mean over children whose measured rate is random."""
+    """The bound holds for the mean over random measurements of the child's rate."""
     draw = random.Random(history)
     errors = [
         _missed(*HISTORIES[history](draw), requested, confidence.MAX_RATE_RATIO, draw)
         for _ in range(200)
     ]
     assert sum(errors) / len(errors) <= requested
-    # The allowance for lower rates is what achieves it: with one rate for all it fails.
+    # Without the allowance for lower rates, the bound does not hold.
     unallowed = [_missed(*HISTORIES[history](draw), requested, 1.0, draw) for _ in range(200)]
     assert sum(unallowed) / len(unallowed) > requested
 

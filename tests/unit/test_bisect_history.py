@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Histories to bisect, on kernels of ten lines: real git and builds, no guest."""
+"""Histories to bisect, on ten-line kernels: real git and builds, no guest."""
 
 import os
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ TEXTS = ("one", "two", "thr ee", "three", "bug", "bug and more", "bug!", "bug an
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Tree:
-    """Commit 2 builds only with a fixup, 6 not at all; 4 introduces the bug."""
+    """Commit 2 builds only with a fixup, commit 4 introduces the bug, commit 6 does not build."""
     path = fake_linux.write(tmp_path / "linux")
     git(path, "init", "-q")
     for number, text in enumerate(TEXTS):
@@ -116,7 +116,7 @@ def test_a_fixup_repairs_revisions_that_do_not_build(tree: Tree, tmp_path: Path)
 
 
 def test_each_run_has_its_own_directory(tree: Tree, tmp_path: Path) -> None:
-    """Also under one run number: a resumed search repeats inconclusive runs."""
+    """Repeated runs with the same number, as in a resumed search, have different directories."""
     found = history.revisions(tree.path, tree.endpoints, BASE, (), tree.into)
     runner = GuestRunner(found, Contains("bug"), tmp_path / "runs")
     runs = [runner.run(tree.commits[7], number) for number in (1, 1, 2)]
@@ -124,7 +124,7 @@ def test_each_run_has_its_own_directory(tree: Tree, tmp_path: Path) -> None:
 
 
 def test_expected_revisions_are_built_in_the_background(tree: Tree, tmp_path: Path) -> None:
-    """A build that is no longer expected is stopped."""
+    """A background build stops when its revision is no longer expected."""
     (tree.path / "drivers/slow").write_text("60\n")
     git(tree.path, "add", "-A")
     git(tree.path, "commit", "-qm", "slow")
@@ -170,7 +170,7 @@ def test_fixup_rejects_a_missing_patch_and_an_unknown_revision(
         history.fixup(text.format(tmp_path / "fix"), tree.path)
 
 
-def test_revisions_rejects_ends_without_a_common_commit(tree: Tree) -> None:
+def test_revisions_rejects_endpoints_without_a_common_commit(tree: Tree) -> None:
     git(tree.path, "checkout", "-q", "--orphan", "other")
     git(tree.path, "commit", "-qm", "other")
     other = git(tree.path, "rev-parse", "HEAD")
@@ -178,7 +178,9 @@ def test_revisions_rejects_ends_without_a_common_commit(tree: Tree) -> None:
         history.revisions(tree.path, Endpoints(tree.commits[-1], (other,)), BASE, (), tree.into)
 
 
-def test_a_shallow_clone_without_the_end_hints_at_unshallow(tree: Tree, tmp_path: Path) -> None:
+def test_bisect_suggests_unshallow_if_an_endpoint_is_missing_from_a_shallow_clone(
+    tree: Tree, tmp_path: Path
+) -> None:
     clone = tmp_path / "clone"
     git(tmp_path, "clone", "-q", "--depth=2", f"file://{tree.path}", str(clone))
     words = ("bisect", "pinning", "--tree", clone, "--bad", "HEAD", "--good", tree.commits[0])
@@ -191,7 +193,7 @@ def test_a_shallow_clone_without_the_end_hints_at_unshallow(tree: Tree, tmp_path
 
 
 def series(tmp_path: Path) -> Path:
-    """An mbox with five patches, the third of which introduces the bug."""
+    """Create an mbox with five patches; the third introduces the bug."""
     path = fake_linux.write(tmp_path / "series-tree")
     git(path, "init", "-q")
     git(path, "add", "-A")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The cache returns only intact entries and removes only unused ones."""
+"""The cache returns only intact entries and removes only unused entries."""
 
 import os
 import re
@@ -31,7 +31,7 @@ def entry() -> Path:
 
 
 def release(path: Path) -> None:
-    """Drop this process's use of an entry, as its exit does."""
+    """Unlock an entry that this process uses, as the process does when it exits."""
     os.close(cache._held.pop(path))
 
 
@@ -68,7 +68,7 @@ def test_entry_rebuilds_a_damaged_entry(damage: str, capfd: pytest.CaptureFixtur
     assert "damaged" in capfd.readouterr().err
 
 
-def test_entry_reuses_an_intact_entry() -> None:
+def test_entry_returns_an_intact_entry_without_rebuilding_it() -> None:
     release(entry())
     assert cache.entry("kernel", "key", "x", lambda _into: pytest.fail("made twice"))
 
@@ -85,7 +85,7 @@ def test_a_lazy_entry_is_checked_by_its_seal_only() -> None:
     assert (path / "below/file").read_text() == "whole"
 
 
-def test_entry_rejects_a_disk_that_corrupts_what_is_written(
+def test_entry_fails_if_the_disk_corrupts_what_is_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cache, "damage", lambda _path: "broken")
@@ -107,7 +107,7 @@ def test_damaged_lists_entries_with_changed_files() -> None:
     assert (item.key, problem) == ("key", "below/file has changed")
 
 
-def test_collect_keeps_recent_entries_and_those_in_use() -> None:
+def test_remove_unused_keeps_recent_entries_and_entries_in_use() -> None:
     path = entry()
     assert list(inventory.remove_unused(30)) == []
     assert list(inventory.remove_unused(0)) == []  # this process uses it
@@ -126,7 +126,7 @@ sys.stdin.read()
 """
 
 
-def test_collect_keeps_an_entry_that_another_process_uses() -> None:
+def test_remove_unused_keeps_an_entry_that_another_process_uses() -> None:
     user = subprocess.Popen(
         [sys.executable, "-c", USES_ENTRY],
         stdin=subprocess.PIPE,
@@ -142,7 +142,7 @@ def test_collect_keeps_an_entry_that_another_process_uses() -> None:
     assert len(list(inventory.remove_unused(0))) == 1
 
 
-def test_collect_removes_a_work_tree_unless_it_is_locked(private_cache: Path) -> None:
+def test_remove_unused_keeps_a_locked_work_tree(private_cache: Path) -> None:
     (private_cache / "work/one").mkdir(parents=True)
     with cache.locked("work-one", "x"):
         assert list(inventory.remove_unused(0)) == []
@@ -150,7 +150,7 @@ def test_collect_removes_a_work_tree_unless_it_is_locked(private_cache: Path) ->
     assert not list((private_cache / "locks").iterdir())
 
 
-def test_the_cache_commands_list_verify_and_collect_entries(
+def test_the_cache_commands_list_verify_and_remove_entries(
     tmp_path: Path, private_cache: Path
 ) -> None:
     tree = fake_linux.write(tmp_path / "tree")
@@ -195,7 +195,7 @@ def test_copy_and_link_tree_preserve_modes_and_links(tmp_path: Path) -> None:
     assert not (tmp_path / "a/copy").samefile(origin)
 
 
-def test_manifest_computes_the_same_keys_in_bulk(
+def test_scan_computes_the_same_keys_in_bulk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ["a", "-n", "with blank", "new\nline", "back\\slash", "ä", os.fsdecode(b"caf\xe9")]
@@ -209,8 +209,8 @@ def test_manifest_computes_the_same_keys_in_bulk(
     assert one_by_one.keys() == {*names, "link"}
 
 
-def test_a_source_with_an_extra_changed_or_missing_file_is_not_linked(tmp_path: Path) -> None:
-    """An extra file matters only where the whole tree is linked as it is."""
+def test_are_intact_detects_extra_changed_and_missing_files(tmp_path: Path) -> None:
+    """An extra file matters only if all files of the tree are requested."""
     for name in ("a", "b"):
         (tmp_path / name).write_text(name)
     files = manifest.scan(tmp_path)
@@ -229,12 +229,12 @@ MEGABYTE = 1 << 20
 
 @pytest.fixture
 def low_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Key files of one megabyte and more in the way of a guest's memory."""
+    """Use the key of large files (such as a guest's memory) from one megabyte on."""
     monkeypatch.setattr(manifest, "_LARGE", MEGABYTE)
 
 
 @pytest.mark.usefixtures("low_threshold")
-def test_the_key_of_a_sparse_file_is_that_of_its_content(tmp_path: Path) -> None:
+def test_sparse_and_full_files_of_equal_content_have_the_same_key(tmp_path: Path) -> None:
     data = bytes(3 * MEGABYTE) + b"word" + bytes(5 * MEGABYTE) + b"end"
     holes, full = tmp_path / "holes", tmp_path / "full"
     full.write_bytes(data)
@@ -265,7 +265,7 @@ def test_the_key_of_a_large_file_depends_on_every_byte(tmp_path: Path, place: in
     assert manifest.key(file) not in (changed, empty)
 
 
-def test_ensure_space_removes_the_oldest_snapshots_that_are_unused(
+def test_ensure_space_removes_the_oldest_unused_snapshots(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A file system of 10 GB, with four snapshots of 1 GB and 4 GB of other files."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The command line: exit statuses, errors of one line, JSON, interrupted builds."""
+"""The command line: exit statuses, one-line errors, JSON, interrupted builds."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def test_a_usage_error_prints_one_line_with_a_hint(
     assert not (tmp_path / "state").exists()
 
 
-def test_an_error_with_json_prints_one_object() -> None:
+def test_an_error_with_json_is_printed_as_one_object() -> None:
     done = command.run("repro", "/nope", "--json")
     assert done.status == 2
     error = json.loads(done.out)["error"]
@@ -61,14 +61,14 @@ def test_an_error_with_json_prints_one_object() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\x7fELF\0", b"Only prose.\n"])
-def test_repro_rejects_a_file_that_is_no_report(tmp_path: Path, content: bytes) -> None:
+def test_repro_rejects_a_file_without_a_session_in_one_line(tmp_path: Path, content: bytes) -> None:
     report = tmp_path / "report"
     report.write_bytes(content)
     done = command.run("repro", report)
     assert (done.status, len(done.err.splitlines())) == (2, 1)
 
 
-def test_repro_prints_no_escape_sequence_of_a_report(tmp_path: Path) -> None:
+def test_repro_escapes_control_sequences_of_a_report(tmp_path: Path) -> None:
     report = tmp_path / "report"
     report.write_text("$ echo \x1b]0;owned\x07\nx\n\nExpected:\n\n$ ls \x07\x9b2J\ny\n")
     done = command.run("repro", report, "--session", "9")
@@ -77,7 +77,7 @@ def test_repro_prints_no_escape_sequence_of_a_report(tmp_path: Path) -> None:
 
 
 def bin_without(tmp_path: Path, *excluded: str) -> str:
-    """A PATH with the programs of this host except ``excluded``."""
+    """Create a PATH that contains the host's programs except ``excluded``."""
     directory = tmp_path / "bin"
     directory.mkdir()
     for place in ("/usr/bin", "/usr/sbin", "/usr/local/bin"):
@@ -95,7 +95,7 @@ def test_doctor_finds_every_program_on_this_host() -> None:
     assert json.loads(command.run("doctor", "--json").out) == {"missing": [], "install": ""}
 
 
-def test_kernel_list_includes_a_build(tmp_path: Path) -> None:
+def test_kernel_list_shows_a_built_kernel(tmp_path: Path) -> None:
     tree = fake_linux.write(tmp_path / "tree")
     built = command.run("kernel", "build", f"tree:{tree}", "--json")
     assert built.status == 0
@@ -129,7 +129,7 @@ def is_clean(cache: Path) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupted_build_leaves_nothing_in_the_cache(
+def test_an_interrupted_build_leaves_no_files_in_the_cache(
     tmp_path: Path, private_cache: Path, number: signal.Signals
 ) -> None:
     tree = fake_linux.write(tmp_path / "tree", slow=60)
@@ -149,7 +149,7 @@ def test_a_killed_build_does_not_affect_the_next_one(tmp_path: Path, private_cac
     assert list((private_cache / "scratch").iterdir()) == []
 
 
-def test_the_second_of_two_equal_builds_waits_and_prints_a_note(tmp_path: Path) -> None:
+def test_a_second_build_of_the_same_kernel_waits_and_prints_a_note(tmp_path: Path) -> None:
     tree = fake_linux.write(tmp_path / "tree", slow=2)
     both = [command.start("kernel", "build", f"tree:{tree}", "--json") for _ in range(2)]
     ends = [process.communicate(timeout=60) for process in both]
@@ -186,7 +186,7 @@ def test_kernel_build_and_doctor_report_a_missing_cross_compiler(tmp_path: Path)
     tree = fake_linux.write(tmp_path / "tree")
     path = bin_without(tmp_path, "aarch64-linux-gnu-gcc")
     done = command.run("kernel", "build", f"tree:{tree}", PATH=path)
-    # tools.search_path() appends /usr/sbin, which has no compiler.
+    # tools.search_path() appends /usr/sbin, which contains no compiler.
     assert done.status == 3
     assert "aarch64-linux-gnu-gcc is not installed" in done.err
     assert "apt-get install --no-install-recommends gcc-aarch64-linux-gnu" in done.err
@@ -209,8 +209,8 @@ def test_the_wheel_contains_the_data_files(tmp_path: Path) -> None:
         assert f"harness/data/{name}" in listing
 
 
-def test_importing_the_command_line_imports_no_unused_package() -> None:
-    """Importing all of them adds a second to every command."""
+def test_the_command_line_imports_subcommand_packages_only_on_use() -> None:
+    """Importing all packages would add a second to every command."""
     code = "import sys, harness.cli.main; print(*sorted(sys.modules))"
     argv = [sys.executable, "-c", code]
     loaded = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
@@ -218,7 +218,7 @@ def test_importing_the_command_line_imports_no_unused_package() -> None:
     assert not {"harness.guest", "harness.klog", "harness.bisect", "paramiko"} & set(loaded)
 
 
-def test_help_of_each_command_begins_with_a_sentence_and_two_examples() -> None:
+def test_each_help_text_begins_with_one_sentence_and_two_examples() -> None:
     commands = reference.commands()
     assert {f"iommu-harness {name}" for name in main._COMMANDS} <= {each.name for each in commands}
     for each in commands:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Confirming that a scenario fails because of a mutant, and not by chance."""
+"""Confirming that a scenario fails because of a mutant, not by chance."""
 
 import random
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def confirmation(on_mutant: float, on_base: float, seed: int, base: Trials = NON
     return made.confirmed
 
 
-def test_confirming_a_kill_takes_six_runs_each_or_three_if_the_base_is_measured() -> None:
+def test_confirmed_requires_six_runs_each_or_three_with_a_measured_base() -> None:
     made = confirm.confirmed(lambda: True, lambda: False, Trials())
     assert made == Confirmation(Trials(6, 0), Trials(0, 6), confirmed=True)
     made = confirm.confirmed(lambda: True, lambda: False, Trials(0, 20))
@@ -31,8 +31,8 @@ def test_confirming_a_kill_takes_six_runs_each_or_three_if_the_base_is_measured(
 
 @pytest.mark.parametrize("rate", [0.001, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99])
 @pytest.mark.parametrize("known", [0, 30])
-def test_a_flake_is_not_confirmed_at_any_rate(rate: float, known: int) -> None:
-    """At most one in 1000: of 10000 draws 10, and 20 is three deviations above that."""
+def test_confirmed_rejects_a_flaky_scenario_at_any_failure_rate(rate: float, known: int) -> None:
+    """At most one flake in 1000 is confirmed: 10 of 10000, with a standard deviation of 3."""
     draw = random.Random(known)
     failed = [sum(draw.random() < rate for _ in range(known)) for _ in range(10000)]
     bases = [Trials(each, known - each) for each in failed]
@@ -40,13 +40,13 @@ def test_a_flake_is_not_confirmed_at_any_rate(rate: float, known: int) -> None:
     assert found <= 20
 
 
-def test_a_scenario_that_fails_mostly_on_the_mutant_is_confirmed() -> None:
+def test_confirmed_accepts_a_scenario_that_fails_mostly_on_the_mutant() -> None:
     assert sum(confirmation(0.9, 0.0, seed) for seed in range(1000)) > 850
     assert all(confirmation(1.0, 0.0, seed) for seed in range(10))
     assert not any(confirmation(0.0, 0.0, seed) for seed in range(10))
     assert not any(confirmation(1.0, 1.0, seed) for seed in range(10))
 
 
-def test_runs_without_a_result_confirm_nothing() -> None:
+def test_confirmed_ignores_runs_without_a_result() -> None:
     made = confirm.confirmed(lambda: None, lambda: False, Trials())
     assert made == Confirmation(Trials(), Trials(), confirmed=False)

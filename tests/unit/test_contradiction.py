@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Prose of a report that contradicts its session."""
+"""Prose that contradicts the session of its report."""
 
 from pathlib import Path
 
@@ -48,19 +48,19 @@ def kinds(tmp_path: Path, text: str) -> list[str]:
     ],
 )
 @pytest.mark.parametrize("prose_first", [True, False])
-def test_prose_that_the_session_refutes_is_a_contradiction(
+def test_prose_that_the_session_refutes_becomes_a_contradiction(
     tmp_path: Path, prose: str, session: str, contradicts: bool, prose_first: bool
 ) -> None:
     text = f"{prose}\n\n{session}" if prose_first else f"{session}#\n\n{prose}\n"
     assert ("contradiction" in kinds(tmp_path, text)) is contradicts
 
 
-def test_prose_that_another_session_confirms_is_no_contradiction(tmp_path: Path) -> None:
+def test_prose_that_another_session_confirms_does_not_contradict(tmp_path: Path) -> None:
     text = f"Mine:\n\n{REFUSED}\nWith the patch rmmod works:\n\n{DONE}\nrmmod succeeds.\n"
     assert kinds(tmp_path, text) == ["error"]
 
 
-def test_prose_that_replies_to_a_quoted_session_is_no_contradiction(tmp_path: Path) -> None:
+def test_prose_that_replies_to_a_quoted_session_does_not_contradict(tmp_path: Path) -> None:
     quoted = "".join(f"> {line}\n" for line in REFUSED.splitlines())
     assert kinds(tmp_path, f"{quoted}\nHere rmmod works.\n") == ["error"]
 
@@ -79,7 +79,7 @@ def test_prose_that_replies_to_a_quoted_session_is_no_contradiction(tmp_path: Pa
         ("It never hangs or oopses, it should not.", None),
     ],
 )
-def test_prose_claims_a_crash_beside_the_output_of_the_session(
+def test_prose_claims_a_crash_that_the_session_does_not_show(
     tmp_path: Path, prose: str, kind: str | None
 ) -> None:
     session = f"{LOAD}# cat /sys/module/arm_smmu_v3/refcnt\n1\n# rmmod e1000e\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The table of the report corpus: complete, sorted, and each mutation matches one place."""
+"""The table of the report corpus: it is complete and sorted, and its mutations apply."""
 
 import tomllib
 from pathlib import Path
@@ -16,7 +16,7 @@ MACHINES = {"smmuv3", "virtio-iommu"}
 MAX_BYTES = 20_000
 MIN_REPORTS = 70
 
-# A mutation is plain text and cannot match inside a compressed report.
+# A mutation is plain text, and cannot match in a compressed report.
 COMPRESSED = (".gz",)
 
 ENTRIES: list[dict[str, Any]] = tomllib.loads(TABLE.read_text())["report"]
@@ -35,7 +35,7 @@ def has_refuting_mutation(entry: dict[str, Any], kernel: str) -> bool:
     return any(each["verdict"][kernel] != "reproduced" for each in mutations(entry))
 
 
-def test_the_table_lists_each_report_once_and_in_order() -> None:
+def test_the_table_lists_each_report_once_in_order() -> None:
     files = sorted(path.name for path in REPORTS.iterdir() if path != TABLE)
     assert [entry["file"] for entry in ENTRIES] == files
 
@@ -47,13 +47,13 @@ def test_the_corpus_has_enough_reports_of_each_verdict() -> None:
         assert all(verdicts.count(verdict) >= 10 for verdict in VERDICTS)
 
 
-def test_entries_have_the_required_keys_and_no_unknown_ones() -> None:
+def test_entries_have_all_required_keys_and_no_unknown_keys() -> None:
     for entry in ENTRIES:
         assert REQUIRED <= set(entry) <= REQUIRED | OPTIONAL, entry["file"]
         assert all(entry[key].strip() for key in ("shape", "why")), entry["file"]
 
 
-def test_entries_name_known_verdicts_and_machines() -> None:
+def test_entries_use_known_verdicts_and_machines() -> None:
     for entry in ENTRIES:
         assert is_sound(entry["verdict"]), entry["file"]
         assert entry.get("machine", "smmuv3") in MACHINES, entry["file"]
@@ -72,7 +72,7 @@ def test_reproduced_reports_have_a_mutation_that_is_not_reproduced() -> None:
             assert all(has_refuting_mutation(entry, kernel) for kernel in reproduced), entry["file"]
 
 
-def test_a_mutation_matches_one_place_of_its_report() -> None:
+def test_a_mutation_matches_its_report_exactly_once() -> None:
     for entry in ENTRIES:
         content = (REPORTS / entry["file"]).read_bytes()
         for mutation in mutations(entry):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The decode command, on logs in every encoding."""
+"""The decode command, on logs in various encodings."""
 
 import gzip
 import json
@@ -31,7 +31,7 @@ def decode(path: Path, data: bytes, *arguments: str) -> command.Result:
     return command.run("decode", path, *arguments)
 
 
-def test_decode_prints_a_splat_with_its_facts(tmp_path: Path) -> None:
+def test_decode_prints_a_splat_with_its_location_and_task(tmp_path: Path) -> None:
     done = decode(tmp_path / "log", LOG.encode())
     assert done.status == 0
     shown = done.out.splitlines()
@@ -76,14 +76,14 @@ def test_decode_finds_a_splat_in_any_encoding(tmp_path: Path, data: bytes) -> No
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 5000, b"\x1f", b"quiet\n", os.urandom(5000)])
-def test_decode_reports_that_a_log_has_no_splat(tmp_path: Path, data: bytes) -> None:
+def test_decode_prints_one_line_for_a_log_without_a_splat(tmp_path: Path, data: bytes) -> None:
     done = decode(tmp_path / "log", data)
     assert done.status == 0, done.err
     assert done.out.startswith("no splat in ")
     assert len(done.out.splitlines()) == 1
 
 
-def test_decode_reads_a_truncated_archive_to_its_end(tmp_path: Path) -> None:
+def test_decode_reads_a_truncated_gzip_file_and_prints_a_note(tmp_path: Path) -> None:
     whole = gzip.compress(LOG.encode() + os.urandom(200_000))
     done = decode(tmp_path / "log.gz", whole[: len(whole) // 2])
     assert done.status == 0
@@ -102,7 +102,7 @@ def test_decode_reads_a_truncated_archive_to_its_end(tmp_path: Path) -> None:
         (("x" * 5000,), "cannot read"),
     ],
 )
-def test_a_usage_error_prints_one_line(arguments: tuple[str, ...], message: str) -> None:
+def test_decode_prints_one_line_for_a_usage_error(arguments: tuple[str, ...], message: str) -> None:
     done = command.run("decode", *arguments)
     assert done.status == 2
     assert done.out == ""
@@ -110,7 +110,7 @@ def test_a_usage_error_prints_one_line(arguments: tuple[str, ...], message: str)
     assert len(done.err.splitlines()) == 1
 
 
-def test_decode_escapes_control_characters_of_a_log(tmp_path: Path) -> None:
+def test_decode_escapes_control_characters_in_a_log(tmp_path: Path) -> None:
     hostile = LOG.replace("Comm: rmmod", "Comm: rm\x9b31m\u202e")
     done = decode(tmp_path / "log", hostile.encode())
     assert "\x9b" not in done.out
@@ -131,7 +131,7 @@ def test_decode_reads_standard_input(tmp_path: Path) -> None:
         assert done.stdout.splitlines()[-1] == "1 splat in 11 lines of standard input"
 
 
-def test_a_closed_pipe_ends_decode_without_an_error(tmp_path: Path) -> None:
+def test_decode_survives_a_closed_pipe(tmp_path: Path) -> None:
     (tmp_path / "log").write_text(LOG * 2000)
     program = " ".join([sys.executable, "-c", "'from harness.cli.main import main; main()'"])
     done = subprocess.run(

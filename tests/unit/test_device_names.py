@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The guest's names for the devices that a report names."""
+"""The guest's names for the devices in a report."""
 
 import pytest
 from hypothesis import given
@@ -43,19 +43,19 @@ def learned(command: str, context: str = "", must_fit: bool = True) -> DeviceNam
         ("echo b000000.client0 > /sys/bus/platform/drivers/iommu_client/unbind", "echo b000000."),
     ],
 )
-def test_a_name_from_the_report_becomes_the_guests_name(
+def test_translate_replaces_reported_names_with_names_in_the_guest(
     command: str, translated: str | None
 ) -> None:
     expected = translated or command.replace("0000:05:00.0", "0000:00:01.0")
     assert learned(command).translate(command).startswith(expected)
 
 
-def test_a_kernel_message_names_the_driver_of_a_device() -> None:
+def test_learn_reads_the_driver_of_a_device_from_a_kernel_message() -> None:
     found = learned("echo 1 > /sys/bus/pci/devices/0000:81:00.0/x", "mlx5_core 0000:81:00.0: up")
     assert "no mlx5_core device" in found.why_unclear("0000:81:00.0")
 
 
-def test_a_name_that_fits_several_devices_is_unclear() -> None:
+def test_a_name_that_fits_several_devices_requires_a_device_option() -> None:
     command = "echo 40000000.gpu > /sys/bus/platform/drivers/gpu/unbind"
     assert "--device 40000000.gpu=NAME" in learned(command).why_unclear(command)
     assert not learned(command, must_fit=False).unclear
@@ -70,25 +70,25 @@ def test_a_device_option_overrides_the_guess() -> None:
 
 
 @pytest.mark.parametrize("choice", ["x", "=y", "x=", "a=b c", "a=$(b)"])
-def test_a_malformed_device_option_is_refused(choice: str) -> None:
+def test_parse_choices_rejects_a_malformed_device_option(choice: str) -> None:
     with pytest.raises(UsageError, match="must be REPORTED=GUEST"):
         device_names.parse_choices([choice])
 
 
-def test_a_device_option_naming_an_absent_device_is_refused() -> None:
+def test_check_choices_rejects_a_device_that_the_guest_lacks() -> None:
     with pytest.raises(UsageError, match=r"the guest has no 0000:00:09\.0"):
         device_names.check_choices({"x": "0000:00:09.0"}, DEVICES)
 
 
 @given(st.text(max_size=300))
-def test_names_learn_and_translate_any_text(text: str) -> None:
+def test_learn_and_translate_accept_any_text(text: str) -> None:
     found = DeviceNames(text, "arm_smmu_v3")
     found.learn(text, device_names.parse_listing(text), must_fit=True)
     found.learn(text, DEVICES, must_fit=True)
     found.translate(text)
 
 
-def test_two_reported_devices_do_not_share_one_guest_device() -> None:
+def test_learn_does_not_map_two_reported_devices_to_one() -> None:
     command = "ls /sys/bus/pci/devices/0000:01:00.0; ls /sys/bus/pci/devices/0000:01:00.1"
     found = learned(command)
     assert not found.known

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Reading the commands of a page, and comparing what they print."""
+"""Reading the examples of a page, and comparing their output."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ $ not an example
 """
 
 
-def test_commands_of_a_page_have_their_output_and_files(
+def test_examples_returns_the_commands_of_a_page_with_output_and_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(documents, "ROOT", tmp_path)
@@ -59,7 +59,9 @@ def test_commands_of_a_page_have_their_output_and_files(
         (["reproduced: ..."], ["reproduced: the symptom"]),
     ],
 )
-def test_only_times_paths_and_versions_may_differ(expected: list[str], printed: list[str]) -> None:
+def test_difference_ignores_elided_lines_times_paths_and_versions(
+    expected: list[str], printed: list[str]
+) -> None:
     assert documents.difference(expected, printed) == ""
 
 
@@ -74,5 +76,5 @@ def test_only_times_paths_and_versions_may_differ(expected: list[str], printed: 
         (["reproduced: ..."], ["not reproduced: x"]),
     ],
 )
-def test_other_output_differs(expected: list[str], printed: list[str]) -> None:
+def test_difference_reports_other_lines(expected: list[str], printed: list[str]) -> None:
     assert documents.difference(expected, printed) != ""

@@ -26,7 +26,7 @@ def test_parse_separates_frames_by_kind(items: list[tuple[bytes, bytes]]) -> Non
 
 
 @given(FRAMES, st.integers(min_value=0))
-def test_parse_resumes_a_stream_that_is_cut_anywhere(
+def test_parse_resumes_a_stream_that_is_split_anywhere(
     items: list[tuple[bytes, bytes]], cut: int
 ) -> None:
     data = encoded(items)
@@ -39,13 +39,13 @@ def test_parse_resumes_a_stream_that_is_cut_anywhere(
 
 
 @given(st.binary(max_size=2000))
-def test_parsing_hostile_bytes_loses_and_duplicates_none(data: bytes) -> None:
+def test_parsing_hostile_bytes_duplicates_no_data(data: bytes) -> None:
     found, rest = frames.parse(data)
     parsed = (
         len(found.out + found.err + found.state) + sum(map(len, found.records)) + len(found.noise)
     )
     assert parsed + len(rest) <= len(data)
-    if b"\n" not in data:  # which ends the head of a frame
+    if b"\n" not in data:  # a newline ends the header of a frame
         assert bytes(found.noise) + rest == data
 
 
@@ -55,7 +55,7 @@ def test_parse_returns_kernel_messages_between_frames_as_noise() -> None:
     assert bytes(found.noise) == b"[    1.0] hello\r\n"
 
 
-def test_parse_keeps_an_incomplete_frame() -> None:
+def test_parse_returns_an_incomplete_frame_as_the_rest() -> None:
     found, rest = frames.parse(b"O999999999\nabc")
     assert found.out == b""
     assert rest == b"O999999999\nabc"
@@ -69,13 +69,13 @@ def test_command_sends_its_length_in_bytes(command: str) -> None:
     assert body.decode() == command
 
 
-def test_the_echo_of_a_command_is_no_answer() -> None:
+def test_the_echo_of_a_command_does_not_match_a_reply() -> None:
     request = frames.command("echo")
     assert request.nonce.encode() not in request.data
     assert frames.DONE.search(request.data) is None
 
 
-def test_done_parses_an_answer() -> None:
+def test_done_parses_a_reply() -> None:
     match = frames.DONE.search(b"O1\nxD 0123456789abcdef01234567 killed 11 42 1500000\n")
     assert match
     assert frames.done(match) == frames.Done("0123456789abcdef01234567", "killed", 11, 42, 1.5)

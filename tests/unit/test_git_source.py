@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Revisions of a git repository as kernels, on a kernel of ten lines."""
+"""Kernels of git revisions, built from a ten-line source tree."""
 
 import subprocess
 from pathlib import Path
@@ -27,7 +27,7 @@ def commit(repository: Path, text: str) -> None:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A repository with three revisions; its name has a blank, an "@" and a non-ASCII letter."""
+    """A repository with three revisions; its name has blanks, an "@" and a non-ASCII letter."""
     path = fake_linux.write(tmp_path / "my @ linux ä")
     git(path, "init", "-q")
     (path / "script").write_text("#!/bin/sh\n")
@@ -43,7 +43,7 @@ def image(repository: Path, revision: str) -> str:
 
 
 def checkout_state(repository: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file of the checkout and of .git: its modification time and content."""
+    """Map each file of the checkout and of .git to its modification time and content."""
     return {
         str(path): (path.lstat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
         for path in sorted(repository.rglob("*"))
@@ -61,7 +61,7 @@ def test_building_revisions_leaves_the_checkout_unchanged(repository: Path) -> N
     assert git(repository, "status", "--porcelain") == status
 
 
-def test_put_writes_modes_and_links_of_the_revision(repository: Path, tmp_path: Path) -> None:
+def test_export_writes_modes_and_links_of_the_revision(repository: Path, tmp_path: Path) -> None:
     found = git_source.source_of(f"{repository}@HEAD")
     out = tmp_path / "out"
     out.mkdir()
@@ -71,7 +71,7 @@ def test_put_writes_modes_and_links_of_the_revision(repository: Path, tmp_path: 
     assert found.version == (6, 0)
 
 
-def test_put_writes_only_the_named_files(repository: Path, tmp_path: Path) -> None:
+def test_export_writes_only_the_requested_files(repository: Path, tmp_path: Path) -> None:
     old, new = (git_source.source_of(f"{repository}@{name}") for name in ("HEAD~1", "HEAD"))
     before, after = old.manifest(), new.manifest()
     assert {name for name in before if before[name] != after[name]} == {"drivers/iommu/iommu.c"}
@@ -89,10 +89,10 @@ def test_revisions_with_equal_trees_share_a_kernel(repository: Path) -> None:
     )
 
 
-def test_put_ignores_line_endings_filters_and_hooks_of_the_repository(
+def test_export_ignores_line_ending_settings_filters_and_hooks(
     repository: Path, tmp_path: Path
 ) -> None:
-    """These are settings of the user; the content of a file must match its key."""
+    """The exported content must match the blob, whatever the user's git settings."""
     git(repository, "config", "core.autocrlf", "true")
     git(repository, "config", "filter.shout.smudge", f"tee {tmp_path}/filtered | tr a-z A-Z")
     (repository / ".git/info/attributes").write_text("*.c filter=shout eol=crlf ident\n")
@@ -108,7 +108,7 @@ def test_put_ignores_line_endings_filters_and_hooks_of_the_repository(
     assert not (tmp_path / "hooked").exists()
 
 
-def test_the_label_names_the_requested_revision(repository: Path) -> None:
+def test_the_label_contains_the_requested_commit(repository: Path) -> None:
     first = build.build(spec.parse(f"git:{repository}@HEAD"))
     git(repository, "commit", "-q", "--allow-empty", "-m", "nothing")
     second = build.build(spec.parse(f"git:{repository}@HEAD"))
@@ -117,7 +117,7 @@ def test_the_label_names_the_requested_revision(repository: Path) -> None:
     assert first.label != second.label
 
 
-def test_warnings_of_git_are_not_read_as_content(repository: Path) -> None:
+def test_git_warnings_do_not_appear_in_the_source(repository: Path) -> None:
     (repository / ".git/info/grafts").write_text("")
     assert image(repository, "HEAD") == "int three;\n"
 
@@ -158,7 +158,7 @@ def test_source_of_rejects_a_revision_without_linux_source(tmp_path: Path) -> No
         git_source.source_of(f"{tmp_path}@HEAD")
 
 
-def test_a_revision_missing_from_a_shallow_clone_hints_at_unshallow(
+def test_source_of_suggests_unshallow_if_a_shallow_clone_lacks_the_revision(
     repository: Path, tmp_path: Path
 ) -> None:
     git(tmp_path, "clone", "-q", "--depth=1", f"file://{repository}", "shallow")
@@ -180,12 +180,12 @@ def test_building_from_a_partial_clone_fetches_nothing(repository: Path, tmp_pat
     assert checkout_state(partial) == before
 
 
-def test_a_bare_repository_can_be_built(repository: Path, tmp_path: Path) -> None:
+def test_build_accepts_a_bare_repository(repository: Path, tmp_path: Path) -> None:
     git(tmp_path, "clone", "-q", "--bare", str(repository), "bare.git")
     assert image(tmp_path / "bare.git", "HEAD~2") == "int one;\n"
 
 
-def test_has_reports_whether_a_commit_is_an_ancestor(repository: Path) -> None:
+def test_is_ancestor_returns_none_for_an_unknown_commit(repository: Path) -> None:
     one, two, three = git(repository, "rev-list", "--reverse", "HEAD").split()
     where = f"{repository}@HEAD~1"
     assert git_source.is_ancestor(where, one[:12]) is True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The task of a hanging command among those of a guest."""
+"""Finding the task of a hanging command in a guest."""
 
 from typing import cast
 
@@ -25,7 +25,7 @@ SHELL, CAT = Task("busybox", 28, "D", ()), Task("cat", 40, "D", ())
         ("rmmod a", [KWORKER, MODPROBE], []),
     ],
 )
-def test_of_command_returns_the_task_that_the_command_runs(
+def test_of_command_returns_the_hung_task_of_the_command(
     command: str, hung: list[Task], expected: list[Task]
 ) -> None:
     assert hang.of_command(hung, command) == expected

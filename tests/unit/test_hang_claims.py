@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Hangs that end: their durations in words, how long a guest waits, and the verdict."""
+"""Hangs of limited duration: how prose states it, how it is judged, and the verdict."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ SESSION = "# modprobe a\n# rmmod b\n# cat /sys/x\n2\n"
         ("Without a client rmmod hangs for two minutes.", None),
     ],
 )
-def test_a_duration_in_words_is_that_of_the_hang(
+def test_prose_claims_the_duration_of_a_hang(
     tmp_path: Path, prose: str, seconds: int | None
 ) -> None:
     found = symptom_numbers(tmp_path, f"{SESSION}\n{prose}\n")
@@ -35,7 +35,7 @@ def test_a_duration_in_words_is_that_of_the_hang(
     assert hangs == ([(1, seconds)] if seconds else [])
 
 
-def test_a_hang_that_ends_does_not_contradict_the_next_prompt(tmp_path: Path) -> None:
+def test_only_a_hang_without_a_duration_contradicts_the_next_prompt(tmp_path: Path) -> None:
     kinds = {
         prose: [kind for kind, _, _ in symptom_numbers(tmp_path, f"{SESSION}\n{prose}\n")]
         for prose in ("rmmod hangs.", "rmmod hangs for two minutes.")
@@ -66,7 +66,9 @@ def test_a_hang_is_judged_by_its_duration(
 
 
 @pytest.mark.parametrize(("number", "word"), [(120, "inconclusive"), (None, "reproduced")])
-def test_steps_behind_a_hang_that_ends_are_judged(number: int | None, word: str) -> None:
+def test_only_steps_after_a_hang_of_limited_duration_affect_the_verdict(
+    number: int | None, word: str
+) -> None:
     hang = Claim("hang", "it hangs", "line 1", 0, number=number)
     output = Claim("output", "it prints 2", "line 2", 1, lines=("2",))
     found = [Judgement(hang, True, ""), Judgement(output, None, "the guest has no lspci")]

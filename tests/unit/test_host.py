@@ -22,7 +22,7 @@ def test_run_returns_and_streams_the_output() -> None:
     assert lines == ["a", "b"]
 
 
-def test_run_can_leave_standard_error_out_of_the_output() -> None:
+def test_run_with_stdout_only_omits_standard_error_from_the_output() -> None:
     assert program.run(["sh", "-c", "echo a; echo b >&2"], stdout_only=True) == "a"
     with pytest.raises(ProgramFailed, match="status 3: it broke"):
         program.run(["sh", "-c", "echo fine; echo it broke >&2; exit 3"], stdout_only=True)
@@ -34,24 +34,24 @@ def test_run_reads_standard_input_from_a_file(tmp_path: Path) -> None:
     assert program.run(["cat"]) == ""
 
 
-def test_run_kills_what_a_program_leaves_running(tmp_path: Path) -> None:
-    """A process that holds the pipe open would block the reader."""
+def test_run_kills_background_processes_of_a_program(tmp_path: Path) -> None:
+    """Otherwise a background process that keeps the pipe open would block the reader."""
     pid = tmp_path / "pid"
     assert program.run(["sh", "-c", f"sleep 600 & echo $! > {pid}; echo done"]) == "done"
     assert wait_until(lambda: not alive(int(pid.read_text())))
 
 
-def test_a_failed_program_is_reported_with_its_last_line() -> None:
+def test_run_reports_the_status_and_last_line_of_a_failed_program() -> None:
     with pytest.raises(ProgramFailed, match="status 3: it broke"):
         program.run(["sh", "-c", "echo fine; echo it broke; exit 3"])
 
 
-def test_a_missing_program_is_reported_as_not_installed() -> None:
+def test_run_reports_a_program_that_is_not_installed() -> None:
     with pytest.raises(ToolMissing, match="no-such-program is not installed"):
         program.run(["no-such-program"])
 
 
-def test_run_does_not_pass_build_variables_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_does_not_pass_the_users_build_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARCH", "sparc")
     monkeypatch.setenv("CFLAGS", "-broken")
     assert "sparc" not in program.run(["env"])
@@ -86,7 +86,7 @@ def test_killing_the_harness_kills_the_programs_it_runs() -> None:
     assert wait_until(lambda: not any(alive(pid) for pid in below))
 
 
-def test_entry_calls_make_once() -> None:
+def test_entry_creates_an_entry_once() -> None:
     made = []
 
     def make(into: Path) -> None:
@@ -99,7 +99,7 @@ def test_entry_calls_make_once() -> None:
     assert (first / "file").read_text() == "x"
 
 
-def test_a_failed_entry_leaves_no_file(private_cache: Path) -> None:
+def test_an_interrupted_entry_leaves_no_files(private_cache: Path) -> None:
     def make(into: Path) -> None:
         (into / "half").write_text("x")
         raise KeyboardInterrupt
@@ -134,7 +134,7 @@ def start_making(mode: str) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_killed_process_leaves_no_lock_and_no_partial_entry(private_cache: Path) -> None:
+def test_entry_recovers_from_a_killed_process(private_cache: Path) -> None:
     process = start_making("hang")
     process.kill()
     process.wait()
@@ -143,7 +143,7 @@ def test_a_killed_process_leaves_no_lock_and_no_partial_entry(private_cache: Pat
     assert list((private_cache / "scratch").iterdir()) == []
 
 
-def test_a_second_process_waits_for_an_entry_and_prints_a_note(
+def test_entry_waits_for_another_process_and_prints_a_note(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     process = start_making("finish")
@@ -153,14 +153,14 @@ def test_a_second_process_waits_for_an_entry_and_prints_a_note(
     assert "another run is creating" in capfd.readouterr().err
 
 
-def test_scratch_keeps_directories_in_use() -> None:
+def test_scratch_removes_only_unused_directories() -> None:
     with cache.scratch() as first, cache.scratch() as second:
         assert first.exists()
         assert second.exists()
     assert not first.exists()
 
 
-def test_ensure_space_raises_a_host_error_without_space() -> None:
+def test_ensure_space_fails_if_the_disk_is_too_small() -> None:
     with pytest.raises(HostError, match="no space: x needs 1e\\+09 GB") as caught:
         cache.ensure_space(1e9, "x")
     assert caught.value.exit_code == 3
@@ -185,7 +185,7 @@ def test_digest_files_depends_on_name_content_and_mode(tmp_path: Path) -> None:
     assert len(set(keys)) == 4
 
 
-def test_mirrors_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mirrors_reads_the_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(debian.MIRROR_VARIABLE, "https://mirror.example/debian/")
     assert debian.mirrors() == (
         "https://mirror.example/debian/",
@@ -207,7 +207,7 @@ def test_mirrors_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) 
         ),
     ],
 )
-def test_mirrors_are_read_from_apt(
+def test_mirrors_reads_the_sources_of_apt(
     monkeypatch: pytest.MonkeyPatch, targets: str, expected: tuple[str, str]
 ) -> None:
     monkeypatch.delenv(debian.MIRROR_VARIABLE, raising=False)
@@ -228,11 +228,13 @@ def test_printable_returns_only_printable_characters(text: str) -> None:
     assert all(character.isprintable() or character in "\n\t" for character in shown)
 
 
-def test_printable_writes_out_escapes() -> None:
+def test_printable_escapes_control_characters() -> None:
     assert printable("a\x1b[31m\r\u202e") == "a\\x1b[31m\\x0d\\u202e"
 
 
-def test_create_makes_a_new_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_create_makes_a_new_run_directory_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(paths, "runs", lambda: tmp_path)
     names = {rundir.create("../../x y").name for _ in range(3)}
     assert len(names) == 3
@@ -245,14 +247,14 @@ def test_create_rejects_a_run_directory_that_is_not_empty(tmp_path: Path) -> Non
         rundir.create("x", tmp_path)
 
 
-def test_json_lines_writes_each_record_at_once(tmp_path: Path) -> None:
+def test_json_lines_writes_each_record_immediately(tmp_path: Path) -> None:
     lines = rundir.JsonLines(tmp_path / "x")
     lines.add({"a": 1})
     assert (tmp_path / "x").read_text() == '{"a": 1}\n'
     lines.close()
 
 
-def test_a_board_in_a_pipe_prints_every_row(
+def test_a_board_in_a_pipe_prints_each_row_and_the_pending_ones(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "_NEXT_LINE", 0.05)
@@ -278,10 +280,10 @@ def test_a_board_in_a_pipe_prints_every_row(
     assert "then one" not in output
 
 
-def test_a_board_on_a_terminal_interprets_no_markup_in_titles(
+def test_a_board_on_a_terminal_prints_markup_in_titles_literally(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The name of a patch or of a directory may contain brackets."""
+    """The name of a patch or directory may contain brackets."""
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     titles = ["x[/b]", "[link=http://example.org]y[/link]"]
     with progress.board(titles) as board:
@@ -309,7 +311,7 @@ def test_a_phase_in_a_pipe_prints_plain_lines(
 
 
 def test_the_remaining_time_scales_with_the_number_of_parts() -> None:
-    """A part takes as long as in the last run, whatever its number of parts."""
+    """The estimate assumes that one part takes as long as in the last run."""
     current = progress.Phase("x", 600.0, 300)
     assert current.remaining.startswith(("about 9 min 59", "about 10 min"))
     current.expect(0)
@@ -318,7 +320,7 @@ def test_the_remaining_time_scales_with_the_number_of_parts() -> None:
     assert current.remaining in ("about 1 min 00 s remaining", "about 59 s remaining")
 
 
-def test_a_phase_remembers_its_duration_unless_it_did_nothing() -> None:
+def test_a_phase_without_work_does_not_update_the_estimate() -> None:
     with progress.phase("thing", "x"):
         time.sleep(0.05)
     assert progress._estimate("thing")[0] > 0
@@ -326,6 +328,6 @@ def test_a_phase_remembers_its_duration_unless_it_did_nothing() -> None:
     assert progress._estimate("kernel build") == (170.0, 1400)
 
 
-def test_every_tool_is_installed_and_has_a_package() -> None:
+def test_this_host_has_every_tool() -> None:
     assert tools.missing() == []
     assert tools.apt_command(list(tools.TOOLS[:2])).startswith("apt-get install")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Inspection of module objects: small ones of the cross compiler, intact and broken."""
+"""Inspection of small module objects from the cross compiler, intact and damaged."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ from harness.kernel.artifact import Kernel
 
 RELEASE = "6.0.0"
 
-# In the layout of the kernel's own macros.
+# The same layout as the kernel's macros produce.
 HEAD = """
 struct of_device_id { char name[32]; char type[32]; char compatible[128]; void *data; };
 #define INFO(line) \\
@@ -100,7 +100,7 @@ def test_inspect_has_no_finding_for_a_correct_driver(kernel: Kernel) -> None:
     assert json.loads(json.dumps(inspection.record(result)))["modules"][0]["license"] == "GPL v2"
 
 
-def test_a_driver_that_is_not_a_module_is_a_finding(kernel: Kernel) -> None:
+def test_inspect_reports_a_driver_that_is_not_a_module(kernel: Kernel) -> None:
     assert inspection.inspect(kernel, None).findings == (
         "arm_smmu is built in, not a module",
         "virtio_iommu is not a module: CONFIG_VIRTIO_IOMMU is n",
@@ -131,26 +131,26 @@ def test_a_driver_that_is_not_a_module_is_a_finding(kernel: Kernel) -> None:
         ("alias=of:N*T*Carm,smmu-v3", "alias=of:N*T*Cx", "no alias for arm,smmu-v3"),
     ],
 )
-def test_inspect_reports_findings(
+def test_inspect_reports_license_dependency_vermagic_and_alias_errors(
     kernel: Kernel, tmp_path: Path, old: str, new: str, finding: str
 ) -> None:
     found = findings(kernel, tmp_path, DRIVER.replace(old, new))
     assert any(finding in each for each in found)
 
 
-def test_an_import_that_nothing_exports_is_a_finding(kernel: Kernel, tmp_path: Path) -> None:
+def test_inspect_reports_an_import_without_an_export(kernel: Kernel, tmp_path: Path) -> None:
     found = findings(kernel, tmp_path, DRIVER.replace("lib_function", "unexported"))
     assert any("unexported not exported by vmlinux or base_lib" in each for each in found)
 
 
-def test_an_object_without_modinfo_is_a_finding(kernel: Kernel, tmp_path: Path) -> None:
+def test_inspect_reports_an_object_without_modinfo(kernel: Kernel, tmp_path: Path) -> None:
     assert findings(kernel, tmp_path, "int x;") == [
         "driver: no .modinfo: the kernel does not load it"
     ]
 
 
-def test_read_takes_gpl_exports_from_kflagstab(tmp_path: Path) -> None:
-    """__kflagstab has a byte for each entry of __ksymtab, in order."""
+def test_read_gets_gpl_exports_from_kflagstab(tmp_path: Path) -> None:
+    """__kflagstab contains one byte for each entry of __ksymtab, in the same order."""
     flags = 'asm(".pushsection __kflagstab,\\"a\\"; .byte 0, 1; .popsection");'
     text = 'EXPORT(first, "__ksymtab") EXPORT(second, "__ksymtab")' + flags
     read = elf.read(compile_object(tmp_path / "x.ko", text))
@@ -165,7 +165,7 @@ def test_read_returns_the_build_id(tmp_path: Path) -> None:
 
 @pytest.fixture
 def bounded() -> Iterator[None]:
-    """Limit a test to 256 MB of memory above what is in use, and to ten seconds."""
+    """Limit a test to ten seconds and to 256 MB more memory than the process already uses."""
     used = next(
         int(line.split()[1]) << 10
         for line in Path("/proc/self/status").read_text().splitlines()
@@ -180,7 +180,7 @@ def bounded() -> Iterator[None]:
 
 
 def with_header(data: bytes, **fields: int) -> bytes:
-    """Change fields of the ELF header: (offset, format) of Elf64_Ehdr."""
+    """Return ``data`` with the given fields of its Elf64_Ehdr changed."""
     known = {
         "machine": (18, "<H"),
         "shoff": (40, "<Q"),
@@ -195,7 +195,7 @@ def with_header(data: bytes, **fields: int) -> bytes:
 
 
 def with_section_field(data: bytes, offset: int, form: str, value: int) -> bytes:
-    """Change one field of every section header to ``value``."""
+    """Return ``data`` with one field of every section header set to ``value``."""
     table, size, count = (
         struct.unpack_from(form_, data, at)[0] for form_, at in (("<Q", 40), ("<H", 58), ("<H", 60))
     )
@@ -225,7 +225,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.usefixtures("bounded")
 @pytest.mark.parametrize("name", DAMAGES)
-def test_inspect_rejects_a_broken_object(kernel: Kernel, tmp_path: Path, name: str) -> None:
+def test_inspect_rejects_a_damaged_object(kernel: Kernel, tmp_path: Path, name: str) -> None:
     intact = (kernel.modules / "arm_smmu_v3.ko").read_bytes()
     path = tmp_path / "broken.ko"
     path.write_bytes(DAMAGES[name](intact))
@@ -236,7 +236,7 @@ def test_inspect_rejects_a_broken_object(kernel: Kernel, tmp_path: Path, name: s
 @pytest.mark.usefixtures("bounded")
 @pytest.mark.parametrize("table", [".strtab", ".shstrtab"])
 def test_inspect_rejects_unterminated_names(kernel: Kernel, tmp_path: Path, table: str) -> None:
-    """Each name would extend over the rest of the table."""
+    """Without terminators, each name extends to the end of the string table."""
     name = "v" * 200
     form = f'int {name}{{0}} __attribute__((section("s{name}{{0}}")));\n'
     text = DRIVER + "".join(form.format(number) for number in range(500))
@@ -261,7 +261,7 @@ def test_read_parses_overlapping_tables_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("bounded")
-def test_an_object_without_section_names_is_a_finding(kernel: Kernel, tmp_path: Path) -> None:
+def test_inspect_reports_an_object_without_section_names(kernel: Kernel, tmp_path: Path) -> None:
     intact = (kernel.modules / "arm_smmu_v3.ko").read_bytes()
     path = tmp_path / "broken.ko"
     path.write_bytes(with_section_field(intact, 0, "<I", 0xFFFFFFF0))
@@ -284,6 +284,6 @@ def test_inspecting_hostile_objects_raises_only_usage_errors(
         inspection.inspect(Kernel("key", "fake", RELEASE, "gcc", objects), str(path))
 
 
-def test_the_engine_and_the_subject_name_the_same_drivers() -> None:
-    """The engine may not import the subject's table."""
+def test_drivers_and_subject_list_the_same_iommu_drivers() -> None:
+    """harness.kernel must not import harness.iommu, so the list exists twice."""
     assert tuple(drivers.DRIVERS) == subject.DRIVERS

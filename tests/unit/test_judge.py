@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Claims about the output and the exit status of a command."""
+"""Judging claims about the output and exit status of a command."""
 
 from dataclasses import replace
 
@@ -16,35 +16,33 @@ from tests.unit.judging import BUSYBOX, IN_USE, OLD_BUSYBOX, RMMOD, command, dif
 
 
 @pytest.mark.parametrize("line", IN_USE)
-def test_messages_of_different_tools_state_one_fact(line: str) -> None:
+def test_parse_maps_messages_of_different_tools_to_one_fact(line: str) -> None:
     assert error_message.parse(line) == ErrorMessage("in use", "arm_smmu_v3")
 
 
 @pytest.mark.parametrize("reported", IN_USE)
 @pytest.mark.parametrize("seen", IN_USE)
-def test_a_message_of_one_tool_matches_that_of_another(reported: str, seen: str) -> None:
+def test_an_in_use_message_matches_the_message_of_any_other_tool(reported: str, seen: str) -> None:
     assert difference(command(reported), step(1, err=seen + "\n", refcount=2)) is None
 
 
 @pytest.mark.parametrize(
     ("holders", "same"), [(("vfio",), True), (("vfio", "other"), True), ((), False)]
 )
-def test_the_users_in_a_message_are_compared_with_the_holders(
-    holders: tuple[str, ...], same: bool
-) -> None:
+def test_modules_in_an_in_use_message_must_be_holders(holders: tuple[str, ...], same: bool) -> None:
     state = State(modules={"arm_smmu_v3": Module("arm_smmu_v3", "live", 2, holders)})
     done = replace(step(1, err=BUSYBOX), after=state)
     assert (difference(command(f"{RMMOD} by: vfio"), done) is None) is same
 
 
 @pytest.mark.parametrize("text", ["sh /tmp/t.sh", "./t.sh", "bash -c 'rmmod arm_smmu_v3'", ". t"])
-def test_the_status_of_a_script_does_not_refute_the_failure_of_its_part(text: str) -> None:
+def test_a_scripts_status_does_not_refute_the_failure_of_one_command(text: str) -> None:
     done = replace(step(0, err=BUSYBOX, refcount=1), command=text)
     assert difference(command(RMMOD, text=text), done) is None
 
 
-def test_a_module_that_is_unloaded_by_force_is_not_in_use() -> None:
-    """Once it is loaded again, the module may have a refcount."""
+def test_a_forced_unload_refutes_in_use() -> None:
+    """The command reloads the module, so the refcount afterwards proves nothing."""
     text = "rmmod -f arm_smmu_v3; modprobe arm_smmu_v3"
     done = replace(step(0, refcount=1), command=text)
     assert difference(command(RMMOD, text=text), done)
@@ -60,7 +58,7 @@ def test_a_module_that_is_unloaded_by_force_is_not_in_use() -> None:
         ("sh: write error: Invalid argument", False),
     ],
 )
-def test_a_message_that_names_no_errno_matches_any(reported: str, same: bool) -> None:
+def test_a_message_without_an_errno_matches_any_errno(reported: str, same: bool) -> None:
     done = step(1, err="sh: write error: Operation not permitted\n")
     assert (difference(command(reported), done) is None) is same
 
@@ -83,12 +81,12 @@ def test_in_use_is_judged_by_refcount_and_status(done: Step, reason: str) -> Non
     assert reason in (difference(command(OLD_BUSYBOX), done) or "")
 
 
-def test_a_message_about_another_module_differs() -> None:
+def test_in_use_does_not_match_a_message_about_another_module() -> None:
     other = BUSYBOX.replace("arm-smmu-v3", "virtio-iommu")
     assert difference(command(OLD_BUSYBOX), step(1, err=other, refcount=2))
 
 
-def test_output_that_the_report_does_not_show_differs() -> None:
+def test_a_silent_report_does_not_match_an_error_message() -> None:
     assert difference(command(), step(1, err=BUSYBOX, refcount=2)) == f"status 1, {BUSYBOX}"
 
 
@@ -104,7 +102,7 @@ def test_output_that_the_report_does_not_show_differs() -> None:
         (("a", "[...]"), True),
         (("...", "c", "..."), False),
         (("[ab] (re)", "? (glob)"), True),
-        (("[ab (re)", "b"), False),  # not a pattern
+        (("[ab (re)", "b"), False),  # not a valid pattern
     ],
 )
 def test_output_matches_lines_elisions_and_patterns(reported: tuple[str, ...], same: bool) -> None:
@@ -123,7 +121,7 @@ def test_output_matches_lines_elisions_and_patterns(reported: tuple[str, ...], s
         ("[    3.1] arm-smmu-v3: hello", "[    0.458724] arm-smmu-v3: hello"),
     ],
 )
-def test_output_matches_other_wordings_of_a_message(reported: str, seen: str) -> None:
+def test_output_matches_the_same_error_from_another_tool(reported: str, seen: str) -> None:
     assert difference(command(reported), step(1, out=seen + "\n")) is None
 
 
@@ -139,12 +137,12 @@ def test_output_does_not_match_another_message(reported: str, seen: str) -> None
     assert difference(command(reported), step(1, out=seen + "\n"))
 
 
-def test_the_exit_status_is_compared() -> None:
+def test_the_exit_status_must_match() -> None:
     assert difference(command(status=1), step(1)) is None
     assert difference(command(status=0), step(1)) == "exit status 1"
 
 
-def test_a_killed_shell_always_differs() -> None:
+def test_a_killed_shell_does_not_match_a_silent_report() -> None:
     assert difference(command(), step(139, killed=True))
 
 
@@ -152,7 +150,7 @@ def test_a_pattern_with_catastrophic_backtracking_matches_nothing() -> None:
     assert difference(command("(a|aa)+$ (re)"), step(out="a" * 60 + "b"))
 
 
-def test_many_elisions_do_not_take_exponential_time() -> None:
+def test_many_elisions_are_matched_without_exponential_backtracking() -> None:
     reported = command(*(["..."] * 200 + ["x"]))
     assert difference(reported, step(out="a\n" * 2000))
 
@@ -177,14 +175,14 @@ def test_output_matches_itself(lines: list[str]) -> None:
         ("cat: {0}: Permission denied", "cat: can't open '{0}': Permission denied"),
     ],
 )
-def test_a_pci_address_in_a_path_is_part_of_the_path(reported: str, seen: str) -> None:
+def test_error_messages_keep_a_pci_address_in_a_path(reported: str, seen: str) -> None:
     path = "/sys/bus/pci/devices/0000:00:01.0/iommu_group"
     assert error_message.parse(reported.format(path)) == error_message.parse(seen.format(path))
     assert error_message.parse(reported.format(path)) is not None
 
 
 @pytest.mark.parametrize("text", ["modprobe -r a; echo $?", "modprobe -r a | tee x"])
-def test_the_status_of_a_compound_command_does_not_refute_the_failure_of_its_part(
+def test_a_compound_commands_status_does_not_refute_the_failure_of_one_part(
     text: str,
 ) -> None:
     done = replace(step(0, err=BUSYBOX + "\n", refcount=2), command=text)
@@ -194,7 +192,7 @@ def test_the_status_of_a_compound_command_does_not_refute_the_failure_of_its_par
 @pytest.mark.parametrize(
     ("path", "same"), [("/sys/kernel/iommu_groups/0/type", False), ("/tmp/type", True)]
 )
-def test_permissions_are_compared_for_sysfs_attributes_only(path: str, same: bool) -> None:
+def test_only_permissions_of_sysfs_attributes_must_match(path: str, same: bool) -> None:
     shown = command(f"-r--r--r--. 1 root root 4096 Nov  3 10:00 {path}", text=f"ls -l {path}")
     done = replace(
         step(out=f"-rw-r--r--    1 root     0   4096 Jan  1 00:00 {path}\n"),
@@ -206,7 +204,7 @@ def test_permissions_are_compared_for_sysfs_attributes_only(path: str, same: boo
 @pytest.mark.parametrize(
     ("reported", "same"), [("real\t0m0.911s", True), ("real\t0m40.113s", False)]
 )
-def test_a_long_duration_of_the_report_is_compared(reported: str, same: bool) -> None:
+def test_only_a_long_duration_must_match(reported: str, same: bool) -> None:
     text = "time modprobe -r e1000e"
     shown = command(reported, "user\t0m0.001s", text=text)
     done = replace(step(err="real\t0m 0.06s\nuser\t0m 0.00s\n"), command=text)
@@ -214,7 +212,7 @@ def test_a_long_duration_of_the_report_is_compared(reported: str, same: bool) ->
 
 
 @pytest.mark.parametrize(("status", "symptom"), [(0, False), (1, True)])
-def test_a_status_in_the_prompt_is_a_claim(status: int, symptom: bool) -> None:
+def test_a_status_in_the_next_prompt_must_match(status: int, symptom: bool) -> None:
     shown = replace(command(), next_status=status)
     claims = session_claims.find(Session((shown,)))
     assert any(each.kind == "status" and each.symptom is symptom for each in claims)

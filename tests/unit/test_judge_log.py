@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Claims about the kernel log."""
+"""Judging claims about the kernel log."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +29,7 @@ def warning(comm: str) -> tuple[str, ...]:
     ("number", "comm", "same"),
     [(0, "rmmod", True), (1, "rmmod", True), (2, "rmmod", False), (2, "kworker/0:1", True)],
 )
-def test_a_splat_after_its_step_matches_only_in_a_kworker(
+def test_a_splat_in_a_later_step_matches_only_from_a_kworker(
     number: int, comm: str, same: bool
 ) -> None:
     shown = command(*(f"[    6.1] {line}" for line in warning("rmmod")))
@@ -51,7 +51,7 @@ ADDED = "[    1.5] e1000e 0000:00:01.0: Adding to iommu group 0"
         ("dmesg", (ADDED,), True),
     ],
 )
-def test_filtered_messages_appear_as_often_as_reported(
+def test_filtered_messages_must_appear_as_often_as_reported(
     text: str, reported: tuple[str, ...], same: bool
 ) -> None:
     done = replace(step(out=f"{ADDED}\n{ADDED}\n[ 2.0] other\n"), command=text)
@@ -66,12 +66,12 @@ def test_kernel_messages_match_without_timestamps() -> None:
 
 
 @pytest.mark.parametrize("reported", [OOPS, ("Segmentation fault",), ("Killed",)])
-def test_a_killed_command_matches_a_report_that_shows_it(reported: tuple[str, ...]) -> None:
+def test_a_killed_command_matches_a_reported_oops_or_kill(reported: tuple[str, ...]) -> None:
     done = step(139, killed=True, kmsg=(OOPS[0].partition("] ")[2],))
     assert difference(command(*reported), done) is None
 
 
-def test_a_panic_is_compared_by_its_reason() -> None:
+def test_a_panic_must_have_the_reported_reason() -> None:
     reported = command("[ 1.0] Kernel panic - not syncing: Fatal exception in interrupt")
     same, other = GuestPanic("Fatal exception in interrupt"), GuestPanic("sysrq triggered crash")
     assert verdict_of([reported], [], same).word == "reproduced"
@@ -79,7 +79,7 @@ def test_a_panic_is_compared_by_its_reason() -> None:
     assert verdict_of([command("x")], [], other).word == "inconclusive"
 
 
-def test_numbers_of_virtio_devices_are_not_compared() -> None:
+def test_kernel_messages_match_with_another_virtio_number() -> None:
     done = step(kmsg=("virtio_iommu virtio1: input address: 64 bits",))
     assert difference(command("[ 2.0] virtio_iommu virtio0: input address: 64 bits"), done) is None
 
@@ -90,16 +90,14 @@ WARNED = "WARNING: CPU: 0 PID: 35 at drivers/iommu/iommu.c:634 some_function+0x7
 @pytest.mark.parametrize(
     ("kmsg", "same"), [((), False), ((WARNED,), False), ((OOPS[0].partition("] ")[2],), True)]
 )
-def test_an_oops_in_prose_holds_only_when_the_kernel_oopses(
-    kmsg: tuple[str, ...], same: bool
-) -> None:
+def test_a_claimed_oops_requires_an_oops(kmsg: tuple[str, ...], same: bool) -> None:
     reported = Claim("splat", "the kernel oopses", "line 1", 0)
     (found,) = judged([command()], [step(kmsg=kmsg)], claims=[reported])
     assert found.held is same
 
 
 @pytest.mark.parametrize("error", [None, GuestPanic("Fatal exception")])
-def test_a_panic_in_prose_holds_only_when_the_kernel_panics(error: GuestPanic | None) -> None:
+def test_a_claimed_panic_requires_a_panic(error: GuestPanic | None) -> None:
     reported = Claim("panic", "the kernel panics", "line 1", 0)
     (found,) = judged([command()], [step()], error, claims=[reported])
     assert found.held is (error is not None)
@@ -117,7 +115,7 @@ def test_a_panic_in_prose_holds_only_when_the_kernel_panics(error: GuestPanic | 
         ("Kernel panic - not syncing: Fatal exception", ""),
     ],
 )
-def test_lacking_names_the_driver_that_the_guest_does_not_have(
+def test_missing_driver_reports_a_driver_that_the_guest_lacks(
     tmp_path: Path, message: str, name: str
 ) -> None:
     kernel = replace(KERNEL, directory=tmp_path)

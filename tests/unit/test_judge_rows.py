@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Claims about rows of lsmod and /proc/modules."""
+"""Judging claims about rows of lsmod and /proc/modules."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ REMOVED = [command(text="rmmod arm_smmu_v3 2>&-"), command("one 4096 0", text="l
 
 
 @pytest.mark.parametrize(("refcount", "expected"), [(None, True), (1, False)])
-def test_a_list_without_a_module_claims_that_it_is_not_loaded(
+def test_lsmod_output_without_a_removed_module_claims_that_it_is_not_loaded(
     refcount: int | None, expected: bool
 ) -> None:
     found = judged(REMOVED, [step(1), step(refcount=refcount)])
@@ -33,7 +33,9 @@ def test_a_list_without_a_module_claims_that_it_is_not_loaded(
         [REMOVED[0], command(text="modprobe arm-smmu-v3"), REMOVED[1]],
     ],
 )
-def test_a_part_of_a_list_claims_nothing_about_other_modules(commands: list[Command]) -> None:
+def test_partial_or_later_lsmod_output_makes_no_claim_about_other_modules(
+    commands: list[Command],
+) -> None:
     texts = [each.text for each in session_claims.find(Session(tuple(commands)))]
     assert not any("does not show" in text for text in texts)
 
@@ -42,14 +44,14 @@ def test_a_part_of_a_list_claims_nothing_about_other_modules(commands: list[Comm
     ("reported", "same"),
     [
         ("arm_smmu_v3            77824  2", True),
-        # Which modules hold others depends on the configuration.
+        # Additional holders depend on the configuration.
         ("vfio                   45056  3 vfio_pci,vfio_iommu_type1", True),
         ("vfio                   45056  4 vfio_pci,vfio_iommu_type1", False),
         ("arm_smmu_v3            77824  1", False),
         ("arm_smmu_v3            77824  2 e1000e", False),
     ],
 )
-def test_rows_of_lsmod_are_compared_by_count_and_holders(reported: str, same: bool) -> None:
+def test_lsmod_rows_match_by_refcount_and_holders(reported: str, same: bool) -> None:
     state = State(
         modules={
             "arm_smmu_v3": Module("arm_smmu_v3", "live", 2, ()),
@@ -60,8 +62,8 @@ def test_rows_of_lsmod_are_compared_by_count_and_holders(reported: str, same: bo
     assert (difference(command(reported, text="lsmod"), done) is None) is same
 
 
-def test_numbers_in_other_tables_are_compared() -> None:
-    """A row of slabinfo has the form of one of lsmod."""
+def test_rows_of_other_tables_must_match_exactly() -> None:
+    """A row of slabinfo resembles a row of lsmod."""
     assert difference(command("kmalloc-64 1234 5"), step(out="kmalloc-64 1235 5\n"))
 
 
@@ -75,7 +77,7 @@ def test_numbers_in_other_tables_are_compared() -> None:
         ("arm_smmu_v3 45056  2 [permanent]", False),
     ],
 )
-def test_rows_of_proc_modules_are_compared_by_state_and_flags(reported: str, same: bool) -> None:
+def test_proc_modules_rows_match_by_refcount_state_and_flags(reported: str, same: bool) -> None:
     row = "arm_smmu_v3 40960 2 - Live 0xffff800078620000\n"
     shown = command(reported, text="grep smmu /proc/modules")
     assert (difference(shown, step(out=row, refcount=2)) is None) is same
@@ -91,7 +93,7 @@ def test_rows_of_proc_modules_are_compared_by_state_and_flags(reported: str, sam
         ("arm_smmu_v3 45056  2", True, True),
     ],
 )
-def test_taints_are_compared_where_the_report_is_about_them(
+def test_module_taints_must_match_only_if_the_report_is_about_taints(
     row: str, about: bool, same: bool
 ) -> None:
     shown = command(row, text="grep smmu /proc/modules")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The reasons for lost options, from the output of Kconfig; fragments and their notes."""
+"""The reasons why Kconfig dropped options; conditions and notes in fragments."""
 
 import contextlib
 import tempfile
@@ -56,16 +56,16 @@ def reason_for(name: str, value: str = "y") -> str:
     return kconfig.reason(Option(name, value, "x:1"), kconfig.parse(OUTPUT)[name])
 
 
-def test_reason_names_the_unmet_part_of_a_dependency() -> None:
+def test_reason_contains_the_unmet_part_of_a_dependency() -> None:
     assert reason_for("DEEP") == "it depends on (A [=n] || B [=n]) and D [=m]"
     assert reason_for("DEEP", "m") == "it depends on (A [=n] || B [=n])"
 
 
-def test_reason_names_the_dependency_of_either_definition() -> None:
+def test_reason_contains_the_dependencies_of_both_definitions() -> None:
     assert reason_for("TWICE") == "it depends on A [=n], or B [=n]"
 
 
-def test_reason_names_the_options_that_select_it() -> None:
+def test_reason_lists_the_options_that_select_it() -> None:
     assert reason_for("INNER", "n") == "it is selected by OUTER, THIRD"
 
 
@@ -73,11 +73,11 @@ def test_reason_reports_an_option_without_a_prompt() -> None:
     assert reason_for("INNER") == "it cannot be set: only other options select it"
 
 
-def test_reason_reports_an_option_without_unmet_dependencies() -> None:
+def test_reason_suspects_another_option_if_no_dependency_is_unmet() -> None:
     assert "another option selects it or excludes it" in reason_for("FREE")
 
 
-def test_reason_reports_an_undefined_symbol() -> None:
+def test_reason_reports_an_option_of_another_architecture_or_no_option() -> None:
     assert reason_for("NOPE") == "it is an option of other architectures"
     assert kconfig.reason(Option("X", "y", "x:1"), None) == "this kernel does not have the option"
 
@@ -85,8 +85,8 @@ def test_reason_reports_an_undefined_symbol() -> None:
 NOTED = Option("A", "y", "x:1", noted=True)
 
 
-def test_lost_includes_a_noted_option_that_exists() -> None:
-    """Kconfig knows the option and dropped it, which is an error."""
+def test_violated_includes_a_noted_option_that_kconfig_dropped() -> None:
+    """A note covers only an option that the kernel does not have."""
     assert config.violated([NOTED], "# CONFIG_A is not set\n") == [NOTED]
 
 
@@ -98,11 +98,11 @@ def test_notes_lists_only_requested_options_that_are_missing() -> None:
     assert config.notes(others, "CONFIG_C=y\n") == ()
 
 
-def test_a_noted_option_makes_the_same_request() -> None:
+def test_a_noted_option_has_the_same_request_as_a_plain_option() -> None:
     assert NOTED.request == Option("A", "y", "y:2").request
 
 
-def test_a_condition_ends_with_its_block(tmp_path: Path) -> None:
+def test_a_condition_applies_until_the_next_blank_line(tmp_path: Path) -> None:
     path = tmp_path / "x.config"
     text = "CONFIG_A=y\n#: noted where it is missing\n#: since 6.12\nCONFIG_B=y\n\nCONFIG_C=y\n"
     path.write_text(text)
@@ -113,7 +113,7 @@ def test_a_condition_ends_with_its_block(tmp_path: Path) -> None:
     ]
 
 
-def test_the_last_condition_decides_what_a_missing_option_means(tmp_path: Path) -> None:
+def test_the_last_condition_above_an_option_applies(tmp_path: Path) -> None:
     path = tmp_path / "x.config"
     conditions = ["#: noted where it is missing", "#: where it exists"]
     for first, last in (conditions, reversed(conditions)):
@@ -126,7 +126,7 @@ def test_the_last_condition_decides_what_a_missing_option_means(tmp_path: Path) 
 @pytest.mark.parametrize(
     "name", ["MODULES", "VIRTIO_CONSOLE", "ARM_SMMU_V3", "VIRTIO_IOMMU", "PCI"]
 )
-def test_options_that_every_guest_requires_are_unconditional(name: str) -> None:
+def test_fragments_set_required_options_unconditionally(name: str) -> None:
     options = [each for path in config.fragments() for each in config.read(path)]
     (option,) = (each for each in options if each.name == name)
     assert not option.noted
@@ -159,12 +159,12 @@ def test_options_that_every_guest_requires_are_unconditional(name: str) -> None:
         ("A [=y] B [=y]", 0),
     ],
 )
-def test_value_evaluates_expressions(expression: str, value: int) -> None:
+def test_evaluate_computes_dependency_expressions(expression: str, value: int) -> None:
     assert kconfig.evaluate(expression) == value
 
 
 @given(st.text("AB [=ymn]&|!() 1=", max_size=60))
-def test_the_value_of_hostile_text_is_a_tristate(text: str) -> None:
+def test_evaluate_returns_a_tristate_for_any_text(text: str) -> None:
     assert kconfig.evaluate(text) in (0, 1, 2)
 
 
@@ -190,22 +190,22 @@ SYSCTL = Option("PROC_SYSCTL", "y", "x:1"), Option("SYSCTL", "y", "x:2", instead
     [
         ({"PROC_SYSCTL", "SYSCTL"}, ["PROC_SYSCTL"]),
         ({"SYSCTL"}, ["SYSCTL"]),
-        # SYSCTL is then reported as lost.
+        # SYSCTL is then reported as violated.
         (set(), ["SYSCTL"]),
     ],
 )
-def test_an_option_replaces_another_that_the_kernel_does_not_know(
+def test_applicable_replaces_an_option_that_the_kernel_lacks(
     known: set[str], requested: list[str]
 ) -> None:
     assert [option.name for option in config.applicable(SYSCTL, known)] == requested
 
 
-def test_an_unknown_option_without_a_replacement_is_requested() -> None:
+def test_applicable_keeps_an_unknown_option_without_a_replacement() -> None:
     assert config.applicable(SYSCTL[:1], set()) == [SYSCTL[0]]
 
 
-def test_the_fragments_request_sysctl_from_every_kernel() -> None:
-    """Kernels before 7.3 by PROC_SYSCTL alone, as always."""
+def test_fragments_request_sysctl_for_every_kernel() -> None:
+    """PROC_SYSCTL for all kernels; since 7.3, SYSCTL for a kernel without PROC_SYSCTL."""
     fragments = [option for path in config.fragments() for option in config.read(path)]
     sysctl = [option for option in fragments if "SYSCTL" in option.name]
     assert [(option.name, option.since, option.instead_of) for option in sysctl] == [

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Naming, configuring and building kernels, on one of ten lines. Real ones take minutes; the
-guest tests build them."""
+"""Kernel specs, configuration and builds, with a ten-line source tree. Real kernels take minutes;
+the guest tests build them."""
 
 import contextlib
 from dataclasses import replace
@@ -28,7 +28,7 @@ def built(tree: Path, *patches: Path) -> str:
 
 
 @pytest.mark.parametrize("text", ["", "debian", "debian:", "nope:x", ":", "6.12"])
-def test_parse_rejects_an_unknown_kind_of_kernel(text: str) -> None:
+def test_parse_rejects_an_unknown_kernel(text: str) -> None:
     with pytest.raises(UsageError, match="unknown kernel"):
         spec.parse(text)
 
@@ -59,7 +59,7 @@ def test_build_applies_patches_and_leaves_the_tree_unchanged(tree: Path, patch: 
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_a_changed_tree_is_built_as_another_kernel(tree: Path) -> None:
+def test_build_builds_another_kernel_from_a_changed_tree(tree: Path) -> None:
     first = build.build(spec.parse(f"tree:{tree}"))
     (tree / "drivers/iommu/iommu.c").write_text("int six;\n")
     (tree / "new.c").write_text("")
@@ -91,7 +91,7 @@ def test_build_rejects_an_option_that_the_kernel_lacks(tree: Path, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_build_skips_an_optional_option_that_does_not_exist(tree: Path, tmp_path: Path) -> None:
+def test_build_skips_an_optional_option_that_the_kernel_lacks(tree: Path, tmp_path: Path) -> None:
     fragment = tmp_path / "my.config"
     fragment.write_text("#: where it exists\nCONFIG_NOPE=y\nCONFIG_NET=y\n\nCONFIG_B=y\n")
     assert [option.optional for option in config.read(fragment)] == [True, True, False]
@@ -100,7 +100,7 @@ def test_build_skips_an_optional_option_that_does_not_exist(tree: Path, tmp_path
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_build_notes_an_option_that_the_kernel_has_dropped(tree: Path, tmp_path: Path) -> None:
+def test_build_notes_an_option_that_the_kernel_lacks(tree: Path, tmp_path: Path) -> None:
     fragment = tmp_path / "my.config"
     fragment.write_text("#: noted where it is missing\nCONFIG_NOPE=y\nCONFIG_NET=y\n")
     kernel = build.build(spec.parse(f"tree:{tree}", fragments=[fragment]))
@@ -111,7 +111,7 @@ def test_build_notes_an_option_that_the_kernel_has_dropped(tree: Path, tmp_path:
     assert build.build(spec.parse(f"tree:{tree}", fragments=[fragment])).notes == ()
 
 
-def test_read_rejects_an_invalid_line_of_a_fragment(tmp_path: Path) -> None:
+def test_read_rejects_an_invalid_line_in_a_fragment(tmp_path: Path) -> None:
     fragment = tmp_path / "my.config"
     fragment.write_text("CONFIG_A=y\nCONFIG_B y\n")
     with pytest.raises(UsageError, match=r"my\.config:2: invalid line"):
@@ -123,14 +123,14 @@ def test_merged_keeps_the_value_of_the_last_fragment() -> None:
     assert [option.line for option in config.merged(options)] == ["# CONFIG_A is not set"]
 
 
-def test_the_fragments_set_each_option_once() -> None:
+def test_fragments_set_each_option_once() -> None:
     names = [option.name for path in config.fragments() for option in config.read(path)]
     assert "ARM_SMMU_V3" in names
     assert len(names) == len(set(names))
 
 
 @pytest.mark.parametrize("name", config.variants())
-def test_each_block_of_a_variant_has_a_comment(name: str) -> None:
+def test_each_block_of_a_variant_begins_with_a_comment(name: str) -> None:
     path = config.fragments([name])[-1]
     assert config.read(path)
     for block in path.read_text().split("\n\n")[1:]:
@@ -149,7 +149,9 @@ def test_build_reports_a_missing_cross_compiler_with_a_hint(tree: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_the_key_depends_on_patches_and_fragments(tree: Path, patch: Path, tmp_path: Path) -> None:
+def test_the_kernel_key_depends_on_patches_and_fragments(
+    tree: Path, patch: Path, tmp_path: Path
+) -> None:
     fragment = tmp_path / "one.config"
     fragment.write_text("CONFIG_A=y\n")
     keys = [
@@ -161,8 +163,8 @@ def test_the_key_depends_on_patches_and_fragments(tree: Path, patch: Path, tmp_p
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_kconfig_runs_again_when_a_script_changes(tree: Path) -> None:
-    """A reused work tree must result in the configuration of a fresh one."""
+def test_build_runs_kconfig_again_if_a_script_changes(tree: Path) -> None:
+    """A reused work tree must produce the same configuration as a new one."""
     makefile = (tree / "Makefile").read_text()
     rule = 'allnoconfig:\n\techo "CONFIG_LD=$$(cat scripts/ld)" > $(O)/.config\n\t# '
     (tree / "Makefile").write_text(makefile.replace("allnoconfig:\n\t", rule))
@@ -173,7 +175,7 @@ def test_kconfig_runs_again_when_a_script_changes(tree: Path) -> None:
         assert kernel.config.read_text() == f"CONFIG_LD={number}\n"
 
 
-def test_the_key_depends_on_compiler_and_variant(
+def test_the_kernel_key_depends_on_the_compiler_and_variants(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(config, "fragments", lambda names: [tree / f"{name}.x" for name in names])
@@ -199,21 +201,21 @@ def test_build_all_continues_after_a_failed_build(
     assert "[[" not in capfd.readouterr().err
 
 
-def test_built_skips_entries_of_another_format(private_cache: Path) -> None:
+def test_cached_kernels_skips_entries_of_another_format(private_cache: Path) -> None:
     (private_cache / "kernel/old").mkdir(parents=True)
     (private_cache / "kernel/old/kernel.json").write_text("{}")
     assert build.cached_kernels() == []
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_guest_modules_are_built_from_this_checkout(
+def test_build_compiles_guest_modules_from_this_checkout(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Objects of another checkout may be newer than the sources of this one."""
+    """Objects from another checkout may be newer than the sources in this checkout."""
     makefile = (tree / "Makefile").read_text()
     rule = 'modules:\n\tif [ -n "$(M)" ]; then $(MAKE) -C $(M) -f Rules one.ko; fi\n'
     (tree / "Makefile").write_text(makefile.replace("modules:\n", rule))
-    for name in ("b", "a"):  # b is written first, and built last
+    for name in ("b", "a"):  # b is written first but built last
         modules = tmp_path / name / "modules"
         modules.mkdir(parents=True)
         (modules / "one.c").write_text(name)
@@ -241,7 +243,7 @@ def test_guest_modules_are_built_from_this_checkout(
         "fatal error: cannot open scripts/mod/elfconfig.h: Too many open files",
     ],
 )
-def test_a_failure_of_the_host_is_recognised_in_the_build_log(line: str) -> None:
+def test_cause_recognises_a_host_failure_in_a_build_log(line: str) -> None:
     log = f"  CC      drivers/iommu/iommu.o\n{line}\nmake: *** [Makefile:1] Error 2\n"
     assert buildlog._cause(log, buildlog._HOST_CAUSES) == line
 
@@ -254,5 +256,5 @@ def test_a_failure_of_the_host_is_recognised_in_the_build_log(line: str) -> None
         "make[1]: *** [scripts/Makefile.build:250: drivers/iommu/iommu.o] Error 1",
     ],
 )
-def test_an_error_of_the_kernel_is_no_failure_of_the_host(line: str) -> None:
+def test_cause_does_not_report_a_source_error_as_a_host_failure(line: str) -> None:
     assert buildlog._cause(line, buildlog._HOST_CAUSES) == ""

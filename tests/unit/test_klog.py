@@ -78,12 +78,12 @@ def test_find_parses_a_warning() -> None:
     assert found.text[-1].startswith("---[ end trace")
 
 
-def test_the_title_excludes_cpu_and_pid() -> None:
+def test_the_title_does_not_contain_cpu_and_pid() -> None:
     other = [line.replace("CPU: 0 PID: 71", "CPU: 3 PID: 4711") for line in WARNING]
     assert splat.find(other)[0].title == splat.find(WARNING)[0].title
 
 
-def test_find_parses_a_warning_with_the_place_before_the_function() -> None:
+def test_find_parses_a_warning_with_the_source_line_before_the_function() -> None:
     (found,) = splat.find(
         ["WARNING: drivers/iommu/iommu.c:654 at __iommu_probe_device+0x1/0x2, CPU#0"]
     )
@@ -131,8 +131,8 @@ Call trace:
 """
 
 
-def test_a_lockdep_report_blames_the_function_that_takes_the_lock() -> None:
-    """Not those that print the report, which are the same in all of them."""
+def test_find_blames_the_function_that_takes_the_lock_in_a_lockdep_report() -> None:
+    """The functions that print the report are the same in all lockdep reports, and are skipped."""
     (found,) = splat.find(CIRCULAR_LOCKING.splitlines())
     assert (found.function, found.caller) == ("pciehp_configure_device", "pciehp_ist")
     assert found.frames == ("down_read_nested", "pciehp_configure_device", "pciehp_ist")
@@ -161,5 +161,5 @@ def test_find_parses_an_oops_as_one_splat() -> None:
         ("Kernel panic - not syncing: Attempted to kill init!", "panic"),
     ],
 )
-def test_an_opening_line_alone_is_a_splat(line: str, kind: str) -> None:
+def test_find_recognises_a_splat_of_one_line(line: str, kind: str) -> None:
     assert [found.kind for found in splat.find(["fine", line, "more"])] == [kind]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The function that a report blames where its trace begins with helpers."""
+"""Which function a splat blames if its trace begins with helpers."""
 
 import pytest
 
@@ -10,11 +10,11 @@ from tests.unit.crashlog import CPU, END, OOPS, read, trace
 @pytest.mark.parametrize(
     ("pc", "lr", "frames", "function", "caller"),
     [
-        # A leaf has no frame: its caller is in the link register only.
+        # A leaf function has no frame; only the link register contains its caller.
         ("iommu_get_dma_domain", "iommu_dma_map_page", ("iommu_get_dma_domain", "dma_map"), 0, 1),
         # After a call the link register points into the function itself.
         ("viommu_probe", "viommu_probe", ("viommu_probe", "really_probe"), 0, "really_probe"),
-        # A helper is not blamed, its caller is.
+        # A helper's caller is blamed instead of the helper.
         ("__pi_memcpy", "feed_one", ("__pi_memcpy", "feed_all"), 1, "feed_all"),
         (
             "mutex_lock",
@@ -25,7 +25,7 @@ from tests.unit.crashlog import CPU, END, OOPS, read, trace
         ),
     ],
 )
-def test_an_oops_blames_the_innermost_function_that_is_no_helper(
+def test_an_oops_blames_the_innermost_function_that_is_not_a_helper(
     pc: str, lr: str, frames: tuple[str, ...], function: str | int, caller: str | int
 ) -> None:
     registers = [f"pc : {pc}+0x10/0x20", f"lr : {lr}+0x8/0x20"]
@@ -44,7 +44,7 @@ def test_a_jump_to_an_invalid_address_blames_the_function_that_jumps() -> None:
     assert found.function == "jump"
 
 
-def test_a_warning_without_register_symbols_blames_the_function_it_names() -> None:
+def test_a_warning_without_register_symbols_blames_the_function_in_its_first_line() -> None:
     found = read(
         "WARNING: CPU: 1 PID: 71 at arch/riscv/mm/physaddr.c:16 feed_one+0x44/0x5c",
         "epc: ffffffe000207654 ra : ffffffe000207654 sp : ffffffe00b777cd0",
@@ -85,7 +85,7 @@ def test_a_page_freed_in_a_batch_blames_the_function_that_allocated_it() -> None
     assert found.function == "make_it"
 
 
-def test_a_cut_here_line_does_not_separate_a_warning_from_its_place() -> None:
+def test_a_cut_here_line_does_not_separate_a_message_from_its_warning_or_bug() -> None:
     text = "refcount_t: underflow; use-after-free."
     place = "WARNING: CPU: 1 PID: 71 at lib/refcount.c:186 refcount_sub_and_test+0x1/0x2"
     cut = "------------[ cut here ]------------"
@@ -100,12 +100,12 @@ def test_a_cut_here_line_does_not_separate_a_warning_from_its_place() -> None:
 @pytest.mark.parametrize(
     ("frames", "function"),
     [
-        # System calls and work items dispatch further inside as well.
+        # A system call or a work item can contain a second dispatcher.
         (("lookup_one", "really_probe", "__arm64_sys_write", "el0_svc", "el0t_64_sync"), 2),
         (("shrink_one", "shrink_node", "feed_work", "process_one_work", "worker_thread"), 2),
     ],
 )
-def test_an_overrun_stack_blames_the_work_of_its_task(
+def test_a_corrupted_stack_end_blames_the_dispatched_function(
     frames: tuple[str, ...], function: int
 ) -> None:
     panic = "Kernel panic - not syncing: corrupted stack end detected inside scheduler"
@@ -114,13 +114,13 @@ def test_an_overrun_stack_blames_the_work_of_its_task(
     assert (found.kind, found.function) == ("panic", machinery.named(frames[function]))
 
 
-def test_of_two_last_functions_the_first_is_blamed() -> None:
+def test_a_workqueue_leak_blames_the_first_of_two_last_functions() -> None:
     opening = "BUG: workqueue leaked lock or atomic: kworker/0:1/0x00000000/353"
     lines = ("     last function: feed_work", CPU, *trace("dump_stack", "process_one_work"))
     assert read(opening, *lines, "     last function: other_work").function == "feed_work"
 
 
-def test_a_trace_of_machinery_alone_does_not_blame_what_prints_it() -> None:
+def test_a_trace_of_only_machinery_does_not_blame_the_reporting_functions() -> None:
     opening = "BUG: using smp_processor_id() in preemptible [00000000] code: sh/71"
     found = read(opening, CPU, *trace("dump_stack", "check_preemption_disabled"))
     assert found.function == "check_preemption_disabled"
@@ -128,7 +128,7 @@ def test_a_trace_of_machinery_alone_does_not_blame_what_prints_it() -> None:
     assert read(OOPS, CPU, *trace(*frames)).function == "el1_abort"
 
 
-def test_a_lockdep_report_without_a_trace_blames_the_function_at_its_lock() -> None:
+def test_a_lockdep_report_without_a_trace_blames_the_function_at_the_lock() -> None:
     found = read(
         "WARNING: Nested lock was not taken",
         "sh/71 is trying to lock:",
@@ -147,7 +147,7 @@ LOCKED = "ffff88807d (&n->list_lock){..-.}-{3:3}, at: {}+0x2a8/0x558"
         # The functions that take the scheduler's and the allocator's own locks can be blamed.
         ("put_cpu_partial", ("lock_acquire", "put_cpu_partial", "kfree"), "put_cpu_partial"),
         ("try_to_wake_up", ("lock_acquire", "try_to_wake_up", "feed"), "try_to_wake_up"),
-        # Lock functions, annotations of reclaim and waiting for work are not blamed.
+        # Lock functions, reclaim annotations and waits for work items are not blamed.
         ("fs_reclaim_acquire", ("fs_reclaim_acquire", "kmalloc_node", "feed"), "kmalloc_node"),
         ("flush_workqueue", ("lock_acquire", "flush_workqueue", "feed"), "feed"),
         ("vprintk_emit", ("_raw_spin_lock", "vprintk_emit", "panic", "bad_mode"), "bad_mode"),
@@ -171,7 +171,7 @@ def test_an_uninitialised_lock_blames_the_caller_of_the_function_that_locks_it()
     assert found.function == "feed_one"
 
 
-def test_a_lock_taken_in_an_interrupt_blames_the_function_that_takes_it_there() -> None:
+def test_a_lock_taken_in_an_interrupt_blames_the_interrupt_handler() -> None:
     found = read(
         "WARNING: HARDIRQ-safe -> HARDIRQ-unsafe lock order detected",
         "ffff8880120b9168 (&new->fa_lock){.?.+}-{2:2}, at: kill_fasync+0x14b/0x460",
@@ -195,13 +195,13 @@ def test_a_lock_taken_in_an_interrupt_blames_the_function_that_takes_it_there() 
         "hung_task: blocked tasks",
     ],
 )
-def test_a_panic_that_follows_from_a_report_is_part_of_it(reason: str) -> None:
+def test_a_panic_that_results_from_a_splat_belongs_to_the_splat(reason: str) -> None:
     panic = f"Kernel panic - not syncing: {reason}"
     found = read(OOPS, CPU, *trace("feed_one"), END, "note: sh[71] exited", panic, "SMP: stopping")
     assert (found.kind, found.function, found.panic) == ("Oops", "feed_one", reason)
 
 
-def test_an_unrelated_panic_is_a_separate_report() -> None:
+def test_an_unrelated_panic_is_a_separate_splat() -> None:
     panic = "Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b"
     oops, second = splat.find(
         [OOPS, CPU, *trace("feed_one"), END, panic, CPU, *trace("panic", "exit")]
@@ -234,14 +234,14 @@ PANIC = "Kernel panic - not syncing: panic_on_warn set ..."
 OTHER = "CPU: 0 PID: 90 Comm: rm Not tainted 6.12.117 #1"
 
 
-def test_a_warning_that_panics_has_the_trace_of_the_panic() -> None:
+def test_a_warning_that_panics_uses_the_trace_of_the_panic() -> None:
     own = trace("dump_stack", "panic", "__warn", "kmalloc_slab", "feed_one", "feed_all")
     found = read(WARNING, PANIC, CPU, *own, OTHER, *trace("dump_stack", "should_fail", "drink"))
     assert (found.function, found.caller) == ("feed_one", "feed_all")
 
 
 @pytest.mark.parametrize("own", [("mutex_lock", "feed_one", "feed_all"), ("feed_one", "feed_all")])
-def test_of_two_traces_an_oops_has_the_one_with_the_program_counter(
+def test_an_oops_uses_the_trace_that_contains_its_program_counter(
     own: tuple[str, ...],
 ) -> None:
     other = [OTHER, *trace("dump_stack", "should_fail", "drink")]
@@ -267,14 +267,14 @@ def test_of_two_traces_an_oops_has_the_one_with_the_program_counter(
     ],
     ids=lambda each: str(each[0])[:20],
 )
-def test_of_two_traces_a_report_has_the_one_of_its_own_task(opening: list[str]) -> None:
+def test_a_splat_uses_the_trace_of_its_own_task(opening: list[str]) -> None:
     other = [OTHER, *trace("dump_stack", "should_fail", "drink")]
     found = read(*opening, *other, CPU, *trace("dump_stack", "kfree", "feed_one", "feed_all"))
     assert (found.function, found.caller, found.pid) == ("feed_one", "feed_all", 71)
     assert (found.cpu, found.interleaved) == (1, True)
 
 
-def test_an_allocation_failure_of_another_task_does_not_end_a_report() -> None:
+def test_an_allocation_failure_of_another_task_does_not_end_a_splat() -> None:
     failure = "rm: page allocation failure: order:0, mode:0x40cc0(GFP_KERNEL), nodemask=(null)"
     registers = ["pc : feed_one+0x10/0x200", "lr : feed_one+0x8/0x20"]
     own = trace("feed_one", "feed_all")
@@ -286,7 +286,7 @@ def test_an_allocation_failure_of_another_task_does_not_end_a_report() -> None:
     assert (found.kind, found.function, found.interleaved) == ("WARNING", "feed_one", True)
 
 
-def test_an_oom_killer_of_another_task_does_not_end_a_panic() -> None:
+def test_an_oom_kill_in_another_task_does_not_end_a_panic() -> None:
     reason = "Kernel panic - not syncing: corrupted stack end detected inside scheduler"
     inner, outer = trace("panic", "__schedule", "feed_one"), trace("feed_all", "process_one_work")
     killer = "rm invoked oom-killer: gfp_mask=0x6202c2(GFP_HIGHUSER), order=0, oom_score_adj=0"
@@ -294,7 +294,7 @@ def test_an_oom_killer_of_another_task_does_not_end_a_panic() -> None:
     assert (found.kind, found.function) == ("panic", "feed_all")
 
 
-def test_an_overwritten_stack_blames_the_function_that_the_panic_names() -> None:
+def test_a_stack_protector_panic_blames_the_function_with_the_corrupted_stack() -> None:
     panic = "Kernel panic - not syncing: stack-protector: Kernel stack is corrupted in: "
     found = read(f"{panic}feed_one+0x7ea/0x7f0", CPU, "Call Trace:", "Kernel Offset: disabled")
     assert (found.kind, found.function) == ("panic", "feed_one")
@@ -304,7 +304,7 @@ def test_an_overwritten_stack_blames_the_function_that_the_panic_names() -> None
     assert (found.function, found.caller) == ("feed_one", "feed_all")
 
 
-def test_an_oops_continues_after_a_report_of_another_processor() -> None:
+def test_an_oops_continues_after_a_splat_on_another_cpu() -> None:
     atomic = "BUG: using __this_cpu_read() in preemptible [00000000] code: rm/90"
     other = [atomic, OTHER, *trace("dump_stack", "check_preemption_disabled", "drink", "sip")]
     own = ["Modules linked in:", CPU, "RIP: 0010:kfree+0x10/0x200", *trace("feed_one", "feed_all")]
@@ -317,7 +317,7 @@ def test_an_oops_continues_after_a_report_of_another_processor() -> None:
     assert kinds == ["Oops", "preemptible", "WARNING"]
 
 
-def test_an_oops_while_a_report_is_dumped_is_not_to_blame() -> None:
+def test_a_report_does_not_blame_an_oops_that_dumping_it_causes() -> None:
     opening = "BUG: KASAN: use-after-free in rb_erase+0x26d0/0x3710"
     own = trace("dump_stack", "kasan_report", "rb_erase", "feed_one", "feed_all")
     dump = [OOPS, CPU, "RIP: 0010:symbol_find+0x289/0x4a0", "Call Trace:"]
@@ -325,7 +325,7 @@ def test_an_oops_while_a_report_is_dumped_is_not_to_blame() -> None:
     assert (found.kind, found.function, found.caller) == ("KASAN", "feed_one", "feed_all")
 
 
-def test_an_oops_continues_after_the_panic_of_a_report_of_another_processor() -> None:
+def test_an_oops_continues_after_a_splat_that_panics_on_another_cpu() -> None:
     opening = "BUG: KASAN: use-after-free in rb_next_postorder+0x7c/0xa0"
     rule = "=" * 66
     other = [rule, opening, OTHER, *trace("dump_stack", "rb_next_postorder", "drink"), rule]
@@ -337,7 +337,7 @@ def test_an_oops_continues_after_the_panic_of_a_report_of_another_processor() ->
     assert report.panic == "panic_on_warn set ..."
 
 
-def test_a_lock_bug_in_a_socket_blames_the_owner_of_the_socket() -> None:
+def test_a_lock_warning_in_a_socket_helper_blames_its_caller() -> None:
     locks = ("__lock_acquire", "lock_acquire", "_raw_spin_lock_bh", "lock_sock_nested")
     place = "WARNING: CPU: 1 PID: 71 at kernel/locking/lockdep.c:167 hlock_class+0x1/0x2"
     frames = [CPU, "RIP: 0010:hlock_class+0x1/0x2", *trace(*locks, "feed_one"), END]
@@ -347,20 +347,20 @@ def test_a_lock_bug_in_a_socket_blames_the_owner_of_the_socket() -> None:
     assert read(place, CPU, *trace("lock_sock_nested", "feed_one")).function == "lock_sock_nested"
 
 
-def test_a_processor_that_waits_within_a_sanitizer_is_blamed_on_the_wait() -> None:
+def test_a_soft_lockup_in_a_sanitizer_blames_the_cross_cpu_call() -> None:
     opening = "watchdog: BUG: soft lockup - CPU#1 stuck for 123s! [sh:71]"
     pc = "RIP: 0010:msan_get_shadow_origin_ptr+0x6f/0x300"
     frames = trace("__msan_metadata_ptr_for_load_4", "smp_call_function_single", "feed_one")
     assert read(opening, CPU, pc, *frames).function == "smp_call_function"
 
 
-def test_callbacks_that_copy_to_user_space_are_not_blamed() -> None:
+def test_a_kasan_report_does_not_blame_a_copy_callback() -> None:
     opening = "BUG: KASAN: slab-out-of-bounds in simple_copy_to_iter+0x1/0x2"
     frames = ("dump_stack", "kasan_report", "simple_copy_to_iter", "feed_iter", "feed_all")
     assert read(opening, CPU, *trace(*frames)).function == "feed_iter"
 
 
-def test_a_lockdep_report_of_a_console_lock_blames_the_console_driver() -> None:
+def test_a_lockdep_report_about_a_console_lock_blames_the_console_driver() -> None:
     found = read(
         "[ INFO: possible circular locking dependency detected ]",
         "swapper/2/0 is trying to acquire lock:",
@@ -369,16 +369,16 @@ def test_a_lockdep_report_of_a_console_lock_blames_the_console_driver() -> None:
     assert found.function == "feed_console_write"
 
 
-def test_functions_of_a_module_are_not_machinery() -> None:
+def test_a_module_function_with_the_name_of_machinery_is_blamed() -> None:
     opening = "BUG: KASAN: stack-out-of-bounds in kasan_feed+0x204/0x22c [feed]"
     frames = ["Call trace:", " kasan_report+0xa8/0xe0", " kasan_feed+0x204/0x22c [feed]"]
     assert read(opening, CPU, *frames, " run_case+0x1/0x2").function == "kasan_feed"
-    # Machinery that can be modular is not blamed, its caller is.
+    # Machinery that can be built as a module is still skipped.
     frames = ["Call trace:", " usb_control_msg+0xa8/0xe0 [usbcore]", " probe+0x204/0x22c [feed]"]
     assert read(OOPS, CPU, *frames).function == "probe"
 
 
-def test_a_warning_with_an_overwritten_pid_is_found() -> None:
+def test_find_parses_a_warning_with_a_negative_pid() -> None:
     found = read(
         "WARNING: CPU: 5 PID: -534549613 at kernel/feed.c:26 feed_one+0x230/0x23c",
         "CPU: 5 PID: -534549613 Comm: Yl Not tainted 6.12.0 #8",
@@ -399,7 +399,7 @@ def test_a_bad_unlock_blames_the_function_on_the_line_after_the_lock() -> None:
     assert read(*head, asks, place.format("__might_fault"), but, *stack).function == "feed_one"
 
 
-def test_preemptible_code_blames_the_caller_that_the_kernel_names() -> None:
+def test_preemptible_code_blames_the_caller_that_the_kernel_reports() -> None:
     opening = "BUG: using smp_processor_id() in preemptible [00000000] code: sh/71"
     stack = [CPU, *trace("dump_stack", "debug_smp_processor_id", "radix_tree_alloc", "feed_one")]
     assert read(opening, "caller is radix_tree_alloc+0x20/0x30", *stack).function == (
@@ -436,7 +436,7 @@ def test_a_stack_overflow_blames_the_recursion_or_the_work(
     assert not blamed[1] or found.caller == blamed[1]
 
 
-def test_scheduling_while_atomic_that_panics_blames_the_caller_of_the_scheduler() -> None:
+def test_a_panic_for_scheduling_while_atomic_blames_the_caller_of_the_scheduler() -> None:
     found = read(
         "BUG: scheduling while atomic: sh/71/0x00000002",
         "Preemption disabled at:",
@@ -453,7 +453,7 @@ def test_scheduling_while_atomic_that_panics_blames_the_caller_of_the_scheduler(
     )
 
 
-def test_an_oops_in_a_helper_without_reliable_frames_blames_a_doubtful_one() -> None:
+def test_an_oops_in_a_helper_blames_an_unreliable_frame_if_no_frame_is_reliable() -> None:
     doubtful = [" ? list_del+0x1/0x20", " ? feed_one+0x8/0x90", " ? feed_all+0x8/0x90"]
     pc = "RIP: 0010:__list_del_entry_valid+0x59/0x8e"
     assert read(OOPS, CPU, pc, "Call Trace:", *doubtful).function == "feed_one"

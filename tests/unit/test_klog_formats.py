@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One report in every format of a kernel log: it is parsed as the same report."""
+"""One splat in every format of a kernel log; each format parses to the same splat."""
 
 import io
 import json
@@ -48,7 +48,7 @@ def as_json(lines: list[str]) -> list[str]:
 
 
 def wrapped(lines: list[str], width: int = 72) -> list[str]:
-    """Stamped lines as mail programs break them: at the last space that fits."""
+    """Stamp the lines, and break them as mail programs do: at the last space that fits."""
     out = []
     for line in stamped(lines):
         rest = line
@@ -61,7 +61,7 @@ def wrapped(lines: list[str], width: int = 72) -> list[str]:
 
 
 def interleaved(lines: list[str]) -> list[str]:
-    """The reports of two processors and messages of others, line by line."""
+    """Interleave the splats of two CPUs and the messages of another task, line by line."""
     other = [each.replace("iommu_group_release", "vfio_group_release") for each in lines]
     out = []
     for mine, its in zip(
@@ -137,7 +137,7 @@ def read(lines: list[str]) -> list[Splat]:
 
 
 @pytest.mark.parametrize("log_format", FORMATS)
-def test_a_report_is_the_same_in_every_format(log_format: str) -> None:
+def test_splats_parses_the_same_splat_in_every_format(log_format: str) -> None:
     found = read(FORMATS[log_format](REPORT))
     first = found[0]
     assert len(found) == (2 if log_format == "interleaved" else 1)
@@ -163,7 +163,7 @@ def test_a_report_is_the_same_in_every_format(log_format: str) -> None:
 
 
 @pytest.mark.parametrize("log_format", ["texts", "dmesg", "mail, twice", "indented"])
-def test_find_returns_the_report_that_splats_streams(log_format: str) -> None:
+def test_find_returns_the_same_splat_as_splats(log_format: str) -> None:
     lines = FORMATS[log_format](REPORT)
     (streamed,), (found,) = read(lines), splat.find(lines)
     assert (found.first, found.last) == (2, 16)
@@ -181,7 +181,7 @@ def test_splats_reads_utf_16_and_tolerates_latin_1() -> None:
     assert [each.function for each in log.splats([noise])] == ["iommu_group_release"]
 
 
-def test_two_interleaved_reports_are_both_complete() -> None:
+def test_splats_separates_two_interleaved_splats() -> None:
     mine, its = read(interleaved(REPORT))
     assert (mine.function, its.function) == ("iommu_group_release", "vfio_group_release")
     assert mine.interleaved
@@ -190,7 +190,7 @@ def test_two_interleaved_reports_are_both_complete() -> None:
 
 
 @pytest.mark.parametrize("length", range(4, 17))
-def test_a_truncated_report_keeps_its_kind_and_function_and_is_cut(length: int) -> None:
+def test_a_truncated_splat_keeps_its_kind_and_function(length: int) -> None:
     (found,) = read(stamped(REPORT[:length]))
     assert (found.kind, found.function, found.cut) == ("WARNING", "iommu_group_release", True)
     booted = [*REPORT[:length], "Booting Linux on physical CPU 0x0000000000 [0x410fd034]"]
@@ -199,7 +199,7 @@ def test_a_truncated_report_keeps_its_kind_and_function_and_is_cut(length: int) 
     assert found.last == length
 
 
-def test_a_pasted_report_without_an_end_mark_is_complete() -> None:
+def test_a_pasted_splat_without_an_end_mark_is_not_cut() -> None:
     (found,) = read([*REPORT[:16], "", *["This is what I see."] * 40])
     assert not found.cut
     assert found.last == 16
@@ -209,7 +209,7 @@ LENGTHS = st.integers(0, len("\n".join(REPORT)))
 
 
 @given(LENGTHS)
-def test_a_log_can_be_truncated_anywhere(length: int) -> None:
+def test_splats_accepts_a_log_that_is_truncated_anywhere(length: int) -> None:
     for found in log.splats(["\n".join(REPORT).encode()[:length]]):
         assert found.kind == "WARNING"
         assert 0 < found.first <= found.last <= len(REPORT)
@@ -217,9 +217,7 @@ def test_a_log_can_be_truncated_anywhere(length: int) -> None:
 
 @settings(deadline=None)
 @given(st.sampled_from(sorted(FORMATS)), st.randoms())
-def test_reports_in_different_formats_can_follow_each_other(
-    log_format: str, chance: random.Random
-) -> None:
+def test_splats_parses_two_formats_in_one_log(log_format: str, chance: random.Random) -> None:
     other = chance.choice(["dmesg", "mail", "texts", "syslog"])
     lines = [*FORMATS[other](REPORT), *FORMATS[log_format](REPORT)]
     assert {each.function for each in read(lines)} <= {"iommu_group_release", "vfio_group_release"}
@@ -238,9 +236,7 @@ HOSTILE = st.lists(
 
 @settings(deadline=None)
 @given(HOSTILE, st.sampled_from([b"\n", b"", b"\n\n"]))
-def test_hostile_bytes_raise_nothing_and_places_are_in_the_log(
-    parts: list[bytes], end: bytes
-) -> None:
+def test_splats_in_hostile_bytes_have_lines_of_the_log(parts: list[bytes], end: bytes) -> None:
     data = end.join(parts)
     count = data.count(b"\n") + 1
     for found in log.splats(io.BytesIO(data)):
@@ -252,7 +248,7 @@ def test_hostile_bytes_raise_nothing_and_places_are_in_the_log(
 
 @settings(deadline=None)
 @given(HOSTILE, st.integers(1, 50))
-def test_the_size_of_the_pieces_does_not_change_the_splats(parts: list[bytes], size: int) -> None:
+def test_splats_does_not_depend_on_the_size_of_the_pieces(parts: list[bytes], size: int) -> None:
     data = b"\n".join(parts)
     pieces = [data[at : at + size] for at in range(0, len(data), size)]
     if not data.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -260,13 +256,13 @@ def test_the_size_of_the_pieces_does_not_change_the_splats(parts: list[bytes], s
 
 
 @given(st.lists(st.text(max_size=80), max_size=80))
-def test_hostile_lines_raise_nothing_and_places_are_in_the_list(lines: list[str]) -> None:
+def test_splats_in_hostile_lines_have_indices_of_the_list(lines: list[str]) -> None:
     for found in splat.find(lines):
         assert 0 <= found.first <= found.last < len(lines)
         assert found.text
 
 
-def test_a_line_without_an_end_is_bounded() -> None:
+def test_messages_limits_the_length_of_a_line() -> None:
     pieces = [b"x" * (1 << 20) for _ in range(8)]
     lines = [each.text for each in log.messages([*pieces, b"\nWARNING: after\n"])]
     assert max(map(len, lines)) <= 1 << 14
@@ -274,7 +270,7 @@ def test_a_line_without_an_end_is_bounded() -> None:
 
 
 def test_splats_streams_the_log() -> None:
-    """A report is returned long before the whole log is read."""
+    """The first splat is returned before half of the log is read."""
     data = "\n".join(stamped(REPORT) + ["[    9.0] quiet"] * 200_000).encode()
     source = io.BytesIO(data)
     next(log.splats(source))
@@ -296,7 +292,7 @@ def test_parse_reads_time_caller_and_level_of_a_message() -> None:
     )
 
 
-def test_a_report_with_a_needle_in_its_first_line_only_is_read_from_json() -> None:
+def test_splats_reads_a_json_log_with_a_needle_only_in_the_first_line() -> None:
     lines = [
         "BUG: KASAN: use-after-free in feed_one+0x1/0x2",
         "Read of size 4 at addr f0 by task sh/71",
@@ -322,7 +318,7 @@ LEAK = """unreferenced object 0xffff00000661f1a0 (size 32):
 
 
 @pytest.mark.parametrize("prefix", ["", "kmemleak: "])
-def test_each_object_that_kmemleak_lists_is_a_report(prefix: str) -> None:
+def test_each_object_that_kmemleak_lists_is_a_splat(prefix: str) -> None:
     text = LEAK.format("feed_one") + LEAK.format("feed_all")
     found = read([f"[    7.1] {prefix}{each}" for each in text.splitlines()])
     assert [(each.kind, each.function) for each in found] == [
@@ -333,7 +329,7 @@ def test_each_object_that_kmemleak_lists_is_a_report(prefix: str) -> None:
         ("modprobe", 33, 1, 8),
         ("modprobe", 33, 9, 16),
     ]
-    # The count belongs to the report above it, if there is one.
+    # The count belongs to the splat above it, if there is one.
     count = "[    8.2] kmemleak: 2 new suspected memory leaks (see /sys/kernel/debug/kmemleak)"
     assert [each.function for each in read([count])] == [""]
     both = read([*(f"[    7.1] kmemleak: {each}" for each in text.splitlines()), count])

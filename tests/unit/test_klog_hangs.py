@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The function that a report of a hang, a stall or a hung task blames."""
+"""Which function an RCU stall, a lockup or a hung task blames."""
 
 import pytest
 
@@ -12,14 +12,14 @@ STALL = "rcu: INFO: rcu_preempt self-detected stall on CPU"
 TICK = ("rcu_sched_clock_irq", "update_process_times", "hrtimer_interrupt", "gic_handle_irq")
 
 
-def test_a_stall_blames_the_function_that_was_dispatched() -> None:
+def test_a_stall_blames_the_dispatched_function() -> None:
     inner = ("lock_acquire", "_raw_spin_lock_bh", "anything", "feed_store", "dev_attr_store")
     found = read(STALL, CPU, *trace(*TICK, "el1h_64_irq", *inner, "vfs_write"))
     assert (found.function, found.title) == ("feed_store", "RCU stall in feed_store")
     assert "el1h_64_irq" in found.frames
 
 
-def test_a_stall_blames_the_function_behind_an_interrupt_marked_within_a_frame() -> None:
+def test_a_stall_recognises_an_interrupt_marker_within_a_frame() -> None:
     stall = "INFO: rcu_sched detected stalls on CPUs/tasks:"
     interrupt = " <IRQ>  [<ffffffff816efb87>] _sched_show_task+0x31a/0x325"
     behind = " <EOI>  [<ffffffff815bcdb1>] feed_one+0x21/0x60"
@@ -47,7 +47,7 @@ def test_a_stall_does_not_blame_the_grace_period_kthread() -> None:
     assert read(STALL, starved, *kthread, *other).function == "spin_here"
 
 
-def test_a_stall_that_two_processors_detect_is_one_report() -> None:
+def test_a_stall_that_two_cpus_detect_is_one_splat() -> None:
     other = "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:"
     backtrace = ["NMI backtrace for cpu 1", CPU, *trace("spin_here", "process_one_work")]
     assert read(STALL, other, *backtrace).function == "spin_here"
@@ -55,13 +55,13 @@ def test_a_stall_that_two_processors_detect_is_one_report() -> None:
     assert len(splat.find([STALL, *later, *backtrace])) == 2
 
 
-def test_a_stall_does_not_blame_the_console_that_prints_it() -> None:
+def test_a_stall_does_not_blame_the_console_driver_that_prints_it() -> None:
     console = ("wait_for_xmitr", "pl011_console_putchar", "uart_console_write", "printk")
     frames = trace(*console, *TICK, "el1h_64_irq", "spin_here", "feed_work", "process_one_work")
     assert read(STALL, CPU, *frames).function == "feed_work"
 
 
-def test_a_stall_that_waits_for_another_processor_blames_the_call_to_it() -> None:
+def test_a_stall_in_a_cross_cpu_call_blames_the_call() -> None:
     frames = trace(*TICK, "el1h_64_irq", "smp_call_function_single", "rcu_barrier", "feed_work")
     assert read(STALL, CPU, *frames).function == "smp_call_function"
 
@@ -76,7 +76,7 @@ def test_a_stall_that_waits_for_another_processor_blames_the_call_to_it() -> Non
         (("__schedule", "schedule", "wait_for_completion", "kthread_stop", "pull"), "pull"),
     ],
 )
-def test_a_hung_task_that_waits_for_rcu_blames_the_wait(
+def test_a_hung_task_that_waits_for_rcu_blames_the_rcu_function(
     frames: tuple[str, ...], function: str
 ) -> None:
     opening = "INFO: task rmmod:33 blocked for more than 120 seconds."
@@ -91,7 +91,7 @@ HUNG = "INFO: task sh:71 blocked for more than 120 seconds."
     [
         (("__schedule", "schedule", "__wait_rcu_gp", "synchronize_rcu", "feed_one"), 3),
         (("__schedule", "__wait_for_common", "rcu_barrier", "feed_one"), 2),
-        # It waits for another task at the same barrier.
+        # This task waits for another task in the same barrier.
         (("__schedule", "__mutex_lock", "rcu_barrier", "feed_one"), 3),
         (("schedule_timeout", "__down", "down", "console_lock", "feed_one"), 4),
         (("schedule", "__mutex_lock", "tty_lock", "feed_one"), 3),
@@ -118,7 +118,7 @@ def test_a_stall_blames_the_handler_of_a_socket_operation() -> None:
     assert read(STALL, CPU, *trace(*frames, "__arm64_sys_sendmmsg")).function == "feed_sendmsg"
 
 
-def test_a_stall_in_a_kernel_page_fault_blames_the_interrupted_work() -> None:
+def test_a_stall_in_a_kernel_page_fault_blames_the_interrupted_system_call() -> None:
     fault = ("count_event", "handle_mm_fault", "do_user_addr_fault", "exc_page_fault")
     work = ("asm_exc_page_fault", "copy_user", "feed_one", "__x64_sys_recvmmsg", "do_syscall_64")
     tick = (*TICK[:-1], "asm_sysvec_apic_timer_interrupt")
@@ -178,7 +178,7 @@ def test_a_stall_blames_the_operation_of_a_file_or_socket(dispatcher: tuple[str,
     assert read(STALL, *stuck).function == "feed_one"
 
 
-def test_a_stall_in_a_dispatcher_itself_blames_the_dispatcher() -> None:
+def test_a_stall_in_a_dispatcher_blames_the_dispatcher() -> None:
     netlink = ("nfnetlink_rcv_msg", "netlink_rcv_skb", "netlink_sendmsg", "sock_sendmsg")
     assert read(STALL, *trace("rcu_read_lock_held", *netlink)).function == "nfnetlink_rcv_msg"
 
@@ -192,7 +192,7 @@ def test_a_stall_in_a_dispatcher_itself_blames_the_dispatcher() -> None:
         ("folio_wait_bit_common", "folio_wait_writeback"),
     ],
 )
-def test_a_hung_task_blames_the_caller_of_what_locks_or_waits(waits: tuple[str, ...]) -> None:
+def test_a_hung_task_blames_the_caller_of_a_lock_or_wait_wrapper(waits: tuple[str, ...]) -> None:
     frames = trace("__schedule", "schedule", *waits, "feed_one")
     assert read(HUNG, "Call Trace:", *frames).function == "feed_one"
 

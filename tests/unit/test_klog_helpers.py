@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Functions that a report passes over to blame their caller."""
+"""Helpers that a splat skips, so that it blames their caller."""
 
 import pytest
 
@@ -44,7 +44,7 @@ def test_lockdep_blames_the_caller_of_atomic_dec_and_lock() -> None:
 
 
 @pytest.mark.parametrize("helper", ["kmalloc", "might_fault", "list_add_tail", "spin_lock"])
-def test_copies_of_inline_functions_in_a_module_are_not_blamed(helper: str) -> None:
+def test_a_splat_does_not_blame_an_inline_function_compiled_into_a_module(helper: str) -> None:
     opening = "BUG: sleeping function called from invalid context at lib/x.c:5"
     frames = [
         "Call trace:",
@@ -55,7 +55,7 @@ def test_copies_of_inline_functions_in_a_module_are_not_blamed(helper: str) -> N
     assert read(opening, CPU, *frames).function == "feed_one"
 
 
-def test_a_leak_blames_the_driver_that_allocates_a_packet() -> None:
+def test_a_leak_blames_the_driver_that_allocates_the_packet() -> None:
     opening = "unreferenced object 0xc5970f00 (size 176):"
     task = '  comm "softirq", pid 0, jiffies 100 (age 7.592s)'
     frames = ["kmem_cache_alloc", "__build_skb", "__netdev_alloc_skb", "feed_refill", "feed_poll"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Every kind of report, in the wording of the kernels that print it."""
+"""Every kind of splat, in the wording of the kernels that print it."""
 
 import pytest
 
@@ -162,7 +162,7 @@ OPENINGS = [
 
 
 @pytest.mark.parametrize(("opening", "kind", "function"), OPENINGS)
-def test_find_returns_the_kind_and_function_of_a_report(
+def test_find_returns_the_kind_and_function_of_a_splat(
     opening: str, kind: str, function: str | None
 ) -> None:
     (found,) = splat.find(["harmless: line", opening, *TRACE, "---[ end trace 0000 ]---"])
@@ -195,7 +195,7 @@ ONE_LINE = [
 
 
 @pytest.mark.parametrize(("line", "kind"), ONE_LINE)
-def test_a_report_of_one_line_does_not_split_another_report(line: str, kind: str) -> None:
+def test_a_one_line_splat_does_not_split_another_splat(line: str, kind: str) -> None:
     warning = "WARNING: CPU: 0 PID: 1 at drivers/iommu/iommu.c:9 f+0x1/0x2"
     found = splat.find([warning, CPU, line, *TRACE[1:], "---[ end trace 0000 ]---"])
     assert [each.kind for each in found] == ["WARNING", kind]
@@ -238,7 +238,7 @@ e1000e 0000:00:05.0 eth0: Detected Hardware Unit Hang
 
 
 @pytest.mark.parametrize("line", ORDINARY)
-def test_an_ordinary_message_is_no_report(line: str) -> None:
+def test_find_ignores_ordinary_messages(line: str) -> None:
     assert splat.find([line, "and the next"]) == []
 
 
@@ -257,7 +257,7 @@ def test_every_kind_has_an_opening_in_this_file() -> None:
     assert rest == set(OTHER_KINDS)
 
 
-# Kinds that are tested apart, below.
+# Kinds with a separate test, below.
 OTHER_KINDS = {
     "panic": "Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b",
     "workqueue lockup": "BUG: workqueue lockup - pool cpus=0 node=0 flags=0x0 nice=0 stuck for 9s!",
@@ -270,7 +270,7 @@ OTHER_KINDS = {
 
 
 @pytest.mark.parametrize("kind", OTHER_KINDS)
-def test_an_opening_line_of_another_kind_is_a_report(kind: str) -> None:
+def test_find_recognises_the_opening_lines_of_other_kinds(kind: str) -> None:
     assert [each.kind for each in splat.find(["x", OTHER_KINDS[kind], "y"])] == [kind]
 
 
@@ -295,7 +295,7 @@ def test_an_opening_line_of_another_kind_is_a_report(kind: str) -> None:
         ),
     ],
 )
-def test_the_title_has_nothing_that_changes_between_runs(opening: str, title: str) -> None:
+def test_the_title_contains_nothing_that_changes_between_runs(opening: str, title: str) -> None:
     (found,) = splat.find([opening])
     assert found.title == title
 
@@ -307,7 +307,7 @@ def test_the_severity_depends_on_the_kind() -> None:
     assert severities["iommu fault"] == severities["out of memory"] == "notice"
 
 
-def test_the_title_of_a_data_race_names_both_functions() -> None:
+def test_the_title_of_a_data_race_contains_both_functions() -> None:
     found = read(
         "BUG: KCSAN: data-race in drain_queue / feed_queue",
         "write to 0xffff0000c0a81f40 of 4 bytes by task 71 on cpu 0:",
@@ -322,12 +322,12 @@ def test_the_title_of_a_data_race_names_both_functions() -> None:
 
 
 @pytest.mark.parametrize("rest", ["ffe7087450a17000", "          (null)"])
-def test_the_title_of_a_kasan_report_has_no_address(rest: str) -> None:
+def test_the_title_of_a_kasan_report_does_not_contain_the_address(rest: str) -> None:
     found = read(f"BUG: KASAN: wild-memory-access on address {rest}", *TRACE)
     assert found.title == "KASAN: wild-memory-access in viommu_probe"
 
 
-def test_kasan_reports_of_the_first_kernels_blame_the_function_they_name() -> None:
+def test_an_early_kasan_report_blames_the_function_in_its_first_line() -> None:
     opening = "BUG: KASan: use after free in feed_free+0x2c9/0x340 [feed] at addr ffff880d59947040"
     found = read(opening, "Read of size 8 by task sh/71", *TRACE)
     assert (found.kind, found.function) == ("KASAN", "feed_free")

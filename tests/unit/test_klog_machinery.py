@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Functions that count as machinery, and the names that functions are compared by."""
+"""Which functions count as machinery, and the names by which functions are compared."""
 
 import pytest
 
@@ -47,7 +47,7 @@ def test_named_returns_one_name_for_all_architectures(function: str, name: str) 
         *("system_callback", "perf_trace_destroy", "trace_event_reg"),
     ],
 )
-def test_a_function_of_a_known_issue_is_not_machinery(function: str) -> None:
+def test_functions_that_a_splat_can_blame_are_not_machinery(function: str) -> None:
     assert not machinery.is_machinery(function)
 
 
@@ -116,5 +116,5 @@ def test_helpers_of_subsystems_and_crypto_transforms_are_machinery(function: str
         *("hash_accept", "af_alg_accept", "sha_probe", "nla_policy_check", "netdev_run_todo"),
     ],
 )
-def test_the_work_of_a_subsystem_is_not_machinery(function: str) -> None:
+def test_other_functions_of_subsystems_are_not_machinery(function: str) -> None:
     assert not machinery.is_machinery(function)

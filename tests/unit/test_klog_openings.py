@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Reports that open with several lines."""
+"""Splats that open with several lines."""
 
 import pytest
 
 from tests.unit.crashlog import CPU, END, read, trace
 
 
-def test_opening_lines_of_inlined_functions_make_one_splat() -> None:
+def test_find_joins_the_opening_lines_of_inlined_functions() -> None:
     found = read(
         "BUG: KASAN: slab-use-after-free in atomic_read include/linux/feed.h:23 [inline]",
         "BUG: KASAN: slab-use-after-free in feed_count lib/feed.c:104 [inline]",
@@ -26,7 +26,7 @@ def test_opening_lines_of_inlined_functions_make_one_splat() -> None:
     assert (found.function, found.line) == ("feed_all", 62)
 
 
-def test_wrapped_opening_lines_of_inlined_functions_are_joined() -> None:
+def test_find_joins_wrapped_opening_lines_of_inlined_functions() -> None:
     found = read(
         "BUG: KASAN: use-after-free in atomic_read",
         "home/builder/linux/./include/linux/feed.h:23",
@@ -54,14 +54,14 @@ def test_wrapped_opening_lines_of_inlined_functions_are_joined() -> None:
         ),
     ],
 )
-def test_the_text_below_a_warning_decides_its_kind(place: str, text: str, title: str) -> None:
+def test_the_text_below_a_warning_determines_its_title(place: str, text: str, title: str) -> None:
     helper = place.split()[1].partition("+")[0]
     opening = f"WARNING: CPU: 0 PID: 4 at {place}"
     found = read("------------[ cut here ]------------", opening, text, *trace(helper, "feed_one"))
     assert (found.title, found.pid, len(found.text)) == (title, 4, 5)
 
 
-def test_a_general_protection_fault_on_the_line_of_the_kasan_hint_is_found() -> None:
+def test_find_recognises_a_general_protection_fault_after_a_kasan_hint() -> None:
     hint = "kasan: GPF could be caused by NULL-ptr deref or user memory access"
     opening = f"{hint}general protection fault: 0000 [#1] PREEMPT SMP KASAN"
     rip = "RIP: 0010:[<ffffffff81d64236>]  [<ffffffff81d64236>] __list_del_entry+0x86/0x1d0"
@@ -69,7 +69,7 @@ def test_a_general_protection_fault_on_the_line_of_the_kasan_hint_is_found() -> 
     assert found.title == "general protection fault in feed_one"
 
 
-def test_a_list_corruption_its_bug_and_its_oops_are_one_splat() -> None:
+def test_a_list_corruption_and_its_oops_are_one_splat() -> None:
     found = read(
         "list_del corruption. next->prev should be ffff8801d8caa528, but was ffffffff868a8010",
         "------------[ cut here ]------------",

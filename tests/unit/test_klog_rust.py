@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Names of Rust functions, as compilers mangle them."""
+"""Demangling the names of Rust functions."""
 
 import pytest
 from hypothesis import example, given, settings

@@ -44,8 +44,8 @@ introduced = ["6.1"]
 """
 
 
-def test_issues_of_a_users_file_are_added_to_ours(tmp_path: Path) -> None:
-    """Only an id, a title, symptoms and what decides are required."""
+def test_issues_adds_the_issues_of_a_users_file(tmp_path: Path) -> None:
+    """An issue requires an id, a title, symptoms, and one of needs, signs and introduced."""
     file = tmp_path / "mine.toml"
     file.write_text(MINE)
     found = known_issues.issues((file,))
@@ -59,7 +59,7 @@ def test_issues_of_a_users_file_are_added_to_ours(tmp_path: Path) -> None:
     ("pattern", "matches"),
     [("pinning::test_x", True), ("pinning::*", True), ("*", True), ("groups::test_x", False)],
 )
-def test_scenarios_of_an_issue_are_patterns(tmp_path: Path, pattern: str, matches: bool) -> None:
+def test_an_issue_selects_scenarios_by_pattern(tmp_path: Path, pattern: str, matches: bool) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(f"{MINE}scenarios = ['{pattern}']\n")
     issue = known_issues.issues((file,))["mine"]
@@ -103,7 +103,7 @@ def test_scenarios_of_an_issue_are_patterns(tmp_path: Path, pattern: str, matche
         ),
     ],
 )
-def test_an_invalid_file_is_reported_in_one_line(
+def test_issues_reports_an_invalid_file_in_one_line(
     tmp_path: Path, old: str, new: str, message: str
 ) -> None:
     file = tmp_path / "mine.toml"
@@ -116,13 +116,13 @@ def test_an_invalid_file_is_reported_in_one_line(
     assert "\n" not in text
 
 
-def test_a_missing_file_is_reported_in_one_line() -> None:
+def test_issues_rejects_a_missing_file() -> None:
     with pytest.raises(UsageError, match=r"^cannot read /nowhere/x.toml: No such file"):
         known_issues.issues((Path("/nowhere/x.toml"),))
 
 
 @pytest.mark.parametrize(("issue", "symptom"), SYMPTOMS)
-def test_a_symptom_matches_its_example_and_not_its_counterexample(
+def test_a_symptom_matches_its_example_but_not_its_counterexample(
     issue: known_issues.KnownIssue, symptom: known_issues.Symptom
 ) -> None:
     assert symptom.pattern.matches(parsed(symptom.like))
@@ -133,7 +133,7 @@ def test_a_symptom_matches_its_example_and_not_its_counterexample(
 def test_an_example_matches_only_its_own_issue(
     issue: known_issues.KnownIssue, symptom: known_issues.Symptom
 ) -> None:
-    """Issues that show the same and that no kernel has together are exempt."""
+    """Issues with the same symptom are exempt if no kernel has both."""
     others = {
         other.id
         for other in ISSUES.values()
@@ -149,7 +149,7 @@ def test_an_example_matches_only_its_own_issue(
 
 
 def parsed(text: str) -> Finding:
-    """The finding whose str() is ``text``."""
+    """Return the finding that is printed as ``text``."""
     kind, found, chain = text.partition(" in ")
     if found:
         return Finding(kind, calls=tuple(chain.split(" < ")))
@@ -222,7 +222,7 @@ def test_a_pattern_matches_a_finding_by_rule_subject_and_value(pattern: str, mat
     assert Pattern(pattern).matches(found) == matches
 
 
-def test_of_error_returns_the_findings_that_ended_a_scenario() -> None:
+def test_from_error_returns_the_findings_that_ended_a_scenario() -> None:
     panic = finding.from_error(GuestPanic("Fatal exception in interrupt"))
     assert [str(each) for each in panic] == ["panic = Fatal exception in interrupt"]
     assert Pattern("panic").matches(panic[0])
@@ -238,7 +238,7 @@ def test_of_error_returns_the_findings_that_ended_a_scenario() -> None:
 
 
 @given(st.text(), st.text(), st.text())
-def test_a_pattern_and_a_finding_may_be_any_text(pattern: str, rule: str, subject: str) -> None:
+def test_patterns_accept_any_text(pattern: str, rule: str, subject: str) -> None:
     assert Pattern(pattern).matches(Finding(rule, subject)) in (True, False)
 
 

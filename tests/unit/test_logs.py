@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""harness.klog on logs of real guests, checked against a table made by eye."""
+"""harness.klog on logs of real guests, checked against a table written by hand."""
 
 import tomllib
 from collections.abc import Sequence
@@ -90,7 +90,7 @@ def test_logs_stay_below_12_kb() -> None:
     assert [path.name for path in LOGS.glob("*.log") if path.stat().st_size >= 12_000] == []
 
 
-def test_recorded_logs_name_their_source() -> None:
+def test_recorded_logs_have_a_source() -> None:
     assert [each.file for each in RECORDED if not each.source] == []
 
 

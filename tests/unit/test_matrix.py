@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The outcomes of a suite as a table, and the names that select scenarios."""
+"""The table of a suite's outcomes, and the selection of scenarios by name."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_the_matrix_prints_the_reason_of_a_failure() -> None:
     assert "run with --keep-failed" in shown
 
 
-def test_the_matrix_prints_the_rule_and_the_kept_guest_of_a_failure() -> None:
+def test_the_matrix_prints_the_rule_and_the_shell_command_of_a_failure() -> None:
     name = "pinning.py::test_device_pins_show_no_holder"
     shown = text([replace(outcome(f"{name}[module]", "failed"), kept=("/runs/state",))])
     assert f"    rule: {scenarios.rule(f'test_{name}')}" in shown
@@ -68,7 +68,7 @@ def test_the_matrix_prints_the_rule_and_the_kept_guest_of_a_failure() -> None:
     assert "--keep-failed" not in shown
 
 
-def test_the_rule_of_a_scenario_is_the_first_paragraph_of_its_docstring() -> None:
+def test_rule_returns_one_line_or_nothing_for_an_unknown_scenario() -> None:
     rule = scenarios.rule("test_pinning.py::test_device_pins_show_no_holder")
     assert rule
     assert "\n" not in rule
@@ -79,7 +79,7 @@ def test_the_rule_of_a_scenario_is_the_first_paragraph_of_its_docstring() -> Non
     )
 
 
-def test_the_worst_of_several_rounds_counts_and_differing_rounds_are_flaky() -> None:
+def test_the_worst_round_counts_and_differing_rounds_are_flaky() -> None:
     rounds = [outcome(PIN, "passed"), outcome(PIN, "failed", number=2)]
     assert [each.result for each in matrix.worst(rounds)] == ["failed"]
     assert matrix.counts(matrix.worst(rounds))["failed"] == 1
@@ -94,7 +94,7 @@ def test_known_races_and_teardown_failures_are_not_flaky() -> None:
 
 
 def test_progress_follows_the_events_of_pytest(tmp_path: Path) -> None:
-    """A line that is not complete is read again later."""
+    """An incomplete line is read again once it is complete."""
     events = tmp_path / "events"
     phase = Phase("scenarios", 0.0, 0)
     follower = run._Follower(events, phase)
@@ -121,7 +121,7 @@ RACE = "test_removals_race_with_rescans"
         (f"test_races.py::{RACE}[1]", f"test_races.py::{RACE}"),
     ],
 )
-def test_run_accepts_the_names_that_users_and_outcomes_use(name: str, node: str) -> None:
+def test_select_accepts_subjects_files_and_scenarios(name: str, node: str) -> None:
     assert list(scenarios.select([name])) == [f"{scenarios.directory()}/{node}"]
 
 
@@ -136,7 +136,7 @@ def test_run_accepts_the_names_that_users_and_outcomes_use(name: str, node: str)
         ("test_nope.py", "no such file: test_nope.py"),
     ],
 )
-def test_unknown_scenarios_are_refused(
+def test_select_rejects_an_unknown_subject_or_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -144,10 +144,10 @@ def test_unknown_scenarios_are_refused(
         list(scenarios.select([name]))
 
 
-def test_a_users_scenarios_are_selected_by_path(
+def test_select_accepts_paths_of_a_users_scenarios(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A subject of ours wins over a directory of the same name."""
+    """A bundled subject takes precedence over a directory of the same name."""
     monkeypatch.chdir(tmp_path)
     for name in ("mine", "pinning"):
         (tmp_path / name).mkdir()
@@ -168,20 +168,20 @@ def test_a_users_scenarios_are_selected_by_path(
         list(scenarios.select([f"{file}::test_x"]))
 
 
-def test_an_unknown_scenario_gets_the_closest_name_or_the_list() -> None:
+def test_select_suggests_the_closest_scenario_or_the_list() -> None:
     with pytest.raises(UsageError, match=f"did you mean {RACE}"):
         list(scenarios.select([f"races::{RACE[:-2]}"]))
     with pytest.raises(UsageError, match="see iommu-harness run --list races"):
         list(scenarios.select(["races::nothing"]))
 
 
-def test_did_you_mean_offers_only_close_names() -> None:
+def test_did_you_mean_suggests_only_close_names() -> None:
     assert did_you_mean("kernl", ["kernel", "work"], "see them") == "did you mean kernel?"
     assert did_you_mean("zzz", ["kernel", "work"], "see them") == "see them"
 
 
-def test_likely_scenarios_run_first(tmp_path: Path) -> None:
-    """They keep their order. Outcomes name them, with or without parameters."""
+def test_scenarios_in_run_first_run_before_all_others(tmp_path: Path) -> None:
+    """They run in the given order. A name can include the parameters of an outcome."""
     named = "test_pinning.py::test_device_pins_show_no_holder"
     likely = (f"test_races.py::{RACE}[1]", named, f"test_races.py::{RACE}")
     kernels = (spec.parse("debian:6.12"),)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Mutants as patches: their heads, and the bundled ones."""
+"""The patches of mutants: their headers, and rules for the bundled patches."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from harness.suite import mutant
 from tests.unit.mutant_patch import PATCH
 
 
-def test_the_first_paragraph_of_a_patch_is_the_mutants_summary(tmp_path: Path) -> None:
+def test_read_uses_the_first_paragraph_as_the_summary(tmp_path: Path) -> None:
     (tmp_path / "lost-put.patch").write_text("The put is lost:\nthe module stays.\n\n---\ndiff")
     (found,) = mutant.read(tmp_path)
     assert (found.name, found.summary) == ("lost-put", "The put is lost: the module stays.")
@@ -25,7 +25,7 @@ def test_a_since_header_limits_a_mutant_to_newer_kernels(tmp_path: Path) -> None
     assert new.since.include("7.2.13")
 
 
-def test_a_requires_header_names_behaviours_and_known_issues(tmp_path: Path) -> None:
+def test_a_requires_header_lists_behaviours_and_known_issues(tmp_path: Path) -> None:
     head = "It is bad.\n\nRequires: acs-before-groups, no-virtio-iommu-unbind"
     (tmp_path / "one.patch").write_text(PATCH.format(head=head))
     (found,) = mutant.read(tmp_path)
@@ -33,7 +33,7 @@ def test_a_requires_header_names_behaviours_and_known_issues(tmp_path: Path) -> 
     assert found.summary.endswith("It is bad.")
 
 
-def test_an_unknown_behaviour_in_a_header_is_refused(tmp_path: Path) -> None:
+def test_read_rejects_an_unknown_behaviour_in_a_requires_header(tmp_path: Path) -> None:
     (tmp_path / "one.patch").write_text(PATCH.format(head="Requires: acs-before-group"))
     with pytest.raises(UsageError) as caught:
         mutant.read(tmp_path)
@@ -43,14 +43,14 @@ def test_an_unknown_behaviour_in_a_header_is_refused(tmp_path: Path) -> None:
     )
 
 
-def test_two_mutants_with_one_name_are_refused(tmp_path: Path) -> None:
+def test_read_rejects_two_mutants_with_the_same_name(tmp_path: Path) -> None:
     for suffix in ("patch", "diff"):
         (tmp_path / f"same.{suffix}").write_text("Same.")
     with pytest.raises(UsageError, match="two mutants called 'same'"):
         mutant.read(tmp_path)
 
 
-def test_a_directory_without_mutants_is_refused(tmp_path: Path) -> None:
+def test_read_rejects_a_directory_without_mutants(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no mutants"):
         mutant.read(tmp_path)
 
@@ -68,8 +68,8 @@ DRIVERS = {
 }
 
 
-def test_every_bundled_mutant_of_one_driver_names_its_machines() -> None:
-    """On machines with another IOMMU it is not applicable, and does not survive."""
+def test_every_bundled_mutant_of_a_driver_is_limited_to_its_machines() -> None:
+    """Otherwise the mutant would survive on machines with another IOMMU."""
     for each in mutant.read(mutant.bundled()):
         files = re.findall(r"^\+\+\+ b/(\S+)", each.text, re.MULTILINE)
         owners = {next(filter(file.startswith, DRIVERS), "") for file in files}
@@ -84,7 +84,7 @@ def test_every_bundled_harmless_patch_states_what_is_unchanged() -> None:
     assert all(re.search(r"^@@ ", each.text, re.MULTILINE) for each in found)
 
 
-def test_a_machines_header_limits_a_mutant_to_these_machines(tmp_path: Path) -> None:
+def test_a_machines_header_limits_a_mutant_to_matching_machines(tmp_path: Path) -> None:
     for name, head in {"all": "It is bad.", "some": "It is bad.\nMachines: virtio-iommu*"}.items():
         (tmp_path / f"{name}.patch").write_text(f"{head}\n\n---\ndiff --git a/a b/a\n")
     every, some = mutant.read(tmp_path)
@@ -104,7 +104,7 @@ def test_a_machines_header_limits_a_mutant_to_these_machines(tmp_path: Path) -> 
         ("Names: refcount", "WARNING in iommu_deinit_device", False),
     ],
 )
-def test_a_message_names_the_bug_by_function_or_names_header(
+def test_a_message_names_the_bug_by_its_function_or_the_names_header(
     tmp_path: Path, head: str, message: str, named: bool
 ) -> None:
     (tmp_path / "one.patch").write_text(PATCH.format(head=head))
@@ -112,7 +112,7 @@ def test_a_message_names_the_bug_by_function_or_names_header(
     assert found.is_named_by(message) is named
 
 
-def test_functions_that_a_patch_defines_count_as_patched(tmp_path: Path) -> None:
+def test_functions_includes_functions_that_the_patch_defines(tmp_path: Path) -> None:
     patch = "A.\n\n---\n@@ -1 +1 @@\n-static int old_name(int a)\n+static int new_name(int a)\n"
     (tmp_path / "one.patch").write_text(patch)
     (found,) = mutant.read(tmp_path)
@@ -120,6 +120,6 @@ def test_functions_that_a_patch_defines_count_as_patched(tmp_path: Path) -> None
 
 
 def test_no_bundled_mutant_is_limited_by_version() -> None:
-    """A behaviour or a known issue decides where a patch is a bug: a version is a guess."""
+    """A behaviour or a known issue decides where a patch is a bug; a version is only a guess."""
     found = [*mutant.read(mutant.bundled()), *mutant.read(mutant.bundled_harmless())]
     assert [each.name for each in found if each.since.marks != ("0.0",)] == []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Judging mutants: which scenarios run first, what kills, and what is recorded."""
+"""Judging mutants: the order of the scenarios, confirmed kills, and records."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ from tests.unit.mutant_patch import PATCH
 
 
 def test_killers_are_recorded_after_each_mutant(tmp_path: Path) -> None:
-    """A run that is killed later keeps them."""
+    """An interrupted run keeps the killers that it has found so far."""
     killed = Score("one", "k", "killed", by=("a",))
     found = cli_mutants._recorded(iter([killed, Score("two", "k")]), tmp_path)
     assert not (tmp_path / "killers.json").exists()
@@ -37,8 +37,8 @@ def test_killers_are_recorded_after_each_mutant(tmp_path: Path) -> None:
     assert killer_table.read(tmp_path) == {"one": ["a"]}
 
 
-def test_killers_of_earlier_runs_are_the_likely_killers(tmp_path: Path) -> None:
-    """First the killers of this mutant, then those that killed most others."""
+def test_likely_returns_the_killers_of_earlier_runs(tmp_path: Path) -> None:
+    """Killers of the same mutant are first, then the most frequent killers of other mutants."""
     (tmp_path / "any.patch").write_text("It is bad.\n")
     patch = tmp_path / "any.patch"
     for name, by in {"one": ("a",), "two": ("a", "b"), "three": ("c",)}.items():
@@ -47,8 +47,8 @@ def test_killers_of_earlier_runs_are_the_likely_killers(tmp_path: Path) -> None:
     assert killer_table.likely(Mutant("unseen", patch))[0] == "a"
 
 
-def test_scenarios_that_name_the_patched_function_are_related() -> None:
-    """First the scenarios with the rarest names of the patch, then those of its directory."""
+def test_related_returns_scenarios_that_mention_the_patched_function() -> None:
+    """Scenarios with the rarest names of the patch are first, then scenarios of its directory."""
     patch = "+++ b/drivers/vfio/vfio_main.c\n@@ -1,2 +1 @@ int vfio_iommu_unmap_unpin_all(void)\n"
     first, second, *others = killer_table.related(patch)
     assert first == "test_vfio.py::test_memory_is_pinned_while_a_user_maps_it"
@@ -63,7 +63,7 @@ def test_scenarios_that_name_the_patched_function_are_related() -> None:
     )
 
 
-def test_the_killers_table_beside_the_patches_is_merged_with_the_cache(tmp_path: Path) -> None:
+def test_likely_merges_the_table_beside_the_patches_with_the_cache(tmp_path: Path) -> None:
     patch = tmp_path / "three.patch"
     patch.write_text("It is bad.\n")
     killer_table.write(tmp_path, {"three": ("c",), "one": ("a", "b")})
@@ -78,7 +78,8 @@ def test_the_killers_table_beside_the_patches_is_merged_with_the_cache(tmp_path:
 
 
 class Suite:
-    """A suite without a kernel: ``fails`` decides each result, ``starts`` whether guests boot."""
+    """A simulated suite. ``fails`` determines the result of each scenario, ``starts`` whether
+    mutants boot, and ``broken`` is the error of their build."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.fails: dict[str, Callable[[bool, int], ScenarioResult]] = {}
@@ -138,7 +139,7 @@ def never(_is_mutant: bool, _number: int) -> ScenarioResult:
     return ScenarioResult.PASSED
 
 
-def test_a_confirmed_kill_names_its_killer_and_rates(suite: Suite, tmp_path: Path) -> None:
+def test_a_confirmed_kill_records_its_killer_and_rates(suite: Suite, tmp_path: Path) -> None:
     suite.fails = {"good": never, "iommu_deinit_device": on_mutants}
     found = suite.score(tmp_path)
     assert (found.result, found.caught, found.kind) == ("killed", True, "rule")
@@ -147,7 +148,7 @@ def test_a_confirmed_kill_names_its_killer_and_rates(suite: Suite, tmp_path: Pat
     assert found.record()["caught"] is True
 
 
-def test_flaky_scenario_does_not_kill_the_mutant(suite: Suite, tmp_path: Path) -> None:
+def test_a_flaky_scenario_does_not_kill_the_mutant(suite: Suite, tmp_path: Path) -> None:
     suite.fails = {"flake": once, "killer": on_mutants}
     found = suite.score(tmp_path)
     assert (found.result, found.by, found.names_the_bug) == ("killed", ("killer",), False)
@@ -162,19 +163,21 @@ def test_an_unconfirmed_failure_is_inconclusive(suite: Suite, tmp_path: Path) ->
     )
 
 
-def test_a_failure_on_the_base_does_not_kill(suite: Suite, tmp_path: Path) -> None:
+def test_a_scenario_that_also_fails_on_the_base_does_not_kill_the_mutant(
+    suite: Suite, tmp_path: Path
+) -> None:
     suite.fails = {"bad": lambda _is_mutant, _number: ScenarioResult.FAILED, "good": never}
     assert suite.score(tmp_path).result == "inconclusive"
 
 
-def test_a_mutant_that_does_not_boot_is_killed_by_set_up(suite: Suite, tmp_path: Path) -> None:
+def test_a_mutant_that_does_not_boot_is_killed_in_set_up(suite: Suite, tmp_path: Path) -> None:
     suite.fails, suite.starts = {"any": on_mutants}, False
     found = suite.score(tmp_path)
     assert (found.result, found.kind, found.by) == ("killed", "set-up", ())
     assert found.message == "GuestPanic: early"
 
 
-def test_a_mutant_that_no_scenario_fails_survives(suite: Suite, tmp_path: Path) -> None:
+def test_a_mutant_survives_if_no_scenario_fails(suite: Suite, tmp_path: Path) -> None:
     suite.fails = {"good": never}
     assert suite.score(tmp_path).result == "survived"
 
@@ -234,7 +237,7 @@ def request_with(
 def test_a_mutant_applies_to_kernels_with_the_behaviours_that_it_requires(
     tmp_path: Path, head: str, reason: str
 ) -> None:
-    """The kernel's source decides, and not its version."""
+    """The kernel's profile decides, not its version."""
     (tmp_path / "one.patch").write_text(PATCH.format(head=head))
     (found,) = mutant.read(tmp_path)
     made = {SPEC: profile(dma_ownership=True, acs_before_groups=False)}
@@ -242,7 +245,7 @@ def test_a_mutant_applies_to_kernels_with_the_behaviours_that_it_requires(
     assert planted.inapplicable(found, request, "6.12.1") == reason
 
 
-def test_a_mutant_is_run_on_the_machines_whose_kernel_it_applies_to(
+def test_a_mutant_runs_only_on_machines_with_a_kernel_that_it_applies_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "one.patch").write_text(PATCH.format(head="Requires: probe-deferral"))
@@ -269,7 +272,7 @@ def test_a_mutant_is_run_on_the_machines_whose_kernel_it_applies_to(
         ("assert 1 == 2", "rule"),
     ],
 )
-def test_a_failure_message_is_classified_by_how_the_bug_shows(message: str, kind: str) -> None:
+def test_kinds_classifies_a_failure_by_its_message(message: str, kind: str) -> None:
     assert next(name for name, each in mutants._KINDS.items() if each.search(message)) == kind
 
 

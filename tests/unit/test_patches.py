@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""--patch: the files it reads, and how patches are applied."""
+"""Reading the files of --patch, and applying their patches."""
 
 import contextlib
 import re
@@ -56,12 +56,12 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_a_plain_diff_is_read_without_its_text(tmp_path: Path) -> None:
+def test_read_drops_the_text_above_a_plain_diff(tmp_path: Path) -> None:
     (patch,) = series.read(write(tmp_path / "fix.patch", f"Some words.\n\n{DIFF}"))
     assert patch == Patch("fix.patch", DIFF.encode())
 
 
-def test_a_series_is_read_in_its_order_without_replies(tmp_path: Path) -> None:
+def test_read_sorts_a_series_and_ignores_replies(tmp_path: Path) -> None:
     path = mbox(
         tmp_path / "thread.mbox",
         ("[PATCH 0/2] two things", "no diff here"),
@@ -75,7 +75,7 @@ def test_a_series_is_read_in_its_order_without_replies(tmp_path: Path) -> None:
     assert b"+2\n" in second.text
 
 
-def test_the_last_version_of_a_patch_is_read(tmp_path: Path) -> None:
+def test_read_returns_the_latest_version_of_a_patch(tmp_path: Path) -> None:
     path = mbox(
         tmp_path / "t.mbox",
         ("[RFC PATCH] x", another(1)),
@@ -96,7 +96,9 @@ def test_the_last_version_of_a_patch_is_read(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_series_with_a_gap_is_refused(tmp_path: Path, subjects: list[str], missing: str) -> None:
+def test_read_rejects_an_incomplete_series(
+    tmp_path: Path, subjects: list[str], missing: str
+) -> None:
     mails = [(subject, another(number)) for number, subject in enumerate(subjects)]
     with pytest.raises(UsageError, match=f"lacks patches of its series {missing}"):
         series.read(mbox(tmp_path / "t.mbox", *mails))
@@ -113,7 +115,7 @@ def test_a_series_with_a_gap_is_refused(tmp_path: Path, subjects: list[str], mis
         ("[PATCH RFC net-next v4 02/02] b", "[PATCH RFC net-next v4 01/02] a", "Re: x"),
     ],
 )
-def test_series_reads_subjects_in_many_styles(
+def test_read_accepts_many_styles_of_subjects(
     tmp_path: Path, second: str, first: str, reply: str
 ) -> None:
     mails = [(second, another(2)), (reply, another(9)), (first, another(1)), ("[PATCH] z", "no")]
@@ -124,8 +126,8 @@ def test_series_reads_subjects_in_many_styles(
     ]
 
 
-def test_the_interdiff_of_a_cover_letter_is_not_a_patch(tmp_path: Path) -> None:
-    """git format-patch --interdiff puts the changes since the last version there."""
+def test_read_ignores_the_interdiff_in_a_cover_letter(tmp_path: Path) -> None:
+    """git format-patch --interdiff adds the changes since the last version to the cover letter."""
     cover = mail("[PATCH v2 0/1] x", another(0))
     (tmp_path / "v2-0000-cover-letter.patch").write_bytes(cover)
     (tmp_path / "v2-0001-x.patch").write_bytes(mail("[PATCH v2 1/1] x", another(1)))
@@ -135,12 +137,12 @@ def test_the_interdiff_of_a_cover_letter_is_not_a_patch(tmp_path: Path) -> None:
         series.read(tmp_path)
 
 
-def test_a_diff_in_a_reply_is_read_if_there_is_no_other(tmp_path: Path) -> None:
+def test_read_returns_a_diff_in_a_reply_if_there_is_no_other_diff(tmp_path: Path) -> None:
     (patch,) = series.read(mbox(tmp_path / "t.mbox", ("Re: broken", f"try this:\n\n{DIFF}")))
     assert patch.text.startswith(b"--- a/file.c")
 
 
-def test_a_patch_in_an_attachment_is_read(tmp_path: Path) -> None:
+def test_read_returns_a_patch_in_an_attachment(tmp_path: Path) -> None:
     message = EmailMessage()
     message["From"], message["Subject"] = "a@example.org", "[PATCH] x"
     message.set_content("see below")
@@ -150,14 +152,14 @@ def test_a_patch_in_an_attachment_is_read(tmp_path: Path) -> None:
     assert series.read(path)[0].text == DIFF.encode()
 
 
-def test_bytes_that_are_not_utf8_are_kept(tmp_path: Path) -> None:
+def test_read_preserves_bytes_that_are_not_utf8(tmp_path: Path) -> None:
     path = tmp_path / "x.patch"
     diff = DIFF.encode().replace(b"NEW", b"Andr\xe9\xa0")
     path.write_bytes(diff)
     assert series.read(path)[0].text == diff
 
 
-def test_a_format_patch_directory_is_read_without_its_cover_letter(tmp_path: Path) -> None:
+def test_read_skips_the_cover_letter_in_a_format_patch_directory(tmp_path: Path) -> None:
     directory = tmp_path / "out"
     directory.mkdir()
     mbox(directory / "0000-cover-letter.patch", ("[PATCH 0/2] x", "words"))
@@ -168,12 +170,12 @@ def test_a_format_patch_directory_is_read_without_its_cover_letter(tmp_path: Pat
         series.read(tmp_path)
 
 
-def test_a_patch_in_an_archives_html_page_is_read(tmp_path: Path) -> None:
+def test_read_returns_a_patch_in_an_html_page(tmp_path: Path) -> None:
     html = f"<html><body><pre>[PATCH] x\n\nwhy &lt;a@b&gt;\n\n{DIFF}</pre></body></html>"
     assert series.read(write(tmp_path / "x.html", html))[0].text.startswith(b"--- a/file.c")
 
 
-def test_a_file_without_a_diff_is_refused(tmp_path: Path) -> None:
+def test_read_rejects_a_file_without_a_diff(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no diff"):
         series.read(write(tmp_path / "x", "> --- a/file.c\n> +++ b/file.c\nquoted only\n"))
 
@@ -210,7 +212,7 @@ def test_applying_with_fuzz_returns_a_note(tree: Path) -> None:
     assert "NEW" in (tree / "file.c").read_text()
 
 
-def test_a_hunk_that_does_not_apply_is_shown_with_the_nearest_lines(tree: Path) -> None:
+def test_apply_shows_the_nearest_lines_if_a_hunk_does_not_apply(tree: Path) -> None:
     (tree / "file.c").write_text("\n".join(["a", "b", "two", "3", "four", "five"]) + "\n")
     with pytest.raises(UsageError) as caught:
         patching.apply(tree, Patch("fix.patch", DIFF.encode()))
@@ -222,7 +224,7 @@ def test_a_hunk_that_does_not_apply_is_shown_with_the_nearest_lines(tree: Path) 
     assert "NEW" not in (tree / "file.c").read_text()
 
 
-def test_a_patch_that_is_already_applied_is_refused(tree: Path) -> None:
+def test_apply_rejects_a_patch_that_is_already_applied(tree: Path) -> None:
     patching.apply(tree, Patch("x", DIFF.encode()))
     with pytest.raises(UsageError, match="x is already in this kernel"):
         patching.apply(tree, Patch("x", DIFF.encode()))
@@ -235,12 +237,12 @@ RENAMES = [
 
 
 @pytest.mark.parametrize("lines", RENAMES)
-def test_a_rename_touches_both_names(lines: str) -> None:
+def test_touched_files_includes_both_names_of_a_rename(lines: str) -> None:
     text = f"diff --git a/file.c b/other.c\nsimilarity index 100%\n{lines}"
     assert patching.touched_files(Patch("x", text.encode())) == {"file.c", "other.c"}
 
 
-def test_a_quoted_file_name_is_unescaped() -> None:
+def test_touched_files_unescapes_a_quoted_name() -> None:
     name = r'"a/\303\244.c"'
     text = (
         f'diff --git {name} "b/\\303\\244.c"\ndeleted file mode 100644\n'
@@ -249,7 +251,7 @@ def test_a_quoted_file_name_is_unescaped() -> None:
     assert patching.touched_files(Patch("x", text.encode())) == {"ä.c"}
 
 
-def test_a_patch_is_applied_whole_or_not_at_all(tree: Path) -> None:
+def test_apply_changes_no_file_if_one_does_not_apply(tree: Path) -> None:
     half_applicable = DIFF + "--- a/nope.c\n+++ b/nope.c\n@@ -1 +1 @@\n-a\n+b\n"
     with pytest.raises(UsageError, match=r"nope\.c"):
         patching.apply(tree, Patch("x", half_applicable.encode()))
@@ -257,7 +259,7 @@ def test_a_patch_is_applied_whole_or_not_at_all(tree: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../out.c", "/etc/out.c", "a/../../out.c", "sub/out.c"])
-def test_a_patch_writes_nothing_outside_the_tree(tree: Path, tmp_path: Path, name: str) -> None:
+def test_apply_writes_nothing_outside_the_tree(tree: Path, tmp_path: Path, name: str) -> None:
     (tree / "sub").symlink_to(tmp_path)
     text = f"--- /dev/null\n+++ b/{name}\n@@ -0,0 +1 @@\n+x\n"
     patch = Patch("x", text.encode())

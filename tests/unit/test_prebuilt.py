@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Prebuilt kernels: the layouts of a directory, and the notes on what one lacks."""
+"""Prebuilt kernels: the layouts of their directories, and notes on missing features."""
 
 import gzip
 import lzma
@@ -22,7 +22,7 @@ def write(path: Path, data: bytes | str) -> None:
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """An unpacked kernel package of a distribution."""
+    """The unpacked kernel package of a distribution."""
     root = tmp_path / "linux-image ä"
     modules = root / "lib/modules/6.0.0-1-arm64"
     write(root / "boot/vmlinuz-6.0.0-1-arm64", IMAGE)
@@ -41,7 +41,7 @@ def package(tmp_path: Path) -> Path:
     return root
 
 
-def test_building_stores_the_modules_that_guests_use_uncompressed(package: Path) -> None:
+def test_build_stores_the_modules_that_guests_use_uncompressed(package: Path) -> None:
     kernel = build.build(spec.parse(f"prebuilt:{package}"))
     assert kernel.release == "6.0.0-1-arm64"
     assert kernel.image.read_bytes() == IMAGE
@@ -49,7 +49,7 @@ def test_building_stores_the_modules_that_guests_use_uncompressed(package: Path)
     assert modules == dict.fromkeys(("e1000e.ko", "ptp-lib.ko", "virtio-iommu.ko"), b"\x7fELF")
 
 
-def test_the_notes_list_what_the_kernel_lacks(package: Path) -> None:
+def test_notes_list_missing_and_built_in_features(package: Path) -> None:
     kernel = prebuilt.kernel(str(package))
     assert kernel.notes[0] == "arm_smmu_v3 is built in, so it cannot be loaded or removed"
     assert "arm_smmu is built in" in kernel.notes[1]
@@ -65,7 +65,7 @@ def test_changing_the_image_changes_the_key(package: Path) -> None:
     assert prebuilt.kernel(str(package)).key != first.key
 
 
-def test_a_changed_modules_builtin_is_read_again(package: Path) -> None:
+def test_kernel_rereads_a_changed_modules_builtin(package: Path) -> None:
     first = prebuilt.kernel(str(package))
     index = package / "lib/modules/6.0.0-1-arm64/modules.builtin"
     write(index, index.read_text() + "kernel/virtio_console.ko\n")
@@ -73,7 +73,7 @@ def test_a_changed_modules_builtin_is_read_again(package: Path) -> None:
     assert (first.serial_ports, second.serial_ports) == (False, True)
 
 
-def test_an_image_is_matched_with_the_modules_of_its_release(package: Path) -> None:
+def test_kernel_matches_an_image_with_the_modules_of_its_release(package: Path) -> None:
     write(package / "lib/modules/5.9.0/modules.builtin", "")
     assert prebuilt.kernel(str(package)).release == "6.0.0-1-arm64"
     write(package / "boot/vmlinuz-5.9.0", IMAGE)
@@ -81,7 +81,9 @@ def test_an_image_is_matched_with_the_modules_of_its_release(package: Path) -> N
         prebuilt.kernel(str(package))
 
 
-def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernel_rejects_a_decompression_bomb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(prebuilt, "_MAX_BYTES", 1000)
     write(tmp_path / "k/Image", gzip.compress(bytes(100_000)))
     write(tmp_path / "k/modules/6.1.0/modules.builtin", "")
@@ -97,7 +99,7 @@ def test_a_bare_image_has_the_release_of_its_modules_directory(tmp_path: Path) -
     assert "arm_smmu is missing" in kernel.notes
 
 
-def test_gzip_and_zboot_images_are_unpacked(tmp_path: Path) -> None:
+def test_kernel_unpacks_gzip_and_zboot_images(tmp_path: Path) -> None:
     write(tmp_path / "k/modules/6.1.0/modules.builtin", "")
     packed = gzip.compress(IMAGE)
     zboot = b"MZ\0\0zimg" + (64).to_bytes(4, "little") + len(packed).to_bytes(4, "little")
@@ -116,14 +118,14 @@ def test_gzip_and_zboot_images_are_unpacked(tmp_path: Path) -> None:
     # gzip output contains the time, and pytest-xdist's workers must agree on the ids.
     ids=["x86", "empty", "truncated"],
 )
-def test_an_invalid_image_is_refused(tmp_path: Path, image: bytes, error: str) -> None:
+def test_kernel_rejects_an_invalid_image(tmp_path: Path, image: bytes, error: str) -> None:
     write(tmp_path / "k/Image", image)
     write(tmp_path / "k/modules/6.1.0/modules.builtin", "")
     with pytest.raises(UsageError, match=error):
         prebuilt.kernel(str(tmp_path / "k"))
 
 
-def test_a_directory_without_image_or_modules_is_refused(tmp_path: Path) -> None:
+def test_kernel_rejects_a_directory_without_image_or_modules(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no Image"):
         prebuilt.kernel(str(tmp_path))
     write(tmp_path / "Image", IMAGE)
@@ -133,6 +135,6 @@ def test_a_directory_without_image_or_modules_is_refused(tmp_path: Path) -> None
         prebuilt.kernel("/nope")
 
 
-def test_a_prebuilt_kernel_accepts_no_variants(package: Path) -> None:
+def test_parse_rejects_variants_of_a_prebuilt_kernel(package: Path) -> None:
     with pytest.raises(UsageError, match="cannot be patched or configured"):
         spec.parse(f"prebuilt:{package}", variants=["kasan"])

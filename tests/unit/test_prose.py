@@ -41,14 +41,14 @@ MESSAGE = "e1000e 0000:00:01.0: Adding to iommu group 0"
         ("Fine so far. I use the kernel command line `iommu.passthrough=1`.", False),
     ],
 )
-def test_a_quoted_kernel_message_is_a_claim(tmp_path: Path, prose: str, is_claim: bool) -> None:
+def test_prose_claims_a_quoted_kernel_message(tmp_path: Path, prose: str, is_claim: bool) -> None:
     found = symptoms(tmp_path, f"{LOADED}\n{prose}\n")
     assert [(each.kind, each.step, each.lines) for each in found] == [
         ("message", None, (MESSAGE,))
     ] * is_claim
 
 
-def test_warning_in_backticks_is_a_splat_claim(tmp_path: Path) -> None:
+def test_prose_claims_a_splat_in_backticks(tmp_path: Path) -> None:
     place = "drivers/iommu/iommu.c:634 iommu_group_release+0x70/0xa8"
     prose = f"dmesg shows `WARNING: CPU: 0 PID: 35 at {place}`."
     (found,) = symptoms(tmp_path, f"{LOADED}\n{prose}\n")
@@ -76,7 +76,7 @@ def test_prose_claims_the_driver_or_group_of_a_device(
 @pytest.mark.parametrize(
     "prose", ["0000:00:01.0 is not bound to e1000e.", "It should be bound to e1000e.", "Bound to."]
 )
-def test_a_negated_expected_or_incomplete_binding_is_no_claim(tmp_path: Path, prose: str) -> None:
+def test_prose_ignores_a_negated_expected_or_incomplete_binding(tmp_path: Path, prose: str) -> None:
     assert symptom_steps(tmp_path, f"{LOADED}\n{prose}\n") == []
 
 
@@ -90,7 +90,7 @@ def test_a_negated_expected_or_incomplete_binding_is_no_claim(tmp_path: Path, pr
         ("rmmod e1000e  # the driver of the NIC", []),
     ],
 )
-def test_a_note_behind_a_command_claims_a_hang_or_a_failure(
+def test_a_note_after_a_command_claims_a_hang_or_a_failure(
     tmp_path: Path, command: str, found: list[tuple[str, int | None]]
 ) -> None:
     assert symptom_steps(tmp_path, f"{LOADED}# {command}\n") == found
@@ -159,12 +159,14 @@ def test_prose_claims_a_splat_and_its_function(
 
 
 @pytest.mark.parametrize("prose", ["After a reboot the module is there.", "My editor crashed."])
-def test_reboots_and_crashes_of_programs_claim_no_splat(tmp_path: Path, prose: str) -> None:
+def test_prose_about_reboots_or_crashes_of_programs_claims_no_splat(
+    tmp_path: Path, prose: str
+) -> None:
     assert symptom_steps(tmp_path, f"{LOADED}\n{prose}\n") == []
 
 
 @pytest.mark.parametrize(("times", "found"), [(1, 1), (5, 5), (6, 0)])
-def test_up_to_five_stamped_lines_are_message_claims(
+def test_up_to_five_stamped_lines_become_message_claims(
     tmp_path: Path, times: int, found: int
 ) -> None:
     log = "".join(f"[    {n}.000000] e1000e 0000:00:01.0: {n}\n" for n in range(times))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Reading reports: mails, mailboxes, archive pages, and the sessions and claims in them."""
+"""Reading reports: mails, mailboxes and archive pages, and their sessions and claims."""
 
 import contextlib
 import gzip
@@ -35,20 +35,20 @@ def mail(body: str, subject: str = "busy") -> EmailMessage:
     return message
 
 
-def test_reading_plain_text_finds_the_session(tmp_path: Path) -> None:
+def test_read_finds_the_session_in_plain_text(tmp_path: Path) -> None:
     path = tmp_path / "report"
     path.write_text("Hello,\n\n" + SESSION)
     assert texts(path) == EXPECTED
 
 
-def test_reading_an_eml_decodes_quoted_printable(tmp_path: Path) -> None:
+def test_read_decodes_quoted_printable(tmp_path: Path) -> None:
     path = tmp_path / "report.eml"
     path.write_bytes(bytes(mail("Ünload fails = always:\n\n" + SESSION)))
     assert b"=3D" in path.read_bytes()
     assert texts(path) == EXPECTED
 
 
-def test_reading_a_multipart_mail_skips_the_html_alternative(tmp_path: Path) -> None:
+def test_read_skips_the_html_alternative_of_a_mail(tmp_path: Path) -> None:
     message = mail("Hi\n\n" + SESSION)
     message.add_alternative(f"<html><body><pre>{SESSION}</pre></body></html>", subtype="html")
     path = tmp_path / "report.eml"
@@ -56,7 +56,7 @@ def test_reading_a_multipart_mail_skips_the_html_alternative(tmp_path: Path) -> 
     assert texts(path) == EXPECTED
 
 
-def test_reading_an_html_only_mail_finds_the_session(tmp_path: Path) -> None:
+def test_read_finds_the_session_in_an_html_only_mail(tmp_path: Path) -> None:
     message = EmailMessage()
     message["From"] = "A <a@example.org>"
     message["Subject"] = "busy"
@@ -68,7 +68,7 @@ def test_reading_an_html_only_mail_finds_the_session(tmp_path: Path) -> None:
     assert texts(path) == EXPECTED
 
 
-def test_choose_defaults_to_the_first_message_with_a_session(tmp_path: Path) -> None:
+def test_select_defaults_to_the_first_message_with_a_session(tmp_path: Path) -> None:
     first = bytes(mail("Nothing here."))
     second = bytes(mail("Hi\n\n" + SESSION))
     third = bytes(mail("> " + SESSION.replace("\n", "\n> ") + "\n\n$ uname -r\n6.12\n"))
@@ -83,7 +83,7 @@ def test_choose_defaults_to_the_first_message_with_a_session(tmp_path: Path) -> 
     assert session_selection.select(report, "all").session.texts == (*EXPECTED[0], "uname -r")
 
 
-def test_an_archive_page_is_split_into_its_messages(tmp_path: Path) -> None:
+def test_read_splits_an_archive_page_into_messages(tmp_path: Path) -> None:
     path = tmp_path / "page.txt"
     quoted = SESSION.replace("$", ">   $").replace("modprobe:", ">   modprobe:")
     path.write_text(
@@ -95,14 +95,14 @@ def test_an_archive_page_is_split_into_its_messages(tmp_path: Path) -> None:
     assert session_selection.select(report, None).session.texts == EXPECTED[0]
 
 
-def test_reading_falls_back_to_latin_1(tmp_path: Path) -> None:
+def test_read_falls_back_to_latin_1(tmp_path: Path) -> None:
     path = tmp_path / "report"
     path.write_bytes("Grüße,\n\n".encode("latin-1") + SESSION.encode())
     assert texts(path) == EXPECTED
     assert "Grüße" in bug_report.read(path).texts[0].lines[0].text
 
 
-def test_reading_accepts_crlf_line_ends(tmp_path: Path) -> None:
+def test_read_accepts_crlf_line_endings(tmp_path: Path) -> None:
     path = tmp_path / "report"
     path.write_bytes(SESSION.replace("\n", "\r\n").encode())
     assert texts(path) == EXPECTED
@@ -118,7 +118,7 @@ def test_reading_accepts_crlf_line_ends(tmp_path: Path) -> None:
         (b"\x1f\x8b\x08\0cut", "cannot unpack"),
     ],
 )
-def test_unreadable_input_raises_a_one_line_error_with_status_2(
+def test_create_rejects_unreadable_input_in_one_line_with_status_2(
     tmp_path: Path, content: bytes, word: str
 ) -> None:
     path = tmp_path / "report"
@@ -137,15 +137,13 @@ def test_read_rejects_missing_files_directories_and_urls(tmp_path: Path) -> None
         bug_report.read(Path("https:/lists.example/x"))
 
 
-def test_reading_decompresses_a_gzipped_mbox(tmp_path: Path) -> None:
+def test_read_decompresses_a_gzipped_mbox(tmp_path: Path) -> None:
     path = tmp_path / "t.mbox.gz"
     path.write_bytes(gzip.compress(bytes(mail("Hi\n\n" + SESSION))))
     assert texts(path) == EXPECTED
 
 
-def test_reading_refuses_a_decompression_bomb(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_read_rejects_a_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.host.mail._MAX_BYTES", 1000)
     path = tmp_path / "t.gz"
     path.write_bytes(gzip.compress(b"x" * 100_000))
@@ -153,7 +151,7 @@ def test_reading_refuses_a_decompression_bomb(
         bug_report.read(path)
 
 
-def test_prose_behind_an_html_block_is_not_output(tmp_path: Path) -> None:
+def test_prose_after_an_html_block_is_not_output(tmp_path: Path) -> None:
     message = EmailMessage()
     message["From"], message["Subject"] = "a@example.org", "x"
     message.set_content("<pre># ls /sys\nblock</pre><p>Is this known?</p>", "html")
@@ -173,7 +171,7 @@ def test_prose_behind_an_html_block_is_not_output(tmp_path: Path) -> None:
         b"Content-Type: text/html",
     ],
 )
-def test_reading_a_malformed_mail_raises_only_usage_errors(tmp_path: Path, header: bytes) -> None:
+def test_read_of_a_malformed_mail_raises_only_usage_errors(tmp_path: Path, header: bytes) -> None:
     path = tmp_path / "report.eml"
     body = b"<![foo[x]]>\n$ echo \\ud800\nx\n"
     path.write_bytes(b"From: a@b\nSubject: x\n" + header + b"\n\n" + body)
@@ -190,7 +188,7 @@ def test_a_from_line_in_the_body_does_not_split_a_mail(tmp_path: Path) -> None:
     assert texts(path) == [("echo a", "echo b")]
 
 
-def test_requesting_a_missing_session_is_refused(tmp_path: Path) -> None:
+def test_create_rejects_a_missing_session(tmp_path: Path) -> None:
     path = tmp_path / "report"
     path.write_text(SESSION)
     with pytest.raises(UsageError, match="no session 7"):
@@ -199,7 +197,7 @@ def test_requesting_a_missing_session_is_refused(tmp_path: Path) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.binary(max_size=1000), st.sampled_from([b"", b"From a@b Thu Aug 29 12:05:04 2024\n"]))
-def test_reading_any_bytes_returns_a_report_or_raises_a_usage_error(
+def test_read_of_any_bytes_raises_only_usage_errors(
     tmp_path: Path, data: bytes, start: bytes
 ) -> None:
     path = tmp_path / "report"
@@ -225,7 +223,7 @@ def test_reading_any_bytes_returns_a_report_or_raises_a_usage_error(
         ("$ ls /sys\nblock\n", "smmuv3", False),
     ],
 )
-def test_request_takes_machine_and_extras_from_the_report(
+def test_create_reads_the_machine_and_extra_packages_from_the_report(
     tmp_path: Path, text: str, machine_name: str, kmod: bool
 ) -> None:
     path = tmp_path / "report"
@@ -234,13 +232,13 @@ def test_request_takes_machine_and_extras_from_the_report(
     assert (found.machine.name, "kmod" in found.extras) == (machine_name, kmod)
 
 
-def test_a_request_notes_the_module_behind_test_module(tmp_path: Path) -> None:
+def test_create_notes_that_iommu_client_replaces_test_module(tmp_path: Path) -> None:
     path = tmp_path / "report"
     path.write_text("$ modprobe test_module\n$ rmmod test_module\nx\n")
     assert any("iommu_client" in note for note in request.create(path).notes)
 
 
-def test_reading_accepts_utf_16_and_standard_input(
+def test_read_accepts_utf_16_and_standard_input(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "report"
@@ -250,14 +248,14 @@ def test_reading_accepts_utf_16_and_standard_input(
     assert texts(Path("-")) == EXPECTED
 
 
-def test_a_report_without_a_session_gets_a_hint(tmp_path: Path) -> None:
+def test_create_suggests_prompts_for_a_report_without_a_session(tmp_path: Path) -> None:
     path = tmp_path / "report"
     path.write_text("It does not work.\n")
     with pytest.raises(UsageError, match=r"each command behind '\$ '"):
         request.create(path)
 
 
-def test_a_request_chooses_the_session_that_shows_the_bug(tmp_path: Path) -> None:
+def test_create_selects_the_session_that_shows_the_bug(tmp_path: Path) -> None:
     path = tmp_path / "report"
     path.write_text(
         "With the patch:\n\n# rmmod a\n# echo 0\n0\n\nWithout the patch:\n\n# rmmod a\nno\n"
@@ -295,7 +293,7 @@ def test_empty_output_of_a_query_before_a_prompt_is_a_symptom(
         ("The refcount should be 1 instead of 0.", None),
     ],
 )
-def test_the_expected_refcount_is_not_claimed(
+def test_prose_claims_the_actual_refcount_not_the_expected_one(
     tmp_path: Path, prose: str, count: int | None
 ) -> None:
     (tmp_path / "r.txt").write_text(f"I do:\n\n    # modprobe a\n    # rmmod a\n\n{prose}\n")
@@ -304,7 +302,7 @@ def test_the_expected_refcount_is_not_claimed(
     assert found == ([] if count is None else [count])
 
 
-def test_request_skips_a_session_described_as_working(tmp_path: Path) -> None:
+def test_create_skips_a_session_described_as_working(tmp_path: Path) -> None:
     path = tmp_path / "r.txt"
     path.write_text(
         "Without a client all is fine:\n\n# rmmod a\n# echo $?\n0\n\n"
@@ -313,7 +311,7 @@ def test_request_skips_a_session_described_as_working(tmp_path: Path) -> None:
     assert request.create(path).session.commands[0].output == ("no",)
 
 
-def test_output_of_dmesg_w_in_another_terminal_is_context(tmp_path: Path) -> None:
+def test_dmesg_w_output_from_another_terminal_is_context(tmp_path: Path) -> None:
     path = tmp_path / "r.txt"
     path.write_text("# rmmod a\nno\n\nTerminal 2:\n\n# dmesg -w\n[    1.2] e1000e: bound\n")
     case = session_selection.select(bug_report.read(path), None)
@@ -335,7 +333,7 @@ COUNTED = "# modprobe x-y\n# cat /sys/module/x_y/refcnt\n2\n# modprobe -r x-y\n"
         ("Then it oopses in iommu_group_release.", ("splat", 2, None)),
     ],
 )
-def test_prose_below_a_silent_command_is_its_symptom(
+def test_prose_below_a_silent_command_claims_its_symptom(
     tmp_path: Path, below: str, symptom: tuple[str, int | None, int | None]
 ) -> None:
     shown = ("output", 1, None)
@@ -358,7 +356,7 @@ def test_output_of_an_unknown_program_claims_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("query", "is_claim"), [("lsmod | grep x_y", True), ("dmesg | tail -3", False)]
 )
-def test_an_empty_lsmod_after_an_error_is_a_claim(
+def test_empty_lsmod_output_after_an_error_is_a_claim(
     tmp_path: Path, query: str, is_claim: bool
 ) -> None:
     busy = "# modprobe x-y\n# rmmod x_y\nrmmod: ERROR: Module x_y is in use\n"
@@ -370,7 +368,7 @@ def test_an_empty_lsmod_after_an_error_is_a_claim(
     "line",
     ["ok " + "a" * 4000 + "/", "1." * 2000 + " is", "refcount of " + "a_" * 2000, "a_" * 2000],
 )
-def test_pathological_lines_are_read_within_two_seconds(tmp_path: Path, line: str) -> None:
+def test_read_parses_pathological_lines_within_two_seconds(tmp_path: Path, line: str) -> None:
     start = time.monotonic()
     symptom_numbers(tmp_path, f"{line}\n\n# cat a\n{line}\n# rmmod a\n\n{line}\n")
     assert time.monotonic() - start < 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Splats in reports, and the lines around them."""
+"""Splats in reports, and the text around them."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from harness.repro import request
 from tests.unit.claims import symptom_numbers
 
 
-def test_a_splat_behind_quote_marks_is_found(tmp_path: Path) -> None:
+def test_create_finds_a_wrapped_splat_behind_quote_marks(tmp_path: Path) -> None:
     path = tmp_path / "report"
     path.write_text(
         ">> [    7.227853] ------------[ cut here ]------------\n"

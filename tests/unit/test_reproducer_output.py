@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Output that a report shows below its reproducer."""
+"""Output that a report shows separately from its reproducer."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def outputs(tmp_path: Path, text: str) -> list[tuple[str, ...]]:
         ("It prints\n```\nrmmod: ERROR: Module a is in use\n```\n", None),
     ],
 )
-def test_a_block_below_a_script_is_its_output(
+def test_the_output_block_below_a_script_belongs_to_its_commands(
     tmp_path: Path, reproducer: str, below: str, shown: tuple[str, ...] | None
 ) -> None:
     found = outputs(tmp_path, f"I run\n\n{reproducer}\n{below}")
@@ -50,7 +50,7 @@ def test_a_block_below_a_script_is_its_output(
         ("Expected output:\n```\n0\n```\nActual output:\n```\n1\n```\n", ("1",)),
     ],
 )
-def test_an_actual_result_is_the_output_of_the_last_step(
+def test_an_actual_result_becomes_the_output_of_the_last_step(
     tmp_path: Path, below: str, shown: tuple[str, ...]
 ) -> None:
     assert outputs(tmp_path, STEPS + below) == [(), (), shown]
@@ -62,6 +62,6 @@ def test_an_actual_result_of_nothing_claims_silence(tmp_path: Path) -> None:
     assert [(each.kind, each.step) for each in claims if each.symptom] == [("silence", 2)]
 
 
-def test_an_actual_result_is_ignored_if_several_steps_print(tmp_path: Path) -> None:
+def test_an_actual_result_is_ignored_if_several_steps_can_print(tmp_path: Path) -> None:
     steps = STEPS.replace("rmmod e1000e", "cat /b")
     assert outputs(tmp_path, f"{steps}Actual output:\n```\n1\n2\n```\n") == [(), (), ()]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The kernels of a run: their provenance, profile and failed builds."""
+"""The kernels of a run: provenance, profiles and failed builds."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def kernel(directory: Path) -> Kernel:
     return made
 
 
-def test_profile_and_provenance_are_read_back_as_written(tmp_path: Path) -> None:
+def test_resolved_kernels_keep_their_profile_and_provenance_on_disk(tmp_path: Path) -> None:
     found = Resolved(spec.parse("debian:6.12"), kernel(tmp_path / "kernel"), PROFILE)
     file = resolved.write([found], resolved.file_in(tmp_path))
     assert resolved.profiles(file) == {found.spec.key: PROFILE}
@@ -44,7 +44,7 @@ def test_profile_and_provenance_are_read_back_as_written(tmp_path: Path) -> None
     assert [len(digest) for digest in (*record["patches"], record["config"])] == [64, 64]
 
 
-def test_each_change_to_a_kernel_spec_changes_its_key(tmp_path: Path) -> None:
+def test_different_kernel_specs_have_different_keys(tmp_path: Path) -> None:
     for name in ("a.patch", "b.patch"):
         (tmp_path / name).touch()
     specs = [
@@ -57,7 +57,7 @@ def test_each_change_to_a_kernel_spec_changes_its_key(tmp_path: Path) -> None:
     assert len({each.key for each in specs}) == len(specs)
 
 
-def test_a_failed_build_does_not_stop_the_others(
+def test_build_continues_after_a_failed_build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good, bad = spec.parse("debian:6.12"), spec.parse("debian:6.1")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The schemas of ``--json``, and what commands print that need no guest."""
+"""The schemas of ``--json``, and the output of commands that do not boot a guest."""
 
 import importlib
 import json
@@ -29,23 +29,23 @@ from tests import command, fake_linux, schemas
 FILES = sorted(path.name.removesuffix(".schema.json") for path in schemas.SCHEMAS.iterdir())
 
 
-def test_the_page_has_the_tables_of_the_schemas() -> None:
+def test_the_reference_page_matches_the_schemas() -> None:
     assert schemas.PAGE.read_text() == schemas.page(), "run python -m tests.schemas"
 
 
-def test_every_schema_is_on_the_page() -> None:
+def test_the_reference_page_contains_every_schema() -> None:
     assert sorted([*schemas.COMMANDS, *schemas.LINES, "common"]) == FILES
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_schema_is_of_draft_2020_12(name: str) -> None:
+def test_a_schema_conforms_to_draft_2020_12(name: str) -> None:
     assert schemas.schema(name)["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert schemas.schema(name)["$id"] == f"{name}.schema.json"
     Draft202012Validator.check_schema(schemas.schema(name))
 
 
 def objects(value: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every schema within one, with its place."""
+    """Yield each object nested in a schema, with its path."""
     if isinstance(value, dict):
         yield place, value
         for name, part in value.items():
@@ -55,7 +55,7 @@ def objects(value: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from objects(part, f"{place}/{number}")
 
 
-# Definitions that others extend and close.
+# Definitions that are extended, and closed where they are used.
 OPEN = {f"common/$defs/{name}" for name in ("kernel", "replay", "splat-facts", "item")}
 MAY_BE_ABSENT = {
     "common/$defs/error": {"detail"},
@@ -71,7 +71,7 @@ def parts() -> list[tuple[str, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize(("place", "part"), parts(), ids=[place for place, _ in parts()])
-def test_an_object_takes_no_other_key_and_lacks_none(place: str, part: dict[str, Any]) -> None:
+def test_an_object_requires_every_key_and_allows_no_other(place: str, part: dict[str, Any]) -> None:
     closed = part.get("additionalProperties", part.get("unevaluatedProperties"))
     assert closed is (None if place in OPEN else False)
     required = set(part["properties"]) - MAY_BE_ABSENT.get(place, set())
@@ -105,7 +105,7 @@ def properties(place: str) -> set[str]:
         ("machines-boot/properties/machines/items", smoke.SmokeResult, set(), set()),
     ],
 )
-def test_an_object_has_the_fields_of_its_class(
+def test_a_schema_has_the_fields_of_its_class(
     place: str, record: Any, added: set[str], left_out: set[str]
 ) -> None:
     names = set(record.__dataclass_fields__)
@@ -126,7 +126,7 @@ def error_classes(above: type[HarnessError] = HarnessError) -> Iterator[str]:
         yield from error_classes(each)
 
 
-def test_every_error_has_a_kind() -> None:
+def test_the_error_schema_lists_every_error_class() -> None:
     for module in pkgutil.walk_packages(harness.__path__, "harness."):
         importlib.import_module(module.name)
     assert enumerated("common/$defs/error/properties/kind") == set(error_classes())
@@ -143,11 +143,11 @@ def test_every_error_has_a_kind() -> None:
         ("bisect-status/properties/last/properties/result", journal.RunResult),
     ],
 )
-def test_a_word_is_one_of_its_type(place: str, words: Any) -> None:
+def test_an_enumeration_matches_its_literal_type(place: str, words: Any) -> None:
     assert enumerated(place) == set(get_args(words))
 
 
-def test_a_key_too_many_or_too_few_is_refused() -> None:
+def test_validate_rejects_an_extra_or_missing_key() -> None:
     error = {"kind": "UsageError", "message": "unknown kernel", "hint": ""}
     schemas.validate("error", {"error": error})
     with pytest.raises(AssertionError, match=r"\$.error: .*'extra' was unexpected"):
@@ -157,10 +157,10 @@ def test_a_key_too_many_or_too_few_is_refused() -> None:
         schemas.validate("error", {"error": error})
 
 
-# What is printed is validated where the command is run.
+# command.run() validates everything that a command prints.
 
 
-def test_printed_errors_and_lists_are_valid() -> None:
+def test_commands_print_valid_errors_and_lists() -> None:
     for words in (
         ("repro", "/nope", "--json"),
         ("repro", "--json"),
@@ -176,7 +176,7 @@ def test_printed_errors_and_lists_are_valid() -> None:
         command.run(*words)
 
 
-def test_printed_kernels_and_cache_entries_are_valid(tmp_path: Path) -> None:
+def test_commands_print_valid_kernels_and_cache_entries(tmp_path: Path) -> None:
     tree = fake_linux.write(tmp_path / "tree")
     broken = fake_linux.write(tmp_path / "broken")
     (broken / "drivers/iommu/iommu.c").write_text("int a = b;\n")
@@ -192,7 +192,7 @@ def test_printed_kernels_and_cache_entries_are_valid(tmp_path: Path) -> None:
     assert json.loads(command.run("cache", "gc", "--days", "0", "--json").out)["removed"]
 
 
-def test_a_printed_decoded_log_is_valid() -> None:
+def test_decode_prints_valid_splats() -> None:
     logs = schemas.ROOT / "tests/logs"
     for name in ("6.12-kasan-use-after-free.log", "6.12-boot.log", "7.2-warn-late-probe-kmsg.log"):
         command.run("decode", logs / name, "--json")

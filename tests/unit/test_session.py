@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Shell sessions in text: prompts, commands, their output and statuses."""
+"""Shell sessions in text: prompts, commands, output and exit statuses."""
 
 import pytest
 from hypothesis import given
@@ -37,7 +37,7 @@ def commands(text: str) -> list[list[str]]:
         "[0] root@host:~# ",
     ],
 )
-def test_a_prompt_starts_a_command(prompt: str) -> None:
+def test_find_recognises_prompts_of_many_shells(prompt: str) -> None:
     text = (
         f"I did:\n\n{prompt}modprobe arm-smmu-v3\n"
         f"{prompt}rmmod arm-smmu-v3\nrmmod: busy\n\nThanks\n"
@@ -55,7 +55,7 @@ def test_a_prompt_starts_a_command(prompt: str) -> None:
         ("\u250c\u2500\u2500(root\u327fvm)-[/sys/kernel]", "\u2514\u2500# "),
     ],
 )
-def test_a_two_line_prompt_gives_directory_and_host(upper: str, lower: str) -> None:
+def test_find_reads_directory_and_host_from_a_two_line_prompt(upper: str, lower: str) -> None:
     (found,) = sessions(
         f"{upper}\n{lower}ls iommu_groups\n0\n\n{upper}\n{lower}rmmod x\nrmmod: busy\n\nThanks\n"
     )
@@ -85,7 +85,7 @@ def test_other_speakers_in_a_chat_are_not_output(stamp: str) -> None:
     assert found.commands[0].output == ("rmmod: busy",)
 
 
-def test_spelled_out_escape_sequences_are_dropped() -> None:
+def test_find_drops_escape_sequences_in_caret_notation() -> None:
     assert commands("/ # ^[[6nrmmod x\n/ # ^[[6n\n") == [["rmmod x"]]
 
 
@@ -143,25 +143,25 @@ def deduplicated(text: str) -> list[Session]:
     return session.drop_repeats(sessions(text))
 
 
-def test_a_quoted_repeat_is_dropped() -> None:
+def test_drop_repeats_drops_a_quoted_repeat() -> None:
     first = "    $ modprobe a\n    $ modprobe b\n    no\n"
     text = f"{first}\nHe wrote:\n> >   $ modprobe a\n> >   $ modprobe b\n"
     (found,) = deduplicated(text)
     assert found.commands[1].output == ("no",)
 
 
-def test_the_original_is_kept_over_an_earlier_quotation() -> None:
+def test_drop_repeats_keeps_the_original_instead_of_an_earlier_quotation() -> None:
     (found,) = deduplicated("> $ modprobe a\n> cut\n\nand so:\n\n$ modprobe a\nno\n")
     assert (found.quoted, found.commands[0].output) == (False, ("no",))
 
 
-def test_equal_commands_with_different_output_are_two_sessions() -> None:
+def test_drop_repeats_keeps_equal_commands_with_different_output() -> None:
     before, after = deduplicated("$ rmmod a\nno\n\nPatched:\n\n$ rmmod a\n\nBye\n")
     assert (before.commands[0].output, after.commands[0].output) == (("no",), ())
     assert len(deduplicated("$ ls\nx\n\nonce more\n\n$ ls\nx\n")) == 1
 
 
-def test_a_session_that_is_only_quoted_is_kept() -> None:
+def test_find_returns_a_session_that_is_only_quoted() -> None:
     assert commands("On Monday X wrote:\n> $ modprobe a\n> oops\n>\n> Why?\n") == [["modprobe a"]]
 
 
@@ -203,7 +203,7 @@ def test_prose_about_another_setup_splits_sessions(prose: str) -> None:
     assert commands(text) == [["modprobe a"], ["rmmod a"]]
 
 
-def test_prose_behind_an_indented_session_is_not_output() -> None:
+def test_prose_after_an_indented_session_is_not_output() -> None:
     (found,) = sessions("    $ ls\n    file\n\n    more\nCause:\n    because\n")
     assert found.commands[0].output == ("file", "", "more")
 
@@ -231,13 +231,13 @@ def test_a_command_includes_its_continuation_lines(text: str, command: str) -> N
     assert found.commands[0].output == ("1", "2")
 
 
-def test_commands_have_their_line_numbers() -> None:
+def test_find_returns_the_line_numbers_of_commands() -> None:
     (found,) = sessions("one\ntwo\n  $ ls\n  x\n  $ pwd\n")
     assert [command.line for command in found.commands] == [3, 5]
 
 
 @given(st.text(max_size=400))
-def test_sessions_of_any_text_have_no_empty_command(text: str) -> None:
+def test_find_returns_no_empty_command_for_any_text(text: str) -> None:
     for each in sessions(text):
         assert all(command.text for command in each.commands)
 
@@ -260,7 +260,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(PIECES, max_size=60))
-def test_sessions_accepts_any_mixture_of_shell_fragments(pieces: list[str]) -> None:
+def test_find_accepts_any_mixture_of_shell_fragments(pieces: list[str]) -> None:
     sessions("".join(pieces))
     sessions("\n".join(pieces))
 
@@ -279,7 +279,7 @@ def test_sessions_accepts_any_mixture_of_shell_fragments(pieces: list[str]) -> N
         "modprobe -r x; echo $?",
     ],
 )
-def test_a_command_that_is_complete_for_a_shell_ends_on_its_line(command: str) -> None:
+def test_a_complete_command_ends_on_its_line(command: str) -> None:
     (found,) = sessions(f"# {command}\nout\n# uname\n")
     assert found.texts == (command, "uname")
     assert found.commands[0].output == ("out",)
@@ -294,7 +294,7 @@ def test_a_command_that_is_complete_for_a_shell_ends_on_its_line(command: str) -
         ("$ (echo a\n> )\na\n", "(echo a\n)"),
     ],
 )
-def test_a_command_that_is_incomplete_for_a_shell_continues(text: str, command: str) -> None:
+def test_an_incomplete_command_continues_on_the_next_lines(text: str, command: str) -> None:
     (found,) = sessions(text)
     assert found.texts == (command,)
     assert found.commands[0].output == ("a",)
@@ -326,20 +326,20 @@ def test_counters_and_constants_in_prompts_are_not_statuses(numbers: tuple[int, 
     assert {each.next_status for each in found.commands} == {None}
 
 
-def test_an_arrow_prompt_may_show_the_home_directory() -> None:
+def test_find_recognises_an_arrow_prompt_with_a_home_directory() -> None:
     (found,) = sessions("\u279c  ~ modprobe x\n\u279c  ~ cat y\n2\n\u279c  ~\n")
     assert found.texts == ("modprobe x", "cat y")
     assert found.commands[1].output == ("2",)
 
 
-def test_a_parenthesis_behind_a_prompt_is_a_subshell_or_a_remark() -> None:
+def test_parentheses_after_a_prompt_are_a_subshell_or_a_remark() -> None:
     (found,) = sessions("# modprobe x\n# (echo virtio1 > /sys/unbind)\nSegmentation fault\n")
     assert found.texts == ("modprobe x", "(echo virtio1 > /sys/unbind)")
     (found,) = sessions("# modprobe x\n# (see below for more)\n")
     assert found.texts == ("modprobe x",)
 
 
-def test_a_status_behind_the_directory_is_the_previous_status() -> None:
+def test_a_number_after_the_directory_is_the_previous_status() -> None:
     text = "root@box:~ 0 # true\nroot@box:~ 0 # false\nroot@box:~ 1 # true\nroot@box:~ 0 #\n"
     (found,) = sessions(text)
     assert found.texts == ("true", "false", "true")
@@ -353,13 +353,13 @@ def test_a_bracketed_fish_status_is_the_previous_status() -> None:
 
 
 @pytest.mark.parametrize("output", ["1", "a/b", "x.y"])
-def test_a_prompt_directly_behind_output_is_recognised(output: str) -> None:
+def test_find_recognises_a_prompt_directly_after_output(output: str) -> None:
     text = f"root@box:~# true\nroot@box:~# printf {output}\n{output}root@box:~# true\n"
     (found,) = sessions(text)
     assert [command.output for command in found.commands] == [(), (output,), ()]
 
 
-def test_the_prompt_of_another_user_is_not_output() -> None:
+def test_find_recognises_the_prompt_of_a_second_user() -> None:
     text = "root@box:~# true\nbroot@box:~# true\nbroot@box:~# true\nroot@box:~# true\n"
     (found,) = sessions(text)
     assert len(found.commands) == 4

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A guest that is silent because the host does not schedule it, which no guest can provoke."""
+"""A guest that is silent because the host does not schedule QEMU; no guest can provoke this."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ LIMIT = 0.4
 
 
 class Watched:
-    """The part of the watcher that a console uses, for a silent guest."""
+    """The attributes of a watcher that a console reads, for a silent guest."""
 
     tail = ""
     last_activity = 0.0
@@ -65,8 +65,8 @@ def busy(cpu: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="requires CONFIG_SCHED_INFO")
-def test_a_process_that_shares_a_cpu_accumulates_waiting_time(tmp_path: Path) -> None:
-    """Poll until one has waited for 0.1 s: the scheduler makes both take turns."""
+def test_run_delay_grows_for_a_process_that_shares_its_cpu(tmp_path: Path) -> None:
+    """Of two processes on one CPU, each waits for about half the time."""
     cpu = min(os.sched_getaffinity(0))
     with busy(cpu) as one, busy(cpu):
         process = Process((), one, {}, tmp_path / "log")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The state of a guest: parsing it, its changes and its contradictions."""
+"""The state of a guest: parsing, changes and contradictions."""
 
 import contextlib
 
@@ -34,7 +34,7 @@ type 0 identity
 type 3 -"""
 
 
-def test_parsing_a_state_reads_modules_groups_and_devices() -> None:
+def test_parse_reads_modules_groups_and_devices() -> None:
     found = state.parse(BEFORE)
     assert found.refcount("arm-smmu-v3") == 1
     assert found.refcount_if_loaded("nope") is None
@@ -46,19 +46,19 @@ def test_parsing_a_state_reads_modules_groups_and_devices() -> None:
     assert found.devices["b000000.client0"].group == 0
 
 
-def test_a_missing_group_type_is_unknown() -> None:
-    """A task that died may hold the group's mutex: no further type is printed."""
+def test_parse_marks_a_missing_group_type_as_unknown() -> None:
+    """A killed task may hold the mutex of a group; the guest prints no further types then."""
     found = state.parse(AFTER.removesuffix("type 0 identity\ntype 3 -"))
     assert [group.type for group in found.groups.values()] == ["?", "?"]
     assert state.parse(AFTER).groups[3].type == ""
 
 
-def test_the_type_of_an_unlisted_group_is_ignored() -> None:
-    """The group appeared after the groups were listed."""
+def test_parse_ignores_the_type_of_an_unlisted_group() -> None:
+    """The group appeared after the guest had listed the groups."""
     assert list(state.parse(f"{BEFORE}\ntype 1 DMA").groups) == [0]
 
 
-def test_a_bound_device_without_its_firmware_iommu_is_untranslated() -> None:
+def test_a_bound_device_without_the_iommu_of_its_firmware_node_is_untranslated() -> None:
     found = state.parse(BEFORE)
     assert found.untranslated == ["0000:00:01.0"]
 
@@ -136,12 +136,12 @@ def test_equal_states_have_no_changes() -> None:
 @pytest.mark.parametrize(
     "line", ["module x", "group x DMA -", "device pci a b c d", "sh: not found", "module a b c d"]
 )
-def test_a_malformed_state_line_raises_guest_lost(line: str) -> None:
+def test_parse_of_a_malformed_line_raises_guest_lost(line: str) -> None:
     with pytest.raises(GuestLost):
         state.parse(BEFORE + "\n" + line)
 
 
 @given(st.text(max_size=300))
-def test_parsing_any_text_returns_a_state_or_raises_guest_lost(text: str) -> None:
+def test_parse_of_any_text_raises_only_guest_lost(text: str) -> None:
     with contextlib.suppress(GuestLost):
         state.parse(text)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Reproducers that are lists of steps, and what such a report claims."""
+"""Reproducers in the form of step lists and tables, and their claims."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ HEADER = "| # | Command | Expected | Result |\n|:-:|:--|---|---|\n"
 
 
 def steps(tmp_path: Path, text: str) -> list[tuple[str, tuple[str, ...]]]:
-    """The commands of a report's only session, each with its output."""
+    """The commands of the report's only session, with their output."""
     (tmp_path / "r.md").write_text(text)
     ((_, session),) = bug_report.read(tmp_path / "r.md").sessions
     return [(each.text, each.output) for each in session.commands]
@@ -31,7 +31,7 @@ def steps(tmp_path: Path, text: str) -> list[tuple[str, tuple[str, ...]]]:
         ("it fails, see `dmesg`", ()),
     ],
 )
-def test_a_table_has_commands_and_their_output(
+def test_read_finds_commands_and_output_in_a_table(
     tmp_path: Path, cell: str, output: tuple[str, ...]
 ) -> None:
     table = f"{HEADER}| 1 | `modprobe a` | | ok |\n| 2 | rmmod a | `0` | {cell} |\n"
@@ -49,12 +49,12 @@ def test_a_heading_above_a_table_does_not_change_it(tmp_path: Path) -> None:
     ]
 
 
-def test_an_escaped_pipe_of_a_table_is_part_of_the_command(tmp_path: Path) -> None:
+def test_an_escaped_pipe_in_a_table_belongs_to_the_command(tmp_path: Path) -> None:
     table = HEADER + r"| 1 | `lsmod \| grep a` | | `a 1 0` |" + "\n"
     assert steps(tmp_path, table) == [("lsmod | grep a", ("a 1 0",))]
 
 
-def test_a_row_of_a_table_is_a_sentence_about_its_command(tmp_path: Path) -> None:
+def test_the_result_cell_of_a_table_claims_a_failure_of_its_command(tmp_path: Path) -> None:
     table = f"{HEADER}| 1 | `modprobe a` | | fails with EBUSY |\n| 2 | `rmmod b` | | works |\n"
     assert symptom_steps(tmp_path, table) == [("error", 0)]
 
@@ -69,20 +69,20 @@ def test_a_row_of_a_table_is_a_sentence_about_its_command(tmp_path: Path) -> Non
         "- see `dmesg`\n",
     ],
 )
-def test_other_tables_and_lists_are_no_session(tmp_path: Path, text: str) -> None:
+def test_other_tables_and_lists_contain_no_session(tmp_path: Path, text: str) -> None:
     (tmp_path / "r.md").write_text(text)
     with pytest.raises(UsageError, match="no shell session"):
         symptom_steps(tmp_path, text)
 
 
 @pytest.mark.parametrize("mark", ["-", "*", "•", "1."])
-def test_a_list_of_code_has_commands(tmp_path: Path, mark: str) -> None:
+def test_read_finds_commands_in_a_list_of_code(tmp_path: Path, mark: str) -> None:
     items = f"{mark} `modprobe a`\n{mark} `# rmmod a`\n"
     text = f"The commands are\n\n{items}\nand the last one fails with EAGAIN, see `dmesg`.\n"
     commands = [command for command, _ in steps(tmp_path, text)]
     assert commands[:2] == ["modprobe a", "rmmod a"]
 
 
-def test_words_below_a_list_of_code_are_its_claims(tmp_path: Path) -> None:
+def test_prose_below_a_list_of_code_claims_a_failure_of_its_last_command(tmp_path: Path) -> None:
     text = "- `modprobe a`\n- `rmmod a`\n\nThe last one fails with EAGAIN.\n"
     assert symptom_steps(tmp_path, text) == [("error", 1)]

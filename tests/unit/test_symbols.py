@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Source places of call traces, for small kernels that the cross compiler builds."""
+"""Source lines of call traces, in small kernels that the cross compiler builds."""
 
 import contextlib
 import re
@@ -71,13 +71,13 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def kernel_of(tmp_path: Path, *options: str, text: str = SOURCE) -> Kernel:
-    """A kernel whose vmlinux is linked from one object."""
+    """Build a kernel with a vmlinux that is linked from one object."""
     linked(tmp_path / "vmlinux", compiled(tmp_path / "main.o", text, *options))
     return Kernel("key", "debian:6.12", RELEASE, "gcc", tmp_path)
 
 
 def frame_of(kernel: Kernel, function: str, offset: int | None = None) -> Frame:
-    """A frame of the kernel, behind the function's first call unless ``offset`` is given."""
+    """Create a frame at ``offset`` of the function, by default after its first call."""
     elf = image.read(kernel.directory / "vmlinux")
     (found,) = elf.functions[function]
     if offset is None:
@@ -97,7 +97,7 @@ def decoded(kernel: Kernel, *frames: Frame, text: tuple[str, ...] = ()) -> Symbo
 
 
 def addr2line(path: Path, addresses: list[int]) -> list[list[tuple[str, str]]]:
-    """The functions and places that addr2line prints for each address."""
+    """The functions and source lines that addr2line prints for each address."""
     words = [tools.CROSS + "addr2line", "-a", "-i", "-f", "-e", str(path)]
     lines = "\n".join(map(hex, addresses))
     done = subprocess.run(words, input=lines, text=True, capture_output=True, check=True)
@@ -117,7 +117,7 @@ def spans(elf: Image) -> dict[str, tuple[int, int]]:
 
 
 @pytest.mark.parametrize("options", [("-g",), ("-g", "-gdwarf-4"), ("-g", "-Os"), ("-g3",)])
-def test_every_instruction_resolves_as_addr2line_resolves_it(
+def test_source_lines_of_all_instructions_match_addr2line(
     tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     path = linked(tmp_path / "vmlinux", compiled(tmp_path / "main.o", SOURCE, *options))
@@ -133,7 +133,7 @@ def test_every_instruction_resolves_as_addr2line_resolves_it(
     assert compared > 30
 
 
-def test_an_object_recompiled_with_g_yields_the_kernels_tables(tmp_path: Path) -> None:
+def test_a_recompiled_object_provides_the_tables_of_the_kernel(tmp_path: Path) -> None:
     kernel = kernel_of(tmp_path)
     vmlinux = image.read(kernel.directory / "vmlinux")
     (tmp_path / "again").mkdir()
@@ -146,7 +146,7 @@ def test_an_object_recompiled_with_g_yields_the_kernels_tables(tmp_path: Path) -
     assert innermost[-1][0] == "outer"
 
 
-def test_a_function_whose_code_differs_yields_no_table(tmp_path: Path) -> None:
+def test_a_recompiled_function_with_different_code_has_no_table(tmp_path: Path) -> None:
     vmlinux = image.read(kernel_of(tmp_path).directory / "vmlinux")
     (tmp_path / "again").mkdir()
     text = SOURCE.replace("x == 5", "x == 6")
@@ -156,7 +156,7 @@ def test_a_function_whose_code_differs_yields_no_table(tmp_path: Path) -> None:
     assert "local" in names
 
 
-def test_inlined_functions_are_listed_above_their_frame(tmp_path: Path) -> None:
+def test_symbolised_inserts_inlined_functions_above_their_frame(tmp_path: Path) -> None:
     kernel = kernel_of(tmp_path, "-g")
     done = decoded(kernel, frame_of(kernel, "local"))
     (chain,) = done.splat.chains
@@ -171,8 +171,9 @@ def test_inlined_functions_are_listed_above_their_frame(tmp_path: Path) -> None:
     assert symbolise.line(chain.frames[0]).endswith("main.c:4) [inline]")
 
 
-def test_the_text_of_a_splat_is_annotated_with_places(tmp_path: Path) -> None:
-    """As scripts/decode_stacktrace.sh prints it: inlined functions above, the place behind."""
+def test_text_annotates_a_splat_with_source_lines(tmp_path: Path) -> None:
+    """The format is that of scripts/decode_stacktrace.sh: inlined functions are inserted above a
+    frame, and the source line is appended to it."""
     kernel = kernel_of(tmp_path, "-g")
     frame = frame_of(kernel, "local")
     printed = f" local+{frame.offset:#x}/{frame.size:#x}"
@@ -186,7 +187,7 @@ def test_the_text_of_a_splat_is_annotated_with_places(tmp_path: Path) -> None:
     assert kept[1:] == ["Code: 0 1", " gone+0x1/0x2"]
 
 
-def test_alike_groups_splats_by_title_and_call_traces(tmp_path: Path) -> None:
+def test_grouped_groups_splats_by_title_and_call_traces(tmp_path: Path) -> None:
     kernel = kernel_of(tmp_path, "-g")
     one = decoded(kernel, frame_of(kernel, "local")).splat
     other = decoded(kernel, frame_of(kernel, "outer")).splat
@@ -194,7 +195,7 @@ def test_alike_groups_splats_by_title_and_call_traces(tmp_path: Path) -> None:
     assert symbolise.grouped([one, other, again]) == [[one, again], [other]]
 
 
-def test_symbol_tables_are_cached_and_recomputed_when_damaged(tmp_path: Path) -> None:
+def test_symbol_tables_are_cached_and_recomputed_if_damaged(tmp_path: Path) -> None:
     kernel = kernel_of(tmp_path, "-g")
     first = decoded(kernel, frame_of(kernel, "local"))
     symbolise._symbols.cache_clear()
@@ -206,8 +207,9 @@ def test_symbol_tables_are_cached_and_recomputed_when_damaged(tmp_path: Path) ->
     assert "has no debug information" in decoded(kernel, frame_of(kernel, "local")).reason
 
 
-def test_only_dump_backtrace_may_have_offset_zero(tmp_path: Path) -> None:
-    """Up to 5.15 arm64's traces begin with dump_backtrace+0x0; no call returns to a start."""
+def test_only_dump_backtrace_has_a_source_line_at_offset_zero(tmp_path: Path) -> None:
+    """No call returns to the start of a function, but arm64 traces up to 5.15 begin with
+    dump_backtrace+0x0."""
     kernel = kernel_of(tmp_path, "-g", text=SOURCE.replace("local", "dump_backtrace"))
     start, other = (frame_of(kernel, name, 0) for name in ("dump_backtrace", "outer"))
     (chain,) = decoded(kernel, start, other).splat.chains
@@ -215,7 +217,7 @@ def test_only_dump_backtrace_may_have_offset_zero(tmp_path: Path) -> None:
     assert chain.frames[1].place == "?"
 
 
-def test_a_return_address_resolves_to_the_call_before_it(tmp_path: Path) -> None:
+def test_a_return_address_resolves_to_the_preceding_call(tmp_path: Path) -> None:
     kernel = kernel_of(tmp_path, "-g")
     each = frame_of(kernel, "outer")
     assert each.offset is not None
@@ -239,7 +241,7 @@ def test_a_return_address_resolves_to_the_call_before_it(tmp_path: Path) -> None
         ({"size": None}, "local has no offset and size"),
     ],
 )
-def test_mismatched_frame_has_no_source_line(
+def test_a_mismatched_frame_has_no_source_line(
     tmp_path: Path, change: dict[str, object], reason: str
 ) -> None:
     kernel = kernel_of(tmp_path, "-g")
@@ -248,7 +250,7 @@ def test_mismatched_frame_has_no_source_line(
     assert (done.known, done.reason) == (0, reason)
 
 
-def test_functions_with_equal_name_and_size_have_no_place(tmp_path: Path) -> None:
+def test_functions_of_the_same_name_and_size_have_no_source_line(tmp_path: Path) -> None:
     twin = "extern int other(int);\nint NAME(int x) { return 2 * local(x); }\n"
     local = "__attribute__((noinline)) static int local(int x) { return other(x) + 7; }\n"
     first = compiled(tmp_path / "a.o", local + twin.replace("NAME", "a"), "-g")
@@ -264,7 +266,9 @@ def test_functions_with_equal_name_and_size_have_no_place(tmp_path: Path) -> Non
     assert done.reason == "2 functions local have this size"
 
 
-def test_a_kernel_without_debug_information_gets_a_hint(tmp_path: Path) -> None:
+def test_symbolised_suggests_debuginfo_for_a_kernel_without_debug_information(
+    tmp_path: Path,
+) -> None:
     kernel = kernel_of(tmp_path)
     done = decoded(kernel, frame_of(kernel, "local"))
     assert "debian:6.12 has no debug information" in done.reason
@@ -279,7 +283,7 @@ def test_a_kernel_without_debug_information_gets_a_hint(tmp_path: Path) -> None:
         ("epc : local+0x10/0x20", "riscv"),
     ],
 )
-def test_a_log_of_another_architecture_is_refused(
+def test_symbolised_rejects_a_log_of_another_architecture(
     tmp_path: Path, line: str, architecture: str
 ) -> None:
     kernel = kernel_of(tmp_path, "-g")
@@ -290,7 +294,7 @@ def test_a_log_of_another_architecture_is_refused(
     )
 
 
-def test_a_log_of_another_release_is_refused(tmp_path: Path) -> None:
+def test_symbolised_rejects_a_log_of_another_release(tmp_path: Path) -> None:
     kernel = kernel_of(tmp_path, "-g")
     splat = splat_of(frame_of(kernel, "local"), kernel="6.3.0-rc1")
     done = symbolise.symbolised(splat, kernel)
@@ -298,7 +302,7 @@ def test_a_log_of_another_release_is_refused(tmp_path: Path) -> None:
     assert done.splat == splat
 
 
-def test_a_log_of_another_build_is_refused_by_its_build_id(tmp_path: Path) -> None:
+def test_symbolised_rejects_a_log_with_another_build_id(tmp_path: Path) -> None:
     kernel = kernel_of(tmp_path, "-g")
     each = frame_of(kernel, "local")
     mine = image.read(tmp_path / "vmlinux").build_id
@@ -312,7 +316,7 @@ def test_a_log_of_another_build_is_refused_by_its_build_id(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("suffix", ["(P)", "(FP)", "(PK)"])
-def test_a_marked_frame_is_an_exact_program_counter(tmp_path: Path, suffix: str) -> None:
+def test_a_marked_frame_contains_an_exact_program_counter(tmp_path: Path, suffix: str) -> None:
     kernel = kernel_of(tmp_path, "-g")
     each = frame_of(kernel, "other", 0)
     assert decoded(kernel, each).known == 0
@@ -321,7 +325,7 @@ def test_a_marked_frame_is_an_exact_program_counter(tmp_path: Path, suffix: str)
 
 
 @pytest.mark.parametrize("vector", ["el1h_64_irq", "el1_irq", "el1h_64_sync"])
-def test_a_frame_below_an_exception_vector_is_an_exact_program_counter(
+def test_a_frame_below_an_exception_vector_contains_an_exact_program_counter(
     tmp_path: Path, vector: str
 ) -> None:
     kernel = kernel_of(tmp_path, "-g")
@@ -329,7 +333,7 @@ def test_a_frame_below_an_exception_vector_is_an_exact_program_counter(
     assert done.known == 1
 
 
-def test_a_frame_in_a_guest_module_is_decoded(tmp_path: Path) -> None:
+def test_symbolised_decodes_a_frame_in_a_guest_module(tmp_path: Path) -> None:
     kernel = kernel_of(tmp_path)
     modules = tmp_path / "guest-modules"
     modules.mkdir()

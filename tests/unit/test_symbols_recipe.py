@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The recorded compile command of an object, and the table of its places."""
+"""The recorded compile command of an object, and its table of source lines."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ COMMAND = "ccache aarch64-linux-gnu-gcc -Wp,-MMD,{d}/.x.o.d -DNAME='\"a;b\"' -c 
         ("guest-modules/x.o", "x.o", "savedcmd_", ""),
     ],
 )
-def test_a_recipe_compiles_to_another_path_with_debug_information(
+def test_a_recipe_returns_the_command_for_another_path_with_debug_information(
     tmp_path: Path, name: str, target: str, variable: str, suffix: str
 ) -> None:
     path = tmp_path / name
@@ -44,7 +44,7 @@ def test_a_recipe_compiles_to_another_path_with_debug_information(
 @pytest.mark.parametrize(
     "text", ["", "cmd_x.o := ld -r -o x.o a.o b.o", "cmd_x.o := gcc 'unended", "\x00\xff", "x"]
 )
-def test_a_file_without_a_compile_command_has_no_recipe(tmp_path: Path, text: str) -> None:
+def test_read_returns_no_recipe_without_a_compile_command(tmp_path: Path, text: str) -> None:
     (tmp_path / ".x.o.cmd").write_text(text)
     assert recipe.read(tmp_path, tmp_path / "x.o") is None
 
@@ -62,6 +62,6 @@ SCOPES = st.builds(
 
 
 @given(st.lists(PLACES, max_size=5), st.lists(SCOPES, max_size=5))
-def test_a_table_survives_json(places: list[tuple[str, int]], scopes: list[Scope]) -> None:
+def test_load_restores_a_dumped_table(places: list[tuple[str, int]], scopes: list[Scope]) -> None:
     found = {"x": Table(tuple(range(len(places))), tuple(places), tuple(scopes))}
     assert table.load(json.loads(json.dumps(table.dump(found)))) == found

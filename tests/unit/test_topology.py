@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Machines as data: valid and invalid ones, and the files in which users define them."""
+"""Valid and invalid machines, and the files in which users define machines."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from harness.machine.device import EmulatedDevice as Device
 SMMUV3 = machines.named("smmuv3")
 
 
-def test_every_machine_with_every_preset_is_valid_or_refused() -> None:
+def test_every_machine_accepts_every_preset_except_overlays_with_acpi() -> None:
     for name, machine in machines.MACHINES.items():
         for preset, devices in machines.PRESETS.items():
             if devices.overlays and machine.firmware == "acpi":
@@ -55,25 +55,25 @@ def test_every_machine_with_every_preset_is_valid_or_refused() -> None:
         ),
     ],
 )
-def test_an_invalid_machine_is_refused_with_the_reason(
+def test_check_rejects_an_invalid_machine_with_the_reason(
     changes: dict[str, object], reason: str
 ) -> None:
     with pytest.raises(UsageError, match=reason):
         topology.check(replace(SMMUV3, **changes))  # type: ignore[arg-type]
 
 
-def test_only_an_smmuv3_has_stages() -> None:
+def test_check_rejects_stage_without_an_smmuv3() -> None:
     with pytest.raises(UsageError, match="stage requires an SMMUv3"):
         topology.check(replace(machines.named("virtio-iommu"), stage="1"))
 
 
 @pytest.mark.parametrize("name", ["", "smmu", "smmuv3+", "smmuv3+nope", "+nic", "smmuv3 +nic"])
-def test_an_unknown_machine_or_preset_is_refused(name: str) -> None:
+def test_machine_rejects_an_unknown_machine_or_preset(name: str) -> None:
     with pytest.raises(UsageError, match=r"unknown (machine|preset)"):
         machine_file.machine(name)
 
 
-def test_a_device_definition_follows_its_backend() -> None:
+def test_definitions_lists_a_device_after_its_backend() -> None:
     nic, disk = Device("e1000e"), Device("nvme", "store", address="4.0")
     made = list(device.definitions([nic, disk]))
     assert [each.option for each in made] == ["netdev", "device", "blockdev", "device"]
@@ -83,7 +83,7 @@ def test_a_device_definition_follows_its_backend() -> None:
     assert made[0].fields["restrict"] is True
 
 
-def test_the_command_line_consists_of_the_device_definitions() -> None:
+def test_the_command_line_puts_functions_behind_their_root_port() -> None:
     argv = qemu.board(machines.named("smmuv3+root-port"))
     made = [json.loads(word) for word in argv if word.startswith("{")]
     port, _, first, _, second = made
@@ -149,12 +149,14 @@ def test_an_overlay_is_relative_to_the_machine_file(tmp_path: Path) -> None:
         ('firmware = "acpi"\npresets = ["clients"]', "require a device tree"),
     ],
 )
-def test_an_error_in_a_machine_file_names_the_file(tmp_path: Path, text: str, reason: str) -> None:
+def test_an_error_in_a_machine_file_contains_the_file_name(
+    tmp_path: Path, text: str, reason: str
+) -> None:
     with pytest.raises(UsageError, match=f"mine.toml.*{reason}"):
         read(tmp_path, text)
 
 
-def test_a_missing_machine_file_is_refused(tmp_path: Path) -> None:
+def test_machine_rejects_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot read"):
         machine_file.machine(str(tmp_path / "none.toml"))
 
@@ -165,7 +167,7 @@ VALUES = st.one_of(LEAVES, st.lists(LEAVES, max_size=3))
 
 
 @given(st.dictionaries(KEYS, VALUES, max_size=4))
-def test_any_toml_file_is_a_machine_or_refused(
+def test_reading_any_toml_file_raises_only_usage_errors(
     tmp_path_factory: pytest.TempPathFactory, fields: dict[str, object]
 ) -> None:
     text = "\n".join(f"{key} = {json.dumps(value)}" for key, value in fields.items())

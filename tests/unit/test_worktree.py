@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Source trees, and the work trees in which kernels are built, on a tree of ten lines."""
+"""Source trees and the work trees in which kernels are built, with a ten-line source tree."""
 
 import contextlib
 import os
@@ -35,7 +35,7 @@ def built(tree: Path, *patches: Path) -> str:
     return build.build(spec.parse(f"tree:{tree}", patches)).image.read_text()
 
 
-def test_a_directory_without_linux_source_is_refused(tmp_path: Path) -> None:
+def test_source_of_rejects_a_directory_without_linux_source(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a Linux source tree"):
         tree_source.source_of(str(tmp_path))
 
@@ -59,7 +59,7 @@ def test_an_unpatched_file_keeps_its_mtime_in_the_work_tree(tree: Path, patch: P
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_an_incomplete_work_tree_is_recreated(tree: Path) -> None:
+def test_open_recreates_an_incomplete_work_tree(tree: Path) -> None:
     resolved = tree_source.source_of(str(tree))
     with opened(resolved) as work:
         (work.root / "manifest.json").unlink()
@@ -72,8 +72,8 @@ def test_an_incomplete_work_tree_is_recreated(tree: Path) -> None:
 
 @pytest.mark.usefixtures("no_fragments")
 @pytest.mark.parametrize("lost", ["vmlinux", "."])
-def test_removed_objects_are_compiled_again_for_debug_information(tree: Path, lost: str) -> None:
-    """The kernel itself is still in the cache, so building it compiles nothing."""
+def test_open_build_tree_recompiles_removed_objects(tree: Path, lost: str) -> None:
+    """The kernel is still in the cache, so that build() alone would compile nothing."""
     parsed = spec.parse(f"tree:{tree}")
     build.build(parsed)
     with build.open_build_tree(parsed, wait=False) as before:
@@ -89,7 +89,7 @@ def test_removed_objects_are_compiled_again_for_debug_information(tree: Path, lo
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_objects_of_a_killed_build_are_discarded(tree: Path) -> None:
+def test_open_discards_the_objects_of_a_killed_build(tree: Path) -> None:
     resolved = tree_source.source_of(str(tree))
     with opened(resolved) as work:
         (work.objects / "whole.o").touch()
@@ -116,7 +116,7 @@ def test_objects_of_a_killed_build_are_discarded(tree: Path) -> None:
         ),
     ],
 )
-def test_a_patch_that_does_not_apply_is_refused(
+def test_build_rejects_a_patch_that_does_not_apply(
     tree: Path, tmp_path: Path, text: str, error: str
 ) -> None:
     file = tmp_path / "bad.patch"
@@ -126,7 +126,7 @@ def test_a_patch_that_does_not_apply_is_refused(
     assert built(tree) == "int one;\n"
 
 
-def test_the_source_of_a_git_tree_excludes_ignored_files(tree: Path) -> None:
+def test_source_of_a_git_tree_excludes_ignored_files(tree: Path) -> None:
     subprocess.run(["git", "init", "-q", str(tree)], check=True)
     (tree / ".gitignore").write_text("*.o\n")
     (tree / "built.o").write_text("")
@@ -136,7 +136,7 @@ def test_the_source_of_a_git_tree_excludes_ignored_files(tree: Path) -> None:
     assert "built.o" not in manifest
 
 
-def test_the_source_of_a_plain_tree_excludes_build_products(tree: Path) -> None:
+def test_source_of_a_plain_tree_excludes_build_products(tree: Path) -> None:
     for name in ("a.o", ".a.o.cmd", ".config", "drivers/x.ko", "include/generated/y.h"):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text("")
@@ -153,7 +153,7 @@ rename to drivers/iommu/other.c
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_a_rename_is_undone_without_its_patch(tree: Path, tmp_path: Path) -> None:
+def test_open_reverts_a_rename_without_its_patch(tree: Path, tmp_path: Path) -> None:
     patch = tmp_path / "rename.patch"
     patch.write_text(RENAME)
     resolved = tree_source.source_of(str(tree))
@@ -165,7 +165,9 @@ def test_a_rename_is_undone_without_its_patch(tree: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_a_tree_that_changes_while_it_is_copied_is_refused(tree: Path, private_cache: Path) -> None:
+def test_open_rejects_a_tree_that_changes_while_it_is_copied(
+    tree: Path, private_cache: Path
+) -> None:
     resolved = tree_source.source_of(str(tree))
     (tree / "drivers/iommu/iommu.c").write_text("int nine;\n")
     with pytest.raises(HostError, match="was changed while it was read"):
@@ -175,7 +177,7 @@ def test_a_tree_that_changes_while_it_is_copied_is_refused(tree: Path, private_c
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_an_interrupted_copy_discards_the_objects(tree: Path) -> None:
+def test_open_discards_the_objects_after_an_interrupted_copy(tree: Path) -> None:
     resolved = tree_source.source_of(str(tree))
     with opened(resolved) as work:
         (work.objects / "old.o").touch()
@@ -209,7 +211,7 @@ new file mode 120000
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_a_symlink_made_by_a_patch_is_never_followed(tree: Path, tmp_path: Path) -> None:
+def test_open_never_follows_a_symlink_made_by_a_patch(tree: Path, tmp_path: Path) -> None:
     """A directory that a patch replaces with a symlink is restored without writing through it."""
     victim = tmp_path / "victim"
     victim.mkdir()
@@ -228,7 +230,7 @@ def test_a_symlink_made_by_a_patch_is_never_followed(tree: Path, tmp_path: Path)
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_a_symlink_out_of_the_tree_is_read_as_its_target(tree: Path, tmp_path: Path) -> None:
+def test_build_reads_a_symlink_out_of_the_tree_as_its_target(tree: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside.c"
     outside.write_text("int out;\n")
     (tree / "drivers/iommu/iommu.c").unlink()
@@ -242,7 +244,7 @@ def test_a_symlink_out_of_the_tree_is_read_as_its_target(tree: Path, tmp_path: P
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_pipes_and_sockets_are_not_source(tree: Path) -> None:
+def test_source_of_skips_pipes_and_sockets(tree: Path) -> None:
     os.mkfifo(tree / "pipe")
     (tree / os.fsdecode(b"caf\xe9.c")).write_text("")
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as listening:
@@ -254,7 +256,7 @@ def test_pipes_and_sockets_are_not_source(tree: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_restoring_an_mtime_does_not_hide_a_change(tree: Path) -> None:
+def test_build_notices_a_change_with_a_restored_mtime(tree: Path) -> None:
     assert built(tree) == "int one;\n"
     file = tree / "drivers/iommu/iommu.c"
     before = file.stat()
@@ -263,7 +265,7 @@ def test_restoring_an_mtime_does_not_hide_a_change(tree: Path) -> None:
     assert built(tree) == "int two;\n"
 
 
-def test_a_nested_repository_is_part_of_the_source(tree: Path) -> None:
+def test_source_of_a_git_tree_includes_a_nested_repository(tree: Path) -> None:
     for place in (tree, tree / "drivers/mine"):
         place.mkdir(exist_ok=True)
         subprocess.run(["git", "init", "-q", str(place)], check=True)
@@ -274,7 +276,7 @@ def test_a_nested_repository_is_part_of_the_source(tree: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_a_directory_may_be_replaced_by_a_file(tree: Path) -> None:
+def test_build_accepts_a_directory_replaced_by_a_file(tree: Path) -> None:
     (tree / "lib").mkdir()
     (tree / "lib/a.c").write_text("")
     built(tree)
