@@ -13,8 +13,11 @@ from harness.report.session import Session
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A message, or a text ``attached`` to it: its lines and ``sessions``. ``number`` is that of
-    the message, from 1."""
+    """A message or an attachment, split into ``lines``.
+
+    ``number`` is the number of the message, from 1. ``attached``: the text is an attachment of
+    that message. ``sessions`` are the shell sessions in the text.
+    """
 
     number: int
     attached: bool
@@ -23,13 +26,14 @@ class Text:
 
     @property
     def command_lines(self) -> set[int]:
-        """The numbers of the lines of all commands and their output."""
+        """The numbers of all lines that are a command or its output."""
         return {n for each in self.sessions for one in each.commands for n in one.own_lines}
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A report: its ``texts``, and its ``sessions`` without repeats, each with its text."""
+    """A bug report. ``texts`` are its messages and attachments. ``sessions`` are the shell
+    sessions in them without repeats, each with the text that contains it."""
 
     name: str
     texts: tuple[Text, ...]
@@ -37,7 +41,8 @@ class Report:
 
 
 def read(path: Path) -> Report:
-    """The report in a file, "-" for standard input. Raises UsageError as ``mail.read`` does."""
+    """Read the report in a file, or from standard input if ``path`` is "-". Raises UsageError as
+    ``mail.read`` does."""
     name = "standard input" if str(path) == "-" else path.name
     texts = tuple(_texts(path))
     if not any(text.sessions for text in texts):

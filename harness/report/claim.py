@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a report claims: checkable statements, each with the lines that it is from."""
+"""What a report claims: checkable statements, each with its location in the report."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,35 +24,39 @@ Kind = Literal[
     "context",
 ]
 
-# What a tool or the kernel complains about, and what can be measured.
+# Claims about complaints of a tool or the kernel, and claims about state that can be measured.
 COMPLAINTS = ("error", "message")
 MEASURES = ("refcount", "status", "device", "output", "silence")
 
-# Of several symptoms the verdict names the one of the lowest number. Complaints precede
-# measures; among measures the last in the session is the one that the report leads to.
+# The verdict names the symptom with the lowest number. Complaints rank before measures. Of
+# several symptoms with the same number the last in the session counts: the report leads up to it.
 PRIORITY: dict[Kind, int] = {
     kind: 4 if kind in COMPLAINTS else 5 if kind in MEASURES else number
     for number, kind in enumerate(get_args(Kind))
 }
 
-# Kinds of splats that kill the task that causes them.
+# Kinds of splats after which the kernel kills the task that caused them.
 FATAL_KINDS = frozenset({"Oops", "BUG"})
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One checkable statement: its ``kind``, its ``text`` in words, and the place of its lines
-    in the report (``where``).
+    """A checkable statement of a report.
 
-    ``step`` is the number of its command, from 0, None for a claim from outside of the session.
-    ``symptom``: the claim is what the report is about, and the verdict depends on it.
+    ``text`` is the statement in words, for messages. ``where`` is its location in the report, for
+    example "lines 3-5". ``step`` is the number of the command that it is about, from 0, or None if
+    it is not about one command. ``symptom``: the report is about this claim, and the verdict
+    depends on it.
 
-    What is claimed is in ``lines`` (output, a message's text, a device's driver), ``number`` (an
-    exit status, a refcount, a group, the seconds of a hang that ends), ``error`` or ``splat``.
-    ``subject`` is a module, "" for the IOMMU's driver, or a device, "" for any. ``selected``: the
-    command selects this module's row from all. ``about_taints``: the report is about how modules
-    taint the kernel. A refcount without a number claims that the module is not loaded, a device
-    without a number or lines that it has no group.
+    The expected value depends on the ``kind``. ``lines`` are output, the text of a kernel message,
+    or the driver of a device. ``number`` is an exit status, a refcount, a group, or the duration
+    in seconds of a hang that ends. ``error`` is the error message of a tool. ``splat`` is a splat.
+    A refcount claim without a number states that the module is not loaded. A device claim without
+    number and lines states that the device has no group.
+
+    ``subject`` is a module ("" for the IOMMU driver) or a device ("" for any device).
+    ``selected``: the command selects the row of this module from the list of modules.
+    ``about_taints``: the report is about how modules taint the kernel.
     """
 
     kind: Kind
@@ -70,12 +74,12 @@ class Claim:
 
     @property
     def decides(self) -> bool:
-        """Whether the verdict depends on it: it is a symptom, or is about how a step ends."""
+        """Whether the claim affects the verdict: it is a symptom, or it states how a step ends."""
         return self.symptom or self.kind in ("silence", "status")
 
 
 def of_splat(splat: Splat, where: str, step: int | None) -> Claim:
-    """The claim that the kernel reports the splat."""
+    """Return the claim that the kernel reports the splat."""
     if splat.kind == "panic":
         return Claim("panic", splat.text[0].strip(), where, step, splat=splat)
     function = f" in {splat.function}" if splat.function else ""
@@ -84,12 +88,12 @@ def of_splat(splat: Splat, where: str, step: int | None) -> Claim:
 
 
 def any_symptom(claims: Sequence[Claim]) -> bool:
-    """Whether a verdict can be made of the claims."""
+    """Whether any of the claims is a symptom."""
     return any(claim.symptom for claim in claims)
 
 
 def claims_death(claims: Sequence[Claim], step: int) -> bool:
-    """Whether the report shows that the command of the step is killed."""
+    """Whether the report claims that the command of the step is killed."""
     return any(
         claim.step == step
         and (
@@ -101,6 +105,6 @@ def claims_death(claims: Sequence[Claim], step: int) -> bool:
 
 
 def one_line(text: str) -> str:
-    """The first line of a command or an output, cut short."""
+    """Return the first line of a command or an output, truncated to 100 characters."""
     first, _, more = text.strip().partition("\n")
     return f"{first[:100]} ..." if more or len(first) > 100 else first

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A command of a shell session with its output, and what its text shows of its purpose."""
+"""A command of a shell session with its output, and what its text shows about its purpose."""
 
 import re
 from dataclasses import dataclass
@@ -11,14 +11,15 @@ from harness.report import programs, shell_syntax
 class Command:
     """One command of a session.
 
-    ``output`` is what the report shows below it, ``numbers`` the line numbers of that, from 1.
-    ``status`` is the exit status, if the report gives one; ``next_status`` the one that the
-    next prompt shows. ``line`` is its own first line. ``directory`` is what its prompt names.
-    ``interrupted``: the report shows ^C. ``output_known`` is false where the report shows no
-    output at all, as below a script: an empty ``output`` then claims nothing. ``ended``: the next
-    prompt appears below it. ``background``: the report continues in another terminal while it
-    runs. ``unrecognised`` are the numbers of lines below it that may be another command
-    and its output. ``note`` is the remark that the reporter wrote behind it.
+    ``output`` are the lines that the report shows below the command, and ``numbers`` are their
+    line numbers, from 1. ``status`` is the exit status that the report shows below the command,
+    and ``next_status`` is the exit status in the next prompt. ``line`` is the number of the
+    command's first line. ``directory`` is the directory in its prompt. ``interrupted``: the report
+    shows ^C. ``output_known`` is false if the report leaves out the output, as it may do for a
+    script: an empty ``output`` then claims nothing. ``ended``: the next prompt appears below the
+    command. ``background``: the report continues in another terminal while the command runs.
+    ``unrecognised`` are the numbers of lines below the output that may be another command and its
+    output. ``note`` is the reporter's remark after the command.
     """
 
     text: str
@@ -37,16 +38,16 @@ class Command:
 
     @property
     def last_line(self) -> int:
-        """The last line of its output, else its own."""
+        """The number of the last line of the output, or ``line`` if there is no output."""
         return max(self.numbers, default=self.line)
 
     @property
     def own_lines(self) -> tuple[int, ...]:
-        """The lines of the command and its output."""
+        """The line numbers of the command and its output."""
         return (self.line, *self.numbers)
 
 
-# Programs that describe the machine that they run on: the guest is another machine.
+# Programs that describe the machine that they run on. The guest is a different machine.
 _DESCRIBE_MACHINE = programs.words("machine")
 _MACHINE_FILES = re.compile(
     r"/proc/(?:version|cmdline|cpuinfo|meminfo|config\.gz|iomem|uptime|partitions|mounts)"
@@ -68,7 +69,7 @@ _SWITCHES_SHELL = re.compile(
 
 
 def describes_machine(command: str) -> bool:
-    """Whether the output describes the reporter's machine."""
+    """Whether the output of the command describes the reporter's machine."""
     names = shell_syntax.programs(command)
     if not names:
         return False
@@ -81,24 +82,24 @@ def describes_machine(command: str) -> bool:
 
 
 def shows_state(command: str) -> bool:
-    """Whether the command only shows state and changes none."""
+    """Whether the command only shows state and does not change it."""
     names = shell_syntax.programs(command)
     return bool(names) and all(name in _SHOW_STATE for name in names) and ">" not in command
 
 
 def prints_log(command: str) -> bool:
-    """Whether the command prints the kernel's log: its lines are output, not new messages."""
+    """Whether the command prints the kernel log. Its lines are then output, not new messages."""
     return any(name in ("dmesg", "journalctl") for name in shell_syntax.programs(command))
 
 
 def trailing_echo(command: str) -> str:
-    """Return "&&" or "||" if the command ends with an echo on success or on failure, else ""."""
+    """Return "&&" or "||" if the command ends with an echo on success or failure, "" otherwise."""
     found = list(_TRAILING_ECHO.finditer(command.strip()))
     return found[-1]["operator"] if found and found[-1].end() == len(command.strip()) else ""
 
 
 def is_endless(command: str) -> bool:
-    """Whether the command runs until it is interrupted, by design."""
+    """Whether the command is designed to run until it is interrupted."""
     names = shell_syntax.programs(command)
     if not names or names[-1] not in _ENDLESS:
         return False
@@ -108,5 +109,6 @@ def is_endless(command: str) -> bool:
 
 
 def only_switches_shell(command: str) -> bool:
-    """Whether the command only enters or leaves a shell: the guest has one, of root."""
+    """Whether the command only enters or leaves a shell (su, sudo -i, exit) or clears the
+    terminal. It is not replayed, because the guest already runs a root shell."""
     return _SWITCHES_SHELL.fullmatch(command.strip()) is not None

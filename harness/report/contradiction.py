@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Sentences of a report that its own session contradicts."""
+"""Find sentences of a report that contradict its own session."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +23,7 @@ _FAILS = re.compile(
     re.IGNORECASE,
 )
 _COMPLAINS = re.compile(rf"{_FAILS.pattern}|\b(?:in use|busy|errors?)\b", re.IGNORECASE)
-# A clause that only introduces the main one.
+# A subordinate clause, which does not state the outcome.
 _SUBORDINATE = re.compile(
     r"\b(?:that|when|after|while|because|since|though|although|even if) (?:\S+ ){0,5}?"
     r"(?:is|was|gets|got) (?:un)?(?:loaded|removed)\b",
@@ -32,27 +32,27 @@ _SUBORDINATE = re.compile(
 _DENIES = re.compile(r"\b(?:not|never|cannot|can't|\w+n't|no longer|fail\w*|nothing)\b")
 _STAYS = re.compile(r"\b(?:stays?|remains?|still|keeps?)\b", re.IGNORECASE)
 
-# Whether a command ends in a way, by the session and its claims.
+# Whether the command of a step ends in a certain way, judged by the session and its claims.
 _Ends = Callable[[int, Session, Sequence[Claim]], bool]
 
 
 def find(about: Prose, session: Session, claims: Sequence[Claim]) -> list[Claim]:
-    """The claims of sentences that the session contradicts, unless other sentences agree with
-    it: the prose is then about two cases."""
+    """Return a claim for each sentence that contradicts the session. A sentence does not count if
+    a different sentence agrees with the session: the prose is then about two cases."""
     stated = [each for each in about.statements if not prose.is_other_case(each.text)]
     return [*_of_outcomes(stated, session, claims), *_of_refcounts(stated, session, claims)]
 
 
 def _claim(sentence: Sentence, step: int) -> Claim:
     quoted = repr(sentence.text.rstrip(" .:;!"))
-    text = f"the report's words {quoted} contradict its session"
+    text = f"the sentence {quoted} contradicts the session of the report"
     return Claim("contradiction", text, sentence.where, step)
 
 
 def _of_outcomes(
     stated: Sequence[Sentence], session: Session, claims: Sequence[Claim]
 ) -> Iterator[Claim]:
-    """Contradictions about how commands end."""
+    """Yield the contradictions about how commands end."""
     for each in stated:
         step = _contradicted_step(each, session, claims)
         if step is not None and not _has_opposite(each, stated):
@@ -60,7 +60,7 @@ def _of_outcomes(
 
 
 def _contradicted_step(sentence: Sentence, session: Session, claims: Sequence[Claim]) -> int | None:
-    """The last command that the sentence names, if each of them ends in another way."""
+    """Return the last of the steps that the sentence names, if it is wrong about all of them."""
     steps = _named_steps(sentence.text, session)
     for states, contradicts in _OUTCOMES:
         if states(sentence.words):
@@ -84,7 +84,7 @@ def _states_success(sentence: str) -> bool:
     return _DENIES.search(clause) is None
 
 
-def _is_refused(step: int, _: Session, claims: Sequence[Claim]) -> bool:
+def _ends_with_error(step: int, _: Session, claims: Sequence[Claim]) -> bool:
     return any(
         each.kind == "error" or (each.kind == "status" and each.number)
         for each in claims
@@ -93,14 +93,14 @@ def _is_refused(step: int, _: Session, claims: Sequence[Claim]) -> bool:
 
 
 def _succeeds_silently(step: int, session: Session, _: Sequence[Claim]) -> bool:
-    """Whether the command prints nothing, and the prompt below it shows no other status than 0."""
+    """Whether the command prints nothing, and the next prompt shows no status other than 0."""
     command = session.commands[step]
     silent = not (command.output or command.status or command.next_status)
     return silent and _has_ended(step, session, ()) and "2>" not in command.text
 
 
 def _has_ended(step: int, session: Session, claims: Sequence[Claim]) -> bool:
-    """Whether the session continues in the same terminal and shows no task that hangs."""
+    """Whether the session continues in the same terminal, and shows no hang, splat or panic."""
     command = session.commands[step]
     ends = command.ended and not (command.background or command.interrupted)
     stuck = any(each.kind in ("hang", "splat", "panic") for each in claims)
@@ -108,10 +108,10 @@ def _has_ended(step: int, session: Session, claims: Sequence[Claim]) -> bool:
     return ends and command.output_known and not stuck and not detached
 
 
-# What a sentence states of a command's end, and what contradicts it.
+# What a sentence can state about the end of a command, and the check that contradicts it.
 _OUTCOMES: tuple[tuple[Callable[[str], object], _Ends], ...] = (
-    (_states_success, _is_refused),
-    (statements.hangs_for_good, _has_ended),
+    (_states_success, _ends_with_error),
+    (statements.hangs_forever, _has_ended),
     (_FAILS.search, _succeeds_silently),
 )
 
@@ -131,8 +131,12 @@ _ACTIONS = tuple(
 
 
 def _named_steps(sentence: str, session: Session) -> list[int]:
-    """The steps that the sentence is about. It contains their commands; else it names their
-    programs or actions, and if it also names the module of some, only these count."""
+    """Return the steps that the sentence is about.
+
+    These are the steps with a command that the sentence contains. If it contains no command, they
+    are the steps with a program or an action that it names; if it also names the module of some of
+    these steps, only those count.
+    """
     whole = [n for n, text in enumerate(session.texts) if text in sentence]
     if whole:
         return whole
@@ -154,9 +158,12 @@ def _is_named(command: str, sentence: str) -> bool:
 def _of_refcounts(
     stated: Sequence[Sentence], session: Session, claims: Sequence[Claim]
 ) -> Iterator[Claim]:
-    """Contradictions about refcounts, if no sentence states the last number that the session
-    shows. A sentence about a number that stays contradicts the last one, another contradicts all.
-    A later command that may change the refcount leaves it open."""
+    """Yield the contradictions about refcounts.
+
+    There are none if a sentence states the last number that the session shows, or if a later
+    command may change the refcount. A sentence about a number that stays is compared with the last
+    number in the session, any other sentence with all of them.
+    """
     shown = [(each.step or 0, number) for each in claims for number in _numbers(each, session)]
     numbered = [
         (each, found.number)
@@ -177,7 +184,7 @@ def _of_refcounts(
 
 
 def _numbers(each: Claim, session: Session) -> list[int]:
-    """The refcounts that a claim has."""
+    """Return the refcounts that a claim states."""
     if each.kind == "refcount" and each.number is not None and each.symptom:
         return [each.number]
     if each.kind != "output" or each.step is None or "refcnt" not in session.texts[each.step]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Error messages of tools, by meaning: which error of which subject, in any tool's wording."""
+"""Parse the error messages of tools: which error occurred, and what its subject is."""
 
 import re
 from dataclasses import dataclass
@@ -17,11 +17,12 @@ _TEXTS = {
 
 @dataclass(frozen=True, slots=True)
 class ErrorMessage:
-    """What an error message means.
+    """The meaning of an error message.
 
-    ``kind`` is one of the constants above, some with ": " and an errno's name. ``subject`` is a
-    module with underscores, a path or a program ("" if the message names none). ``holders`` are
-    the modules that, by the message, use the subject.
+    ``kind`` is a constant of this module or a similar text, followed by ": " and the name of the
+    errno if the message contains one. ``subject`` is a module (with underscores), a path or a
+    program, or "" if the message does not name it. ``holders`` are the modules that use the
+    subject according to the message.
     """
 
     kind: str
@@ -38,8 +39,8 @@ class ErrorMessage:
 
 @dataclass(frozen=True, slots=True)
 class _Wording:
-    """One tool's wording of an error of this kind. The named group "errno" matches the text of
-    an errno, and the kind then ends with its name."""
+    """A tool's wording of an error of a ``kind``. If the group "errno" of the ``pattern`` matches
+    the text of an errno, the name of the errno is appended to the kind."""
 
     kind: str
     pattern: re.Pattern[str]
@@ -92,8 +93,8 @@ _ERRNOS = {
 
 _NAME = r"['`\"]?(?:\S*/)?(?P<subject>[\w-]+?)(?:\.ko(?:\.[gx]z|\.zst)?)?['\"]?"
 _ERRNO = r"(?P<errno>[A-Za-z][\w ,/()-]+?)\.?"
-# The prefix of a shell's message: "bash: line 1:", "sh:", "-bash: echo:", or the file that the
-# guest's shell reads from.
+# The prefix of a shell's message: "bash: line 1:", "sh:", "-bash: echo:", or the path of the file
+# from which the guest's shell reads commands.
 _PREFIX = (
     r"(?:(?:/\S+|-?(?:ba|da|a|k|z)?sh|line \d+|eval|echo|printf|cat|\S+\.sh): ?)*(?:line \d+: )?"
 )
@@ -122,7 +123,7 @@ _WORDINGS = (
         rf"(?:(?:modprobe: )?FATAL|(?:rmmod: )?ERROR|rmmod: ERROR|modprobe: FATAL): Module {_NAME} "
         r"is in use(?: by:? (?P<holders>[\w, -]+))?\.?",
     ),
-    # The error of delete_module(2): kmod's rmmod without its own check, and toybox.
+    # The error of delete_module(2), as kmod's rmmod without its own check and toybox print it.
     _wording(
         IN_USE,
         rf"(?:rmmod|modprobe): (?:ERROR: )?(?:\S+ \w+\(\) )?(?:could not remove|failed to unload) "
@@ -171,12 +172,12 @@ _WORDINGS = (
 
 _MODULE_KINDS = {IN_USE, NOT_LOADED, NO_MODULE, LOAD_FAILS}
 _MAX_LINE = 400
-# The quotation marks of tools in a UTF-8 locale, and of mail programs.
+# Quotation marks that tools print in a UTF-8 locale, and that mail programs insert.
 _QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"'})
 
 
 def parse(line: str) -> ErrorMessage | None:
-    """Return the error message in a line of output, None for a line of another wording."""
+    """Parse a line of output. Returns None if it is not a known error message."""
     line = line.strip().translate(_QUOTES)
     if len(line) > _MAX_LINE:
         return None
@@ -199,14 +200,14 @@ def _module_names(text: str) -> tuple[str, ...]:
 
 
 def same_kind(reported: ErrorMessage, observed: ErrorMessage) -> bool:
-    """Whether both mean the same error. A tool that names no errno leaves it open."""
+    """Whether both are the same error. A failed write without an errno matches any errno."""
     if reported.kind == WRITE_FAILS:
         return observed.kind.startswith(WRITE_FAILS)
     return reported.kind == observed.kind
 
 
 def find_errno(text: str) -> str:
-    """The name of the errno with the first text that appears in ``text``, "" without one."""
+    """Return the name of the errno that ``text`` describes first, "" if it describes none."""
     lower = text.lower()
     found = [(lower.index(words), name) for words, name in _ERRNOS.items() if words in lower]
     return min(found)[1] if found else ""

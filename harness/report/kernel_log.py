@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The kernel's log in a report: splats, and single messages among other output."""
+"""The kernel log in a report: splats, and single messages among other output."""
 
 import re
 from collections.abc import Sequence
@@ -21,21 +21,21 @@ _BEGINS_AS_KERNEL = re.compile(
 _RULE = re.compile(r" *={30,} *")
 _MARK = re.compile(r"-+\[ (?:cut here|end trace|end Kernel panic)\b.*")
 
-# The lines of a splat that are read before a blank line: KASAN's dumps are the longest.
+# How many lines of a splat are read before a blank line. KASAN's reports are the longest.
 _MOST_LINES = 200
 
 
 @dataclass(frozen=True, slots=True)
 class SplitLog:
-    """Lines split into ``splats``, each with its place in words, and the ``rest``, each with its
-    number."""
+    """Lines split into ``splats``, each with its location ("lines 3-5"), and the lines of the
+    ``rest``, each with its number."""
 
     splats: tuple[tuple[Splat, str], ...]
     rest: tuple[tuple[int, str], ...]
 
 
 def message_text(line: str) -> str | None:
-    """Return a kernel message without its stamp, None for a line that has no stamp."""
+    """Return a kernel message without its stamp, or None if the line has no stamp."""
     match = _STAMP.fullmatch(line.strip())
     if match is None:
         return None
@@ -43,13 +43,13 @@ def message_text(line: str) -> str | None:
 
 
 def is_kernel_message(line: str) -> bool:
-    """Whether the line begins with a kernel message's stamp, or with a splat's first line."""
+    """Whether the line begins with the stamp of a kernel message, or with "[ cut here ]"."""
     return _BEGINS_AS_KERNEL.match(line) is not None
 
 
 def split_splats(texts: Sequence[str], numbers: Sequence[int]) -> SplitLog:
-    """Split lines with these numbers into splats and the rest. A fault that a driver logs in one
-    line (severity "notice") stays in the rest, as a message."""
+    """Split ``texts``, the lines with these ``numbers``, into splats and the rest. A fault that a
+    driver logs in one line (severity "notice") stays in the rest as a message."""
     found = [each for each in _splats(texts) if each.severity != "notice"]
     inside = {n for each in found for n in range(each.first - 1, each.last)}
     rest = [
@@ -62,13 +62,13 @@ def split_splats(texts: Sequence[str], numbers: Sequence[int]) -> SplitLog:
 
 
 def end_of_last_splat(texts: Sequence[str]) -> int:
-    """The number of lines up to the end of the last splat, 0 without one."""
+    """The number of lines up to the end of the last splat, 0 if there is no splat."""
     return max((each.last for each in _splats(texts)), default=0)
 
 
 def splat_continues(above: Sequence[str], below: Sequence[str]) -> bool:
-    """Whether the lines below a blank line belong to the splat that the lines above it end with.
-    KASAN separates the parts of a report by blank lines."""
+    """Whether the lines ``below`` a blank line belong to the splat at the end of the lines
+    ``above`` it. KASAN separates the parts of a report by blank lines."""
     texts = [*above[-_MOST_LINES:], "", *below]
     split_at = len(texts) - len(below)
     return any(each.first < split_at < each.last for each in _splats(texts))
@@ -79,6 +79,6 @@ def _splats(texts: Sequence[str]) -> list[Splat]:
 
 
 def _frames_splat(text: str, number: int, inside: set[int]) -> bool:
-    """Whether the line is a rule of "=" that a splat begins or ends with."""
+    """Whether the line is the rule of "=" before or after a splat."""
     is_rule = _RULE.fullmatch(message_text(text) or text) is not None
     return is_rule and bool({number - 1, number + 1} & inside)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The lines of a message, without what mail programs, chats, logs and markup put around them."""
+"""Split a message into lines, without quotation marks, stamps of chats and logs, and markup."""
 
 import re
 from collections.abc import Iterator
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from harness.report import prompt
 
-# "> " as often as a mail program has quoted the line.
+# A mail program adds ">" each time that it quotes the line.
 _QUOTE = re.compile(r"(?:[ \t]?>)+[ \t]?")
 _ANSI = re.compile(
     r"(?:\x1b|\^\[(?=\[))(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()][A-Z0-9]|[=>])"
 )
 
-# What opens and closes a preformatted block.
+# A line that opens or closes a preformatted block.
 _FENCE = re.compile(r"(?P<mark>```+|~~~+)[ \t]*[\w{}.=\"' -]*$")
 _MARKUP = re.compile(
     r"(?:<(?P<tag>/?(?:pre|code|div|p|details|summary|blockquote|br|tt|span)\b)[^<>]{0,200}>"
@@ -22,8 +22,8 @@ _MARKUP = re.compile(
     r"|(?P<wiki>\{\{\{|\}\}\}))"
 )
 
-# The stamp that a chat or a log puts before each line. It is removed where most lines of a
-# message have it, because a command may print such words too.
+# The stamp that a chat or a log puts before each line. It is removed only if most lines of a
+# message have it, because a command may also print such text.
 _STAMPS = tuple(
     re.compile(pattern)
     for pattern in (
@@ -49,10 +49,11 @@ _DIFF = re.compile(
 class Line:
     """A line of a message.
 
-    ``number`` counts from 1, ``depth`` is how often the line is quoted, ``indent`` its leading
-    blanks, ``text`` the line without quotation marks and trailing blanks, ``fence`` the number of
-    the fenced block that it is in (0 outside of one). A ``separator`` is markup or a mail's
-    signature mark: what is above it does not continue below. ``diff`` marks lines of a patch.
+    ``number`` counts from 1. ``depth`` is the number of times that the line is quoted. ``indent``
+    is the number of leading blanks. ``text`` is the line without quotation marks and trailing
+    blanks. ``fence`` is the number of the fenced block that contains the line, 0 outside fenced
+    blocks. ``separator``: the line is markup or the signature mark of a mail, and the text above
+    does not continue below it. ``diff``: the line is part of a patch.
     """
 
     number: int
@@ -72,12 +73,12 @@ class Line:
         return self.text.strip()
 
     def same_block(self, other: "Line") -> bool:
-        """Whether the other line has the same quotation and fence, and is no separator."""
+        """Whether the other line has the same depth and fence, and is not a separator."""
         return (other.depth, other.fence) == (self.depth, self.fence) and not other.separator
 
 
 def parse(text: str) -> list[Line]:
-    """The lines of a message's text."""
+    """Split the text of a message into lines."""
     raw = [line.rstrip("\r") for line in text.replace("\r\n", "\n").split("\n")]
     return list(_lines(_without_stamps(raw)))
 
@@ -96,8 +97,8 @@ def _remove(stamp: re.Pattern[str], raw: list[str]) -> list[str]:
 
 
 def _blank_remarks(raw: list[str], stamp: re.Pattern[str]) -> list[str]:
-    """A chat's lines without stamps. Speakers that type no command only comment: their lines
-    become blank, so the output of the others is not mixed with them."""
+    """Return a chat's lines without stamps. The lines of speakers that type no command become
+    blank: they are comments, not output."""
     typing = {
         match["speaker"]
         for line in raw
@@ -151,7 +152,7 @@ def _plain(line: str) -> str:
 
 
 def _diff_state(hunk: tuple[int, int], body: str) -> tuple[tuple[int, int], bool]:
-    """Return the old and new lines that the hunk still has after ``body``, and whether ``body``
+    """Return how many old and new lines the hunk still has after ``body``, and whether ``body``
     belongs to a diff."""
     header = _HUNK.match(body)
     if header:
@@ -168,5 +169,5 @@ def _diff_state(hunk: tuple[int, int], body: str) -> tuple[tuple[int, int], bool
 
 
 def place(first: int, last: int) -> str:
-    """The place of some lines in a report, in words."""
+    """Describe the location of lines in a report: "line 3" or "lines 3-5"."""
     return f"line {first}" if first >= last else f"lines {first}-{last}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Rows of lsmod and /proc/modules."""
+"""Parse rows of lsmod and /proc/modules."""
 
 import re
 from dataclasses import dataclass
@@ -15,7 +15,8 @@ _TAINTS = re.compile(r"\(([A-Z]+)[+-]?\)$")
 class Row:
     """A module as lsmod shows it, without its size, which depends on the build.
 
-    ``state`` is in lower case, "" where it is not shown. A ``permanent`` module has no exit
+    ``refcount`` is the number of references to it, and ``holders`` are the modules that use it.
+    ``state`` is in lower case, or "" if it is not shown. ``permanent``: the module has no exit
     function. ``taints`` are the letters that /proc/modules shows.
     """
 
@@ -28,7 +29,7 @@ class Row:
 
     @property
     def anonymous(self) -> int:
-        """The number of references that no other module holds."""
+        """The number of references that are not held by a module."""
         return self.refcount - len(self.holders)
 
 
@@ -43,7 +44,7 @@ def lists_all_modules(command: str) -> bool:
 
 
 def parse_row(line: str) -> Row | None:
-    """Return the row in a line, None for the header and for any other line."""
+    """Parse a row. Returns None for the header and for any other line."""
     match = _ROW.fullmatch(line.strip())
     if match is None:
         return None

@@ -12,5 +12,5 @@ def _table() -> dict[str, str]:
 
 
 def words(key: str) -> frozenset[str]:
-    """The programs of the list ``key``."""
+    """The programs in the list ``key``."""
     return frozenset(_table()[key].split())

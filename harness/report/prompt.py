@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Shell prompts, as people paste them, and whether what follows one is a command."""
+"""Parse shell prompts in pasted text, and decide whether a text is a shell command."""
 
 import re
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from harness.report import programs
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt and the ``command`` behind it, "" for a lone prompt.
+    """A shell prompt.
 
-    ``text`` is the prompt itself. ``host`` and ``directory`` are what it names ("" where it does
-    not; a directory may be "~" or a last component). ``number`` is a number before or behind
-    these, an exit status or a count of commands. ``status`` is an exit status in brackets, as fish
-    prints it.
+    ``text`` is the prompt without the ``command`` after it, which may be "". ``host`` is the host
+    name in the prompt, or "". ``directory`` is the directory in the prompt: a path, "~", the last
+    component of a path, or "". ``number`` is a number before or after them: an exit status or a
+    count of commands. ``status`` is an exit status in brackets, which fish prints.
     """
 
     text: str
@@ -26,14 +26,14 @@ class Prompt:
 
     @property
     def prefix(self) -> str:
-        """The prompt up to the host, which all prompts of its shell begin with."""
+        """The prompt up to the host name. All prompts of the same shell begin with it."""
         if not self.host:
             return ""
         before, host, _ = self.text.partition(f"@{self.host}")
         return before + host
 
 
-# What may precede a prompt: the lower corner of a prompt of two lines, a status, a time.
+# Text that may precede a prompt: the lower corner of a two-line prompt, a status, a time.
 _CORNER = r"(?:[\u2570\u2514][\u2500-]+ ?)"
 _TIME = (
     r"(?:\d{1,3}\|)?(?:\[(?P<number>\d{1,3})\] )?"
@@ -43,7 +43,7 @@ _USER = r"[\w.-]{1,40}@(?P<host>[\w.-]{1,60}|\(none\))"
 _DIR = r"(?P<dir>~|[~/][^\s#$%>\]]{0,200})"
 _BRANCH = r"(?: \([\w/.-]{1,60}\))?"
 
-# Prompts that nothing else resembles.
+# Prompts that no other text resembles.
 _STRONG = tuple(
     re.compile(_TIME + pattern + r"(?:[ \t]+(?P<command>\S.*)|[ \t]*)$")
     for pattern in (
@@ -60,15 +60,15 @@ _STRONG = tuple(
         rf"(?P<host>[\w.-]{{1,60}}):{_DIR} ?[#$]",
         rf"(?:(?P<host>[\w.-]{{1,60}}) )?{_DIR} [#$]",
         "[\u279c\u276f\u03bb] +(?P<dir>~)",
-        # Arrows and a lambda, as themes of zsh have them.
+        # The arrows and the lambda of zsh themes.
         "[\u279c\u276f\u03bb] +"
         r"(?:(?P<dir>~|[~/]?[\w./-]{1,80}) +)?(?:git:\([\w/.-]{1,60}\) )?(?:\u2717 +)?(?:[#$%] ?)?",
         r"\(initramfs\)",
-        # The second line of a prompt of two.
+        # The second line of a two-line prompt.
         rf"{_CORNER}[#$%>\u276f]",
     )
 )
-# Prompts that may also open prose, a comment or a heading: a known command must follow.
+# Prompts that may also begin prose, a comment or a heading: a known command must follow.
 _WEAK = tuple(
     re.compile(pattern)
     for pattern in (
@@ -86,17 +86,17 @@ _LONE = re.compile(r"[$#]")
 
 _PATH_OR_ASSIGNMENT = re.compile(r"\.{0,2}/\S+|\w+=\S*")
 
-# Programs that make a command of a line behind a lone "# ".
+# The programs with which a command may begin.
 _COMMANDS = programs.words("commands")
 
-# Those of them that a sentence may also begin with.
+# The programs with names that may also begin a sentence.
 _VERBS = programs.words("verbs")
 _SHELL_SIGN = re.compile(r"[-/=$;|&<>\[\"'*\d]")
 _SENTENCE_END = re.compile(r"(?:^|\s)[A-Za-z]+[.:?]$")
 
 
 def parse(line: str) -> Prompt | None:
-    """Return the prompt that the line begins with, None without one."""
+    """Parse the prompt at the beginning of a line. Returns None if there is no prompt."""
     for pattern in _STRONG:
         if match := pattern.match(line):
             return _from_match(line, match)
@@ -108,7 +108,7 @@ def parse(line: str) -> Prompt | None:
     return _from_match(line, match) if match else None
 
 
-# The first line of a prompt of two lines: its upper corner, user, host and directory.
+# The first line of a two-line prompt: its upper corner, user, host and directory.
 _UPPER = re.compile(
     r"[\u256d\u250c][\u2500-]+ ?\(?[\w.-]{1,40}[^\w\s.-](?P<host>[\w.-]{1,60})\)?"
     r"(?:[-: ]*\[?(?P<dir>~|[~/][^\s\]]{0,200})\]?)?(?: .{0,80})?"
@@ -116,7 +116,7 @@ _UPPER = re.compile(
 
 
 def parse_upper_line(line: str) -> Prompt | None:
-    """Return the first line of a prompt of two lines; the command follows in the next line."""
+    """Parse the first line of a two-line prompt. Returns None for any other line."""
     match = _UPPER.fullmatch(line)
     return Prompt(line, match["host"], match["dir"] or "", "") if match else None
 
@@ -137,13 +137,13 @@ def _from_match(line: str, match: re.Match[str]) -> Prompt:
     )
 
 
-# A subshell; a remark in brackets consists of words only.
+# A subshell. A remark in brackets consists only of words.
 _SUBSHELL = re.compile(r"\( ?([a-z][^()]*[/|>&;$][^()]*)\)(?: *[;&|>].*)?")
 
 
 def is_command(text: str) -> bool:
-    """Whether the text is a shell command. A sentence may begin with a verb that is also a
-    program, but it has no options or paths, or it ends like a sentence."""
+    """Whether the text is a shell command. A sentence may begin with a verb that is also the name
+    of a program, but it contains no options or paths, or it ends with punctuation."""
     if inner := _SUBSHELL.fullmatch(text):
         return is_command(inner[1])
     first = (text.split(maxsplit=1) or [""])[0].rstrip(";")
@@ -158,5 +158,5 @@ _COMMAND_SHAPE = re.compile(r"[#%] +[a-z][\w.+-]*(?= ).*(?:[|>]| -{1,2}\w|/\w)")
 
 
 def looks_like_command(line: str) -> bool:
-    """Whether a line may be a command although its program is not a known one."""
+    """Whether a line may be a command of an unknown program."""
     return _COMMAND_SHAPE.match(line) is not None and not _SENTENCE_END.search(line)

@@ -10,7 +10,7 @@ from harness.report import error_message, shell_syntax
 from harness.report.lines import Line, place
 from harness.report.session import Session, mentions_other_machine
 
-# A sentence with one of these is about what should happen, or does not.
+# Words of a sentence about what should happen, or about what does not happen.
 _NOT_A_CLAIM = re.compile(
     r"\b(?:should|expect\w*|would|could|may|might|must|afraid|fear\w*|worr\w+|perhaps|maybe|"
     r"probably|possibly|"
@@ -22,7 +22,7 @@ _NOT_A_CLAIM = re.compile(
     r"panic))\b",
     re.IGNORECASE,
 )
-# The end of a sentence that has already stated what happens: it adds what was expected.
+# The end of a sentence that first states what happens and then adds what was expected.
 _EXPECTATION = re.compile(
     r"(?: instead of| rather than|,?(?: and| but)? not) (?:the (?:expected|usual) )?"
     r"(?:\d{1,4}|zero|one)\b"
@@ -31,7 +31,7 @@ _EXPECTATION = re.compile(
     r"(?:had |would (?:have )?)?expect\w*\b.*",
     re.IGNORECASE,
 )
-# Words of a sentence about another case than the session.
+# Words of a sentence about a different case than the session.
 _OTHER_CASE = re.compile(
     r"\b(?:without (?:a|any|the|its) (?:client|device|module|driver|patch\w*|nic)s?|unless|"
     r"otherwise|once|until|before|only|first|"
@@ -52,9 +52,12 @@ _NO_OBSERVATION = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A sentence that states something; ``where`` is the place of its paragraph. ``words`` are the
-    sentence with each of the session's commands replaced by its program: the words of a command
-    do not describe its effect."""
+    """A sentence that states a fact.
+
+    ``words`` is the text with each command of the session replaced by the name of its program,
+    because the arguments of a command do not describe its effect. ``where`` is the location of its
+    paragraph in the report.
+    """
 
     text: str
     words: str
@@ -63,15 +66,17 @@ class Sentence:
 
 @dataclass(frozen=True, slots=True)
 class Prose:
-    """The prose of a message about one session: its ``lines``, and those of its sentences that
-    state something."""
+    """The prose of a message about one session: its ``lines``, and the sentences in them that
+    state facts."""
 
     lines: tuple[Line, ...]
     statements: tuple[Sentence, ...]
 
 
 def read(lines: Sequence[Line], session: Session) -> Prose:
-    """The prose of a message, without the lines of the session's commands and output."""
+    """Extract the prose of a message about the session: its lines without the commands and the
+    output of the session. Commands without known output stay, because they may be part of a
+    sentence."""
     inside = {
         number
         for each in session.commands
@@ -83,8 +88,8 @@ def read(lines: Sequence[Line], session: Session) -> Prose:
 
 
 def observed_lines(lines: Sequence[Line]) -> Iterator[Line]:
-    """The lines of a message's own prose, without the sections of a form that describe what
-    should happen. A line that is left out becomes blank, which ends a sentence."""
+    """Yield the lines of a message. Quotations, patches, markup and the sections of a form that
+    do not describe what happened become blank lines, which end a sentence."""
     skips = False
     for line in lines:
         section = _SECTION.match(line.stripped)
@@ -97,7 +102,7 @@ def observed_lines(lines: Sequence[Line]) -> Iterator[Line]:
 
 
 def statements(lines: Sequence[Line], session: Session) -> Iterator[Sentence]:
-    """The sentences that state something, without what they add about expectations."""
+    """Yield the sentences that state a fact, without the expectations that they add."""
     for first, last, paragraph in paragraphs(lines):
         for match in _SENTENCE.finditer(paragraph):
             text = _EXPECTATION.sub("", match[0].strip())
@@ -106,7 +111,8 @@ def statements(lines: Sequence[Line], session: Session) -> Iterator[Sentence]:
 
 
 def sentence(text: str, session: Session, where: str) -> Sentence:
-    """The sentence, about the session."""
+    """Build the Sentence for ``text``. In its ``words`` each command of the session is replaced by
+    the name of its program."""
     words = text
     for command in sorted(session.texts, key=len, reverse=True):
         if command in words:
@@ -117,8 +123,8 @@ def sentence(text: str, session: Session, where: str) -> Sentence:
 
 
 def paragraphs(lines: Sequence[Line]) -> Iterator[tuple[int, int, str]]:
-    """Each paragraph with the numbers of its first and last line. A row of a table is one, and an
-    error message of a tool ends one."""
+    """Yield the first line number, the last line number and the text of each paragraph. Each row
+    of a table is a paragraph, and the error message of a tool ends a paragraph."""
     for kind, found in itertools.groupby(lines, _paragraph_kind):
         paragraph = list(found)
         if kind is not None:
@@ -127,23 +133,23 @@ def paragraphs(lines: Sequence[Line]) -> Iterator[tuple[int, int, str]]:
 
 
 def _paragraph_kind(line: Line) -> int | None:
-    """The same number for lines of one paragraph, None for a line in none."""
+    """Return a key that the lines of a paragraph share, None for a line outside paragraphs."""
     if line.blank or error_message.parse(line.stripped):
         return None
     return line.number if line.stripped.startswith("|") else 0
 
 
 def last_sentence(text: str) -> str:
-    """The last sentence of a text, which may be incomplete."""
+    """The last sentence of a text. It may be incomplete."""
     found: list[str] = _SENTENCE.findall(text)
     return found[-1] if found else ""
 
 
 def states_fact(text: str) -> bool:
-    """Whether the sentence is about what happens, and not about what should or does not."""
+    """Whether the sentence is about what happens, not about what should or does not happen."""
     return _NOT_A_CLAIM.search(text) is None
 
 
 def is_other_case(text: str) -> bool:
-    """Whether the sentence is about another case, machine or kernel than the session."""
+    """Whether the sentence is about a different case, machine or kernel than the session."""
     return _OTHER_CASE.search(text) is not None or mentions_other_machine(text)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The claims in a report's prose, for what its session does not show."""
+"""Find the claims in a report's prose about what its session does not show."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -52,7 +52,7 @@ _CONTINUES_SESSION = re.compile(
     r"(?:this|the) last|here|that)\b",
     re.IGNORECASE,
 )
-# A line of the log in quotes.
+# A quoted line of the log.
 _QUOTED_LOG = re.compile(
     r"\b(?:dmesg|logs?|console|journal\w*|syslog|kernel)\b(?P<between>[^`\"“]{1,60})"
     r"(?:`+(?P<code>[^`]{8,300})`+|[\"“](?P<words>[^\"”]{8,300})[\"”])",
@@ -65,16 +65,19 @@ _ORDINAL = re.compile(
 )
 _ORDINALS = {"first": 0, "second": 1, "third": 2, "fourth": 3, "fifth": 4}
 
-# The claims of a crash, which precede all that a session without one shows.
+# Claims about crashes. They take precedence over what a session without a crash shows.
 CRASH_KINDS = frozenset({"panic", "splat", "killed", "hang"})
 
-# The most lines of a log that are claims: a longer excerpt shows whatever is in it.
+# The longest excerpt of a log with lines that are claims: a longer excerpt is only context.
 _FEW = 5
 
 
 def find(about: Prose, session: Session) -> list[Claim]:
-    """The claims of the prose: error messages of tools, kernel messages, and sentences. Each is
-    about the command that it names, else the last one."""
+    """Return the claims of the prose: error messages of tools, kernel messages, and sentences.
+
+    An error message or a sentence is about the command that it names, or about the last command if
+    it names no command. A kernel message may appear at any step.
+    """
     found: dict[tuple[str, int | None, str], Claim] = {}
     for each in (
         *_error_messages(about.lines, session),
@@ -82,7 +85,8 @@ def find(about: Prose, session: Session) -> list[Claim]:
         *_shown_log(about.lines),
         *_of_sentences(about.statements, session),
     ):
-        # Each message is a claim; of sentences of one kind about one step the first counts.
+        # Each kernel message is a claim. Of other claims of one kind about one step only the
+        # first counts.
         text = each.text if each.kind == "message" else ""
         found.setdefault((each.kind, each.step, text), each)
     return list(found.values())
@@ -94,8 +98,8 @@ def mentions_taints(about: Prose) -> bool:
 
 
 def crash_claims(about: Prose, session: Session) -> list[Claim]:
-    """The claims of a panic, an oops, a killed command or a hang; of a hang that does not end only
-    if the session does not show that the command ends."""
+    """Return the claims of a panic, a splat, a killed command or a hang. A hang that does not end
+    is a claim only if the session does not show that the command ends."""
     usable = [each for each in about.statements if not prose.is_other_case(each.text)]
     found = [*_quoted_log(about.lines), *_of_sentences(usable, session)]
     return [
@@ -113,8 +117,8 @@ def _may_hang(session: Session, each: Claim) -> bool:
 
 
 def closing_claims(lines: Sequence[Line], session: Session) -> list[Claim]:
-    """What the first paragraph below a session claims of its last command, which shows nothing:
-    "that hangs", "and then the refcount is 3"."""
+    """Return the claims about the last command in the first paragraph below a session, for example
+    "that hangs" or "and then the refcount is 3"."""
     below = [line for line in lines if line.number > session.last_line]
     start = next((n for n, line in enumerate(below) if not line.blank), len(below))
     end = next((n for n in range(start, len(below)) if below[n].blank), len(below))
@@ -127,7 +131,7 @@ def closing_claims(lines: Sequence[Line], session: Session) -> list[Claim]:
 
 
 def note_claims(session: Session) -> list[Claim]:
-    """The claims of remarks behind commands."""
+    """Return the claims of the reporter's remarks after commands."""
     return [
         each
         for step, command in enumerate(session.commands)
@@ -139,7 +143,7 @@ def note_claims(session: Session) -> list[Claim]:
 
 
 def _error_messages(lines: Sequence[Line], session: Session) -> Iterator[Claim]:
-    """Lines that are an error message of a tool."""
+    """Yield a claim for each line that is an error message of a tool."""
     for line in lines:
         error = error_message.parse(line.stripped)
         if error is None or error.kind == error_message.NO_COMMAND:
@@ -151,7 +155,7 @@ def _error_messages(lines: Sequence[Line], session: Session) -> Iterator[Claim]:
 
 
 def _quoted_log(lines: Sequence[Line]) -> Iterator[Claim]:
-    """Kernel messages that a sentence quotes. They may appear at any step."""
+    """Yield a claim for each kernel message in quotation marks. It may appear at any step."""
     for first, last, paragraph in prose.paragraphs(lines):
         for match in _QUOTED_LOG.finditer(paragraph):
             before = prose.last_sentence(paragraph[: match.start()] + match["between"])
@@ -162,7 +166,7 @@ def _quoted_log(lines: Sequence[Line]) -> Iterator[Claim]:
 
 
 def _shown_log(lines: Sequence[Line]) -> Iterator[Claim]:
-    """Kernel messages in lines of their own, outside of splats."""
+    """Yield a claim for each line that is a kernel message, unless one belongs to a splat."""
     stamped = [line for line in lines if kernel_log.message_text(line.stripped) is not None]
     if len(stamped) > _FEW:
         return
@@ -186,7 +190,7 @@ def _of_sentences(sentences: Iterable[Sentence], session: Session) -> Iterator[C
 
 
 def _of_sentence(sentence: Sentence, session: Session, step: int) -> Iterator[Claim]:
-    """The claims of a sentence about the step."""
+    """Yield the claims of a sentence about the step."""
     command, name = session.commands[step].text, _name(session, step)
     text, where = sentence.words, sentence.where
     if refcount := statements.refcount(text):
@@ -217,7 +221,7 @@ def _name(session: Session, step: int) -> str:
 
 
 def _may_be_about_output(sentence: str, command: str) -> bool:
-    """Whether the sentence may be about the command's output, and not about the log."""
+    """Whether the sentence may be about the output of the command, not about the kernel log."""
     return commands.prints_log(command) or not _LOG.search(sentence)
 
 
@@ -229,7 +233,7 @@ def _of_refcount(stated: Refcount, session: Session, where: str) -> Claim:
 
 
 def _errno_in(sentence: str) -> str:
-    """The errno that a sentence contains by name or by text, "" without one."""
+    """Return the errno that a sentence mentions by name or by text, "" if it mentions none."""
     match = _ERRNO.search(sentence)
     if match and match["errno"] in error_message.ERRNO_NAMES:
         return match["errno"]
@@ -237,7 +241,7 @@ def _errno_in(sentence: str) -> str:
 
 
 def _may_be_about_unload(sentence: str, session: Session, step: int) -> bool:
-    """Whether the step unloads a module, and the sentence names it or none of the session's."""
+    """Whether the step unloads a module, and the sentence names it or names no module."""
     words = re.findall(r"\w+", sentence.replace("-", "_"))
     modules = [shell_syntax.last_word(text).replace("-", "_") for text in session.texts]
     named = [each for each in modules if each in words]
@@ -250,8 +254,8 @@ def _unloads(command: str) -> bool:
 
 
 def _step_of(sentence: str, session: Session) -> int:
-    """The step that the sentence names by its ordinal, by its whole command or by its program,
-    else the last one."""
+    """Return the step that the sentence names by its ordinal, by its whole command or by its
+    program, or the last step if it names no step."""
     last = session.last_step
     ordinal = _ORDINAL.search(sentence)
     if ordinal:

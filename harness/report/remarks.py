@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A reporter's remarks among the output of commands."""
+"""Separate a reporter's remarks from commands and their output."""
 
 import re
 from collections.abc import Sequence
 
 from harness.report import kernel_log
 
-# A remark behind a line of output: an arrow, a comment, or a bracket with a remark's words.
+# A remark after a line of output: an arrow, a comment, or a remark in parentheses.
 _NOTE = re.compile(
     r"\s+(?:(?:#|//|;)\s*)?(?:<[-=~<]+|←|⇐|↞).*$"
     r"|\s+(?:#|//)\s+(?:\S.*)$(?<=\S)"
@@ -14,7 +14,7 @@ _NOTE = re.compile(
     r"[^()]*\)$",
     re.IGNORECASE,
 )
-# The words by which a comment behind output is a remark: output may contain "#" as well.
+# Words that make a comment after output a remark. Output may also contain "#".
 _REMARK_WORDS = re.compile(
     r"\b(?:should|expect|wrong|why|still|must|bug|here|note|instead|supposed|bad|good|ok|busy|"
     r"leak|never|stays|!+|\?+)",
@@ -39,7 +39,7 @@ _MIN_WORDS = 4
 
 
 def is_mail_closing(line: str) -> bool:
-    """Whether the line closes a mail or is its markup: no program prints it."""
+    """Whether the line closes a mail or is markup: no program in the guest prints it."""
     return bool(line) and len(line) < 250 and _MAIL_CLOSING.fullmatch(line) is not None
 
 
@@ -52,14 +52,14 @@ def _is_sentence(line: str) -> bool:
 
 
 def drop_prose(texts: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
-    """The lines, each with its number, up to the first sentence that follows the output."""
+    """Return the lines, each with its number, up to the first sentence after the output."""
     for position, (_, text) in enumerate(texts):
         if _is_sentence(text.strip()):
             return list(texts[:position])
     return list(texts)
 
 
-# A remark between two commands: words, the first of which is no program.
+# A remark between two commands: words that begin with a typical word of a chat.
 _FURTHER_WORDS = r"[\w'-]+(?:[,;]? [\w'-]+){0,11}"
 _CHAT_REMARK = re.compile(
     r"(?:(?:ok|okay|so|now|and|then|but|well|oh|wait|again|also|let|let's|i|we|weird|strange|"
@@ -70,8 +70,8 @@ _CHAT_REMARK = re.compile(
 
 
 def drop_remarks(texts: Sequence[tuple[int, str]], command: str) -> list[tuple[int, str]]:
-    """The lines, each with its number, without remarks before and after the output. Words that
-    the command itself contains may be its output."""
+    """Return the lines, each with its number, without remarks before and after the output. Text
+    that the command contains is kept, because it may be output."""
 
     def is_remark(text: str) -> bool:
         return _CHAT_REMARK.fullmatch(text.strip()) is not None and text.strip() not in command
@@ -84,12 +84,13 @@ def drop_remarks(texts: Sequence[tuple[int, str]], command: str) -> list[tuple[i
     return kept
 
 
-# A remark behind a command: an arrow, or a comment.
+# A remark after a command: an arrow, or a comment.
 _COMMAND_NOTE = re.compile(r"(?P<arrow>\s+(?:#+ ?)?(?:<[-=~]+|←|⇐)\s)|\s#+\s")
 
 
 def split_note(text: str) -> tuple[str, str]:
-    """Return a command without the remark behind an arrow, and the remark or comment ("")."""
+    """Split a command from the remark after it. Returns the command and the remark, which may be
+    "". A comment is returned as the remark, but is also kept in the command."""
     match = _COMMAND_NOTE.search(text)
     if match is None or "\n" in text:
         return text, ""
@@ -97,7 +98,7 @@ def split_note(text: str) -> tuple[str, str]:
 
 
 def strip_note(line: str) -> str:
-    """The line without a remark at its end."""
+    """Return the line without the remark at its end."""
     match = _NOTE.search(line)
     if match is None:
         return line

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""All claims of a report about one of its sessions."""
+"""Collect the claims of a report about one of its sessions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,14 +11,16 @@ from harness.report.commands import Command
 from harness.report.lines import Line
 from harness.report.session import Session
 
-# The most splats of other messages that are claims.
+# How many splats of other messages become claims.
 _MOST_OTHER_SPLATS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What a report shows of a session of ``text``: the claims of the ``session`` itself, and
-    the splats ``beside`` it."""
+    """What a report shows about a ``session`` in ``text``, apart from its prose.
+
+    ``own`` are the claims of the session itself. ``beside`` are the claims of the splats near it.
+    """
 
     text: Text
     session: Session
@@ -31,13 +33,14 @@ class Shown:
 
 
 def shown(report: Report, text: Text, session: Session) -> Shown:
-    """What the report shows of the session, without its prose."""
+    """Return what the report shows about the session, apart from its prose."""
     return Shown(text, session, session_claims.find(session), _splats_beside(report, text, session))
 
 
 def collect(report: Report, of: Shown) -> list[Claim]:
-    """All claims: what the report shows, what it adds in words, and where the two contradict
-    each other. Words count fully where the report shows no symptom."""
+    """Return all claims about the session: what the report shows, what its prose adds, and where
+    the prose contradicts the session. If the report shows a symptom, its prose adds only crashes
+    and the ending of the session."""
     text, session = of.text, of.session
     whole = prose.read(text.lines, session)
     lines = _lines_about(text, session)
@@ -61,7 +64,7 @@ def collect(report: Report, of: Shown) -> list[Claim]:
 
 
 def _add_stated(found: Sequence[Claim], stated: Sequence[Claim]) -> list[Claim]:
-    """The claims with those in words, which replace the claim that the command prints nothing."""
+    """Add claims of the prose. They replace the claim that their command prints nothing."""
     steps = {each.step for each in stated}
     kept = [each for each in found if each.kind != "silence" or each.step not in steps]
     return [*kept, *stated]
@@ -72,7 +75,7 @@ def _is_claimed(one: Claim, others: Sequence[Claim]) -> bool:
 
 
 def _stated_ending(text: Text, session: Session) -> list[Claim]:
-    """How the session ends, in words, if its last command shows nothing."""
+    """Return what the prose claims about the last command, if the session does not show it."""
     last: Command = session.commands[-1]
     if last.output or last.status is not None or last.interrupted:
         return []
@@ -80,8 +83,9 @@ def _stated_ending(text: Text, session: Session) -> list[Claim]:
 
 
 def _lines_about(text: Text, session: Session) -> list[Line]:
-    """The lines of a message that may be about the session: from the session before it to the
-    next one. None for a quoted session: a reply is about another kernel."""
+    """Return the lines of a message that may be about the session: from the previous session to
+    the next session. A quoted session has no such lines, because a reply is about a different
+    kernel."""
     if session.quoted:
         return []
     before = [each.last_line for each in text.sessions if each.last_line < session.first_line]
@@ -92,7 +96,7 @@ def _lines_about(text: Text, session: Session) -> list[Line]:
 
 
 def _without_last_paragraph(lines: Sequence[Line]) -> list[Line]:
-    """The lines without the heading of what follows."""
+    """Return the lines without the last paragraph, which introduces the next session."""
     kept = list(lines)
     for blank in (True, False):
         while kept and kept[-1].blank == blank:
@@ -101,7 +105,7 @@ def _without_last_paragraph(lines: Sequence[Line]) -> list[Line]:
 
 
 def _is_repeated(one: Claim, others: Sequence[Claim]) -> bool:
-    """Whether the session has the same splat: a report may repeat it below."""
+    """Whether the session has the same splat. A report may repeat a splat below its session."""
     return any(one.splat and each.splat and _identity(one) == _identity(each) for each in others)
 
 
@@ -111,8 +115,8 @@ def _identity(each: Claim) -> tuple[str, str]:
 
 
 def _splats_beside(report: Report, text: Text, session: Session) -> list[Claim]:
-    """The splats that are nearest to this session: below it, above it if it is the first of its
-    message, or attached."""
+    """Return the claims of the splats nearest to this session: the splats below it and, for the
+    first session of a message, the splats above it and in attachments."""
     alike = [each for each in text.sessions if each.quoted == session.quoted] or [session]
     place = next((n for n, each in enumerate(alike) if each is session), 0)
     start = session.first_line if place else 0
@@ -135,8 +139,8 @@ def _splats_of_other_messages(report: Report, text: Text) -> list[Claim]:
 
 
 def _splats(text: Text, lines: Sequence[Line], *, with_sessions: bool = False) -> list[Claim]:
-    """The splats of the lines of a text that are in no diff, and in no session unless
-    ``with_sessions``."""
+    """Return the claims of the splats in the lines of a text. Splats in diffs are ignored, and so
+    are splats in sessions unless ``with_sessions``."""
     inside = set() if with_sessions else text.command_lines
     found: list[Claim] = []
     stretch: list[Line] = []
@@ -154,6 +158,7 @@ def _splats(text: Text, lines: Sequence[Line], *, with_sessions: bool = False) -
 
 
 def _message(text: Text) -> str:
-    """Which message or attachment the text is, "" for the first message itself."""
-    message = "" if text.number == 1 and not text.attached else f" of message {text.number}"
-    return message + (", attached" if text.attached else "")
+    """Return the name of the message or attachment as a suffix, "" for the first message."""
+    if text.attached:
+        return f" of an attachment of message {text.number}"
+    return "" if text.number == 1 else f" of message {text.number}"

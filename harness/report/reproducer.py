@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Reproducers without prompts: scripts, blocks of commands, lists of steps."""
+"""Find reproducers without prompts: scripts, blocks of commands, and lists of steps."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from harness.report.commands import Command
 from harness.report.lines import Line
 from harness.report.session import Session
 
-# The script's file in the guest.
+# The path of the script in the guest.
 PATH = "/tmp/reproducer"  # noqa: S108  in the guest, whose only user is root
 _HEREDOC_END = "END_OF_REPRODUCER"
 
@@ -32,7 +32,7 @@ _INTRODUCES_COMMANDS = re.compile(
 
 
 def find(lines: Sequence[Line]) -> list[Session]:
-    """The reproducers of a message that has no session with prompts."""
+    """Return the reproducers of a message without a session with prompts."""
     sources = (
         _scripts_with_shebang,
         step_list.tables,
@@ -74,7 +74,7 @@ def _script_command(interpreter: str, body: Sequence[str], first: Line, last: Li
 
 
 def _with_output(script: Command, lines: Sequence[Line], last: int) -> Command:
-    """The script with the output that the report shows below its last line."""
+    """Return the script with the output that the report shows below line ``last``."""
     output = reproducer_output.find_block(lines, last)
     if output is None:
         return script
@@ -83,7 +83,7 @@ def _with_output(script: Command, lines: Sequence[Line], last: int) -> Command:
 
 
 def _script_end(lines: Sequence[Line], position: int) -> int:
-    """The position behind the last line that may belong to the script."""
+    """Return the position after the last line that may belong to the script."""
     first = lines[position]
     end = current = position + 1
     open_text = ""
@@ -115,8 +115,8 @@ def _is_script_line(text: str) -> bool:
 
 
 def _blocks(lines: Sequence[Line]) -> Iterator[Session]:
-    """Blocks that contain only commands: fenced, indented, or below a line that introduces
-    commands."""
+    """Yield a session for each block that contains only commands and is fenced, indented, or below
+    a line that introduces commands."""
     position = 0
     while position < len(lines):
         end = _block_end(lines, position)
@@ -129,7 +129,7 @@ def _blocks(lines: Sequence[Line]) -> Iterator[Session]:
 
 
 def _block_end(lines: Sequence[Line], position: int) -> int:
-    """The position behind the block that begins at ``position``, which itself without one."""
+    """Return the position after the block at ``position``, or ``position`` without a block."""
     first = lines[position]
     end = position
     if first.blank or first.diff or first.separator or not _is_script_line(first.stripped):
@@ -140,7 +140,7 @@ def _block_end(lines: Sequence[Line], position: int) -> int:
 
 
 def _session_of_block(lines: Sequence[Line], block: Sequence[Line]) -> Session:
-    """The commands of a block, or one script if the report shows the output of the whole."""
+    """Return the commands of a block, or a single script if the report shows its output."""
     script = _script_command("sh", [line.text for line in block], block[0], block[-1])
     whole = _with_output(script, lines, block[-1].number)
     commands = [whole] if whole.output_known else _commands(block)
@@ -167,12 +167,12 @@ def _is_block(lines: Sequence[Line], position: int, block: Sequence[Line]) -> bo
     plausible = [
         each for each in found if each in known or shell_syntax.begins_with_keyword(each.text)
     ]
-    # A block of assignments only is a configuration.
+    # A block that contains only assignments is a configuration.
     return any(shell_syntax.programs(each.text) for each in known) and len(plausible) == len(found)
 
 
 def _commands(block: Sequence[Line]) -> Iterator[Command]:
-    """The commands of a block, each with the lines that continue it."""
+    """Yield the commands of a block, each with its continuation lines."""
     text, number = "", 0
     for line in block:
         if not text and line.stripped.startswith("#"):

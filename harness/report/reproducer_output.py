@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The output that a report shows below a reproducer that has no prompts."""
+"""Find the output that a report shows below a reproducer without prompts."""
 
 import re
 from collections.abc import Sequence
@@ -14,14 +14,15 @@ _INTRODUCES_OUTPUT = re.compile(
     r"actual\w*|observed|this is what)\b",
     re.IGNORECASE,
 )
-# Lines of prose, and blocks, that may stand between a reproducer and its output.
+# How many lines of prose may precede a block, and how many blocks below a reproducer are searched
+# for its output.
 _MOST_PROSE, _MOST_BLOCKS = 3, 3
 _ACTUAL = re.compile(
     r"[*#_= ]*(?:actual|observed)(?: (?:results?|outputs?|behaviou?rs?|values?))?[*_ ]*[:=][*_ ]*"
     r"(?P<value>\S.*)",
     re.IGNORECASE,
 )
-# What a program prints, and not a sentence.
+# Text that a program prints, as opposed to a sentence.
 _LITERAL = re.compile(r"`+(?P<code>[^`]+)`+|-?\d+|\S{0,100}?[\d/_:]\S*")
 _NOTHING = re.compile(r"(?:nothing|no output|empty|\(empty\)|\(nothing\))\.?", re.IGNORECASE)
 
@@ -30,10 +31,12 @@ Output = tuple[tuple[str, ...], tuple[int, ...]]
 
 
 def find_block(lines: Sequence[Line], last: int) -> Output | None:
-    """The output in a fenced or indented block below the reproducer that ends in line ``last``.
+    """Return the output in a fenced or indented block below the reproducer that ends in line
+    ``last``, or None if there is no such block.
 
-    Blocks that show what is expected are skipped. Kernel messages are no output, and a block of
-    tools' error messages alone is left out: the claims in them do not depend on the place.
+    Blocks that show what is expected are skipped. A block with kernel messages is not output. A
+    block that contains only error messages of tools is ignored here, because they are claims
+    wherever they appear.
     """
     below = [line for line in lines if line.number > last]
     for _ in range(_MOST_BLOCKS):
@@ -65,7 +68,7 @@ def _is_set_off(line: Line) -> bool:
 
 
 def _block(lines: Sequence[Line]) -> list[Line]:
-    """The lines of the block that the first one begins."""
+    """Return the block that begins with the first of the lines."""
     end = next((n for n, line in enumerate(lines) if not _continues(lines[0], line)), len(lines))
     return list(lines[:end])
 
@@ -77,8 +80,11 @@ def _continues(first: Line, line: Line) -> bool:
 
 
 def attach_to_last_step(lines: Sequence[Line], steps: Sequence[Command]) -> list[Command]:
-    """The steps, the last one with its output: the actual result that the report names, if that
-    is what a program prints, or the block below, if no other step shows state."""
+    """Return the steps, the last of them with its output.
+
+    The output is the actual result in the report, if it looks like the output of a program. A
+    report without an actual result may show it in a block below, if no earlier step shows state.
+    """
     *before, last = steps
     below = (line for line in lines if line.number > last.line and not line.depth)
     found = next(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Segments of shell sessions: commands without prose between them, each with its output.
+"""Split a message into segments of shell sessions: commands and output without prose between them.
 
-A line is a command only behind a prompt, outside of a diff, and if what follows the prompt can
-be one. Every other line is output or prose.
+A line is a command only if it is not part of a diff and begins with a prompt, and the text after
+the prompt can be a command. Every other line is output or prose.
 """
 
 import itertools
@@ -19,25 +19,28 @@ _STATUS = re.compile(r"\[(\d{1,3})\]")
 _CONTINUED = re.compile(r"^>[ \t]?")
 _INTERRUPT = re.compile(r"(?:.*[^^])?(?:\^C)+")
 
-# sudo's prompt for a password, in any language.
+# The prompt of sudo for a password, in any language.
 _PASSWORD = re.compile(r"\[sudo[^\]]*\] [^:]{1,80}: ?")
 
-# The lines behind a blank line that are read to find the rest of a splat, and those in which
-# the next line that is not blank is searched.
+# How many lines after a blank line are read to find the rest of a splat, and how many blank lines
+# may precede it.
 _MOST_FRAMES = 100
 _MOST_BLANK = 20
 
-# Blank lines that may stand between one command's output and the next prompt.
+# How many blank lines may precede the next prompt.
 _MAX_BLANK = 2
 
-# The characters of the prose above a segment that are kept.
+# How many characters of the prose above a segment are kept.
 _HEADING_LENGTH = 400
 
 
 @dataclass(slots=True)
 class Segment:
-    """Commands without prose between them. ``depth`` is that of their quotation, ``host`` what
-    their prompts name, ``heading`` the prose above."""
+    """Commands without prose between them.
+
+    ``depth`` is the depth of the quotation that contains them. ``host`` is the host name in their
+    prompts. ``heading`` is the prose above them.
+    """
 
     depth: int
     host: str
@@ -46,7 +49,7 @@ class Segment:
 
 
 def find(lines: Sequence[Line]) -> Iterator[Segment]:
-    """The segments of all sessions in a message, in order."""
+    """Yield the segments of all sessions in a message, in order."""
     lines, prompts = prompt_lines.parse(lines)
     position, prose_from = 0, 0
     while position < len(lines):
@@ -62,12 +65,12 @@ def find(lines: Sequence[Line]) -> Iterator[Segment]:
 
 
 def _opens_segment(found: Prompt | None) -> bool:
-    """Whether a segment may begin with the prompt: not with a lone "$" or "#"."""
+    """Whether a segment may begin with the prompt: a command must follow the prompt."""
     return found is not None and bool(found.command)
 
 
 class _Parser:
-    """Parses the segment that begins at ``start``. Positions are indexes of ``lines``."""
+    """A parser for the segment that begins at ``start``. Positions are indexes of ``lines``."""
 
     def __init__(self, lines: Sequence[Line], prompts: Sequence[Prompt | None], start: int) -> None:
         self._lines = lines
@@ -79,7 +82,7 @@ class _Parser:
         self._opening = opening
 
     def segment(self, heading: str) -> tuple[Segment, int]:
-        """Return the segment, and the position where it ends."""
+        """Parse the segment. Returns it and the position after it."""
         segment = Segment(self._first.depth, self._opening.host, heading)
         numbers: list[int | None] = [self._opening.number]
         position = self._start
@@ -99,8 +102,8 @@ class _Parser:
         return segment, position
 
     def _command(self, position: int, found: Prompt) -> tuple[Command, Prompt | None, int]:
-        """Return the command at the position, the prompt directly below its output or None, and
-        the position where it ends."""
+        """Parse the command at the position. Returns the command, the prompt directly below its
+        output or None, and the position after the command."""
         text, output_start = self._whole_command(position, found)
         output, end = self._output(output_start)
         position = end
@@ -115,8 +118,8 @@ class _Parser:
         return replace(command, unrecognised=unrecognised, next_status=status), below, after
 
     def _is_prompt(self, position: int) -> bool:
-        """Whether the line has a prompt of this session. "$" and "#" alone count only in the
-        column of the session's own prompts, and without a command only if these are alike."""
+        """Whether the line has a prompt of this session. The prompts "$" and "#" count only in the
+        column of the session's first prompt, and without a command only if they are equal to it."""
         if position >= len(self._lines):
             return False
         found, line = self._prompts[position], self._lines[position]
@@ -128,8 +131,8 @@ class _Parser:
         return True
 
     def _whole_command(self, position: int, found: Prompt) -> tuple[str, int]:
-        """Return the command with the lines that continue it, with or without the shell's second
-        prompt, and the position behind it. A command that is never complete is its first line."""
+        """Return the command with its continuation lines, which may have the shell's secondary
+        prompt, and the position after it. If no line completes the command, it is one line."""
         text = found.command
         end = position + 1
         last = min(len(self._lines), position + shell_syntax.MAX_COMMAND_LINES)
@@ -144,13 +147,13 @@ class _Parser:
         return text, end
 
     def _continuation(self, line: Line) -> str:
-        # In a session that is not quoted, ">" is the shell's prompt and no quotation mark.
+        # In a session that is not quoted, ">" is the shell's secondary prompt.
         if line.depth == self._first.depth + 1:
             return line.text
         return _CONTINUED.sub("", line.text[min(self._first.indent, line.indent) :], count=1)
 
     def _output(self, position: int) -> tuple[list[int], int]:
-        """Return the positions of a command's output, and the position where it ends."""
+        """Return the positions of a command's output, and the position after it."""
         output: list[int] = []
         while position < len(self._lines) and self._is_output(position, output):
             output.append(position)
@@ -171,7 +174,7 @@ class _Parser:
         return not self._is_unrecognised_command(position)
 
     def _is_unrecognised_command(self, position: int) -> bool:
-        """Whether the line has the session's own prompt before an unknown command."""
+        """Whether the line has the session's first prompt and a command of an unknown program."""
         if position >= len(self._lines) or self._prompts[position] is not None:
             return False
         line = self._lines[position].stripped
@@ -182,8 +185,8 @@ class _Parser:
         return outdented and not kernel_log.is_kernel_message(line.stripped)
 
     def _continues_after_blank(self, position: int, above: Sequence[int]) -> bool:
-        """Whether output continues after the blank line, and not prose: in an indented or fenced
-        session, with a stamped kernel message, or with the rest of a splat that is ``above``."""
+        """Whether the text after the blank line is output: the session is indented or fenced, or
+        the text is a stamped kernel message or the rest of the splat ``above``."""
         most = min(len(self._lines), position + _MOST_BLANK)
         after = next((n for n in range(position, most) if not self._lines[n].blank), None)
         if after is None or self._prompts[after] is not None:
@@ -203,7 +206,7 @@ class _Parser:
         )
 
     def _next_prompt(self, position: int) -> int:
-        """The position behind blank lines if the same session continues there, else as it was."""
+        """Skip blank lines, if a prompt of the same session follows. Returns the new position."""
         after = position
         most = len(self._lines) if self._first.fence else position + _MAX_BLANK
         while after < len(self._lines) and self._lines[after].blank and after < most:
@@ -214,8 +217,8 @@ class _Parser:
     def _build(
         self, text: str, output: Sequence[int], last_own: int, directory: str, *, ended: bool
     ) -> Command:
-        """The command with these lines as its output, without remarks and prose among them.
-        ``last_own`` is the position of the command's last line."""
+        """Build the command from its text and the positions of its output, leaving out remarks and
+        prose in the output. ``last_own`` is the position of the command's last line."""
         lines = self._lines
         indent = min((lines[n].indent for n in output if not lines[n].blank), default=0)
         removed = min(indent, lines[last_own].indent)
@@ -249,7 +252,7 @@ class _Parser:
 
 
 def _are_statuses(numbers: Sequence[int | None]) -> bool:
-    """Whether the numbers in prompts are exit statuses, some of which are 0. A shell's count of
-    commands only increases, and the number of a window does not change."""
+    """Whether the numbers in prompts are exit statuses: more than one is 0, and they differ. A
+    shell's count of commands only increases, and the number of a window does not change."""
     known = [number for number in numbers if number is not None]
     return known.count(0) > 1 and len(set(known)) > 1

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Shell sessions in the text of a message, as people paste them.
+"""Find the shell sessions in the text of a message.
 
-Segments with prose between them are one session as long as nothing in the prose is about another
-machine, kernel or boot.
+Segments with prose between them are one session, unless the prose is about a different machine,
+kernel or boot.
 """
 
 import re
@@ -17,8 +17,11 @@ from harness.report.segment import Segment
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Commands that were typed one after the other; ``quoted`` in a reply. ``heading`` is the
-    prose above it, ``host`` what its prompts name."""
+    """A shell session: commands that were typed one after the other.
+
+    ``quoted``: the session is a quotation in a reply. ``heading`` is the prose above the session.
+    ``host`` is the host name in its prompts.
+    """
 
     commands: tuple[Command, ...]
     quoted: bool = False
@@ -44,7 +47,7 @@ class Session:
 
 
 def find(lines: Sequence[Line]) -> list[Session]:
-    """All sessions of a message, in order."""
+    """Return all sessions of a message, in order."""
     found: list[Segment] = []
     for each in segment.find(lines):
         base = _continued_by(each, found)
@@ -61,8 +64,8 @@ def find(lines: Sequence[Line]) -> list[Session]:
 
 
 def drop_repeats(found: Sequence[Session]) -> list[Session]:
-    """The sessions without quotations of others and without copies. Two with the same commands
-    and other output ("with the patch") are both kept."""
+    """Return the sessions without quotations and copies of other sessions. Two sessions with the
+    same commands but different output ("with the patch") are both kept."""
     unquoted = {session.texts for session in found if not session.quoted}
     kept: list[Session] = []
     for session in found:
@@ -86,7 +89,7 @@ _OTHER_TERMINAL = re.compile(
     re.IGNORECASE,
 )
 
-# Prose after which a session is about another machine, kernel or boot.
+# Prose after which a session is about a different machine, kernel or boot.
 _OTHER_MACHINE = re.compile(
     r"\b(?:with(?:out)? (?:the|this|that|my|your|his|her|v\d|both|these|all)?\b.{0,40}\b"
     r"(?:patch|patches|fix|series|change|commit|revert)|(?:after|before|when|once)"
@@ -104,13 +107,16 @@ _OTHER_MACHINE = re.compile(
 
 
 def mentions_other_machine(prose: str) -> bool:
-    """Whether the prose introduces another machine, kernel or boot than the text above it."""
+    """Whether the prose is about a different machine, kernel or boot than the text above it."""
     return _OTHER_MACHINE.search(prose) is not None
 
 
 def _continued_by(new: Segment, found: Sequence[Segment]) -> Segment | None:
-    """The segment that the new one continues: the last, of the same quotation or of one that is
-    answered. None if the new one is about another machine or begins the same session again."""
+    """Return the segment that the new segment continues, or None if it begins a session.
+
+    Only the last segment can be continued, at the same quotation depth or by a reply to it. A
+    segment about a different machine, and one that repeats the first commands, begins a session.
+    """
     base = found[-1] if found else None
     if base is None or not (base.depth == new.depth or _answers(base, new)):
         return None
@@ -122,7 +128,7 @@ def _continued_by(new: Segment, found: Sequence[Segment]) -> Segment | None:
 
 
 def _answers(base: Segment, new: Segment) -> bool:
-    """Whether the new segment only shows more of the state after the quoted session above it."""
+    """Whether the new segment is a reply to a quoted session that only shows more state."""
     if new.depth >= base.depth:
         return False
     return all(commands.shows_state(each.text) for each in new.commands)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The claims that a session itself makes: by statuses, output, messages and splats."""
+"""Find the claims of a session: exit statuses, output, kernel messages and splats."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -11,16 +11,16 @@ from harness.report.commands import Command
 from harness.report.lines import place
 from harness.report.session import Session
 
-# What a shell prints about a command that a signal kills, as an oops does.
+# What a shell prints if a signal kills a command, for example after an oops.
 _KILLED = re.compile(
     r"(?:\S+: line \d+: +\d+ )?(?P<how>Segmentation fault|Killed|Trace/breakpoint trap|Bus error|"
     r"Illegal instruction|Aborted)(?:\s.*)?"
 )
 
-# A greater status is that of a command which a signal ended.
+# A greater status means that a signal ended the command.
 _LAST_OWN_STATUS = 128
 
-# Words of a message about a fault; other messages describe a device.
+# Words of a kernel message about a fault. Other messages describe a device.
 _ALARM = re.compile(
     r"fail|error|event 0x|warn|unable|cannot|can't|time[d -]?out|"
     r"invalid|refus|denied|busy|fishy|unexpected|"
@@ -36,7 +36,7 @@ _LOADS = re.compile(r"\b(?:modprobe|insmod)\b")
 
 
 def find(session: Session) -> list[Claim]:
-    """The claims of the session, in the order of its commands."""
+    """Return the claims of the session, in the order of its commands."""
     found = [
         each for step, command in enumerate(session.commands) for each in _of_command(step, command)
     ]
@@ -47,7 +47,8 @@ def find(session: Session) -> list[Claim]:
 
 
 def _of_missing_rows(session: Session) -> Iterator[Claim]:
-    """A list of all modules without one that the session removes claims that it is not loaded."""
+    """Yield the claims that a module is not loaded: the session removes the module, and then lists
+    all modules without it."""
     removed: set[str] = set()
     for step, command in enumerate(session.commands):
         rows = [row for line in command.output if (row := lsmod.parse_row(line))]
@@ -67,16 +68,16 @@ def _has_elision(command: Command) -> bool:
 
 
 def _demote_other_row(each: Claim, texts: str) -> Claim:
-    """The row of a module that no command names or selects is no symptom: it shows the
-    reporter's configuration."""
+    """Return the claim, without ``symptom`` if it is the row of a module that no command names or
+    selects: such a row only shows the reporter's configuration."""
     if each.kind == "refcount" and each.subject not in texts and not each.selected:
         return replace(each, symptom=False)
     return each
 
 
 def _promote_descriptions(claims: list[Claim]) -> list[Claim]:
-    """Messages that describe a device, and rows of modules, are symptoms if the report shows
-    no other."""
+    """Return the claims. If none of them is a symptom, kernel messages and rows of modules become
+    symptoms."""
     if claim.any_symptom(claims):
         return claims
     return [
@@ -86,9 +87,12 @@ def _promote_descriptions(claims: list[Claim]) -> list[Claim]:
 
 
 def promote_silence(claims: Sequence[Claim], session: Session) -> list[Claim]:
-    """The claims, where the silence of a command may be a symptom: the command queries state,
-    the next prompt proves that it prints nothing, and it follows all symptoms, which are
-    measures or complaints. The last measure is the one that the report leads to."""
+    """Return the claims. The claim that a command prints nothing becomes a symptom if the report
+    leads up to it.
+
+    The command must query state, the next prompt must prove that it prints nothing, and it must
+    come after all symptoms, which must be measures or complaints.
+    """
     symptoms = [each for each in claims if each.symptom]
     kinds = (*MEASURES, *COMPLAINTS)
     if any(each.kind not in kinds or each.step is None for each in symptoms):
@@ -102,8 +106,8 @@ def promote_silence(claims: Sequence[Claim], session: Session) -> list[Claim]:
 
 
 def _is_telling(each: Claim, session: Session, last: int, complains: bool) -> bool:
-    """Whether the silence is a symptom. That of a log is none where something complains: the
-    report may leave the log's lines out."""
+    """Whether the silence is a symptom. An empty log is not a symptom if there are complaints,
+    because the report may leave out lines of the log."""
     if each.kind != "silence" or each.step is None or each.step <= last:
         return False
     command = session.commands[each.step]
@@ -119,12 +123,12 @@ def _of_command(step: int, command: Command) -> Iterator[Claim]:
         yield Claim("context", f"{name} describes the reporter's machine", where, step, False)
         return
     if command.interrupted and not commands.is_endless(command.text):
-        yield Claim("hang", f"{name} does not end", where, step)
+        yield Claim("hang", f"{name} hangs", where, step)
     if command.status is not None:
         text = f"{name} exits with status {command.status}"
         yield Claim("status", text, where, step, number=command.status)
     elif command.next_status is not None and command.next_status <= _LAST_OWN_STATUS:
-        # Success is the normal course of a session and no symptom.
+        # Success is the normal case and not a symptom.
         reported = command.next_status
         text = f"{name} exits with status {reported}"
         yield Claim("status", text, where, step, reported != 0, number=reported)
@@ -145,7 +149,7 @@ def _is_context(command: Command) -> bool:
 def _of_output(
     step: int, command: Command, rest: Sequence[tuple[int, str]], *, has_splat: bool
 ) -> Iterator[Claim]:
-    """The claims of the output's lines outside of splats."""
+    """Yield the claims of the output lines outside splats."""
     name = f"`{one_line(command.text)}`"
     output: list[tuple[int, str]] = []
     silent = not has_splat
@@ -169,8 +173,8 @@ def _of_output(
 
 
 def _of_line(step: int, command: Command, number: int, line: str) -> Claim | None:
-    """The claim of one line of output: a tool's error message, a kernel message, or a row of
-    lsmod."""
+    """Return the claim of a tool's error message, a kernel message or a row of lsmod, None for any
+    other line of output."""
     name, where = f"`{one_line(command.text)}`", place(number, number)
     error = error_message.parse(line)
     if error and error.kind != error_message.NO_COMMAND:
@@ -195,7 +199,7 @@ def _of_line(step: int, command: Command, number: int, line: str) -> Claim | Non
 
 
 def _of_death(step: int, command: Command) -> Iterator[Claim]:
-    """The claim that a signal kills the command. The shell's message may be within a splat."""
+    """Yield the claim that a signal kills the command. The shell's message may be in a splat."""
     for number, line in zip(command.numbers, command.output, strict=False):
         if killed := _KILLED.fullmatch(line.strip()):
             text = f"`{one_line(command.text)}` is killed ({killed['how']})"
@@ -204,7 +208,7 @@ def _of_death(step: int, command: Command) -> Iterator[Claim]:
 
 
 def _claims_silence(command: Command) -> bool:
-    """Whether an empty output means that the command prints nothing."""
+    """Whether empty output means that the command prints nothing."""
     if command.interrupted or command.background or _KILLED.search(str(command.output)):
         return False
     return command.output_known and command.status is None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which session of a report to replay, and what it claims."""
+"""Select the session of a report to replay, with its claims."""
 
 import re
 from dataclasses import dataclass, replace
@@ -12,11 +12,11 @@ from harness.report.report_claims import Shown
 from harness.report.session import Session
 
 _FORMAT_HINT = (
-    "write each command behind '$ ' or '# ', its output below it, "
-    "and [1] below that for an exit status"
+    "write each command after '$ ' or '# ', its output below it, "
+    "and a nonzero exit status below the output, for example [1]"
 )
 
-# Words in the heading of a session that shows the right behaviour.
+# Words in the heading of a session that shows correct behaviour.
 _WITHOUT_THE_BUG = re.compile(
     r"\b(?:with (?:the|this|my|that|your|both|all|v\d) (?:\w+ ){0,3}(?:patch|patches|fix|series|"
     r"change|"
@@ -26,17 +26,17 @@ _WITHOUT_THE_BUG = re.compile(
     re.IGNORECASE,
 )
 
-# The characters of a heading, before the session, in which these words are searched.
+# How many characters of a heading, before the session, are searched for these words.
 _HEADING_LENGTH = 160
 
-# The most sessions and lines that a list in a message names.
+# The most sessions or lines that a message lists.
 _MOST_LISTED = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """A session to replay with all claims about it; ``notes`` are what was decided for the
-    user."""
+    """A session to replay, with all claims about it. ``notes`` describe the choices that were made
+    for the user."""
 
     session: Session
     claims: tuple[Claim, ...]
@@ -44,10 +44,11 @@ class Selection:
 
 
 def select(report: Report, which: str | None) -> Selection:
-    """The session to replay, or several as one: ``which`` is "all" or numbers ("1,3") that count
-    from 1 over the report's sessions; None selects the first that shows the bug.
+    """Select the session to replay.
 
-    Raises UsageError, which lists the sessions, for a session that the report does not have.
+    ``which`` is "all" or the numbers of sessions, from 1 ("1,3"). Several sessions are joined into
+    one. None selects the first session that shows the bug. Raises UsageError if the report does
+    not have the requested sessions.
     """
     if not report.sessions:
         raise UsageError(f"no shell session in {report.name}", _FORMAT_HINT)
@@ -75,15 +76,16 @@ def _numbers(report: Report, which: str) -> list[int]:
     words = which.split(",")
     if not all(re.fullmatch(r" *\d{1,6} *", word) and 1 <= int(word) <= total for word in words):
         raise UsageError(
-            f"{report.name} has no session {which}; it has {total} ({_listing(report)})",
-            "choose with --session N, --session 1,3 or --session all",
+            f"{report.name} has no session {which}; its sessions are {_listing(report)}",
+            "use --session N, --session 1,3 or --session all",
         )
     return [int(word) for word in words]
 
 
 def _first_with_bug(report: Report) -> Shown:
-    """Of the first message with sessions: the first one that is not quoted, shows a symptom and
-    is not introduced as right behaviour."""
+    """Return the first of the best sessions in the first message with sessions. A session is better
+    if it is not quoted, if it shows a symptom, and if its heading does not announce correct
+    behaviour, in this order of importance."""
     number = report.sessions[0][0].number
     candidates = [
         report_claims.shown(report, text, session)
@@ -102,18 +104,18 @@ def _first_with_bug(report: Report) -> Shown:
 def _notes(report: Report, shown: Shown) -> list[str]:
     notes = []
     if len(report.sessions) > 1:
-        notes.append(f"the report has more sessions, see --session ({_listing(report)})")
+        notes.append(f"the report has several sessions; use --session N for {_listing(report)}")
     if shown.session.quoted:
-        notes.append("the session is from a quotation")
+        notes.append("the session is in quoted text")
     skipped = _skipped_commands(shown.text)
     if skipped:
         numbers = ", ".join(map(str, skipped[:_MOST_LISTED]))
-        notes.append(f"skipped lines that may be commands of unknown programs: {numbers}")
+        notes.append(f"skipped possible commands of unknown programs in lines {numbers}")
     return notes
 
 
 def _skipped_commands(text: Text) -> list[int]:
-    """The numbers of lines that may be commands of programs that are not known."""
+    """The numbers of the lines that may be commands of unknown programs."""
     inside = text.command_lines
     return [
         line.number
@@ -123,7 +125,7 @@ def _skipped_commands(text: Text) -> list[int]:
 
 
 def _listing(report: Report) -> str:
-    """The sessions in one line, with the numbers that ``select`` accepts."""
+    """List the sessions in one line, with the numbers that ``select`` accepts."""
     titles = [f"{n}: {_title(each)}" for n, (_, each) in enumerate(report.sessions, start=1)]
     more = f", and {len(titles) - _MOST_LISTED} more" if len(titles) > _MOST_LISTED else ""
     return ", ".join(titles[:_MOST_LISTED]) + more

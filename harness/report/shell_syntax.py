@@ -15,7 +15,7 @@ _BEFORE_COMMAND = (
 )
 _HEREDOC = re.compile(r"<<-?[ \t]*['\"]?(\w+)")
 
-# The longest command, in lines.
+# The length of the longest command, in lines.
 MAX_COMMAND_LINES = 200
 
 _COMPOUND = re.compile(r"[;|&\n]")
@@ -31,7 +31,7 @@ _NOT_A_PROGRAM = re.compile(r"\w+=\S*|[<>]\S*|\d[<>]\S*|sudo|doas|time|env|nohup
 
 
 def is_incomplete(text: str) -> bool:
-    """Whether a shell prints its second prompt after the text and reads on."""
+    """Whether a shell prints its secondary prompt after the text and reads more lines."""
     if text.endswith("\\"):
         return True
     heredoc = _HEREDOC.search(text)
@@ -48,7 +48,7 @@ def is_incomplete(text: str) -> bool:
 
 
 def _open_compounds(words: Sequence[str]) -> int:
-    """How many compound commands are open; a keyword counts only where a command begins."""
+    """The number of open compound commands. A keyword counts only where a command begins."""
     balance = 0
     begins = True
     for word in words:
@@ -61,12 +61,12 @@ def _open_compounds(words: Sequence[str]) -> int:
 
 
 def begins_with_keyword(text: str) -> bool:
-    """Whether the line begins with a keyword or a builtin that is no command to reproduce."""
+    """Whether the line begins with a keyword, or with a builtin that is not a step to reproduce."""
     return _KEYWORD.match(text) is not None
 
 
 def is_compound(text: str) -> bool:
-    """Whether a part of the command may fail although its own exit status is 0: it is a list,
+    """Whether a part of the command may fail although the exit status is 0: the command is a list,
     a pipeline or a script."""
     if _COMPOUND.search(text):
         return True
@@ -74,7 +74,7 @@ def is_compound(text: str) -> bool:
 
 
 def programs(text: str) -> list[str]:
-    """The programs that a command line starts, without directories; quoting is not parsed."""
+    """The names of the programs that a command line runs. Quoting is not parsed."""
     found = []
     for simple_command in _SEPARATORS.split(text):
         words = (word for word in simple_command.split() if not _NOT_A_PROGRAM.fullmatch(word))

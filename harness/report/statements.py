@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What one sentence states: a refcount, a crash, or a device's driver or group."""
+"""Parse what a sentence states: a refcount, a crash, or the driver or group of a device."""
 
 import re
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from harness.klog.splat import Splat
 from harness.report.claim import Claim, Kind
 
 _NUMBER = r"(?P<number>\d{1,4}|zero|one|two|three|four)\b"
-# A module's name, which an ordinary word is not: it has an underscore or a hyphen.
+# The name of a module. An underscore or a hyphen distinguishes it from an ordinary word.
 _MODULE_NAME = r"[a-z][a-z\d]{0,30}(?:[-_][a-z\d]{1,30}){1,8}"
 _MODULE = rf"(?<![\w-])`?(?P<owner>{_MODULE_NAME})`?"
 _REFCOUNT = tuple(
@@ -72,9 +72,9 @@ _SPLAT_IN_FUNCTION = re.compile(
 )
 
 
-# The kind of claim and its text, by pattern; the first that matches counts.
+# Patterns, each with the kind and the text of its claim. The first pattern that matches counts.
 _CRASHES: tuple[tuple[re.Pattern[str], Kind, str], ...] = (
-    (HANG, "hang", "{name} does not end"),
+    (HANG, "hang", "{name} hangs"),
     (_PANIC, "panic", "the kernel panics"),
     (_SPLAT_IN_FUNCTION, "splat", ""),
     (_OOPS, "splat", "the kernel oopses"),
@@ -86,7 +86,7 @@ _SPLAT_KINDS = {"w": "WARNING", "b": "BUG"}
 _DEVICE_NAME = r"(?<![\w:.-])[`'\"]?(?P<device>\w[\w:.-]{0,30}?\d[\w:.-]{0,30})[`'\"]?"
 _REMAINS = r"(?:is|are|stays?|remains?|was|were) (?:(?:still|also|now) )*"
 
-# "is not bound to" and "is not in" do not match: they are other statements.
+# "is not bound to" and "is not in" do not match: they state something different.
 _BOUND = re.compile(
     rf"(?:{_DEVICE_NAME} (?:\w+ )?)?{_REMAINS}"
     r"(?:bound|attached) to (?:the )?[`'\"]?(?P<driver>[\w-]+)",
@@ -100,14 +100,14 @@ _NO_GROUP = re.compile(rf"{_DEVICE_NAME} (?:still )?has no (?:IOMMU )?group\b", 
 
 @dataclass(frozen=True, slots=True)
 class Refcount:
-    """The ``number`` of references to a ``module`` (with underscores, "" if none is named)."""
+    """The ``number`` of references to a ``module`` (with underscores; "" for the IOMMU driver)."""
 
     module: str
     number: int
 
 
 def refcount(sentence: str) -> Refcount | None:
-    """The refcount that the sentence states, None without one."""
+    """Return the refcount that the sentence states, or None if it states no refcount."""
     for pattern in _REFCOUNT:
         if match := pattern.search(sentence):
             groups = match.groupdict()
@@ -119,8 +119,8 @@ def refcount(sentence: str) -> Refcount | None:
 
 
 def crash(sentence: str, command: str, where: str, step: int) -> Claim | None:
-    """The claim of a hang, a panic, an oops, a warning or a killed process. ``command`` is the
-    command of that step in words."""
+    """Return the claim of a hang, a panic, an oops, a warning or a killed process, or None if the
+    sentence states none of these. ``command`` is the command of the step, for messages."""
     if seconds := duration(sentence):
         return Claim("hang", f"{command} hangs for {seconds} s", where, step, number=seconds)
     for pattern, kind, text in _CRASHES:
@@ -132,7 +132,7 @@ def crash(sentence: str, command: str, where: str, step: int) -> Claim | None:
 
 
 def duration(sentence: str) -> int:
-    """The seconds for which, by the sentence, a command hangs before it ends, 0 without any."""
+    """Return for how many seconds a command hangs according to the sentence, 0 if not stated."""
     match = _DURATION.search(sentence)
     if match is None:
         return 0
@@ -141,8 +141,8 @@ def duration(sentence: str) -> int:
     return round(number * _SECONDS[match["unit"][0].lower()])
 
 
-def hangs_for_good(sentence: str) -> bool:
-    """Whether by the sentence a command does not end."""
+def hangs_forever(sentence: str) -> bool:
+    """Whether the sentence states a hang that does not end."""
     return HANG.search(sentence) is not None and not duration(sentence)
 
 
@@ -154,7 +154,8 @@ def _splat_in_function(match: re.Match[str], where: str, step: int) -> Claim:
 
 
 def device(sentence: str, where: str, step: int) -> Claim | None:
-    """The claim of a device's driver or group after the step."""
+    """Return the claim of a device's driver or group after the step, or None if the sentence states
+    neither."""
     if match := _BOUND.search(sentence):
         name, driver = match["device"] or "", match["driver"]
         text = f"{name or 'a device'} is bound to {driver}"
@@ -163,6 +164,6 @@ def device(sentence: str, where: str, step: int) -> Claim | None:
     if match is None:
         return None
     group = match.groupdict().get("group")
-    text = f"{match['device']} is in {f'group {group}' if group else 'no group'}"
+    text = f"{match['device']} {f'is in group {group}' if group else 'has no group'}"
     number = int(group) if group else None
     return Claim("device", text, where, step, number=number, subject=match["device"])

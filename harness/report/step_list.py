@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Reproducers that are lists of steps: numbered, in a table, or in bullets."""
+"""Find reproducers that are lists of steps: numbered lists, tables, or bullet lists."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -38,7 +38,7 @@ _LEADS_IN = re.compile(
 )
 _QUOTED = re.compile(r"[\"'“](?P<text>[^\"”]{2,300})[\"'”]\.?$")
 
-# A table in Markdown: its rows, and the row below the header.
+# A Markdown table: its rows, and the row below the header.
 _ROW = re.compile(r"\|.+\|")
 _DELIMITER = re.compile(r"\|(?: *:?-+:? *\|)+")
 _OUTPUT_HEADER = re.compile(
@@ -50,8 +50,8 @@ _NUMBER = re.compile(r"-?\d+")
 
 
 def numbered(lines: Sequence[Line]) -> Iterator[Session]:
-    """The items that are commands, below a heading such as "Steps to Reproduce" or in a numbered
-    list."""
+    """Yield a session of the commands below a heading such as "Steps to Reproduce" or in a
+    numbered list."""
     starts = [n for n, line in enumerate(lines) if _begins_steps(line)]
     for start in starts:
         steps = []
@@ -85,7 +85,8 @@ def _commands_in_item(line: Line) -> list[Command]:
 
 
 def _texts_in_item(line: Line) -> list[str]:
-    """The commands of an item: its code spans, else its whole text, else what follows "run"."""
+    """The commands of an item: its code spans; if there are none, its whole text, or the text after
+    a verb such as "run"."""
     if line.blank or line.diff or line.separator:
         return []
     item = _LIST_ITEM.match(line.stripped)
@@ -98,10 +99,10 @@ def _texts_in_item(line: Line) -> list[str]:
         return [found.command]
     if prompt.is_command(text) and not shell_syntax.begins_with_keyword(text):
         return [text]
-    return _command_behind_words(text) if item else []
+    return _command_after_words(text) if item else []
 
 
-def _command_behind_words(text: str) -> list[str]:
+def _command_after_words(text: str) -> list[str]:
     """The command at the end of a sentence."""
     rest = _LEADS_IN.sub("", text, count=1).strip()
     quoted = _QUOTED.search(text)
@@ -118,7 +119,7 @@ def _without_prompt(text: str) -> str:
 
 
 def bullets(lines: Sequence[Line]) -> Iterator[Session]:
-    """Lists in which the first item is only a command in backquotes."""
+    """Yield a session for each list in which the first item is only a command in backquotes."""
     position = 0
     while position < len(lines):
         end = position
@@ -138,7 +139,7 @@ def _is_code_item(line: Line) -> bool:
 
 
 def _runs_program(text: str) -> bool:
-    """Whether the text is a command, and not an assignment as in a configuration."""
+    """Whether the text is a command that runs a program, not an assignment."""
     return prompt.is_command(text) and bool(shell_syntax.programs(text))
 
 
@@ -150,7 +151,7 @@ def _continues_list(first: Line, line: Line) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """A table of Markdown: the cells of its ``header``, and its ``rows``, each with its line."""
+    """A Markdown table: the cells of the ``header``, and the cells of ``rows`` with their lines."""
 
     header: list[str]
     rows: list[tuple[Line, list[str]]]
@@ -161,7 +162,7 @@ class _Table:
 
 
 def tables(lines: Sequence[Line]) -> Iterator[Session]:
-    """Tables with a column of commands, and possibly one of their output."""
+    """Yield a session for each table with a column of commands, and their output if shown."""
     for table in _tables(lines):
         columns = range(len(table.header))
         column = next((n for n in columns if _is_column_of_commands(table.column(n))), None)

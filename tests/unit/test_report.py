@@ -251,7 +251,7 @@ def test_read_accepts_utf_16_and_standard_input(
 def test_create_suggests_prompts_for_a_report_without_a_session(tmp_path: Path) -> None:
     path = tmp_path / "report"
     path.write_text("It does not work.\n")
-    with pytest.raises(UsageError, match=r"each command behind '\$ '"):
+    with pytest.raises(UsageError, match=r"each command after '\$ '"):
         request.create(path)
 
 
