@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""All errors. The message of each is one line: what happened, where, and the hint.
-Unexpected behaviour of a kernel is a verdict, and never one of these errors.
+"""The exceptions of the harness. Each message is one line: what happened and where, then a hint.
+
+Unexpected behaviour of a kernel is a verdict, not an error.
 """
 
 import difflib
@@ -10,8 +11,11 @@ from typing import ClassVar
 
 
 class HarnessError(Exception):
-    """The base class. ``exit_code`` is the exit status of the command; ``hint`` is what to do
-    about the error; ``detail`` has lines of evidence, printed below the message."""
+    """The base class of all errors.
+
+    ``exit_code`` is the exit status of a command that fails with the error. ``hint`` is what the
+    user can do about it. ``detail`` is evidence, printed below the message.
+    """
 
     exit_code: ClassVar[int] = 3
 
@@ -26,33 +30,33 @@ class HarnessError(Exception):
 
 
 class UsageError(HarnessError):
-    """The request is wrong; another argument, file or option fixes it."""
+    """The request is wrong. A different argument, file or option fixes it."""
 
     exit_code = 2
 
 
 class PatchMismatch(UsageError):
-    """A patch was made for another kernel."""
+    """A patch does not apply to a kernel, or is already in it."""
 
 
 class OptionLost(UsageError):
-    """A kernel cannot have an option that a fragment requests."""
+    """Kconfig dropped or changed an option that a fragment requests."""
 
 
 class HostError(HarnessError):
-    """A failure of this host: disk, network, permissions."""
+    """The host failed, for example its disk, network or permissions."""
 
 
 class HostStarved(HostError):
-    """A guest got too little CPU time of this host to be judged."""
+    """A guest got too little of the host's CPU time to be judged."""
 
 
 class Unmigratable(HostError):
-    """QEMU cannot save a guest with such a device, though it can boot one."""
+    """QEMU cannot save the guest, because one of its devices does not support migration."""
 
 
 class ToolMissing(HostError):
-    """A program is not installed; `iommu-harness doctor` names its package."""
+    """A required program is not installed; see `iommu-harness doctor`."""
 
 
 class ProgramFailed(HostError):
@@ -65,20 +69,20 @@ class ProgramFailed(HostError):
 
 
 class BuildError(HostError):
-    """The kernel did not compile; the message is the first error of the build log."""
+    """The kernel does not compile. The message has the error from the build log."""
 
 
 class CommandFailed(HarnessError):
-    """A command in a guest ended with a ``status`` other than 0."""
+    """A command in a guest exited with a ``status`` other than 0."""
 
     def __init__(self, command: str, status: int, printed: str) -> None:
-        super().__init__(f"{command!r} ended with status {status}: {printed}")
+        super().__init__(f"{command!r} exited with status {status}: {printed}")
         self.command = command
         self.status = status
 
 
 class GuestError(HarnessError):
-    """A guest cannot be judged. ``log`` is the tail of the kernel's console."""
+    """A guest failed. ``log`` is the tail of the kernel's console."""
 
     def __init__(self, message: str, hint: str = "", log: str = "") -> None:
         super().__init__(message, hint)
@@ -86,7 +90,7 @@ class GuestError(HarnessError):
 
 
 class GuestPanic(GuestError):
-    """The kernel panicked; ``text`` is what it printed after "not syncing: "."""
+    """The kernel panicked. ``text`` is the rest of the line after "not syncing: "."""
 
     def __init__(self, text: str, log: str = "") -> None:
         super().__init__(f"the kernel panicked: {text}", log=log)
@@ -94,28 +98,29 @@ class GuestPanic(GuestError):
 
 
 class GuestHang(GuestError):
-    """The guest does not answer within its limit. A slow step needs a higher limit."""
+    """The guest did not reply within its limit. A slow step requires a higher limit."""
 
 
 class GuestLost(GuestError):
-    """The connection to the guest is lost, and it is not known that its kernel died."""
+    """The connection to the guest was lost, without evidence that its kernel died."""
 
 
 class QemuEnded(GuestLost):
-    """QEMU ended without a request of the guest, killed by the host's OOM killer for example,
-    which is no evidence about the kernel. The message has QEMU's own error."""
+    """QEMU exited although the guest did not request it, for example because the host's OOM killer
+    killed it. This is not evidence about the kernel. The message has QEMU's own error."""
 
 
 class GuestUnseen(GuestError):
-    """The guest runs, but its kernel kills the process that reads its state."""
+    """The guest runs, but its kernel killed the process that reads its state."""
 
 
 class GuestReset(GuestLost):
-    """The guest shut itself down or reset itself, without a panic on its console. A kernel that
-    panics before it has a console does that."""
+    """The guest shut down or reset itself without a panic on its console. A kernel that panics
+    before it has a console also ends like this."""
 
 
-# Causes within this host, whatever the operation: no space, memory, processes or files.
+# Errors that the host causes, whatever the operation: no space, memory, processes or file
+# descriptors left, or a failing or read-only disk.
 _EXHAUSTED = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO),
     *(errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE),
@@ -123,13 +128,14 @@ _EXHAUSTED = {
 
 
 def is_host_trouble(error: BaseException | None) -> bool:
-    """Whether the cause of the error is this host, so that it is no evidence about a kernel."""
+    """Whether the host caused the error, which is then not evidence about a kernel."""
     if isinstance(error, OSError):
         return error.errno in _EXHAUSTED
     return isinstance(error, HostError | QemuEnded | MemoryError)
 
 
 def did_you_mean(word: str, words: Iterable[str], otherwise: str) -> str:
-    """The hint for an unknown word: the nearest of ``words``, or ``otherwise``."""
+    """The hint for an unknown word: the most similar of ``words``, or ``otherwise`` if none is
+    similar."""
     near = difflib.get_close_matches(word, list(words), 1)
     return f"did you mean {near[0]}?" if near else otherwise

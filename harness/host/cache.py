@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The content-addressed cache, whose entries are complete and never change.
+"""The content-addressed cache. Its entries are complete and never change.
 
-An entry is created in a scratch directory, sealed with the digests of its files and
-renamed into place, so a build that is killed leaves no incomplete entry. The seal is
-checked at each use, and a damaged entry is created again. Locks are flock(2), which the
-kernel releases when the process that holds them dies. A process that uses an entry
-holds a shared lock on it until the process ends.
+An entry is created in a scratch directory, sealed with the digests of its files and renamed into
+place, so a build that is killed leaves no incomplete entry. The seal is checked at each use, and a
+damaged entry is created again. Locks use flock(2); the kernel releases them when the process that
+holds them dies. A process that uses an entry holds a shared lock on it until the process exits.
 """
 
 import contextlib
@@ -27,12 +26,13 @@ from harness.host.manifest import Manifest
 
 SEAL = "seal.json"
 
-# The entries that this process uses, by directory: descriptors with a shared lock.
+# A descriptor with a shared lock for each entry that this process uses, by directory.
 _held: dict[Path, int] = {}
 
 
 def digest(*parts: str | bytes) -> str:
-    """A short key of the parts in their order. Different lists of parts have different keys."""
+    """Hash the parts, in their order, to a short key. Different lists of parts have different
+    keys."""
     state = hashlib.sha256()
     for part in parts:
         # File names may be any bytes.
@@ -42,27 +42,29 @@ def digest(*parts: str | bytes) -> str:
 
 
 def digest_files(root: Path) -> str:
-    """A key of the names, contents and execute bits of all files below ``root``."""
+    """Hash the names, contents and execute bits of all files below ``root`` to a key."""
     return digest_manifest(manifest.scan(root))
 
 
 def digest_manifest(files: Manifest) -> str:
-    """A key of all names and digests of a manifest."""
+    """Hash all names and keys of a manifest to one key."""
     return digest(*(part for item in sorted(files.items()) for part in item))
 
 
 @contextlib.contextmanager
-def locked(name: str, title: str, *, wait: bool = True) -> Iterator[None]:
-    """Hold the lock ``name``, which protects the creation of ``title``. While another process
-    holds it, report that and wait; without ``wait`` raise HostError."""
+def locked(name: str, task: str, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock ``name`` while the block runs. ``task`` describes the work that it protects.
+
+    If another process holds the lock, report that and wait, or raise HostError without ``wait``.
+    """
     path = directory("locks") / f"{name}.lock"
     lock = FileLock(path)
     try:
         lock.acquire(blocking=False)
     except Timeout:
         if not wait:
-            raise HostError(f"another run is creating {title}", "try again later") from None
-        with progress.phase("waiting", f"another run is creating {title}; waiting for it"):
+            raise HostError(f"another run is {task}", "try again later") from None
+        with progress.phase("waiting", f"another run is {task}; waiting for it"):
             lock.acquire(poll_interval=0.1)
     try:
         yield
@@ -75,17 +77,17 @@ def locked(name: str, title: str, *, wait: bool = True) -> Iterator[None]:
 def entry(
     kind: str, key: str, title: str, make: Callable[[Path], None], *, lazy: bool = False
 ) -> Path:
-    """The directory of an entry, created by ``make(directory)`` if it is not there. No process
-    removes it before this process ends.
+    """Return the directory of an entry. If it is missing or damaged, create it with
+    ``make(directory)``. No process removes it before this process exits.
 
-    ``title`` describes the entry to users. All files are checked against the seal. With
-    ``lazy`` only the seal is read, and the caller checks each file that it reads against
+    ``title`` describes the entry to users. Every file is checked against the seal. With ``lazy``
+    only the seal itself is checked, and the caller checks each file that it reads against
     ``read_seal``.
     """
     final = directory(kind) / key
     if _hold(final, lazy=lazy):
         return final
-    with locked(f"{kind}-{key}", title):
+    with locked(f"{kind}-{key}", f"creating {title}"):
         if _hold(final, lazy=lazy):
             return final
         if final.exists():
@@ -98,17 +100,20 @@ def entry(
             _seal(draft, title)
             draft.rename(final)
         if not _hold(final, lazy=lazy):
-            raise HostError(f"{title}: {final} differs from what was written", "check the disk")
+            raise HostError(
+                f"{title}: {final} differs from the data that was written", "check the disk"
+            )
     return final
 
 
 def read_seal(final: Path) -> Manifest:
-    """The digests of the entry's files. Raises ValueError for a damaged seal."""
+    """Read the keys of an entry's files from its seal. Raises ValueError if the seal is missing or
+    damaged."""
     path = final / SEAL
     try:
         status = path.stat()
     except OSError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
     return _read_seal(path, status.st_ino, status.st_mtime_ns)
 
 
@@ -119,15 +124,17 @@ def _read_seal(path: Path, _inode: int, _changed: int) -> Manifest:
         record = json.loads(path.read_text())
         files: Manifest = record["files"]
         intact = record["digest"] == digest_manifest(files)
-    except (OSError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: {error}") from error
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a valid seal") from error
     if not intact:
-        raise ValueError(f"{path} is incomplete")
+        raise ValueError(f"{path} does not match its own digest")
     return files
 
 
 def damage(final: Path) -> str:
-    """What is wrong with an entry: the first file that differs from the seal, or ""."""
+    """Describe the first difference between an entry and its seal, "" if there is none."""
     try:
         files = read_seal(final)
     except ValueError as error:
@@ -142,7 +149,7 @@ def damage(final: Path) -> str:
 
 
 def with_title(kind: str, title: str) -> list[Path]:
-    """The entries of a kind that have this title."""
+    """The directories of the entries of a kind with this title."""
     found = []
     for seal in directory(kind).glob(f"*/{SEAL}"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -152,7 +159,7 @@ def with_title(kind: str, title: str) -> list[Path]:
 
 
 def discard(final: Path) -> None:
-    """Remove an entry. It disappears by one rename."""
+    """Remove an entry. It disappears in a single rename."""
     descriptor = _held.pop(final, None)
     if descriptor is not None:
         os.close(descriptor)
@@ -171,7 +178,8 @@ def discard_unused(final: Path) -> None:
         return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Another process may have removed and created it again before it was locked.
+        # Another process may have removed the entry and created it again before the lock was
+        # acquired.
         if os.path.samestat(final.stat(), os.fstat(descriptor)):
             discard(final)
     except (BlockingIOError, FileNotFoundError):
@@ -187,7 +195,7 @@ def _seal(draft: Path, title: str) -> None:
 
 
 def _hold(final: Path, *, lazy: bool) -> bool:
-    """Hold the entry until this process ends. False if it is missing or damaged."""
+    """Lock the entry until this process exits. Return False if it is missing or damaged."""
     if final in _held:
         return True
     try:
@@ -198,7 +206,7 @@ def _hold(final: Path, *, lazy: bool) -> bool:
     if not _is_intact(final, descriptor, lazy=lazy):
         os.close(descriptor)
         return False
-    os.utime(descriptor)  # the time of its last use
+    os.utime(descriptor)  # the time of the last use
     _held[final] = descriptor
     return True
 
@@ -216,10 +224,10 @@ def _is_intact(final: Path, descriptor: int, *, lazy: bool) -> bool:
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A private directory on the cache's file system, removed at the end of the block.
-    Those of processes that were killed are removed too."""
+    """Create a private directory on the cache's file system, and remove it when the block ends.
+    Directories that killed processes left are removed, too."""
     parent = directory("scratch")
-    with locked("scratch", "a scratch directory"):
+    with locked("scratch", "creating a scratch directory"):
         _remove_abandoned(parent)
         mine = Path(tempfile.mkdtemp(dir=parent))
         holder = os.open(mine, os.O_RDONLY | os.O_DIRECTORY)
@@ -247,24 +255,26 @@ def _remove_abandoned(parent: Path) -> None:
             os.close(holder)
 
 
-# The kind whose entries are created again in seconds.
+# The kind of entries that are removed to free space, because they can be created again in
+# seconds.
 _EXPENDABLE = "snapshot"
 
 
 def ensure_space(gigabytes: float, purpose: str) -> None:
-    """Ensure that the cache's file system has that much free space, by removing snapshots that
-    no process uses, the least recently used first. Raises HostError if that does not
-    suffice."""
+    """Ensure that the cache's file system has ``gigabytes`` of free space. If necessary, remove
+    snapshots that no process uses, the least recently used first. Raises HostError if that is not
+    enough."""
     root = directory("")
     # Without the lock, two processes that free space at once would remove too much.
-    with locked("room", "free space"):
+    with locked("room", "freeing disk space"):
         unused = _least_recently_used(_EXPENDABLE)
         while (free := shutil.disk_usage(root).free / 1e9) < gigabytes:
             if (oldest := next(unused, None)) is None:
                 raise HostError(
-                    f"no space: {purpose} needs {gigabytes:g} GB and {root} has {free:.1f} GB free",
-                    "free some with `iommu-harness cache gc`,"
-                    " or set IOMMU_HARNESS_CACHE to a larger disk",
+                    f"no space: {purpose} requires {gigabytes:g} GB,"
+                    f" but {root} has {free:.1f} GB free",
+                    "run `iommu-harness cache gc`,"
+                    " or set IOMMU_HARNESS_CACHE to a directory on a larger disk",
                 )
             discard_unused(oldest)
 
@@ -273,13 +283,13 @@ def _least_recently_used(kind: str) -> Iterator[Path]:
     """The entries of a kind that this process does not use, the least recently used first."""
     used: list[tuple[float, Path]] = []
     for path in directory(kind).iterdir():
-        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+        with contextlib.suppress(FileNotFoundError):  # removed in the meantime
             used.append((path.stat().st_mtime, path))
     yield from (path for _, path in sorted(used) if path not in _held)
 
 
 def directory(name: str) -> Path:
-    """A directory of the cache, created if it is missing."""
+    """Return a directory of the cache, and create it if it is missing."""
     path = paths.cache() / name
     path.mkdir(parents=True, exist_ok=True)
     return path

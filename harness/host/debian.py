@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Debian packages of any suite and architecture, without root and without a change to
-this host's own apt state.
+"""Debian packages of any suite and architecture, without root privileges and without changes to
+the host's own apt state.
 
-apt itself resolves, downloads and verifies, in a private state directory per
-suite and architecture. The mirrors are those of the host's apt.
+apt itself resolves, downloads and verifies them, with a private state directory for each suite and
+architecture. The mirrors are the mirrors of the host's apt.
 """
 
 import json
@@ -18,15 +18,15 @@ from harness.host import cache, paths, progress
 from harness.host.program import run
 
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-_FRESH = 24 * 3600.0  # seconds until package lists are updated
+_FRESH = 24 * 3600.0  # seconds until package lists are fetched again
 
 MIRROR_VARIABLE = "IOMMU_HARNESS_DEBIAN_MIRROR"
 
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """A Debian suite. ``secured`` if it has a security suite; ``base`` is the suite on whose
-    packages its own depend, "" if it is complete."""
+    """A Debian suite. ``secured`` is whether it has a security suite. ``base`` is the suite with
+    the dependencies of its packages, "" if it has them itself."""
 
     name: str
     secured: bool
@@ -35,7 +35,7 @@ class Suite:
 
 BACKPORTS = Suite("trixie-backports", False, base="trixie")
 
-# In the order in which they are searched for a package: stable releases first.
+# The suites in the order in which they are searched for a package: stable releases first.
 SUITES = (
     Suite("bookworm", True),
     Suite("bullseye", True),
@@ -48,7 +48,7 @@ SUITES = (
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """An exact package; ``version`` is Debian's, ``6.12.117-1``."""
+    """A package with its exact Debian version, such as ``6.12.117-1``."""
 
     name: str
     version: str
@@ -57,13 +57,13 @@ class Package:
 
 
 class Moved(HostError):
-    """The archive has replaced the version that its package lists named."""
+    """The archive no longer has the version that is in the cached package lists."""
 
 
 def find(name: str, architecture: str, suites: Sequence[Suite] = SUITES) -> Package:
-    """The package from the first suite that has it.
+    """Find a package in the first suite that has it.
 
-    Raises UsageError when none has it, HostError when the archive cannot be read.
+    Raises UsageError if no suite has it, and HostError if the archive cannot be read.
     """
     for suite in suites:
         for version in _cached(suite, architecture, name, _candidates):
@@ -71,12 +71,12 @@ def find(name: str, architecture: str, suites: Sequence[Suite] = SUITES) -> Pack
     searched = ", ".join(suite.name for suite in suites)
     raise UsageError(
         f"Debian has no package {name} in {searched}",
-        "it has kernels 5.10, 6.1, 6.12, 7.2 and 7.3",
+        "Debian has the kernels 5.10, 6.1, 6.12, 7.2 and 7.3",
     )
 
 
 def names(prefix: str, architecture: str) -> set[str]:
-    """The names of the packages of all suites that begin with ``prefix``."""
+    """The package names in all suites that begin with ``prefix``."""
     found: set[str] = set()
     for suite in SUITES:
         found |= set(_cached(suite, architecture, f"{prefix}*", _names))
@@ -84,10 +84,11 @@ def names(prefix: str, architecture: str) -> set[str]:
 
 
 def download(package: Package, into: Path) -> Path:
-    """Download a package, verified by apt against the signed archive.
+    """Download a package into a directory and return the file. apt verifies it against the signed
+    archive.
 
-    Raises HostError. If the archive has replaced the version meanwhile, that is Moved, and
-    the next ``find`` returns the new one.
+    Raises Moved if the archive has replaced the version in the meantime (the next ``find`` returns
+    the new one), and HostError for other failures.
     """
     _update(package.suite, package.architecture)
     exact = f"{package.name}={package.version}"
@@ -103,8 +104,9 @@ def download(package: Package, into: Path) -> Path:
 
 
 def download_closure(names: list[str], suite: Suite, architecture: str, into: Path) -> list[Path]:
-    """Download packages with all their dependencies, as files in ``into``. The path is
-    absolute: apt resolves others relative to its own state."""
+    """Download packages and all their dependencies into a directory and return the files. The
+    directory must be an absolute path, because apt resolves relative paths against its own state
+    directory."""
     _update(suite, architecture)
     (into / "partial").mkdir()
     install = ("install", "--download-only", "--yes", "--no-install-recommends")
@@ -113,15 +115,15 @@ def download_closure(names: list[str], suite: Suite, architecture: str, into: Pa
 
 
 def unpack(package: Path, into: Path) -> None:
-    """Unpack the files of a package below ``into``. Its scripts are not run."""
+    """Unpack the files of a package below ``into``, without running its scripts."""
     run(["dpkg-deb", "--extract", str(package), str(into)])
 
 
 def _cached(
     suite: Suite, architecture: str, word: str, query: Callable[[Suite, str, str], list[str]]
 ) -> list[str]:
-    """The result of ``query`` for ``word``. It is cached for a day, so that a second run needs
-    no network."""
+    """Return the result of ``query`` for ``word``. It is cached for a day, and a cached result
+    requires no network."""
     file = _state(suite, architecture) / "known.json"
     results = _recent(file)
     if word not in results:
@@ -132,7 +134,7 @@ def _cached(
 
 
 def _candidates(suite: Suite, architecture: str, name: str) -> list[str]:
-    """The newest version in the suite, or nothing."""
+    """The version in the suite, in a list that is empty if the suite does not have the package."""
     policy = _apt(suite, architecture, "policy", name, program="apt-cache")
     line = next((part for part in policy.splitlines() if "Candidate:" in part), "")
     found = line.partition(":")[2].strip()
@@ -145,7 +147,7 @@ def _names(suite: Suite, architecture: str, pattern: str) -> list[str]:
 
 
 def _forget(suite: Suite, architecture: str) -> None:
-    """Discard cached results, so that the next query reads the archive."""
+    """Discard the cached results, to make the next query read the archive."""
     for name in ("known.json", "updated"):
         (_state(suite, architecture) / name).unlink(missing_ok=True)
 
@@ -165,18 +167,18 @@ def _update(suite: Suite, architecture: str) -> None:
     stamp = state / "updated"
     if stamp.exists() and time.time() - stamp.stat().st_mtime < _FRESH:
         return
-    title = f"fetching the package lists of {suite.name} ({architecture})"
-    with cache.locked(f"apt-{state.name}", title):
+    task = f"fetching the package lists of {suite.name} ({architecture})"
+    with cache.locked(f"apt-{state.name}", task):
         if stamp.exists() and time.time() - stamp.stat().st_mtime < _FRESH:
             return
         _write_sources(state, suite, architecture)
         try:
-            with progress.phase("package lists", title):
+            with progress.phase("package lists", task):
                 _apt(suite, architecture, "--error-on=any", "update")
         except HostError as error:
             if not stamp.exists():
                 raise
-            progress.note(f"{error.message}; continuing with older package lists")
+            progress.note(f"{error.message}; using older package lists")
             return
         (state / "known.json").unlink(missing_ok=True)
         stamp.touch()
@@ -195,8 +197,8 @@ def _write_sources(state: Path, suite: Suite, architecture: str) -> None:
 
 
 def mirrors() -> tuple[str, str]:
-    """The URLs of the main and the security archive: those of the environment, or of the
-    host's own apt. Raises HostError when that has no Debian mirror."""
+    """The URLs of the main and the security archive, from the environment or from the host's own
+    apt. Raises HostError if apt has no Debian mirror."""
     chosen = os.environ.get(MIRROR_VARIABLE)
     if chosen:
         return chosen, chosen.rstrip("/") + "-security"
@@ -208,7 +210,7 @@ def mirrors() -> tuple[str, str]:
     main = [address for _, release, address in usable if not release.endswith("-security")]
     if not main:
         raise HostError(
-            "this host's apt names no Debian mirror", f"set {MIRROR_VARIABLE} to the URL of one"
+            "this host's apt has no Debian mirror", f"set {MIRROR_VARIABLE} to the URL of a mirror"
         )
     return main[0], security[0] if security else main[0].rstrip("/") + "-security"
 
@@ -241,7 +243,8 @@ def _apt(
         "APT::Architecture": architecture,
         "APT::Architectures": architecture,
         "Acquire::Languages": "none",
-        # Has an effect for root only, where the _apt user cannot enter a home directory.
+        # Otherwise apt, if it runs as root, switches to the user _apt, which cannot enter a home
+        # directory.
         "APT::Sandbox::User": "root",
         "Acquire::Retries": "3",
     }
@@ -252,6 +255,6 @@ def _apt(
         errors = [line for line in failure.output.splitlines() if line.startswith("E: ")]
         reason = errors[0].removeprefix("E: ") if errors else failure.message
         raise HostError(
-            f"apt could not fetch from {suite.name}: {reason}",
+            f"apt cannot fetch from {suite.name}: {reason}",
             f"check the network and the mirror, or set {MIRROR_VARIABLE}",
         ) from failure

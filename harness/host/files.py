@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Copies of files and trees, as cheap as the file system allows."""
+"""Copy files and trees as cheaply as the file system allows."""
 
 import fcntl
 import os
@@ -15,8 +15,8 @@ _FICLONE = 0x40049409
 
 
 def copy(origin: Path, target: Path) -> None:
-    """Copy a file with its permissions and a new time, and a link as a link. The copy shares
-    blocks where the file system supports that (btrfs, XFS)."""
+    """Copy a file with its permissions but a new modification time; a symbolic link is copied as a
+    link. The copy shares blocks if the file system supports that (btrfs, XFS)."""
     _remove(target)
     if origin.is_symlink():
         target.symlink_to(origin.readlink())
@@ -30,11 +30,14 @@ def copy(origin: Path, target: Path) -> None:
 
 
 def link_tree(origin: Path, target: Path) -> None:
-    """Hard-link all of ``origin`` into the new directory ``target``. Nothing may write to
-    these files. Two cp do the work: for a kernel's source Python takes three times as long,
-    and one cp 1.5 times."""
+    """Create the directory ``target`` with hard links to all files of ``origin``, which must not
+    be written to afterwards.
+
+    Two cp processes do the work. For a kernel's source, Python takes three times as long, and a
+    single cp 1.5 times.
+    """
     target.mkdir(parents=True, exist_ok=True)
-    # drivers is 40 % of a kernel's source.
+    # drivers/ is 40 % of a kernel's source.
     names = sorted(each.name for each in origin.iterdir())
     parts = [[n for n in names if n == "drivers"], [n for n in names if n != "drivers"]]
     with ThreadPoolExecutor() as pool:
@@ -49,7 +52,7 @@ def _link(origin: Path, names: Sequence[str], target: Path) -> None:
 
 
 def _remove(target: Path) -> None:
-    """Remove what is at ``target``, and create its parents."""
+    """Remove any file or directory at ``target``, and create its parent directories."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_dir() and not target.is_symlink():
         shutil.rmtree(target)

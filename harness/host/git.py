@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""git, run on repositories of users: no setting of theirs runs a program, and nothing is
-fetched.
-"""
+"""Run git in users' repositories. Their configuration runs no program, and nothing is fetched."""
 
 import shutil
 from collections.abc import Sequence
@@ -15,7 +13,7 @@ _COMMITTER = "iommu-harness <iommu-harness>"
 
 
 def run(repository: Path, *words: str, stdin: Path | None = None) -> str:
-    """Run git and return its standard output, without the newlines around it. Raises
+    """Run git and return its standard output without leading and trailing newlines. Raises
     ProgramFailed with git's error."""
     env = _environment()
     settings = [f"safe.directory={repository}", "core.fsmonitor=false", "core.hooksPath=/dev/null"]
@@ -32,16 +30,15 @@ def _environment() -> dict[str, str]:
         # A partial clone would fetch missing objects from its remote.
         GIT_NO_LAZY_FETCH="1",
         GIT_ALLOW_PROTOCOL="none",
-        # Settings of the system and the user do not apply to the harness's repositories.
+        # The system's and the user's settings do not apply to the harness's repositories.
         GIT_CONFIG_NOSYSTEM="1",
         GIT_CONFIG_GLOBAL="/dev/null",
     )
 
 
 def create_with_alternates(repository: Path, into: Path) -> None:
-    """Create ``into``, completely or not at all: a bare repository that shares all objects of
-    ``repository`` (objects/info/alternates), but none of its references, hooks and
-    settings."""
+    """Create the bare repository ``into``, completely or not at all. It shares all objects of
+    ``repository`` (objects/info/alternates), but not its references, hooks and settings."""
     objects = run(repository, "rev-parse", "--path-format=absolute", "--git-path", "objects")
     shallow = run(repository, "rev-parse", "--path-format=absolute", "--git-path", "shallow")
     form = run(repository, "rev-parse", "--show-object-format")
@@ -53,8 +50,8 @@ def create_with_alternates(repository: Path, into: Path) -> None:
 
 
 def create_linear_history(messages: Sequence[str], into: Path) -> list[str]:
-    """Create ``into``, completely or not at all: a bare repository with an empty commit for
-    each message, each the parent of the next. Return their hashes."""
+    """Create the bare repository ``into``, completely or not at all, with a linear history of one
+    empty commit for each message. Return the hashes of the commits, the oldest first."""
     part = _init(into, "sha1")
     stream = part / "import"
     with stream.open("w") as file:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The contents of the cache: listed, verified, and removed if not used for long."""
+"""List, verify and clean up the entries of the cache."""
 
 import contextlib
 import fcntl
@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from harness.host import cache, paths, progress
 
-# Sealed, immutable entries; and the work trees of builds.
+# The kinds of sealed, immutable entries.
 _ENTRIES = (
     "kernel",
     "source",
@@ -34,8 +34,8 @@ KINDS = (*_ENTRIES, _WORK)
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An entry of the cache: ``size`` in bytes on disk, ``used`` the time of its last use,
-    in seconds since 1970."""
+    """An entry of the cache. ``size`` is in bytes on disk, and ``used`` is the time of its last
+    use, in seconds since 1970."""
 
     kind: str
     key: str
@@ -46,17 +46,17 @@ class Item:
 
 
 def items() -> list[Item]:
-    """All entries that ``gc`` may remove, by kind, the most recently used first."""
+    """List all entries that ``cache gc`` may remove, by kind, the most recently used first."""
     found = []
     for kind in KINDS:
         for path in _below(kind):
-            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+            with contextlib.suppress(FileNotFoundError):  # removed in the meantime
                 found.append(_work(path) if kind == _WORK else _entry(kind, path))
     return sorted(found, key=lambda item: (item.kind, -item.used))
 
 
 def damaged() -> Iterator[tuple[Item, str]]:
-    """The entries that differ from their seals, and what is wrong with each."""
+    """Check all sealed entries, and yield each damaged one with a description of the damage."""
     entries = [item for item in items() if item.kind != _WORK]
     with progress.phase("cache check", "checking the cache") as phase:
         phase.expect(len(entries))
@@ -107,7 +107,8 @@ def _size(root: Path) -> int:
 
 
 def _discard_entry(item: Item) -> bool:
-    """False if another process uses it, or has replaced or removed it meanwhile."""
+    """Remove an entry. Return False if another process uses it, or has replaced or removed it in
+    the meantime."""
     try:
         descriptor = os.open(item.path, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Mails as files: an mbox, one mail, a page of a mail archive, or plain text.
+"""Read mail from an mbox, a single message, a page of a mail archive, or plain text.
 
 The text is untrusted. Only its structure is interpreted.
 """
@@ -20,10 +20,12 @@ from pathlib import Path
 
 from harness.errors import UsageError
 
-# No bug report is larger, and parsing more would take long.
+# Bug reports are smaller, and parsing more data would take long.
 _MAX_BYTES = 64 << 20
 
 _GZIP = b"\x1f\x8b"
+
+_HINT = "give an mbox, a saved message or a text file"
 
 # The separator in an mbox: an address and a date as ctime(3) prints it.
 _MBOX = re.compile(rb"^From \S+ +\w{3} \w{3} +\d+ \d\d:\d\d:\d\d \d{4}.*$", re.MULTILINE)
@@ -41,9 +43,12 @@ _HTML = re.compile(rb"\s*<(?:!doctype html|html)", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A mail. ``subject`` is "" where a page or a plain text does not have one; ``text`` is
-    the decoded body, ``raw`` its bytes as they were sent, and ``attachments`` the bytes of
-    further parts other than HTML."""
+    """A message.
+
+    ``subject`` is "" if a page or a plain text has no subject. ``text`` is the decoded body, and
+    ``raw`` its bytes as they were sent. ``attachments`` has the bytes of all other parts except
+    HTML.
+    """
 
     subject: str
     text: str
@@ -52,9 +57,9 @@ class Message:
 
 
 def read(path: Path) -> list[Message]:
-    """The messages of a file, in its order; "-" is standard input.
+    """Read the messages of a file, in their order. "-" is standard input.
 
-    Raises UsageError for a file that is missing, empty, binary or above 64 MiB.
+    Raises UsageError if the file is missing, empty, binary or larger than 64 MiB.
     """
     data = _bytes(path)
     if _MBOX.match(data):
@@ -69,23 +74,24 @@ def read(path: Path) -> list[Message]:
 
 def _bytes(path: Path) -> bytes:
     if str(path).startswith(("http:", "https:")):
-        raise UsageError(f"cannot read {path}: a URL", "download the mbox and name the file")
+        raise UsageError(f"cannot read {path}: it is a URL", "download the mbox and pass the file")
     if str(path) != "-" and (path.is_dir() or not path.exists()):
-        reason = "a directory" if path.is_dir() else "no such file"
-        raise UsageError(f"cannot read {path}: {reason}", "name a file")
+        reason = "is a directory" if path.is_dir() else "no such file"
+        raise UsageError(f"cannot read {path}: {reason}", _HINT)
     data = _read_limited(path)
     if len(data) > _MAX_BYTES:
-        raise UsageError(f"cannot read {path}: above 64 MiB", "cut it down to the message")
+        raise UsageError(f"cannot read {path}: larger than 64 MiB", "cut it down to the message")
     if not data.strip():
-        raise UsageError(f"cannot read {path}: empty", "name another file")
+        raise UsageError(f"cannot read {path}: the file is empty", _HINT)
     data = _from_utf_16(data)
     if b"\0" in data:
-        raise UsageError(f"cannot read {path}: a binary file", "name a text file or an mbox")
+        raise UsageError(f"cannot read {path}: it is a binary file", _HINT)
     return data.replace(b"\r\n", b"\n")
 
 
 def _read_limited(path: Path) -> bytes:
-    """Up to one byte above the limit. Mail archives offer threads as .mbox.gz."""
+    """Read at most one byte more than the limit. gzip is decompressed, because mail archives offer
+    threads as .mbox.gz."""
     if str(path) == "-":
         data = sys.stdin.buffer.read(_MAX_BYTES + 1)
     else:
@@ -96,11 +102,11 @@ def _read_limited(path: Path) -> bytes:
     try:
         return gzip.GzipFile(fileobj=io.BytesIO(data)).read(_MAX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise UsageError(f"cannot unpack {path}: {error}", "download it again") from None
+        raise UsageError(f"cannot decompress {path}: {error}", "download it again") from None
 
 
 def _from_utf_16(data: bytes) -> bytes:
-    """The data as UTF-8, where a byte order mark declares UTF-16."""
+    """Convert UTF-16 data that has a byte order mark to UTF-8, and remove the mark of UTF-8."""
     if data.startswith(codecs.BOM_UTF8):
         return data.removeprefix(codecs.BOM_UTF8)
     if not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -109,13 +115,14 @@ def _from_utf_16(data: bytes) -> bytes:
 
 
 def plain_text(part: bytes) -> str:
-    """The text of an attachment, "" for a binary one."""
+    """The text of an attachment, or "" if it is binary."""
     part = _from_utf_16(part)
     return "" if b"\0" in part else _decoded(part, None)
 
 
 def _decoded(data: bytes, charset: str | None) -> str:
-    """The text by its declared charset, else UTF-8, else Latin-1, which accepts any byte."""
+    """Decode data with its declared charset, otherwise as UTF-8, otherwise as Latin-1, which
+    accepts any byte."""
     for name in (charset, "utf-8"):
         try:
             return _plain(data.decode(name or "utf-8"))
@@ -125,8 +132,8 @@ def _decoded(data: bytes, charset: str | None) -> str:
 
 
 def _plain(text: str) -> str:
-    """The text without no-break spaces, which mail programs insert into runs of blanks, and
-    without surrogates, to which some charsets decode and which cannot be encoded."""
+    """Replace no-break spaces, which mail programs insert into runs of blanks, and surrogates,
+    which some charsets decode to and which cannot be encoded."""
     return text.replace("\xa0", " ").encode(errors="replace").decode()
 
 
@@ -136,9 +143,9 @@ def _mail(data: bytes) -> Message:
         assert isinstance(message, EmailMessage)
         return _parsed(message, data)
     # The email package raises many kinds of errors for malicious headers.
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError) as error:
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError):
         raise UsageError(
-            f"cannot parse the mail: {type(error).__name__}", "save its text in a file"
+            "cannot parse the mail: its headers are malformed", "save its text in a file"
         ) from None
     except (TypeError, ValueError):
         return Message("", _decoded(data, None), data)
@@ -155,7 +162,7 @@ def _parsed(message: EmailMessage, data: bytes) -> Message:
     if body.get_content_type() == "text/html":
         text = _html_text(text)
         payload = text.encode()
-    # An HTML part beside the text repeats it.
+    # An HTML part next to the text repeats the text.
     others = (
         part
         for part in message.walk()
@@ -177,7 +184,8 @@ def _charset(body: MIMEPart) -> str | None:
 
 
 class _Text(HTMLParser):
-    """The text of an HTML page: a line for each block, blanks folded outside of <pre>."""
+    """Extracts the text of an HTML page: a line for each block, with blanks folded except in
+    <pre>."""
 
     _BLOCKS = frozenset({"p", "div", "pre", "li", "tr", "blockquote", "h1", "h2", "h3"})
     _HIDDEN = frozenset({"script", "style", "head"})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The contents of a directory: a key of each file's content, by the file's path."""
+"""Manifests: the files of a directory, with a key of each file's content."""
 
 import hashlib
 import os
@@ -13,21 +13,21 @@ from pathlib import Path
 
 from harness.host import program
 
-# By the relative path of a file, a key that changes with its content, its execute bit or its
-# link target.
+# Maps the relative path of each file to a key, which changes with the file's content, execute bit
+# or link target.
 Manifest = dict[str, str]
 
 _MANY = 2000
 
-# The keys of files as large as a guest's memory, which are mostly holes, cover only their
-# blocks that are not zero.
+# Files of this size or more hold the memory of guests, and are mostly holes. Their keys cover
+# only blocks that are not zero.
 _LARGE = 64 << 20
 _BLOCK = 1 << 16
 _ZEROES = bytes(_BLOCK)
 
 
 def key(path: Path, mode: int | None = None) -> str:
-    """The key of a file or a symbolic link; ``mode`` is its st_mode, if the caller has it."""
+    """The key of a file or a symbolic link. ``mode`` is its st_mode, if the caller has it."""
     mode = path.lstat().st_mode if mode is None else mode
     if stat.S_ISLNK(mode):
         return f"link {path.readlink()}"
@@ -40,7 +40,7 @@ def key(path: Path, mode: int | None = None) -> str:
 
 
 def _digest_of_blocks(descriptor: int) -> str:
-    """A digest that depends on the content only, not on where the file has holes."""
+    """Hash the content of a file. The digest does not depend on where the file has holes."""
     size = os.fstat(descriptor).st_size
     state = hashlib.sha256(f"{size}".encode())
     position = 0
@@ -54,7 +54,7 @@ def _digest_of_blocks(descriptor: int) -> str:
 
 
 def _next_data(descriptor: int, position: int) -> int:
-    """The position of the next data that is not a hole; sys.maxsize if there is none."""
+    """The position of the next data that is not a hole, or sys.maxsize if only a hole follows."""
     try:
         return os.lseek(descriptor, position, os.SEEK_DATA)
     except OSError:
@@ -62,7 +62,7 @@ def _next_data(descriptor: int, position: int) -> int:
 
 
 def walk(root: Path) -> Iterator[str]:
-    """The paths of all files and links below ``root``, relative to it. Sockets, pipes and
+    """Yield the paths of all files and links below ``root``, relative to it. Sockets, pipes and
     devices are skipped."""
     waiting = [""]
     while waiting:
@@ -77,7 +77,7 @@ def walk(root: Path) -> Iterator[str]:
 
 
 def scan(root: Path, names: Iterable[str] | None = None) -> Manifest:
-    """The keys of ``names``, or of all files below ``root``."""
+    """Compute the keys of ``names``, or of all files below ``root``."""
     chosen = list(walk(root) if names is None else names)
     if len(chosen) > _MANY:
         return _scan_many(root, chosen)
@@ -85,7 +85,7 @@ def scan(root: Path, names: Iterable[str] | None = None) -> Manifest:
 
 
 def _scan_many(root: Path, names: list[str]) -> Manifest:
-    """The same keys, by sha256sum on all cores: for the 90000 files of a kernel's source
+    """Compute the same keys with sha256sum on all cores. For the 90000 files of a kernel's source,
     Python takes 10 s, most of it to open the files."""
     found = {name: os.lstat(f"{root}/{name}") for name in names}
     modes = {name: status.st_mode for name, status in found.items()}
@@ -105,7 +105,7 @@ def _scan_many(root: Path, names: list[str]) -> Manifest:
 
 
 def _sums(root: Path, names: list[str]) -> dict[str, str]:
-    """The output of sha256sum for each file, by name."""
+    """Run sha256sum on the files, and return their digests by name."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(b"".join(os.fsencode(name) + b"\0" for name in names))
         file.flush()

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Records of earlier runs on this host, for estimates and for the order of work: small tables
-of JSON in the cache. No result depends on them, so a missing or invalid table counts as empty."""
+"""Records of earlier runs on this host, which serve to estimate durations and to order work.
+
+They are small JSON tables in the cache. No result depends on them, so a missing or invalid table
+counts as empty.
+"""
 
 import contextlib
 import json
@@ -12,7 +15,7 @@ from harness.host import paths
 
 
 def read(name: str) -> dict[str, Any]:
-    """The table with this name."""
+    """Read the table with this name."""
     try:
         table = json.loads(_file(name).read_text())
     except (OSError, ValueError):
@@ -21,7 +24,8 @@ def read(name: str) -> dict[str, Any]:
 
 
 def add(name: str, key: str, entry: Any) -> None:
-    """Add an entry. On a host without space for it nothing is recorded."""
+    """Add an entry to a table. If the table cannot be written, for example because the disk is
+    full, the entry is dropped."""
     text = json.dumps(read(name) | {key: entry})
     with contextlib.suppress(OSError):
         _file(name).parent.mkdir(parents=True, exist_ok=True)

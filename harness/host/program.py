@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Programs run on this host. Their output is streamed and logged, errors have its tail, and
-no program outlives this process.
+"""Run programs on this host. Their output is streamed and logged, errors include its tail, and no
+program outlives this process.
 """
 
 import contextlib
@@ -20,15 +20,16 @@ _GRACE = 10.0
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """The environment of programs: from that of this process only directories and the
-    network's proxies, because a stray CFLAGS or ARCH would change a build."""
+    """The environment of programs. Only directories and network proxies are inherited from this
+    process, because a stray CFLAGS or ARCH would change a build."""
     kept = ("HOME", "TMPDIR", "http_proxy", "https_proxy", "no_proxy")
     env = {name: os.environ[name] for name in kept if name in os.environ}
     return env | {"PATH": tools.search_path(), "LC_ALL": "C"} | extra
 
 
 def require(program: str) -> str:
-    """The program's path. Raises ToolMissing with the command that installs it."""
+    """The path of a program. If it is not installed, raises ToolMissing with the command that
+    installs it."""
     path = tools.find(program)
     if path is None:
         lacking = [tool for tool in tools.TOOLS + tools.SPECIAL if tool.name == program]
@@ -38,15 +39,15 @@ def require(program: str) -> str:
 
 
 def with_pdeathsig(argv: Sequence[str], death_signal: str) -> list[str]:
-    """The command that runs ``argv`` and sends it ``death_signal`` when this thread dies, also
-    by `kill -9` (PR_SET_PDEATHSIG of prctl(2), which setpriv sets)."""
+    """The command that runs ``argv`` such that it receives ``death_signal`` when this thread dies,
+    even from `kill -9` (setpriv sets PR_SET_PDEATHSIG of prctl(2))."""
     return [require("setpriv"), "--pdeathsig", death_signal, "--", require(argv[0]), *argv[1:]]
 
 
-# The leader of a program's process group, which ends the whole group on SIGTERM. It
-# sends TERM and waits before KILL, because make removes half-written targets. A shell
-# connects background commands to /dev/null unless their input is redirected. Processes
-# that the program leaves behind are ended too: they would keep the pipe open.
+# The leader of a program's process group, which terminates the whole group on SIGTERM. It sends
+# TERM and waits before KILL, because make removes half-written targets. The redirection is
+# necessary because a shell connects background commands to /dev/null. Processes that the program
+# leaves behind are terminated too, because they would keep the pipe open.
 _LEADER = """
 trap 'trap "" TERM; kill -TERM 0; wait; kill -KILL 0' TERM
 exec 3<&0
@@ -61,7 +62,7 @@ exit $status
 
 @contextlib.contextmanager
 def _group(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """End the program's whole process group if the block raises."""
+    """Terminate the program's whole process group if the block raises."""
     try:
         yield
     except BaseException:
@@ -70,7 +71,8 @@ def _group(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    """End a program that has a session of its own: SIGTERM, and SIGKILL after 10 s."""
+    """Terminate the process group of a program that leads its own session, with SIGTERM and after
+    10 s with SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -90,12 +92,13 @@ def run(
     log: BinaryIO | None = None,
     on_line: Callable[[str], None] = lambda _: None,
 ) -> str:
-    """Run a program to its end and return standard output and error as one text, or with
-    ``stdout_only`` only standard output, to be parsed.
+    """Run a program and return its standard output and error as one text, or only its standard
+    output with ``stdout_only``.
 
-    ``stdin`` is a file, or else /dev/null; ``errors`` is how bytes that are not UTF-8 are
-    decoded; ``log`` receives every byte, ``on_line`` every line as it is printed. Raises
-    ToolMissing, or ProgramFailed with the last lines of the output.
+    ``stdin`` is a file, by default /dev/null. ``errors`` is how bytes that are not UTF-8 are
+    decoded. ``log`` receives every byte, and ``on_line`` every line as it is printed. Raises
+    ToolMissing if the program is not installed, and ProgramFailed with the last lines of the
+    output if it fails.
     """
     command = with_pdeathsig(["sh", "-c", _LEADER, "sh", require(argv[0]), *argv[1:]], "TERM")
     stderr = tempfile.TemporaryFile() if stdout_only else None  # noqa: SIM115  closed below
@@ -111,7 +114,7 @@ def run(
                 start_new_session=True,
             )
     except OSError as error:
-        raise HostError(f"cannot start {argv[0]}: {error}") from error
+        raise HostError(f"cannot start {argv[0]}: {error.strerror}") from error
     kept: list[str] = []
     with process, _group(process):
         assert process.stdout is not None
@@ -131,7 +134,7 @@ def run(
     if status != 0:
         last = next((line for line in reversed(kept) if line.strip()), "no output")
         raise ProgramFailed(
-            f"{' '.join(argv[:2])} ended with status {status}: {last}",
+            f"{' '.join(argv[:2])} exited with status {status}: {last}",
             output="\n".join(kept[-_TAIL:]),
             status=status,
         )

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The progress of work that takes longer than a second: what it is, how much is done, and
-the time elapsed and remaining.
+"""The progress of work that takes longer than a second: its title, how much of it is done, and the
+time elapsed and remaining.
 
-It is shown on standard error, as a bar on a terminal and as lines in a pipe. The duration
-of each kind of work is recorded, and is the estimate for the next time on this host.
-Several pieces of work share a board, with a row for each.
+It is shown on standard error, as a bar on a terminal and as lines in a pipe. The duration of each
+kind of work is recorded as the estimate for the next run on this host. A board shows several
+pieces of work, with a row for each.
 """
 
 import contextlib
@@ -21,8 +21,8 @@ from harness.host.text import printable
 
 _FIRST_LINE, _NEXT_LINE = 1.0, 10.0  # seconds to the first line in a pipe, and to the next
 
-# Estimates for the first time on a host: seconds on two cores of 2024, and the number of
-# objects of a build.
+# Estimates for the first run on a host: the duration in seconds, on two cores of 2024, and the
+# number of objects of a build.
 _ESTIMATES = {
     "kernel build": (170.0, 1400),
     "kernel rebuild": (6.0, 0),
@@ -41,8 +41,8 @@ def note(text: str) -> None:
 
 
 class Phase:
-    """One piece of work in progress. ``seconds`` is its estimate, ``total`` the number of its
-    parts, both 0 where they are not known; call ``step`` after each part."""
+    """A piece of work in progress. ``seconds`` is its estimated duration and ``total`` the number
+    of its parts, 0 if unknown. Call ``step`` after each part."""
 
     def __init__(self, title: str, seconds: float, total: int) -> None:
         self.title = title
@@ -50,12 +50,11 @@ class Phase:
         self.started = time.monotonic()
         self._seconds = seconds
         self._total = total
-        # Seconds per part, the last time.
+        # Seconds per part in the last run.
         self._each = seconds / total if total else 0.0
 
     def expect(self, total: int) -> None:
-        """Set the number of parts, once it is known; 0 where it is not yet known and the
-        last time's does not apply."""
+        """Set the number of parts, once it is known. 0 discards the number of the last run."""
         self._total = total
         self._seconds = self._each * total
 
@@ -68,14 +67,14 @@ class Phase:
 
     @property
     def fraction(self) -> float:
-        """The fraction of the work that is done, by the estimate; below 1 until it ends."""
+        """The estimated fraction of the work that is done. It stays below 1 until the work ends."""
         if self._total:
             return min(self.done / self._total, 0.99)
         return min(self.elapsed / self._seconds, 0.99) if self._seconds else 0.0
 
     @property
     def remaining(self) -> str:
-        """An estimate of the time remaining, as text."""
+        """The estimated remaining time, as text."""
         if self._total and self.done >= (20 if self._each else 3):
             seconds = self.elapsed / self.done * (self._total - self.done)
         elif self._seconds:
@@ -83,7 +82,7 @@ class Phase:
         else:
             return "no estimate yet"
         if seconds <= 0:
-            return "about to end"
+            return "almost done"
         return f"about {_duration(seconds)} remaining"
 
     def line(self) -> str:
@@ -98,9 +97,11 @@ def _duration(seconds: float) -> str:
 
 @contextlib.contextmanager
 def phase(kind: str, title: str) -> Iterator[Phase]:
-    """Show ``title`` until the block ends. The duration is recorded under ``kind``, which
-    is "KIND:WHICH" where durations within a kind differ much, and only if the block
-    succeeds."""
+    """Show ``title`` and its progress while the block runs.
+
+    If the block succeeds, record its duration under ``kind``, to estimate the next one. ``kind``
+    is "KIND:DETAIL" if durations within a kind differ much.
+    """
     seconds, total = _estimate(kind)
     current = Phase(title, seconds, total)
     with _boards[-1].showing(current) if _boards else _shown(current):
@@ -143,7 +144,7 @@ def _bar(current: Phase, stop: Event) -> None:
 
 
 def _text(form: str) -> TextColumn:
-    """A column without markup: titles contain text of users and patches."""
+    """A column without markup, because titles contain text from users and patches."""
     return TextColumn(form, markup=False)
 
 
@@ -152,8 +153,8 @@ def _redraw(bars: Progress, task: TaskID, current: Phase) -> None:
 
 
 class Row:
-    """One of several pieces of work. It has a ``phase`` while it is in progress; ``state`` is
-    its result, or "waiting"."""
+    """A row of a board, for one piece of work. ``phase`` is not None while the work is in
+    progress. ``state`` is its result, or "waiting"."""
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -162,17 +163,17 @@ class Row:
         self.seconds = 0.0
 
     def end(self, state: str) -> None:
-        """Set the result, in a line."""
+        """Set the result, as one line."""
         self.state = state
 
     @property
     def text(self) -> str:
-        """The progress, or the result."""
+        """The progress of the work, or its state if it is not in progress."""
         return self.phase.line() if self.phase else self.state
 
 
 class Board:
-    """Shows several pieces of work, one of which is in progress at a time."""
+    """A display of several pieces of work, of which one is in progress at a time."""
 
     def __init__(self, titles: Sequence[str]) -> None:
         self.rows = [Row(title) for title in titles]
@@ -180,7 +181,7 @@ class Board:
 
     @contextlib.contextmanager
     def row(self, title: str) -> Iterator[Row]:
-        """Show the phases of this block in the row with this title."""
+        """Show the phases of the block in the row with this title, and yield the row."""
         row = next(each for each in self.rows if each.title == title)
         started = time.monotonic()
         self._current = row
@@ -194,7 +195,8 @@ class Board:
 
     @contextlib.contextmanager
     def showing(self, phase: Phase) -> Iterator[None]:
-        """Show ``phase`` in the current row, and after it what the row showed before."""
+        """Show ``phase`` in the current row while the block runs, and then the row's previous
+        phase."""
         row = self._current
         if row is None:
             yield
@@ -206,7 +208,8 @@ class Board:
             row.phase = outer
 
     def line(self) -> str:
-        """The current row and the titles of those that wait, or "" if nothing is in progress."""
+        """The current row, followed by the titles of the waiting rows. "" if no phase has been in
+        progress for a second."""
         row = self._current
         if row is None or row.phase is None or row.phase.elapsed < _FIRST_LINE:
             return ""
@@ -224,8 +227,8 @@ _boards: list[Board] = []
 
 @contextlib.contextmanager
 def board(titles: Sequence[str]) -> Iterator[Board]:
-    """Show one row for each title until the block ends. With fewer than two titles there is
-    no board, and phases show themselves."""
+    """Show one row for each title while the block runs, and yield the board. With fewer than two
+    titles no board is shown, and each phase shows itself."""
     current = Board(titles)
     if len(titles) < 2:
         yield current
@@ -264,7 +267,7 @@ def _board_rows(current: Board, stop: Event) -> None:
                 return
 
 
-# The file that has, for each kind of work, the seconds and the parts of the last time.
+# The table with the seconds and the number of parts of the last run, by kind of work.
 _DURATIONS = "durations"
 
 
@@ -276,7 +279,7 @@ def _estimate(kind: str) -> tuple[float, int]:
 
 
 def _record(kind: str, current: Phase) -> None:
-    # A short duration is due to a warm cache, and is no estimate for the next time.
+    # A short duration is due to a warm cache, and does not predict the next run.
     seconds, total = _estimate(kind)
     if current.elapsed < seconds / 4 or current.done < total / 2:
         return

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The directory of a run. Everything is written when it is observed, so a run that is
-killed keeps what it has observed.
+"""Run directories. Every observation is written at once, so a run that is killed keeps what it has
+observed.
 """
 
 import json
@@ -14,9 +14,10 @@ from harness.host import paths
 
 
 def create(title: str, chosen: Path | None = None) -> Path:
-    """Create a directory: ``chosen``, or one named after the time and ``title``.
+    """Create a run directory and return its path: ``chosen``, or a name with the time and
+    ``title``.
 
-    Raises UsageError when ``chosen`` exists and is not empty.
+    Raises UsageError if ``chosen`` exists and is not empty, or cannot be created.
     """
     check(chosen)
     if chosen is not None:
@@ -24,7 +25,7 @@ def create(title: str, chosen: Path | None = None) -> Path:
             chosen.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(
-                f"cannot create {chosen}: {error.strerror}", "name another directory"
+                f"cannot create {chosen}: {error.strerror}", "choose a different directory"
             ) from None
         return chosen.absolute()
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{file_name(title)}"
@@ -35,22 +36,22 @@ def create(title: str, chosen: Path | None = None) -> Path:
         except FileExistsError:
             continue
         return directory
-    raise UsageError(f"{paths.runs()} has 1000 runs named {stem}", "remove some")
+    raise UsageError(f"{paths.runs()} already has 1000 runs named {stem}", "remove some of them")
 
 
 def file_name(title: str) -> str:
-    """The title as the name of a file."""
+    """Convert a title to the name of a file."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", title).strip("-.")[:60] or "run"
 
 
 def check(chosen: Path | None) -> None:
-    """Raises UsageError when ``chosen`` exists and is not empty."""
+    """Raise UsageError if ``chosen`` exists and is not an empty directory."""
     if chosen and chosen.exists() and (not chosen.is_dir() or any(chosen.iterdir())):
-        raise UsageError(f"{chosen} exists and is not empty", "name a new directory")
+        raise UsageError(f"{chosen} exists and is not empty", "choose a new directory")
 
 
 class JsonLines:
-    """A file with one JSON object per line. Each is written at once."""
+    """A file with one JSON object per line. Each line is written at once."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", buffering=1)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Untrusted text, from reports and guests, escaped for a terminal."""
+"""Escape untrusted text, from reports and guests, for a terminal."""
 
 _SHOWN = {ord("\n"): "\n", ord("\t"): "\t"}
 
 
 def printable(text: str) -> str:
-    """``text`` with all control and format characters escaped, because they could move the
-    cursor, change colours or hide text."""
+    """Escape all control and format characters in ``text``, because they could move the cursor,
+    change colours or hide text."""
     return "".join(_character(character) for character in text)
 
 

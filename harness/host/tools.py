@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The programs that a host needs, and the Debian package of each.
 
-This module uses the standard library only: ``ci/setup`` runs it before anything is installed.
+This module uses only the standard library, because ``ci/setup`` runs it before anything is
+installed.
 """
 
 import importlib.util
@@ -16,7 +17,8 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A program or file that a host needs: ``name`` for the user, ``use`` its purpose."""
+    """A program or file that a host needs. ``name`` is shown to users, ``package`` is the Debian
+    package with it, and ``use`` is its purpose."""
 
     name: str
     package: str
@@ -25,12 +27,12 @@ class Tool:
 
 
 def search_path() -> str:
-    """PATH with the directories of depmod on Debian, which are not in that of a user."""
+    """PATH with /usr/sbin and /sbin, which a user's PATH lacks and where Debian has depmod."""
     return os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
 
 
 def find(program: str) -> str | None:
-    """The program's path, or None."""
+    """The path of a program, or None if it is not installed."""
     return shutil.which(program, path=search_path())
 
 
@@ -107,12 +109,12 @@ _PYTHON = (
 
 
 def missing(tools: tuple[Tool, ...] = TOOLS) -> list[Tool]:
-    """The tools of the table that this host lacks."""
+    """The tools that are not installed on this host."""
     return [tool for tool in tools if not tool.present()]
 
 
 def apt_command(tools: list[Tool]) -> str:
-    """The one command that installs ``tools`` on Debian."""
+    """The command that installs ``tools`` on Debian."""
     packages = sorted({tool.package for tool in tools})
     return "apt-get install --no-install-recommends " + " ".join(packages)
 

@@ -47,7 +47,7 @@ def open_worktree(
     Raises UsageError for a patch that does not apply, HostError when the source
     changes meanwhile, and without ``wait`` when another process uses the work tree.
     """
-    with cache.locked(f"work-{source.worktree}", f"a kernel of {source.label}", wait=wait):
+    with cache.locked(f"work-{source.worktree}", f"building a kernel of {source.label}", wait=wait):
         root = cache.directory(f"work/{source.worktree}")
         os.utime(root)  # the time of its last use
         manifest = source.manifest()

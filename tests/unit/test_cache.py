@@ -89,7 +89,7 @@ def test_entry_fails_if_the_disk_corrupts_what_is_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cache, "damage", lambda _path: "broken")
-    with pytest.raises(HostError, match="differs from what was written"):
+    with pytest.raises(HostError, match="differs from the data that was written"):
         entry()
 
 
@@ -283,7 +283,7 @@ def test_ensure_space_removes_the_oldest_unused_snapshots(
     monkeypatch.setattr(shutil, "disk_usage", usage)
     cache.ensure_space(3, "x")
     assert [path.exists() for path in paths] == [True, True, True, False]
-    with pytest.raises(HostError, match=r"no space: x needs 6 GB and .* has 5.0 GB free"):
+    with pytest.raises(HostError, match=r"no space: x requires 6 GB, but .* has 5.0 GB free"):
         cache.ensure_space(6, "x")
     assert [path.exists() for path in paths] == [False, False, True, False]
     assert kernel.exists()

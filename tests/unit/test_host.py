@@ -161,7 +161,7 @@ def test_scratch_removes_only_unused_directories() -> None:
 
 
 def test_ensure_space_fails_if_the_disk_is_too_small() -> None:
-    with pytest.raises(HostError, match="no space: x needs 1e\\+09 GB") as caught:
+    with pytest.raises(HostError, match="no space: x requires 1e\\+09 GB") as caught:
         cache.ensure_space(1e9, "x")
     assert caught.value.exit_code == 3
 
@@ -218,7 +218,7 @@ def test_mirrors_reads_the_sources_of_apt(
 def test_mirrors_rejects_a_host_without_a_debian_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(debian.MIRROR_VARIABLE, raising=False)
     monkeypatch.setattr(debian, "run", lambda _argv: "Ubuntu\tnoble\thttp://u/")
-    with pytest.raises(HostError, match="names no Debian mirror"):
+    with pytest.raises(HostError, match="has no Debian mirror"):
         debian.mirrors()
 
 

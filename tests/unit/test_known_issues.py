@@ -70,7 +70,7 @@ def test_an_issue_selects_scenarios_by_pattern(tmp_path: Path, pattern: str, mat
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("[[issue]]", "[[issue", "is not TOML: "),
+        ("[[issue]]", "[[issue", "is not valid TOML: "),
         ("[[issue]]", "[issue]", ": issue must be of type list"),
         (MINE, "", ": requires issue"),
         (MINE, "[[bug]]", ": unknown key 'bug'"),

@@ -115,7 +115,7 @@ def test_read_accepts_crlf_line_endings(tmp_path: Path) -> None:
         (b" \n\n", "empty"),
         (b"\x7fELF\0\0", "binary"),
         (b"Nothing of a shell in here.\n", "no shell session"),
-        (b"\x1f\x8b\x08\0cut", "cannot unpack"),
+        (b"\x1f\x8b\x08\0cut", "cannot decompress"),
     ],
 )
 def test_create_rejects_unreadable_input_in_one_line_with_status_2(
@@ -147,7 +147,7 @@ def test_read_rejects_a_decompression_bomb(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("harness.host.mail._MAX_BYTES", 1000)
     path = tmp_path / "t.gz"
     path.write_bytes(gzip.compress(b"x" * 100_000))
-    with pytest.raises(UsageError, match="above 64 MiB"):
+    with pytest.raises(UsageError, match="larger than 64 MiB"):
         bug_report.read(path)
 
 

@@ -131,7 +131,7 @@ def test_an_overlay_is_relative_to_the_machine_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("iommu = ", "is not TOML"),
+        ("iommu = ", "is not valid TOML"),
         ('iommu = "intel"', "unknown IOMMU 'intel'"),
         ('iommu = ["smmuv3", "virtio-iommu"]', "iommu must be of type str"),
         ('firmware = "bios"', "unknown firmware"),
