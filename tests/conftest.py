@@ -17,8 +17,8 @@ PATCHES = Path(__file__).parent / "patches"
 
 
 def pytest_configure() -> None:
-    """Handle SIGINT and SIGHUP. A shell makes tests in the background ignore ^C, nohup a hangup,
-    and child processes inherit an ignored signal, but not a handler."""
+    """Handle SIGINT and SIGHUP. A shell starts background jobs with SIGINT ignored, and nohup
+    ignores SIGHUP. Child processes inherit an ignored signal, but not a handler."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda _number, _frame: None)
@@ -26,7 +26,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture
 def kernel_name(kernel_spec: KernelSpec) -> str:
-    """The kernel as an argument of ``--kernel``."""
+    """The kernel, in the form of an argument of ``--kernel``."""
     return f"{kernel_spec.kind}:{kernel_spec.where}"
 
 
@@ -39,7 +39,7 @@ MACHINES = {
 
 @pytest.fixture(params=MACHINES)
 def any_guest(request: pytest.FixtureRequest, guest_factory: GuestFactory) -> Guest:
-    """A guest on each machine, and one with all channels on a single console."""
+    """A guest on each machine, and a guest with all channels on a single console."""
     return guest_factory(MACHINES[request.param])
 
 

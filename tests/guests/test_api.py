@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The API of a guest: modules, drivers, groups, owners of DMA, and tracing."""
+"""The API of a guest: modules, drivers, groups, DMA owners and tracing."""
 
 import pytest
 
@@ -20,7 +20,7 @@ both = pytest.mark.machines("smmuv3", "virtio-iommu")
 
 
 def bound(guest: Guest) -> str:
-    """Load the IOMMU's driver and the NIC's; return the NIC."""
+    """Load the drivers of the IOMMU and the NIC, and return the NIC's name."""
     modules.load(guest, guest.machine.iommu.driver)
     state = modules.load(guest, "e1000e").after
     return next(name for name, each in state.devices.items() if each.driver == "e1000e")
@@ -32,7 +32,7 @@ def group_of(guest: Guest, name: str) -> int:
     return number
 
 
-def test_module_load_passes_parameters(guest: Guest) -> None:
+def test_load_passes_parameters_and_unload_unloads(guest: Guest) -> None:
     modules.load(guest, "arm-smmu-v3", disable_msipolling=1)
     value = guest.run("cat /sys/module/arm_smmu_v3/parameters/disable_msipolling").out
     assert value == "Y\n"
@@ -41,7 +41,7 @@ def test_module_load_passes_parameters(guest: Guest) -> None:
     assert (unloaded.status, unloaded.after.is_loaded("iommu_client")) == (0, False)
 
 
-def test_driver_is_bound_and_unbound(guest: Guest, kernel: Kernel) -> None:
+def test_unbind_and_bind_change_the_driver_of_a_device(guest: Guest, kernel: Kernel) -> None:
     nic = bound(guest)
     assert devices.unbind(guest, nic).after.devices[nic].driver == ""
     assert devices.bind(guest, nic, "e1000e").after.devices[nic].driver == "e1000e"
@@ -50,13 +50,13 @@ def test_driver_is_bound_and_unbound(guest: Guest, kernel: Kernel) -> None:
     assert (refused.status, devices.errno_of(refused)) == (1, errno)
 
 
-def test_device_is_removed_and_rescanned(guest: Guest) -> None:
+def test_remove_and_rescan_remove_and_restore_a_device(guest: Guest) -> None:
     nic = bound(guest)
     assert nic not in devices.remove(guest, nic).after.devices
     assert devices.rescan(guest).after.devices[nic].driver == "e1000e"
 
 
-def test_driver_override_excludes_other_drivers(guest: Guest) -> None:
+def test_override_selects_the_driver_that_probes_a_device(guest: Guest) -> None:
     nic = bound(guest)
     modules.load(guest, "pci-stub")
     devices.override(guest, nic, "pci-stub")
@@ -67,7 +67,7 @@ def test_driver_override_excludes_other_drivers(guest: Guest) -> None:
     assert devices.probe(guest, nic).after.devices[nic].driver == "e1000e"
 
 
-def test_group_type_is_read_and_set(guest: Guest, kernel: Kernel) -> None:
+def test_set_group_type_fails_while_a_driver_is_bound(guest: Guest, kernel: Kernel) -> None:
     nic = bound(guest)
     group = group_of(guest, nic)
     assert devices.group_type(guest, group) == "DMA"
@@ -84,7 +84,7 @@ def test_group_type_is_read_and_set(guest: Guest, kernel: Kernel) -> None:
 
 
 @both
-def test_vfio_user_opens_and_releases_a_device(guest: Guest) -> None:
+def test_vfio_group_is_opened_by_one_user_at_a_time(guest: Guest) -> None:
     nic = bound(guest)
     group = group_of(guest, nic)
     assert vfio.bind_vfio(guest, nic).after.devices[nic].driver == "vfio-pci"
@@ -100,7 +100,7 @@ def test_vfio_user_opens_and_releases_a_device(guest: Guest) -> None:
     assert vfio.unbind_vfio(guest, nic).after.devices[nic].driver == "e1000e"
 
 
-def test_iommufd_user_opens_a_device(guest: Guest, kernel: Kernel) -> None:
+def test_vfio_cdev_is_opened_by_one_user_at_a_time(guest: Guest, kernel: Kernel) -> None:
     nic = bound(guest)
     vfio.bind_vfio(guest, nic)
     opened = vfio.run_user(guest, "cdev", nic, check=False)
@@ -115,10 +115,9 @@ def test_iommufd_user_opens_a_device(guest: Guest, kernel: Kernel) -> None:
     vfio.run_user(guest, "cdev", nic)
 
 
-def test_kernel_module_claims_a_groups_dma(guest: Guest, kernel: Kernel) -> None:
-    """The guest module dma_owner claims a group's DMA, except while a driver is bound.
-
-    iommu_group_claim_dma_owner."""
+def test_dma_owner_claims_a_group_unless_a_driver_is_bound(guest: Guest, kernel: Kernel) -> None:
+    """The guest module dma_owner claims the DMA of a group unless a driver is bound, and blocks
+    drivers until it is unloaded (iommu_group_claim_dma_owner)."""
     nic = bound(guest)
     if not DMA_OWNERSHIP.since.include(kernel.release):
         assert modules.load(guest, "dma_owner", device=nic, check=False).status != 0
@@ -133,7 +132,7 @@ def test_kernel_module_claims_a_groups_dma(guest: Guest, kernel: Kernel) -> None
     devices.bind(guest, nic, "e1000e")
 
 
-def test_dynamic_debug_enables_messages(guest: Guest) -> None:
+def test_debug_enables_dynamic_debug_messages(guest: Guest) -> None:
     nic = bound(guest)
     group = group_of(guest, nic)
     tracing.debug(guest, "func iommu_group_release +p")
@@ -143,12 +142,12 @@ def test_dynamic_debug_enables_messages(guest: Guest) -> None:
         tracing.debug(guest, "nonsense")
 
 
-def test_tracing_without_its_variant_names_the_option(guest: Guest) -> None:
+def test_tracing_suggests_the_trace_variant(guest: Guest) -> None:
     with pytest.raises(UsageError, match="--variant trace"), tracing.tracing(guest, "iommu:map"):
         pass
 
 
-def test_deferred_devices_are_listed(guest: Guest, kernel: Kernel) -> None:
+def test_deferred_lists_devices_that_wait_for_the_iommu(guest: Guest, kernel: Kernel) -> None:
     modules.load(guest, "iommu_client")
     waiting = devices.deferred(guest)
     expected = ["b000000.client0", "b001000.client1"]

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Bisection over real kernels, which each test names. The histories are cheap: releases, and
-a series of five patches."""
+"""Bisection over real kernels. The histories are cheap: releases, and series of five patches."""
 
 import json
 import random
@@ -21,8 +20,8 @@ REFCOUNT = REPORTS / "refcount-at-modprobe.transcript"
 RELEASES = ("--releases", "--old", "debian:6.12", "--new", "debian:7.2")
 
 
-def test_releases_bisect_to_groups_at_registration(tmp_path: Path) -> None:
-    """Since bcb81ac6ae3c of 6.15 the driver is pinned as soon as it is loaded."""
+def test_bisect_finds_the_release_that_creates_groups_at_registration(tmp_path: Path) -> None:
+    """Since bcb81ac6ae3c (6.15) the driver is pinned as soon as it is loaded."""
     words = ("bisect", REFCOUNT, *RELEASES, "--run-dir", tmp_path / "run", "--json")
     done = command.run(*words)
     assert done.status == 0, done.err
@@ -46,7 +45,7 @@ def test_releases_bisect_to_groups_at_registration(tmp_path: Path) -> None:
     assert progress["result"] == found
 
 
-def test_figure_of_a_command_is_bisected(tmp_path: Path) -> None:
+def test_bisect_finds_the_release_that_changes_a_figure(tmp_path: Path) -> None:
     symptom: tuple[str, ...] = ("--command", "modprobe arm-smmu-v3")
     symptom += ("--command", "cat /sys/module/arm_smmu_v3/refcnt", "--figure", r"(\d+)")
     words = ("bisect", *symptom, "--above", "0", *RELEASES)
@@ -56,8 +55,8 @@ def test_figure_of_a_command_is_bisected(tmp_path: Path) -> None:
     assert (found["name"], found["appears"]) == ("debian:7.2", True)
 
 
-def test_hang_of_a_command_is_bisected(tmp_path: Path) -> None:
-    """The init function of the guest's module "hang" never returns."""
+def test_bisect_finds_the_release_that_hangs(tmp_path: Path) -> None:
+    """The init function of the guest module "hang" never returns."""
     hangs = "case $(uname -r) in 7.*) modprobe hang; esac"
     words = ("bisect", "--command", hangs, "--hang", "--limit", "2", *RELEASES)
     endpoints = ("--confidence", "0.9", "--run-dir", tmp_path / "run", "--json")
@@ -68,7 +67,7 @@ def test_hang_of_a_command_is_bisected(tmp_path: Path) -> None:
     assert any("do_init_module" in each["reason"] for each in found["steps"])
 
 
-def test_hang_of_a_setup_command_is_inconclusive(tmp_path: Path) -> None:
+def test_hang_in_a_setup_command_is_inconclusive(tmp_path: Path) -> None:
     words = ("bisect", "--command", "modprobe hang", "--command", "true", "--limit", "2")
     done = command.run(*words, "--hang", *RELEASES, "--run-dir", tmp_path / "run")
     assert done.status == 3, done.out + done.err
@@ -83,15 +82,15 @@ def test_panic_instead_of_a_hang_is_inconclusive(tmp_path: Path) -> None:
 
 
 def test_failed_setup_command_is_inconclusive(tmp_path: Path) -> None:
-    """Its failure must not count as a last command without the symptom."""
+    """The failure must not count as a run of the last command without the symptom."""
     words = ("bisect", "--command", "modprobe no-such-module", "--command", "true", *RELEASES)
     done = command.run(*words, "--run-dir", tmp_path / "run")
     assert done.status == 3, done.out + done.err
     assert "set-up command 'modprobe no-such-module' fails: status 1" in done.err, done.err
 
 
-def test_failing_scenario_is_bisected(tmp_path: Path) -> None:
-    """On 7.2 the scenario runs into a known issue, which counts only with --known."""
+def test_bisect_finds_the_release_that_fails_a_scenario(tmp_path: Path) -> None:
+    """On 7.2 the scenario shows a known issue, which counts as the symptom only with --known."""
     issue = "rescan-splits-functions"
     name = "groups::test_rescanned_functions_share_a_group"
     words = ("bisect", name, *RELEASES, "--confidence", "0.7")
@@ -104,9 +103,9 @@ def test_failing_scenario_is_bisected(tmp_path: Path) -> None:
     assert (found["name"], found["appears"]) == ("debian:7.2", True)
 
 
-def test_splat_of_the_first_bad_release_has_source_lines(tmp_path: Path) -> None:
-    """Without the pin of 6.15 a forced unload removes groups that a driver still owns
-    (__iommu_group_free_device)."""
+def test_bisect_shows_source_lines_in_the_splat_of_the_culprit(tmp_path: Path) -> None:
+    """A forced unload removes groups that a driver still owns, and __iommu_group_free_device
+    warns."""
     load = ("--command", "modprobe arm-smmu-v3", "--command", "modprobe test_module")
     words = ("bisect", *load, "--command", "rmmod -f arm_smmu_v3", "--splat", "group_free_device")
     endpoints = (
@@ -129,14 +128,14 @@ def test_splat_of_the_first_bad_release_has_source_lines(tmp_path: Path) -> None
     assert re.search(frame, report), report
 
 
-def test_symptom_of_both_endpoints_is_rejected(tmp_path: Path) -> None:
+def test_bisect_rejects_a_symptom_of_both_endpoints(tmp_path: Path) -> None:
     words = ("bisect", "--command", "echo yes", "--matches", "yes", *RELEASES)
     done = command.run(*words, "--run-dir", tmp_path / "run")
     assert done.status == 2
     assert "the symptom is about as frequent at both endpoints" in done.err
 
 
-def test_swapped_ends_are_rejected(tmp_path: Path) -> None:
+def test_bisect_rejects_swapped_endpoints(tmp_path: Path) -> None:
     words = ("bisect", REFCOUNT, "--releases", "--good", "debian:6.12", "--bad", "debian:7.2")
     done = command.run(*words, "--run-dir", tmp_path / "run")
     assert done.status == 2
@@ -147,7 +146,8 @@ def test_swapped_ends_are_rejected(tmp_path: Path) -> None:
 
 
 def series(into: Path, changes: dict[int, Path]) -> Path:
-    """Write five patches into ``into``: the changes, by number, and others without effect."""
+    """Write a series of five patches to ``into``. ``changes`` maps numbers to patches; the other
+    patches have no effect."""
     into.mkdir()
     for number in range(1, 6):
         diff = f"--- /dev/null\n+++ b/Documentation/{number}\n@@ -0,0 +1 @@\n+{number}\n"
@@ -158,8 +158,8 @@ def series(into: Path, changes: dict[int, Path]) -> Path:
     return into
 
 
-def test_series_bisects_to_the_patch(tmp_path: Path) -> None:
-    """The other patches change nothing that a guest runs, and are classified without a run."""
+def test_bisect_finds_the_bad_patch_of_a_series(tmp_path: Path) -> None:
+    """The other patches do not change what a guest runs, and are classified without a run."""
     bug = paths.data("tests/mutants") / "lost-module-put-on-release.patch"
     patches = series(tmp_path / "series", {3: bug})
     report = REPORTS / "nic-removal-keeps-smmu.transcript"
@@ -174,9 +174,9 @@ def test_series_bisects_to_the_patch(tmp_path: Path) -> None:
     assert classified
 
 
-def test_series_that_changes_a_behaviour_bisects_to_the_bug(tmp_path: Path) -> None:
-    """From the second patch on the scenario asserts the opposite, by the kernel's source, and
-    it fails from the fourth on."""
+def test_bisect_ignores_a_patch_that_changes_a_behaviour(tmp_path: Path) -> None:
+    """The second patch changes the source so that the scenario asserts the opposite behaviour. It
+    fails only from the fourth patch on."""
     acs = PATCHES / "6.12-acs-when-dma-is-configured.patch"
     bug = paths.data("tests/mutants") / "functions-never-share.patch"
     patches = series(tmp_path / "series", {2: acs, 4: bug})
@@ -187,9 +187,9 @@ def test_series_that_changes_a_behaviour_bisects_to_the_bug(tmp_path: Path) -> N
     assert json.loads(done.out)["name"] == "4/5: change 4"
 
 
-def test_interrupted_search_is_resumed(tmp_path: Path) -> None:
-    """A search that is ended at random moments, by kill -9 and ^C in turn, repeats no recorded
-    work and has the same result."""
+def test_resume_continues_an_interrupted_search(tmp_path: Path) -> None:
+    """A search that is interrupted at random moments, by SIGKILL and SIGINT alternately, repeats no
+    recorded work and finds the same result."""
     draw = random.Random(1)
     directory = tmp_path / "run"
     words: tuple[str | Path, ...] = ("bisect", REFCOUNT, *RELEASES, "--run-dir", directory)
@@ -225,7 +225,7 @@ def _wait_for_more(process: subprocess.Popen[str], journal: Path, known: int) ->
     assert wait_until(lambda: process.poll() is not None or is_more(), 600)
 
 
-def test_second_search_in_a_directory_is_refused(tmp_path: Path) -> None:
+def test_resume_fails_while_another_search_uses_the_directory(tmp_path: Path) -> None:
     process = command.start("bisect", REFCOUNT, *RELEASES, "--run-dir", tmp_path / "run")
     _wait_for_more(process, tmp_path / "run/journal.jsonl", 0)
     done = command.run("bisect", "resume", tmp_path / "run")
@@ -235,8 +235,8 @@ def test_second_search_in_a_directory_is_refused(tmp_path: Path) -> None:
     process.communicate(timeout=60)
 
 
-def test_panic_before_the_console_is_bisected(tmp_path: Path) -> None:
-    """The reason is read from an early console."""
+def test_bisect_finds_the_patch_that_panics_before_the_console(tmp_path: Path) -> None:
+    """The reason of the panic is read from an early console."""
     patch = tmp_path / "panic.patch"
     patch.write_text((PATCHES / "6.12-early-panic.patch").read_text())
     words = ("bisect", "--boot", "--series", patch, "--kernel", "debian:6.12", "--json")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The commands ``machines`` and ``shell`` as a user runs them."""
+"""The commands ``machines`` and ``shell``, run as a user runs them."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 from tests import command
 
 
-def test_machines_command_boots_and_lists_machines(kernel_name: str, tmp_path: Path) -> None:
+def test_machines_boots_and_lists_machines(kernel_name: str, tmp_path: Path) -> None:
     words = ["machines", "--kernel", kernel_name, "--machine", "smmuv3"]
     done = command.run(*words, "--machine", "virtio-iommu", "--json", XDG_STATE_HOME=str(tmp_path))
     assert done.status == 0, done.err
@@ -21,7 +21,7 @@ def test_machines_command_boots_and_lists_machines(kernel_name: str, tmp_path: P
         assert cell["translated"] > 0
 
 
-def test_machine_that_fails_is_listed_with_the_reason(kernel_name: str, tmp_path: Path) -> None:
+def test_machines_prints_the_reason_of_a_failure(kernel_name: str, tmp_path: Path) -> None:
     words = ["machines", "--kernel", kernel_name, "--machine", "smmuv3+nvme"]
     done = command.run(*words, XDG_STATE_HOME=str(tmp_path))
     assert done.status == 1
@@ -39,12 +39,12 @@ def shell(kernel_name: str, typed: str, *words: str) -> subprocess.CompletedProc
 
 
 def without_kernel_log(stdout: str) -> list[str]:
-    """The lines that are not from the kernel's log: on a busy host the kernel may report at any
+    """The lines that do not come from the kernel log. On a busy host the kernel may report at any
     time that an interrupt took too long."""
     return [line for line in stdout.splitlines() if not re.match(r"\[ *\d+\.\d+\] ", line)]
 
 
-def test_shell_shows_what_the_kernel_did(kernel_name: str) -> None:
+def test_shell_prints_state_changes_output_and_statuses(kernel_name: str) -> None:
     done = shell(kernel_name, "X=kept\nmodprobe iommu_client\necho $X; false\n")
     assert done.returncode == 0, done.stderr
     lines = without_kernel_log(done.stdout)
@@ -72,14 +72,14 @@ def test_shell_accepts_any_bytes_and_continues_after_an_invalid_line(
     assert "NUL byte" in refused
 
 
-def test_panic_in_a_shell_is_reported_in_one_line(kernel_name: str) -> None:
+def test_shell_reports_a_panic_without_a_traceback(kernel_name: str) -> None:
     done = shell(kernel_name, "echo c > /proc/sysrq-trigger\n")
     assert done.returncode == 3
     assert "the kernel panicked: sysrq triggered crash" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_directory_without_a_snapshot_is_reported_in_one_line(tmp_path: Path) -> None:
+def test_shell_rejects_a_directory_without_a_snapshot(tmp_path: Path) -> None:
     done = command.run("shell", tmp_path)
     assert done.status == 2
     assert f"{tmp_path} has no snapshot" in done.err

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The channels of a guest's shell, on every machine and in both console modes."""
+"""The channels of a guest, on every machine and in both console modes."""
 
 import contextlib
 import hashlib
@@ -18,12 +18,12 @@ from harness.machine import console
 from harness.plugin.plugin import GuestFactory
 
 
-def test_stdout_stderr_and_status_are_separate(any_guest: Guest) -> None:
+def test_run_separates_stdout_stderr_and_status(any_guest: Guest) -> None:
     reply = any_guest.run("echo out; echo err >&2; false")
     assert (reply.status, reply.out, reply.err) == (1, "out\n", "err\n")
 
 
-def test_directory_and_variables_persist_between_commands(any_guest: Guest) -> None:
+def test_shell_keeps_its_directory_and_variables_between_commands(any_guest: Guest) -> None:
     any_guest.run("cd /sys/module; X='a  b'")
     assert any_guest.run('echo "$PWD $X"').out == "/sys/module a  b\n"
 
@@ -45,8 +45,10 @@ def test_directory_and_variables_persist_between_commands(any_guest: Guest) -> N
         ),
     ],
 )
-def test_command_text_arrives_unchanged(any_guest: Guest, command: str, out: bytes) -> None:
-    reply = any_guest._console.run(command)  # in bytes
+def test_run_passes_commands_and_output_unchanged(
+    any_guest: Guest, command: str, out: bytes
+) -> None:
+    reply = any_guest._console.run(command)  # returns bytes
     assert (reply.how, reply.number, reply.out) == ("status", 0, out)
 
 
@@ -59,11 +61,11 @@ def test_state_does_not_depend_on_the_shell(any_guest: Guest) -> None:
 
 
 def block_reads(guest: Guest, path: str) -> None:
-    """Make reads of the file block, as on a lock whose holder has died."""
+    """Make reads of the file block, as if a killed task held its lock."""
     guest.run(f"mkfifo /tmp/fifo; mount -o bind /tmp/fifo {path}")
 
 
-def test_group_type_that_cannot_be_read_is_omitted(any_guest: Guest) -> None:
+def test_state_marks_group_types_that_cannot_be_read_as_unknown(any_guest: Guest) -> None:
     whole = clients.bind_all(any_guest)
     types = {number: group.type for number, group in whole.groups.items()}
     block_reads(any_guest, "/sys/kernel/iommu_groups/0/type")
@@ -72,19 +74,19 @@ def test_group_type_that_cannot_be_read_is_omitted(any_guest: Guest) -> None:
     for _ in range(2):
         found = any_guest.state()
         assert found.devices == whole.devices
-        # The other groups are read after it.
+        # The types of later groups are unknown too.
         assert {group.type for group in found.groups.values()} == {"?"}
     any_guest.run("umount -l /sys/kernel/iommu_groups/0/type")
     assert {number: group.type for number, group in any_guest.state().groups.items()} == types
 
 
-def test_killed_state_reader_raises(any_guest: Guest) -> None:
+def test_state_raises_if_its_reader_is_killed(any_guest: Guest) -> None:
     """An oops kills the state reader with SIGSEGV."""
     block_reads(any_guest, "/proc/modules")
-    # It is a child of PID 1, which no signal kills.
+    # The reader is a child of PID 1. Signals do not kill PID 1.
     found = "grep -l '^Name:.init' /proc/[0-9]*/status"
     kill = f"for f in $({found}); do p=${{f#/proc/}}; kill -SEGV ${{p%/status}}; done"
-    # A reader that is killed before it gets a request is replaced, and the next one killed.
+    # A reader that is killed before it gets a request is replaced; the loop kills the next one.
     any_guest.run(f"while :; do {kill}; usleep 100000; done & killer=$!")
     with pytest.raises(GuestUnseen, match="killed by signal 11"):
         any_guest.state()
@@ -108,7 +110,7 @@ def test_hung_state_reader_times_out_sooner_the_second_time(
         guest.state()
 
 
-def test_command_sees_the_previous_exit_status(any_guest: Guest) -> None:
+def test_a_command_sees_the_exit_status_of_the_previous_command(any_guest: Guest) -> None:
     any_guest.step("(exit 7)")
     assert any_guest.step("echo $?; (exit 3)").out == "7\n"
     any_guest.state()
@@ -117,8 +119,8 @@ def test_command_sees_the_previous_exit_status(any_guest: Guest) -> None:
 
 @contextlib.contextmanager
 def repeatedly(action: Callable[[], None]) -> Iterator[None]:
-    """Run the action in a signal handler every 0.2 s, as ``iommu-harness shell`` handles ^C
-    while a command runs."""
+    """Call ``action`` in a signal handler every 0.2 s, as ``iommu-harness shell`` handles ^C while
+    a command runs."""
     before = signal.signal(signal.SIGALRM, lambda *_: action())
     signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
     try:
@@ -129,12 +131,12 @@ def repeatedly(action: Callable[[], None]) -> Iterator[None]:
 
 
 def interrupted(guest: Guest, number: int) -> contextlib.AbstractContextManager[None]:
-    """Send the signal repeatedly, because one that arrives before the command has started
-    interrupts nothing."""
+    """Send the signal repeatedly, because a signal that arrives before the command has started has
+    no effect."""
     return repeatedly(lambda: guest.interrupt(number))
 
 
-def test_interrupted_command_keeps_the_shell(any_guest: Guest) -> None:
+def test_interrupting_a_command_keeps_the_shell(any_guest: Guest) -> None:
     any_guest.run("X=kept; mkfifo /tmp/forever")
     with interrupted(any_guest, signal.SIGINT):
         reply = any_guest.run("cat /tmp/forever")
@@ -143,7 +145,7 @@ def test_interrupted_command_keeps_the_shell(any_guest: Guest) -> None:
 
 
 def test_killing_a_loop_ends_its_shell(any_guest: Guest) -> None:
-    """SIGINT would end only one iteration of it."""
+    """SIGINT would end only one iteration of the loop."""
     with interrupted(any_guest, signal.SIGKILL):
         reply = any_guest.run("while :; do sleep 1; done")
     assert (reply.killed, reply.status) == (True, 128 + signal.SIGKILL)
@@ -176,22 +178,22 @@ def test_syntax_error_keeps_the_shell(any_guest: Guest, command: str) -> None:
     assert any_guest.run("echo $KEPT").out == "1\n"
 
 
-def test_shell_that_exits_or_dies_is_replaced(any_guest: Guest) -> None:
+def test_a_new_shell_replaces_one_that_exits_or_is_killed(any_guest: Guest) -> None:
     assert any_guest._console.run("exit 7").how == "exited"
     reply = any_guest.run("echo before; kill -9 $$")
     assert (reply.killed, reply.status, reply.out) == (True, 128 + signal.SIGKILL, "before\n")
     assert any_guest.run("echo alive").out == "alive\n"
 
 
-def test_large_output_is_complete(any_guest: Guest) -> None:
-    """The output is larger than any buffer on the way: a virtconsole loses some of it, a port
-    does not."""
+def test_run_returns_large_output_completely(any_guest: Guest) -> None:
+    """The output is larger than any buffer between guest and host. A virtconsole would lose some
+    of it; a virtserialport does not."""
     reply = any_guest.run("seq 1 200000; seq 1 50000 >&2")
     assert reply.out == "".join(f"{number}\n" for number in range(1, 200001))
     assert reply.err == "".join(f"{number}\n" for number in range(1, 50001))
 
 
-def test_large_command_is_complete(any_guest: Guest) -> None:
+def test_run_passes_a_large_command_completely(any_guest: Guest) -> None:
     text = "".join(random.Random(1).choices("abc '\"\\$#\n", k=20_000))
     quoted = "'" + text.replace("'", "'\\''") + "'"
     out = any_guest.run(f"printf %s {quoted} | sha256sum").out
@@ -203,18 +205,18 @@ def test_background_process_does_not_block_the_command(any_guest: Guest) -> None
     assert any_guest.run("kill %1; echo gone").out == "gone\n"
 
 
-def test_standard_streams_can_be_opened_by_name(any_guest: Guest) -> None:
+def test_commands_can_open_dev_stdout_and_dev_stderr(any_guest: Guest) -> None:
     reply = any_guest.run("echo a >/dev/stdout; echo b >/dev/stderr; cat")
     assert (reply.out, reply.err) == ("a\n", "b\n")
 
 
-def test_nul_byte_is_rejected_before_it_is_sent(smmuv3: Guest) -> None:
+def test_run_rejects_a_nul_byte_before_sending(smmuv3: Guest) -> None:
     with pytest.raises(UsageError):
         smmuv3.run("echo \0")
     assert smmuv3.run("echo on").out == "on\n"
 
 
-def test_step_has_exactly_its_own_kernel_messages(any_guest: Guest) -> None:
+def test_step_returns_the_kernel_messages_since_the_previous_step(any_guest: Guest) -> None:
     for word in ("one", "two"):
         step = any_guest.step(f"for i in 1 2 3; do echo {word} $i >/dev/kmsg; done")
         assert [entry.text for entry in step.kmsg] == [f"{word} {i}" for i in (1, 2, 3)]
@@ -223,22 +225,22 @@ def test_step_has_exactly_its_own_kernel_messages(any_guest: Guest) -> None:
     assert [entry.text for entry in any_guest.step("true").kmsg] == ["between steps"]
 
 
-def test_kernel_log_is_current(any_guest: Guest) -> None:
-    """The records arrive on a separate channel, later than the command's result."""
+def test_kmsg_includes_messages_of_the_previous_command(any_guest: Guest) -> None:
+    """The records arrive on a separate channel, possibly later than the command's result."""
     for number in range(50):
         any_guest.run(f"echo number {number} >/dev/kmsg")
         assert any_guest.kmsg()[-1].text == f"number {number}"
 
 
-def test_kernel_log_is_complete(any_guest: Guest) -> None:
+def test_kmsg_has_no_gaps(any_guest: Guest) -> None:
     any_guest.step("for i in $(seq 500); do echo message $i >/dev/kmsg; done")
     assert any_guest.kmsg()[0].sequence == 0
     assert record.gaps(any_guest.kmsg()) == []
 
 
 def test_overwritten_kernel_messages_leave_a_gap(smmuv3: Guest) -> None:
-    """One write logs more than the ring buffer holds (CONFIG_LOG_BUF_SHIFT 17): the states of
-    many tasks, which are overwritten before PID 1 can read them."""
+    """One write logs the states of many tasks, more than fit into the ring buffer
+    (CONFIG_LOG_BUF_SHIFT 17). They are overwritten before PID 1 can read them."""
     step = smmuv3.step("for i in $(seq 500); do sleep 1000 & done; echo t >/proc/sysrq-trigger")
     assert step.status == 0
     assert record.gaps(smmuv3.kmsg()) != []

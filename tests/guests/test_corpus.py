@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Each report of the corpus, and each of its mutations, gets its verdict.
-
-tests/reports/verdicts.toml lists the verdicts, by the kernels on which they were measured.
-"""
+"""Replays of the report corpus; tests/reports/verdicts.toml lists the verdicts by kernel."""
 
 import tomllib
 from collections.abc import Iterator
@@ -23,7 +20,7 @@ _LIMIT = 6.0
 
 @dataclass(frozen=True)
 class Case:
-    """A report, or one of its mutations: its ``text``, and its verdict by kernel version."""
+    """A report or a mutation of it: its ``text``, and its ``verdict`` by kernel version."""
 
     id: str
     file: str
@@ -57,7 +54,7 @@ def _of_report(each: dict[str, Any]) -> Iterator[Case]:
 
 
 @pytest.mark.parametrize("case", list(_cases()), ids=lambda case: case.id)
-def test_corpus_report_gets_its_verdict(kernel: Kernel, tmp_path: Path, case: Case) -> None:
+def test_replay_returns_the_listed_verdict(kernel: Kernel, tmp_path: Path, case: Case) -> None:
     version = ".".join(kernel.release.split(".")[:2])
     if version not in case.verdict:
         pytest.skip(f"the table has no verdict for {version}")

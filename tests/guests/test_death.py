@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Guests that die: reported at once, with the reason, and nothing is left running."""
+"""Guests that end or hang: the error is raised promptly and contains the reason."""
 
 import os
 import re
@@ -21,18 +21,18 @@ from tests.conftest import MACHINES
 from tests.processes import alive, wait_until
 
 PANIC = "echo c > /proc/sysrq-trigger"
-# On a single console other text can appear in between.
+# On a single console, other text can appear between the lines of the panic.
 panics = pytest.mark.splats("panic in *")
 
 
 @panics
 @pytest.mark.parametrize("name", MACHINES)
-def test_panic_is_reported_with_its_log(guest_factory: GuestFactory, name: str) -> None:
+def test_panic_raises_guest_panic_with_its_log(guest_factory: GuestFactory, name: str) -> None:
     guest = guest_factory(MACHINES[name], limit=300)
     started = time.monotonic()
     with pytest.raises(GuestPanic, match="sysrq triggered crash") as caught:
         guest.run(PANIC)
-    assert time.monotonic() - started < 100, "waited for the time-out of a dead guest"
+    assert time.monotonic() - started < 100, "waited for the limit of a guest that had panicked"
     assert "Call trace" in caught.value.log
     assert "panic" in [
         found.kind
@@ -42,7 +42,7 @@ def test_panic_is_reported_with_its_log(guest_factory: GuestFactory, name: str) 
 
 @panics
 @pytest.mark.parametrize("name", MACHINES)
-def test_panic_without_a_reset_is_reported(guest_factory: GuestFactory, name: str) -> None:
+def test_panic_without_a_reset_raises_guest_panic(guest_factory: GuestFactory, name: str) -> None:
     guest = guest_factory(MACHINES[name], arguments="panic=0", limit=300)
     with pytest.raises(GuestPanic, match="sysrq triggered crash"):
         guest.run(PANIC)
@@ -50,7 +50,9 @@ def test_panic_without_a_reset_is_reported(guest_factory: GuestFactory, name: st
 
 @panics
 @pytest.mark.parametrize("name", MACHINES)
-def test_panicked_guest_refuses_further_commands(guest_factory: GuestFactory, name: str) -> None:
+def test_panicked_guest_raises_guest_panic_for_every_command(
+    guest_factory: GuestFactory, name: str
+) -> None:
     guest = guest_factory(MACHINES[name])
     for _ in range(3):
         with pytest.raises(GuestPanic):
@@ -60,13 +62,13 @@ def test_panicked_guest_refuses_further_commands(guest_factory: GuestFactory, na
 @pytest.mark.parametrize(
     ("command", "word"), [("poweroff -f", "guest-shutdown"), ("reboot -f", "guest-reset")]
 )
-def test_guest_that_shuts_down_is_lost(smmuv3: Guest, command: str, word: str) -> None:
+def test_shutdown_or_reset_raises_guest_lost(smmuv3: Guest, command: str, word: str) -> None:
     with pytest.raises(GuestLost, match=word):
         smmuv3.run(command)
 
 
 @pytest.mark.parametrize("name", MACHINES)
-def test_killed_qemu_is_reported(guest_factory: GuestFactory, name: str) -> None:
+def test_killed_qemu_raises_qemu_ended(guest_factory: GuestFactory, name: str) -> None:
     guest = guest_factory(MACHINES[name])
     os.kill(guest.pid, signal.SIGKILL)
     with pytest.raises(QemuEnded, match="QEMU ended by SIGKILL"):
@@ -74,7 +76,7 @@ def test_killed_qemu_is_reported(guest_factory: GuestFactory, name: str) -> None
 
 
 @pytest.mark.parametrize("name", MACHINES)
-def test_silence_beyond_the_limit_is_a_hang(guest_factory: GuestFactory, name: str) -> None:
+def test_silence_beyond_the_limit_raises_guest_hang(guest_factory: GuestFactory, name: str) -> None:
     guest = guest_factory(MACHINES[name], limit=1)
     with pytest.raises(GuestHang, match="silent for 1 s"):
         guest.run("sleep 1000")
@@ -97,7 +99,7 @@ def test_hung_guest_gets_no_request_until_it_answers(
 
 
 def test_next_command_waits_for_a_hung_one(smmuv3: Guest) -> None:
-    """The output and the status of the hung command are not those of the next one."""
+    """The next command does not return the output and status of the hung command."""
     with pytest.raises(GuestHang, match="silent for 1 s"):
         smmuv3.run("sleep 2; echo late; false", limit=1)
     assert smmuv3.kmsg()
@@ -114,13 +116,13 @@ def test_hung_shell_gets_no_further_command(guest_factory: GuestFactory) -> None
     assert "arm_smmu_v3" in guest.state().modules
 
 
-def test_spinning_command_is_a_hang(guest_factory: GuestFactory) -> None:
+def test_spinning_command_raises_guest_hang(guest_factory: GuestFactory) -> None:
     guest = guest_factory("smmuv3", limit=1)
     with pytest.raises(GuestHang):
         guest.run("while :; do :; done")
 
 
-def test_silent_command_is_a_hang_although_the_kernel_logs(
+def test_silent_command_raises_guest_hang_even_if_the_kernel_logs(
     guest_factory: GuestFactory,
 ) -> None:
     guest = guest_factory("smmuv3", limit=2)
@@ -129,7 +131,7 @@ def test_silent_command_is_a_hang_although_the_kernel_logs(
 
 
 @pytest.mark.splats("hung task in *")
-def test_hung_task_message_is_no_sign_of_life(
+def test_hung_task_messages_do_not_count_as_activity(
     guest_factory: GuestFactory,
 ) -> None:
     guest = guest_factory("smmuv3", limit=2)
@@ -138,20 +140,20 @@ def test_hung_task_message_is_no_sign_of_life(
         guest.run(f"while usleep 300000; do echo '{message}' > /dev/kmsg; done")
 
 
-def test_endless_output_is_a_hang(guest_factory: GuestFactory) -> None:
+def test_endless_output_raises_guest_hang(guest_factory: GuestFactory) -> None:
     guest = guest_factory("smmuv3", limit=60)
     with pytest.raises(GuestHang, match="has printed 67 MB"):
         guest.run("cat /dev/zero")
 
 
 @pytest.mark.parametrize("name", MACHINES)
-def test_slow_output_is_no_hang(guest_factory: GuestFactory, name: str) -> None:
+def test_slow_output_does_not_count_as_a_hang(guest_factory: GuestFactory, name: str) -> None:
     guest = guest_factory(MACHINES[name], limit=1)
     reply = guest.run("for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 0.4; done")
     assert reply.out.split() == ["1", "2", "3", "4", "5", "6", "7", "8"]
 
 
-def test_failed_boot_is_reported_with_its_log(guest_factory: GuestFactory) -> None:
+def test_failed_boot_raises_guest_panic_with_its_log(guest_factory: GuestFactory) -> None:
     words = r"[Nn]o working init|Requested init|mount root fs"
     with pytest.raises(GuestPanic, match=words) as caught:
         guest_factory("smmuv3", arguments="rdinit=/nope init=/nope")
@@ -172,7 +174,7 @@ with launch.booted(kernel, machines.named("smmuv3"), Path(sys.argv[2])) as runni
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_qemu_exits_with_the_harness(kernel: Kernel, tmp_path: Path, number: int) -> None:
+def test_qemu_does_not_outlive_the_harness(kernel: Kernel, tmp_path: Path, number: int) -> None:
     command = [sys.executable, "-c", BOOT_AND_SLEEP, str(kernel.directory), str(tmp_path)]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -186,7 +188,7 @@ def test_qemu_exits_with_the_harness(kernel: Kernel, tmp_path: Path, number: int
 
 
 @panics
-def test_panic_during_a_qmp_command_is_a_panic(smmuv3: Guest) -> None:
+def test_panic_during_a_qmp_command_raises_guest_panic(smmuv3: Guest) -> None:
     with pytest.raises(GuestPanic, match="sysrq triggered crash"), traffic.dma_traced(smmuv3):
         smmuv3.run(PANIC)
     with pytest.raises(GuestPanic, match="sysrq triggered crash"):

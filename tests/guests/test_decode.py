@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Call traces of real guests have the source lines that addr2line prints."""
+"""Source lines in call traces of real guests, compared with addr2line."""
 
 import itertools
 import json
@@ -17,9 +17,9 @@ from harness.klog.splat import Splat
 from harness.plugin.plugin import ExpectSplat, GuestFactory
 from harness.symbols import image, store, symbolise
 
-_MIN_FRAMES = 200  # distinct ones, at least
+_MIN_FRAMES = 200  # distinct frames to compare
 
-# One in so many allocations of the commands fails, and prints its call trace.
+# Every Nth allocation of the commands fails and prints its call trace.
 _INTERVALS = (5, 11, 23, 61)
 _COMMANDS = (
     "modprobe arm-smmu-v3",
@@ -49,7 +49,7 @@ _FAILSLAB += " echo N > ignore-gfp-wait; echo 0 > verbose_ratelimit_interval_ms;
 
 
 def traces(texts: Sequence[str]) -> tuple[Chain, ...]:
-    """The call traces in the messages: every run of consecutive frames."""
+    """The call traces in the messages; consecutive frames form a trace."""
     parsed = map(frame.parse, texts)
     runs = itertools.groupby(parsed, key=lambda each: each is not None and each.size is not None)
     found = (tuple(filter(None, run)) for is_frame, run in runs if is_frame)
@@ -61,7 +61,7 @@ def splat_of(chains: tuple[Chain, ...], texts: tuple[str, ...], kernel: Kernel) 
 
 
 class Reference:
-    """addr2line's output for the objects that hold a kernel's symbols."""
+    """addr2line on the objects that contain a kernel's symbols."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.images: dict[str, image.Image] = {}
@@ -74,7 +74,8 @@ class Reference:
                 self.objects.setdefault(name, []).append(path)
 
     def places(self, each: Frame, subtracted: int) -> list[list[tuple[str, str]]]:
-        """The places of the frame in every object that has its function."""
+        """The source lines of a frame in each object that contains its function. ``subtracted`` is
+        subtracted from its offset."""
         found = []
         for path in self.objects.get(each.function, ()):
             for function in self.images[str(path)].functions[each.function]:
@@ -84,7 +85,7 @@ class Reference:
 
 
 def addr2line(path: Path, address: int) -> list[tuple[str, str]]:
-    """Functions and places, the innermost first."""
+    """Functions and source lines, innermost first."""
     words = [tools.CROSS + "addr2line", "-i", "-f", "-e", str(path), f"{address:#x}"]
     lines = program.run(words).splitlines()
     places = (re.sub(r" \(discriminator \d+\)", "", line) for line in lines[1::2])
@@ -95,7 +96,7 @@ def trimmed(place: str) -> str:
     return re.sub(r".*/work/[^/]+/(source|objects/[^/]+)/", "", posixpath.normpath(place))
 
 
-def test_frames_have_the_places_of_addr2line(
+def test_symbolised_frames_match_addr2line(
     guest_factory: GuestFactory,
     kernel: Kernel,
     kernel_spec: KernelSpec,
@@ -147,7 +148,8 @@ def is_vector(each: Frame) -> bool:
 
 
 def groups(before: Chain, after: Chain) -> Iterator[tuple[Frame, list[Frame]]]:
-    """Each frame of a trace with those inlined into it, and itself last."""
+    """Yield each frame of ``before`` with the symbolised frames of its inlined functions, the
+    frame itself last."""
     found = iter(after.frames)
     for each in before.frames:
         mine = [next(found)]
@@ -157,7 +159,7 @@ def groups(before: Chain, after: Chain) -> Iterator[tuple[Frame, list[Frame]]]:
 
 
 def agree(mine: list[Frame], theirs: list[tuple[str, str]]) -> bool:
-    """Whether all places agree, and the names of inlined functions. The name of the last frame
-    is not compared: the log has it with the compiler's suffixes."""
+    """Whether all source lines and the names of inlined functions agree. The name of the last frame
+    is not compared, because in the log it has the compiler's suffixes."""
     inlined = [(each.function, each.place) for each in mine[:-1]]
     return inlined == theirs[:-1] and mine[-1].place == theirs[-1][1]

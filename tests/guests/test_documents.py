@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What README.md and the pages of docs/ show is what the commands print."""
+"""The examples in README.md and docs/ show what their commands print."""
 
 import os
 import subprocess

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The kernels themselves: their configuration, why options are missing from it, and their
-modules as object files."""
+"""Real kernels: configuration, reasons for lost options, patches and module objects."""
 
 import re
 from dataclasses import replace
@@ -18,7 +17,7 @@ from harness.plugin.plugin import GuestFactory
 from tests import command
 from tests.conftest import PATCHES, REPORTS
 
-# Options of the harness's fragments that kernels before a version lack.
+# Options in the harness's fragments that older kernels lack, with the version that added them.
 NEWER_OPTIONS = {
     "VFIO_GROUP": Versions(("6.12",)),
     "VFIO_CONTAINER": Versions(("6.12",)),
@@ -37,7 +36,7 @@ def test_every_fragment_option_is_set_or_newer_than_the_kernel(kernel: Kernel) -
     }
 
 
-def test_configuration_shows_the_origin_of_each_option(kernel_spec: KernelSpec) -> None:
+def test_configuration_returns_the_origin_of_each_option(kernel_spec: KernelSpec) -> None:
     lines = build.configuration(kernel_spec)
     origins = {line.option.name: line.origin for line in lines}
     assert origins["ARM_SMMU_V3"].startswith("iommu.config:")
@@ -58,7 +57,7 @@ def test_configuration_shows_the_origin_of_each_option(kernel_spec: KernelSpec) 
         ("CONFIG_ARM_SMMU_V4=m", "this kernel does not have the option"),
     ],
 )
-def test_lost_option_is_reported_with_the_reason(
+def test_build_reports_why_an_option_is_lost(
     kernel_spec: KernelSpec, tmp_path: Path, line: str, why: str
 ) -> None:
     fragment = tmp_path / "mine.config"
@@ -69,7 +68,7 @@ def test_lost_option_is_reported_with_the_reason(
     assert why in caught.value.message
 
 
-def test_every_iommu_driver_is_a_loadable_object(kernel: Kernel) -> None:
+def test_inspect_has_no_findings_for_the_iommu_drivers(kernel: Kernel) -> None:
     result = inspection.inspect(kernel, None)
     assert result.findings == ()
     drivers = {module.name: module for module in result.modules}
@@ -85,7 +84,7 @@ def test_every_iommu_driver_is_a_loadable_object(kernel: Kernel) -> None:
 
 
 def test_exports_match_module_symvers(kernel: Kernel) -> None:
-    """modpost writes Module.symvers. In 7.2 a flag and not a section marks GPL exports."""
+    """modpost writes Module.symvers. In 7.2 a flag marks GPL exports, not a section."""
     rows = (kernel.directory / "Module.symvers").read_text().splitlines()
     fields = [row.split("\t") for row in rows]
     symvers = {field[1]: "GPL" in field[3] for field in fields if field[2] == "vmlinux"}
@@ -94,7 +93,9 @@ def test_exports_match_module_symvers(kernel: Kernel) -> None:
     assert world.exports == symvers
 
 
-def test_built_kernel_boots_as_prebuilt(kernel: Kernel, guest_factory: GuestFactory) -> None:
+def test_built_kernel_boots_as_a_prebuilt_kernel(
+    kernel: Kernel, guest_factory: GuestFactory
+) -> None:
     prebuilt = build.build(spec.parse(f"prebuilt:{kernel.directory}"))
     assert prebuilt.serial_ports
     assert not any("built in" in note for note in prebuilt.notes)
@@ -103,8 +104,8 @@ def test_built_kernel_boots_as_prebuilt(kernel: Kernel, guest_factory: GuestFact
     assert guest.run("uname -r").out.strip() == kernel.release
 
 
-def test_moved_hunks_are_noted(tmp_path: Path) -> None:
-    """The patch is made for a file with a hundred lines fewer above its hunks."""
+def test_build_notes_moved_hunks(tmp_path: Path) -> None:
+    """The patch expects its hunks a hundred lines further up."""
     text = (PATCHES / "6.12-no-module-pin.patch").read_text()
     moved = re.sub(r"@@ -4(\d\d,\d+) \+4", r"@@ -3\1 +3", text)
     assert moved != text
@@ -115,22 +116,22 @@ def test_moved_hunks_are_noted(tmp_path: Path) -> None:
     assert all("patch 1, drivers/iommu/iommu.c, hunk" in note for note in kernel.notes)
 
 
-def test_patch_for_another_kernel_shows_the_nearest_place() -> None:
+def test_repro_shows_the_nearest_lines_if_a_patch_does_not_apply() -> None:
     report = REPORTS / "platform-client-pins-smmu.transcript"
     patch = PATCHES / "6.12-no-module-pin.patch"
     done = command.run("repro", report, "--kernel", "debian:5.10", "--patch", patch)
     assert done.status == 2
     problem = f"iommu-harness: {patch.name} does not apply to drivers/iommu/iommu.c:"
-    lines = iter(done.err.splitlines())  # progress, on a slow host, comes before
+    lines = iter(done.err.splitlines())  # on a slow host, after lines of progress
     assert any(line.startswith(problem) for line in lines), done.err
     assert any(line.startswith("+") for line in lines)
 
 
-def test_failed_kernel_does_not_stop_the_others(tmp_path: Path) -> None:
+def test_repro_continues_after_an_invalid_kernel(tmp_path: Path) -> None:
     report = REPORTS / "platform-client-pins-smmu.transcript"
     words = ["--kernel", "debian:6.12", "--kernel", f"tree:{tmp_path}"]
     done = command.run("repro", report, *words, "--run-dir", tmp_path / "run")
-    assert done.status == 2  # the exit status of the wrong kernel alone
+    assert done.status == 2  # the exit status of the invalid kernel
     good, bad = done.out.splitlines()[-2:]
     assert "reproduced" in good
     assert "0 2 2 2" in good

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The parts of a guest: a reproducible initramfs, and a checked device tree."""
+"""The initramfs and the device tree of a guest."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ def test_initramfs_is_reproducible(
     assert initramfs.image(kernel).read_bytes() == first
 
 
-def test_stream_id_too_wide_for_the_smmu_is_rejected(
+def test_blob_rejects_wide_stream_ids_and_invalid_overlays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overlays = tmp_path / "dts"
@@ -42,8 +42,8 @@ def test_stream_id_too_wide_for_the_smmu_is_rejected(
         devicetree.blob(replace(machine, overlays=("nope",)))
 
 
-def test_machine_has_only_the_virtio_mmio_slots_in_use(guest_factory: GuestFactory) -> None:
-    """QEMU's virt has 32 virtio-mmio slots: the channels use one, and SSH another."""
+def test_guest_has_only_the_virtio_mmio_slots_in_use(guest_factory: GuestFactory) -> None:
+    """QEMU's virt machine has 32 virtio-mmio slots. The channels use one, and SSH uses another."""
     plain = machines.named("smmuv3")
     more = tuple(EmulatedDevice("virtio-rng-device", f"rng{number}") for number in range(3))
     for machine, count in ((plain, 2), (replace(plain, devices=(*plain.devices, *more)), 5)):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The pytest plugin as users run it: in their own directory, with their own tests."""
+"""The pytest plugin, run as users run it: in their own directory, with their own tests."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def test_it(guest):
 
 
 def run(directory: Path, text: str, *words: str) -> tuple[int, str]:
-    """The exit status and the output of pytest on a file with ``text``."""
+    """Run pytest on a file with ``text``, and return its exit status and output."""
     (directory / "test_mine.py").write_text(text)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words],
@@ -43,11 +43,11 @@ def run(directory: Path, text: str, *words: str) -> tuple[int, str]:
 
 
 def outcomes(events: Path) -> list[dict[str, Any]]:
-    """The lines of ``--iommu-events``."""
+    """The records of an ``--iommu-events`` file."""
     return [json.loads(line) for line in events.read_text().splitlines()]
 
 
-def test_test_names_have_kernel_and_machine(tmp_path: Path, kernel_name: str) -> None:
+def test_test_ids_contain_kernel_and_machine(tmp_path: Path, kernel_name: str) -> None:
     machines = ["--iommu-machine=smmuv3", "--iommu-machine=virtio-iommu+multifunction"]
     status, output = run(tmp_path, PASSES, "-v", f"--iommu-kernel={kernel_name}", *machines)
     assert status == 0, output
@@ -85,7 +85,7 @@ def test_failure_shows_its_steps_and_opens_a_shell(tmp_path: Path, kernel_name: 
     assert shell.stdout.splitlines()[:2] == ["here", "live"]
 
 
-def test_failure_of_a_dead_guest_shows_its_steps(tmp_path: Path, kernel_name: str) -> None:
+def test_failure_by_a_panic_shows_its_steps(tmp_path: Path, kernel_name: str) -> None:
     text = "def test_it(guest):\n    guest.run('echo c > /proc/sysrq-trigger')\n"
     status, output = run(tmp_path, text, f"--iommu-kernel={kernel_name}")
     assert status == 1
@@ -93,7 +93,7 @@ def test_failure_of_a_dead_guest_shows_its_steps(tmp_path: Path, kernel_name: st
     assert "not available: " in output
 
 
-def test_unknown_kernel_or_machine_is_reported_in_one_line(tmp_path: Path) -> None:
+def test_unknown_kernel_or_machine_is_reported_without_a_traceback(tmp_path: Path) -> None:
     for option, why in (
         ("--iommu-kernel=nope", "unknown kernel 'nope'"),
         ("--iommu-machine=nope", "unknown machine 'nope'"),
@@ -113,7 +113,7 @@ def test_machines_marker_selects_machines(tmp_path: Path, kernel_name: str) -> N
     assert "1 deselected" in output
 
 
-def test_guest_factory_uses_machine_and_qemu(tmp_path: Path, kernel_name: str) -> None:
+def test_guest_factory_uses_the_machine_and_qemu_options(tmp_path: Path, kernel_name: str) -> None:
     text = (
         "def test_it(guest_factory):\n    assert guest_factory().machine.name == 'virtio-iommu'\n"
     )
@@ -143,7 +143,7 @@ NOT_REPORTED = "does not report an expected splat"
         ("", f"expect_splat('WARNING in thing_*', sometimes=True); {SPLAT}", "1 passed"),
     ],
 )
-def test_unexpected_splat_fails_a_passing_test(
+def test_unexpected_or_missing_splat_fails_a_passing_test(
     tmp_path: Path, kernel_name: str, marker: str, body: str, expected: str
 ) -> None:
     text = f"import pytest\n{marker}\ndef test_it(guest, expect_splat):\n    {body}\n"
@@ -212,7 +212,7 @@ def test_known_issue_must_appear_where_it_applies(
     status, output = run(tmp_path, KNOWN.format("true"), f"--iommu-kernel={name}")
     assert status == (1 if applies else 0)
     assert ("known issue virtio-iommu-unbind does not appear" in output) == applies
-    # For a kernel without source the version decides, which is a guess and may be wrong.
+    # For a kernel without source the version decides. That is a guess, which may be wrong.
     guess = f"--iommu-kernel=prebuilt:{kernel.directory}"
     status, output = run(tmp_path, KNOWN.format("true"), guess)
     assert status == 0, output
@@ -237,7 +237,7 @@ def test_known_issue_does_not_explain_another_splat(
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
-def test_unknown_known_issue_fails(tmp_path: Path, kernel_name: str, workers: str) -> None:
+def test_unknown_known_issue_fails_the_test(tmp_path: Path, kernel_name: str, workers: str) -> None:
     text = KNOWN.replace("virtio-iommu-unbind", "nope").format("true")
     events = tmp_path / "events"
     words = (f"--iommu-kernel={kernel_name}", "-n", workers, f"--iommu-events={events}")
@@ -272,7 +272,7 @@ def test_missing_behaviour_makes_a_test_not_applicable(tmp_path: Path, kernel_na
     }
 
 
-def test_qemu_killed_by_the_host_is_inconclusive(tmp_path: Path, kernel_name: str) -> None:
+def test_killed_qemu_makes_its_test_inconclusive(tmp_path: Path, kernel_name: str) -> None:
     text = "import os\ndef test_it(guest):\n    os.kill(guest.pid, 9)\n    guest.run('true')\n"
     events = tmp_path / "events"
     run(tmp_path, text, f"--iommu-kernel={kernel_name}", f"--iommu-events={events}")
@@ -295,7 +295,7 @@ def test_it(guest):
 """
 
 
-def test_test_that_a_host_error_ends_is_run_again(tmp_path: Path, kernel_name: str) -> None:
+def test_test_with_a_host_error_is_run_again(tmp_path: Path, kernel_name: str) -> None:
     events = tmp_path / "events"
     status, output = run(
         tmp_path, FAILS_ONCE, f"--iommu-kernel={kernel_name}", f"--iommu-events={events}"
@@ -315,10 +315,10 @@ def test_it(guest, shows):
 
 
 @pytest.mark.parametrize(("form", "result"), [("source", "failed"), ("guess", "inconclusive")])
-def test_contradicted_behaviour_is_named(
+def test_failure_reports_a_contradicted_behaviour(
     tmp_path: Path, kernel: Kernel, kernel_name: str, form: str, result: str
 ) -> None:
-    """A wrong guess is inconclusive, and no failure of the kernel."""
+    """A behaviour that is only a guess makes the test inconclusive, not failed."""
     name = kernel_name if form == "source" else f"prebuilt:{kernel.directory}"
     events = tmp_path / "events"
     words = (f"--iommu-kernel={name}", f"--iommu-events={events}")
@@ -330,14 +330,16 @@ def test_contradicted_behaviour_is_named(
     assert "this kernel seems to have unbind-releases-device" in found["reason"]
 
 
-def test_failure_with_either_behaviour_names_none(tmp_path: Path, kernel_name: str) -> None:
+def test_failure_with_either_behaviour_reports_no_behaviour(
+    tmp_path: Path, kernel_name: str
+) -> None:
     text = EXPECTS_BEHAVIOUR + "    assert False\n"
     _, output = run(tmp_path, text, f"--iommu-kernel={kernel_name}")
     assert "this kernel seems" not in output
 
 
 def test_killed_worker_makes_its_test_inconclusive(tmp_path: Path, kernel_name: str) -> None:
-    """The host's OOM killer sends SIGKILL too."""
+    """The host's OOM killer can send SIGKILL to a worker."""
     text = "import os\ndef test_it(guest):\n    os.kill(os.getpid(), 9)\n"
     events = tmp_path / "events"
     run(tmp_path, text, f"--iommu-kernel={kernel_name}", "-n", "1", f"--iommu-events={events}")

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Differences between QEMUs: the host's, or the one that --qemu names, and the newest in
-Debian."""
+"""Differences between QEMU versions: the host's (or that of --qemu), and the newest in Debian."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -35,19 +34,19 @@ def newest() -> str:
 
 
 def has_open(guest: Guest, file: Path) -> bool:
-    """Whether the guest's QEMU has the file open."""
+    """Whether the QEMU process of the guest has ``file`` open."""
     descriptors = Path(f"/proc/{guest.pid}/fd").iterdir()
     return any(each.readlink() == file for each in descriptors)
 
 
-def test_newest_qemu_is_newer_than_that_of_debian_12(newest: str) -> None:
+def test_newest_qemu_is_version_11_or_later(newest: str) -> None:
     assert int(qemu.version(newest).split()[3].split(".")[0]) >= 11
 
 
-def test_restored_guest_continues_where_it_was_saved(
+def test_restored_guest_continues_from_its_saved_state(
     guest_factory: GuestFactory, program: str, tmp_path: Path
 ) -> None:
-    """QEMU 11 no longer accepts a file by "fd:", and 7.2 does not know "file:"."""
+    """QEMU 11 no longer accepts a file as "fd:", and QEMU 7.2 does not support "file:"."""
     guest = guest_factory(replace(SMMUV3, qemu=program))
     assert "-incoming" in guest.argv, "booted instead of restored"
     modules.load(guest, "iommu_client")
@@ -66,7 +65,7 @@ def test_restored_guest_continues_where_it_was_saved(
     assert not has_open(guest, tmp_path / "kept/state"), "QEMU keeps the state file open"
 
 
-def test_device_that_qemu_cannot_save_is_named(
+def test_save_rejects_a_device_that_qemu_cannot_migrate(
     guest_factory: GuestFactory, program: str, tmp_path: Path
 ) -> None:
     rocker = replace(SMMUV3, name="rocker", devices=(EmulatedDevice("rocker"),), qemu=program)
@@ -77,18 +76,18 @@ def test_device_that_qemu_cannot_save_is_named(
     assert guest.run("echo on").out == "on\n"
 
 
-def test_refused_restore_has_the_message_of_qemu(guest_factory: GuestFactory) -> None:
-    """The refused restore is a second one, into a running guest."""
+def test_load_reports_the_error_message_of_qemu(guest_factory: GuestFactory) -> None:
+    """QEMU rejects a restore into a running guest."""
     guest = guest_factory(replace(SMMUV3, qemu=newest_qemu.path()))
     with pytest.raises(HostError, match=r"QEMU refuses migrate-incoming: .*already been started"):
         guest.monitor.load(guest.directory / "console-kernel.log")
 
 
 @pytest.mark.parametrize("stage", FEATURES)
-def test_guest_has_the_stage_of_its_machine(
+def test_smmu_has_the_stage_of_its_machine(
     guest_factory: GuestFactory, newest: str, stage: str
 ) -> None:
-    """The stage is the machine's, not the default of QEMU's newest boards."""
+    """The machine determines the stage, not the default of QEMU's newest boards."""
     guest = guest_factory(replace(SMMUV3, name=f"stage{stage}", stage=stage, qemu=newest))
     modules.load(guest, "arm_smmu_v3")
     (word,) = (
@@ -99,10 +98,10 @@ def test_guest_has_the_stage_of_its_machine(
     assert {bit for bit in FEATURES["nested"] if int(word, 16) >> bit & 1} == FEATURES[stage]
 
 
-def test_stage_that_qemu_lacks_is_rejected(
+def test_boot_rejects_a_stage_that_qemu_does_not_support(
     guest_factory: GuestFactory, newest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A QEMU that has dropped its old boards lacks their stages."""
+    """A QEMU without its old boards does not support their stages."""
     monkeypatch.setattr(qemu, "_STAGES", "virt-0.0")
     machine = replace(SMMUV3, name="mine", stage="1", qemu=newest)
     with pytest.raises(UsageError, match=r"mine has stage '1', and QEMU .* sets .* 'nested'"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""SSH into a guest: while its console is busy, and after PCI and the IOMMU are removed."""
+"""SSH into a guest, also while its console is busy and after the removal of PCI and the IOMMU."""
 
 import socket
 import threading
@@ -67,7 +67,7 @@ def test_each_guest_has_its_own_keys(guest_factory: GuestFactory) -> None:
         assert first.port != second.port
         assert first.host_key != second.host_key
         assert first.key.stat().st_mode & 0o077 == 0
-        # Connect to the other guest's port with this one's keys.
+        # Connect to the port of the second guest with the keys of the first.
         client = paramiko.SSHClient()
         key = paramiko.ECDSAKey.from_private_key_file(str(first.key))
         with pytest.raises(paramiko.SSHException, match="not found in known_hosts"):
@@ -85,7 +85,7 @@ def test_each_guest_has_its_own_keys(guest_factory: GuestFactory) -> None:
         client.close()
 
 
-def test_ssh_port_is_bound_to_loopback_only(reachable: Guest) -> None:
+def test_ssh_port_listens_on_loopback_only(reachable: Guest) -> None:
     with remote.connected(reachable) as ssh:
         rules = reachable.hmp("info usernet")
         assert "127.0.0.1" in rules
@@ -93,13 +93,13 @@ def test_ssh_port_is_bound_to_loopback_only(reachable: Guest) -> None:
             other.connect(("127.0.0.2", ssh.port))
 
 
-def test_guest_accepts_a_second_connection(reachable: Guest) -> None:
+def test_guest_accepts_a_second_ssh_connection(reachable: Guest) -> None:
     with remote.connected(reachable):
         pass
     with remote.connected(reachable) as ssh:
         assert ssh.run("echo again").out == b"again\n"
 
 
-def test_machine_without_an_ssh_network_is_rejected(guest: Guest) -> None:
+def test_connected_rejects_a_machine_without_an_ssh_network(guest: Guest) -> None:
     with pytest.raises(UsageError, match="has no network device for SSH"), remote.connected(guest):
         pass

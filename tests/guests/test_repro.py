@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Replaying reports with the command ``repro``: verdicts, run directories, interruptions."""
+"""Replaying reports with the command ``repro``: verdicts, run directories and interruptions."""
 
 import json
 import re
@@ -42,7 +42,9 @@ def write(tmp_path: Path, text: str) -> Path:
     return report
 
 
-def test_bundled_report_is_reproduced(kernel_name: str, kernel: Kernel, tmp_path: Path) -> None:
+def test_repro_reproduces_a_bundled_report(
+    kernel_name: str, kernel: Kernel, tmp_path: Path
+) -> None:
     status, result = repro(kernel_name, PINS, tmp_path / "run")
     assert (status, result["verdict"]) == (0, "reproduced")
     assert result["kernel"] == kernel.label
@@ -57,7 +59,7 @@ def test_bundled_report_is_reproduced(kernel_name: str, kernel: Kernel, tmp_path
     assert any("test_module is iommu_client" in note for note in result["notes"])
 
 
-def test_report_is_not_reproduced_without_the_pin(tmp_path: Path) -> None:
+def test_repro_does_not_reproduce_a_report_without_the_pin(tmp_path: Path) -> None:
     status, result = repro(UNPINNED_KERNEL, PINS, tmp_path / "run", "--patch", UNPINNED)
     assert (status, result["verdict"]) == (1, "not-reproduced")
     assert [step["matched"] for step in result["steps"]] == [True, True, True, False]
@@ -66,7 +68,9 @@ def test_report_is_not_reproduced_without_the_pin(tmp_path: Path) -> None:
     assert last["refcounts"]["arm_smmu_v3"] == [0, None]
 
 
-def test_run_directory_has_result_steps_logs_and_config(kernel_name: str, tmp_path: Path) -> None:
+def test_run_directory_contains_result_steps_logs_and_config(
+    kernel_name: str, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     _, result = repro(kernel_name, PINS, run)
     assert json.loads((run / "result.json").read_text()) == result
@@ -81,7 +85,9 @@ def test_run_directory_has_result_steps_logs_and_config(kernel_name: str, tmp_pa
     assert "virt,gic-version=3" in (run / "qemu.json").read_text()
 
 
-def test_machine_boots_from_the_run_directory(kernel_name: str, tmp_path: Path) -> None:
+def test_boot_script_in_the_run_directory_boots_the_machine(
+    kernel_name: str, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     repro(kernel_name, PINS, run)
     script = run / "boot.sh"
@@ -93,7 +99,7 @@ def test_machine_boots_from_the_run_directory(kernel_name: str, tmp_path: Path) 
         console.expect(pexpect.EOF)
 
 
-def test_messages_of_kmod_select_its_tools(kernel_name: str, tmp_path: Path) -> None:
+def test_kmod_messages_in_a_report_select_the_kmod_tools(kernel_name: str, tmp_path: Path) -> None:
     text = PINS.read_text().replace(
         "modprobe: can't unload module 'arm-smmu-v3': Resource temporarily unavailable",
         "modprobe: FATAL: Module arm_smmu_v3 is in use.",
@@ -104,7 +110,7 @@ def test_messages_of_kmod_select_its_tools(kernel_name: str, tmp_path: Path) -> 
     assert any("kmod" in note for note in result["notes"])
 
 
-def test_virtio_iommu_session_runs_behind_a_virtio_iommu(
+def test_virtio_iommu_session_runs_on_the_virtio_iommu_machine(
     kernel_name: str, kernel: Kernel, tmp_path: Path
 ) -> None:
     report = write(
@@ -146,7 +152,7 @@ def test_virtio_iommu_session_runs_behind_a_virtio_iommu(
         ("$ sleep 1000\nx\n", 3, "inconclusive", "silent for 1 s"),
     ],
 )
-def test_session_gets_its_verdict(
+def test_repro_returns_the_verdict_of_a_session(
     kernel_name: str, tmp_path: Path, session: str, status: int, verdict: str, reason: str
 ) -> None:
     report = write(tmp_path, session)
@@ -155,7 +161,7 @@ def test_session_gets_its_verdict(
     assert reason in result["reason"]
 
 
-def test_steps_before_a_panic_are_kept(kernel_name: str, tmp_path: Path) -> None:
+def test_repro_records_the_steps_before_a_panic(kernel_name: str, tmp_path: Path) -> None:
     report = write(tmp_path, "$ echo a\na\n$ echo c >/proc/sysrq-trigger\nx\n")
     _, result = repro(kernel_name, report, tmp_path / "run")
     assert [step["stdout"] for step in result["steps"]] == ["a\n"]
@@ -170,7 +176,9 @@ OOPS = """\
 """
 
 
-def test_unmentioned_splat_is_shown(kernel_name: str, kernel: Kernel, tmp_path: Path) -> None:
+def test_repro_shows_a_splat_that_the_report_does_not_mention(
+    kernel_name: str, kernel: Kernel, tmp_path: Path
+) -> None:
     status, result = repro(kernel_name, write(tmp_path, OOPS), tmp_path / "run")
     assert status == 1
     if not UNREGISTERING_REMOVES_GROUPS.since.include(kernel.release):
@@ -186,7 +194,7 @@ def test_unmentioned_splat_is_shown(kernel_name: str, kernel: Kernel, tmp_path: 
     assert re.search(r"pc : sysfs_remove_link_from_group\+\S+ \(fs/sysfs/group.c:\d+\)", done.out)
 
 
-def test_mentioned_splat_is_not_shown_as_unmentioned(kernel_name: str, tmp_path: Path) -> None:
+def test_repro_shows_a_splat_that_the_report_mentions(kernel_name: str, tmp_path: Path) -> None:
     mentioned = """
 [ 1.0] Unable to handle kernel NULL pointer dereference at virtual address 0000000000000030
 [ 1.0] pc : sysfs_remove_link_from_group+0x14/0x44
@@ -199,7 +207,7 @@ def test_mentioned_splat_is_not_shown_as_unmentioned(kernel_name: str, tmp_path:
     assert shown == any(each["kind"] == "Oops" for each in result["splats"])
 
 
-def test_hostile_report_stays_in_the_guest(kernel_name: str, tmp_path: Path) -> None:
+def test_hostile_report_does_not_affect_the_host(kernel_name: str, tmp_path: Path) -> None:
     target = tmp_path / "owned"
     report = write(
         tmp_path,
@@ -213,7 +221,9 @@ def test_hostile_report_stays_in_the_guest(kernel_name: str, tmp_path: Path) -> 
     assert "\\x1b[2J" in done.out
 
 
-def test_text_output_to_a_pipe_is_plain(kernel_name: str, kernel: Kernel, tmp_path: Path) -> None:
+def test_repro_prints_plain_text_to_a_pipe(
+    kernel_name: str, kernel: Kernel, tmp_path: Path
+) -> None:
     done = command.run("repro", PINS, "--kernel", kernel_name, "--run-dir", tmp_path / "run")
     assert done.status == 0
     assert "\x1b" not in done.out + done.err
@@ -246,7 +256,7 @@ def test_interrupt_during_boot_or_replay_leaves_no_process(
     assert repro(kernel_name, PINS, tmp_path / "after")[0] == 0
 
 
-def test_missing_qemu_is_reported_in_one_line(
+def test_repro_reports_a_missing_qemu_in_one_line(
     kernel_name: str, kernel: Kernel, tmp_path: Path
 ) -> None:
     assert kernel.image.exists()
@@ -264,14 +274,14 @@ def test_missing_qemu_is_reported_in_one_line(
     assert len(done.err.splitlines()) == 1
 
 
-def test_patched_kernel_has_another_key() -> None:
+def test_patched_kernel_has_a_different_key() -> None:
     kernel = build.build(spec.parse(UNPINNED_KERNEL))
     patched = build.build(spec.parse(UNPINNED_KERNEL, [UNPINNED]))
     assert patched.key != kernel.key
     assert patched.release == kernel.release
 
 
-def test_oops_of_a_report_is_reproduced(kernel_name: str, kernel: Kernel, tmp_path: Path) -> None:
+def test_repro_reproduces_an_oops(kernel_name: str, kernel: Kernel, tmp_path: Path) -> None:
     text = OOPS.replace(
         "[1]",
         "[   12.3] Unable to handle kernel NULL pointer dereference at virtual address (re)\n"
@@ -282,7 +292,7 @@ def test_oops_of_a_report_is_reproduced(kernel_name: str, kernel: Kernel, tmp_pa
     assert (status, result["verdict"]) == ((0, "reproduced") if oopses else (1, "not-reproduced"))
 
 
-def test_another_panic_or_an_earlier_difference_is_not_reproduced(
+def test_repro_does_not_reproduce_another_panic_or_earlier_output(
     kernel_name: str, tmp_path: Path
 ) -> None:
     panic = "$ echo c >/proc/sysrq-trigger\n[ 1.0] Kernel panic - not syncing: "
@@ -292,30 +302,32 @@ def test_another_panic_or_an_earlier_difference_is_not_reproduced(
     assert repro(kernel_name, differs, tmp_path / "b")[1]["verdict"] == "not-reproduced"
 
 
-def test_lost_kernel_messages_are_recorded(kernel_name: str, tmp_path: Path) -> None:
+def test_repro_records_lost_kernel_messages(kernel_name: str, tmp_path: Path) -> None:
     flood = "for i in $(seq 500); do sleep 1000 & done; echo t >/proc/sysrq-trigger"
     _, result = repro(kernel_name, write(tmp_path, f"$ {flood}\n[0]\n"), tmp_path / "run")
     ((first, last),) = result["lost_records"][:1]
     assert 0 < first <= last
 
 
-def test_closed_pipe_is_no_verdict(kernel_name: str, tmp_path: Path) -> None:
+def test_repro_exits_with_the_status_of_sigpipe_if_its_output_is_closed(
+    kernel_name: str, tmp_path: Path
+) -> None:
     process = command.start("repro", PINS, "--kernel", kernel_name, "--run-dir", tmp_path / "run")
     assert process.stdout
     process.stdout.close()
     assert process.wait(60) == 128 + signal.SIGPIPE
 
 
-def test_stand_in_driver_has_the_reported_name(smmuv3: Guest) -> None:
+def test_guest_provides_test_module_as_a_driver(smmuv3: Guest) -> None:
     step = smmuv3.step("modprobe arm-smmu-v3; modprobe test_module")
     assert "test_module" in step.after.modules
     assert step.after.devices["b000000.client0"].driver == "test_module"
 
 
-def test_untranslated_client_is_recorded_and_shown(
+def test_steps_record_and_show_an_untranslated_client(
     guest_factory: GuestFactory,
 ) -> None:
-    """driver_deferred_probe_check_state ends the deferral after deferred_probe_timeout."""
+    """driver_deferred_probe_check_state defers no probe after deferred_probe_timeout."""
     guest = guest_factory("smmuv3", arguments="deferred_probe_timeout=1")
     guest.run("modprobe iommu_client")
     bound = "/sys/bus/platform/drivers/iommu_client/b00?000.client?"

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What commands with real kernels print with --json is what its schema says. ``command.run``
-validates it, here and in all other tests."""
+"""The --json output of commands that use real kernels matches its schema. ``command.run``
+validates the output, here and in all other tests."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def printed(*words: str | Path, status: int = 0) -> Any:
 
 
 def check_strict(name: str, record: Any) -> None:
-    """No key may be absent, and none may be added."""
+    """Check that the schema requires every key of ``record`` and allows no other key."""
     schemas.validate(name, record)
     for key in record:
         with pytest.raises(AssertionError, match=f"'{key}' is a required property"):
@@ -49,7 +49,7 @@ def test_replay_matches_its_schema(kernel_name: str, tmp_path: Path) -> None:
     schemas.validate_lines("kmsg-line", tmp_path / "run/kmsg.jsonl")
 
 
-def test_replays_with_a_kernel_that_does_not_build_match_their_schema(
+def test_replays_with_a_kernel_that_does_not_build_match_the_schema(
     kernel_name: str, broken: str, tmp_path: Path
 ) -> None:
     kernels = ("--kernel", kernel_name, "--kernel", broken)
@@ -59,10 +59,10 @@ def test_replays_with_a_kernel_that_does_not_build_match_their_schema(
     assert (good["verdict"], bad["error"]["kind"]) == ("reproduced", "BuildError")
 
 
-def test_run_with_a_kernel_that_does_not_build_matches_its_schema(
+def test_run_with_a_kernel_that_does_not_build_matches_the_schema(
     kernel_name: str, broken: str, tmp_path: Path
 ) -> None:
-    """The claim is wrong, and the scenario fails."""
+    """The scenario fails because --behaviour is wrong for this kernel."""
     kernels = ("--kernel", kernel_name, "--kernel", broken, "--machine", "smmuv3")
     words = ("run", "pinning::test_unregistering_a_platform_driver_does_not_unpin", *kernels)
     claim = ("--behaviour", "unbind-releases-device", "--run-dir", tmp_path / "run")
@@ -74,13 +74,13 @@ def test_run_with_a_kernel_that_does_not_build_matches_its_schema(
     schemas.validate_lines("scenarios-line", tmp_path / "run/scenarios-1.jsonl")
 
 
-def test_decoded_log_with_places_matches_its_schema(kernel_name: str) -> None:
+def test_decoded_log_with_source_lines_matches_its_schema(kernel_name: str) -> None:
     found = printed("decode", LOG, "--kernel", kernel_name)
     check_strict("decode", found)
     assert {"known", "total", "reason"} < set(found["splats"][0])
 
 
-def test_facts_about_a_kernel_match_their_schemas(kernel_name: str) -> None:
+def test_kernel_and_behaviours_commands_match_their_schemas(kernel_name: str) -> None:
     check_strict("kernel-build", printed("kernel", "build", kernel_name))
     check_strict("kernel-list", printed("kernel", "list"))
     check_strict("kernel-config", printed("kernel", "config", kernel_name))

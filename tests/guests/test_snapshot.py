@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Snapshots of guests: saved, restored, and replaced when damaged."""
+"""Saving and restoring guests, and replacing damaged snapshots."""
 
 import json
 import os
@@ -23,7 +23,7 @@ SMMUV3 = machines.named("smmuv3")
 
 
 def test_restored_guest_continues_clock_log_and_shell(guest: Guest) -> None:
-    """A restored guest has the log of the boot before the snapshot."""
+    """The kernel log of a restored guest includes the boot before the snapshot."""
     assert "-incoming" in guest.argv
     first = guest.clock()
     guest.run("sleep 0.1")
@@ -34,7 +34,7 @@ def test_restored_guest_continues_clock_log_and_shell(guest: Guest) -> None:
     assert record.gaps(guest.kmsg()) == []
 
 
-def test_guests_of_one_snapshot_are_independent(guest_factory: GuestFactory) -> None:
+def test_guests_restored_from_one_snapshot_are_independent(guest_factory: GuestFactory) -> None:
     one, other = guest_factory("smmuv3"), guest_factory("smmuv3")
     modules.load(one, "arm_smmu_v3")
     one.run("X=1; echo mine > /tmp/file")
@@ -44,7 +44,7 @@ def test_guests_of_one_snapshot_are_independent(guest_factory: GuestFactory) -> 
     assert "arm_smmu_v3" not in later.state().modules
 
 
-def test_warm_up_commands_have_run(guest_factory: GuestFactory) -> None:
+def test_warm_up_commands_run_before_the_first_step(guest_factory: GuestFactory) -> None:
     guest = guest_factory("smmuv3", "modprobe arm-smmu-v3", "KEPT=yes")
     assert "arm_smmu_v3" in guest.state().modules
     assert guest.run("echo $KEPT").out == "yes\n"
@@ -52,14 +52,14 @@ def test_warm_up_commands_have_run(guest_factory: GuestFactory) -> None:
     assert guest.step("true").kmsg == ()
 
 
-def test_failed_warm_up_is_reported(guest_factory: GuestFactory) -> None:
+def test_guest_factory_reports_a_failed_warm_up(guest_factory: GuestFactory) -> None:
     with pytest.raises(
         UsageError, match=r"the warm-up command 'modprobe nope' exited with status 1: .*nope"
     ):
         guest_factory("smmuv3", "modprobe nope")
 
 
-def test_any_state_can_be_saved_and_restored(guest: Guest, tmp_path: Path) -> None:
+def test_save_and_restored_work_in_any_state_of_a_guest(guest: Guest, tmp_path: Path) -> None:
     program = guest.machine.qemu
     modules.load(guest, "iommu_client")
     guest.run("cd /sys/module; WORD=before")
@@ -84,7 +84,7 @@ def test_any_state_can_be_saved_and_restored(guest: Guest, tmp_path: Path) -> No
                 assert second.run("echo $WORD").out == "after\n"
 
 
-def test_changed_input_makes_another_snapshot(kernel: Kernel) -> None:
+def test_warm_makes_another_snapshot_for_a_changed_input(kernel: Kernel) -> None:
     usual = snapshot.warm(kernel, SMMUV3)
     assert snapshot.warm(kernel, SMMUV3).directory == usual.directory
     others = {
@@ -99,14 +99,14 @@ def test_changed_input_makes_another_snapshot(kernel: Kernel) -> None:
 
 @pytest.mark.parametrize("name", ["ram", "state", "snapshot.json"])
 @pytest.mark.parametrize("way", ["truncated", "changed", "missing"])
-def test_damaged_snapshot_is_replaced(
+def test_started_replaces_a_damaged_snapshot(
     kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, way: str
 ) -> None:
-    # Its own warm-up: other tests use the plain snapshot at the same time.
+    # A warm-up of its own, because other tests use the plain snapshot at the same time.
     warm_up = [f": {way} {name}"]
     taken = snapshot.warm(kernel, SMMUV3, warm_up)
     damage(taken.directory / name, way)
-    # The cache must be read as by another process.
+    # Make the cache check the entry again, as a new process does.
     monkeypatch.setattr(cache, "_held", {})
     with snapshot.started(kernel, SMMUV3, tmp_path, warm_up) as guest:
         assert guest.run("echo on").out == "on\n"
@@ -125,8 +125,8 @@ def damage(file: Path, way: str) -> None:
             opened.write(bytes([byte[0] ^ 0xFF]))
 
 
-def test_truncated_state_does_not_restore(guest: Guest, tmp_path: Path) -> None:
-    """The snapshot is outside the cache, which checks its own entries."""
+def test_restored_fails_with_a_truncated_state(guest: Guest, tmp_path: Path) -> None:
+    """The snapshot is not in the cache, which checks only its own entries."""
     taken = snapshot.save(guest, tmp_path / "kept")
     damage(taken.directory / "state", "truncated")
     (tmp_path / "again").mkdir()
@@ -134,7 +134,7 @@ def test_truncated_state_does_not_restore(guest: Guest, tmp_path: Path) -> None:
         pass
 
 
-def test_machine_that_cannot_migrate_boots_and_is_not_saved(
+def test_save_rejects_a_machine_that_cannot_migrate(
     guest_factory: GuestFactory, tmp_path: Path
 ) -> None:
     guest = guest_factory("smmuv3+nvme", "modprobe arm-smmu-v3")
@@ -145,7 +145,7 @@ def test_machine_that_cannot_migrate_boots_and_is_not_saved(
     assert guest.run("echo on").out == "on\n"
 
 
-def test_device_that_only_qemu_refuses_to_migrate_is_not_saved(
+def test_save_rejects_a_device_that_only_qemu_knows_to_be_unmigratable(
     guest_factory: GuestFactory, tmp_path: Path
 ) -> None:
     rocker = replace(SMMUV3, name="rocker", devices=(EmulatedDevice("rocker"),))
@@ -156,8 +156,8 @@ def test_device_that_only_qemu_refuses_to_migrate_is_not_saved(
     assert guest.run("echo on").out == "on\n"
 
 
-def test_guest_that_logs_constantly_can_be_saved(guest: Guest, tmp_path: Path) -> None:
-    """Messages between the last request to the guest and its stop belong to the snapshot."""
+def test_save_loses_no_kernel_messages(guest: Guest, tmp_path: Path) -> None:
+    """The snapshot includes messages between the last request to the guest and its stop."""
     noise = "n=0; while [ $n -lt 3000 ]; do echo noise $n > /dev/kmsg; n=$((n + 1)); done"
     guest.run(f"({noise}; echo over > /dev/kmsg) &")
     for number in range(3):
@@ -170,12 +170,14 @@ def test_guest_that_logs_constantly_can_be_saved(guest: Guest, tmp_path: Path) -
             assert words == [f"noise {n}" for n in range(3000)]
 
 
-def test_save_refuses_an_existing_directory(guest: Guest, tmp_path: Path) -> None:
+def test_save_rejects_an_existing_directory(guest: Guest, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="already exists"):
         snapshot.save(guest, tmp_path)
 
 
-def test_saved_guest_is_self_contained_and_names_no_program(guest: Guest, tmp_path: Path) -> None:
+def test_load_ignores_the_saved_qemu_path_and_checks_versions_and_files(
+    guest: Guest, tmp_path: Path
+) -> None:
     taken = snapshot.save(guest, tmp_path / "kept")
     record = json.loads((taken.directory / "snapshot.json").read_text())
     record["machine"]["qemu"] = "/nowhere/evil"
@@ -196,6 +198,6 @@ def test_saved_guest_is_self_contained_and_names_no_program(guest: Guest, tmp_pa
         snapshot.load(taken.directory, IOMMUS.values())
 
 
-def test_directory_without_a_snapshot_is_rejected(tmp_path: Path) -> None:
+def test_load_rejects_a_directory_without_a_snapshot(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no snapshot"):
         snapshot.load(tmp_path, IOMMUS.values())

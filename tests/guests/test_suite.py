@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The commands ``run`` and ``mutants``, as users call them."""
+"""The commands ``run`` and ``mutants``, run as users run them."""
 
 import json
 import signal
@@ -16,7 +16,7 @@ from tests.processes import wait_until
 FEW = "pinning::test_device_pins_show_no_holder"
 
 
-def test_scenarios_are_run_and_recorded(kernel_name: str, tmp_path: Path) -> None:
+def test_run_runs_and_records_scenarios(kernel_name: str, tmp_path: Path) -> None:
     words = ("run", FEW, "--kernel", kernel_name, "--run-dir", tmp_path / "run")
     done = command.run(*words, "--repeat", "2", "--json")
     assert done.status == 0, done.err
@@ -30,10 +30,10 @@ def test_scenarios_are_run_and_recorded(kernel_name: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_results_before_an_interrupt_are_kept(
+def test_interrupted_run_keeps_its_results(
     kernel_name: str, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """One recorded scenario of a hundred rounds is enough."""
+    """The run is interrupted after the first of a hundred rounds."""
     into = tmp_path / "run"
     words = ("run", FEW, "--kernel", kernel_name, "--machine", "smmuv3", "--repeat", "100")
     started = command.start(*words, "--run-dir", into)
@@ -55,7 +55,7 @@ def test_run_accepts_a_prebuilt_kernel(kernel: Kernel, tmp_path: Path) -> None:
 
 
 def test_behaviour_option_overrides_the_source(kernel_name: str, tmp_path: Path) -> None:
-    """The claim is wrong, and the scenario fails."""
+    """The scenario fails because --behaviour is wrong for this kernel."""
     words = ("run", "pinning::test_unregistering_a_platform_driver_does_not_unpin")
     options = ("--kernel", kernel_name, "--machine", "smmuv3", "--run-dir", tmp_path / "run")
     done = command.run(*words, *options, "--behaviour", "unbind-releases-device")
@@ -64,7 +64,7 @@ def test_behaviour_option_overrides_the_source(kernel_name: str, tmp_path: Path)
     assert "= pins(" in done.out
 
 
-def test_failed_scenarios_guest_is_kept_and_opens_in_a_shell(
+def test_keep_failed_keeps_the_guest_of_a_failed_scenario_for_shell(
     kernel_name: str, tmp_path: Path
 ) -> None:
     words = ("run", "pinning::test_unregistering_a_platform_driver_does_not_unpin")
@@ -113,8 +113,8 @@ scenarios = ["mine::test_that_*"]
 """
 
 
-def test_users_scenarios_and_known_issues_are_run(kernel_name: str, tmp_path: Path) -> None:
-    """A conftest.py that imports our fixtures adds the audit too."""
+def test_run_accepts_a_users_scenarios_and_known_issues(kernel_name: str, tmp_path: Path) -> None:
+    """A conftest.py that imports the bundled fixtures also adds the audit."""
     scenarios = tmp_path / "scenarios"
     scenarios.mkdir()
     (scenarios / "test_mine.py").write_text(MY_SCENARIOS)
@@ -149,7 +149,7 @@ def test_users_scenarios_and_known_issues_are_run(kernel_name: str, tmp_path: Pa
         (("mutants", "--kernel", "prebuilt:/"), "a prebuilt kernel cannot be patched"),
     ],
 )
-def test_wrong_request_is_reported_in_one_line(
+def test_usage_error_is_reported_in_the_last_line(
     kernel_name: str, words: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:
     kernel = () if "--kernel" in words else ("--kernel", kernel_name)
@@ -171,7 +171,7 @@ Nothing is planted.
 """
 
 
-def test_mutant_is_killed_and_equivalent_one_survives(tmp_path: Path) -> None:
+def test_mutants_kills_a_mutant_but_not_an_equivalent_one(tmp_path: Path) -> None:
     mutants = tmp_path / "mutants"
     mutants.mkdir()
     ours = paths.data("tests/mutants") / "lost-module-put-on-release.patch"
@@ -193,8 +193,8 @@ def test_mutant_is_killed_and_equivalent_one_survives(tmp_path: Path) -> None:
     assert "does not apply" in other["reason"]
 
 
-def test_harmful_patch_is_a_false_alarm(tmp_path: Path) -> None:
-    """A patch that is declared harmless but plants a bug, beside one that is harmless."""
+def test_harmless_reports_a_harmful_patch_as_a_false_alarm(tmp_path: Path) -> None:
+    """One patch plants a bug although it is declared harmless; the other patch is harmless."""
     patches = tmp_path / "patches"
     patches.mkdir()
     ours = paths.data("tests/mutants") / "lost-module-put-on-release.patch"
@@ -210,7 +210,7 @@ def test_harmful_patch_is_a_false_alarm(tmp_path: Path) -> None:
     assert (alarm["scenario"], alarm["times"]) == (f"test_{scenario.replace('::', '.py::')}", 2)
 
 
-def test_scenarios_and_behaviours_are_listed() -> None:
+def test_run_list_lists_scenarios_and_behaviours() -> None:
     listed = json.loads(command.run("run", "--list", "--json").out)
     assert "pinning" in listed["scenarios"]
     assert "unbind-releases-device" in listed["behaviours"]

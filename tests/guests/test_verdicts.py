@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Reports in the formats that people send, each with the correct verdict."""
+"""Reports in the formats that users send, and their verdicts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,14 +83,18 @@ SHAPES = [
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.id)
-def test_report_gets_its_verdict(kernel: Kernel, tmp_path: Path, shape: Shape) -> None:
+def test_replay_returns_the_verdict_of_a_report(
+    kernel: Kernel, tmp_path: Path, shape: Shape
+) -> None:
     result = replayed(kernel, tmp_path, shape.text)
     assert result.verdict.word == shape.verdict, result.verdict.reason
 
 
 @pytest.mark.parametrize("place", ["inside", "below", "quoted-below"])
-def test_warning_counts_anywhere_in_the_report(kernel: Kernel, tmp_path: Path, place: str) -> None:
-    """The warning of the guest has another CPU, PID, command, offset and release."""
+def test_warning_is_matched_anywhere_in_the_report(
+    kernel: Kernel, tmp_path: Path, place: str
+) -> None:
+    """The guest's warning has a different CPU, PID, command, offset and release."""
     text = {
         "inside": FORCED + WARN,
         "below": f"{FORCED}\nand dmesg has\n\n{WARN}",
@@ -107,7 +111,7 @@ def _warns(result: Result, function: str) -> bool:
     return any((each.kind, each.function) == ("WARNING", function) for each in result.splats)
 
 
-def test_warning_in_another_function_does_not_count(kernel: Kernel, tmp_path: Path) -> None:
+def test_warning_in_another_function_does_not_match(kernel: Kernel, tmp_path: Path) -> None:
     text = FORCED + WARN.replace("__iommu_group_free_device", "iommu_group_release")
     assert replayed(kernel, tmp_path, text).verdict.word == NOT
 
@@ -127,14 +131,16 @@ It warns:
 """
 
 
-def test_script_reproduces_by_its_trace(kernel: Kernel, tmp_path: Path) -> None:
+def test_script_is_reproduced_if_its_warning_appears(kernel: Kernel, tmp_path: Path) -> None:
     result = replayed(kernel, tmp_path, SCRIPT + WARN)
     assert result.verdict.word == (
         REPRODUCED if _warns(result, "__iommu_group_free_device") else NOT
     )
 
 
-def test_numbered_steps_reproduce_actual_results(kernel: Kernel, tmp_path: Path) -> None:
+def test_numbered_steps_are_reproduced_if_the_actual_results_appear(
+    kernel: Kernel, tmp_path: Path
+) -> None:
     text = f"""\
 Description of problem:
 The driver cannot be unloaded.
@@ -159,7 +165,7 @@ The driver is unloaded.
     assert word == (REPRODUCED if pinned else NOT)
 
 
-def test_reported_device_is_found_by_its_driver(kernel: Kernel, tmp_path: Path) -> None:
+def test_reported_device_is_translated_by_its_driver(kernel: Kernel, tmp_path: Path) -> None:
     path = "/sys/bus/pci/drivers/e1000e/unbind"
     load = "# modprobe arm-smmu-v3; modprobe e1000e\n"
     listing = "# ls /sys/bus/pci/drivers/e1000e\nbind\n...\n"
@@ -190,12 +196,12 @@ def test_command_runs_in_the_directory_of_its_prompt(kernel: Kernel, tmp_path: P
     assert replayed(kernel, tmp_path, text).verdict.word == REPRODUCED
 
 
-def test_iommu_is_found_among_virtio_devices(kernel: Kernel, tmp_path: Path) -> None:
+def test_reported_virtio_device_is_translated_to_the_iommu(kernel: Kernel, tmp_path: Path) -> None:
     text = "# modprobe virtio-iommu\n# echo virtio0 > /sys/bus/virtio/drivers/virtio_iommu/unbind\n"
     result = replayed(kernel, tmp_path, text + "# ls /sys/class/iommu\n# echo done\ndone\n")
     assert "virtio1" in result.steps[1].command
     assert any("virtio0" in note for note in result.notes)
-    # With groups at registration there are groups to remove, and viommu_remove oopses.
+    # If groups are created at registration, viommu_remove removes them and oopses.
     oopses = GROUPS_AT_REGISTRATION.since.include(kernel.release)
     assert result.verdict.word == (NOT if oopses else REPRODUCED)
 
@@ -208,14 +214,16 @@ def test_iommu_is_found_among_virtio_devices(kernel: Kernel, tmp_path: Path) -> 
         ("$ modprobe iommu_client\n^C\n", NOT),
     ],
 )
-def test_hang_is_a_claim(kernel: Kernel, tmp_path: Path, text: str, verdict: str) -> None:
+def test_hang_is_reproduced_only_if_the_guest_hangs(
+    kernel: Kernel, tmp_path: Path, text: str, verdict: str
+) -> None:
     result = replayed(kernel, tmp_path, text, limit=2)
     assert result.verdict.word == verdict
     if verdict == REPRODUCED:
         assert "CPU 0 is in ? <- do_one_initcall <- do_init_module" in result.verdict.reason
 
 
-def test_unread_command_line_is_named(tmp_path: Path) -> None:
+def test_create_notes_a_command_of_an_unknown_program(tmp_path: Path) -> None:
     report = tmp_path / "report"
     report.write_text("# modprobe a\n# frobnicate --all /dev/x | grep y\nbusy\n")
     notes = request.create(report).notes

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Machines whose firmware describes the IOMMU in ACPI tables: IORT and VIOT."""
+"""Machines with firmware that describes the IOMMU in ACPI tables (IORT and VIOT)."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from harness.iommu import traffic
 pytestmark = pytest.mark.machines("smmuv3-acpi", "virtio-iommu-acpi")
 
 
-def test_nic_gets_a_group_and_its_dma_is_translated(guest: Guest) -> None:
+def test_iommu_translates_the_dma_of_a_nic_in_a_group(guest: Guest) -> None:
     assert guest.run("test -d /sys/firmware/acpi/tables").status == 0
     modules.load(guest, guest.machine.iommu.driver)
     state = modules.load(guest, "e1000e").after
@@ -21,12 +21,12 @@ def test_nic_gets_a_group_and_its_dma_is_translated(guest: Guest) -> None:
     assert ping.translated > 0
 
 
-def test_firmware_has_the_acpi_table_of_the_iommu(guest: Guest) -> None:
+def test_firmware_provides_the_acpi_table_of_the_iommu(guest: Guest) -> None:
     table = {"arm_smmu_v3": "IORT", "virtio_iommu": "VIOT"}[guest.machine.iommu.driver]
     assert guest.run(f"test -f /sys/firmware/acpi/tables/{table}").status == 0
 
 
-def test_driver_unloads_without_devices(guest: Guest) -> None:
+def test_driver_unloads_after_its_devices_are_removed(guest: Guest) -> None:
     driver = guest.machine.iommu.driver
     modules.load(guest, driver)
     pinned = modules.load(guest, "e1000e")
