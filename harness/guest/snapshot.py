@@ -294,7 +294,7 @@ def _warm_up(guest: Guest, commands: Sequence[str]) -> None:
         result = guest.run(command)
         if result.status:
             raise UsageError(
-                f"the warm-up command {command!r} exited with status {result.status}:"
+                f"the warm-up command {command!r} fails with status {result.status}:"
                 f" {result.err.strip()}"
             )
 

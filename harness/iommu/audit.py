@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Rules that every guest must satisfy at any time, and once all devices are removed.
+"""Rules that every guest must satisfy, at any time and after all its devices are removed.
 
-A scenario asserts its own rule. The audit checks these rules after each scenario, and so finds
-a reference leaked on a path that no scenario is written for.
+A scenario checks its own rule. The audit checks these rules after each scenario, and so finds a
+reference that leaks on a path for which there is no scenario.
 """
 
 import re
@@ -20,10 +20,11 @@ from harness.machine.topology import Machine
 
 
 def findings(machine: Machine, state: State) -> list[Finding]:
-    """What is wrong with the state of a guest on the machine: contradictions in sysfs, a
-    reference count that is not one per device with a group (iommu_init_device gets it,
-    iommu_deinit_device puts it), and a group without a default domain, which an owner of its
-    DMA could not restore."""
+    """Check the state of a guest on the machine.
+
+    sysfs must not contradict itself. The IOMMU driver must have one reference for each device
+    with a group (iommu_init_device gets it, iommu_deinit_device puts it). Each group must have a
+    default domain, because an owner of its DMA must be able to restore it."""
     return [
         *(Finding("sysfs", each.name, each.rule, each.text) for each in contradictions(state)),
         *_refcount(machine, state),
@@ -35,11 +36,13 @@ def _refcount(machine: Machine, state: State) -> Iterator[Finding]:
     driver = machine.iommu.driver
     count, grouped = state.refcount_if_loaded(driver), state.grouped
     if count is None and grouped:
-        text = f"{driver} is not loaded, and devices are in a group: {_list(grouped)}"
+        text = f"{driver} is not loaded, but devices have a group: {_list(grouped)}"
         yield Finding("refcount", driver, "unloaded", text)
     elif count is not None and count != len(grouped):
-        devices = f"{len(grouped)} devices are in a group: {_list(grouped)}"
-        text = f"{driver} has refcount {count}, and {devices}"
+        text = (
+            f"{driver} has refcount {count}, but the number of devices with a group is"
+            f" {len(grouped)}: {_list(grouped)}"
+        )
         yield Finding("refcount", driver, str(count), text)
 
 
@@ -47,27 +50,28 @@ def _default_domains(state: State) -> Iterator[Finding]:
     for number, group in state.groups.items():
         if group.type == NO_DEFAULT_DOMAIN:
             devices = _list(list(group.devices))
-            text = f"group {number} of {devices} has no default domain"
+            text = f"group {number} ({devices}) has no default domain"
             yield Finding("default-domain", devices, "none", text)
 
 
 def untranslated(state: State) -> list[Finding]:
-    """The devices that are bound, but not behind the IOMMU that firmware describes."""
+    """Find devices that are bound but not behind the IOMMU that firmware describes."""
     return [
         Finding("translated", name, "no", f"{name} is bound untranslated")
         for name in state.untranslated
     ]
 
 
-# arm_smmu_handle_event, or its counterpart in other versions, and viommu_fault_handler.
+# The messages of arm_smmu_handle_event, or its counterpart in other versions, and of
+# viommu_fault_handler.
 _FAULT = re.compile(
     r"(arm-smmu-v3|virtio_iommu) \S+: (?:event 0x[0-9a-f]+ received|.*fault from EP)"
 )
 
 
 def faults(log: Sequence[Record]) -> list[Finding]:
-    """The first DMA fault that an IOMMU's driver has logged: a device used memory that was
-    unmapped."""
+    """Find the first DMA fault that an IOMMU driver has logged, which means that a device accessed
+    memory that was not mapped."""
     blocked = [(match[1], each.text) for each in log if (match := _FAULT.match(each.text))]
     return [Finding("dma-fault", driver, text=text) for driver, text in blocked[:1]]
 
@@ -81,8 +85,8 @@ _ERROR = 3  # KERN_ERR
 
 
 def errors(log: Sequence[Record], expected: Sequence[str]) -> list[Finding]:
-    """The messages that IOMMU drivers and the IOMMU core logged at KERN_ERR or above, without
-    repetitions, DMA faults and messages that match one of the ``expected`` patterns."""
+    """Find messages that IOMMU drivers and the IOMMU core logged at KERN_ERR or above, without
+    duplicates. DMA faults and messages that match one of the ``expected`` patterns do not count."""
     texts = dict.fromkeys(each.text for each in log if each.level <= _ERROR)
     return [
         Finding("driver-error", match[1], text=text)
@@ -94,27 +98,27 @@ def errors(log: Sequence[Record], expected: Sequence[str]) -> list[Finding]:
     ]
 
 
-# The status of a command that SIGSEGV or SIGKILL has killed, as an oops does (die,
+# The status of a command that SIGSEGV or SIGKILL killed, as an oops does (die,
 # arm64_force_sig_fault).
 _BY_OOPS = {128 + signal.SIGKILL, 128 + signal.SIGSEGV}
 
 
 def require_survival(step: Step) -> None:
-    """Raises RuleViolation if a signal killed the step's shell or its last command, as an oops
+    """Raise RuleViolation if a signal killed the step's shell or its last command, as an oops
     does."""
     killed = step.killed or step.status in _BY_OOPS
     finding.require(not killed, finding.KILLED, step.command)
 
 
 def require_success(user: Step) -> None:
-    """Raises RuleViolation if a user of VFIO or iommufd failed. The last line of its stderr is
-    "IOCTL: ERRNO", or another message."""
+    """Raise RuleViolation if the step, a user of VFIO or iommufd, failed. The last line of its
+    stderr, usually "IOCTL: ERRNO", has the subject and the value of the finding."""
     name, _, error = (user.err.splitlines() or [""])[-1].rpartition(": ")
     finding.require(user.status == 0, "user-call", name, error)
 
 
 def leaks(state: State) -> list[Finding]:
-    """The groups and IOMMUs that exist, for a guest without an IOMMU driver."""
+    """Find groups and IOMMUs that still exist after the IOMMU driver was unloaded."""
     groups = (
         Finding("group-leak", _list(list(group.devices)), text=f"group {number} leaked")
         for number, group in state.groups.items()
@@ -129,8 +133,8 @@ def leaks(state: State) -> list[Finding]:
 
 
 def teardown(guest: Guest, state: State) -> list[Finding]:
-    """Remove all devices of the guest, whose state is ``state``, unload the IOMMU's driver, and
-    return what is wrong then. The devices' drivers stay loaded."""
+    """Remove all devices of the guest, unload the IOMMU driver, and find leaks. ``state`` is the
+    guest's current state. The drivers of the devices stay loaded."""
     driver = guest.machine.iommu.driver
     if driver not in state.modules:
         return []
@@ -140,7 +144,7 @@ def teardown(guest: Guest, state: State) -> list[Finding]:
     count = bare.refcount_if_loaded(driver)
     if count is None:
         return leaks(bare)
-    text = f"without any device {driver} has refcount {count}: {unloaded.err.strip()}"
+    text = f"{driver} has refcount {count} after all devices were removed: {unloaded.err.strip()}"
     return [Finding("refcount-leak", driver, str(count), text)]
 
 
@@ -149,9 +153,9 @@ def _list(names: list[str]) -> str:
 
 
 def owned_groups(guest: Guest, *names: str) -> list[Finding]:
-    """The devices whose group has an owner of its DMA: claiming the group fails
-    (iommu_group_claim_dma_owner, by the guest module dma_owner). A claim that succeeds is
-    released."""
+    """Find devices whose group has an owner of its DMA, so that it cannot be claimed
+    (iommu_group_claim_dma_owner, which the guest module dma_owner calls). A claim that succeeds
+    is released."""
     errors = {name: _claim_error(guest, name) for name in names}
     return [
         Finding("owner", name, error, f"the group of {name} has an owner: {error}")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Differences between kernels, by name. Scenarios name the behaviours that they depend on, and
-never compare versions. Each behaviour lists the signs in the source that decide it.
+"""Differences between kernels, by name. A scenario names the behaviours that it depends on, and
+never compares versions. The signs of a behaviour decide by a kernel's source whether it has it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,10 +18,13 @@ _VIRTIO = "drivers/iommu/virtio-iommu.c"
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """``summary`` states what the kernel does, ``source`` is the function or commit that
-    implements it, and ``signs`` decide by the kernel's source whether it has it. ``since`` is
-    the first release with it, or the first observed with it of 5.10, 6.1, 6.12 and 7.2; it
-    decides where neither the source nor its history does."""
+    """Something that kernels do differently without a bug.
+
+    ``summary`` states what a kernel with the behaviour does. ``source`` is the function or commit
+    that implements it. ``signs`` decide by a kernel's source whether it has the behaviour, and
+    otherwise ``commit`` decides by its history. ``since`` decides if neither does: it is the
+    first release with the behaviour, or the first of 5.10, 6.1, 6.12 and 7.2 that was observed
+    with it."""
 
     name: str
     since: Versions
@@ -31,7 +34,7 @@ class Behaviour:
     commit: str = ""
 
     def evidence(self, examined: ExaminedKernel) -> Evidence:
-        """Whether the kernel has the behaviour."""
+        """Determine whether the kernel has the behaviour."""
         return evidence.decide(examined, self.signs, self.commit, self.since)
 
 
@@ -44,7 +47,7 @@ def _behaviour(
 GROUPS_AT_REGISTRATION = _behaviour(
     "groups-at-iommu-registration",
     "6.15",
-    "devices get groups when their IOMMU registers or they are added, not when a driver binds",
+    "a device gets a group when it is added or its IOMMU registers, not when a driver binds",
     "bcb81ac6ae3c",
     Sign(_CORE, r"dma_configure\(dev\)", "iommu_init_device __iommu_probe_device"),
     commit="bcb81ac6ae3c",
@@ -52,14 +55,14 @@ GROUPS_AT_REGISTRATION = _behaviour(
 UNBIND_RELEASES_DEVICE = _behaviour(
     "unbind-releases-device",
     "",
-    "a platform device leaves its group, and unpins its IOMMU's module, when its driver is unbound",
+    "unbinding a platform device removes it from its group and unpins its IOMMU's module",
     "RFC: platform_dma_cleanup calls iommu_release_device",
     Sign("drivers/base/platform.c", r"\biommu_release_device\("),
 )
 PROBE_DEFERRAL = _behaviour(
     "probe-deferral",
     "6.1",
-    "a driver's probe is deferred until the device's IOMMU registers; else it binds untranslated",
+    "a device's probe is deferred until its IOMMU registers; otherwise it would bind untranslated",
     "driver_deferred_probe_timeout",
     Sign(option="DRIVER_DEFERRED_PROBE_TIMEOUT", code="[1-9][0-9]*"),
     Sign("drivers/base/dd.c", r"\bdriver_deferred_probe_timeout = [1-9]"),
@@ -67,7 +70,7 @@ PROBE_DEFERRAL = _behaviour(
 UNREGISTERING_REMOVES_GROUPS = _behaviour(
     "unregistering-removes-groups",
     "6.1",
-    "devices leave their groups when their IOMMU unregisters",
+    "unregistering an IOMMU removes its devices from their groups",
     "remove_iommu_group",
     Sign(_CORE, r"\bremove_iommu_group\b", "iommu_device_unregister"),
 )
@@ -90,7 +93,7 @@ OWNED_GROUP_REMOVAL_WARNS = _behaviour(
 FAILED_FIRST_ATTACH_WARNS = _behaviour(
     "failed-first-attach-warns",
     "6.5",
-    "a failed first attach of a group raises a WARN, even if only memory is short",
+    "a failed first attach of a group raises a WARN, even if it fails for lack of memory",
     "iommu_setup_default_domain",
     Sign(_CORE, r"MUST_SUCCEED\);\s*if \(WARN_ON\(ret\)\)", "iommu_setup_default_domain"),
     Sign(_CORE, r"\biommu_setup_default_domain\("),
@@ -98,7 +101,7 @@ FAILED_FIRST_ATTACH_WARNS = _behaviour(
 STREAM_ALIASES_REFUSED = _behaviour(
     "stream-aliases-refused",
     "6.1",
-    "the second device with the same stream ID gets no group",
+    "a second device with the same stream ID gets no group",
     "arm_smmu_insert_master",
     Sign(_SMMU, r"\brb_\w+\(", "arm_smmu_insert_master"),
     Sign(_SMMU, r"\barm_smmu_insert_master\("),
@@ -121,7 +124,7 @@ BIND_RETURNS_EBUSY = _behaviour(
 DEVICETREE_RESERVED_REGIONS = _behaviour(
     "devicetree-reserved-regions",
     "6.3",
-    "an IOMMU's driver reads the regions that a device tree reserves for a device",
+    "IOMMU drivers read the regions that a device tree reserves for a device",
     "of_iommu_get_resv_regions, a5bf3cfce8cb",
     Sign(
         "drivers/iommu/dma-iommu.c",
@@ -148,7 +151,7 @@ GROUP_TYPE_WRITABLE = _behaviour(
 SHARED_GROUP_TYPE_WRITABLE = _behaviour(
     "shared-group-type-writable",
     "6.12",
-    "the type can be changed of a group with several devices too",
+    "the type of a group with several devices can be changed",
     "iommu_group_store_type",
     Sign(_CORE, r"group_device_count\(group\) != 1", "iommu_group_store_type", shown=False),
     Sign(_CORE, r"\biommu_group_store_type\("),
@@ -164,14 +167,14 @@ TYPE_STORE_RETURNS_EPERM = _behaviour(
 VIRTIO_IOMMU_IDENTITY = _behaviour(
     "virtio-iommu-identity",
     "5.17",
-    "virtio-iommu has identity domains if the device supports bypass",
+    "virtio-iommu supports identity domains if the device supports bypass",
     "viommu_domain_finalise, VIRTIO_IOMMU_F_BYPASS_CONFIG",
     Sign(_VIRTIO, r"\bVIRTIO_IOMMU_F_BYPASS_CONFIG\b"),
 )
 VIRTIO_IOMMU_FLUSH_QUEUE = _behaviour(
     "virtio-iommu-flush-queue",
     "6.9",
-    "virtio-iommu has flush queues (DMA-FQ)",
+    "virtio-iommu supports flush queues (DMA-FQ)",
     "viommu_capable, IOMMU_CAP_DEFERRED_FLUSH",
     Sign(_VIRTIO, r"\bIOMMU_CAP_DEFERRED_FLUSH\b"),
 )
@@ -185,7 +188,7 @@ LOWEST_FREE_GROUP_ID = _behaviour(
 DMA_OWNERSHIP = _behaviour(
     "dma-ownership",
     "5.19",
-    "the DMA of a group has one owner: kernel drivers, or a user",
+    "the DMA of a group has one owner, either kernel drivers or a user",
     "512881eacfa7",
     Sign(
         _CORE,
@@ -199,8 +202,8 @@ TABLE = {each.name: each for each in tuple(globals().values()) if isinstance(eac
 
 
 def overrides(texts: Iterable[str]) -> dict[str, bool]:
-    """The behaviours that the user overrides, from NAME (True) and no-NAME (False): whatever
-    the kernel's source. Raises UsageError for an unknown name."""
+    """Parse the behaviours that the user overrides: NAME is True and no-NAME is False, regardless
+    of the kernel's source. Raises UsageError for an unknown name."""
     shown = {}
     for text in texts:
         name = text.removeprefix("no-")
@@ -212,7 +215,7 @@ def overrides(texts: Iterable[str]) -> dict[str, bool]:
 
 
 def table(examined: ExaminedKernel, overridden: Mapping[str, bool]) -> dict[str, Evidence]:
-    """Whether the kernel has each behaviour, by name."""
+    """The evidence for or against each behaviour, by name."""
     return {name: _evidence(each, examined, overridden) for name, each in TABLE.items()}
 
 

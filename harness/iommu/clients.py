@@ -11,18 +11,19 @@ from harness.machine.topology import Machine
 
 _PCI = "/sys/bus/pci/devices"
 
-# The modules of guest-scripts/modules that bind platform clients, and that create and destroy
-# them.
+# Modules of guest-scripts/modules: the driver of platform clients, and the module that creates
+# and destroys platform clients.
 PLATFORM_DRIVER, PLATFORM_DEVICES = "iommu_client", "iommu_client_device"
 
-# Writing 1 or 0 creates or destroys them, in the context of the writing process, while the
-# module stays loaded.
+# Writing 1 to this parameter creates the platform clients, and writing 0 destroys them, in the
+# context of the writing process. The module stays loaded.
 PRESENT = f"/sys/module/{PLATFORM_DEVICES}/parameters/present"
 
-# A work probes ports that were deferred until their IOMMU registered. A device that is probed
-# below such a port meanwhile cannot access its registers: pci_enable_bridge treats a bridge that
-# another task is enabling as enabled (observed on 7.2). Binding a port waits for its device
-# lock, and so until it has been probed; from the root down, which is the order of their names.
+# Ports that were deferred until their IOMMU registered are probed in a work item. A device that
+# is probed below such a port meanwhile cannot access its registers, because pci_enable_bridge
+# treats a bridge that another task is enabling as enabled (observed on 7.2). Binding a port waits
+# for its device lock, and so until the port has been probed. The loop binds ports from the root
+# down, which is the order of their names.
 _BIND_PORTS = (
     f"for c in {_PCI}/*/class; do read class < $c; port=${{c%/class}}; case $class in 0x0604*)"
     " echo ${port##*/} > /sys/bus/pci/drivers/pcieport/bind; esac; done 2> /dev/null; :"
@@ -30,23 +31,23 @@ _BIND_PORTS = (
 
 
 def drivers(machine: Machine) -> list[str]:
-    """The modules that drive the machine's devices, without repetitions."""
+    """The modules that drive the machine's devices, without duplicates."""
     found = [CLIENT_DRIVERS[each.model] for each in machine.devices if each.model in CLIENT_DRIVERS]
     found += [PLATFORM_DRIVER] if machine.overlays else []
     return list(dict.fromkeys(found))
 
 
 def warm_up(machine: Machine) -> tuple[str, ...]:
-    """The commands that load the modules that ``bind_all`` does, each after what it depends on."""
+    """The warm-up commands that load the drivers of the IOMMU, then of its clients."""
     ports = [_BIND_PORTS] if any(each.model in BRIDGES for each in machine.devices) else []
     clients = [f"modprobe {name}" for name in drivers(machine)]
     return (f"modprobe {machine.iommu.driver}", *ports, *clients)
 
 
 def bind_all(guest: Guest) -> State:
-    """Load the drivers of the IOMMU and of all devices, unless a warm-up has done so, and wait
-    until all clients are bound, including those that were deferred at boot, as ports are. The
-    state then."""
+    """Load the drivers of the IOMMU and of all devices, unless a warm-up has loaded them, wait
+    until all clients are bound, and return the state. This includes clients that were deferred at
+    boot, such as ports."""
     state = guest.state()
     required = {guest.machine.iommu.driver, *drivers(guest.machine)}
     if not required <= state.modules.keys():
@@ -55,18 +56,18 @@ def bind_all(guest: Guest) -> State:
 
 
 def are_bound(names: Sequence[str]) -> Callable[[State], bool]:
-    """A condition for ``devices.wait_for``: all of these devices exist and have a driver."""
+    """Return a condition for ``devices.wait_for``: all of these devices exist and are bound."""
     return lambda state: all(
         name in state.devices and bool(state.devices[name].driver) for name in names
     )
 
 
 def nics(state: State) -> list[str]:
-    """The PCI devices that are bound to a driver of NICs."""
+    """The PCI devices that are bound to a NIC driver."""
     return [name for name, each in state.devices.items() if each.driver in PCI_NIC_DRIVERS]
 
 
-# The drivers of NICs that bind PCI devices; that of a virtio NIC binds a virtio device.
+# NIC drivers that bind PCI devices. The driver of a virtio NIC binds a virtio device instead.
 PCI_NIC_DRIVERS = ("e1000", "e1000e")
 
 
@@ -95,8 +96,8 @@ def behind(state: State) -> list[str]:
 
 def remove_all(guest: Guest, state: State | None = None) -> None:
     """Remove every device that has a group: PCI devices through sysfs, platform devices by
-    unloading the module that creates them. ``state`` is the current state, if the caller has
-    just read it."""
+    unloading the module that creates them. ``state`` is the current state; it is read if it is
+    not given."""
     state = state or guest.state()
     # Removing a bridge removes the devices below it.
     paths = " ".join(f"{_PCI}/{name}/remove" for name in state.grouped if ":" in name)
@@ -107,7 +108,7 @@ def remove_all(guest: Guest, state: State | None = None) -> None:
 
 
 def add_all(guest: Guest) -> None:
-    """Add all devices again, which loaded drivers bind."""
+    """Add all devices again. Drivers that are loaded bind them."""
     guest.run("echo 1 > /sys/bus/pci/rescan")
     if guest.machine.overlays:
         guest.run(f"modprobe {PLATFORM_DEVICES}")

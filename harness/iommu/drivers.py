@@ -23,14 +23,16 @@ VIRTIO_IOMMU = Iommu(
     translates=("virtio_iommu_translate_out",),
 )
 
-# The IOMMUs of QEMU's virt machine, by the names that users write.
+# The IOMMUs of QEMU's virt machine, by their names in machine files.
 IOMMUS = {"smmuv3": SMMUV3, "virtio-iommu": VIRTIO_IOMMU}
 
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """A driver that Linux can build as a module: its Kconfig ``option`` without CONFIG_, and
-    the ``aliases`` by which udev loads it, from its compatible strings or device IDs."""
+    """A driver that Linux can build as a module.
+
+    ``option`` is its Kconfig option without CONFIG_. ``aliases`` are the module aliases by which
+    udev loads it, from its compatible strings or device IDs."""
 
     module: str
     option: str
@@ -41,7 +43,7 @@ DRIVERS = {
     driver.module: driver
     for driver in (
         Driver("arm_smmu_v3", "ARM_SMMU_V3", ("of:N*T*Carm,smmu-v3",)),
-        # QEMU emulates none, but a prebuilt kernel may have the driver.
+        # QEMU does not emulate this IOMMU, but a prebuilt kernel may have the driver.
         Driver(
             "arm_smmu",
             "ARM_SMMU",

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Decide by its source whether a kernel has a behaviour or a bug. Versions are not reliable:
-distributions backport changes, and all kernels between two releases have the same version.
+"""Determine from a kernel's source whether it has a behaviour or a bug. Versions are not
+reliable: distributions backport changes, and all kernels between two releases have the same
+version.
 """
 
 import re
@@ -21,15 +22,17 @@ from harness.kernel.spec import KernelSpec
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """A place in the source that decides.
+    """A check of a kernel's source that decides whether it has a behaviour or a bug.
 
-    ``code`` is a pattern to search in ``file``, in the functions or objects that ``within``
-    names (separated by blanks; "": in the whole file), without comments. A match means that the
-    kernel has the behaviour, no match that it has not; if ``shown`` is false, the reverse. If
-    the kernel lacks the file or functions, the next sign decides; with ``must`` also if this
-    sign is in favour. With ``option``, the pattern is matched against that configuration
-    option's value instead. ``symbol`` is a function that was added with the behaviour and is
-    never inlined: it decides if there is no source."""
+    ``code`` is a regular expression to search in ``file``, ignoring comments. ``within`` limits
+    the search to the functions or objects with these names, separated by blanks. A match means
+    that the kernel has the behaviour, and no match that it does not. If ``shown`` is false, it is
+    the reverse. The next sign decides if the kernel lacks the file or all of the functions, and
+    with ``must`` also if this sign is in favour.
+
+    With ``option``, the expression is matched against the value of that configuration option
+    instead. ``symbol`` is a function that was added with the behaviour and is never inlined. For
+    a kernel without source, its presence in /proc/kallsyms decides."""
 
     file: str = ""
     code: str = ""
@@ -42,8 +45,10 @@ class Sign:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Whether a kernel has a behaviour or a bug (``shown``), the kind of evidence (``by``:
-    user, source, configuration, symbols, history or version), and the reason."""
+    """Whether a kernel has a behaviour or a bug, and why.
+
+    ``shown`` is whether the kernel has it. ``by`` is the kind of evidence: user, source,
+    configuration, symbols, history or version. ``why`` is the reason, in a line."""
 
     shown: bool
     by: str
@@ -51,15 +56,17 @@ class Evidence:
 
     @property
     def guess(self) -> bool:
-        """Whether it follows from the version alone."""
+        """Whether the evidence is only the kernel's version."""
         return self.by == "version"
 
 
 @dataclass(frozen=True, slots=True)
 class ExaminedKernel:
-    """What the signs are applied to. ``ancestor`` returns whether a commit is in the kernel's
-    history, None without a repository; ``symbols`` are the signs' functions that a kernel
-    without source has, None if unknown."""
+    """A kernel, with the data that signs check.
+
+    ``ancestor`` returns whether a commit is in the kernel's history, or None for a kernel that is
+    not from a repository. ``symbols`` are the signs' symbols that the kernel has, or None if that
+    is unknown; they matter only for a kernel without source."""
 
     kernel: Kernel
     source: Excerpt
@@ -68,8 +75,8 @@ class ExaminedKernel:
 
 
 def examine(spec: KernelSpec, kernel: Kernel, symbols: Iterable[str]) -> ExaminedKernel:
-    """Collect what signs need of the kernel that was built from the spec; of a prebuilt one,
-    which of the symbols it has."""
+    """Collect the data that signs check, for ``kernel``, which was built from ``spec``. A prebuilt
+    kernel is booted to find out which of the ``symbols`` it has."""
     source = build.source(spec)
     if spec.kind == "prebuilt":
         return ExaminedKernel(kernel, source, symbols=_present(kernel, sorted(symbols)))
@@ -80,12 +87,13 @@ def examine(spec: KernelSpec, kernel: Kernel, symbols: Iterable[str]) -> Examine
     return ExaminedKernel(kernel, source)
 
 
-# A symbol that every kernel has: a list without it is not a list of symbols.
+# A symbol that every kernel has. If it is absent, /proc/kallsyms could not be read.
 _EVERY_KERNEL = "really_probe"
 
 
 def _present(kernel: Kernel, names: Sequence[str]) -> frozenset[str] | None:
-    """The symbols that are in /proc/kallsyms of a guest; in the Image the list is compressed."""
+    """Boot the kernel, and return the symbols that are in /proc/kallsyms; None if the guest fails.
+    The Image cannot be searched, because it stores symbols compressed."""
     words = " ".join(f"-e '[ \t]{name}$'" for name in (*names, _EVERY_KERNEL))
     machine = replace(machine_file.machine("smmuv3+nic"), memory=512)
     try:
@@ -104,22 +112,24 @@ def decide(
     since: Versions,
     until: Versions = version.NONE,
 ) -> Evidence:
-    """The first evidence, of the signs in their order, the history and the version."""
+    """Return the first evidence: of the signs in their order, otherwise of the kernel's history,
+    if it is in a repository and ``commit`` is given, otherwise of its version."""
     found = _by_signs(examined, signs)
     if found:
         return found
     in_history = examined.ancestor(commit) if commit else None
     if in_history is not None:
         word = "is" if in_history else "is not"
-        return Evidence(in_history, "history", f"{commit} {word} an ancestor")
+        return Evidence(in_history, "history", f"{commit} {word} in the kernel's history")
     return by_version(examined.kernel.release, since, until)
 
 
 def by_version(release: str, since: Versions, until: Versions = version.NONE) -> Evidence:
-    """By the version, if nothing else decides: it is in ``since``, and not in ``until``."""
+    """Decide by the version alone: a kernel has the behaviour if its release is in ``since`` but
+    not in ``until``."""
     shown = since.include(release) and not until.include(release)
     span = f"since {since}" + (f", until {until}" if until.marks else "")
-    return Evidence(shown, "version", f"a guess: {release}, {span}")
+    return Evidence(shown, "version", f"a guess from the version {release} ({span})")
 
 
 def _by_signs(examined: ExaminedKernel, signs: Sequence[Sign]) -> Evidence | None:
@@ -153,8 +163,10 @@ def _by_sign(examined: ExaminedKernel, sign: Sign) -> Evidence | None:
         place = f"{', '.join(found)} in {place}"
     match = re.search(sign.code, code)
     shown = (match is not None) == sign.shown
-    text = " ".join(match[0].split()) if match else f"/{sign.code}/"
-    return Evidence(shown, "source", f"{place} has {'' if match else 'no '}{text}")
+    found_text = (
+        f"contains {' '.join(match[0].split())}" if match else f"does not match /{sign.code}/"
+    )
+    return Evidence(shown, "source", f"{place} {found_text}")
 
 
 def _by_option(kernel: Kernel, sign: Sign) -> Evidence | None:

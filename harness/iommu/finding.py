@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Findings: rules that do not hold, and splats. A known issue explains findings by their
-fields, and never by their text.
+"""Findings: rules that do not hold, and splats. A known issue is matched against the fields of a
+finding, and never against its text.
 """
 
 import fnmatch
@@ -11,17 +11,19 @@ from dataclasses import dataclass, field
 from harness.errors import CommandFailed, GuestError, GuestHang, GuestPanic
 from harness.klog.splat import Splat
 
-# Rules that neither a scenario nor the audit names: an assertion without a rule, the end of a
-# guest, a command that an oops killed, and a command that failed.
+# Rules that neither a scenario nor the audit defines: a failed assertion without a rule; a panic,
+# a hang or the loss of a guest; a command that an oops killed; a command that failed.
 ASSERTION, PANIC, HANG, LOST, KILLED = "assertion", "panic", "hang", "lost", "killed"
 COMMAND_FAILED = "command-failed"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The ``rule`` that does not hold, its ``subject`` (a device, a module), the observed
-    ``value``, and a ``text`` for people. For a splat the rule is its kind, and ``calls`` are the
-    guilty function and its callers, the innermost first."""
+    """A rule that does not hold, or a splat.
+
+    ``subject`` is for example a device or a module, ``value`` is the observed value, and ``text``
+    describes the finding to the user. For a splat, ``rule`` is its kind, and ``calls`` are the
+    guilty function and its callers, innermost first."""
 
     rule: str
     subject: str = ""
@@ -38,7 +40,7 @@ class Finding:
 
 
 class RuleViolation(AssertionError):
-    """The findings that fail a scenario."""
+    """Findings that make a scenario fail. ``where`` begins the message."""
 
     def __init__(self, findings: Sequence[Finding], where: str = "") -> None:
         text = "; ".join(each.text for each in findings)
@@ -47,26 +49,26 @@ class RuleViolation(AssertionError):
 
 
 def require_none(findings: Iterable[Finding], where: str = "") -> None:
-    """Raises RuleViolation if there are any findings; its message begins with ``where``."""
+    """Raise RuleViolation if there are any findings. ``where`` begins its message."""
     found = list(findings)
     if found:
         raise RuleViolation(found, where)
 
 
 def require(condition: object, rule: str, subject: str = "", value: object = "") -> None:
-    """Raises RuleViolation if the condition is false."""
+    """Raise RuleViolation for the rule if the condition is false."""
     if not condition:
         found = Finding(rule, subject, str(value))
         raise RuleViolation([Finding(rule, subject, str(value), str(found))])
 
 
 def from_splat(splat: Splat) -> Finding:
-    """The splat as a finding."""
+    """Convert a splat to a finding."""
     return Finding(splat.kind, text=splat.title, calls=calls(splat), splat=splat)
 
 
 def from_error(error: BaseException) -> list[Finding]:
-    """The findings of the exception that ended a scenario."""
+    """Convert the exception that ended a scenario to findings."""
     if isinstance(error, RuleViolation):
         return list(error.findings)
     text = str(error).strip()
@@ -85,7 +87,7 @@ _SUFFIX = re.compile(r"\.(?:constprop|isra|part|cold|llvm)\b.*")
 
 
 def calls(splat: Splat) -> tuple[str, ...]:
-    """The guilty function and its callers, the innermost first, without the suffixes that
+    """The guilty function of a splat and its callers, innermost first, without the suffixes that
     compilers add."""
     names = [_SUFFIX.sub("", name) for name in splat.frames]
     function = _SUFFIX.sub("", splat.function) or "?"
@@ -97,14 +99,16 @@ def calls(splat: Splat) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A pattern for findings: "KIND in FUNCTION < CALLER < ... < CALLER", where "..." stands for
-    any number of callers; or "RULE SUBJECT = VALUE", whose omitted parts match anything. In a
-    name, "*" matches any characters and "|" separates alternatives."""
+    """A pattern for findings.
+
+    For splats it is "KIND in FUNCTION < CALLER < ... < CALLER", where "..." matches any number of
+    callers. For rules it is "RULE SUBJECT = VALUE", where omitted parts match anything. In a name,
+    "*" matches any characters, and "|" separates alternatives."""
 
     text: str
 
     def matches(self, finding: Finding) -> bool:
-        """Whether the finding matches."""
+        """Whether the finding matches the pattern."""
         kind, separator, chain = self.text.partition(" in ")
         if separator:
             is_kind = _one_of(kind, finding.rule)
@@ -124,7 +128,7 @@ def _names(chain: str) -> list[str]:
 
 
 def _follow(names: Sequence[str], calls: Sequence[str]) -> bool:
-    """Whether the names match the calls, from the first one on."""
+    """Whether the names match the calls, starting with the first call."""
     if not names:
         return True
     if names[0] == "...":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""IOMMU groups of a guest: set their type, and check that sysfs is consistent about them."""
+"""Set the type of IOMMU groups in a guest, and check that sysfs describes groups consistently."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,15 +16,17 @@ GroupType = Literal["DMA", "DMA-FQ", "identity", "auto"]
 
 
 def set_group_type(guest: Guest, group: int, kind: GroupType, *, check: bool = True) -> Step:
-    """Replace the group's default domain by one of another type (iommu_group_store_type)."""
+    """Replace the group's default domain by one of a different type (iommu_group_store_type)."""
     path = f"/sys/kernel/iommu_groups/{group}/type"
     return devices.write(guest, path, kind, check=check)
 
 
 @dataclass(frozen=True, slots=True)
 class Contradiction:
-    """A contradiction in sysfs: the broken ``rule``, and the ``name`` of the device or the number
-    of the group."""
+    """A contradiction in sysfs.
+
+    ``rule`` is the rule that is broken. ``name`` is a device, or the number of a group. ``text``
+    describes the contradiction."""
 
     rule: str
     name: str
@@ -32,8 +34,8 @@ class Contradiction:
 
 
 def contradictions(state: State) -> list[Contradiction]:
-    """Where sysfs contradicts itself: the links that iommu_device_link, iommu_group_add_device
-    and their counterparts maintain must agree from both ends, and a group must have a device."""
+    """The contradictions in sysfs. Each link that iommu_device_link, iommu_group_add_device and
+    their counterparts maintain must have its reverse link, and each group must have a device."""
     return [
         *_group_contradictions(state),
         *_iommu_contradictions(state),
@@ -41,7 +43,7 @@ def contradictions(state: State) -> list[Contradiction]:
             Contradiction(
                 "grouped-without-iommu",
                 name,
-                f"{name} has group {device.group} and links to no IOMMU",
+                f"{name} has group {device.group} but does not link to an IOMMU",
             )
             for name, device in state.devices.items()
             if device.group is not None and not device.iommu
@@ -57,14 +59,14 @@ def _group_contradictions(state: State) -> Iterator[Contradiction]:
             device = state.devices.get(name)
             own = device.group if device else None
             if own != number:
-                text = f"group {number} has {name}, but the group of {name} is {_number(own)}"
+                text = f"group {number} contains {name}, but the group of {name} is {_number(own)}"
                 yield Contradiction("member-elsewhere", name, text)
     for name, device in state.devices.items():
         if device.group is not None and device.group not in state.groups:
             text = f"{name} has group {device.group}, which does not exist"
             yield Contradiction("missing-group", name, text)
         elif device.group is not None and name not in state.groups[device.group].devices:
-            text = f"{name} has group {device.group}, but that group does not have it"
+            text = f"{name} has group {device.group}, but that group does not contain it"
             yield Contradiction("no-member", name, text)
 
 
@@ -80,7 +82,7 @@ def _iommu_contradictions(state: State) -> Iterator[Contradiction]:
             text = f"{name} links to IOMMU {device.iommu}, which does not link back"
             yield Contradiction("no-link-from-iommu", name, text)
         if device.iommu and device.group is None:
-            text = f"{name} links to IOMMU {device.iommu} and has no group"
+            text = f"{name} links to IOMMU {device.iommu} but has no group"
             yield Contradiction("iommu-without-group", name, text)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Inspect a driver's object file without running it: whether it is a module, whether its license
-permits its imports, whether they are exported, and whether udev loads it for the devices that
-it drives.
+"""Inspect the object file of a driver without running it: whether it is a module, whether its
+license permits the symbols that it imports, whether these are exported, and whether udev loads
+the module for the devices that it supports.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,8 +32,11 @@ _DESCRIPTION = ("license", "vermagic", "depends", "description", "version", "src
 
 @dataclass(frozen=True, slots=True)
 class ImportedSymbol:
-    """A symbol that a module needs: its ``provider`` ("" if none exports it, "?" without a
-    vmlinux), whether it is for GPL modules only, and whether it may be missing (``weak``)."""
+    """A symbol that a module imports.
+
+    ``provider`` is vmlinux or the module that exports it, "" if it is not exported, or "?" if
+    that is unknown because the kernel has no vmlinux. ``gpl`` is whether only GPL modules may
+    import it. ``weak`` is whether it may be missing."""
 
     symbol: str
     provider: str
@@ -43,7 +46,7 @@ class ImportedSymbol:
 
 @dataclass(frozen=True, slots=True)
 class InspectedModule:
-    """One module with its imports resolved."""
+    """A module with its imports resolved."""
 
     name: str
     object: Object
@@ -52,7 +55,7 @@ class InspectedModule:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """The inspected modules, and the ``findings``, one line each."""
+    """The inspected modules of a kernel, and the ``findings``, which are lines of text."""
 
     kernel: Kernel
     build_id: str
@@ -62,7 +65,7 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True)
 class _Objects:
-    """All objects of a kernel; modules are read on demand."""
+    """The object files of a kernel: ``files`` are its modules by name, which are read on demand."""
 
     kernel: Kernel
     vmlinux: Object | None
@@ -70,9 +73,9 @@ class _Objects:
 
 
 def inspect(kernel: Kernel, module_name: str | None) -> Inspection:
-    """Inspect the module of this name or file, or else every IOMMU driver. Raises UsageError for
-    a module that the kernel does not have, and for a file that is not a complete arm64
-    object."""
+    """Inspect the module with this name or in this file, or every IOMMU driver if it is None.
+    Raises UsageError for a module that the kernel does not have, and for a file that is not a
+    complete arm64 object."""
     objects = _Objects(kernel, read_vmlinux(kernel), _files(kernel))
     findings: list[str] = []
     modules: list[InspectedModule] = []
@@ -89,7 +92,7 @@ def inspect(kernel: Kernel, module_name: str | None) -> Inspection:
 
 
 def read_vmlinux(kernel: Kernel) -> Object | None:
-    """The kernel's vmlinux; None for a kernel without one."""
+    """Read the kernel's vmlinux. Returns None if the kernel does not have the file."""
     path = kernel.directory / "vmlinux"
     return elf.read(path) if path.is_file() else None
 
@@ -104,7 +107,8 @@ def _files(kernel: Kernel) -> dict[str, Path]:
 
 
 def _path(objects: _Objects, module_name: str, findings: list[str]) -> Path | None:
-    """The module's file; None, with a finding, for a driver that is not a module."""
+    """Return the file of a module. For a driver that is not a module, add a finding and return
+    None."""
     if "/" in module_name or module_name.endswith(".ko"):
         return Path(module_name)
     name = module_name.replace("-", "_")
@@ -115,7 +119,7 @@ def _path(objects: _Objects, module_name: str, findings: list[str]) -> Path | No
         return None
     if name not in DRIVERS:
         known = ", ".join(sorted(objects.files))
-        raise UsageError(f"{objects.kernel.label} has no module {module_name!r}", f"it has {known}")
+        raise UsageError(f"{objects.kernel.label} has no module {module_name!r}", f"use {known}")
     option = DRIVERS[name].option
     value = config.values(objects.kernel.config.read_text(errors="replace")).get(option, "n")
     findings.append(f"{name} is not a module: CONFIG_{option} is {value}")
@@ -133,23 +137,24 @@ def _module(objects: _Objects, path: Path) -> InspectedModule:
     module = elf.read(path)
     providers = _providers(objects, module)
     imports = (
-        _import(symbol, weak=weak, providers=providers, else_by="" if objects.vmlinux else "?")
+        _import(symbol, weak=weak, providers=providers, missing="" if objects.vmlinux else "?")
         for symbol, weak in sorted(module.imports.items())
     )
     return InspectedModule(module.value("name") or _named(path), module, tuple(imports))
 
 
 def _import(
-    symbol: str, *, weak: bool, providers: Sequence[tuple[str, Object]], else_by: str
+    symbol: str, *, weak: bool, providers: Sequence[tuple[str, Object]], missing: str
 ) -> ImportedSymbol:
+    """Resolve an import. The provider is ``missing`` if none of ``providers`` exports it."""
     for name, each in providers:
         if symbol in each.exports:
             return ImportedSymbol(symbol, name, each.exports[symbol], weak)
-    return ImportedSymbol(symbol, else_by, False, weak)
+    return ImportedSymbol(symbol, missing, False, weak)
 
 
 def _providers(objects: _Objects, module: Object) -> list[tuple[str, Object]]:
-    """vmlinux, and the modules that the module depends on."""
+    """vmlinux and the modules that the module depends on, with their names."""
     below = [name for name in _depends(module) if name in objects.files]
     kernel = [("vmlinux", objects.vmlinux)] if objects.vmlinux else []
     return [*kernel, *((name, elf.read(objects.files[name])) for name in below)]
@@ -163,16 +168,17 @@ def _findings(objects: _Objects, module: InspectedModule) -> Iterator[str]:
     name = module.name
     found = module.object
     if not found.info:
-        yield f"{name}: no .modinfo: the kernel does not load it"
+        yield f"{name}: has no .modinfo section, so the kernel does not load it"
         return
     license_ = found.value("license")
     if license_ not in _GPL:
         only = [each.symbol for each in module.imports if each.gpl]
-        needs = f", and it imports {_some(only)} for GPL modules only" if only else ""
-        yield f"{name}: license {license_ or 'none'!r} taints the kernel{needs}"
+        imports = f", but it imports {_some(only)}, which only GPL modules may use" if only else ""
+        yield f"{name}: license {license_ or 'none'!r} taints the kernel{imports}"
     vermagic = found.value("vermagic").split(" ")[0]
     if vermagic != objects.kernel.release:
-        yield f"{name}: built for {vermagic or 'no kernel'}, not for {objects.kernel.release}"
+        built = f"built for {vermagic}" if vermagic else "built without vermagic"
+        yield f"{name}: {built}, not for {objects.kernel.release}"
     for depended in _depends(found):
         if depended not in objects.files and depended not in _builtin(objects.kernel):
             yield f"{name}: depends on {depended}, which this kernel does not have"
@@ -188,7 +194,8 @@ def _alias_findings(module: InspectedModule) -> Iterator[str]:
     aliases = set(module.object.values("alias"))
     uncovered = [text for text in module.object.compatibles if f"of:N*T*C{text}" not in aliases]
     if uncovered:
-        yield f"{module.name}: no alias for {_some(uncovered)}, so udev does not load it for them"
+        devices = _some(uncovered)
+        yield f"{module.name}: no alias for {devices}, so udev does not load it for these devices"
     driver = DRIVERS.get(module.name)
     for alias in driver.aliases if driver else ():
         if alias not in aliases and alias.partition("*C")[2] not in uncovered:
@@ -201,7 +208,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def lines(result: Inspection) -> Iterator[tuple[str, str]]:
-    """The inspection as lines of text, each with its style."""
+    """Format an inspection as lines of text, each with its style."""
     yield "", f"{result.kernel.label}: {result.kernel.release}"
     yield "", f"vmlinux build-id: {result.build_id or 'no vmlinux'}"
     for module in result.modules:
@@ -230,12 +237,14 @@ def _module_lines(module: InspectedModule) -> Iterator[tuple[str, str]]:
     for symbol, gpl in sorted(found.exports.items()):
         yield "", f"  {'exports':<12} {symbol}{' (GPL)' if gpl else ''}"
     for each in module.imports:
-        provider = each.provider or ("nowhere, weak" if each.weak else "nowhere")
-        yield "", f"  {'imports':<12} {each.symbol}{' (GPL)' if each.gpl else ''} from {provider}"
+        source = f"from {each.provider}" if each.provider else "(not exported)"
+        if not each.provider and each.weak:
+            source = "(weak, not exported)"
+        yield "", f"  {'imports':<12} {each.symbol}{' (GPL)' if each.gpl else ''} {source}"
 
 
 def record(result: Inspection) -> dict[str, Any]:
-    """The inspection as JSON."""
+    """Convert an inspection to its JSON record."""
     return {
         "kernel": result.kernel.label,
         "release": result.kernel.release,

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The profile of a kernel: which behaviours and known issues it has, each with the evidence.
-No guest is needed, except for the symbols of a prebuilt kernel.
+Only a prebuilt kernel must be booted for its profile, to read its symbols.
 """
 
 import functools
@@ -17,7 +17,7 @@ from harness.kernel.spec import KernelSpec
 
 @dataclass(frozen=True, slots=True)
 class KernelProfile:
-    """The evidence for each behaviour and known issue, by name."""
+    """The evidence for or against each behaviour and known issue, by name."""
 
     behaviours: dict[str, Evidence]
     issues: dict[str, Evidence]
@@ -30,9 +30,11 @@ def of(
     overrides: tuple[str, ...] = (),
     issue_files: tuple[Path, ...] = (),
 ) -> KernelProfile:
-    """The profile of the kernel that was built from the spec. ``overrides`` are behaviours that
-    hold whatever the source, NAME or no-NAME; ``issue_files`` have known issues. Raises UsageError
-    for an unknown behaviour and as ``known_issues.issues`` does."""
+    """Determine the profile of ``kernel``, which was built from ``spec``.
+
+    ``overrides`` are behaviours that the kernel has (NAME) or does not have (no-NAME), regardless
+    of its source. ``issue_files`` are files of known issues in addition to the bundled ones.
+    Raises UsageError for an unknown behaviour, and as ``known_issues.issues`` does."""
     known = known_issues.issues(issue_files)
     signs = [sign for each in behaviour.TABLE.values() for sign in each.signs]
     signs += [sign for each in known.values() for sign in each.signs]
@@ -43,7 +45,7 @@ def of(
 
 
 def read(record: Mapping[str, Any]) -> KernelProfile:
-    """Read a profile from JSON, which ``asdict`` made."""
+    """Read a profile from its JSON record, which ``asdict`` made."""
     return KernelProfile(_table(record["behaviours"]), _table(record["issues"]))
 
 

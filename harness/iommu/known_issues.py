@@ -2,9 +2,8 @@
 """Known issues: bugs of kernels that scenarios run into, from known-issues.toml and the user's
 files.
 
-They are strict both ways. If a kernel has an issue, the scenario that names it must run into
-it, unless it is a race that may succeed. An issue explains the findings that match its
-symptoms, and no others.
+A scenario that names an issue must run into it on each kernel that has the issue, unless the
+issue is a race. An issue explains only findings that match its symptoms or follow from them.
 """
 
 import fnmatch
@@ -25,8 +24,10 @@ from harness.iommu.version import Versions
 
 @dataclass(frozen=True, slots=True)
 class Symptom:
-    """A pattern for findings that an issue causes, with a finding that matches (``like``) and a
-    similar one that does not (``unlike``)."""
+    """A pattern for findings that an issue causes.
+
+    As examples, ``like`` is a finding that matches it, and ``unlike`` is a similar finding that
+    does not."""
 
     pattern: Pattern
     like: str = ""
@@ -37,12 +38,14 @@ class Symptom:
 class KnownIssue:
     """A bug of some kernels.
 
-    ``needs`` are behaviours without which no kernel has it, ``signs`` decide by the source, and
-    otherwise the versions ``introduced`` and ``fixed`` do. ``machines`` are patterns of names.
-    ``symptoms`` match the findings that it causes, and ``follows`` findings that are
-    consequences of these. ``scenarios`` are patterns of scenarios that may run into it, as
-    "pinning::test_*", in addition to those that name it. ``evidence`` is where it was observed
-    or how it follows from the source, ``upstream`` its state upstream."""
+    Only a kernel with the behaviours in ``needs`` can have the bug. ``signs`` decide by the
+    source whether it does, and otherwise the versions ``introduced`` and ``fixed`` decide.
+    ``machines`` are patterns for the names of machines on which the bug can appear.
+
+    ``symptoms`` match findings that the bug causes, and ``follows`` match their consequences.
+    ``scenarios`` are patterns such as "pinning::test_*" for scenarios that may run into the bug
+    without naming it. ``evidence`` is where the bug was observed, or how it follows from the
+    source. ``upstream`` is its state upstream."""
 
     id: str
     title: str
@@ -58,27 +61,27 @@ class KnownIssue:
     upstream: str = ""
 
     def affects(self, machine: str) -> bool:
-        """Whether the machine of this name can show it."""
+        """Whether the bug can appear on the machine of this name."""
         return any(fnmatch.fnmatchcase(machine, pattern) for pattern in self.machines)
 
     def may_affect(self, scenario: str) -> bool:
-        """Whether the scenario, as "test_pinning.py::test_x", is one of its ``scenarios``."""
+        """Whether a scenario, such as "test_pinning.py::test_x", matches ``scenarios``."""
         name = scenario.partition("[")[0].removeprefix("test_").replace(".py::", "::")
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.scenarios)
 
     def of(self, examined: ExaminedKernel, behaviours: Mapping[str, Evidence]) -> Evidence:
-        """The evidence whether the kernel, which has these behaviours, has the issue."""
+        """Determine whether the kernel, with the evidence for its behaviours, has the issue."""
         for name in self.needs:
             needed = behaviours[name]
             if not needed.shown:
                 return Evidence(shown=False, by=needed.by, why=f"no {name}: {needed.why}")
         if self.needs and not self.signs:
-            return Evidence(shown=True, by="source", why=f"it has {', '.join(self.needs)}")
+            return Evidence(shown=True, by="source", why=f"the kernel has {', '.join(self.needs)}")
         return evidence.decide(examined, self.signs, "", self.introduced, self.fixed)
 
     def explained(self, findings: Sequence[Finding]) -> list[Finding]:
-        """The findings of a test, in the order of their occurrence, that the issue explains:
-        its symptoms, and what follows from one of them."""
+        """The findings that the issue explains: its symptoms, and their consequences after the
+        first symptom. ``findings`` are in the order of their occurrence."""
         own: list[Finding] = []
         for finding in findings:
             causes = any(each.pattern.matches(finding) for each in self.symptoms)
@@ -93,19 +96,21 @@ BUNDLED = Path(__file__).with_name("known-issues.toml")
 
 @functools.cache
 def issues(files: tuple[Path, ...] = ()) -> dict[str, KnownIssue]:
-    """The bundled known issues and those of the files, by id. Raises UsageError, with the file's
-    name, for a file that cannot be read or has an invalid issue."""
+    """Read the bundled known issues and the user's ``files``, and return the issues by id. Raises
+    UsageError, with the file's name, for a file that cannot be read or has an invalid issue."""
     found: dict[str, KnownIssue] = {}
     for file in (BUNDLED, *files):
         for issue in read(file):
             if issue.id in found:
-                raise UsageError(f"{file}: the known issue {issue.id!r} exists", "use another id")
+                raise UsageError(
+                    f"{file}: known issue {issue.id!r} already exists", "choose a different id"
+                )
             found[issue.id] = issue
     return found
 
 
 def read(file: Path) -> list[KnownIssue]:
-    """The known issues of a file. Raises UsageError as ``issues`` does."""
+    """Read the known issues in a file. Raises UsageError as ``issues`` does."""
     records = toml.read(file)
     try:
         _check_keys(records, ["issue"], ["issue"])
@@ -130,7 +135,7 @@ def _issue(record: dict[str, Any]) -> KnownIssue:
 def _parse(record: dict[str, Any]) -> KnownIssue:
     _check_keys(record, [each.name for each in fields(KnownIssue)], ["id", "title", "symptoms"])
     if not record.keys() & {"needs", "signs", "introduced"}:
-        raise _InvalidIssue("requires needs, signs or introduced, or no kernel has it")
+        raise _InvalidIssue("requires needs, signs or introduced, to decide which kernels have it")
     needs = _names(record, "needs")
     for name in needs:
         if name not in behaviour.TABLE:
@@ -166,7 +171,9 @@ def _sign(record: dict[str, Any]) -> Sign:
     try:
         re.compile(values["code"])
     except re.error as error:
-        raise _InvalidIssue(f"code {values['code']!r} is not a pattern: {error}") from None
+        raise _InvalidIssue(
+            f"code {values['code']!r} is not a regular expression: {error}"
+        ) from None
     return Sign(**values)
 
 
@@ -207,12 +214,12 @@ def _names(record: Mapping[str, Any], key: str) -> tuple[str, ...]:
 def _tables(record: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     tables: list[dict[str, Any]] = _value(record, key, list)
     if not all(isinstance(table, dict) for table in tables):
-        raise _InvalidIssue(f"{key} must be tables, not {tables!r}")
+        raise _InvalidIssue(f"{key} must be a list of tables, not {tables!r}")
     return tables
 
 
 def _value(record: Mapping[str, Any], key: str, kind: Callable[[], Any]) -> Any:
-    """The value of a key, or the empty value of its type."""
+    """The value of a key, or the empty value of the type ``kind`` if the key is absent."""
     value = record.get(key, kind())
     if not isinstance(value, type(kind())):
         raise _InvalidIssue(f"{key} must be of type {type(kind()).__name__}, not {value!r}")

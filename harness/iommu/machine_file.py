@@ -4,8 +4,8 @@
 iommu = "smmuv3"            # or "virtio-iommu"
 firmware = "devicetree"     # or "acpi"
 memory = 256                # MiB
-presets = ["clients"]       # devices by preset, beside those below
-overlays = ["mine.dts"]     # names of dts/, or paths relative to this file
+presets = ["clients"]       # presets of devices, in addition to the devices below
+overlays = ["mine.dts"]     # names in dts/, or paths relative to this file
 
 [[device]]
 model = "pcie-root-port"
@@ -39,18 +39,18 @@ _KEYS: dict[str, type] = {
     "broken-firmware": bool,
     "device": list,
 }
-_PLACES = ("model", "id", "bus", "address")
+_FIELDS = ("model", "id", "bus", "address")
 
 
 def machine(text: str) -> Machine:
-    """The machine for the argument of ``--machine``, a name (``machines.named``) or a file.
-    Raises UsageError as ``machines.named`` and ``read`` do."""
+    """Return the machine for an argument of ``--machine``, which is a name (see
+    ``machines.named``) or a .toml file. Raises UsageError as ``machines.named`` and ``read`` do."""
     return read(Path(text)) if text.endswith(".toml") else machines.named(text)
 
 
 def read(path: Path) -> Machine:
-    """The machine that the file describes. Raises UsageError with the file's name for an
-    unknown key, a wrong value, or a machine that QEMU cannot emulate."""
+    """Read the machine that a file describes. Raises UsageError, with the file's name, for an
+    unknown key, an invalid value, or a machine that QEMU cannot emulate."""
     record = toml.read(path)
     try:
         described = _machine(path, record)
@@ -100,18 +100,19 @@ def _words(record: dict[str, Any], key: str) -> list[str]:
 
 def _device(record: object) -> EmulatedDevice:
     if not isinstance(record, dict) or not isinstance(record.get("model"), str):
-        raise UsageError(f"a [[device]] requires a model: {record!r}")
+        raise UsageError(f"a [[device]] requires a model, which must be a string: {record!r}")
     for key, value in record.items():
         name = f"{key} of {record['model']}"
-        if key in _PLACES and not isinstance(value, str):
+        if key in _FIELDS and not isinstance(value, str):
             raise UsageError(f"{name} must be a string, not {value!r}")
         if type(value) not in (str, int, bool):
             raise UsageError(f"{name} must be a string, an integer or a boolean, not {value!r}")
-    places = {key: record[key] for key in _PLACES if key in record}
-    properties = tuple((key, value) for key, value in record.items() if key not in _PLACES)
-    return EmulatedDevice(**places, properties=properties)
+    fields = {key: record[key] for key in _FIELDS if key in record}
+    properties = tuple((key, value) for key, value in record.items() if key not in _FIELDS)
+    return EmulatedDevice(**fields, properties=properties)
 
 
 def _overlay(path: Path, name: str) -> str:
-    """A name of dts/, or the path of a .dts file relative to this file."""
+    """The name of an overlay in dts/, or the absolute path of a .dts file whose ``name`` is
+    relative to the machine file ``path``."""
     return str((path.parent / name).absolute()) if name.endswith(".dts") else name

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The machines and presets by name: ``smmuv3``, ``virtio-iommu+switch``."""
+"""Machines and presets by name, for example ``smmuv3`` and ``virtio-iommu+switch``."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from harness.machine.topology import Firmware, Iommu, Machine, Preset
 def _functions(
     model: str, slot: str, bus: str = "", properties: Properties = ()
 ) -> tuple[EmulatedDevice, ...]:
-    """Two functions of one slot; only function 0 has the multifunction bit set."""
+    """Two functions of one slot. Only function 0 has the multifunction bit set."""
     first = (*properties, ("multifunction", True))
     return (
         EmulatedDevice(model, bus=bus, address=f"{slot}.0", properties=first),
@@ -22,7 +22,7 @@ def _functions(
 
 
 def _switch(root: Properties = ()) -> tuple[EmulatedDevice, ...]:
-    """A switch below a root port, with a NIC below each of its two ports."""
+    """A switch below a root port, with a NIC below each of its two downstream ports."""
     ports = [
         EmulatedDevice("xio3130-downstream", f"down{slot}", "up", properties=(("slot", slot),))
         for slot in (1, 2)
@@ -41,20 +41,20 @@ _TRANSLATED: Properties = (("iommu_platform", True), ("disable-legacy", "on"))
 PRESETS = {
     "nic": Preset("one NIC on the root bus", (EmulatedDevice("e1000e"),)),
     "clients": Preset("two platform devices", overlays=("platform-clients",)),
-    "multifunction": Preset("two functions without isolation: one group", _functions("e1000", "5")),
+    "multifunction": Preset("two functions of a NIC that share a group", _functions("e1000", "5")),
     "isolated-functions": Preset(
-        "two functions that a quirk calls isolated", _functions("e1000e", "5")
+        "two functions of a NIC that an ACS quirk isolates", _functions("e1000e", "5")
     ),
     "root-port": Preset(
-        "two functions below a root port",
+        "two functions of a NIC below a root port",
         (EmulatedDevice("pcie-root-port", "port"), *_functions("e1000e", "0", "port")),
     ),
-    "switch": Preset("two NICs below the ports of a switch", _switch()),
+    "switch": Preset("two NICs below different ports of a switch", _switch()),
     "unisolated-switch": Preset(
         "two NICs below a switch and a root port without ACS", _switch((("disable-acs", True),))
     ),
     "pci-bridge": Preset(
-        "two NICs that share the bridge's stream ID",
+        "two NICs that share the stream ID of a PCI bridge",
         (
             EmulatedDevice("pcie-pci-bridge", "bridge"),
             EmulatedDevice("e1000", bus="bridge", address="1.0"),
@@ -62,47 +62,47 @@ PRESETS = {
         ),
     ),
     "virtio": Preset(
-        "a virtio NIC and a virtio disk whose DMA is translated",
+        "a virtio NIC and a virtio disk behind the IOMMU",
         (
             EmulatedDevice("virtio-net-pci", properties=_TRANSLATED),
             EmulatedDevice("virtio-blk-pci", properties=_TRANSLATED),
         ),
     ),
     "virtio-siblings": Preset(
-        "two virtio NICs without isolation: one group",
+        "two functions of a virtio NIC that share a group",
         _functions("virtio-net-pci", "5", properties=_TRANSLATED),
     ),
     "nvme": Preset("an NVMe disk, which QEMU cannot migrate", (EmulatedDevice("nvme"),)),
-    "hotplug": Preset("a slot to plug a device into", (EmulatedDevice("pcie-root-port", "slot"),)),
+    "hotplug": Preset("an empty slot for hot-plug", (EmulatedDevice("pcie-root-port", "slot"),)),
     "shared-stream-id": Preset(
-        "two platform devices with one stream ID", overlays=("shared-stream-id",)
+        "two platform devices with the same stream ID", overlays=("shared-stream-id",)
     ),
     "repeated-stream-id": Preset(
-        "a platform device that names one stream ID twice", overlays=("repeated-stream-id",)
+        "a platform device that lists one stream ID twice", overlays=("repeated-stream-id",)
     ),
     "several-stream-ids": Preset(
         "a platform device with several stream IDs", overlays=("several-stream-ids",)
     ),
     "reserved-regions": Preset(
-        "a platform device with a reserved region and a direct-mapped one",
+        "a platform device with a reserved region and a direct-mapped region",
         overlays=("reserved-regions",),
     ),
     "stream-id-out-of-range": Preset(
-        "a platform device whose stream ID the IOMMU lacks",
+        "a platform device with a stream ID that is out of the IOMMU's range",
         overlays=("stream-id-out-of-range",),
         broken_firmware=True,
     ),
     "half-out-of-range": Preset(
-        "a platform device with a stream ID that the IOMMU has and one that it lacks",
+        "a platform device with a valid stream ID and one that is out of the IOMMU's range",
         overlays=("half-out-of-range",),
         broken_firmware=True,
     ),
     "half-disabled-iommu": Preset(
-        "a platform device with two IOMMUs, one of which firmware has disabled",
+        "a platform device with two IOMMUs, one of them disabled by firmware",
         overlays=("half-disabled-iommu",),
     ),
     "disabled-iommu": Preset(
-        "a platform device whose IOMMU firmware has disabled", overlays=("disabled-iommu",)
+        "a platform device whose IOMMU is disabled by firmware", overlays=("disabled-iommu",)
     ),
 }
 
@@ -116,8 +116,8 @@ def _machine(name: str, iommu: Iommu, firmware: Firmware, *presets: str) -> Mach
 
 
 def with_presets(machine: Machine, names: tuple[str, ...]) -> Machine:
-    """The machine with the devices of the presets added. Raises UsageError for an unknown
-    preset."""
+    """Return the machine with the devices of these presets added. Raises UsageError for an
+    unknown preset."""
     for name in names:
         if name not in PRESETS:
             raise UsageError(f"unknown preset {name!r}", f"use {', '.join(PRESETS)}")
@@ -130,7 +130,7 @@ def with_presets(machine: Machine, names: tuple[str, ...]) -> Machine:
     )
 
 
-# The machine of commands that use one. Those that use several default to both drivers.
+# The default machine of commands that use one machine, and of commands that use several.
 DEFAULT = "smmuv3"
 DEFAULTS = (DEFAULT, "virtio-iommu")
 
@@ -146,14 +146,14 @@ MACHINES = {
 
 
 def named(text: str) -> Machine:
-    """The machine of this name, or ``MACHINE+PRESET+...``, where the devices of the presets
-    replace its own. Raises UsageError for an unknown name and for a machine that QEMU cannot
-    emulate."""
+    """Return the machine of this name. In ``MACHINE+PRESET+...``, the devices of the presets
+    replace the devices of the machine. Raises UsageError for an unknown name, and for a machine
+    that QEMU cannot emulate."""
     name, *presets = text.split("+")
     if name not in MACHINES:
         raise UsageError(
             f"unknown machine {name!r}",
-            f"use {', '.join(MACHINES)}, one of them with +PRESET, or a .toml file",
+            f"use {', '.join(MACHINES)}, one of these with +PRESET, or a .toml file",
         )
     machine = MACHINES[name]
     if presets:

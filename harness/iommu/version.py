@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Kernels by their version: the last resort, if nothing in their source decides."""
+"""Sets of kernels by version, which are the last resort if nothing in a kernel's source decides."""
 
 import re
 from dataclasses import dataclass
@@ -9,9 +9,11 @@ _RELEASE = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
 
 @dataclass(frozen=True, slots=True)
 class Versions:
-    """Kernels since some versions. "6.15" stands for that mainline release and all later ones,
-    "6.12.111" for the stable releases of 6.12 since that one, to which a fix was backported.
-    Without marks it includes no kernel."""
+    """A set of kernels, by the versions since which they are in the set.
+
+    "6.15" includes that mainline release and all later releases. "6.12.111", to which a fix was
+    backported, includes that stable release and the later releases of 6.12. Without ``marks``,
+    the set is empty."""
 
     marks: tuple[str, ...] = ()
 
@@ -19,8 +21,8 @@ class Versions:
         return ", ".join(self.marks) or "no release yet"
 
     def include(self, release: str) -> bool:
-        """Whether it includes a kernel with this ``uname -r``. One without a version counts as
-        the newest."""
+        """Whether the set includes a kernel with this ``uname -r``. A kernel without a version
+        counts as the newest."""
         match = _RELEASE.match(release)
         if match is None:
             return any(mark.count(".") == 1 for mark in self.marks)

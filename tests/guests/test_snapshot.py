@@ -54,7 +54,7 @@ def test_warm_up_commands_run_before_the_first_step(guest_factory: GuestFactory)
 
 def test_guest_factory_reports_a_failed_warm_up(guest_factory: GuestFactory) -> None:
     with pytest.raises(
-        UsageError, match=r"the warm-up command 'modprobe nope' exited with status 1: .*nope"
+        UsageError, match=r"the warm-up command 'modprobe nope' fails with status 1: .*nope"
     ):
         guest_factory("smmuv3", "modprobe nope")
 

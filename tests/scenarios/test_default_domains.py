@@ -240,7 +240,7 @@ def test_failed_type_change_keeps_the_old_domain(bound_guest: Guest) -> None:
 # Not with ACPI, whose interpreter does not survive a failed allocation.
 @pytest.mark.machines("smmuv3", "virtio-iommu")
 @pytest.mark.needs(DMA_OWNERSHIP)
-@pytest.mark.known_issue("no-default-domain-to-return-to")
+@pytest.mark.known_issue("claimed-group-has-no-default-domain")
 @pytest.mark.known_issue("failed-attach-warns", sometimes=True)
 def test_group_without_default_domain_can_be_claimed_and_released(
     guest: Guest, shows: Shows, expect_splat: ExpectSplat

@@ -46,7 +46,7 @@ def nic_of(guest: Guest) -> str:
 
 @pytest.mark.needs(PROBE_DEFERRAL)
 @pytest.mark.known_issue(
-    "client-binds-while-iommu-probes", "client-probes-before-registration-does", sometimes=True
+    "client-binds-while-iommu-probes", "client-probes-during-registration", sometimes=True
 )
 @pytest.mark.parametrize("client", ["e1000e", "iommu_client"])
 @pytest.mark.parametrize("seed", range(3))
@@ -116,7 +116,7 @@ def test_device_removal_races_with_unbind(smp_guest: Guest, seed: int) -> None:
     "unloaded-operations-stay",
     "unloaded-virtio-operations-stay",
     "fwspec-outlives-virtio-operations",
-    "iommu-goes-while-it-is-looked-up",
+    "iommu-unregisters-during-lookup",
     sometimes=True,
 )
 @pytest.mark.parametrize("seed", range(3))

@@ -130,7 +130,7 @@ def test_failed_device_add_is_unwound(guest: Guest) -> None:
 
 
 @pytest.mark.needs(DMA_OWNERSHIP)  # 5.10's VFIO follows groups by a notifier instead
-@pytest.mark.known_issue("vfio-keeps-group-it-failed-to-open")
+@pytest.mark.known_issue("vfio-leaks-group-reference")
 def test_failed_vfio_probe_releases_the_group(guest: Guest) -> None:
     """A VFIO probe that fails keeps no reference to the group.
 

@@ -107,7 +107,7 @@ def test_inspect_reports_a_driver_that_is_not_a_module(kernel: Kernel) -> None:
     )
     with pytest.raises(UsageError, match="fake has no module 'frob'") as caught:
         inspection.inspect(kernel, "frob")
-    assert "it has arm_smmu_v3, base_lib" in caught.value.hint
+    assert "use arm_smmu_v3, base_lib" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -116,8 +116,8 @@ def test_inspect_reports_a_driver_that_is_not_a_module(kernel: Kernel) -> None:
         (
             "license=GPL v2",
             "license=Proprietary",
-            "license 'Proprietary' taints the kernel, and it imports gpl_function, lib_function"
-            " for GPL modules only",
+            "license 'Proprietary' taints the kernel, but it imports gpl_function, lib_function,"
+            " which only GPL modules may use",
         ),
         ("license=GPL v2", "author=x", "license 'none' taints the kernel"),
         ("depends=base-lib", "depends=", "lib_function not exported by vmlinux"),
@@ -126,7 +126,7 @@ def test_inspect_reports_a_driver_that_is_not_a_module(kernel: Kernel) -> None:
         (
             'compatible = "arm,smmu-v3" }',
             'compatible = "arm,smmu-v3" }, { .compatible = "x,new" }',
-            "no alias for x,new, so udev does not load it for them",
+            "no alias for x,new, so udev does not load it for these devices",
         ),
         ("alias=of:N*T*Carm,smmu-v3", "alias=of:N*T*Cx", "no alias for arm,smmu-v3"),
     ],
@@ -145,7 +145,7 @@ def test_inspect_reports_an_import_without_an_export(kernel: Kernel, tmp_path: P
 
 def test_inspect_reports_an_object_without_modinfo(kernel: Kernel, tmp_path: Path) -> None:
     assert findings(kernel, tmp_path, "int x;") == [
-        "driver: no .modinfo: the kernel does not load it"
+        "driver: has no .modinfo section, so the kernel does not load it"
     ]
 
 

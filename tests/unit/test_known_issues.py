@@ -76,11 +76,11 @@ def test_an_issue_selects_scenarios_by_pattern(tmp_path: Path, pattern: str, mat
         (MINE, "[[bug]]", ": unknown key 'bug'"),
         ('"mine"', '""', ": known issue '': requires id"),
         ('"mine"', "1", ": known issue 1: id must be of type str, not 1"),
-        ('"mine"', '"smmu-reload-leaks"', ": the known issue 'smmu-reload-leaks' exists"),
+        ('"mine"', '"smmu-reload-leaks"', ": known issue 'smmu-reload-leaks' already exists"),
         ("title", "titel", ": known issue 'mine': unknown key 'titel'; did you mean title?"),
         ("{ is", "{ has", ": known issue 'mine': unknown key 'has'"),
         ('[{ is = "WARNING in my_probe" }]', "[]", ": known issue 'mine': requires symptoms"),
-        ('[{ is = "WARNING in my_probe" }]', "[1]", "symptoms must be tables, not [1]"),
+        ('[{ is = "WARNING in my_probe" }]', "[1]", "symptoms must be a list of tables, not [1]"),
         ('introduced = ["6.1"]', "", "requires needs, signs or introduced"),
         (
             '["6.1"]',
@@ -94,7 +94,7 @@ def test_an_issue_selects_scenarios_by_pattern(tmp_path: Path, pattern: str, mat
         (
             'introduced = ["6.1"]',
             'signs = [{ file = "x.c", code = "(" }]',
-            "code '(' is not a pattern: ",
+            "code '(' is not a regular expression: ",
         ),
         (
             'introduced = ["6.1"]',

@@ -76,12 +76,12 @@ def test_a_consistent_state_has_no_contradictions() -> None:
         (
             "group 0 b000000.client0",
             "group 0 b000000.client0,b001000.client1",
-            "group 0 has b001000.client1, but the group of b001000.client1 is none",
+            "group 0 contains b001000.client1, but the group of b001000.client1 is none",
         ),
         (
             "group 0 b000000.client0",
             "group 0 0000:00:09.0",
-            "group 0 has 0000:00:09.0, but the group of 0000:00:09.0 is none",
+            "group 0 contains 0000:00:09.0, but the group of 0000:00:09.0 is none",
         ),
         (
             "iommu smmu3 0000:00:01.0,b000000.client0",
@@ -91,7 +91,7 @@ def test_a_consistent_state_has_no_contradictions() -> None:
         (
             "device pci 0000:00:01.0 e1000e 3 smmu3 iommu",
             "device pci 0000:00:01.0 e1000e 3 - iommu",
-            "0000:00:01.0 has group 3 and links to no IOMMU",
+            "0000:00:01.0 has group 3 but does not link to an IOMMU",
         ),
         (
             "iommu smmu3 0000:00:01.0,b000000.client0",
@@ -101,7 +101,7 @@ def test_a_consistent_state_has_no_contradictions() -> None:
         (
             "device platform b001000.client1 - - - iommu",
             "device platform b001000.client1 - - smmu3 iommu",
-            "b001000.client1 links to IOMMU smmu3 and has no group",
+            "b001000.client1 links to IOMMU smmu3 but has no group",
         ),
     ],
 )
