@@ -235,7 +235,7 @@ _SKIPPED = {
     "lock": machinery.locks,
     "order": machinery.locks,
     "leak": machinery.allocates,
-    "locking": machinery.locks_socket,
+    "locking": machinery.locks_owned,
 }
 
 

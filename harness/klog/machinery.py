@@ -82,9 +82,9 @@ def is_modular(function: str) -> bool:
 
 @functools.lru_cache(maxsize=1 << 14)
 def locks(function: str) -> bool:
-    """True if it only acquires or releases a lock, or reports. For lockdep all other
-    functions can be to blame, the scheduler and allocators included."""
-    return _names(*_LOCKING).has(plain(function))
+    """True if it only acquires or releases a lock, waits for work, or reports. For lockdep all
+    other functions can be to blame, the scheduler and allocators included."""
+    return _names(*_LOCKING, "flushes").has(plain(function))
 
 
 @functools.lru_cache(maxsize=1 << 14)
@@ -119,9 +119,10 @@ def frees_batches(function: str) -> bool:
 
 
 @functools.lru_cache(maxsize=1 << 14)
-def locks_socket(function: str) -> bool:
-    """True if it is machinery or locks a socket: not to blame for a bug of the lock itself."""
-    return is_machinery(function) or _names("sockets").has(plain(function))
+def locks_owned(function: str) -> bool:
+    """True if it is machinery, locks a socket or waits for work: not to blame for a bug of the
+    lock itself."""
+    return is_machinery(function) or _names("sockets", "flushes").has(plain(function))
 
 
 @functools.lru_cache(maxsize=1 << 14)
@@ -157,4 +158,4 @@ def internal(function: str) -> bool:
 @functools.lru_cache(maxsize=1 << 14)
 def waits(function: str) -> bool:
     """True if it only acquires a lock or waits; a task hung there is blamed on the caller."""
-    return _names("waits").has(plain(function))
+    return _names("waits", "flushes").has(plain(function))

@@ -97,7 +97,13 @@ def test_common_helpers_are_machinery(function: str) -> None:
         *("filemap_alloc_folio_noprof", "pagecache_get_page", "do_read_cache_folio"),
         *("copy_mc_to_user", "probe_kernel_read", "clear_highpage", "folio_zero_range"),
         *("netdev_warn", "_dev_err", "___ratelimit", "__msecs_to_jiffies", "__aeabi_uidiv"),
-        *("destroy_work_on_stack", "init_timer_on_stack_key", "folios_put_refs", "crc_ccitt"),
+        *(
+            "destroy_work_on_stack",
+            "__read_once_word_nocheck",
+            "init_timer_on_stack_key",
+            "folios_put_refs",
+            "crc_ccitt",
+        ),
         *("chacha_block_generic", "__crypto_xor", "crypto_cipher_encrypt_one", "keccakf"),
     ],
 )
@@ -113,6 +119,7 @@ def test_helpers_of_subsystems_and_crypto_transforms_are_machinery(function: str
         *("skb_segment", "usb_get_status", "seq_show", "filemap_fault", "tty_open"),
         *("iov_iter_advance", "iov_iter_revert", "__pskb_pull_tail", "pcpu_freelist_pop"),
         *("lru_add_drain_all", "read_cache_folio", "rb_alloc", "rb_find_event", "divert_one"),
+        *("__queue_work", "__flush_work", "drain_workqueue", "insert_work"),
         *("hash_accept", "af_alg_accept", "sha_probe", "nla_policy_check", "netdev_run_todo"),
     ],
 )
