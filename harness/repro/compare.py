@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Compare the output of a guest with that of a report, by meaning where tools differ."""
+"""Compare output, kernel messages and splats of a report with those in a guest, by meaning."""
 
 import fnmatch
 import re
@@ -13,18 +13,19 @@ from harness.report import error_message, kernel_log, lsmod, shell_syntax
 
 _ELIDED = re.compile(r"(?:\.{3,}|…|\[\.\.\.\]|<snip>|\[snip\]|\[cut\])(?: .*)?")
 _VIRTIO = re.compile(r"\bvirtio\d+\b")
-# The prefix of a shell's message: "bash: line 1:", "sh:", or the file that the guest's shell
-# reads from.
+# The prefix of a shell's message: "bash: line 1:", "sh:", or the path of the file from which the
+# guest's shell reads commands.
 _SHELL_PREFIX = re.compile(r"(?:/\S+|-?(?:ba|da|a)?sh): (?:eval: )?(?:line \d+: )?(.*)")
 
-# Seconds that all patterns of one comparison may take: those of a hostile report may be slow.
+# The time limit in seconds for all patterns of one comparison. A hostile report may contain slow
+# patterns.
 _PATTERN_SECONDS = 2.0
 
 Rule = Callable[[str], str]
 
 
 def _of_lsmod(line: str) -> str:
-    """Leave rows out: they are separate claims."""
+    """Leave out rows of modules, which are separate claims."""
     return "" if re.match(r"Module\s+Size\s+Used by", line) or lsmod.parse_row(line) else line
 
 
@@ -36,7 +37,7 @@ _LONG = re.compile(
 
 
 def _of_long_listing(line: str) -> str:
-    """The name, and the target of a link. Owners, sizes and dates depend on the machine."""
+    """Keep the name, and the target of a link. Owners, sizes and dates depend on the machine."""
     if re.fullmatch(r"total \d+", line.strip()):
         return ""
     row = _LONG.fullmatch(line.strip())
@@ -44,7 +45,7 @@ def _of_long_listing(line: str) -> str:
 
 
 def _of_long_sysfs_listing(line: str) -> str:
-    """The mode as well: the kernel sets it, not the reporter's umask."""
+    """Keep the mode too, because the kernel sets it, not the reporter's umask."""
     row = _LONG.fullmatch(line.strip())
     return f"{row['mode']} {row['name']}" if row else _of_long_listing(line)
 
@@ -58,13 +59,13 @@ def _of_time(line: str) -> str:
 
 
 _REAL = re.compile(r"\s*real\s+(?:(?P<minutes>\d+)m ?)?(?P<seconds>\d+(?:[.,]\d+)?)s?\s*")
-# Seconds that slowness of a machine does not explain: without the bug an emulated one does not
-# require a tenth of them.
+# A duration in seconds that a slow machine does not explain: without the bug, an emulated machine
+# needs less than a tenth of it.
 MANY_SECONDS = 10.0
 
 
 def _takes_long(lines: Sequence[str], command: str, least: float = MANY_SECONDS) -> bool:
-    """Whether "time" prints at least that many seconds."""
+    """Whether "time" prints a real time of at least ``least`` seconds."""
     if not command.startswith("time "):
         return False
     found = (match for line in lines if (match := _REAL.fullmatch(line)))
@@ -75,7 +76,7 @@ def _seconds(match: re.Match[str]) -> float:
     return 60 * int(match["minutes"] or 0) + float(match["seconds"].replace(",", "."))
 
 
-# Rules for the output of one program: each returns what is compared of a line, "" for nothing.
+# Rules for the output of some programs. Each returns the part of a line to compare, "" for none.
 _RULES: tuple[tuple[Callable[[str], bool], Rule], ...] = (
     (lsmod.lists_modules, _of_lsmod),
     (lambda command: _lists_long(command) and "/sys/" in command, _of_long_sysfs_listing),
@@ -90,8 +91,8 @@ def rules_of(command: str) -> list[Rule]:
 
 
 def same_output(reported: Sequence[str], out: str, err: str, command: str) -> bool:
-    """Whether the command printed these lines. A terminal shows standard output and error
-    together: one may precede the other."""
+    """Whether the command printed the reported lines. On a terminal, either standard output or
+    standard error may come first."""
     if _takes_long(reported, command) and not _takes_long(
         [*out.splitlines(), *err.splitlines()], command, MANY_SECONDS / 10
     ):
@@ -100,7 +101,7 @@ def same_output(reported: Sequence[str], out: str, err: str, command: str) -> bo
     expected = _prepared(reported, rules)
     first, second = _prepared(out.splitlines(), rules), _prepared(err.splitlines(), rules)
     if _lists_names(command) and not any(map(is_elision, expected)):
-        # On a terminal they are in columns.
+        # On a terminal ls prints columns.
         return sorted(" ".join(expected).split()) == sorted(" ".join([*first, *second]).split())
     comparison = _Comparison(time.monotonic() + _PATTERN_SECONDS)
     return comparison.matches(expected, first + second) or comparison.matches(
@@ -109,7 +110,7 @@ def same_output(reported: Sequence[str], out: str, err: str, command: str) -> bo
 
 
 def _lists_names(command: str) -> bool:
-    """Whether it is only ls, without long rows."""
+    """Whether the command is only ls, without the long format."""
     return shell_syntax.programs(command) == ["ls"] and _of_long_listing not in rules_of(command)
 
 
@@ -125,14 +126,14 @@ def _prepared(lines: Sequence[str], rules: Sequence[Rule]) -> list[str]:
 
 
 class _Comparison:
-    """One comparison of output, with one deadline for all its patterns."""
+    """A comparison of output, with one deadline for all its patterns."""
 
     def __init__(self, deadline: float) -> None:
         self._deadline = deadline
 
     def matches(self, expected: Sequence[str], seen: Sequence[str]) -> bool:
-        """Whether all lines match, in order. An elision matches any number of lines, so what
-        has been matched may end at several places of ``seen``."""
+        """Whether all lines match, in order. An elision matches any number of lines, so the lines
+        that match so far may end at several positions in ``seen``."""
         ends = {0}
         for line in expected:
             if is_elision(line):
@@ -151,7 +152,7 @@ class _Comparison:
         return same_line(expected, seen)
 
     def _matches_pattern(self, pattern: str, seen: str) -> bool:
-        """Whether the pattern matches; one that is invalid or takes too long does not."""
+        """Whether the pattern matches. An invalid or too slow pattern does not match."""
         remaining = self._deadline - time.monotonic()
         try:
             return remaining > 0 and regex.fullmatch(pattern, seen, timeout=remaining) is not None
@@ -160,7 +161,8 @@ class _Comparison:
 
 
 def same_line(reported: str, seen: str) -> bool:
-    """Whether two lines of output mean the same."""
+    """Whether two lines of output are equivalent: error messages with the same error and subject,
+    or other lines with the same text after ``normal``, apart from spaces."""
     error = error_message.parse(reported)
     if error is None:
         return normal(reported).split() == normal(seen).split()
@@ -170,8 +172,8 @@ def same_line(reported: str, seen: str) -> bool:
 
 
 def normal(line: str) -> str:
-    """What is compared of a line: of a kernel message all but its stamp and the number of a
-    virtio device, which depend on the machine; of a shell's message all but its prefix."""
+    """Return the part of a line to compare: a kernel message without its stamp and the numbers of
+    virtio devices, which depend on the machine, or a shell's message without its prefix."""
     line = line.strip()
     message = kernel_log.message_text(line)
     if message is not None:
@@ -181,12 +183,13 @@ def normal(line: str) -> str:
 
 
 def is_elision(line: str) -> bool:
-    """Whether the line stands for others that the report leaves out."""
+    """Whether the line stands for lines that the report leaves out."""
     return _ELIDED.fullmatch(line.strip()) is not None
 
 
 def same_message(reported: str, seen: str) -> bool:
-    """Whether two kernel messages mean the same."""
+    """Whether two kernel messages are equivalent: the reported message is a pattern that matches,
+    or the texts are the same apart from spaces and the numbers of virtio devices."""
     if reported.endswith((" (re)", " (glob)")):
         comparison = _Comparison(time.monotonic() + _PATTERN_SECONDS)
         return comparison.matches([reported], [seen.rstrip()])
@@ -194,9 +197,12 @@ def same_message(reported: str, seen: str) -> bool:
 
 
 def same_splat(reported: Splat, seen: Splat) -> bool:
-    """Whether two splats mean the same: the same kind and the same function with the same
-    caller, and the same line where both are of one release. Processors, PIDs, addresses, offsets,
-    registers, names of processes and taints are not compared."""
+    """Whether two splats are equivalent.
+
+    They must have the same kind, function and caller, and within one release the same source line.
+    If one of them has no function, they must have the same source line. CPUs, PIDs, addresses,
+    offsets, registers, names of processes and taints are not compared.
+    """
     if _splat_kind(reported) != _splat_kind(seen):
         return False
     if reported.function and seen.function:
@@ -211,15 +217,15 @@ def same_splat(reported: Splat, seen: Splat) -> bool:
 _LOCKDEP = re.compile(
     r"possible [a-z ]+? (?:dep|lock|det)|inconsistent|suspicious RCU|bad unlock|held"
 )
-# The frames among which the other's caller may be: inlining differs from build to build.
+# How many frames are searched for the caller in the other splat. Inlining differs between builds.
 _CALLER_FRAMES = 8
 
 
 def _splat_kind(splat: Splat) -> tuple[str, str]:
-    """The kind; of lockdep and the sanitizers also what exactly they report."""
+    """Return the kind of the splat, and for lockdep and KASAN what exactly they report."""
     detail = ""
     if splat.kind == "KASAN":
-        # 5.18 and later distinguish kinds of use after free.
+        # Since 5.18 KASAN distinguishes kinds of use-after-free.
         match = re.search(r"KASAN: ([\w-]+)", splat.opening or splat.text[0])
         detail = (match[1] if match else "").removeprefix("slab-").removeprefix("vmalloc-")
     if splat.kind == "lockdep":
@@ -238,7 +244,7 @@ def _same_caller(reported: Splat, seen: Splat) -> bool:
 
 
 def _same_source_line(reported: Splat, seen: Splat) -> bool:
-    """Whether both are of the same check in a function. Lines differ between releases."""
+    """Whether the source lines may be the same. Line numbers differ between releases."""
     if not reported.line or not seen.line or reported.file != seen.file:
         return True
     same_release = bool(reported.kernel) and reported.kernel == seen.kernel

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The guest's devices for the device names in a report: those with the same role."""
+"""Translate the device names in a report to the guest's devices with the same role."""
 
 import re
 import shlex
@@ -33,7 +33,7 @@ _DRIVERS = {
 # The drivers of virtio devices, by ID (include/uapi/linux/virtio_ids.h).
 _VIRTIO_DRIVERS = {1: "virtio_net", 2: "virtio_blk", 3: "virtio_console", 23: "virtio_iommu"}
 
-# A command that prints one line per device: bus, name, class, ID, driver.
+# A command that prints one line for each device: bus, name, class, ID and driver.
 LISTING = (
     "for d in /sys/bus/pci/devices/*; do [ -e $d/vendor ] && read v <$d/vendor && read i "
     "<$d/device "
@@ -48,7 +48,7 @@ LISTING = (
 )
 
 
-# Drivers that a user binds in place of a device's own, which reports name.
+# Drivers that a user binds in place of the driver that a report names.
 _USER_DRIVERS = ("vfio-pci", "pci-stub")
 
 # The most devices that a message lists.
@@ -57,8 +57,8 @@ _MOST_LISTED = 12
 
 @dataclass(frozen=True, slots=True)
 class GuestDevice:
-    """A device of the guest: its ``bus`` (pci, virtio, platform, net), ``name``, PCI class (in
-    hex), and the ``driver`` that it has or that fits it."""
+    """A device of the guest. ``bus`` is "pci", "virtio", "platform" or "net". ``pci_class`` is in
+    hex. ``driver`` is the bound driver, or the driver that matches the device if none is bound."""
 
     bus: str
     name: str
@@ -67,7 +67,7 @@ class GuestDevice:
 
 
 def parse_listing(printed: str) -> list[GuestDevice]:
-    """The devices in the output of LISTING."""
+    """Parse the output of LISTING."""
     found = []
     for line in printed.splitlines():
         words = [*line.split(), "", "", "", "", ""]
@@ -93,11 +93,12 @@ def _number(text: str) -> int:
 
 @dataclass(slots=True)
 class DeviceNames:
-    """The report's device names and the guest's.
+    """The device names in a report, and the guest's devices for them.
 
-    ``context`` is the report's text: its messages name the drivers of devices. ``chosen`` are
-    the user's choices (--device), ``known`` the names found so far. ``unclear`` are names that fit
-    several devices, or none, with the reason in words.
+    ``context`` is the text of the report. Messages in it name the drivers of devices. ``chosen``
+    are the user's choices (--device). ``known`` are the guest's devices found so far, by the name
+    in the report. ``unclear`` are the names that fit no device or several devices, each with the
+    reason.
     """
 
     context: str
@@ -107,33 +108,34 @@ class DeviceNames:
     unclear: dict[str, str] = field(default_factory=dict)
 
     def translate(self, text: str) -> str:
-        """The text with the guest's names in place of the reporter's."""
+        """Return the text with the guest's names in place of the reporter's names."""
         for name in sorted(self.known, key=len, reverse=True):
             if name in text:
                 text = re.sub(rf"(?<![\w:.-]){re.escape(name)}(?!\w)", self.known[name], text)
         return text
 
     def learn(self, text: str, devices: Sequence[GuestDevice], *, must_fit: bool) -> list[str]:
-        """Find the guest's devices for the names in a command or its output. Returns notes on
-        what was found. ``must_fit``: a name without exactly one device becomes unclear."""
+        """Find the guest's devices for the names in a command or its output, and return a note on
+        each device found. ``must_fit``: a name that does not fit exactly one device becomes
+        unclear."""
         notes = []
         for name in find_names(text):
             if name in self.known or name in self.unclear:
                 continue
             if name in self.chosen:
                 self.known[name] = self.chosen[name]
-                notes.append(f"the report's {name} is the guest's {self.chosen[name]}, as chosen")
+                notes.append(f"the report's {name} is the guest's {self.chosen[name]} (--device)")
                 continue
             role, fits = self._fits(name, text, devices)
             same = next((each for each in devices if each.name == with_domain(name)), None)
             if same and (not same.driver or same.name in fits):
-                # It keeps its name after it is removed.
+                # The name is used for the device even after it is removed.
                 self.known[name] = name
             if same and (name in self.known or not fits):
                 continue
             twin = self._twin(name, fits[0]) if len(fits) == 1 else ""
             if twin:
-                reason = f"the report has {twin} and {name}, the guest has only one {role}"
+                reason = f"the report has {twin} and {name}, but the guest has only one {role}"
                 self.known.pop(twin, None)
                 self.unclear |= {twin: reason, name: reason}
             elif len(fits) == 1:
@@ -144,16 +146,16 @@ class DeviceNames:
         return notes
 
     def _twin(self, name: str, guest_name: str) -> str:
-        """Another name of the report that is this device of the guest already, "" without one."""
+        """Return another name in the report that already stands for this device, "" if none."""
         same = (each for each, one in self.known.items() if with_domain(one) == guest_name)
         return next((each for each in same if with_domain(each) != with_domain(name)), "")
 
     def why_unclear(self, text: str) -> str:
-        """Why a name in the text has no device in the guest, "" if each has one."""
+        """Return why a name in the text has no device in the guest, "" if each name has one."""
         return next((reason for name, reason in self.unclear.items() if name in text), "")
 
     def _fits(self, name: str, text: str, devices: Sequence[GuestDevice]) -> tuple[str, list[str]]:
-        """The role of the device, and the names of the guest's devices with this role."""
+        """Return the role of the device, and the names of the guest's devices with this role."""
         if _INTERFACE.fullmatch(name):
             return "network interface", [each.name for each in devices if each.bus == "net"]
         drivers = self._drivers_of(name, text)
@@ -175,7 +177,7 @@ class DeviceNames:
         return f"{drivers[0]} device" if drivers else "", []
 
     def _drivers_of(self, name: str, text: str) -> list[str]:
-        """The drivers of a device by the paths in the text, then by the report's messages."""
+        """The drivers of a device, from paths in the text and from messages in the report."""
         by_path = re.findall(r"/drivers/([\w-]+)", text)
         without_domain = re.escape(name.removeprefix("0000:"))
         by_message = re.findall(rf"\b([\w-]{{2,40}}) (?:0000:)?{without_domain}:", self.context)
@@ -184,18 +186,18 @@ class DeviceNames:
 
 
 def find_names(text: str) -> Iterator[str]:
-    """The names of devices in a text, each once."""
+    """Yield each device name in a text once."""
     found = (match[0] for pattern in _NAMES for match in pattern.finditer(text))
     yield from dict.fromkeys(found)
 
 
 def with_domain(name: str) -> str:
-    """The name with the PCI domain, which a report may leave out."""
+    """Return the name with the PCI domain, which a report may leave out."""
     return f"0000:{name}" if _BDF.fullmatch(name) and name.count(":") == 1 else name
 
 
 def _as_written(name: str, guest_name: str) -> str:
-    """The guest's name, without the PCI domain if the report's name has none."""
+    """Return the guest's name, without the PCI domain if the report leaves out the domain."""
     return guest_name.removeprefix("0000:") if with_domain(name) != name else guest_name
 
 
@@ -204,33 +206,33 @@ def _is_iommu(name: str, drivers: Iterable[str]) -> bool:
 
 
 def _unclear(name: str, role: str, fits: Sequence[str]) -> str:
-    hint = f"choose one with --device {name}=NAME"
+    hint = f"choose a device with --device {name}=NAME"
     if not fits:
         return f"the guest has no {role or 'device'} for the report's {name}; {hint}"
-    return f"the report's {name} may be any of {', '.join(fits[:6])}; {hint}"
+    return f"the report's {name} can be any of {', '.join(fits[:6])}; {hint}"
 
 
 def parse_choices(choices: Sequence[str]) -> dict[str, str]:
-    """Parse the values of --device, REPORTED=GUEST. Raises UsageError for another form."""
+    """Parse the values of --device, REPORTED=GUEST. Raises UsageError for an invalid value."""
     found = {}
     for choice in choices:
         reported, equals, guest_name = choice.partition("=")
         given = equals and reported.strip() and guest_name.strip()
         if not given or shlex.quote(guest_name) != guest_name:
             raise UsageError(
-                f"--device {choice!r} must be REPORTED=GUEST",
-                "write 0000:81:00.0=0000:00:01.0 for example",
+                f"--device {choice!r} is not of the form REPORTED=GUEST",
+                "for example --device 0000:81:00.0=0000:00:01.0",
             )
         found[reported.strip()] = guest_name
     return found
 
 
 def check_choices(chosen: Mapping[str, str], devices: Sequence[GuestDevice]) -> None:
-    """Raises UsageError for a chosen device that the guest does not have."""
+    """Raise UsageError if the guest does not have a chosen device."""
     names = [each.name for each in devices]
     for reported, guest_name in chosen.items():
         if with_domain(guest_name) not in names:
             raise UsageError(
                 f"--device {reported}={guest_name}: the guest has no {guest_name}",
-                f"it has {', '.join(names[:_MOST_LISTED])}",
+                f"choose one of {', '.join(names[:_MOST_LISTED])}",
             )

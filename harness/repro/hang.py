@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Where a command hangs: the tasks that the kernel of a guest shows, or its CPUs.
+"""Find where a command hangs, from the tasks that the guest's kernel shows or from its CPUs.
 
 PID 1 triggers a sysrq without a shell. "w" shows the tasks in state D (show_state_filter in
 kernel/sched/core.c), "t" shows all tasks.
@@ -21,10 +21,10 @@ from harness.report import shell_syntax
 _TASK_LINE = re.compile(r"task:(?P<comm>.{1,16}?) +state:(?P<state>\S).*?\bpid:(?P<pid>\d+)")
 _OLD_TASK_LINE = re.compile(r"(?P<comm>\S{1,15}) +(?P<state>[DSRTXIZ]) +\d+ +(?P<pid>\d+) +\d+ 0x")
 
-# The most frames of a task that are named.
+# The most frames of a task in a message.
 _MOST_FRAMES = 6
 
-# The functions that the trace of each blocked task begins with.
+# The innermost functions of a blocked task, whatever it waits for.
 _WAITING = frozenset(
     [
         "__switch_to",
@@ -43,7 +43,7 @@ _WAITING = frozenset(
 )
 
 
-# Functions of a processor that has nothing to do (kernel/sched/idle.c).
+# Functions of an idle CPU (kernel/sched/idle.c).
 _IDLE = re.compile(r"\b(?:cpu_do_idle|arch_cpu_idle|default_idle_call|do_idle)\b")
 
 # The names of the guest's shell, which opens and writes files itself (guest-scripts/init/init.c).
@@ -52,8 +52,8 @@ _SHELL = frozenset({"busybox", "sh"})
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task that the kernel shows: its ``comm``, ``pid``, ``state`` (one letter, as ps prints
-    it) and call trace, the innermost frame first."""
+    """A task that the kernel shows. ``state`` is the letter that ps prints. ``frames`` are its
+    call trace, the innermost frame first."""
 
     comm: str
     pid: int
@@ -67,8 +67,12 @@ class Task:
 
 
 def locate(guest: Guest, command: str, kernel: Kernel) -> str:
-    """Return in one line where the command hangs: its task, or if the guest does not answer the
-    functions of its CPUs. "" if no task of the command is found."""
+    """Return where the command hangs, in one line.
+
+    This is the command's task, or the first task in state D if there are only other tasks in that
+    state. If the guest does not answer, it is what the CPUs execute. Returns "" if no task is
+    found.
+    """
     for letter in ("w", "t"):
         try:
             found = tasks([record.text for record in guest.sysrq(letter)])
@@ -83,15 +87,15 @@ def locate(guest: Guest, command: str, kernel: Kernel) -> str:
 
 
 def of_command(found: Sequence[Task], command: str) -> list[Task]:
-    """The tasks of the command's programs, else those of the shell, which runs its builtins."""
+    """The tasks of the command's programs, or of the shell if the command is a builtin."""
     names = {name[:15] for name in shell_syntax.programs(command)}
     programs = [each for each in found if each.comm in names]
     return programs or [each for each in found if each.comm in _SHELL]
 
 
 def _unresponsive(guest: Guest, kernel: Kernel) -> str:
-    """What is known about a guest if its PID 1 does not answer: with idle CPUs it is
-    blocked, else they may run with interrupts disabled."""
+    """Describe a guest with a PID 1 that does not answer. If all CPUs are idle, PID 1 is blocked;
+    otherwise a CPU may run with interrupts disabled."""
     try:
         traces = cpus.traces(guest, kernel)
     except (GuestError, HostError):
@@ -102,7 +106,7 @@ def _unresponsive(guest: Guest, kernel: Kernel) -> str:
 
 
 def tasks(lines: Sequence[str]) -> list[Task]:
-    """The tasks in the messages of a sysrq "w" or "t"."""
+    """Parse the tasks in the messages of a sysrq "w" or "t"."""
     return list(_tasks(lines))
 
 

@@ -9,7 +9,7 @@ from harness.repro.session_run import Judgement, Ruling, SessionRun
 
 
 def judge_claims(claims: Sequence[Claim], run: SessionRun) -> list[Judgement]:
-    """Judge the claims, in their order."""
+    """Judge the claims. Returns the judgements in the same order."""
     return list(_excuse_missing([_judge(each, run) for each in claims], run))
 
 
@@ -18,8 +18,8 @@ def _judge(claim: Claim, run: SessionRun) -> Judgement:
 
 
 def _excuse_missing(judged: Sequence[Judgement], run: SessionRun) -> Iterator[Judgement]:
-    """Withdraw judgements that depend on something that the guest lacks: all about the step that
-    requires it, and later ones that do not hold."""
+    """Make judgements inconclusive that depend on something that the guest lacks: all judgements
+    about a step that requires it, and all later claims that do not hold."""
     reasons = {
         number: reason
         for number in range(min(len(run.commands), len(run.steps)))
@@ -39,11 +39,11 @@ def _excuse_missing(judged: Sequence[Judgement], run: SessionRun) -> Iterator[Ju
 
 
 def _context(_claim: Claim, _run: SessionRun) -> Ruling:
-    return None, "the guest is another machine"
+    return None, "the guest is a different machine"
 
 
 def _contradiction(_claim: Claim, _run: SessionRun) -> Ruling:
-    return None, "a kernel cannot do both"
+    return None, "no kernel can match both"
 
 
 _JUDGES: dict[Kind, Callable[[Claim, SessionRun], Ruling]] = {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Judge claims of how a kernel or a command fails: splats, panics, killed commands, hangs."""
+"""Judge claims about crashes and hangs: splats, panics, killed commands, and hangs."""
 
 import itertools
 import re
@@ -11,17 +11,17 @@ from harness.report.claim import FATAL_KINDS, Claim
 from harness.repro import compare, missing
 from harness.repro.session_run import Ruling, SessionRun
 
-# Tasks that do work which a command has queued, possibly after the command has ended.
+# Tasks that do work for a command, possibly after the command has ended.
 _WORKER = re.compile(r"(?:kworker|ksoftirqd|swapper|migration|rcu|irq/)")
 
 KILLED_BY_SIGNAL = re.compile(
     r"(?:Segmentation fault|Killed|Trace/breakpoint trap|Bus error|Aborted)\b"
 )
-# 128 and SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGKILL, SIGSEGV.
+# 128 plus SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGKILL or SIGSEGV.
 _FATAL_STATUSES = frozenset({128 + number for number in (4, 5, 6, 7, 9, 11)})
 
-# The frames of a panic's trace that are compared: after a call that does not return, the return
-# address is in the next function.
+# How many frames of a panic's trace are compared. After a call that does not return, the return
+# address may be in the next function.
 _COMPARED_FRAMES = 8
 
 
@@ -44,8 +44,8 @@ def _panic_reason(line: str) -> str:
 
 
 def _same_panic(reported: str, observed: str) -> bool:
-    """Whether the reasons are the same. A report may cut one short; its numbers depend on the
-    machine."""
+    """Whether the reasons are the same. A report may cut off the end of its reason, and numbers
+    depend on the machine."""
     one, other = (re.sub(r"0x[0-9a-f]+|\d+", "N", text.strip()) for text in (reported, observed))
     return bool(one) and other.startswith(one.removesuffix("...").strip())
 
@@ -63,13 +63,13 @@ def splat(claim: Claim, run: SessionRun) -> Ruling:
     if in_time:
         return True, f"the kernel reports {in_time.title}"
     if alike:
-        return False, f"the kernel reports it in step {_step_of(alike[0], run) + 1}"
+        return False, f"the kernel reports it only in step {_step_of(alike[0], run) + 1}"
     lacks = missing.detector(reported, run.kernel)
     return (None, lacks) if lacks else _no_splat(claim, reported, run)
 
 
 def _any_oops(run: SessionRun) -> Ruling:
-    """Whether the kernel panics, resets or kills a task, which words do not distinguish."""
+    """Rule on a crash in prose, which may mean a panic, a reset or a killed task."""
     if isinstance(run.error, GuestPanic | GuestReset):
         return True, str(run.error)
     fatal = next((found for found in run.splats if found.kind in FATAL_KINDS), None)
@@ -81,8 +81,8 @@ def _any_oops(run: SessionRun) -> Ruling:
 
 
 def _is_of_later_step(found: Splat, claim: Claim, run: SessionRun) -> bool:
-    """Whether a later command than the one with the reported splat causes it. The work of a
-    background command or of a worker has no such order."""
+    """Whether the splat appears in a later step than in the report. This is ignored for splats of
+    background commands and workers, which may run at any time."""
     if claim.step is None or _WORKER.match(found.comm) or not found.comm:
         return False
     before = run.commands[: claim.step + 1]
@@ -92,18 +92,18 @@ def _is_of_later_step(found: Splat, claim: Claim, run: SessionRun) -> bool:
 
 
 def _step_of(found: Splat, run: SessionRun) -> int:
-    """The step during which the kernel logged the first line of the splat."""
+    """Return the step during which the kernel logged the first line of the splat."""
     ends = itertools.accumulate(len(step.kmsg) for step in run.steps)
     return next((number for number, end in enumerate(ends) if found.first < end), len(run.steps))
 
 
 def _no_splat(claim: Claim, reported: Splat, run: SessionRun) -> Ruling:
-    """The ruling if the kernel does not report the splat."""
+    """Rule on a splat that the kernel does not report."""
     alike = [found for found in run.splats if found.kind == reported.kind]
     if alike and not reported.function and not reported.line:
         return None, "the report's trace has no function to compare"
     if alike and (run.error is None or isinstance(run.error, GuestPanic | GuestHang)):
-        return False, f"the kernel reports another one: {alike[0].title}"
+        return False, f"the kernel reports a different {reported.kind}: {alike[0].title}"
     if run.error is not None and not isinstance(run.error, GuestPanic):
         return run.not_reached(claim)
     return False, f"the kernel reports no {reported.kind}"
@@ -117,11 +117,11 @@ def killed(claim: Claim, run: SessionRun) -> Ruling:
         return run.not_reached(claim)
     if is_killed(step):
         return True, f"it is killed, status {step.status}"
-    return False, f"it ends with status {step.status}"
+    return False, f"it exits with status {step.status}"
 
 
 def is_killed(step: Step) -> bool:
-    """Whether a signal, as of an oops, killed the command or a part of it."""
+    """Whether a signal killed the command or a part of it, for example after an oops."""
     printed = (line.strip() for line in (step.out + "\n" + step.err).splitlines())
     by_status = step.killed or step.status in _FATAL_STATUSES
     return by_status or any(KILLED_BY_SIGNAL.match(line) for line in printed)
@@ -130,17 +130,17 @@ def is_killed(step: Step) -> bool:
 def hang(claim: Claim, run: SessionRun) -> Ruling:
     assert claim.step is not None
     if claim.step in run.hangs:
-        return True, run.hangs[claim.step] or "it does not end"
+        return True, run.hangs[claim.step] or "it hangs"
     step = run.step(claim.step)
     if step is None:
         return run.not_reached(claim)
-    ending = f"it ends after {step.seconds:.1f} s with status {step.status}"
+    ending = f"it exits after {step.seconds:.1f} s with status {step.status}"
     return _is_long_enough(step.seconds, claim.number), ending
 
 
 def _is_long_enough(seconds: float, claimed: int | None) -> bool | None:
-    """Whether a command that ends hangs as long as claimed. Timeouts differ less than by half;
-    a short duration may be the slowness of an emulated machine."""
+    """Whether a command that ends hangs as long as claimed. Timeouts differ by less than half. A
+    short hang is inconclusive, because an emulated machine may just be slow."""
     if claimed is None or seconds < claimed / 2:
         return False
     return True if claimed >= compare.MANY_SECONDS else None

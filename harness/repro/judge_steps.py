@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Judge claims of what a command does: its status, output and messages, errors and state."""
+"""Judge claims about commands: exit status, output, kernel messages, errors and state."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from harness.repro import compare, device_names, missing
 from harness.repro.judge_crashes import KILLED_BY_SIGNAL, is_killed
 from harness.repro.session_run import Ruling, SessionRun
 
-# The most lines and characters of what is printed or logged that a reason contains.
+# The most lines of output, lines of the log, and characters in a reason.
 _MOST_OUTPUT, _MOST_LOGGED, _MOST_CHARACTERS = 40, 20, 300
 
 
@@ -48,8 +48,8 @@ def _same_error(reported: ErrorMessage, printed: ErrorMessage, run: SessionRun) 
 
 
 def _is_missing(module: str, run: SessionRun) -> bool:
-    """Whether the guest has neither the module nor another one that is loaded under its name. A
-    machine has the driver of its IOMMU."""
+    """Whether the guest lacks the module, and no module is loaded under its name. The driver of
+    the machine's IOMMU is never missing."""
     if module == run.names.iommu_driver:
         return False
     loaded = any(module in step.after.modules for step in run.steps)
@@ -57,8 +57,8 @@ def _is_missing(module: str, run: SessionRun) -> bool:
 
 
 def _in_use(reported: ErrorMessage, step: Step, *, prints_error: bool) -> Ruling:
-    """Judge by the module's state and not by the wording: its refcount, and its holders if the
-    report names them."""
+    """Judge by the refcount of the module, and by its holders if the report names them. The
+    wording of the error does not matter."""
     module = reported.subject
     found = step.after.modules.get(module)
     if found is None:
@@ -77,7 +77,7 @@ def _names(holders: Sequence[str]) -> str:
 
 
 def _result(step: Step) -> str:
-    """The status and the output in one line."""
+    """Describe the exit status and the output in one line."""
     lines = (line.strip() for line in (step.out + step.err).splitlines() if line.strip())
     output = " | ".join(lines)[:_MOST_CHARACTERS]
     return f"status {step.status}, {output or 'no output'}"
@@ -107,7 +107,7 @@ def refcount(claim: Claim, run: SessionRun) -> Ruling:
         return found.refcount == claim.number, reason
     if mark := _other_mark(row, step, compare_taints=claim.about_taints):
         return False, f"{reason}, {mark}"
-    # Which modules hold others depends on the configuration; the other references do not.
+    # Which modules use this one depends on the configuration. The other references do not.
     listed = {other.subject for other in run.claims_about(claim.step)}
     further = set(found.holders) - set(row.holders)
     held = set(row.holders) <= set(found.holders) and not further & listed
@@ -116,8 +116,8 @@ def refcount(claim: Claim, run: SessionRun) -> Ruling:
 
 
 def _other_mark(row: lsmod.Row, step: Step, *, compare_taints: bool) -> str:
-    """How the guest's row is marked if the report's has another mark, else "". Taints depend on
-    how a module was built (in the tree, signed)."""
+    """Return the mark of the guest's row if the row in the report is marked differently, "" if
+    not. Taints depend on how a module was built (in the tree, signed)."""
     rows = map(lsmod.parse_row, step.out.splitlines())
     found = next((each for each in rows if each and each.name == row.name), None)
     if found is None:
@@ -144,12 +144,12 @@ def output(claim: Claim, run: SessionRun) -> Ruling:
 
 
 def _foreign_device(text: str, run: SessionRun) -> str:
-    """Which device that the text is about the guest lacks, "" for none."""
+    """Return which device in the text the guest lacks, "" if none."""
     return run.names.why_unclear(text) or missing.hardware(text)
 
 
 def _foreign_message(line: str, run: SessionRun) -> str:
-    """Which device or driver that the kernel message is about the guest lacks, "" for none."""
+    """Return which device or driver in the kernel message the guest lacks, "" if none."""
     return _foreign_device(line, run) or missing.driver(compare.normal(line), run.kernel)
 
 
@@ -159,7 +159,7 @@ def _prints(step: Step) -> str:
 
 
 def _unclaimed_output(step: Step, claim: Claim, run: SessionRun) -> tuple[str, str]:
-    """Standard output and error without the lines that other claims of the step are about."""
+    """Return standard output and error without the lines of other claims about the step."""
     others = [
         run.names.translate(other.lines[0])
         for other in run.claims_about(claim.step)
@@ -180,9 +180,12 @@ def _unclaimed_output(step: Step, claim: Claim, run: SessionRun) -> tuple[str, s
 
 
 def _log_output(lines: Sequence[str], step: Step, run: SessionRun) -> Ruling:
-    """Whether the log that the command prints has these messages, in order. A guest's log has
-    others as well; but if the command prints all that match, it must print each as often as the
-    report shows it. Missing messages of drivers that the guest lacks are not compared."""
+    """Rule on whether the command prints these messages of the log, in order.
+
+    Other messages in the guest's log are ignored. If the command prints all matches of a pattern,
+    it must not print a message more often than the report shows it. The claim is inconclusive if
+    only messages of drivers that the guest lacks are missing.
+    """
     printed = [compare.normal(line) for line in step.out.splitlines()]
     reported = [line for line in lines if not compare.is_elision(line)]
     expected = [compare.normal(run.names.translate(line)) for line in reported]
@@ -198,7 +201,7 @@ def _log_output(lines: Sequence[str], step: Step, run: SessionRun) -> Ruling:
 
 
 def _absent(expected: Sequence[str], printed: Sequence[str]) -> list[int]:
-    """The indexes of the messages that are not printed, in order."""
+    """Return the indexes of the messages that are missing at their position in the order."""
     found, start = [], 0
     for number, line in enumerate(expected):
         pairs = enumerate(printed[start:], start=start)
@@ -211,7 +214,7 @@ def _absent(expected: Sequence[str], printed: Sequence[str]) -> list[int]:
 
 
 def _prints_all_matches(command: str) -> bool:
-    """Whether it prints all messages that match, and not only the first or last ones."""
+    """Whether the command prints all matching messages, not only the first or last ones."""
     names = shell_syntax.programs(command)
     return names[-1:] == ["grep"] and not {"head", "tail"} & set(names)
 
@@ -221,7 +224,7 @@ def _times(line: str, texts: Sequence[str]) -> int:
 
 
 def device(claim: Claim, run: SessionRun) -> Ruling:
-    """Judge a device's driver or group after a step."""
+    """Judge a claim about the driver or group of a device after a step."""
     step = run.step(claim.step)
     if step is None:
         return run.not_reached(claim)
@@ -237,8 +240,8 @@ def device(claim: Claim, run: SessionRun) -> Ruling:
     if claim.lines:
         same = _same_driver(found.driver, claim.lines[0])
         return same, f"{name} is bound to {found.driver or 'no driver'}"
-    group = "no group" if found.group is None else f"group {found.group}"
-    return found.group == claim.number, f"{name} is in {group}"
+    group = "has no group" if found.group is None else f"is in group {found.group}"
+    return found.group == claim.number, f"{name} {group}"
 
 
 def _same_driver(one: str, other: str) -> bool:
@@ -265,8 +268,8 @@ def message(claim: Claim, run: SessionRun) -> Ruling:
 
 
 def silence(claim: Claim, run: SessionRun) -> Ruling:
-    """Judge that a command prints nothing: it must not fail or be killed, and if it only shows
-    state its output must be empty."""
+    """Judge the claim that a command prints nothing: it must not be killed or print an error, and
+    the output of a command that only shows state must be empty."""
     assert claim.step is not None
     step = run.step(claim.step)
     if step is None:
@@ -283,12 +286,12 @@ def silence(claim: Claim, run: SessionRun) -> Ruling:
 
 
 def _reports_splat_of(step: Step, run: SessionRun) -> bool:
-    """Whether the report has a splat of the step, though not that it kills the command."""
+    """Whether the report has a splat that the kernel reports in the step."""
     found = splat.find([record.text for record in step.kmsg])
     reported = [each.splat for each in run.claims if each.splat]
     return any(compare.same_splat(one, other) for one in reported for other in found)
 
 
 def _prints_whole_log(step: Step) -> bool:
-    """Whether the command prints the whole log, which a report may leave out."""
+    """Whether the command prints the whole log. A report may leave this output out."""
     return commands.prints_log(step.command) and "|" not in step.command

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a report requires and the guest lacks: a claim that depends on it cannot be judged."""
+"""Find what a report requires but the guest lacks. Claims that depend on it are inconclusive."""
 
 import re
 
@@ -10,7 +10,7 @@ from harness.report import error_message, shell_syntax
 from harness.report.error_message import ErrorMessage
 from harness.repro.session_run import SessionRun
 
-# The option that a kind of splat requires, and how to build a kernel with it.
+# The config option that a kind of splat requires, and how to build a kernel with it.
 _DETECTORS = {
     "KASAN": ("KASAN", "--variant kasan"),
     "lockdep": ("PROVE_LOCKING", "--variant lockdep"),
@@ -22,24 +22,24 @@ _DETECTORS = {
 }
 _ATOMIC_SLEEP = re.compile(r"sleeping function called|scheduling while atomic")
 
-# The status of a command that the shell does not find.
+# The exit status for a command that the shell does not find.
 _NOT_FOUND = 127
 
 _UNKNOWN_PARAMETER = re.compile(r"(?P<module>[\w-]+): unknown parameter '(?P<name>\w+)' ignored")
 _BAD_OPTION = re.compile(r"(?P<program>[\w-]+): (?:invalid|unrecognized|unknown) option:? .*")
 _SYSFS_DRIVER = re.compile(r"/sys/bus/\w+/drivers/(?P<name>[\w-]+)|/sys/module/(?P<module>[\w-]+)")
-# Files that the kernel creates: the absence of one is the kernel's behaviour.
+# Files that the kernel creates. If one is absent, that is behaviour of the kernel.
 _KERNEL_FILES = re.compile(
     r"/sys/(?:kernel/iommu_groups|class/iommu|bus|kernel/debug|firmware|devices|power)\b"
     r"|/dev/(?:iommu|vfio)|/proc/\d*/\b"
 )
 
-# Built-in drivers without a module of their name (pcie_portdriver, virtio_pci).
+# Built-in drivers that are not named like a module (pcie_portdriver, virtio_pci).
 _WITHOUT_MODULE = frozenset({"pcieport", "virtio_pci"})
 
 
 def detector(reported: Splat, kernel: Kernel) -> str:
-    """Why the kernel cannot report such a splat, "" if it can."""
+    """Return why the kernel cannot report such a splat, "" if it can."""
     option, hint = _DETECTORS.get(reported.kind, ("", ""))
     if _ATOMIC_SLEEP.search(reported.text[0]):
         option, hint = "DEBUG_ATOMIC_SLEEP", "--variant lockdep"
@@ -57,14 +57,14 @@ _HARDWARE = re.compile(
 
 
 def hardware(message: str) -> str:
-    """Which hardware that the kernel message is about the guest lacks, "" for none."""
+    """Return which hardware in the kernel message no guest has, "" if none."""
     match = _HARDWARE.search(message)
-    return f"the guest has no hardware of {match['name']}" if match else ""
+    return f"the guest has no {match['name']} hardware" if match else ""
 
 
-# The driver at the beginning of a message, before its device, or alone if its name has an
-# underscore or a hyphen, unlike those of the kernel's subsystems. Without a driver the bus
-# precedes the device.
+# The driver at the beginning of a message: before a device, or alone if its name contains an
+# underscore or a hyphen, which the names of subsystems do not. For a device without a driver, the
+# name of the bus precedes the device.
 _MESSAGE_PREFIX = re.compile(
     r"(?:([a-z][\w-]+) \S{0,60}?\d\S{0,60}(?: \S+)?|([a-z][a-z\d]*(?:[_-][a-z\d]+)+)): "
 )
@@ -72,7 +72,7 @@ _BUSES = re.compile(r"acpi|amba|cpu|i2c|mdio_bus|net|of|pci|platform|scsi|spi|us
 
 
 def driver(message: str, kernel: Kernel) -> str:
-    """Which driver that logs the kernel message the guest lacks, "" for none."""
+    """Return the reason if the guest lacks the driver that logs the message, "" otherwise."""
     match = _MESSAGE_PREFIX.match(message)
     name = (match[1] or match[2]) if match else ""
     if not name or _BUSES.fullmatch(name) or not module(name, kernel):
@@ -81,8 +81,11 @@ def driver(message: str, kernel: Kernel) -> str:
 
 
 def for_step(number: int, run: SessionRun) -> str:
-    """What the step requires and the guest lacks, "" for nothing. What the report's machine
-    lacks too does not count, nor does a step that only describes that machine."""
+    """Return what the step requires but the guest lacks, "" if nothing.
+
+    What the reporter's machine also lacks does not count. A step that only describes the
+    reporter's machine requires nothing.
+    """
     command, step = run.commands[number], run.steps[number]
     own = run.claims_about(number)
     if own and all(each.kind == "context" for each in own):
@@ -93,7 +96,7 @@ def for_step(number: int, run: SessionRun) -> str:
     for line in step.err.splitlines():
         option = _BAD_OPTION.match(line.strip())
         if option and line.strip() not in command.output:
-            return f"the guest's {option['program']} has no such option: {line.strip()[:120]}"
+            return f"the guest's {option['program']} rejects an option: {line.strip()[:120]}"
         error = error_message.parse(line)
         lacks = _by_error(error, step, run.kernel) if error else ""
         if lacks and error not in _reported_errors(run):
@@ -110,7 +113,7 @@ def _reported_errors(run: SessionRun) -> set[ErrorMessage | None]:
 
 
 def _by_error(error: ErrorMessage, step: Step, kernel: Kernel) -> str:
-    """What the guest lacks, by the error that a tool printed."""
+    """Return what the guest lacks according to an error message, "" if nothing."""
     if error.kind == error_message.NO_COMMAND and _is_command_not_found(error, step):
         return f"the guest has no {error.subject}"
     if error.kind == error_message.NO_MODULE:
@@ -127,12 +130,12 @@ def _by_error(error: ErrorMessage, step: Step, kernel: Kernel) -> str:
 
 
 def _is_command_not_found(error: ErrorMessage, step: Step) -> bool:
-    """Whether the shell itself reports it, about a program that the command starts."""
+    """Whether the shell reports the error about a program that the command starts."""
     return step.status == _NOT_FOUND or error.subject in shell_syntax.programs(step.command)
 
 
 def module(name: str, kernel: Kernel) -> str:
-    """The name if the kernel lacks this module, "" if it has it."""
+    """Return the name if the kernel lacks this module, "" if it has the module."""
     plain = name.replace("-", "_")
     files = [*kernel.modules.rglob("*.ko*"), *kernel.guest_modules]
     if any(path.name.partition(".")[0].replace("-", "_") == plain for path in files):
@@ -143,7 +146,7 @@ def module(name: str, kernel: Kernel) -> str:
 
 
 def _parameter(step: Step, run: SessionRun) -> str:
-    """The module parameter that the guest's kernel lacks (kernel/params.c), "" for none."""
+    """Return which module parameter the guest's kernel lacks (kernel/params.c), "" if none."""
     for record in step.kmsg:
         match = _UNKNOWN_PARAMETER.search(record.text)
         if match and match[0] not in "\n".join(_reported_lines(run)):

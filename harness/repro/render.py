@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Render a replay as text: lines, each with its style."""
+"""Render a replay as lines of text, each with a style."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,10 +16,10 @@ from harness.symbols import symbolise
 
 Line = tuple[str, str]
 
-# The lines at each end of a long output that are shown.
+# How many lines are shown at each end of a long output.
 _MOST_SHOWN = 10
 
-# The characters of a claim's reason that are shown.
+# How many characters of a claim's reason are shown.
 _MOST_CHARACTERS = 160
 
 _VERDICT_STYLES = {
@@ -44,7 +44,7 @@ def opening(request: Request) -> Iterator[Line]:
 
 
 def note(text: str) -> Iterator[Line]:
-    """What is decided for the user."""
+    """A choice that is made for the user."""
     yield "", f"note:    {text}"
 
 
@@ -63,8 +63,8 @@ def command(number: int, text: str) -> Iterator[Line]:
 
 
 def step(done: Step, judged: Sequence[Judgement], iommu_driver: str) -> Iterator[Line]:
-    """What a step printed, what the kernel logged, what changed, and whether it matches the
-    report."""
+    """The output of a step, the messages of the kernel, the changes, and whether the step matches
+    the report."""
     yield from _indented(done.out)
     yield from _indented(done.err)
     for line in _shortened([str(entry) for entry in done.kmsg]):
@@ -76,7 +76,7 @@ def step(done: Step, judged: Sequence[Judgement], iommu_driver: str) -> Iterator
     for name in sorted(set(done.after.untranslated) - set(done.before.untranslated)):
         yield (
             "yellow",
-            f"    ! {name} is bound, firmware names an IOMMU for it, and it has no group",
+            f"    ! {name} is bound, firmware names an IOMMU for it, but it has no group",
         )
     differing = [each for each in judged if each.held is False]
     ended = f"shell killed, status {done.status}" if done.killed else f"status {done.status}"
@@ -94,7 +94,7 @@ def _indented(text: str) -> Iterator[Line]:
 
 
 def _shortened(lines: list[str]) -> list[str]:
-    """The first and last lines; the run directory has all."""
+    """Return the first and last lines. The run directory has all lines."""
     if len(lines) <= 2 * _MOST_SHOWN:
         return lines
     elision = f"... {len(lines) - 2 * _MOST_SHOWN} more lines in the run directory ..."
@@ -102,8 +102,8 @@ def _shortened(lines: list[str]) -> list[str]:
 
 
 def _counts(done: Step, iommu_driver: str) -> str:
-    """The refcounts before and after of the IOMMU's driver and of modules with a changed refcount,
-    and the number of groups."""
+    """Describe the refcounts of the IOMMU driver and of modules with a changed refcount, and the
+    number of groups, each before and after the step."""
     parts = [
         f"{name} {_refcount(before)} -> {_refcount(after)}"
         for name, (before, after) in refcounts(done).items()
@@ -153,8 +153,8 @@ def _claim(each: Judgement) -> Iterator[Line]:
 
 
 def table(attempts: Sequence[Attempt], iommu_driver: str) -> Iterator[Line]:
-    """One line per kernel or report: the verdict, and the refcount of the IOMMU's driver after
-    each step, "-" where it is not loaded."""
+    """One line for each kernel or report: the verdict, and the refcount of the IOMMU driver after
+    each step, "-" if the driver is not loaded."""
     width = max(len(_title(each)) for each in attempts)
     title = "report" if attempts[0].name else "kernel"
     yield "", ""
@@ -174,8 +174,8 @@ def _words(word: Word) -> str:
 
 
 def _title(attempt: Attempt) -> str:
-    """The kernel as requested, and its label; before it the report's name, if there are
-    several."""
+    """The kernel as requested and its label, after the report's name if there are several
+    reports."""
     spec = str(attempt.spec)
     label = attempt.result.kernel.label if attempt.result else spec
     kernel = label if label.startswith(spec) else f"{spec} = {label}"
@@ -183,8 +183,8 @@ def _title(attempt: Attempt) -> str:
 
 
 def _splats(result: Result) -> Iterator[Line]:
-    """The guest's splats, of those that are alike the first. One that the report has too is
-    shown only as its title and the places of its frames."""
+    """The guest's splats, only the first of several equal splats. A splat that the report also
+    has is shown only as its title and the source lines of its frames."""
     for first, *more in symbolise.grouped(result.splats):
         times = f", {len(more) + 1} times" if more else ""
         if first in result.unmentioned:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Replay a report's session in a guest and judge what the report claims."""
+"""Replay the session of a report in a guest, and judge what the report claims."""
 
 import contextlib
 import json
@@ -29,7 +29,7 @@ from harness.repro.session_run import Judgement, SessionRun
 from harness.repro.verdict import Verdict
 from harness.symbols import symbolise
 
-# A claimed hang that ends may take so many times its duration in a guest, and at most these
+# A claimed hang that ends may take this many times its duration in a guest, but at most this many
 # seconds.
 _HANG_FACTOR = 2.0
 _LONGEST_HANG = 600.0
@@ -41,10 +41,11 @@ _STAMP = re.compile(r"\[ *(\d+\.\d+)\](?:\[ *[TC]\d+\])? ?(.*)")
 class Result:
     """A replay and its verdict.
 
-    ``judged`` are the report's claims, in order. ``splats`` are those of the guest, and
-    ``unmentioned`` those of them that the report does not show. ``lost_records`` are the first
-    and last numbers of kernel messages that were overwritten before they were read. ``error`` is
-    what the guest was lost to. ``notes`` are what was decided for the user on the way.
+    ``judged`` are the judgements on the report's claims, in order. ``splats`` are the splats of
+    the guest, and ``unmentioned`` the splats that the report does not show. ``lost_records`` are
+    the ranges of kernel messages that were overwritten before they were read, each as the first
+    and the last number. ``error`` is the reason why the guest was lost, if it was. ``notes`` are
+    choices that were made for the user during the replay.
     """
 
     request: Request
@@ -62,8 +63,11 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A replay on one of several kernels, or of one of several reports (``name``): its
-    ``result``, or the ``error`` for which the kernel was not built or the guest not started."""
+    """A replay on one of several kernels, or of one of several reports (``name``).
+
+    It has a ``result``, or the ``error`` because of which the kernel was not built or the guest
+    was not started.
+    """
 
     spec: KernelSpec
     name: str
@@ -81,8 +85,8 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Called during a replay: before a command, after each step with the judgements about it so
-    far, and with each note."""
+    """Callbacks during a replay: before a command, after each step with the judgements about it so
+    far, and for each note."""
 
     on_command: Callable[[int, str], None] = lambda _number, _text: None
     on_step: Callable[[Step, Sequence[Judgement]], None] = lambda _step, _judged: None
@@ -100,9 +104,9 @@ def replay(
 ) -> Result:
     """Start a guest, run the session in it, and judge what the report claims.
 
-    Everything that is observed is written to ``directory`` as it happens. If the guest is lost,
-    the steps before count, and what it did not run is inconclusive. With the ``spec`` that the
-    kernel was built from, the frames of splats get their places in the source.
+    All observations are written to ``directory`` as they are made. If the guest is lost, the claims
+    about completed steps are judged, and the other claims are inconclusive. With the ``spec`` from
+    which the kernel was built, the frames of splats get their source lines.
     """
     replaying = _Replay(Result(request, kernel, directory), listener)
     _write_inputs(request, kernel, directory)
@@ -115,7 +119,7 @@ def replay(
 
 
 class _Replay:
-    """A replay that runs: the ``result`` so far, and what it is judged by."""
+    """A running replay: the ``result`` so far, and the observations that it is judged by."""
 
     def __init__(self, result: Result, listener: Listener) -> None:
         request = result.request
@@ -151,7 +155,7 @@ class _Replay:
                 self._result.error = error
 
     def _limits(self, guest: Guest) -> dict[int, float]:
-        """The seconds for which a step may be silent, if the report claims a hang that ends."""
+        """How long each step with a claimed hang that ends may be silent, in seconds."""
         return {
             each.step: max(guest.limit, min(_HANG_FACTOR * each.number, _LONGEST_HANG))
             for each in self._result.request.claims
@@ -198,11 +202,11 @@ class _Replay:
         )
 
     def conclude(self) -> Result:
-        """Judge all claims, by all that the guest has shown since the session began."""
+        """Judge all claims by all observations since the session began."""
         result, log = self._result, self._log
         last_words = _unread(result.error.log, log) if result.error else []
         result.splats = splat.find([*(entry.text for entry in log), *last_words])
-        # Splats of the boot are shown as well, but are no symptom of the session.
+        # Splats of the boot are shown too, but they are not symptoms of the session.
         of_session = [each for each in result.splats if each.first >= self._booted]
         claims = result.request.claims
         result.judged = judge.judge_claims(claims, self._session_run(of_session))
@@ -218,17 +222,17 @@ class _Replay:
 
 
 def _symbolise(result: Result, spec: KernelSpec) -> None:
-    """Add places in the source to the frames of the guest's splats."""
+    """Add source lines to the frames of the guest's splats."""
     found = [symbolise.symbolised(each, result.kernel, spec) for each in result.splats]
     symbolised = {id(old): new.splat for old, new in zip(result.splats, found, strict=True)}
     result.unmentioned = [symbolised[id(each)] for each in result.unmentioned]
     result.splats = list(symbolised.values())
     reasons = dict.fromkeys(each.reason for each in found if each.reason and each.total)
-    result.notes += [f"frames without a place in the source: {each}" for each in reasons]
+    result.notes += [f"frames without a source line: {each}" for each in reasons]
 
 
 def _verdict(result: Result) -> Verdict:
-    """The verdict on the claims; none about the kernel if the host lost the guest."""
+    """Return the verdict on the claims, which is inconclusive if the host lost the guest."""
     error = result.error
     if isinstance(error, GuestLost) and not isinstance(error, GuestReset):
         step, total = len(result.steps) + 1, len(result.request.session.commands)
@@ -265,7 +269,7 @@ def _write_command_line(guest: Guest, directory: Path) -> None:
 
 
 def _unread(console: str, log: Sequence[Record]) -> list[str]:
-    """The console's lines that are later than the last record of the log."""
+    """The console lines that are later than the last record of the log."""
     last = log[-1].time if log else 0.0
     lines = (_STAMP.match(line) for line in console.splitlines())
     return [match[2] for match in lines if match and float(match[1]) > last]

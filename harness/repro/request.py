@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What to replay of a report, and on which machine."""
+"""Choose the session of a report to replay, and the machine for it."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -13,8 +13,8 @@ from harness.report import bug_report, session_selection
 from harness.report.claim import Claim
 from harness.report.session import Session
 
-# Modules that reports name and no kernel has, and the guest module that does the same;
-# guest-scripts/modules builds it under either name.
+# Modules in reports that no kernel has, each with the guest module that does the same.
+# guest-scripts/modules builds it under both names.
 _STAND_INS = {"test_module": "iommu_client"}
 
 _KMOD_MESSAGE = re.compile(r"(modprobe: (FATAL|ERROR)|rmmod: ERROR|insmod: ERROR):")
@@ -23,11 +23,12 @@ _ANY_WORD = re.compile(r"[\w-]+")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to replay: a report's ``session`` with its ``claims``, on ``machine``.
+    """A request to replay the ``session`` of a report with its ``claims`` on ``machine``.
 
-    ``extras`` are names of ``rootfs.packages`` that the session requires. ``context`` is the
-    report's text: its messages name the drivers of devices. ``devices`` are the user's choices
-    of guest devices for the report's. ``notes`` are what was decided for the user.
+    ``extras`` are the names of the ``rootfs.packages`` that the session requires. ``context`` is
+    the text of the report. Messages in it name the drivers of devices. ``devices`` are the guest's
+    devices that the user chose, by the name in the report. ``notes`` are choices that were made
+    for the user.
     """
 
     name: str
@@ -47,9 +48,11 @@ def create(
     qemu: str = topology.QEMU,
     devices: Mapping[str, str] | None = None,
 ) -> Request:
-    """The request to replay the report in a file with the program ``qemu``. Raises UsageError for
-    a report without a session, for a ``session`` that it does not have
-    (``session_selection.select``), and for an unknown machine."""
+    """Create the request to replay the report in a file with the program ``qemu``.
+
+    Raises UsageError if the report has no session, if it does not have the requested ``session``
+    (``session_selection.select``), or if the machine is unknown.
+    """
     report = bug_report.read(path)
     selected = session_selection.select(report, session)
     context = "\n".join(line.text for text in report.texts for line in text.lines)
@@ -71,8 +74,8 @@ def create(
 
 
 def _machine_for(words: set[str], context: str) -> str:
-    """The first machine with an IOMMU driver that the session names, else the machine with the
-    driver that the report names most often, else smmuv3."""
+    """Return the machine for a report: the first machine with an IOMMU driver that the session
+    names, or the machine with the driver that the report names most often, or smmuv3."""
     every = machines.MACHINES.values()
     named = next((each.name for each in every if each.iommu.driver in words), None)
     if named:
@@ -90,10 +93,10 @@ def _notes(words: set[str], machine: Machine, *, kmod: bool) -> Iterator[str]:
         if name in words:
             yield f"the report's {name} is {stand_in}, loaded under that name"
             if not machine.overlays:
-                yield f"{name} has no device on {machine.name}: see --machine smmuv3"
+                yield f"{name} has no device on {machine.name}; use --machine smmuv3"
     if kmod:
-        yield "modprobe and rmmod are those of kmod, as in the report"
+        yield "the guest has the modprobe and rmmod of kmod, as in the report"
     for each in machines.MACHINES.values():
         driver = each.iommu.driver
         if driver in words and driver != machine.iommu.driver:
-            yield f"{driver} has no device on this machine: see --machine {each.name}"
+            yield f"{driver} has no device on this machine; use --machine {each.name}"

@@ -16,13 +16,13 @@ from harness.repro.device_names import DeviceNames, GuestDevice
 
 _CHANGES_DIRECTORY = re.compile(r"(?:^|[;&|({\n]\s*)(?:cd|pushd|popd)\b")
 
-# Where a directory may be that a prompt names by its last component only.
+# Where to search for a directory if a prompt shows only its last component.
 _DIRECTORIES = (
     "/sys/bus/*/drivers/{0} /sys/bus/*/devices/{0} /sys/module/{0} /sys/class/*/{0} /sys/kernel/{0}"
 )
 
-# A command that runs on while the report turns to another terminal is polled so often, every
-# tenth of a second; what it has printed by then is its output.
+# A command that keeps running while the report uses another terminal is polled this many times,
+# every tenth of a second. Its output is what it has printed by then.
 _POLLS = 20
 _BACKGROUND = """\
 {{ {command}
@@ -33,10 +33,13 @@ cat /tmp/harness-job.out; cat /tmp/harness-job.err >&2; true"""
 
 @dataclass(slots=True)
 class Runner:
-    """Runs commands in one guest of ``kernel``. ``on_note`` is called with what is decided for
-    the user on the way. ``limits`` are the seconds for which a step, from 0, may be silent, if not
-    the guest's limit. ``hangs`` are the steps that did not end, each with the place where its task
-    is blocked."""
+    """A runner for the commands of a session in one guest of ``kernel``.
+
+    ``on_note`` is called with each choice that is made for the user. ``limits`` are the numbers of
+    seconds for which steps may be silent, by the number of the step from 0; the guest's limit
+    applies to all other steps. ``hangs`` are the steps that hang, each with the description of its
+    blocked task (``hang.locate``).
+    """
 
     guest: Guest
     kernel: Kernel
@@ -47,8 +50,8 @@ class Runner:
     _directory: str = "/"
 
     def prepare(self, session: Sequence[Command]) -> None:
-        """Find the guest's devices for the names in the session, before its first command.
-        Raises UsageError for a chosen device that the guest does not have."""
+        """Find the guest's devices for the names in the session, before its first command runs.
+        Raises UsageError if the guest does not have a chosen device."""
         texts = ["\n".join((each.text, *each.output)) for each in session]
         if self.names.chosen or _has_names("\n".join(texts)):
             devices = self._devices()
@@ -61,10 +64,10 @@ class Runner:
             self.on_note(note)
 
     def run(self, number: int, command: Command) -> Step:
-        """Run one command in the directory of its prompt, with the guest's names of devices.
+        """Run one command in the directory of its prompt, with the guest's device names.
 
-        Raises as ``Guest.step`` does; for a command that hangs only if the report does not
-        interrupt it, or it cannot be interrupted.
+        Raises as ``Guest.step`` does, but GuestHang only if the report does not interrupt the
+        command or the command cannot be interrupted.
         """
         text = self._translate(command.text)
         self._change_directory(command.directory)
@@ -88,12 +91,12 @@ class Runner:
         return device_names.parse_listing(self._query(device_names.LISTING))
 
     def _query(self, command: str) -> str:
-        """The output of a command that is not the report's; $? keeps its value."""
+        """Return the output of a command that is not in the report, and preserve ``$?``."""
         reply = self.guest.run(f"harness_kept=$?; {command}; harness_last $harness_kept")
         return reply.out
 
     def _change_directory(self, prompt_directory: str) -> None:
-        """Change to the directory that the prompt names, if the guest has it."""
+        """Change to the directory in the prompt, if the guest has it."""
         directory = self.names.translate(prompt_directory)
         if not directory or directory == self._directory or directory.startswith("~"):
             return
@@ -108,7 +111,7 @@ class Runner:
             return
         current = self._query(f"cd {shlex.quote(target)} 2>/dev/null; pwd").strip()
         if current == target and not directory.startswith("/"):
-            self.on_note(f"the prompt's {directory} is {target}")
+            self.on_note(f"the directory {directory} in the prompt is {target}")
         self._directory = current
 
     def _step(self, text: str, command: Command, limit: float | None) -> Step:
@@ -121,8 +124,8 @@ class Runner:
         return self.guest.step(text, limit)
 
     def _interrupt(self, text: str, error: GuestHang) -> Step:
-        """The step of a command that ^C ends, as in the report. Raises ``error`` if ^C does not
-        end it."""
+        """Interrupt a command with ^C, as in the report, and return its step. Raises ``error`` if
+        the command does not end."""
         before = self.guest.state()
         self.guest.interrupt()
         try:

@@ -50,7 +50,7 @@ def _about_step(judged: Sequence[Judgement], number: int) -> list[Judgement]:
 
 
 def claim(each: Judgement) -> dict[str, Any]:
-    """One claim; ``held`` is null if this guest cannot show it, ``step`` counts from 1."""
+    """One claim. ``held`` is null if this guest cannot show it. ``step`` counts from 1."""
     return {
         "kind": each.claim.kind,
         "text": each.claim.text,
@@ -90,8 +90,8 @@ def _difference(each: Judgement) -> dict[str, str]:
 
 
 def refcounts(done: Step) -> dict[str, tuple[int | None, int | None]]:
-    """The refcounts before and after of each module that is loaded at either time, None where it
-    is not loaded."""
+    """The refcounts before and after the step of each module that is loaded at one of these times.
+    The refcount of a module that is not loaded is None."""
     names = sorted(done.before.modules.keys() | done.after.modules.keys())
     return {
         name: (done.before.refcount_if_loaded(name), done.after.refcount_if_loaded(name))

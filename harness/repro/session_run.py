@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a guest did with a report's session, and what that makes of a claim."""
+"""The run of a report's session in a guest, and the judgements on claims by it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,13 +12,13 @@ from harness.report.claim import Claim
 from harness.report.commands import Command
 from harness.repro.device_names import DeviceNames
 
-# Whether a claim holds, None if this guest cannot show it, and the reason.
+# Whether a claim holds (None if this guest cannot show it), and the reason.
 Ruling = tuple[bool | None, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A claim and whether it ``held``, None if this guest cannot show it. The ``reason`` is what
+    """A claim, and whether it ``held`` (None if this guest cannot show it). The ``reason`` is what
     the guest did."""
 
     claim: Claim
@@ -28,11 +28,12 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class SessionRun:
-    """What a guest did with a session.
+    """The run of a session in a guest.
 
-    ``commands`` and ``claims`` are the report's. There are fewer ``steps`` than commands if the
-    guest was lost to ``error``. ``splats`` are the guest's, in order. ``hangs`` are the steps that
-    did not end, each with the place where its task is blocked.
+    ``commands`` and ``claims`` are from the report. ``steps`` are fewer than the commands if the
+    guest was lost because of ``error``. ``splats`` are the splats of the guest, in order.
+    ``hangs`` are the steps that hang, each with the description of its blocked task
+    (``hang.locate``).
     """
 
     commands: tuple[Command, ...]
@@ -45,7 +46,7 @@ class SessionRun:
     hangs: dict[int, str] = field(default_factory=dict)
 
     def step(self, number: int | None) -> Step | None:
-        """The step, None if it did not run or did not end."""
+        """Return the step, or None if it did not run or did not end."""
         if number is None or number in self.hangs or number >= len(self.steps):
             return None
         return self.steps[number]
@@ -54,8 +55,8 @@ class SessionRun:
         return [each for each in self.claims if each.step == step]
 
     def not_reached(self, claim: Claim) -> Ruling:
-        """The ruling on a claim for which the guest ran no step."""
+        """Return the ruling on a claim about a step that did not run or did not end."""
         if claim.step is not None and claim.step in self.hangs:
-            return None, f"step {claim.step + 1} does not end: {self.error or 'it was interrupted'}"
-        reason = self.error or "it did not run"
+            return None, f"step {claim.step + 1} hangs: {self.error or 'it is interrupted'}"
+        reason = self.error or "it does not run"
         return None, f"step {len(self.steps) + 1}: {reason}"

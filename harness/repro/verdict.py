@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The verdict over a report's claims."""
+"""Decide the verdict on the claims of a report."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Word = Literal["reproduced", "not-reproduced", "inconclusive"]
 
 EXIT_CODES: dict[Word, int] = {"reproduced": 0, "not-reproduced": 1, "inconclusive": 3}
 
-# Symptoms after which a guest has nothing more to show, unless a hang ends.
+# Kinds of symptoms after which a guest can show nothing more, except a hang that ends.
 _FINAL = ("panic", "splat", "killed", "hang")
 
 _MOST_CHARACTERS = 300
@@ -20,8 +20,8 @@ _MOST_CHARACTERS = 300
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``word``, the ``reason`` in one line, and the text of the deciding ``symptom``, "" for
-    none."""
+    """A verdict: its ``word``, the ``reason`` in one line, and the text of the deciding claim
+    (``symptom``), "" if the report has no symptom."""
 
     word: Word
     reason: str
@@ -33,7 +33,7 @@ class Verdict:
 
 
 def decide(judged: Sequence[Judgement]) -> Verdict:
-    """The verdict on all claims.
+    """Decide the verdict on all claims.
 
     ``reproduced``: every symptom holds, and each step before the last symptom matches the report.
     ``not-reproduced``: a symptom, or a step before it, can be judged and does not hold.
@@ -51,8 +51,8 @@ def decide(judged: Sequence[Judgement]) -> Verdict:
     held = [each for each in symptoms if each.held]
     final = [each for each in held if _is_final(each.claim)]
     unknown = [each for each in deciding if each.held is None]
-    # A splat that appears requires no step that could not run, and what follows the end of the
-    # guest cannot be seen.
+    # A splat that appears does not depend on a step that could not run, and nothing can be
+    # observed after the end of the guest.
     if final:
         end = min(_place(each) for each in final)
         unknown = [each for each in unknown if each.claim.symptom and _place(each) < end]
@@ -67,7 +67,7 @@ def _is_final(claim: Claim) -> bool:
 
 
 def _place(each: Judgement) -> float:
-    """The step; a claim from outside of the session is after all steps."""
+    """The step of the claim. A claim that is not about a step ranks after all steps."""
     return float("inf") if each.claim.step is None else each.claim.step
 
 
@@ -80,7 +80,7 @@ _OF_SYMPTOM: dict[Word, str] = {
     "not-reproduced": "does not hold",
     "inconclusive": "cannot be judged",
 }
-# A claim that is no symptom decides only where it does not hold.
+# A claim that is not a symptom decides only if it does not hold or cannot be judged.
 _OF_STEP: dict[Word, str] = {
     "not-reproduced": "differs from the report",
     "inconclusive": "cannot be judged",

@@ -71,7 +71,7 @@ def test_a_device_option_overrides_the_guess() -> None:
 
 @pytest.mark.parametrize("choice", ["x", "=y", "x=", "a=b c", "a=$(b)"])
 def test_parse_choices_rejects_a_malformed_device_option(choice: str) -> None:
-    with pytest.raises(UsageError, match="must be REPORTED=GUEST"):
+    with pytest.raises(UsageError, match="not of the form REPORTED=GUEST"):
         device_names.parse_choices([choice])
 
 
