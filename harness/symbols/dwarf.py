@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Read the DWARF of a linked file with pyelftools, as BFD does for addr2line.
+"""Read the DWARF of a linked file with pyelftools, with the same results as addr2line (BFD).
 
 DWARF 5, sections 2.17 (ranges), 3.3 (subroutines, inlined ones) and 6.2 (lines).
 """
@@ -34,8 +34,8 @@ _WORK_TREE = re.compile(r".*/work/[^/]+/(?:source|objects/[^/]+)/")
 
 @dataclass(slots=True)
 class _Unit:
-    """One compile unit. ``lines`` are its sequences: sorted addresses, their places, and the
-    end address."""
+    """A compile unit. ``lines`` are the sequences of its line table: sorted addresses, their
+    source lines, and the end address."""
 
     ranges: list[Range]
     scopes: list[Scope] = field(default_factory=list)
@@ -43,8 +43,8 @@ class _Unit:
 
 
 def tables(path: Path, functions: Mapping[str, Span]) -> dict[str, Table]:
-    """The table of each function that the DWARF of the file contains. Raises HostError for
-    DWARF that cannot be read."""
+    """Read the tables of the ``functions`` that the DWARF of the file describes. Raises
+    HostError if the DWARF is invalid."""
     try:
         with path.open("rb") as file:
             return dict(_tables(ELFFile(file).get_dwarf_info(), functions))
@@ -56,8 +56,8 @@ def tables(path: Path, functions: Mapping[str, Span]) -> dict[str, Table]:
 
 
 def _unreadable(path: Path, error: Exception) -> HostError:
-    what = f"{type(error).__name__}: {error}".rstrip(": ")
-    return HostError(f"cannot read the debug information of {path.name}: {what}")
+    detail = f"{type(error).__name__}: {error}".rstrip(": ")
+    return HostError(f"invalid debug information in {path.name} ({detail})")
 
 
 def _tables(info: Any, functions: Mapping[str, Span]) -> Iterator[tuple[str, Table]]:
@@ -90,7 +90,7 @@ def _table(unit: _Unit, span: Span) -> Table:
 
 
 def _scopes(unit: _Unit, span: Span) -> tuple[Scope, ...]:
-    """The scopes with code of the function, and the scopes that they are inlined into."""
+    """The scopes that contain code of the function, and the scopes that they are inlined into."""
     start, end = span
     selected: set[int] = set()
     for number, scope in enumerate(unit.scopes):
@@ -111,7 +111,7 @@ def _scopes(unit: _Unit, span: Span) -> tuple[Scope, ...]:
 
 
 def _walk(info: Any, cu: Any, top: Any, unit: _Unit, name: Callable[[int], str]) -> None:
-    """Add all functions to the unit in the order of the DIEs; other DIEs, such as types, are
+    """Add all functions to the unit in the order of the DIEs. Other DIEs, such as types, are
     skipped with their children."""
     waiting = [(each, -1) for each in _entered(top)]
     waiting.reverse()
@@ -140,7 +140,7 @@ def _number(die: Any, attribute: str) -> int:
 
 
 def _name(die: Any) -> str:
-    """The name of a DIE, or of its abstract origin or specification."""
+    """Return the name of a DIE, or of its abstract origin or specification."""
     for _ in range(8):
         found = die.attributes.get("DW_AT_name")
         if found:
@@ -176,7 +176,7 @@ def _ranges(info: Any, cu: Any, die: Any) -> list[Range]:
 
 
 def _merged(ranges: list[Range]) -> list[Range]:
-    """The ranges without empty ones; adjacent ranges are merged (BFD, arange_add)."""
+    """Drop empty ranges, and merge adjacent ranges (BFD, arange_add)."""
     found: list[Range] = []
     for low, high in ranges:
         if low == high:
@@ -191,7 +191,7 @@ def _merged(ranges: list[Range]) -> list[Range]:
 
 
 def _files(info: Any, cu: Any, top: Any) -> Callable[[int], str]:
-    """A function that returns the path of a file by its number in the line table."""
+    """Return a function that maps the number of a file in the line table to its path."""
     program = info.line_program_for_CU(cu)
     comp_dir = top.attributes.get("DW_AT_comp_dir")
     directory = comp_dir.value.decode(errors="replace") if comp_dir else ""
@@ -218,7 +218,7 @@ def _paths(program: Any, directory: str) -> list[str]:
 
 
 def _trimmed(directory: str, below: str, name: str) -> str:
-    """The path of a file in the source, relative to the directory of the compiler."""
+    """Return the path of a source file, relative to its common parent with ``directory``."""
     path = posixpath.normpath(posixpath.join(directory, below, name))
     if tree := _WORK_TREE.match(path):
         return path[tree.end() :]
@@ -231,7 +231,7 @@ def _trimmed(directory: str, below: str, name: str) -> str:
 def _sequences(
     info: Any, cu: Any, name: Callable[[int], str]
 ) -> Iterator[tuple[list[int], list[Place], int]]:
-    """The sequences of the line table. The last row for an address takes precedence (BFD,
+    """Yield the sequences of the line table. The last row for an address takes precedence (BFD,
     add_line_info)."""
     program = info.line_program_for_CU(cu)
     rows: dict[int, Place] = {}

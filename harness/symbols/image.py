@@ -18,7 +18,7 @@ _LOCAL = 0
 # of the compiler, and symbols of the linker and objcopy.
 _NOT_IN_KALLSYMS = ("$", ".L", "__efistub_", "__kvm_nvhe_", "__pi_.", "__pi_$", "__AArch64")
 
-# ELF for the Arm 64-bit Architecture: Elf64_Rela, and the types of eight bytes.
+# ELF for the Arm 64-bit Architecture: Elf64_Rela, and the relocation types with eight bytes.
 _RELOCATION = struct.Struct("<QQq")
 _WIDE = frozenset((257, 260))  # R_AARCH64_ABS64, R_AARCH64_PREL64
 _NARROW_BYTES, _WIDE_BYTES = 4, 8
@@ -26,11 +26,14 @@ _NARROW_BYTES, _WIDE_BYTES = 4, 8
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A function. ``start`` is an address in vmlinux, and an offset into ``section`` in an
-    object that is not linked; ``size`` is in bytes. ``room`` is the distance to the next
-    symbol, which kallsyms prints as the size; None for the last function of a section.
-    ``unit`` is the FILE symbol before a local function in the symbol table: the source file
-    without its directory."""
+    """A function of an image.
+
+    ``start`` is an address in vmlinux, but an offset into ``section`` in an object that is not
+    linked. ``size`` is in bytes. ``room`` is the distance to the next symbol, which kallsyms
+    prints as the size, or None for the last function of a section. ``unit`` is the FILE symbol
+    before a local function in the symbol table (the name of its source file without the
+    directory), or "" for a global function.
+    """
 
     name: str
     section: int
@@ -40,15 +43,15 @@ class Function:
     unit: str
 
     def has_printed_size(self, size: int) -> bool:
-        """True if kallsyms can print this size: kallsyms_lookup_size_offset() computes it from
+        """Whether kallsyms can print this size: kallsyms_lookup_size_offset() computes it from
         the next symbol, and for the last function of a section from what the loader places
         after it."""
         return size == self.room if self.room is not None else size >= self.size
 
 
 class Functions(Mapping[str, list[Function]]):
-    """Functions by name, created on first use: a trace needs twenty of the fifty thousand in
-    a vmlinux."""
+    """The functions of an image by name. They are created on first use, because a trace needs
+    only twenty of the fifty thousand functions in a vmlinux."""
 
     def __init__(self, sections: list[Section], symbols: list[Symbol]) -> None:
         starts: dict[int, set[int]] = {n: set() for n, each in enumerate(sections) if each.code}
@@ -61,7 +64,7 @@ class Functions(Mapping[str, list[Function]]):
                 starts[symbol.section].add(symbol.value)
                 if symbol.kind in (_FUNCTION, _NO_TYPE):
                     self._named[symbol.name].append((symbol, unit))
-        # The sorted addresses of symbols in each section of code.
+        # The sorted addresses of the symbols in each section with code.
         self._starts = {number: sorted(values) for number, values in starts.items()}
 
     def __getitem__(self, name: str) -> list[Function]:
@@ -89,6 +92,8 @@ def _in_kallsyms(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Image:
+    """A vmlinux, a module or an object: its sections, its functions, and its build ID."""
+
     path: Path
     sections: list[Section]
     functions: Functions
@@ -112,7 +117,7 @@ def read(path: Path) -> Image:
 
 
 def same_code(own: Image, function: Function, other: Image, theirs: Function) -> bool:
-    """True if a function of an unlinked object has the same code as one of another image,
+    """Whether a function of an unlinked object and a function of another image have the same code,
     except for the bytes that the linker relocates."""
     code, linked = bytearray(own.code(function)), bytearray(other.code(theirs))
     if not code or len(code) != len(linked):
@@ -124,7 +129,7 @@ def same_code(own: Image, function: Function, other: Image, theirs: Function) ->
 
 
 def _relocations(image: Image, function: Function) -> list[tuple[int, int]]:
-    """Offset and width of each relocation in the function."""
+    """The offset and the width in bytes of each relocation in the function."""
     name = f".rela{image.sections[function.section].name}"
     table = next((each.data for each in image.sections if each.name == name), memoryview(b""))
     whole = table[: len(table) - len(table) % _RELOCATION.size]
@@ -136,8 +141,8 @@ def _relocations(image: Image, function: Function) -> list[tuple[int, int]]:
 
 
 def follows_call(image: Image, function: Function, offset: int) -> bool:
-    """True if the instruction before ``offset`` is a call, as for any return address: BL,
-    BLR, BLRAA and its variants (Arm Architecture Reference Manual, C4.1)."""
+    """Whether the instruction before ``offset`` is a call: BL, BLR, or BLRAA and its variants (Arm
+    Architecture Reference Manual, C4.1). This is true of every return address."""
     section = image.sections[function.section]
     end = function.start - section.address + offset
     if offset < 4 or end > len(section.data):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Debug information on demand: recompile the objects that contain the functions.
+"""Compile objects again with debug information, on demand.
 
-Kernels are built without -g, which doubles the build time. A trace needs few objects: each is
-compiled with the command of kbuild and ``-g`` to another file, and is used only if its code is
-identical to that of the kernel.
+Kernels are built without -g, which doubles the build time. A trace needs only a few objects. Each
+of them is compiled to a different file with kbuild's command and ``-g``, and its debug information
+is used only if its code is identical to the code in the kernel.
 """
 
 import os
@@ -30,8 +30,8 @@ _REFRESHING = Lock()
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An object that contains a function of a requested name; ``name`` is its path in the
-    object directory."""
+    """An object that contains a function with a requested name. ``name`` is the path of the object
+    relative to the object directory."""
 
     name: str
     path: Path
@@ -40,8 +40,8 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class ObjectTables:
-    """The ``tables`` of functions of an image by key, from the object ``name``; ``file`` is
-    the linked object, None for vmlinux itself."""
+    """The ``tables`` of an image's functions by key (``key``), read from the object ``name``.
+    ``file`` is the linked object, or None for vmlinux itself."""
 
     name: str
     tables: dict[str, Table]
@@ -49,12 +49,13 @@ class ObjectTables:
 
 
 def key(function: Function) -> str:
-    """A unique key for one function of an image; several functions can have its name."""
+    """Return a key for the function that is unique in its image, unlike its name."""
     return f"{function.section}:{function.start:x}:{function.name}"
 
 
 def candidates(objects: Path, names: Iterable[str], *, module: bool) -> dict[str, list[Candidate]]:
-    """For each name the compiled objects that contain it in a string table."""
+    """Find the compiled objects that contain each name. ``module`` selects objects of modules,
+    otherwise objects of vmlinux are searched."""
     requested = {name: name.encode() + b"\0" for name in names}
     found: dict[str, list[Candidate]] = {name: [] for name in requested}
     for path in sorted(objects.rglob("*.o")):
@@ -69,8 +70,8 @@ def candidates(objects: Path, names: Iterable[str], *, module: bool) -> dict[str
 
 
 def likeliest(function: Function, target: Image, objects: Sequence[Candidate]) -> list[Candidate]:
-    """The objects that the function is most likely from: with the same code, then with the
-    same FILE symbol; all if no object matches."""
+    """Return the objects from which the function is most likely: objects with the same code, or
+    otherwise with the same FILE symbol, or otherwise all objects with a function of its name."""
     ranked: dict[tuple[bool, bool], list[Candidate]] = {}
     for each in objects:
         try:
@@ -87,8 +88,8 @@ def likeliest(function: Function, target: Image, objects: Sequence[Candidate]) -
 def compiled(
     tree: BuildTree, target: Image, requested: Mapping[Candidate, Sequence[Function]], scratch: Path
 ) -> Iterator[ObjectTables | str]:
-    """The tables from each object for functions of the image, or the reason for having none,
-    in order."""
+    """Compile the objects again, and yield for each object the tables of the image's functions or
+    the reason why there are none, in the order of ``requested``."""
 
     def attempt(number: int, candidate: Candidate) -> ObjectTables | str:
         return _attempt(tree, target, candidate, requested[candidate], scratch / f"{number}")
@@ -100,8 +101,8 @@ def compiled(
 def _attempt(
     tree: BuildTree, target: Image, candidate: Candidate, requested: Sequence[Function], into: Path
 ) -> ObjectTables | str:
-    """Compile one object with -g. If its code differs from the image, compile it again after
-    kbuild has updated it."""
+    """Compile an object with -g. If its code differs from the image, let kbuild update the object
+    and compile it again."""
     into.mkdir()
     try:
         found = _tables_of(candidate.name, target, _compile(candidate, into / "first.o", tree))
@@ -125,7 +126,7 @@ def _compile(candidate: Candidate, into: Path, tree: BuildTree) -> Path:
 
 
 def _tables_of(name: str, target: Image, path: Path) -> ObjectTables:
-    """The tables of the functions with the same code as in the image."""
+    """Read the tables of the functions that have the same code in the object and the image."""
     compiled_image = image.read(path)
     linked = link(path)
     places = image.read(linked).functions
@@ -139,8 +140,8 @@ def _tables_of(name: str, target: Image, path: Path) -> ObjectTables:
 
 
 def _counterpart(compiled_image: Image, function: Function, target: Image) -> Function | None:
-    """The function of the image with the same code as a function of an object: the only one
-    of that name, or the one that is local to the same file."""
+    """Return the function of the image that has the same code as a function of an object, or None
+    if it is not unique. Of several functions with its name, it is local to the same file."""
     named = target.functions.get(function.name, [])
     if len(named) > 1:
         named = [each for each in named if each.unit == function.unit]
@@ -150,8 +151,8 @@ def _counterpart(compiled_image: Image, function: Function, target: Image) -> Fu
 
 def link(path: Path) -> Path:
     """Link an object to relocate its DWARF and to assign distinct addresses to its sections,
-    which all begin at 0 in an object. External symbols stay undefined. Raises
-    ProgramFailed."""
+    which all begin at 0 in an object. External symbols stay undefined. Raises ProgramFailed if
+    the linker fails."""
     linked = path.with_suffix(".elf")
     options = ("--noinhibit-exec", "--unresolved-symbols=ignore-all", "-o", linked.name)
     program.run([_LINKER, *options, path.name], cwd=path.parent)
@@ -159,13 +160,13 @@ def link(path: Path) -> Path:
 
 
 def of_linked(target: Image, functions: Sequence[Function]) -> dict[str, Table]:
-    """The tables of functions of a vmlinux with debug information."""
+    """Read the tables of functions from a vmlinux with debug information."""
     spans = {key(each): (each.start, each.start + each.size) for each in functions}
     return dwarf.tables(target.path, spans)
 
 
 def of_module(target: Image, scratch: Path) -> ObjectTables:
-    """The tables from the debug information of a module."""
+    """Read the tables of all functions from a module with debug information."""
     copied = scratch / "module.o"
     shutil.copy(target.path, copied)
     return _tables_of(target.path.name, target, copied)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How kbuild compiled an object: the command in its ``.NAME.o.cmd``."""
+"""Read the command with which kbuild compiled an object, from its ``.NAME.o.cmd``."""
 
 import re
 import shlex
@@ -9,14 +9,15 @@ from pathlib import Path
 # cmd_PATH before 6.2, savedcmd_PATH since (scripts/Kbuild.include).
 _SAVED = re.compile(r"(?:saved)?cmd_(?P<target>\S+) := (?P<command>.*)")
 _DEPENDENCIES = re.compile(r"-Wp,-M")
-# Separators before what kbuild runs after the compiler: genksyms, recordmcount, objtool.
+# Separators before the programs that kbuild runs after the compiler: genksyms, recordmcount and
+# objtool.
 _NEXT = frozenset((";", "&&", "||", "|"))
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """The command ``words`` compiles the object in ``directory``; ``output`` is the index of
-    the output file in it."""
+    """The command that compiles an object: its ``words``, the ``directory`` in which it runs, and
+    the index of the ``output`` file in the words."""
 
     words: tuple[str, ...]
     output: int
@@ -27,14 +28,14 @@ class Recipe:
         return "-DMODULE" in self.words
 
     def with_debug_information(self, into: Path) -> list[str]:
-        """The command that compiles the same code with debug information to another file."""
+        """Return the command that compiles the same code with debug information to ``into``."""
         words = list(self.words)
         words[self.output] = str(into)
         return [*words, "-g"]
 
 
 def read(objects: Path, path: Path) -> Recipe | None:
-    """The recipe of an object below ``objects``; None if it was not compiled from one file."""
+    """Read the recipe of an object below ``objects``, None if it was not compiled from one file."""
     try:
         first, _, _ = (path.parent / f".{path.name}.cmd").read_text().partition("\n")
     except (OSError, UnicodeError):

@@ -18,28 +18,29 @@ from harness.kernel.artifact import Kernel
 from harness.symbols import table
 from harness.symbols.table import Table
 
-# Part of every name: increase it when the format of the tables changes.
+# This is part of every name. Increase it when the format of the tables changes.
 _RECIPE = "1"
 _KIND = "symbols"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry. ``image`` is the name of a module, "" for vmlinux; ``functions`` are the keys
-    of the functions with a table."""
+    """An entry of the cache. ``image`` is the name of a module, or "" for vmlinux. ``functions``
+    are the keys of the functions that have a table."""
 
     path: Path
     image: str
     functions: frozenset[str]
 
     def tables(self) -> dict[str, Table]:
-        """Load the tables. Raises HostError for a damaged entry, which is then removed."""
+        """Load the tables. Raises HostError if the entry is damaged or no longer in the cache."""
         title = f"symbols {self.path.name}"
         entry = cache.entry(_KIND, self.path.name, title, _refuse)
         try:
             return table.load(json.loads((entry / "tables.json").read_text()))
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-            raise HostError(f"cannot read {title}: {error}") from error
+            detail = f"{type(error).__name__}: {error}"
+            raise HostError(f"invalid data in the cache entry {title} ({detail})") from error
 
 
 def _refuse(_into: Path) -> None:
@@ -47,7 +48,7 @@ def _refuse(_into: Path) -> None:
 
 
 def entries(kernel: Kernel) -> Iterator[Entry]:
-    """All entries of a kernel."""
+    """Yield all entries of a kernel."""
     for path in cache.directory(_KIND).glob(f"{kernel.key}-{_RECIPE}-*"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             record = json.loads((path / "functions.json").read_text())
@@ -57,7 +58,7 @@ def entries(kernel: Kernel) -> Iterator[Entry]:
 def keep(
     kernel: Kernel, image: str, name: str, tables: dict[str, Table], file: Path | None
 ) -> None:
-    """Store the tables from the object ``name`` of an image; ``file`` is the linked object."""
+    """Store the tables from the object ``name`` of an image. ``file`` is the linked object."""
 
     def make(into: Path) -> None:
         record = {"image": image, "object": name, "functions": list(tables)}

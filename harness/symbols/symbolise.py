@@ -13,7 +13,7 @@ from harness.klog.frame import Chain, Frame
 from harness.klog.splat import Splat
 from harness.symbols.symbols import VMLINUX, Answer, Query, Symbols, build_ids
 
-# Registers and entry functions that only splats of one architecture contain.
+# Registers and entry functions that are only in splats of one architecture.
 _OTHER_ARCHITECTURES = tuple(
     (re.compile(pattern), name)
     for pattern, name in (
@@ -42,9 +42,11 @@ _UNKNOWN = "?"
 
 @dataclass(frozen=True, slots=True)
 class Symbolised:
-    """A splat with the places of its frames and with frames for inlined functions. ``known``
-    of ``total`` frames have a place; ``reason`` is the reason for those without, "" if all
-    have one."""
+    """A splat with the source lines of its frames, and with frames for inlined functions.
+
+    ``known`` of ``total`` frames have a source line. ``reason`` is the reason why the other frames
+    have no source line, or "" if there are no other frames.
+    """
 
     splat: Splat
     known: int
@@ -55,13 +57,15 @@ class Symbolised:
 def symbolised(
     splat: Splat, kernel: Kernel, spec: KernelSpec | None = None, *, wait: bool = False
 ) -> Symbolised:
-    """Add the places of the frames in the kernel source. ``spec`` is the source of the kernel;
-    without it only images with debug information are symbolised.
+    """Add source lines to the frames of a splat, and frames for inlined functions.
 
-    The place of a frame that is not found is "?"; this never raises, but returns the reason.
-    An object is compiled with -g on the first use of its functions, which takes seconds; later
-    their tables are read from the cache. With ``wait`` this waits for a running build in the
+    ``spec`` is the source of the kernel. Without it only images with debug information are
+    symbolised. An object is compiled with -g on the first use of its functions, which takes
+    seconds; later their tables are read from the cache. ``wait`` waits for a running build in the
     work tree of the kernel, which can take minutes.
+
+    A frame without a source line gets the place "?". This function does not raise HarnessError,
+    but returns the reason.
     """
     symbols = _symbols(kernel, spec, wait)
     total = sum(len(chain.frames) for chain in splat.chains)
@@ -106,7 +110,7 @@ def _mismatch(splat: Splat, kernel: Kernel) -> str:
 
 
 def _other_build(splat: Splat, symbols: Symbols) -> str:
-    """The first build ID in the log that differs from that of the kernel."""
+    """Describe the first difference between a build ID in the log and the kernel's, "" if none."""
     logged = {
         frame.module: frame.build_id
         for chain in splat.chains
@@ -121,7 +125,7 @@ def _other_build(splat: Splat, symbols: Symbols) -> str:
             what = f"module {module}" if module else "kernel"
             return (
                 f"the log is from a {what} with build ID {logged[module]},"
-                f" but that of {symbols.kernel.label} has {build_id}"
+                f" but the {what} of {symbols.kernel.label} has build ID {build_id}"
             )
     return ""
 
@@ -131,7 +135,7 @@ def _text(frame: Frame) -> str:
 
 
 def _exact(splat: Splat) -> frozenset[str]:
-    """The frames with the address of an instruction, not a return address."""
+    """The frames that have the address of an instruction instead of a return address."""
     found = {match["frame"] for line in splat.text if (match := _MARKED.search(line))}
     if splat.pc:
         found.add(_text(splat.pc))
@@ -171,7 +175,7 @@ def _with_places(
 def _with_place(
     frame: Frame | None, query: Query | None, answers: dict[Query, Answer]
 ) -> Frame | None:
-    """The frame of a register with its innermost place."""
+    """Return the frame of a register with its innermost source line."""
     if frame is None or query is None or not answers[query].places:
         return frame
     file, line = answers[query].places[0][1]
@@ -185,7 +189,7 @@ def _reason(frame: Frame, query: Query | None, answers: dict[Query, Answer]) -> 
 
 
 def _summary(reasons: list[str]) -> str:
-    """The first reason, and the number of others."""
+    """Return the first reason, and the number of different other reasons."""
     different = list(dict.fromkeys(reasons))
     if not different:
         return ""
@@ -194,8 +198,8 @@ def _summary(reasons: list[str]) -> str:
 
 
 def text(splat: Splat) -> list[str]:
-    """The lines of a symbolised splat with the places of the frames and lines for inlined
-    functions, as printed by scripts/decode_stacktrace.sh."""
+    """Return the lines of a symbolised splat in the format of scripts/decode_stacktrace.sh: with
+    the source lines of the frames, and with additional lines for inlined functions."""
     places = _places(splat)
     return [each for own in splat.text for each in _decoded(own, places)]
 
@@ -204,8 +208,8 @@ _IN_TEXT = re.compile(r"(?<![\w$.])(?P<frame>[\w$.]+\+0x[0-9a-f]+/0x[0-9a-f]+)")
 
 
 def _places(splat: Splat) -> dict[str, list[Frame]]:
-    """For each frame as the kernel prints it: the functions inlined there, the innermost
-    first, and the frame itself, each with its place."""
+    """For each frame as the kernel prints it: the functions inlined there, the innermost first, and
+    then the frame itself, each with its source line."""
     found: dict[str, list[Frame]] = {}
     inlined: list[Frame] = []
     for frame in (each for chain in splat.chains for each in chain.frames):
@@ -240,7 +244,7 @@ def grouped(splats: Sequence[Splat]) -> list[list[Splat]]:
 
 
 def lines(splat: Splat) -> Iterator[str]:
-    """The call traces as the kernel prints them, with the place of each frame."""
+    """Yield the call traces as the kernel prints them, with the source line of each frame."""
     for chain in splat.chains:
         yield f"{chain.name}:"
         for frame in chain.frames:
@@ -248,7 +252,7 @@ def lines(splat: Splat) -> Iterator[str]:
 
 
 def line(frame: Frame) -> str:
-    """One frame: ``function+0x54/0x80 [module] (file:line)``."""
+    """Format a frame: ``function+0x54/0x80 [module] (file:line)``."""
     guess = "" if frame.reliable else "? "
     offset = f"+{frame.offset:#x}" if frame.offset is not None else ""
     size = f"/{frame.size:#x}" if frame.size is not None else ""

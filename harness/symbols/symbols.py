@@ -19,15 +19,15 @@ from harness.symbols.table import Place, Table
 VMLINUX = ""
 _HINT = "build the kernel with --variant debuginfo"
 
-# Paths of vmlinux below the directory of a prebuilt kernel; the last two are from the -dbg
-# package of Debian.
+# Paths of vmlinux below the directory of a prebuilt kernel. The last two are from Debian's -dbg
+# package.
 _PREBUILT = ("vmlinux", "usr/lib/debug/boot/vmlinux-{}", "usr/lib/debug/lib/modules/{}/vmlinux")
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One frame of a trace. ``exact`` is True for the address of an instruction; all other
-    addresses are return addresses; their place is that of the call."""
+    """A frame of a trace. ``exact``: its address is the address of an instruction. Otherwise it is
+    a return address, and the source line of the call is the answer."""
 
     function: str
     offset: int
@@ -38,8 +38,8 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Functions with their places, the innermost first and the function of the frame last; or
-    the ``reason`` for having none."""
+    """The functions at an address with their source lines, the innermost first and the function of
+    the frame last; or the ``reason`` why there are none."""
 
     places: tuple[tuple[str, Place], ...] = ()
     reason: str = ""
@@ -47,9 +47,9 @@ class Answer:
 
 @dataclass(slots=True)
 class Symbols:
-    """Symbols of one kernel. Debug information is compiled from ``spec`` on first use. A
-    running build in the same work tree can take minutes: without ``wait``, answers that
-    require the tree fail meanwhile."""
+    """The symbols of a kernel. Debug information is compiled from ``spec`` on first use. A build
+    in the same work tree can take minutes: without ``wait``, answers that require the tree fail
+    while the build runs."""
 
     kernel: Kernel
     spec: KernelSpec | None
@@ -60,7 +60,7 @@ class Symbols:
     _entries: list[store.Entry] | None = None
 
     def answers(self, queries: Iterable[Query]) -> dict[Query, Answer]:
-        """The answers to all queries; each required object is compiled once."""
+        """Answer all queries. Each required object is compiled only once."""
         found = {each: self._functions(each) for each in dict.fromkeys(queries)}
         required: dict[str, list[Function]] = defaultdict(list)
         for query, functions in found.items():
@@ -71,7 +71,7 @@ class Symbols:
         return {query: self._answer(query, functions) for query, functions in found.items()}
 
     def image(self, module: str) -> Image | str:
-        """vmlinux or a module; the reason if it is missing."""
+        """Return the image of vmlinux ("") or of a module, or the reason if there is none."""
         if module not in self._images:
             self._images[module] = self._read(module)
         return self._images[module]
@@ -93,7 +93,7 @@ class Symbols:
         return path if path.is_file() else _prebuilt(self.kernel, self.spec)
 
     def _functions(self, query: Query) -> list[Function] | str:
-        """The functions that the frame can be in, or the reason for none."""
+        """Return the functions that may contain the frame, or the reason if there are none."""
         binary = self.image(query.module)
         if isinstance(binary, str):
             return binary
@@ -106,7 +106,9 @@ class Symbols:
         if query.exact:
             return matching
         matching = [each for each in matching if image.follows_call(binary, each, query.offset)]
-        return matching or f"{query.function}+{query.offset:#x} follows no call in this kernel"
+        return (
+            matching or f"{query.function}+{query.offset:#x} does not follow a call in this kernel"
+        )
 
     def _answer(self, query: Query, functions: list[Function] | str) -> Answer:
         if isinstance(functions, str):
@@ -120,14 +122,18 @@ class Symbols:
                 return Answer(reason=self._lacking[query.module, name])
             found.add(tuple(table.at(offset)))
         if len(found) > 1:
-            return Answer(reason=f"{len(functions)} functions {query.function} have this size")
+            return Answer(
+                reason=f"{len(functions)} functions with the name {query.function} have this size"
+            )
         places = next(iter(found))
         if not all(place[0] and place[1] for _, place in places):
-            return Answer(reason=f"{query.function}+{query.offset:#x} has no line")
+            return Answer(
+                reason=f"{query.function}+{query.offset:#x} has no line in the debug information"
+            )
         return Answer((*places[:-1], (query.function, places[-1][1])))
 
     def _load(self, module: str, functions: Sequence[Function]) -> None:
-        """Load or make the tables of the functions, or record the reasons for having none."""
+        """Load or make the tables of the functions. Record the reason for each missing table."""
         self._from_cache(module, functions)
         missing = self._missing(module, functions)
         if not missing:
@@ -137,7 +143,7 @@ class Symbols:
         reasons: dict[str, str] = {}
         try:
             reasons = self._make(module, binary, missing)
-            reason = f"no object of {{}} is in the work tree; {_HINT}"
+            reason = f"the work tree contains no object with {{}}; {_HINT}"
         except HarnessError as error:
             reason = f"{error.message.replace('{', '{{').replace('}', '}}')}; {_HINT}"
         except OSError as error:
@@ -164,7 +170,7 @@ class Symbols:
                     continue  # made again
 
     def _make(self, module: str, binary: Image, missing: Sequence[Function]) -> dict[str, str]:
-        """Make and store tables; return the reasons for those that cannot be made."""
+        """Make and store tables. Returns the reasons for the tables that cannot be made."""
         if binary.has(".debug_info"):
             title = f"reading the debug information of {module or 'vmlinux'}"
             with progress.phase("own debug information", title):
@@ -174,7 +180,9 @@ class Symbols:
             raise UsageError(f"{self.kernel.label} has no debug information")
         with build.open_build_tree(self.spec, wait=self.wait) as tree, cache.scratch() as scratch:
             if tree.key != self.kernel.key:
-                raise UsageError(f"{self.kernel.label} has changed since it was built")
+                raise UsageError(
+                    f"the source or config of {self.kernel.label} has changed since its build"
+                )
             required, reasons = _select_objects(
                 tree.tree.objects, binary, missing, module=bool(module)
             )
@@ -191,7 +199,7 @@ class Symbols:
         return reasons
 
     def _read_own(self, module: str, binary: Image, missing: Sequence[Function]) -> None:
-        """Read the tables from the debug information of the image itself."""
+        """Read the tables from debug information in the image, and store them."""
         if module:
             with cache.scratch() as scratch:
                 self._store(module, objects.of_module(binary, scratch))
@@ -207,15 +215,15 @@ class Symbols:
 def _select_objects(
     tree: Path, binary: Image, missing: Sequence[Function], *, module: bool
 ) -> tuple[dict[Candidate, list[Function]], dict[str, str]]:
-    """The objects to compile with the functions required of each, and the reasons to use if
-    their tables are still missing afterwards."""
+    """Return the objects to compile, each with the functions required of it, and for each function
+    the reason to report if its table is still missing afterwards."""
     objects_of = objects.candidates(tree, {each.name for each in missing}, module=module)
     required: dict[Candidate, list[Function]] = defaultdict(list)
     for function in missing:
         for each in objects.likeliest(function, binary, objects_of[function.name]):
             required[each].append(function)
     reasons = {
-        objects.key(each): f"{candidate.name} does not have the code of {each.name}"
+        objects.key(each): f"the code of {each.name} in {candidate.name} differs from the kernel"
         for candidate, functions in required.items()
         for each in functions
     }
@@ -223,7 +231,7 @@ def _select_objects(
 
 
 def _prebuilt(kernel: Kernel, spec: KernelSpec | None) -> Path | None:
-    """The vmlinux of a prebuilt kernel, if its build ID is in the Image."""
+    """Return the vmlinux of a prebuilt kernel if its build ID is in the Image, otherwise None."""
     if spec is None or spec.kind != "prebuilt":
         return None
     below = paths.absolute(spec.where)
@@ -243,7 +251,7 @@ def _has_build_id(path: Path, kernel: Kernel) -> bool:
 
 
 def build_ids(symbols: Symbols, modules: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """The build IDs of modules, and of vmlinux (""), if they have one."""
+    """Yield the build ID of each module, or of vmlinux (""), that has a build ID."""
     for module in modules:
         binary = symbols.image(module)
         if not isinstance(binary, str) and binary.build_id:

@@ -5,15 +5,19 @@ import bisect
 from dataclasses import dataclass
 from typing import Any
 
+# A source line: the path of the file, and the number of the line.
 Place = tuple[str, int]
 _NOWHERE: Place = ("", 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """A function, or one inlined into the scope with index ``parent`` (-1 for none) at
-    ``call``. ``ranges`` are start and end offsets in bytes from the start of the function of
-    the table; an inlined function can be outside of it, in a cold part."""
+    """A function, or a function that is inlined into another scope.
+
+    ``parent`` is the index of the scope that contains it, or -1. ``call`` is the source line of
+    the inlined call. ``ranges`` are pairs of start and end offsets in bytes from the start of the
+    table's function. An inlined function may be outside that function, in a cold part.
+    """
 
     name: str
     parent: int
@@ -23,15 +27,17 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows: sorted start ``offsets`` with their ``places``; and the ``scopes``."""
+    """The rows and scopes of a function. ``offsets`` are the sorted start offsets of the rows, and
+    ``places`` are their source lines."""
 
     offsets: tuple[int, ...]
     places: tuple[Place, ...]
     scopes: tuple[Scope, ...]
 
     def at(self, offset: int) -> list[tuple[str, Place]]:
-        """Functions and places of one instruction, the innermost first, as ``addr2line -i``
-        prints them; the last is the function itself, named "" if DWARF has no name."""
+        """Return the functions and source lines at an instruction, the innermost first, as
+        ``addr2line -i`` prints them. The last is the function of the table, with the name "" if
+        the DWARF does not contain its name."""
         row = bisect.bisect_right(self.offsets, offset) - 1
         place = self.places[row] if row >= 0 else _NOWHERE
         number = self._innermost(offset)
@@ -43,8 +49,8 @@ class Table:
         return [*found, (self.scopes[number].name if number >= 0 else "", place)]
 
     def _innermost(self, offset: int) -> int:
-        """The index of the scope with the shortest range; of equal ranges the last one, which
-        is inlined into the others (BFD, lookup_address_in_function_table)."""
+        """Return the index of the scope with the shortest range. Of equal ranges the last counts,
+        which is inlined into the others (BFD, lookup_address_in_function_table)."""
         best, length = -1, 0
         for number, scope in enumerate(self.scopes):
             for start, end in scope.ranges:
@@ -54,7 +60,7 @@ class Table:
 
 
 def dump(tables: dict[str, Table]) -> dict[str, Any]:
-    """The tables as JSON; file names are stored once."""
+    """Convert the tables to a JSON object that contains each file name once."""
     files: dict[str, int] = {}
 
     def number(place: Place) -> tuple[int, int]:
@@ -75,8 +81,8 @@ def dump(tables: dict[str, Table]) -> dict[str, Any]:
 
 
 def load(record: dict[str, Any]) -> dict[str, Table]:
-    """Load the result of ``dump``. Raises KeyError, TypeError, IndexError or ValueError for
-    invalid data."""
+    """Convert the result of ``dump`` to tables. Raises KeyError, TypeError, IndexError or
+    ValueError if the data is invalid."""
     files = record["files"]
 
     def place(pair: list[int]) -> Place:

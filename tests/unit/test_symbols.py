@@ -235,8 +235,8 @@ def test_a_return_address_resolves_to_the_preceding_call(tmp_path: Path) -> None
         ({"size": 0x1000}, "local does not have size 0x1000 in this kernel"),
         ({"function": "nothing"}, "the kernel has no function nothing"),
         ({"module": "nvme"}, "the kernel has no module nvme"),
-        ({"offset": 0}, "local+0x0 follows no call in this kernel"),
-        ({"offset": 1 << 60}, f"local+{1 << 60:#x} follows no call in this kernel"),
+        ({"offset": 0}, "local+0x0 does not follow a call in this kernel"),
+        ({"offset": 1 << 60}, f"local+{1 << 60:#x} does not follow a call in this kernel"),
         ({"offset": None}, "local has no offset and size"),
         ({"size": None}, "local has no offset and size"),
     ],
@@ -263,7 +263,7 @@ def test_functions_of_the_same_name_and_size_have_no_source_line(tmp_path: Path)
     assert one.room == another.room
     offset = next(each for each in range(4, one.size, 4) if image.follows_call(elf, one, each))
     done = decoded(kernel, Frame("local", offset, one.room))
-    assert done.reason == "2 functions local have this size"
+    assert done.reason == "2 functions with the name local have this size"
 
 
 def test_symbolised_suggests_debuginfo_for_a_kernel_without_debug_information(
