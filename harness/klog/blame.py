@@ -175,13 +175,10 @@ def recursion(found: Anatomy, named: str) -> list[str]:
 
 
 def page(found: Anatomy, named: str) -> list[str]:
-    """The call trace; if it frees a batch of pages that any task queued, the trace of the
-    allocation."""
-    names = trace(found, named)
+    """The trace of the allocation, if the kernel tracks the owner of the page: who frees it
+    finds the state that the owner left. Otherwise the call trace."""
     allocation = next((each for each in found.traces if each.name == "allocation"), None)
-    if allocation and any(machinery.frees_batches(name) for name in names):
-        return _reliable(allocation.frames)
-    return names
+    return _reliable(allocation.frames) if allocation else trace(found, named)
 
 
 def caller(found: Anatomy, named: str) -> list[str]:

@@ -113,12 +113,6 @@ def allocates(function: str) -> bool:
 
 
 @functools.lru_cache(maxsize=1 << 14)
-def frees_batches(function: str) -> bool:
-    """True if it frees pages that any task queued earlier."""
-    return _names("batches").has(plain(function))
-
-
-@functools.lru_cache(maxsize=1 << 14)
 def locks_owned(function: str) -> bool:
     """True if it is machinery, locks a socket or waits for work: not to blame for a bug of the
     lock itself."""
