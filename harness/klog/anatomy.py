@@ -10,7 +10,7 @@ from harness.klog.frame import Chain, Frame
 
 MAIN = "call trace"
 
-# Header lines with the type of the trace that follows. Those of MAIN are last.
+# Header lines, with the type of the trace that follows. Headers of MAIN are last.
 _HEADERS = (
     (r"\s*(?:INFO: |kfence-#\d+.* )?[Aa]llocated (?:by|in)\b", "allocation"),
     (r"\s*Uninit was created at|\s*page (?:last )?allocated via order", "allocation"),
@@ -31,7 +31,7 @@ _HEADERS = (
     (r"\s*(?:Call [Tt]race|[Bb]acktrace|[Ss]tack backtrace)\b", MAIN),
 )
 _HEADER = re.compile("|".join(f"({pattern})" for pattern, _ in _HEADERS))
-# Registers, code and memory: most lines of a splat; nothing is read from them.
+# Registers, code and memory: most lines of a splat. They are not parsed.
 _SKIPPED = re.compile(
     r"\s*(?:(?:R(?:[ABCD]X|[SD]I|BP|\d\d)|[CDEFG]S|[CD]R\d|[xr]\d{1,2}|[tsa]\d{1,2}) ?: ?[0-9a-f]|"
     r"Code: |>?[0-9a-f]{8,16}: |[0-9a-f]{8,16} [0-9a-f]{8,16} |Object |raw: |RSP: |sp : )"
@@ -66,8 +66,8 @@ _COMM = re.compile(
     r"|\s*Process (?P<comm2>\S.{0,32}?) \(pid: (?P<pid2>\d+)"
     r'|\s*comm "(?P<comm3>.{0,32}?)", pid (?P<pid3>\d+)'
 )
-# The task that the splat is about, from lines before its trace. BUG and WARNING lines among
-# them are openings of kinds.toml.
+# The task that the splat is about, from lines before its trace. Some of these lines are also
+# openings in kinds.toml.
 _OWNER = re.compile(
     r"\b(?:by task|locks? held by|code:|atomic:) .{1,32}?/(?P<pid>\d+)\b"
     r"|\bpid: (?P<pid2>\d+), name: |WARNING: CPU: \d+ PID: (?P<pid3>\d+) "
@@ -77,21 +77,21 @@ _SUSPICIOUS = re.compile(r"\s*(?:\.\./)*(?P<file>[\w./+-]+):(?P<line>\d+) suspic
 _NO_CODE = re.compile(
     r".*(?:execute from non-executable|execution of user|NX-protected|execute userspace) "
 )
-# The current work of a worker: queue and function.
+# The current work of a worker: its queue and function.
 _WORK = re.compile(r"\s*Workqueue: \S+ (?P<function>[\w.]+)")
 # The user of a per-CPU variable in preemptible code (lib/smp_processor_id.c).
 _CALLER = "caller is "
 _LAST_FUNCTION = re.compile(r"\s*last function: (?P<function>[\w.]+)")
 
 
-# Traces with separately named parts.
+# Types of traces with parts that have names of their own.
 _MARKED = frozenset((MAIN, "task", "panic"))
 
 
 @dataclass(slots=True)
 class Trace:
-    """The frames below one header, in parts with a mark (``IRQ`` or "") each. ``user`` is the
-    PID in the last task header before it."""
+    """The frames below one header. ``parts`` are pairs of a mark (``IRQ`` or "") and frames.
+    ``user`` is the PID in the last task header before the trace."""
 
     name: str
     user: str = ""
@@ -113,17 +113,19 @@ class Trace:
 
 @dataclass(slots=True)
 class Anatomy:
-    """The parsed parts of a splat. ``locks`` are the functions that lockdep prints after
-    ``at:``; ``users`` are the PIDs of the task headers, in order; ``owner`` is the PID of the
-    task that the splat is about, "" if no line names it; ``modular`` are the functions of
-    modules."""
+    """The parsed parts of a splat.
+
+    ``locks`` are the functions that lockdep prints after ``at:``. ``users`` are the PIDs in the
+    task headers, in order. ``owner`` is the PID of the task that the splat is about, or "" if it
+    is unknown. ``modular`` are the functions that belong to modules.
+    """
 
     traces: list[Trace] = field(default_factory=list)
     pc: Frame | None = None
     pc_user: str = ""
     lr: Frame | None = None
-    # linked: the link register holds a return address. jumped: the program counter points to
-    # no code.
+    # linked: the link register holds a return address. jumped: the program counter does not
+    # point to code.
     linked: bool = False
     jumped: bool = False
     kernel: str = ""
@@ -143,9 +145,9 @@ class Anatomy:
 
     @property
     def main(self) -> list[Frame]:
-        """The frames of the splat's own call trace. A WARN that panics has only the trace of
-        the panic. Among traces of several tasks it is that of the owner, or of the task that
-        the program counter belongs to."""
+        """The frames of the splat's own call trace. A WARN that panics has only the trace of the
+        panic. If there are traces of several tasks, the trace of the owner takes precedence, then
+        the trace of the task to which the program counter belongs."""
         for names in ({MAIN, "panic"}, {"access"}, {"task"}):
             found = [trace for trace in self.traces if trace.name in names]
             for user in (self.owner, self.pc_user):
@@ -171,7 +173,8 @@ class Anatomy:
 
 
 class _Reader:
-    """Reads line after line, with the header and the mark that apply to the frames."""
+    """A parser of a splat, line by line. It keeps the header and the mark that apply to the
+    following frames."""
 
     def __init__(self) -> None:
         self.found = Anatomy()
@@ -187,7 +190,7 @@ class _Reader:
             return
         elif "<" in text and (mark := _MARK.match(text)) is not None:
             self.mark = "" if mark["end"] else _MARKS.get(mark["name"], "")
-            # Kernels up to 4.8 put the first frame in the line of the mark.
+            # Kernels up to 4.8 print the first frame in the line of the mark.
             if (each := frame.parse(text[mark.end() :])) is not None:
                 self._frame(each, None)
         else:
@@ -229,13 +232,13 @@ class _Reader:
                 self._frame(each, None)
             if self.found.pc is None and each is None and self.found.lr is None:
                 self.found.jumped = True
-            # After the trace of this task follow registers of what the dump of it ran into.
+            # Registers after the trace of this task belong to an exception during the dump.
             late = self.trace is None and self._traced()
             if not (self.no_pc or late) and (self.found.pc is None or self.found.pc.inline):
                 self.found.pc = each or self.found.pc
-            # Registers further down are of the interrupted code, not of the jump.
+            # Registers further down belong to the interrupted code, not to the jump.
             self.no_pc = self.no_pc or late or self.found.pc is None
-            # Kernels up to 4.x print it in a line before the task header as well.
+            # Kernels up to 4.x also print it in a line before the task header.
             self.found.pc_user = self.found.pc_user or self.found.user
             if (ra := _RA.match(match["rest"])) is not None:
                 self.found.lr = self.found.lr or frame.parse(ra["rest"])
@@ -244,7 +247,7 @@ class _Reader:
             self.found.linked = self.found.lr is not None and " is at " not in text
 
     def _traced(self) -> bool:
-        """True if the task of the last header already has a call trace."""
+        """Whether the task of the last header already has a call trace."""
         user = self.found.user
         return any(each.name == MAIN and each.user == user for each in self.found.traces)
 

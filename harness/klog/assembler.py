@@ -30,12 +30,12 @@ from harness.klog.message import Message
 
 _MOST_STRAYS = 30
 _MOST_LINES = 3000
-# A panic up to this many lines after a splat can be its consequence.
+# A panic at most this many lines after a splat can be its consequence.
 _AFTERMATH = 400
-# A splat can continue after this many lines of other callers.
+# A splat can continue after at most this many lines of other callers.
 _SILENCE = 400
-# Two one-line splats within this many lines can be one: six messages, where a record of
-# /dev/kmsg that names its device is three lines.
+# Two one-line splats within this many lines can be one splat: six messages, because a record of
+# /dev/kmsg for a device has three lines.
 _NEAR = 20
 # At most this many splats are open at a time.
 _MOST_OPEN = 64
@@ -45,29 +45,33 @@ _EACH_LINE = "kmemleak: "
 
 
 class Assembler:
-    """Assembles messages into blocks. Call ``feed`` with each message in order, then
-    ``finish``; both return the blocks that are complete, in the order of their first lines.
-    In a log that names callers (CONFIG_PRINTK_CALLER) each caller has its own open block."""
+    """An assembler of messages into blocks.
+
+    Call ``feed`` with each message in order, and then ``finish``. Both return the blocks that are
+    complete, in the order of their first lines. In a log with callers (CONFIG_PRINTK_CALLER) each
+    caller has its own open block.
+    """
 
     def __init__(self) -> None:
         self._open: dict[str, Block] = {}
         self._cut: dict[str, list[Message]] = {}
         self._cut_until = _NEVER
         self._recent: dict[str, Block] = {}
-        # The oops that a splat of another processor interrupted, in a log without callers.
+        # The oops that a splat of another CPU interrupted, in a log without callers.
         self._parked: Block | None = None
         self._last_single: Block | None = None
-        # A heap ordered by first line; the running number makes its entries unique.
+        # A heap ordered by first line. The running number makes its entries unique.
         self._done: list[tuple[int, int, Block]] = []
         self._count = 0
-        # The first line of all blocks that can still change, and the line at which none can.
+        # The first line of all blocks that can still change, and the line at which the next of
+        # them expires.
         self._oldest = _NEVER
         self._expiry = _NEVER
         self._stale = False
 
     @property
     def idle(self) -> bool:
-        """True if messages without a needle have no effect."""
+        """Whether messages without a needle have no effect."""
         return not self._open and not self._cut
 
     def feed(self, message: Message) -> list[Block]:
@@ -109,7 +113,7 @@ class Assembler:
         self._expiry = min((*recent, *silent, *single, *cut), default=_NEVER)
 
     def _expire(self, number: int) -> None:
-        """Close the blocks that have had no line for too long."""
+        """Close the blocks that had no line for too long."""
         last = self._last_single
         if last is not None and last.first + _NEAR < number:
             self._finished(last)
@@ -136,8 +140,8 @@ class Assembler:
             self._foreign(message)
 
     def _foreign(self, message: Message) -> None:
-        """Handle a line of a caller without an open splat. The backtraces of other processors
-        are part of the splat of a hang."""
+        """Handle a line of a caller without an open splat. The backtraces of other CPUs are part
+        of the splat of a hang."""
         text = message.text
         is_frame = frame.parse(text) is not None
         for block in self._open.values():
@@ -148,7 +152,7 @@ class Assembler:
             block.foreign = block.foreign or is_frame
 
     def _begins(self, key: str, message: Message) -> bool:
-        """Handle a message that opens a splat, a cut mark or a boot; False for all others."""
+        """Handle the opening of a splat, a cut mark or a boot. Returns False for other messages."""
         block, text = self._open.get(key), message.text
         if (opened := opens(text)) is not None:
             self._opening(key, message, *opened)
@@ -218,7 +222,7 @@ class Assembler:
         self._stale = True
 
     def _is_consequence(self, key: str, message: Message, match: re.Match[str]) -> bool:
-        """True if the panic is a consequence of the last splat; it is then added to it."""
+        """Add a panic to the last splat if it is a consequence of it. Returns False otherwise."""
         block, ended = self._open.get(key), self._recent.get(key)
         if block is not None and ended is not None:
             # The ended splat interrupted the open one, which continues after the panic.
@@ -255,7 +259,7 @@ class Assembler:
             self._close(key, "others")
 
     def _end(self, key: str, end: End) -> None:
-        """Close the splat of a caller, and the one that it interrupted."""
+        """Close the splat of a caller, and the splat that it interrupted."""
         self._close(key, end)
         self._close(key, end)
 
@@ -274,7 +278,7 @@ class Assembler:
         self._stale = True
 
     def _forget(self, key: str | None = None) -> None:
-        """Complete the last splats of one caller or of all: no panic can follow from them."""
+        """Complete the last splats of a caller or of all callers. No panic can follow from them."""
         for each in [key] if key is not None else list(self._recent):
             if each in self._recent:
                 self._finished(self._recent.pop(each))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The function to blame for a splat, by the rule of its kind (``blame`` in kinds.toml).
+"""Find the function to blame for a splat, by the rule of its kind (``blame`` in kinds.toml).
 
-Each rule returns candidates, the likeliest first; ``guilty`` chooses the first that is not
-machinery. ``named`` is the function in the opening, "" without one.
+Each rule returns candidates, the likeliest first. ``guilty`` chooses the first candidate that is
+not machinery. ``named`` is the function in the opening, or "".
 """
 
 import re
@@ -14,12 +14,12 @@ from harness.klog.anatomy import Anatomy, Trace
 from harness.klog.frame import Frame
 from harness.klog.kinds import Blame
 
-# A processor in smp_call_function_single() and the like waits for another one.
+# A CPU in smp_call_function_single() or a similar function waits for another CPU.
 _WAITING = "smp_call_function"
 
 
 def place(found: Anatomy, named: str) -> list[str]:
-    """The named function, the program counter, then the frames outward of both."""
+    """The named function, the function of the program counter, then the frames outward of both."""
     first = [named] if named else []
     if found.pc and machinery.plain(found.pc.function) != machinery.plain(named):
         first.append(found.pc.function)
@@ -38,8 +38,8 @@ def place(found: Anatomy, named: str) -> list[str]:
 
 
 def _linked(found: Anatomy, names: list[str]) -> list[str]:
-    """Insert the function of the link register after that of the program counter: a caller
-    that is missing in the trace because it or its callee has no frame."""
+    """Insert the function of the link register after the function of the program counter: a
+    caller that is missing in the trace because it or its callee has no frame."""
     if not (found.linked and found.pc and found.lr) or found.jumped:
         return names
     pc, lr = found.pc.function, found.lr.function
@@ -50,13 +50,13 @@ def _linked(found: Anatomy, names: list[str]) -> list[str]:
 
 
 def trace(found: Anatomy, named: str) -> list[str]:
-    """The frames of the call trace; without a trace, the place or the first lock."""
+    """The frames of the call trace. Without a trace: the place, or the first lock."""
     return _reliable(found.main) or place(found, named) or found.locks[:1]
 
 
 def lock(found: Anatomy, named: str) -> list[str]:
-    """The function in which lockdep reports that the lock is acquired. If that is a locking
-    function: its caller in the trace, or the place of the second lock."""
+    """The function that acquires the lock according to lockdep. If it is a locking function: its
+    caller in the trace, or the place of the second lock."""
     acquired = [each for each in found.locks[:2] if not machinery.locks(each)]
     if acquired and acquired[0] == found.locks[0]:
         return place(found, acquired[0])
@@ -64,15 +64,15 @@ def lock(found: Anatomy, named: str) -> list[str]:
 
 
 def order(found: Anatomy, named: str) -> list[str]:
-    """The function that acquires the lock in an interrupt, the first trace that lockdep
+    """The function that acquires the lock in an interrupt, from the first trace that lockdep
     prints."""
     first = next((each for each in found.traces if each.name == "dependency"), None)
     return _reliable(first.frames) if first else lock(found, named)
 
 
 def hang(found: Anatomy, named: str) -> list[str]:
-    """The function called by the dispatcher of the work. A processor that waits for another
-    one is blamed on the wait."""
+    """The function called by the dispatcher of the work. If the CPU waits for another CPU, the
+    wait is to blame."""
     if found.pc and found.pc.function.startswith(_WAITING):
         return [_WAITING]
     for each in found.traces:
@@ -89,8 +89,8 @@ def hang(found: Anatomy, named: str) -> list[str]:
 
 
 def _dispatched(names: Sequence[str]) -> list[str]:
-    """The frames outward of the function called by the innermost dispatcher; empty without
-    one."""
+    """The function called by the innermost dispatcher, and the frames outward of it. Empty without
+    a dispatcher."""
     outermost = max((i for i, name in enumerate(names) if _is_work(name)), default=-1)
     last = -1
     for index, name in enumerate(names):
@@ -112,8 +112,8 @@ def _is_work(name: str) -> bool:
 
 
 def _interrupted(each: Trace) -> list[str]:
-    """The frames below the interrupt that detected the hang: those after the function that
-    enters an interrupt, or after the mark."""
+    """The frames below the interrupt that detected the hang: the frames after the function that
+    enters the interrupt, or after the mark."""
     names = _reliable(each.frames)
     mark, first = each.parts[0]
     entry = (i + 1 for i, name in enumerate(names) if machinery.interrupts(name))
@@ -123,14 +123,14 @@ def _interrupted(each: Trace) -> list[str]:
     return names[end:] or names
 
 
-# The cause of a missing grace period is elsewhere than the functions that wait for it.
+# The functions that wait for a grace period are not the cause if it does not end.
 _GRACE_PERIOD = re.compile(r"_?(synchronize_(?:s?rcu|net|sched)|s?rcu_barrier)\w*")
-# Since 5.1 RCU has one flavour.
+# Since 5.1 RCU has only one flavour.
 _FLAVOURS = {"synchronize_sched": "synchronize_rcu"}
 
 
 def wait(found: Anatomy, named: str) -> list[str]:
-    """The function that waits; for RCU, the wait itself."""
+    """The function that waits. For RCU, the wait itself."""
     names = trace(found, named)
     matches = [_GRACE_PERIOD.fullmatch(machinery.plain(each)) for each in names]
     at = next((i for i, match in enumerate(matches) if match), -1)
@@ -145,7 +145,7 @@ def wait(found: Anatomy, named: str) -> list[str]:
 
 
 def outermost(found: Anatomy, named: str) -> list[str]:
-    """The outermost work of the task: the bug was detected by chance, at any later time."""
+    """The outermost function of the task's work: the bug was detected at some later time."""
     names = trace(found, named)
     for index in range(len(names) - 1, -1, -1):
         if not (machinery.is_machinery(names[index]) or machinery.dispatches(names[index])):
@@ -158,9 +158,9 @@ _RECURSION = 3
 
 
 def recursion(found: Anatomy, named: str) -> list[str]:
-    """The function that calls itself, in the trace of a task that overflowed its stack. Of a
-    cycle of functions none is to blame, but the function called by the dispatcher of the work;
-    without one, the most frequent function."""
+    """The function that calls itself, in the trace of a task that overflowed its stack. In a cycle
+    of several functions, the function called by the dispatcher of the work is to blame instead,
+    or without a dispatcher the most frequent function."""
     names = place(found, named)
     own = Counter(n for n in names if not (machinery.is_machinery(n) or machinery.dispatches(n)))
     most = max(own.values(), default=0)
@@ -169,14 +169,14 @@ def recursion(found: Anatomy, named: str) -> list[str]:
     first = next(index for index, name in enumerate(names) if own[name] == most)
     if names[first] == names[first + 1]:
         return names[first:]
-    # What dispatches within the cycle is part of it.
+    # A dispatcher within the cycle is part of the cycle.
     end = max(index for index, name in enumerate(names) if own[name] == most) + 1
     return _dispatched(names[end:]) or names[first:]
 
 
 def page(found: Anatomy, named: str) -> list[str]:
-    """The trace of the allocation, if the kernel tracks the owner of the page: who frees it
-    finds the state that the owner left. Otherwise the call trace."""
+    """The trace of the allocation, if the kernel tracks the owner of the page: the code that frees
+    the page only finds the state that the owner left. Otherwise the call trace."""
     allocation = next((each for each in found.traces if each.name == "allocation"), None)
     return _reliable(allocation.frames) if allocation else trace(found, named)
 
@@ -188,7 +188,7 @@ def caller(found: Anatomy, named: str) -> list[str]:
 
 
 def text(found: Anatomy, named: str) -> list[str]:
-    """The named function only; without one, the call trace."""
+    """Only the named function. Without a named function, the call trace."""
     return [named] if named else trace(found, named)
 
 
@@ -198,7 +198,7 @@ def work(found: Anatomy, _named: str) -> list[str]:
 
 
 def none(found: Anatomy, _named: str) -> list[str]:
-    """No function, except the last one if the splat names it."""
+    """No function, except the "last function" if the splat names it."""
     return [found.last_function] if found.last_function else []
 
 
@@ -227,7 +227,7 @@ def _reliable(frames: Sequence[Frame]) -> list[str]:
     return sure or [each.function for each in real]
 
 
-# The machinery to skip, where it is not all machinery, or more.
+# The functions to skip, if they are not exactly the machinery.
 _SKIPPED = {
     "lock": machinery.locks,
     "order": machinery.locks,
@@ -237,15 +237,15 @@ _SKIPPED = {
 
 
 def _outside(skips: Callable[[str], bool], found: Anatomy, candidates: Sequence[str]) -> list[str]:
-    """The candidates that are not skipped. Of a module, only copies of inline functions and
-    the like are machinery."""
+    """The candidates that are not skipped. In a module, only machinery that modules can contain,
+    such as copies of inline functions, is skipped."""
     tests = ((machinery.is_modular if n in found.modular else skips, n) for n in candidates)
     return [name for skipped, name in tests if not skipped(name)]
 
 
 def guilty(kind: Blame, found: Anatomy, candidates: Sequence[str]) -> tuple[str, str]:
-    """The first candidate that is not machinery, and the next one outward. If all are
-    machinery: the first that neither reports nor schedules, or else does not only print."""
+    """Return the first candidate that is not machinery, and the next function outward. If all are
+    machinery: the first that neither reports nor schedules, or that does not only print."""
     real = _outside(_SKIPPED.get(kind, machinery.is_machinery), found, candidates)
     if not real and kind == "leak":
         real = _outside(machinery.is_machinery, found, candidates)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Blocks of messages, one for each splat: the lines that open, continue and end one."""
+"""Blocks of messages, one for each splat: the lines that open, continue and end a splat."""
 
 import functools
 import re
@@ -10,19 +10,22 @@ from harness.klog import kinds
 from harness.klog.kinds import Kind
 from harness.klog.message import Message
 
-# What ended a block: its own end mark, the opening of another splat, the next boot, the end of
-# the log, or too many lines that belong to no splat.
+# What ended a block: its end mark, the opening of another splat, the next boot, the end of the
+# log, or too many lines that do not belong to a splat.
 End = Literal["mark", "opening", "boot", "log", "others"]
 
 
 @dataclass(slots=True)
 class Block:
-    """The messages of one splat. ``openings`` are the matches of its opening lines, the
-    first of which created it; ``before`` is the text of a WARN printed before its opening;
-    ``length`` counts the messages up to its last line, ``strays`` those after it; ``framed``
-    is set once it has a call trace, ``foreign`` once lines of another splat are among its
-    own; ``panic`` is the reason of the panic that followed from it; ``end`` is what closed
-    it."""
+    """The messages of one splat.
+
+    ``openings`` are the matches of its opening lines. The first opening created the block.
+    ``before`` is the text of a WARN that is printed before its opening. ``length`` is the number
+    of messages up to the last line of the splat, and ``strays`` is the number of messages after
+    it. ``framed`` is set once the splat has a call trace. ``foreign`` is set once the messages
+    contain lines of another splat. ``panic`` is the reason of the panic that followed from the
+    splat. ``end`` is what closed the block.
+    """
 
     kind: Kind
     openings: list[re.Match[str]]
@@ -37,7 +40,7 @@ class Block:
 
     @property
     def texts(self) -> list[str]:
-        """Its lines up to the last one."""
+        """The lines of the splat, without messages after its last line."""
         return [each.text for each in (*self.before, *self.messages[: self.length])]
 
     @property
@@ -52,7 +55,7 @@ class Block:
         return message.number + message.lines - 1
 
 
-# Each opening and mark contains one of these strings; all other lines are skipped.
+# Each opening and each mark contains one of these strings. All other lines are skipped.
 NEEDLES = (
     *("BUG", "WARNING:", "INFO: ", "nable to handle", "nternal error", "Oops", "PANIC: "),
     *("Kernel panic", "cut here", "UBSAN:", "general protection", "KASAN: ", "ivide"),
@@ -90,7 +93,7 @@ END = re.compile(r"\s*-{2,}\[ end (?:trace|Kernel panic)")
 BOOT = re.compile(r"\s*(?:Linux version \d|Booting Linux on |Booting paravirtualized kernel)")
 _RULE = re.compile(r"\s*={20,}\s*$")
 _RULED = frozenset(("KASAN", "KCSAN", "KMSAN", "KFENCE", "UBSAN"))
-# Reasons of panics that follow from a splat (panic_on_warn, panic_on_oops and the like).
+# Reasons of panics that follow from a splat, for example panic_on_warn and panic_on_oops.
 CONSEQUENCE = re.compile(
     r"(?:[\w /-]{1,60}: )?[Ff]atal exception|"
     r"(?:Oops: |Oops - .*: |kernel: )?(?:panic_on_\w+ set|.*panic_on_warn|"
@@ -101,13 +104,13 @@ CONSEQUENCE = re.compile(
     r"Asynchronous SError Interrupt|Unrecoverable exception|Corrupted kernel stack)"
 )
 _OUT_OF_MEMORY = frozenset(("page allocation", "out of memory"))
-# An oops prints it before its registers; no splat prints it after its trace.
+# An oops prints it before its registers. No splat prints it after its trace.
 MODULES = re.compile(r"\s*Modules linked in:")
-# Kinds whose text a WARN prints; kernels from 4.11 to 4.14 print it before the cut mark.
+# Kinds with a text that a WARN prints. Kernels from 4.11 to 4.14 print it before the cut mark.
 _WARN_TEXTS = frozenset(
     name for kind in kinds.KINDS if kind.name == "WARNING" for name in kind.within
 )
-# Lines of a splat other than frames; all other lines are unrelated messages.
+# Lines of a splat other than frames. All other lines are unrelated messages.
 CONTENT = re.compile(
     r"""
     \s*(?:[\[(]?[\[<][0-9a-f]{8,16}[>\]]|</?(?:IRQ|TASK|NMI|EOI|SOFTIRQ|ENTRY|EXCEPTION|\#DF)|
@@ -134,7 +137,7 @@ CONTENT = re.compile(
     Mem-Info|workqueue\ \S+:|pwq\ \d|pool\ \d|pending:|in-flight:|inactive:|Showing\ b)""",
     re.VERBOSE,
 )
-# Appended by a symboliser to the lines that it adds for inlined functions.
+# A symboliser appends this to the lines that it adds for inlined functions.
 INLINE = "[inline]"
 # A splat can continue after at most this many unrelated or empty lines.
 _FEW_STRAYS = 3
@@ -147,8 +150,8 @@ _LONGEST = 1000
 _OPENINGS = tuple((kind.opening.match, kind) for kind in kinds.KINDS)
 
 
-# Most lines with a needle open nothing, and one pattern for all openings rejects them faster.
-# Compiled on first use: most commands read no splat.
+# Most lines with a needle are not openings, and one pattern for all openings rejects them faster.
+# It is compiled on first use, because most commands do not read splats.
 @functools.cache
 def _any_opening() -> re.Pattern[str]:
     unnamed = (re.sub(r"\(\?P<\w+>", "(?:", kind.opening.pattern) for kind in kinds.KINDS)
@@ -156,7 +159,7 @@ def _any_opening() -> re.Pattern[str]:
 
 
 def opens(text: str) -> tuple[Kind, re.Match[str]] | None:
-    """The kind of splat that a line opens, with the match; None if it opens none."""
+    """Return the kind of splat that a line opens and the match, or None if it opens no splat."""
     for needle in NEEDLES:
         if needle in text:
             break
@@ -172,7 +175,7 @@ def opens(text: str) -> tuple[Kind, re.Match[str]] | None:
 
 
 def continues(block: Block, kind: Kind) -> bool:
-    """True if an opening of the kind is part of the open splat."""
+    """Whether an opening of the kind is part of the open splat."""
     if block.kind.name in kind.within:
         return True
     bare = len(block.messages) == len(block.openings)
@@ -181,28 +184,27 @@ def continues(block: Block, kind: Kind) -> bool:
 
 
 def describes_warning(block: Block, kind: Kind) -> bool:
-    """True if an opening of the kind is the text of the open WARN: kernels up to 4.10 print
+    """Whether an opening of the kind is the text of the open WARN: kernels up to 4.10 print
     it below the place (warn_slowpath_common, kernel/panic.c)."""
     bare = len(block.messages) == 1
     return bare and block.kind.name == "WARNING" and kind.name in _WARN_TEXTS and kind.ends
 
 
 def is_interrupted(block: Block, kind: Kind) -> bool:
-    """True if an oops without frames so far continues after a splat of the kind. That splat
-    is from another processor: between an exception and its registers a processor detects
-    nothing else."""
+    """Whether an oops without frames so far continues after a splat of the kind. That splat is from
+    another CPU: between an exception and its registers a CPU does not detect other bugs."""
     dying = block.kind.severity == "fatal" and block.kind.ends and not block.framed
     return dying and kind.severity == "serious" and not kind.ends
 
 
 def interrupts(block: Block, kind: Kind) -> bool:
-    """True if, in a log without callers, an opening of the kind is from another processor:
-    a processor that prints a splat with an end mark allocates no memory."""
+    """Whether, in a log without callers, an opening of the kind is from another CPU: a CPU that
+    prints a splat with an end mark does not allocate memory."""
     return kind.name in _OUT_OF_MEMORY and block.kind.ends and block.strays <= _FEW_STRAYS
 
 
 def awaits_place(block: Block) -> bool:
-    """True if a cut mark here separates the text of a WARN from the line with its place."""
+    """Whether a cut mark here separates the text of a WARN from its line with the place."""
     if block.framed:
         return False
     texts = block.kind.name in _WARN_TEXTS and len(block.messages) <= MOST_BEFORE
@@ -210,7 +212,7 @@ def awaits_place(block: Block) -> bool:
 
 
 def append(block: Block, message: Message, *, content: bool) -> None:
-    """Append a message, which is ``content`` of the splat or a stray one."""
+    """Append a message to a block: ``content`` of the splat, or a stray message."""
     block.messages.append(message)
     if content:
         block.length = len(block.messages)
@@ -220,7 +222,7 @@ def append(block: Block, message: Message, *, content: bool) -> None:
 
 
 def is_end_rule(block: Block, text: str) -> bool:
-    """True if the line is the rule of "=" that ends the splat of a sanitizer."""
+    """Whether the line is the rule of "=" that ends the splat of a sanitizer."""
     if "====" not in text or block.kind.name not in _RULED:
         return False
     return block.framed and _RULE.match(text) is not None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Frames of call traces, one line each, as each architecture prints them.
+"""Parse the frames of call traces, as each architecture prints them.
 
-``%pS``, ``%pB`` and their variants: lib/vsprintf.c; suffixes: arch/*/kernel/stacktrace.c,
-arch/x86/kernel/dumpstack.c; ``func from caller``: arch/arm/kernel/traps.c.
+``%pS``, ``%pB`` and their variants: lib/vsprintf.c. Suffixes: arch/*/kernel/stacktrace.c and
+arch/x86/kernel/dumpstack.c. ``func from caller``: arch/arm/kernel/traps.c.
 """
 
 import functools
@@ -12,10 +12,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One function of a call trace. ``offset`` and ``size`` are in bytes, None if not in the
-    log; ``module`` is "" for functions of vmlinux. ``reliable`` is False for an address only
-    found on the stack (``? func``); ``inline`` is True for a function added by a symboliser;
-    ``place`` is the ``file:line`` of a symboliser."""
+    """A function in a call trace.
+
+    ``offset`` and ``size`` are in bytes, or None if they are not in the log. ``module`` is "" for
+    functions of vmlinux. ``reliable`` is false for an address that was only found on the stack
+    (``? func``). ``inline`` is true for a function that a symboliser added. ``place`` is the
+    ``file:line`` that a symboliser added.
+    """
 
     function: str
     offset: int | None = None
@@ -29,8 +32,8 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A call trace, the innermost frame first. ``name`` is its type: ``call trace``, ``IRQ``,
-    ``allocation``, ``free`` and the like."""
+    """A call trace, the innermost frame first. ``name`` is its type, for example ``call trace``,
+    ``IRQ``, ``allocation`` or ``free``."""
 
     name: str
     frames: tuple[Frame, ...]
@@ -44,7 +47,7 @@ _OFFSET = r"\+(?P<offset>0x[0-9a-fA-F]{1,16})(?:/(?P<size>0x[0-9a-fA-F]{1,16}))?
 _WITH_OFFSET = re.compile(
     rf"{_ADDRESSES}(?P<guess>\?\s+)?\(?(?P<name>{_NAME}){_OFFSET}\)?(?P<rest>.*)"
 )
-# As a symboliser prints it: func file.c:1 [inline], func (file.c:1 (discriminator 2)).
+# The format of a symboliser: func file.c:1 [inline], func (file.c:1 (discriminator 2)).
 _PLACE = r"(?:\.?/)*(?P<place>[\w.+/-]+\.(?:[chSs]|rs|cpp|inc):\d+)"
 _WITH_PLACE = re.compile(
     rf"{_ADDRESSES}(?P<guess>\?\s+)?(?P<name>{_NAME}) +\(?{_PLACE}(?P<rest>.*)"
@@ -62,15 +65,15 @@ _NO_MODULE = frozenset(("inline", "vmlinux"))
 
 
 def parse(line: str) -> Frame | None:
-    """The frame in one line of a trace; None if the line has none. For ``func from caller``
-    of 32-bit ARM it is ``func``, without an offset: that line has none."""
+    """Parse the frame in a line of a trace. Returns None if the line is not a frame. In a line
+    ``func from caller`` of 32-bit ARM the frame is ``func``, which has no offset there."""
     if "+0x" in line or " from" in line or ":" in line:
         return _parsed(line[:_LONGEST])[0]
     return None
 
 
 def caller(line: str) -> Frame | None:
-    """The caller in a line of a 32-bit ARM trace; None for all others."""
+    """Parse the caller in a line of a 32-bit ARM trace. Returns None for all other lines."""
     return _parsed(line[:_LONGEST])[1] if " from " in line else None
 
 

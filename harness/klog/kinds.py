@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The kinds of splats that kernels print: kinds.toml."""
+"""The kinds of splats that kernels print, from kinds.toml."""
 
 import re
 import tomllib
@@ -29,7 +29,7 @@ Blame = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One entry of the table; kinds.toml describes the fields."""
+    """An entry of kinds.toml, which describes the fields."""
 
     name: str
     opening: re.Pattern[str]
@@ -46,7 +46,7 @@ _PARTS = {
     "<FILE>": r"(?P<file>/?(?:[\w.+-]+/)*[\w.+-]+\.(?:[chS]|rs)):(?P<line>\d+)",
     "<FUNCTION>": r"(?P<function>[A-Za-z_$.][\w$.]*)",
     "<TASK>": r"(?P<comm>.{1,32}?):(?P<pid>\d+)",
-    # A device as dev_err() and the like print it: driver and name.
+    # A device as dev_err() and similar functions print it: its driver and name.
     "<DEVICE>": r"(?:[\w.,:@/-]{2,60}[ :] ?){1,3}",
 }
 

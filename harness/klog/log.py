@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Messages and splats of a kernel log in any text format, streamed."""
+"""Stream the messages and splats of a kernel log in any text format."""
 
 import codecs
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +12,7 @@ from harness.klog.message import Message
 from harness.klog.splat import Splat
 
 _CHUNK = 1 << 18
-# No message of the kernel is longer; longer lines are cut.
+# No message of the kernel is longer. Longer lines are truncated.
 _LONGEST = 1 << 14
 _NEEDLES = tuple(needle.encode() for needle in NEEDLES)
 _MARKS = {
@@ -22,17 +22,17 @@ _MARKS = {
 
 
 def messages(source: IO[bytes] | Iterable[bytes]) -> Iterator[Message]:
-    """All messages of a log: a file opened in binary mode, or pieces of bytes. Never raises
-    for their content."""
+    """Yield all messages of a log. ``source`` is a file opened in binary mode, or pieces of bytes.
+    No content raises an exception."""
     lines = _Lines(source)
     parsed = (found for line, number, _ in lines if (found := message.parse(line, number)))
     return message.joined(parsed)
 
 
 def splats(source: IO[bytes] | Iterable[bytes]) -> Iterator[Splat]:
-    """The splats of a log, each as soon as it has ended; ``first`` and ``last`` are line
-    numbers from 1. Memory is bounded by the longest splat; time is linear in the length of
-    the log."""
+    """Yield the splats of a log, each as soon as it has ended. ``first`` and ``last`` are line
+    numbers from 1. Memory is bounded by the longest splat, and time is linear in the length of the
+    log."""
     lines, assembler = _Lines(source), Assembler()
     for each in message.joined(_near(lines, assembler)):
         yield from map(splat.from_block, assembler.feed(each))
@@ -40,20 +40,20 @@ def splats(source: IO[bytes] | Iterable[bytes]) -> Iterator[Splat]:
 
 
 def _near(lines: "_Lines", assembler: Assembler) -> Iterator[Message]:
-    """The messages of splats, and those that may open one."""
+    """Yield the messages of splats, and the messages that may open a splat."""
     for line, number, marked in lines.near_needles(lambda: not assembler.idle):
         if (found := message.parse(line, number, marked=marked)) is not None:
             yield found
 
 
-# A message is complete when the next one begins: in JSON of dmesg with callers that is six
-# lines further down.
+# A message is complete when the next message begins, which is six lines further down in the JSON
+# of dmesg with callers.
 _FOLLOWING = 8
 
 
 class _Lines:
-    """The lines of a log from pieces of any size: the line, its number from 1, and whether
-    it contains a needle."""
+    """An iterator over the lines of a log, from pieces of any size. Its items are the line, the
+    number of the line from 1, and whether the line contains a needle."""
 
     def __init__(self, source: IO[bytes] | Iterable[bytes]) -> None:
         self._pieces = _pieces(source)
@@ -64,8 +64,8 @@ class _Lines:
         return self.near_needles(lambda: True)
 
     def near_needles(self, every: Callable[[], bool]) -> Iterator[tuple[str, int, bool]]:
-        """The lines with a needle, some lines after each, and all lines while ``every``
-        returns True."""
+        """Yield the lines with a needle, some lines after each of them, and all lines while
+        ``every`` returns True."""
         for piece in self._pieces:
             yield from self._piece(piece, every)
 
@@ -87,7 +87,7 @@ class _Lines:
 
 
 def _hits(piece: bytes) -> list[int]:
-    """The positions of needles, the last first."""
+    """Return the positions of needles, the last first."""
     found: list[int] = []
     for needle in _NEEDLES:
         at = piece.find(needle)
@@ -99,14 +99,14 @@ def _hits(piece: bytes) -> list[int]:
 
 
 def _next_hit(piece: bytes, hits: list[int], at: int) -> int:
-    """The start of the next line with a needle."""
+    """Return the start of the next line with a needle."""
     while hits and hits[-1] < at:
         hits.pop()
     return max(at, piece.rfind(b"\n", at, hits[-1]) + 1) if hits else len(piece)
 
 
 def _pieces(source: IO[bytes] | Iterable[bytes]) -> Iterator[bytes]:
-    """Pieces that end at line ends; of a line without an end, the beginning."""
+    """Yield pieces that end at the end of a line. Very long lines are truncated."""
     rest, skipping = b"", False
     for each in _decoded(_read(source)):
         piece = rest + each
@@ -116,7 +116,7 @@ def _pieces(source: IO[bytes] | Iterable[bytes]) -> Iterator[bytes]:
             if first < 0:
                 rest = b""
                 continue
-            # The newline of the long line is kept, so line numbers stay correct.
+            # The newline of the long line is kept to keep the line numbers correct.
             piece, end, skipping = piece[first + 1 :], end - first - 1, False
         rest = piece[end:]
         if len(rest) > _CHUNK:
@@ -138,7 +138,7 @@ def _read(source: IO[bytes] | Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _decoded(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Convert UTF-16 to UTF-8. All other input is read as UTF-8; invalid bytes are replaced
+    """Convert UTF-16 to UTF-8. All other input is read as UTF-8, and invalid bytes are replaced
     later."""
     first = next(pieces, b"")
     coding = next((name for mark, name in _MARKS.items() if first.startswith(mark)), None)

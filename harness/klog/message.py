@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Messages of the kernel from the lines of a log in any format."""
+"""Parse the messages of the kernel from the lines of a log in any format."""
 
 import html
 import json
@@ -11,12 +11,14 @@ from harness.klog import record
 
 
 class Message(NamedTuple):
-    """One message: its ``text``, the 1-based ``number`` of its line in the input, its
-    ``time`` in seconds since boot, its ``caller`` (``T12`` a task, ``C0`` a processor, ""
-    if unknown), its ``level`` from 0 to 7 or None. ``lines`` counts the lines that a mail
-    program wrapped it into; ``stamped`` is True if the line has a stamp and so begins a
-    message; ``width`` is the length of the line; ``marked`` is True if the line contains a
-    needle and can open a splat."""
+    """A message of the kernel.
+
+    ``number`` is the number of its line in the input, from 1. ``time`` is in seconds since boot.
+    ``caller`` is a task (``T12``), a CPU (``C0``) or "" if unknown. ``level`` is from 0 to 7, or
+    None. ``lines`` is the number of lines into which a mail program wrapped the message.
+    ``stamped``: the line has a stamp, and so begins a message. ``width`` is the length of the
+    line. ``marked``: the line contains a needle, and can open a splat.
+    """
 
     text: str
     number: int
@@ -36,7 +38,7 @@ _JSON = re.compile(r'.{0,400}?"(?:msg|MESSAGE)" ?: ?(?P<text>"(?:[^"\\]|\\.)*")'
 _JSON_OTHER = re.compile(r'\s*(?:"(?:pri|time|caller|dmesg|fac)":.*|[{}\[\],]+)\s*$')
 _QUOTE = re.compile(r"(?:[ \t]?(?:>|&gt;))+ ?")
 _HTML = re.compile(r"&(?:[lg]t|amp|quot|nbsp|#\d{2,5}|#x[0-9a-f]{2,4});")
-# The time stamp of printk, and the caller with CONFIG_PRINTK_CALLER.
+# The time stamp of printk, with the caller if CONFIG_PRINTK_CALLER is set.
 _STAMP = re.compile(
     r"\[ *(?P<time>\d{1,9}\.\d{1,9})(?: <[ \d.+-]{1,20}>)?\](?:\[ *(?P<caller>[TC]\d+)\])? ?"
 )
@@ -59,7 +61,7 @@ _PREFIXES = tuple(
         rf"\d\d-\d\d {_CLOCK} +(?:\d+ +\d+ +)?[VDIWEF][ /]\w{{1,16}} *(?:\( *\d+\))?: ",  # logcat
         r"[VDIWEF]/\w{1,16} *\( *\d+\): ",
         rf"\[?{_CLOCK}\]? +",
-        r"\[\d+: *[^\]\[]{1,20}: *\d+\] ?",  # the processor and task of some phones' kernels
+        r"\[\d+: *[^\]\[]{1,20}: *\d+\] ?",  # the CPU and task, in kernels of some phones
         r"\[ *(?P<caller>[TC]\d+)\] ?",
         r"\d+,\d+,\d+,[^;\s]{1,40};",  # /dev/kmsg
     )
@@ -79,7 +81,7 @@ _STAMP_WITHIN = 160
 
 
 def parse(line: str, number: int, *, marked: bool = True) -> Message | None:
-    """The message of one line; None for a line of the format without a message."""
+    """Parse a line. Returns None for a line of the format that contains no message."""
     if line[-1:] == "\r":
         line = line.rstrip("\r")
     width = len(line)
@@ -100,7 +102,7 @@ def parse(line: str, number: int, *, marked: bool = True) -> Message | None:
 
 
 def _plain(line: str) -> str:
-    """The line without escapes of terminals, quotes of mails and entities of HTML."""
+    """Return the line without terminal escapes, quotation marks of mails and HTML entities."""
     if not line.isprintable():
         line = line.rstrip("\r\n")
         if "\x1b" in line:
@@ -129,8 +131,8 @@ def _kmsg_caller(text: str) -> str:
 
 
 def _stripped(message: Message) -> Message:
-    """The message without the prefixes of its format, with the time, caller and level that
-    they contain."""
+    """Return the message without the prefixes of its format, but with the time, caller and level
+    in the prefixes."""
     text, time, caller, level, stamped = message.text, None, "", None, False
     for _ in range(_ROUNDS):
         found = _STAMP.match(text) or _prefix(text.lstrip() if not stamped else text)
@@ -163,7 +165,7 @@ def _prefix(text: str) -> re.Match[str] | None:
     return next((found for each in _PREFIXES if (found := each.match(text))), None)
 
 
-# A line of a log ends like this only if a mail program wrapped it.
+# A line of a log has this ending only if a mail program wrapped it.
 _UNFINISHED = re.compile(
     r".* from\s*$|.*\bWARNING: (?:CPU: \d+ PID: \d+ )?at \S+:\d+\s*$|"
     r".*\bBUG: K\w+: [\w -]+ in \S*(?: \S+:\d+)?\s*$"
@@ -171,7 +173,7 @@ _UNFINISHED = re.compile(
 _WRAPPED_FRAME = re.compile(
     r"\s*(?:[A-Za-z_$.][\w$.]*\+0x[0-9a-f]+/0x[0-9a-f]+|\S+\.(?:[chS]|rs):\d+|\[inline\])"
 )
-# The beginning of a line of a splat that is no continuation.
+# The beginning of a line of a splat that is not a continuation.
 _OWN_LINE = re.compile(
     r"\s*(?:[\w #]+[:=]|\w*(?:WARNING|BUG|INFO|Call|Unable|Kernel|Internal|---|===)|<|\[|\?|\#\d)"
 )
@@ -182,7 +184,7 @@ _LONGEST_TEXT = 400
 
 
 def joined(messages: Iterable[Message]) -> Iterator[Message]:
-    """The messages, with those that a mail program wrapped joined."""
+    """Yield the messages. Messages that a mail program wrapped are joined."""
     held: Message | None = None
     for message in messages:
         if held is not None and _continues(held, message):

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _HEADER = re.compile(rb"(\d+),(\d+),(\d+),([^;]*);")
-# A line of the log on a console, with the task or processor if CONFIG_PRINTK_CALLER is set.
+# A line of the log on a console, with the task or CPU if CONFIG_PRINTK_CALLER is set.
 _STAMPED = re.compile(r"\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? (.*)")
 _ESCAPE = re.compile(r"\\x([0-9a-f]{2})")
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One message: ``level`` 0 (emergency) to 7 (debug), ``sequence`` number since
-    boot, ``time`` in seconds since boot."""
+    """A message. ``level`` is from 0 (emergency) to 7 (debug). ``sequence`` is the number of the
+    message since boot. ``time`` is in seconds since boot."""
 
     level: int
     sequence: int
@@ -30,7 +30,7 @@ class Record:
 
 
 def parse(data: bytes) -> Record | None:
-    """Parse one record, without its dictionary lines; None if it is no record."""
+    """Parse a record, without its dictionary lines. Returns None if it is not a record."""
     match = _HEADER.match(data)
     if match is None:
         return None
@@ -51,14 +51,14 @@ def _unescaped(text: str) -> str:
 
 
 def messages(console: str) -> list[str]:
-    """The texts of the log's messages on a console, without time stamps."""
+    """Return the texts of the kernel messages on a console, without time stamps."""
     found = (_STAMPED.search(line) for line in console.splitlines())
     return [match[1] for match in found if match]
 
 
 def gaps(records: Sequence[Record]) -> list[tuple[int, int]]:
-    """Ranges of sequence numbers (first, last) of messages that the kernel overwrote before
-    they were read."""
+    """Return the ranges of sequence numbers (first, last) of messages that the kernel overwrote
+    before they were read."""
     pairs = itertools.pairwise(records)
     return [
         (before.sequence + 1, after.sequence - 1)

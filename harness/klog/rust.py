@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Readable names of Rust functions: the v0 mangling of RFC 2603, which the kernel's Rust uses."""
+"""Demangle the names of Rust functions: the v0 mangling of RFC 2603, which the kernel uses."""
 
 import string
 from collections.abc import Callable
@@ -28,18 +28,18 @@ _BASIC = {
     "y": "u64",
     "z": "!",
 }
-# Back references can nest and grow exponentially; no function of a kernel has as many parts.
+# Back references can nest and grow exponentially. No function of a kernel has this many parts.
 _MOST_PARTS = 400
 _DEEPEST = 60
 
 
 class _MalformedError(Exception):
-    """The name is no v0 mangling, or is too complex for a function of the kernel."""
+    """The name is not a v0 mangling, or is too complex for a function of the kernel."""
 
 
 def demangled(name: str) -> str:
-    """The path of a mangled name without hashes, ``<crate::Type as Trait>::method``; any
-    other name unchanged."""
+    """Return the path of a mangled name without hashes, for example ``<crate::Type as
+    Trait>::method``. Any other name is returned unchanged."""
     if not name.startswith("_R"):
         return name
     try:
@@ -49,7 +49,7 @@ def demangled(name: str) -> str:
 
 
 class _Reader:
-    """A recursive-descent parser of one mangled name, without ``_R``."""
+    """A recursive-descent parser for a mangled name without the leading ``_R``."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -75,7 +75,7 @@ class _Reader:
         }
 
     def path(self) -> str:
-        """The path at the current position."""
+        """Parse the path at the current position."""
         return self._tagged(self._paths, self.path)
 
     def _type(self) -> str:
@@ -186,7 +186,7 @@ class _Reader:
         return self._text[self._at - int(size) : self._at]
 
     def _number(self) -> int:
-        """A number in base 62, terminated by an underscore."""
+        """Parse a number in base 62 that is terminated by an underscore."""
         value, found, _ = self._text[self._at : self._at + 13].partition("_")
         if not found or not set(value) <= set(_DIGITS):
             raise _MalformedError

@@ -18,17 +18,19 @@ from harness.klog.message import Message
 
 @dataclass(frozen=True, slots=True)
 class Splat:
-    """One splat. ``kind`` is a name of kinds.KINDS; ``title`` is the same for every build and
-    every run; ``file`` and ``line`` are the place that the kernel prints ("" and 0 without
-    one); ``function`` is the function to blame and ``caller`` the next one outward; ``kernel``
-    is the printed release; ``frames`` are the functions of its own call trace, the innermost
-    first; ``text`` is all of its lines.
+    """A splat.
 
-    ``opening`` is its opening line without what changes between runs. ``panic`` is the reason
-    of the panic that followed: a panic that is only a consequence of the splat (a fatal
-    exception, panic_on_warn and the like) is part of it. ``chains`` are all of its call
-    traces; ``first`` and ``last`` are the indexes of its lines. ``cut`` is True if its end is
-    missing, ``interleaved`` if lines of another splat are among its own.
+    ``kind`` is the name of a kind in kinds.KINDS. ``title`` is the same for every build and every
+    run. ``file`` and ``line`` are the source line that the kernel prints, or "" and 0.
+    ``function`` is the function to blame, and ``caller`` is the next function outward. ``kernel``
+    is the release in the splat. ``frames`` are the functions of the splat's own call trace, the
+    innermost first. ``text`` are all lines of the splat.
+
+    ``opening`` is the opening line without the parts that change between runs. ``panic`` is the
+    reason of the panic that followed. A panic that is only a consequence of the splat, for example
+    of a fatal exception or panic_on_warn, is part of the splat. ``chains`` are all call traces.
+    ``first`` and ``last`` are the indexes of the first and the last line. ``cut``: the end of the
+    splat is missing. ``interleaved``: lines of another splat are among its lines.
     """
 
     kind: str
@@ -67,7 +69,7 @@ _BUILT_IN = re.compile(
 
 
 def find(lines: Sequence[str]) -> list[Splat]:
-    """The splats in the lines of a kernel log; ``first`` and ``last`` count from 0."""
+    """Return the splats in the lines of a kernel log. ``first`` and ``last`` count from 0."""
     numbered = enumerate(lines, start=1)
     parsed = (found for number, line in numbered if (found := message.parse(line, number)))
     return [
@@ -77,7 +79,7 @@ def find(lines: Sequence[str]) -> list[Splat]:
 
 
 def stream(messages: Iterable[Message]) -> Iterator[Splat]:
-    """The splats in messages, each as soon as it has ended; ``first`` and ``last`` are line
+    """Yield the splats in messages, each as soon as it has ended. ``first`` and ``last`` are line
     numbers."""
     assembler = Assembler()
     for each in messages:
@@ -120,7 +122,8 @@ def from_block(block: Block) -> Splat:
 
 
 def _groups(block: Block) -> dict[str, str]:
-    """The groups of all openings: the first one takes precedence, inlined functions last."""
+    """Return the groups of all openings. The first opening takes precedence, and openings of
+    inlined functions are last."""
     found: dict[str, str] = {}
     for match in sorted(block.openings, key=lambda each: INLINE in each.string):
         found |= {k: v for k, v in match.groupdict().items() if v and k not in found}
@@ -128,7 +131,8 @@ def _groups(block: Block) -> dict[str, str]:
 
 
 def _opening(block: Block) -> str:
-    """The opening line; of a WARN with its text before the place, the line of the place."""
+    """Return the opening line. If a WARN has its text before its place, it is the line with the
+    place."""
     return block.openings[-1 if block.openings[-1].groupdict().get("file") else 0].string
 
 
@@ -146,7 +150,7 @@ def _title(block: Block, groups: dict[str, str], function: str) -> str:
 
 
 def _source(file: str) -> str:
-    """The path relative to the kernel source."""
+    """Return the path relative to the kernel source."""
     return _BUILT_IN.sub("", file) if file.startswith(("/", ".")) else file
 
 
@@ -163,5 +167,5 @@ def _cut(block: Block, found: Anatomy) -> bool:
 
 
 def _mixed(block: Block, found: Anatomy) -> bool:
-    """True if a splat of one task has the headers of several."""
+    """Whether the splat of one task has the headers of several tasks."""
     return block.kind.blame != "hang" and not block.panic and len(set(found.users)) > 1
