@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The API for tests: guests, and functions that drive and inspect them.
 
-These names, the plugin's fixtures and markers, the command line and its JSON follow the version
-of the package. Other modules may change at any time.
+The version of the package covers these names, the plugin's fixtures and markers, the command line
+and its JSON output. All other modules may change at any time.
 """
 
 from harness.errors import (

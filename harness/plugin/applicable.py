@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which tests are not applicable: the kernel or machine cannot show what they are about."""
+"""Skip tests that are not applicable, because the kernel or machine cannot show what they test."""
 
 from typing import NoReturn
 
@@ -13,9 +13,9 @@ from harness.plugin import kernels
 
 @pytest.fixture(autouse=True)
 def _require_behaviours(request: pytest.FixtureRequest) -> None:
-    """Skip a test whose behaviours the kernel lacks, with the reason."""
+    """Skip a test if the kernel lacks a behaviour that the test needs."""
     if "kernel_spec" not in request.fixturenames:
-        return  # another project's test, with its own marker
+        return  # a test of another project, which has a different marker of this name
     needed: list[Behaviour] = [
         each for marker in request.node.iter_markers("needs") for each in marker.args
     ]
@@ -30,12 +30,12 @@ def _require_behaviours(request: pytest.FixtureRequest) -> None:
 
 
 class NotApplicable(Skipped):
-    """Skips a test that the kernel or machine cannot show."""
+    """Ends a test that is not applicable to the kernel or machine."""
 
-    # pytest prints it with the reason.
+    # pytest prints the module with the reason, unless it is "builtins".
     __module__ = "builtins"
 
 
 def not_applicable(reason: str) -> NoReturn:
-    """End a test that this kernel or machine cannot show."""
+    """End the test, because this kernel or machine cannot show what it tests."""
     raise NotApplicable(reason)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The results of tests as JSON lines, for jobs that run pytest. Each line also has the number of
-collected tests, for the progress of the job."""
+"""Write the results of tests as JSON lines, for jobs that run pytest. Each line also has the number
+of collected tests, to show the progress of the job."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -13,20 +13,20 @@ from harness.host.text import printable
 from harness.kernel.spec import KernelSpec
 from harness.suite.result import ScenarioResult
 
-# What xdist calls the phase of a test in which its worker died (handle_crashitem). Nothing else
-# is known of it: the host may have run out of memory.
+# The phase that xdist reports for a test whose worker died (handle_crashitem). The cause is
+# unknown: the host may have run out of memory.
 _WORKER_DIED = "???"
 
 
 class Property(StrEnum):
-    """The names of user properties of a test's report."""
+    """The names of the user properties in the report of a test."""
 
     FACTS = "facts"
-    """Where the test ran."""
+    """The scenario, its file, kernel and machine."""
     FINDING = "finding"
-    """What is wrong apart from the test's own assertions."""
+    """A finding that is not from the test's own assertions."""
     WRONG_GUESS = "wrong-guess"
-    """A behaviour that was guessed by the version, and that the kernel does not have."""
+    """A behaviour that was guessed from the version, and that the guest contradicts."""
     HOST_TROUBLE = "host-trouble"
     """An error of this host ended the test."""
     RETRIED = "retried"
@@ -34,13 +34,13 @@ class Property(StrEnum):
     ISSUE = "issue"
     """The known issue that the test ran into."""
     KEPT = "kept"
-    """The directory of a kept guest of the test; one property for each guest."""
+    """The directory of a saved guest of the test. There is one property for each guest."""
     NOT_APPLICABLE = "not-applicable"
-    """The kernel or machine cannot show what the test is about."""
+    """The kernel or machine cannot show what the test tests."""
 
 
 class Events:
-    """Writes the results of tests to a file as they end."""
+    """A pytest plugin that writes the result of each test to a file when the test ends."""
 
     def __init__(self, path: Path) -> None:
         self._lines = rundir.JsonLines(path)
@@ -52,13 +52,13 @@ class Events:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
-        """Every worker collects all tests."""
+        """Count the tests that one worker has collected. Every worker collects all tests."""
         self._collected = len(ids)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or not report.passed:
             if report.nodeid in self._failed:
-                return  # its teardown fails too
+                return  # the teardown failed too
             if report.failed:
                 self._failed.add(report.nodeid)
             self._add(_event(report))
@@ -82,7 +82,8 @@ _NO_FACTS = {"scenario": "", "file": "", "kernel": "", "machine": ""}
 
 
 def facts(item: pytest.Item) -> dict[str, str]:
-    """The scenario, its file, kernel and machine; empty for a test without a kernel."""
+    """The scenario, its file, kernel and machine. The result is empty for a test without a
+    kernel."""
     callspec = getattr(item, "callspec", None)
     spec = callspec.params.get("kernel_spec") if callspec else None
     if callspec is None or not isinstance(spec, KernelSpec):
@@ -97,7 +98,8 @@ def facts(item: pytest.Item) -> dict[str, str]:
 
 
 def scenario(item: pytest.Item) -> str:
-    """The scenario's name: its file, function and own parameters, without kernel and machine."""
+    """The name of a scenario: its file, its function, and its parameters except the kernel and
+    machine."""
     name = f"{item.path.name}::{getattr(item, 'originalname', item.name)}"
     callspec = getattr(item, "callspec", None)
     if callspec is None:
@@ -136,14 +138,14 @@ def _properties(report: pytest.TestReport) -> dict[str, Any]:
 
 
 def is_host_trouble(report: pytest.TestReport) -> bool:
-    """Whether an error of this host made the test fail, and not the kernel."""
+    """Whether the test failed because of this host, and not because of the kernel."""
     properties = _properties(report)
     in_trouble = Property.HOST_TROUBLE in properties
     return report.failed and in_trouble and Property.FINDING not in properties
 
 
 def _result(report: pytest.TestReport) -> tuple[ScenarioResult, str]:
-    """The result of a test, and the reason."""
+    """The result of a test, and the reason for it."""
     properties = _properties(report)
     if hasattr(report, "wasxfail"):
         return ScenarioResult.KNOWN_ISSUE, report.wasxfail
@@ -152,12 +154,12 @@ def _result(report: pytest.TestReport) -> tuple[ScenarioResult, str]:
     if report.when == _WORKER_DIED:
         return ScenarioResult.INCONCLUSIVE, report.longreprtext
     if report.failed:
-        # A splat of the kernel is a failure, whatever else went wrong.
+        # A splat of the kernel is a failure, even if the host had trouble too.
         doubtful = bool(properties.keys() & {Property.WRONG_GUESS, Property.HOST_TROUBLE})
         inconclusive = doubtful and Property.FINDING not in properties
         result = ScenarioResult.INCONCLUSIVE if inconclusive else ScenarioResult.FAILED
         return result, summary(report)
-    # ("file", line, "Skipped: reason")
+    # The longrepr of a skipped test is ("file", line, "Skipped: reason").
     is_applicable = Property.NOT_APPLICABLE not in properties
     result = ScenarioResult.SKIPPED if is_applicable else ScenarioResult.NOT_APPLICABLE
     if isinstance(report.longrepr, tuple):
@@ -166,7 +168,7 @@ def _result(report: pytest.TestReport) -> tuple[ScenarioResult, str]:
 
 
 def summary(report: pytest.TestReport) -> str:
-    """The lines of a failure that state the error: findings first, then the test's own."""
+    """The lines of a failure that describe the error: the findings, then pytest's error lines."""
     found = (Property.FINDING, Property.WRONG_GUESS)
     texts = [str(text) for name, text in report.user_properties if name in found]
     lines = report.longreprtext.splitlines()

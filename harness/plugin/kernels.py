@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The kernels that pytest runs on: those of ``--iommu-kernel``, built, and their profiles. A job
-that runs pytest has built them already and names them (``--iommu-resolved``), so that all of its
-processes run the same kernels, even if a tree changes meanwhile.
+"""The kernels of ``--iommu-kernel`` that pytest builds and runs on, and their profiles.
+
+A job that runs pytest has built the kernels already, and lists them in a file
+(``--iommu-resolved``). All of its processes then run the same kernels, even if a source tree
+changes meanwhile.
 """
 
 import functools
@@ -22,7 +24,7 @@ from harness.kernel.spec import KernelSpec
 
 
 def named(config: pytest.Config) -> list[KernelSpec]:
-    """The kernels of the command line. Raises UsageError for an invalid one."""
+    """Parse the kernels of the command line. Raises UsageError for an invalid kernel."""
     variants: list[str] = config.getoption("--iommu-variant")
     patches = [Path(each) for each in config.getoption("--iommu-patch")]
     fragments = [Path(each) for each in config.getoption("--iommu-fragment")]
@@ -31,15 +33,15 @@ def named(config: pytest.Config) -> list[KernelSpec]:
 
 
 def overrides(config: pytest.Config) -> tuple[str, ...]:
-    """The behaviours that the user overrides. Raises UsageError for an unknown one."""
+    """The behaviours that the user overrides. Raises UsageError for an unknown behaviour."""
     texts: list[str] = config.getoption("--iommu-behaviour")
     behaviour.overrides(texts)
     return tuple(texts)
 
 
 def known_issues(config: pytest.Config) -> dict[str, KnownIssue]:
-    """The bundled known issues and those of ``--iommu-known-issues``, by id. Raises UsageError
-    for an invalid file."""
+    """Read the bundled known issues and the files of ``--iommu-known-issues``, and return the
+    issues by id. Raises UsageError for an invalid file."""
     return issues(_issue_files(config))
 
 
@@ -48,7 +50,7 @@ def _issue_files(config: pytest.Config) -> tuple[Path, ...]:
 
 
 def built(config: pytest.Config, spec: KernelSpec) -> Kernel:
-    """The kernel, built if it is not in the cache."""
+    """Return the kernel for a spec. It is built if it is not in the cache."""
     row = _resolved(config).get(spec.key)
     if row:
         return artifact.load(Path(row["directory"]), label=row["label"])
@@ -59,7 +61,7 @@ _built = functools.cache(build.build)
 
 
 def profile(config: pytest.Config, spec: KernelSpec) -> KernelProfile:
-    """The behaviours and known issues of the kernel."""
+    """Return the behaviours and known issues of the kernel for a spec."""
     row = _resolved(config).get(spec.key)
     if row:
         return kernel_profile.read(row["profile"])

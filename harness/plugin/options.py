@@ -6,7 +6,7 @@ import pytest
 from harness.iommu import machines
 from harness.machine import topology
 
-# Options that may be repeated: the name, what it takes, and the help.
+# Options that may be repeated: the name, the argument, and the help text.
 _REPEATABLE = (
     ("--iommu-kernel", "SPEC", "run on this kernel"),
     ("--iommu-variant", "NAME", "build the kernels as this variant"),
@@ -15,27 +15,28 @@ _REPEATABLE = (
     (
         "--iommu-behaviour",
         "NAME",
-        "the kernels have this behaviour (no-NAME: have not), whatever their source",
+        "assume that the kernels have this behaviour (no-NAME: that they do not have it)",
     ),
-    ("--iommu-known-issues", "FILE", "known issues in addition to the bundled ones, in TOML"),
+    ("--iommu-known-issues", "FILE", "read additional known issues from this TOML file"),
     ("--iommu-machine", "NAME", "run on this machine"),
     ("--iommu-run-first", "NAME", "run this scenario before the others"),
 )
 _FILES = (
-    ("--iommu-resolved", "run on the kernels of this file, which a job has built"),
-    ("--iommu-events", "append a JSON line for each test that ends"),
+    ("--iommu-resolved", "run on the kernels that this file lists, which a job has built"),
+    ("--iommu-events", "append a JSON line to this file for each test that ends"),
 )
 _FLAGS = (
     (
         "--iommu-plain-failures",
-        "neither decode splats nor rerun a failed test with the opposite behaviours",
+        "do not decode splats, and do not rerun failed tests with the opposite behaviours",
     ),
-    ("--iommu-keep-failed", "keep the guests of failed tests"),
+    ("--iommu-keep-failed", "save the guests of failed tests to directories that are kept"),
 )
 
 
 def add(parser: pytest.Parser) -> None:
-    """Add the options. All have the prefix ``--iommu-``, apart from the options of a project."""
+    """Add the plugin's options. The prefix ``--iommu-`` avoids conflicts with a project's
+    options."""
     group = parser.getgroup("iommu-harness", "real kernels in QEMU")
     for name, metavar, text in _REPEATABLE:
         repeatable = f"{text}; may be repeated"
@@ -44,19 +45,19 @@ def add(parser: pytest.Parser) -> None:
         group.addoption(name, metavar="FILE", help=text)
     for name, text in _FLAGS:
         group.addoption(name, action="store_true", help=text)
-    group.addoption("--iommu-qemu", default=topology.QEMU, metavar="PATH", help="the QEMU to run")
+    group.addoption("--iommu-qemu", default=topology.QEMU, metavar="PATH", help="run this QEMU")
 
 
 MARKERS = (
     "machines(*names): the machines that a test applies to, and runs on by default",
-    "needs(*behaviours): behaviours without which a kernel cannot show what the test is about",
+    "needs(*behaviours): behaviours without which a kernel cannot show what the test tests",
     "splats(*patterns): splats that the test provokes; each must appear",
     "known_issue(*ids, sometimes=False): the bugs that the test runs into on kernels that have "
-    "them; each must appear, unless sometimes is true, as for a race",
+    "them; each must appear, unless sometimes is true, which is for races",
 )
 
 
 def machine_names(config: pytest.Config) -> list[str]:
-    """The machines of the command line, or the default."""
+    """The names of the machines on the command line, or the default machine's name."""
     names: list[str] = config.getoption("--iommu-machine")
     return names or [machines.DEFAULT]

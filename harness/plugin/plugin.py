@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Guests for pytest: ``def test_x(guest): ...`` runs on every kernel and machine that
-``--iommu-kernel`` and ``--iommu-machine`` name, each time in a fresh guest.
+"""Guests for pytest. ``def test_x(guest): ...`` runs on each kernel and machine given by
+``--iommu-kernel`` and ``--iommu-machine``, each time in a fresh guest.
 
-The report of a failed test shows the commands run in its guests, the kernel's log, the changed
-state, and the command that opens a shell in that state.
+The report of a failed test shows the commands that ran in its guests, the kernel's log, the
+changes of the state, and the command that opens a shell in the final state.
 
-A test fails if the kernel of one of its guests reports a splat, unless the test names it
+A test fails if the kernel of one of its guests reports a splat, unless the test expects it
 (``@pytest.mark.splats``) or a known issue explains it (``@pytest.mark.known_issue``). A known
-issue must appear on kernels that have it. ``@pytest.mark.needs`` names the behaviours without
-which a kernel cannot show what the test is about; on such a kernel it is not applicable.
+issue must appear on kernels that have it. ``@pytest.mark.needs`` lists behaviours; the test is
+not applicable to a kernel that lacks one of them.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ from harness.plugin.events import Events, Property
 from harness.plugin.render import StartedGuest
 from harness.plugin.reruns import Assumptions
 
-# Memory of QEMU in addition to that of the machine, in MiB.
+# Memory that QEMU uses in addition to the machine's memory, in MiB.
 _QEMU_MEMORY = 200
 
 
@@ -70,7 +70,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Rerun a failed test that has a kernel, to find out why it failed."""
+    """Run a test that has a kernel, and if it fails rerun it to find out why."""
     if _spec(item) is None:
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
@@ -88,9 +88,9 @@ def _spec(item: pytest.Item) -> KernelSpec | None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """The workers for ``-n auto``, if kernels or machines are named: three for two cores,
-    because a guest waits for a third of its time, and fewer if memory is short. Other test runs
-    are left to xdist."""
+    """The number of workers for ``-n auto``, if kernels or machines are given. It is three for two
+    cores, because a guest waits a third of the time, or less if memory is short. In other test
+    runs, xdist decides."""
     named = config.getoption("--iommu-kernel") or config.getoption("--iommu-machine")
     if not named or os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
         return None
@@ -101,20 +101,20 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 
 def _available_memory() -> int:
-    """Available memory in MiB, including caches that the kernel would drop."""
+    """The available memory in MiB, including caches that the kernel can drop."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) >> 10
 
 
 @pytest.fixture(scope="session")
 def kernel(kernel_spec: KernelSpec, request: pytest.FixtureRequest) -> Kernel:
-    """The kernel under test, built if it is not yet in the cache."""
+    """The kernel under test. It is built if it is not in the cache."""
     return kernels.built(request.config, kernel_spec)
 
 
 @dataclass(slots=True)
 class _Guests:
-    """All guests of one test."""
+    """The guests of one test."""
 
     started: list[StartedGuest] = field(default_factory=list)
 
@@ -123,15 +123,15 @@ _GUESTS = pytest.StashKey[_Guests]()
 
 
 class Shows(Protocol):
-    """Whether the kernel under test has a behaviour."""
+    """The type of the fixture ``shows``."""
 
     def __call__(self, behaviour: Behaviour) -> bool: ...
 
 
 @pytest.fixture
 def shows(kernel_spec: KernelSpec, request: pytest.FixtureRequest) -> Shows:
-    """``shows(GROUPS_AT_REGISTRATION)``: whether the kernel has the behaviour, by its source or
-    the user's override."""
+    """A function that returns whether the kernel under test has a behaviour, by its source or the
+    user's override: ``shows(GROUPS_AT_REGISTRATION)``."""
     table = kernels.profile(request.config, kernel_spec).behaviours
     assumptions: Assumptions = request.node.stash.setdefault(reruns.ASSUMPTIONS, Assumptions())
 
@@ -142,19 +142,21 @@ def shows(kernel_spec: KernelSpec, request: pytest.FixtureRequest) -> Shows:
 
 
 class ExpectSplat(Protocol):
-    """Names splats that the test provokes, as the marker ``splats`` does, for a test where they
-    depend on the kernel; with ``sometimes``, splats that may or may not appear."""
+    """The type of the fixture ``expect_splat``."""
 
     def __call__(self, *patterns: str, sometimes: bool = False) -> None: ...
 
 
-# By pattern, whether the splat appears only sometimes.
+# Maps the pattern of a splat to whether the splat appears only sometimes.
 _EXPECTED = pytest.StashKey[dict[str, bool]]()
 
 
 @pytest.fixture
 def expect_splat(request: pytest.FixtureRequest) -> ExpectSplat:
-    """``expect_splat("WARNING in iommu_setup_default_domain")``, a finding.Pattern."""
+    """A function that declares splats of the test, as the marker ``splats`` does. It is for a test
+    that provokes splats only on some kernels. The arguments are patterns (finding.Pattern):
+    ``expect_splat("WARNING in iommu_setup_default_domain")``. With ``sometimes``, the splats need
+    not appear."""
     expected = request.node.stash.setdefault(_EXPECTED, {})
 
     def expect(*patterns: str, sometimes: bool = False) -> None:
@@ -164,7 +166,7 @@ def expect_splat(request: pytest.FixtureRequest) -> ExpectSplat:
 
 
 class GuestFactory(Protocol):
-    """Starts a guest on the machine under test or another. The guest ends with the test."""
+    """The type of the fixture ``guest_factory``."""
 
     def __call__(
         self,
@@ -181,10 +183,12 @@ class GuestFactory(Protocol):
 def guest_factory(
     request: pytest.FixtureRequest, kernel: Kernel, tmp_path: Path
 ) -> Iterator[GuestFactory]:
-    """``guest_factory("smmuv3+nvme", "modprobe arm-smmu-v3")``: a guest of the kernel under test
-    on that machine, which has run the commands. With ``"+nvme"`` the devices of the preset
-    replace those of the machine under test; ``bound`` loads the drivers of the IOMMU and its
-    devices before the commands."""
+    """A function that starts a guest on a machine, runs commands in it and returns it:
+    ``guest_factory("smmuv3+nvme", "modprobe arm-smmu-v3")``. The guest ends with the test.
+
+    The default is the machine under test. With ``"+nvme"``, the devices of the preset replace its
+    devices. With ``bound``, the drivers of the IOMMU and of its devices are loaded before the
+    commands run."""
     guests = request.node.stash.setdefault(_GUESTS, _Guests())
     config = request.config
     callspec = getattr(request.node, "callspec", None)
@@ -227,14 +231,14 @@ def guest_factory(
 
 
 def _base(machine: str | Machine) -> str:
-    """The machine's name without presets."""
+    """The name of the machine without presets."""
     name = machine if isinstance(machine, str) else machine.name
     return name.partition("+")[0]
 
 
 @pytest.fixture
 def guest(machine: Machine, guest_factory: GuestFactory) -> Guest:
-    """A fresh guest of the kernel and on the machine under test."""
+    """A fresh guest of the kernel under test, on the machine under test."""
     return guest_factory(machine)
 
 
@@ -279,6 +283,6 @@ def _expected(item: pytest.Item) -> dict[str, bool]:
 
 
 def _profile(item: pytest.Item) -> KernelProfile:
-    """The profile of the test's kernel; empty for a test that chooses the kernel itself."""
+    """The profile of the test's kernel. It is empty for a test that chooses the kernel itself."""
     spec = _spec(item)
     return kernels.profile(item.config, spec) if spec else KernelProfile({}, {})

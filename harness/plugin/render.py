@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The sections about guests in the report of a failed test: the commands, the kernel's log, the
-changed state, and how to open a shell in that state."""
+"""Render the sections about guests in the report of a failed test: the commands, the kernel's log,
+the changes of the state, and how to open a shell in the final state."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ from harness.plugin.reruns import Assumptions
 
 @dataclass(slots=True)
 class StartedGuest:
-    """A guest of a test, with its state and the number of its kernel-log records when the test
-    began."""
+    """A guest of a test, with its state and the number of its kernel-log records when the guest
+    was started."""
 
     guest: Guest
     state: State
@@ -31,8 +31,8 @@ class StartedGuest:
 def section(
     item: pytest.Item, report: pytest.TestReport, number: int, started: StartedGuest
 ) -> str:
-    """The section about the test's guest of this number, whose state is saved. With
-    --iommu-keep-failed it is saved to a directory that stays, which the report has as a
+    """Save a guest of the test, and render the section about it. With --iommu-keep-failed, the
+    guest is saved to a directory that is kept, and the path is added to the report as a
     property."""
     guest = started.guest
     log = [f"{each.time:12.6f} {each.text}" for each in guest.kmsg_read[started.records :]]
@@ -53,7 +53,8 @@ def _paragraph(title: str, text: str) -> str:
 
 
 def _attempt(work: Callable[[], str]) -> str:
-    """The result of the work, or the error: the guest may have failed."""
+    """Call ``work`` and return its result, or its error as text, because the guest may have
+    failed."""
     try:
         return work()
     except (HarnessError, OSError) as error:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Rerun failed tests.
 
-A test that an error of this host ended is run once more. A test that fails is run again for each
+A test that ended with an error of this host is rerun once. A test that fails is rerun for each
 behaviour of the kernel that it used, as if the kernel had the opposite behaviour. If it passes
 then, the evidence for that behaviour is wrong.
 """
@@ -20,13 +20,17 @@ from harness.plugin.events import Property
 
 @dataclass(slots=True)
 class Assumptions:
-    """The behaviours that a test ``used``, and the one that is ``inverted`` for a rerun."""
+    """What a test assumes about its kernel.
+
+    ``used`` has the evidence for each behaviour that the test used. ``inverted`` is the behaviour
+    for which a rerun assumes the opposite, or ""."""
 
     inverted: str = ""
     used: dict[str, Evidence] = field(default_factory=dict)
 
     def shown(self, name: str, evidence: Evidence) -> bool:
-        """Whether the test shall assume that the kernel has the behaviour."""
+        """Record that the test uses the behaviour, and return whether it must assume that the
+        kernel has it."""
         self.used[name] = evidence
         return evidence.shown != (name == self.inverted)
 
@@ -35,7 +39,7 @@ ASSUMPTIONS = pytest.StashKey[Assumptions]()
 
 
 def run(item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
-    """Run the test, and return its reports."""
+    """Run the test, rerun it if it fails, and return its reports."""
     reports = runtestprotocol(item, log=False, nextitem=nextitem)
     trouble = next(filter(events.is_host_trouble, reports), None)
     if trouble:
@@ -55,7 +59,7 @@ def run(item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestRepo
 def _again(
     item: pytest.Item, nextitem: pytest.Item | None, assumptions: Assumptions
 ) -> list[pytest.TestReport]:
-    """Run the test without anything left of its previous run."""
+    """Rerun the test without any state of its previous run."""
     item.stash = pytest.Stash()
     item.stash[ASSUMPTIONS] = assumptions
     item._initrequest()  # type: ignore[attr-defined]
@@ -65,7 +69,8 @@ def _again(
 def _contradicted(
     item: pytest.Item, nextitem: pytest.Item | None
 ) -> Iterator[tuple[str, Evidence]]:
-    """The behaviours that the guest contradicts: with the opposite of one the test passes."""
+    """Yield the behaviours that the guest contradicts: the test passes if the opposite is
+    assumed."""
     used = dict(item.stash.get(ASSUMPTIONS, Assumptions()).used)
     for name, evidence in used.items():
         if evidence.by != "user" and all(
@@ -75,8 +80,8 @@ def _contradicted(
 
 
 def _add_contradiction(report: pytest.TestReport, name: str, evidence: Evidence) -> None:
-    """Add it to the report. A wrong guess makes the test inconclusive; a contradiction between
-    the source and the guest is a failure."""
+    """Add a contradiction to the report. A wrong guess makes the test inconclusive. A contradiction
+    between the source and the guest is a failure."""
     word = "not to have" if evidence.shown else "to have"
     text = f"this kernel seems {word} {name}, contrary to the evidence: {evidence.why}"
     report.longrepr = f"{printable(text)}\n\n{report.longreprtext}"

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Fixtures of scenarios, and the audit that follows each.
+"""Fixtures for scenarios, and the audit that follows each scenario.
 
-Import all of it in the conftest.py of a directory of scenarios::
+Import everything in the conftest.py of a directory of scenarios::
 
     from harness.plugin.scenario_fixtures import *
 
-A scenario runs on every ``--kernel`` and ``--machine`` that it applies to. The guest is then
-audited (harness/iommu/audit.py): sysfs is consistent, the IOMMU driver's module is pinned
-once for each device with a group, no device is bound untranslated, the IOMMU has blocked no
-DMA, and its driver has logged no error. Finally all devices are removed, and the IOMMU's
-driver must unload.
+A scenario runs on each ``--kernel`` and ``--machine`` that it applies to. The guest is then
+audited (harness/iommu/audit.py): sysfs must be consistent, the IOMMU driver's module must be
+pinned once for each device with a group, no device may be bound untranslated, and the IOMMU driver
+must not have logged faults or errors. Finally all devices are removed, and the IOMMU driver must
+unload.
 """
 
 from collections.abc import Generator
@@ -36,8 +36,7 @@ __all__ = [
     "siblings",
 ]
 
-# Parts of the audit that a scenario can skip, each with a reason:
-# @pytest.mark.excused(state="...").
+# Parts of the audit that a scenario can skip for a reason: @pytest.mark.excused(state="...").
 _EXCUSES = {"everything", "state", "untranslated", "faults", "teardown"}
 
 
@@ -48,13 +47,14 @@ def pytest_configure(config: pytest.Config) -> None:
         " after this scenario, each with the reason; everything= for a guest that has ended",
     )
     config.addinivalue_line(
-        "markers", "errors(*patterns): error messages that the scenario provokes in drivers"
+        "markers", "errors(*patterns): error messages of drivers that the scenario provokes"
     )
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
-    """Audit the guests of a scenario that passes. What a failed one leaves is a consequence."""
+    """Run a scenario, and audit its guests if it passes. After a failure, the audit would only
+    find consequences."""
     yield
     excuses = _excuses(item)
     errors = [each for marker in item.iter_markers("errors") for each in marker.args]
@@ -66,7 +66,8 @@ def _excuses(item: pytest.Item) -> dict[str, str]:
     excuses: dict[str, str] = {}
     for marker in item.iter_markers("excused"):
         excuses |= marker.kwargs
-    assert excuses.keys() <= _EXCUSES, f"unknown part of the audit {excuses.keys() - _EXCUSES}"
+    unknown = ", ".join(sorted(excuses.keys() - _EXCUSES))
+    assert not unknown, f"unknown part of the audit: {unknown}"
     return excuses
 
 
@@ -85,18 +86,18 @@ def _audit(guest: Guest, excuses: dict[str, str], errors: list[str]) -> list[Fin
 
 @pytest.fixture
 def bound_guest(machine: Machine, guest_factory: GuestFactory) -> Guest:
-    """A fresh guest with the IOMMU's driver loaded, and then the drivers of its devices."""
+    """A fresh guest in which the IOMMU driver and the drivers of its devices are loaded."""
     return guest_factory(machine, bound=True)
 
 
 @pytest.fixture(autouse=True)
 def _on_each_machine(machine: Machine) -> None:
-    """Parametrise scenarios that start their own guests by machine too."""
+    """Parametrize all scenarios by machine, including those that start their own guests."""
 
 
 @pytest.fixture
 def siblings(guest_factory: GuestFactory) -> Guest:
-    """A guest with two bound NICs in one group, and VFIO's modules loaded."""
+    """A guest with two bound NICs in one group, and with the VFIO modules loaded."""
     guest = guest_factory("+multifunction", *vfio.WARM_UP, bound=True)
     state = clients.bind_all(guest)
     assert len({state.devices[name].group for name in clients.nics(state)}) == 1
@@ -105,16 +106,18 @@ def siblings(guest_factory: GuestFactory) -> Guest:
 
 @pytest.fixture
 def early_acs(machine: Machine, shows: Shows) -> bool:
-    """Whether ACS of a root port is enabled before groups exist. ACPI's tables are parsed
-    early enough on all kernels (iort_init_platform_devices, acpi_viot_early_init)."""
+    """Whether ACS of a root port is enabled before groups exist. With ACPI it is on all kernels,
+    because they parse the tables early enough (iort_init_platform_devices,
+    acpi_viot_early_init)."""
     return machine.firmware == "acpi" or shows(ACS_BEFORE_GROUPS)
 
 
 @pytest.fixture(autouse=True)
 def _require_vfio_mode(request: pytest.FixtureRequest, kernel: Kernel) -> None:
-    """Skip a mode of VFIO users that the kernel's configuration does not support."""
+    """Skip a scenario with a mode of VFIO users that the kernel's configuration does not
+    support."""
     callspec = getattr(request.node, "callspec", None)
     for mode in callspec.params.values() if callspec else ():
         option = vfio.REQUIRED_OPTIONS.get(mode) if isinstance(mode, str) else None
         if option and not kernel.option(option):
-            not_applicable(f"this kernel has no {option}")
+            not_applicable(f"this kernel was built without CONFIG_{option}")

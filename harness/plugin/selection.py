@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""On which kernels and machines each test runs, and in which order."""
+"""Select the kernels and machines for each test, and the order of the tests."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,8 +14,8 @@ from harness.plugin import events, kernels
 
 
 def parametrize(metafunc: pytest.Metafunc) -> None:
-    """Parametrize a test by kernel and, if it uses one, by machine: ``[6.12-smmuv3]``. Raises
-    CollectError for one of our markers with an unknown name."""
+    """Parametrize a test by kernel and, if it uses a machine, by machine: ``[6.12-smmuv3]``.
+    Raises CollectError if a marker of this plugin has an invalid argument."""
     names = metafunc.fixturenames
     if "kernel_spec" not in names:
         return
@@ -37,14 +37,14 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
 
 
 def _marker_problem(item: pytest.Item) -> str:
-    """What is wrong with the names in the markers of a test, "" if nothing. Under xdist only
-    an error of collection reaches the user from a worker."""
+    """Describe an invalid argument of one of the plugin's markers; "" if all are valid. This is
+    checked during the collection, because xdist does not report other errors of a worker."""
     issues = kernels.known_issues(item.config)
     for marker in item.iter_markers("known_issue"):
         for name in marker.args:
             if name not in issues:
                 hint = did_you_mean(name, issues, "see iommu-harness behaviours")
-                return f"unknown known issue {name!r}; {hint}"
+                return f"known issue {name!r} does not exist; {hint}"
     for marker in item.iter_markers("machines"):
         for name in marker.args:
             try:
@@ -54,12 +54,13 @@ def _marker_problem(item: pytest.Item) -> str:
     for marker in item.iter_markers("needs"):
         for each in marker.args:
             if not isinstance(each, Behaviour):
-                return f"@pytest.mark.needs requires behaviours of harness.iommu, not {each!r}"
+                return f"@pytest.mark.needs requires behaviours of harness.api, not {each!r}"
     return ""
 
 
 def _machines(metafunc: pytest.Metafunc) -> list[Machine]:
-    """The machines of the command line that the test applies to, or else those that it names."""
+    """The machines of the command line that the test applies to. Without machines on the command
+    line, these are the machines that the test names, or the default machine."""
     marker = metafunc.definition.get_closest_marker("machines")
     own = list(marker.args) if marker else []
     chosen: list[str] = metafunc.config.getoption("--iommu-machine")
@@ -71,8 +72,8 @@ def _machines(metafunc: pytest.Metafunc) -> list[Machine]:
 
 
 def order(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselects tests that have none of the machines; moves those of --iommu-run-first to the
-    front."""
+    """Deselect tests that apply to none of the machines, and move the tests of --iommu-run-first
+    to the front."""
     elsewhere = [each for each in items if _lacks_machine(each)]
     if elsewhere:
         config.hook.pytest_deselected(items=elsewhere)
@@ -84,13 +85,14 @@ def order(config: pytest.Config, items: list[pytest.Item]) -> None:
 
 
 def _rank(scenario: str, ranks: Mapping[str, int]) -> int:
-    """The rank of the scenario, or of its name without parameters; the last for others."""
+    """The rank of the scenario, by its name with or without parameters. A scenario without a rank
+    is the last."""
     names = (scenario, scenario.partition("[")[0])
     return min(ranks.get(name, len(ranks)) for name in names)
 
 
 def _lacks_machine(item: pytest.Item) -> bool:
-    """Whether it was parametrized with an empty list of machines."""
+    """Whether the test was parametrized with an empty list of machines."""
     callspec = getattr(item, "callspec", None)
     if callspec is None or not {"kernel_spec", "machine"} <= callspec.params.keys():
         return False

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The verdict on a test apart from its own assertions: unexpected splats fail it, and known
-issues explain the findings that match their symptoms.
+"""Judge a test beyond its own assertions: unexpected splats make it fail, and known issues explain
+findings that match their symptoms.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ from harness.plugin import events, kernels
 from harness.plugin.events import Property
 from harness.symbols import symbolise
 
-_SHOWN = 40  # lines of a splat: a stack dump that follows it is long
+_SHOWN = 40  # lines of a splat to print; a stack dump that follows it is long
 
 
 def judge(
@@ -33,9 +33,12 @@ def judge(
     expected: Mapping[str, bool],
     profile: KernelProfile,
 ) -> None:
-    """Fail a test with findings that neither the test expects nor a known issue of the kernel
-    explains; mark a test whose findings known issues explain. ``expected`` are patterns of
-    splats, each with whether it appears only sometimes."""
+    """Judge a test by the findings of its guests and of its ``error``.
+
+    The test fails if neither the test expects a finding nor a known issue of the kernel explains
+    it, and if an expected splat or a known issue does not appear. If known issues explain all
+    findings, the report is marked with the issue. ``expected`` maps the patterns of splats to
+    whether they appear only sometimes."""
     splats = [each for guest in guests for each in _splats(guest)]
     required = [text for text, sometimes in expected.items() if not sometimes]
     missing = [text for text in required if not any(map(Pattern(text).matches, splats))]
@@ -46,7 +49,7 @@ def judge(
     if unexplained:
         _fail_with(item, report, unexplained, profile, explained)
     elif missing and report.passed and not any(guest.dead for guest in guests):
-        _fail(report, f"the kernel does not report an expected splat: {', '.join(missing)}")
+        _fail(report, f"an expected splat does not appear: {', '.join(missing)}")
     elif found:
         _mark_known(report, next(issue for issue in issues if explained[issue.id]))
     elif report.passed:
@@ -54,15 +57,15 @@ def judge(
 
 
 def _unexpected(splats: Sequence[Finding], expected: Iterable[str]) -> list[Finding]:
-    """Splats that are not expected. Notices do not count: scenarios provoke errors of the
-    hardware and shortage of memory."""
+    """The splats that are not expected. Notices do not count, because scenarios provoke hardware
+    errors and shortage of memory."""
     patterns = [Pattern(text) for text in expected]
     severe = (each for each in splats if each.splat and each.splat.severity != "notice")
     return [each for each in severe if not any(pattern.matches(each) for pattern in patterns)]
 
 
 def _of_error(error: BaseException | None) -> list[Finding]:
-    """The findings of the error that ended the test. An error of this host has none."""
+    """The findings of the error that ended the test. An error of this host is not a finding."""
     if error is None or is_host_trouble(error):
         return []
     return finding.from_error(error)
@@ -73,7 +76,7 @@ def _splats(guest: Guest) -> list[Finding]:
 
 
 def _log(guest: Guest) -> list[str]:
-    """The kernel's log until now. The last messages of a dead guest are on its console, and
+    """The kernel's log. The last messages of a dead guest are read from its console, because they
     were not sent as records."""
     try:
         return [each.text for each in guest.kmsg()]
@@ -101,8 +104,8 @@ def _fail_with(
 def _similar_issues(
     item: pytest.Item, unexplained: Sequence[Finding], profile: KernelProfile
 ) -> list[str]:
-    """The issues that the test names and that would explain some findings, if the kernel had
-    them."""
+    """Describe the issues that the test names, and that would explain some of the findings if the
+    kernel had them."""
     known = kernels.known_issues(item.config)
     return [
         f"matches known issue {name}, which this kernel does not have: {profile.issues[name].why}"
@@ -123,8 +126,8 @@ def _require_issues(
     issues: Sequence[KnownIssue],
     profile: KernelProfile,
 ) -> None:
-    """Fail the test if an issue does not appear that the kernel has by its source. One that it
-    has only by its version may be fixed."""
+    """Fail the test, which ran into no issue, if an issue must appear that the kernel has by its
+    source. An issue that the kernel has only by its version may be fixed."""
     required = [name for name, required in issue_names(item).items() if required]
     for issue in issues:
         evidence = profile.issues[issue.id]
@@ -135,8 +138,8 @@ def _require_issues(
 
 
 def issue_names(item: pytest.Item) -> dict[str, bool]:
-    """The known issues that the test may run into on kernels that have them, each with whether
-    it must appear there: those that the test names, and those that name the test."""
+    """The known issues that the test may run into on kernels that have them, each with whether it
+    must appear there. Either the test names the issue, or the issue names the test."""
     scenario = events.scenario(item)
     known = kernels.known_issues(item.config).values()
     found = {issue.id: False for issue in known if issue.may_affect(scenario)}
@@ -157,8 +160,8 @@ def _issues(item: pytest.Item, profile: KernelProfile) -> list[KnownIssue]:
 
 
 def _describe(each: Splat, item: pytest.Item) -> str:
-    """The splat in a line, its call traces with places in the source if the test has one kernel,
-    and what the kernel printed."""
+    """Describe a splat: a title, its call traces with source lines if the test has a kernel, and
+    the text that the kernel printed."""
     kernel: Kernel | None = item.funcargs.get("kernel")  # type: ignore[attr-defined]
     callspec = getattr(item, "callspec", None)
     spec = callspec.params.get("kernel_spec") if callspec else None
@@ -171,7 +174,7 @@ def _describe(each: Splat, item: pytest.Item) -> str:
 
 
 def _fail(report: pytest.TestReport, text: str) -> None:
-    """Fail the test with the text, above the test's own failure."""
+    """Fail the test with this text, which is put above the test's own failure."""
     own = report.longreprtext if report.failed else ""
     events.add_property(report, Property.FINDING, text)
     report.outcome = "failed"

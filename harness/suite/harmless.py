@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Harmless patches, which change nothing that a rule is about. A scenario that fails with one of
-them is a false alarm."""
+"""Run the scenarios with harmless patches, which change nothing that a rule depends on. A scenario
+that fails with a harmless patch is a false alarm."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +19,8 @@ HarmlessResult = Literal["quiet", "false-alarm", "not-applicable", "inconclusive
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """A scenario that failed, in how many of the runs, and the ``message`` of the first."""
+    """A scenario that failed with a harmless patch. ``times`` is the number of its failures, and
+    ``message`` is the reason for the first failure."""
 
     scenario: str
     machine: str
@@ -29,8 +30,8 @@ class Alarm:
 
 @dataclass(frozen=True, slots=True)
 class HarmlessScore:
-    """The result of one harmless patch on one kernel after ``runs`` runs. ``reason`` is why it is
-    inconclusive or not applicable."""
+    """The result of one harmless patch on one kernel after ``runs`` runs. ``reason`` is why the
+    result is inconclusive or not applicable."""
 
     name: str
     kernel: str
@@ -41,14 +42,15 @@ class HarmlessScore:
     reason: str = ""
 
     def record(self) -> dict[str, Any]:
-        """The score for JSON."""
+        """Convert the score to its JSON record."""
         return asdict(self)
 
 
 def scores(
     patches: Sequence[Mutant], request: RunRequest, runs: int, into: Path
 ) -> Iterator[HarmlessScore]:
-    """Judge each patch in turn by this number of runs, on the request's only kernel."""
+    """Run the scenarios ``runs`` times with each patch, on the request's only kernel, and yield
+    the score of each patch."""
     release = planted.release(request)
     (spec,) = request.kernels
     for number, patch in enumerate(patches, start=1):
@@ -65,8 +67,8 @@ def _score(
     blank: HarmlessScore, patch: Mutant, request: RunRequest, directory: Path
 ) -> HarmlessScore:
     try:
-        # The patched source gives the kernel's profile: a sign that a harmless patch hides is a
-        # false alarm.
+        # Determine the profile from the patched source: if a harmless patch hides a sign, that is
+        # a false alarm too.
         own = replace(request, resolved=None)
         with planted.planted(patch, own, directory) as with_patch:
             outcomes = [

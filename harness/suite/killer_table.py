@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The scenarios that are likely to kill a mutant: those that killed it before, on this host or by
-the table beside the patches, and those about the code that it changes."""
+"""Predict which scenarios are likely to kill a mutant: scenarios that have killed it before, on
+this host or according to the table beside the patches, and scenarios about the code that it
+changes."""
 
 import functools
 import json
@@ -15,7 +16,7 @@ from harness.host import past_runs
 from harness.suite import scenarios
 from harness.suite.mutant import Mutant
 
-# The table beside the patches: by mutant, the scenarios that have killed it.
+# The table beside the patches, which maps a mutant to the scenarios that have killed it.
 _FILE = "killers.json"
 
 # The name of the same table on this host.
@@ -25,8 +26,9 @@ Table = dict[str, list[str]]
 
 
 def likely(mutant: Mutant) -> tuple[str, ...]:
-    """The scenarios that have killed this mutant, on this host or by the table beside it, then
-    those about the code that it changes, then those that have killed most other mutants."""
+    """The scenarios that are likely to kill the mutant, the likeliest first: scenarios that have
+    killed it, on this host or according to the table beside it, then scenarios about the code that
+    it changes, then scenarios that have killed other mutants, by number."""
     here, beside = _table(past_runs.read(_PAST_KILLERS)), read(mutant.patch.parent)
     every = [name for table in (here, beside) for names in table.values() for name in names]
     often = [name for name, _ in Counter(every).most_common()]
@@ -40,7 +42,8 @@ def remember(name: str, by: Sequence[str]) -> None:
 
 
 def write(directory: Path, killed: Mapping[str, Sequence[str]]) -> None:
-    """Add the killers of mutants to the table beside the patches, which has a line for each."""
+    """Add the killers of mutants to the table beside the patches, which has one line per
+    mutant."""
     table = read(directory) | {name: list(by) for name, by in killed.items()}
     lines = (f" {json.dumps(name)}: {json.dumps(table[name])}" for name in sorted(table))
     part = directory / f"{_FILE}.part"
@@ -49,14 +52,17 @@ def write(directory: Path, killed: Mapping[str, Sequence[str]]) -> None:
 
 
 def read(directory: Path) -> Table:
-    """The table beside the patches, empty without one. Raises UsageError for an invalid one."""
+    """Read the table beside the patches, which is empty if the file does not exist. Raises
+    UsageError for a file that cannot be read."""
     file = directory / _FILE
     try:
         return _table(json.loads(file.read_text()))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read {file}: {error}", "remove it") from None
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}", "remove it") from None
+    except ValueError as error:
+        raise UsageError(f"cannot read {file}: it is not JSON: {error}", "remove it") from None
 
 
 def _table(found: Any) -> Table:
@@ -70,8 +76,9 @@ _PATCHED = re.compile(r"^\+\+\+ b/(\S+)", re.MULTILINE)
 
 
 def related(patch: str) -> list[str]:
-    """The scenarios that name an identifier of the patch, or whose subject is a directory of the
-    files that it changes; first those that share a name with it that few others have."""
+    """The scenarios about the code that a patch changes: the docstring contains an identifier of
+    the patch, or the subject is a directory in the path of a changed file. Scenarios that share a
+    rare name with the patch are first."""
     words = {*_NAME.findall(patch)}.union(*(path.split("/") for path in _PATCHED.findall(patch)))
     shared = {name: about & words for name, about in _words().items() if about & words}
     times = Counter(word for common in shared.values() for word in common)
@@ -80,7 +87,7 @@ def related(patch: str) -> list[str]:
 
 @functools.cache
 def _words() -> dict[str, frozenset[str]]:
-    """By scenario, its subject and the identifiers in its docstring."""
+    """The subject of each scenario and the identifiers in its docstring."""
     return {
         f"{file.name}::{each.name}": frozenset([subject, *_NAME.findall(each.docstring)])
         for subject, file in scenarios.subjects().items()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The outcomes of a run as a table, by subject, kernel and machine."""
+"""Format the outcomes of a run as a table, by subject, kernel and machine."""
 
 import re
 from collections import Counter
@@ -50,8 +50,8 @@ def worst(outcomes: Sequence[ScenarioOutcome]) -> list[ScenarioOutcome]:
 
 
 def flaky(outcomes: Sequence[ScenarioOutcome]) -> list[str]:
-    """The scenarios whose rounds ended differently. A race that is a known issue may appear in
-    some rounds only."""
+    """The scenarios that did not end the same in all rounds. A known issue may appear in some
+    rounds only, because it can be a race."""
     seen: dict[str, set[ScenarioResult]] = {}
     for number in sorted({each.round for each in outcomes}):
         for each in worst([each for each in outcomes if each.round == number]):
@@ -61,13 +61,13 @@ def flaky(outcomes: Sequence[ScenarioOutcome]) -> list[str]:
 
 
 def counts(outcomes: Sequence[ScenarioOutcome]) -> dict[str, int]:
-    """The number of outcomes with each result, from the best to the worst."""
+    """Count the outcomes with each result, from the best result to the worst."""
     found = Counter(each.result for each in outcomes)
     return {str(result): found[result] for result in reversed(WORST_FIRST)}
 
 
 def retried(outcomes: Sequence[ScenarioOutcome]) -> list[str]:
-    """The scenarios that were run again because of an error of this host, with that error."""
+    """Describe the scenarios that were rerun because of an error of this host, with the error."""
     return [
         f"{each.scenario} [{each.kernel} {each.machine}]: {each.retried.splitlines()[-1]}"
         for each in outcomes
@@ -76,8 +76,8 @@ def retried(outcomes: Sequence[ScenarioOutcome]) -> list[str]:
 
 
 def lines(outcomes: Sequence[ScenarioOutcome]) -> Iterator[Line]:
-    """A row for each subject and a column for each kernel and machine; below them the scenarios
-    that did not pass, with the reasons."""
+    """Format a table with a row for each subject and a column for each kernel and machine. Below
+    the table, list the scenarios that did not pass, with the reasons."""
     # Sorted, because workers finish in any order.
     columns = sorted({(each.kernel, each.machine) for each in outcomes}, key=_natural)
     subjects = sorted({each.subject for each in outcomes})
@@ -99,7 +99,7 @@ def lines(outcomes: Sequence[ScenarioOutcome]) -> Iterator[Line]:
 
 
 def _natural(column: tuple[str, str]) -> list[tuple[int, str]]:
-    """Sort by machine, and then kernels by version: 6.1 before 6.12."""
+    """Return a key that sorts columns by machine, then by the kernel's version: 6.1 before 6.12."""
     kernel, machine = column
     parts = re.findall(r"\d+|\D+", f"{machine} {kernel}")
     return [(int(part) if part.isdigit() else 0, part) for part in parts]
@@ -116,7 +116,7 @@ def _cell(outcomes: Sequence[ScenarioOutcome], column: tuple[str, str]) -> str:
 def _reasons(
     outcomes: Sequence[ScenarioOutcome], result: ScenarioResult, style: str
 ) -> Iterator[Line]:
-    """Each reason for the result once, with the scenarios, kernels and machines."""
+    """List each reason for the result once, with its scenarios, kernels and machines."""
     reasons: dict[str, list[ScenarioOutcome]] = {}
     for each in outcomes:
         if each.result == result:

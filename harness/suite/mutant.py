@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Mutants: patches that plant a bug in a kernel, and the headers that describe them."""
+"""Mutants: patches that plant one bug each in a kernel, and the headers that describe them."""
 
 import fnmatch
 import re
@@ -12,23 +12,27 @@ from harness.host import paths
 from harness.iommu import behaviour, known_issues
 from harness.iommu.version import Versions
 
-# The function that a hunk is in, as git has it behind "@@", and one that a patch defines.
+# The function that contains a hunk, which git prints after "@@", and a function that a patch
+# defines.
 _HUNK_OF = re.compile(r"^@@ [^@\n]* @@ [^;\n]*?\b(\w+)\(", re.MULTILINE)
 _DEFINED = re.compile(r"^[+-](?:static |void |int |bool |struct )[^;=\n]*?\b(\w+)\(", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """A patch that plants a bug. The text above its "---" is its head: a summary, a blank line,
-    and headers: "Requires: acs-before-groups, no-dma-ownership", "Since: 6.15",
-    "Machines: virtio-iommu*", "Names: REGEX", "Equivalent: REASON"."""
+    """A patch that plants one bug, and the kernel built with it.
+
+    The text above the patch's "---" is its head. It consists of a summary, a blank line, and
+    headers: "Requires: acs-before-groups, no-dma-ownership", "Since: 6.15",
+    "Machines: virtio-iommu*", "Names: REGEX" and "Equivalent: REASON". All headers are
+    optional."""
 
     name: str
     patch: Path
 
     @property
     def summary(self) -> str:
-        """The first paragraph of the head: what the patch does, and the rule that it breaks."""
+        """The first paragraph of the head: what the patch changes, and which rule this breaks."""
         return " ".join(self._head.partition("\n\n")[0].split())
 
     @property
@@ -41,29 +45,29 @@ class Mutant:
             name = word.removeprefix("no-")
             if word and name not in known:
                 hint = did_you_mean(name, known, "see iommu-harness behaviours")
-                raise UsageError(f"{self.patch} requires the unknown behaviour {name!r}", hint)
+                raise UsageError(f"{self.patch}: unknown behaviour {name!r} in Requires", hint)
             if word:
                 required[name] = name == word
         return required
 
     @property
     def since(self) -> Versions:
-        """The kernels in which the patch is a bug, by their version, which is a guess."""
+        """The kernels in which the patch is a bug, by version. A version is only a guess."""
         return Versions((self._header("Since") or "0.0",))
 
     @property
     def equivalent(self) -> str:
-        """Why the kernel behaves the same with the patch; "" if it does not."""
+        """Why the kernel behaves the same with and without the patch; "" if it does not."""
         return self._header("Equivalent")
 
     def machines(self, names: Sequence[str]) -> tuple[str, ...]:
-        """The machines on which the patch is a bug."""
+        """The machines, of these ``names``, on which the patch is a bug."""
         pattern = self._header("Machines") or "*"
         return tuple(name for name in names if fnmatch.fnmatchcase(name, pattern))
 
     def is_named_by(self, message: str) -> bool:
-        """Whether a failure's message points at the bug: it matches the pattern after "Names:",
-        or else names a patched function."""
+        """Whether the message of a failure points to the bug: it matches the expression in the
+        header "Names", or if there is none, it contains the name of a patched function."""
         pattern = self._header("Names")
         if pattern:
             return bool(re.search(pattern, message))
@@ -89,26 +93,26 @@ class Mutant:
 
 
 def bundled() -> Path:
-    """The directory of the bundled patches that plant a bug."""
+    """The directory of the bundled mutants."""
     return paths.data("tests/mutants")
 
 
 def bundled_harmless() -> Path:
-    """The directory of the bundled patches that plant no bug."""
+    """The directory of the bundled harmless patches, which plant no bug."""
     return paths.data("tests/harmless")
 
 
 def read(where: Path) -> list[Mutant]:
-    """The mutants of a directory. Raises UsageError if it has none, or for a header that names
-    an unknown behaviour."""
+    """Read the mutants in a directory. Raises UsageError if the directory has no patches, if two
+    patches have the same name, or if a header contains an unknown behaviour."""
     patches = sorted([*where.glob("*.patch"), *where.glob("*.diff")])
     if not patches:
-        raise UsageError(f"{where} has no mutants", "name a directory with .patch files")
+        raise UsageError(f"{where} has no mutants", "give a directory with .patch files")
     twice = {each.stem for each in patches if each.with_suffix(".diff") in patches} & {
         each.stem for each in patches if each.suffix == ".patch"
     }
     if twice:
-        raise UsageError(f"{where} has two mutants called {min(twice)!r}", "rename one")
+        raise UsageError(f"{where} has two mutants called {min(twice)!r}", "rename one of them")
     found = [Mutant(each.name.removesuffix(each.suffix), each) for each in patches]
     for each in found:
         _ = each.requires  # raises for an unknown name

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Plant patches in a kernel, one at a time: build it, run it, and release it."""
+"""Plant patches in a kernel, one at a time: build the patched kernel, run it, and remove it."""
 
 import contextlib
 from collections.abc import Iterator
@@ -21,8 +21,8 @@ from harness.suite.run import RunRequest
 
 
 def check_base(request: RunRequest, into: Path) -> None:
-    """Raises HostError if scenarios fail on the kernel without a patch: then a failure with one
-    means nothing."""
+    """Run the scenarios on the kernel without a patch. Raises HostError if any scenario fails,
+    because a failure on a patched kernel then means nothing."""
     into.mkdir()
     failed = [
         each.scenario
@@ -31,13 +31,13 @@ def check_base(request: RunRequest, into: Path) -> None:
     ]
     if failed:
         raise HostError(
-            f"{len(failed)} scenarios fail on {request.kernels[0]} without a patch: {failed[0]}",
-            f"fix that first; see {into}",
+            f"{request.kernels[0]} fails scenarios without a patch ({len(failed)}): {failed[0]}",
+            f"fix that first; the results are in {into}",
         )
 
 
 def release(request: RunRequest) -> str:
-    """The release of the request's only kernel."""
+    """Build the request's only kernel, and return its release."""
     (base,) = request.kernels
     return build.build(
         base.with_variants(machine_file.machine(request.machines[0]).variants)
@@ -45,18 +45,18 @@ def release(request: RunRequest) -> str:
 
 
 def inapplicable(mutant: Mutant, request: RunRequest, release: str) -> str:
-    """Why the patch is a bug only of other kernels or machines; "" if it is one of these."""
+    """Why the patch is not a bug on the request's kernel and machines; "" if it is a bug."""
     if not mutant.since.include(release):
-        return f"it is a bug since {mutant.since.marks[0]}"
+        return f"it is a bug only since {mutant.since.marks[0]}"
     unmet = [_unmet(mutant, request, name) for name in mutant.machines(request.machines)]
     if not unmet:
-        return "it is a bug on other machines"
+        return "it is a bug only on other machines"
     return unmet[0] if all(unmet) else ""
 
 
 def _unmet(mutant: Mutant, request: RunRequest, machine: str) -> str:
-    """The first behaviour that the patch requires and the machine's kernel lacks, with the
-    evidence; "" if it lacks none."""
+    """The first requirement of the patch that the kernel for this machine does not meet, with the
+    evidence; "" if it meets all of them."""
     required = mutant.requires
     profile = _profile(request, machine) if required else KernelProfile({}, {})
     for name, value in required.items():
@@ -67,7 +67,7 @@ def _unmet(mutant: Mutant, request: RunRequest, machine: str) -> str:
 
 
 def _profile(request: RunRequest, machine: str) -> KernelProfile:
-    """The profile of the request's only kernel, as it is built for the machine."""
+    """The profile of the request's only kernel, with the variants that the machine requires."""
     (base,) = request.kernels
     spec = base.with_variants(machine_file.machine(machine).variants)
     profiles = resolved.profiles(request.resolved) if request.resolved else {}
@@ -76,11 +76,12 @@ def _profile(request: RunRequest, machine: str) -> KernelProfile:
 
 @contextlib.contextmanager
 def planted(mutant: Mutant, request: RunRequest, into: Path) -> Iterator[RunRequest]:
-    """The request for the mutant's kernel, which is built, and the mutant's machines.
+    """Build the kernel with the patch, and yield the request to run it on the machines on which
+    the patch is a bug. When the block ends, remove the kernel and its guests from the cache.
 
-    The kernel has the profile of the kernel without the patch, because a bug that looks like
-    another behaviour is still a bug; ``into`` gets a file with it. Afterwards the kernel and its
-    guests are removed from the cache. Raises as ``build.build`` does."""
+    The patched kernel has the profile of the kernel without the patch, because a bug that looks
+    like a different behaviour is still a bug. A file with the profile is written to ``into``.
+    Raises as ``build.build`` does."""
     (base,) = request.kernels
     spec = replace(base, patches=(*base.patches, mutant.patch))
     named = mutant.machines(request.machines)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The kernels of a run, built once: all workers and rounds run the same kernels, even if a tree
-or branch changes meanwhile.
+"""The kernels of a run, which are built once, so all workers and rounds run the same kernels even
+if a source tree or branch changes meanwhile.
 """
 
 import json
@@ -20,7 +20,7 @@ from harness.machine import provenance
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A spec with the kernel that was built from it, and the kernel's profile."""
+    """A spec, the kernel that was built from it, and the kernel's profile."""
 
     spec: KernelSpec
     kernel: Kernel
@@ -29,8 +29,10 @@ class Resolved:
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """The ``specs`` of a run that could be built for all of its machines, their ``kernels``, and
-    the ``errors`` of the others."""
+    """The result of building the kernels of a run.
+
+    ``specs`` are the specs that could be built for all machines of the run. ``kernels`` are the
+    kernels that were built. ``errors`` are the errors of the kernels that could not be built."""
 
     specs: tuple[KernelSpec, ...]
     kernels: tuple[Resolved, ...]
@@ -43,9 +45,11 @@ def build(
     overrides: Sequence[str],
     known_issues: Sequence[Path] = (),
 ) -> Resolution:
-    """Build the kernels with the variants that the machines require. ``overrides`` are
-    the user's behaviours, ``known_issues`` files of further known issues. A kernel that cannot be
-    built does not stop the others; raises its error if none can."""
+    """Build the kernels with the variants that the machines require, and determine their profiles.
+
+    ``overrides`` are the behaviours that the user overrides. ``known_issues`` are files of known
+    issues in addition to the bundled ones. A kernel that cannot be built does not stop the other
+    builds. If no kernel can be built for all machines, raises the error of the first."""
     errors: dict[KernelSpec, HarnessError] = {}
     kernels: dict[KernelSpec, Kernel] = {}
     for name in machines:
@@ -68,19 +72,19 @@ def build(
 
 
 def file_in(directory: Path) -> Path:
-    """The file that lists the kernels of a run, in its directory."""
+    """The path of the file that lists the kernels of a run, in the directory of the run."""
     return directory / "kernels.json"
 
 
 def write(kernels: Sequence[Resolved], file: Path) -> Path:
-    """Write the file for pytest's ``--iommu-resolved``, and return it."""
+    """Write the file for pytest's ``--iommu-resolved``, and return its path."""
     rows = {each.spec.key: _row(each) for each in kernels}
     file.write_text(json.dumps(rows, indent=1) + "\n")
     return file
 
 
 def profiles(file: Path) -> dict[str, KernelProfile]:
-    """The profile of each kernel in the file, by its spec's key."""
+    """Read the profiles of the kernels in the file, by the keys of their specs."""
     rows: dict[str, Any] = json.loads(file.read_text())
     return {key: kernel_profile.read(row["profile"]) for key, row in rows.items()}
 
@@ -95,6 +99,6 @@ def _row(each: Resolved) -> dict[str, Any]:
 
 
 def provenance_of(directory: Path) -> list[dict[str, Any]]:
-    """The provenance of the kernels of a run, in whose directory the file is."""
+    """Read the provenance of the kernels of the run in this directory."""
     rows: dict[str, Any] = json.loads(file_in(directory).read_text())
     return [row["provenance"] for row in rows.values()]

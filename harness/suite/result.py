@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The result of a scenario, as the plugin records it and the suite reads it."""
+"""The result of a scenario, which the plugin records and the suite reads."""
 
 from enum import StrEnum
 
 
 class ScenarioResult(StrEnum):
-    """How a scenario ended on a kernel and machine. The values are those of the JSON."""
+    """How a scenario ended on a kernel and machine. The values are used in JSON."""
 
     PASSED = "passed"
     FAILED = "failed"
     KNOWN_ISSUE = "known"
-    """It failed by a bug that the kernel is known to have."""
+    """It failed because of a bug that the kernel is known to have."""
     NOT_APPLICABLE = "not-applicable"
-    """The kernel or machine cannot show what it is about."""
+    """The kernel or machine cannot show the rule."""
     SKIPPED = "skipped"
-    """It was skipped for another reason."""
+    """It was skipped for a different reason."""
     INCONCLUSIVE = "inconclusive"
-    """It failed because of the host, or by a wrong guess of the kernel's behaviours."""
+    """It failed because of this host, or because a behaviour of the kernel was guessed wrongly."""
 
 
-# From the worst to the best: of several rounds of a scenario the worst counts.
+# From worst to best. Of several rounds of a scenario, the worst result counts.
 WORST_FIRST = (
     ScenarioResult.FAILED,
     ScenarioResult.INCONCLUSIVE,
@@ -29,5 +29,5 @@ WORST_FIRST = (
     ScenarioResult.PASSED,
 )
 
-# It ran to its end, and the kernel did what it does.
+# The results of a scenario that ran to its end and found what is expected of the kernel.
 RAN = frozenset({ScenarioResult.PASSED, ScenarioResult.KNOWN_ISSUE})

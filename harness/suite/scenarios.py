@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Find scenarios: the bundled ones by their subject (tests/scenarios/test_SUBJECT.py), the user's
-by path."""
+"""Find scenarios: the bundled scenarios by their subject (tests/scenarios/test_SUBJECT.py), and
+the user's scenarios by path."""
 
 import ast
 from collections.abc import Iterator, Sequence
@@ -23,14 +23,16 @@ def subjects() -> dict[str, Path]:
 
 
 def select(names: Sequence[str]) -> Iterator[str]:
-    """pytest's arguments for scenarios. A name is a subject ("pinning"), a bundled file as
-    outcomes name it, the path of a file or directory of the user's, or one scenario of a file
-    ("pinning::test_x", "mine/test_mine.py::test_x"). No names select all bundled scenarios.
-    Raises UsageError for one that does not exist."""
+    """Yield pytest's arguments for the scenarios with these names, or for all bundled scenarios if
+    there are no names.
+
+    A name is a subject ("pinning"), the name of a bundled file ("test_pinning.py"), the path of
+    the user's file or directory, or a scenario in a file ("pinning::test_x",
+    "mine/test_mine.py::test_x"). Raises UsageError for a name that does not exist."""
     if not names:
         yield str(directory())
     for text in names:
-        # Parameters are known to pytest only once it has collected the scenarios.
+        # Drop the parameters: pytest knows them only after it has collected the scenarios.
         name, colons, test = text.partition("[")[0].partition("::")
         file = _file(name)
         if test and test not in (known := [each.name for each in scenarios_of(file)]):
@@ -40,7 +42,8 @@ def select(names: Sequence[str]) -> Iterator[str]:
 
 
 def _file(name: str) -> Path:
-    """The file of a subject, or the user's file or directory."""
+    """The file of a subject, or the user's file or directory. Raises UsageError for a name that
+    does not exist."""
     bundled = {file.name: file for file in subjects().values()} | subjects()
     if name in bundled:
         return bundled[name]
@@ -49,7 +52,9 @@ def _file(name: str) -> Path:
         hint = did_you_mean(name, subjects(), f"use {', '.join(subjects())}, or a path")
         raise UsageError(f"unknown subject {name!r}", hint)
     if not path.exists():
-        raise UsageError(f"no such file: {name}", "name scenarios by their subject or a path")
+        raise UsageError(
+            f"cannot read {name}: no such file or directory", "give a subject or an existing path"
+        )
     return path.absolute()
 
 
@@ -67,8 +72,8 @@ class ScenarioText:
 
 
 def scenarios_of(path: Path) -> list[ScenarioText]:
-    """The scenarios of a file, or of all files of a directory. Raises UsageError for a file that
-    is not Python."""
+    """Read the scenarios in a file, or in all files of a directory. Raises UsageError for a file
+    that cannot be read or is not Python."""
     files = sorted(path.rglob("test_*.py")) if path.is_dir() else [path]
     return [
         ScenarioText(each.name, ast.get_docstring(each) or "")
@@ -79,8 +84,8 @@ def scenarios_of(path: Path) -> list[ScenarioText]:
 
 
 def rule(name: str) -> str:
-    """The first paragraph of the docstring of a scenario, named as outcomes name it or with a
-    path; "" if there is no such scenario."""
+    """The rule that a scenario checks, which is the first paragraph of its docstring; "" if the
+    scenario does not exist. ``name`` is the file's name or path, and the scenario's name."""
     path, _, test = name.partition("[")[0].partition("::")
     file = directory() / path
     found = scenarios_of(file) if file.is_file() else []
@@ -90,8 +95,12 @@ def rule(name: str) -> str:
 def _parse(file: Path) -> ast.Module:
     try:
         return ast.parse(file.read_text())
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UsageError(f"cannot read {file}: {error}") from None
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}") from None
+    except SyntaxError as error:
+        raise UsageError(f"{file} is not Python: {error.msg} in line {error.lineno}") from None
+    except ValueError as error:
+        raise UsageError(f"{file} is not Python: {error}") from None
 
 
 def _is_test(node: ast.stmt) -> TypeGuard[ast.FunctionDef]:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Smoke-test a kernel on a machine: whether it boots, the IOMMU's driver loads, a NIC gets a
-group, and the NIC's traffic is translated."""
+"""Smoke-test a kernel on a machine: check that it boots, that the IOMMU driver loads, that a NIC
+gets a group, and that the NIC's traffic is translated."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,9 +23,11 @@ _DEVICES = "/sys/bus/pci/devices"
 
 @dataclass(frozen=True, slots=True)
 class SmokeResult:
-    """The result for one kernel on one machine: the seconds from ``boot`` to the first answer,
-    whether the driver was ``loaded``, the NIC's ``group``, how many of its accesses were
-    ``translated`` while it pinged, and the ``reason`` why a later stage was not reached."""
+    """The result for one kernel on one machine.
+
+    ``boot`` is the guest's clock at its first reply, in seconds. ``loaded`` is whether the IOMMU
+    driver loaded. ``group`` is the NIC's group. ``translated`` is the number of the NIC's accesses
+    that the IOMMU translated during a ping. ``reason`` is why the test failed."""
 
     kernel: str
     machine: str
@@ -41,7 +43,7 @@ class SmokeResult:
 
 
 def smoke_test(spec: KernelSpec, kernel: Kernel, machine: Machine, directory: Path) -> SmokeResult:
-    """Boot a guest and run all stages. An error of the guest is the result's reason."""
+    """Boot a guest, run all stages, and return the result. An error becomes the result's reason."""
     known = [SmokeResult(str(spec), machine.name)]
     try:
         with launch.booted(kernel, machine, directory) as guest:
@@ -53,7 +55,7 @@ def smoke_test(spec: KernelSpec, kernel: Kernel, machine: Machine, directory: Pa
 
 
 def _stages(result: SmokeResult, kernel: Kernel, guest: Guest) -> Iterator[SmokeResult]:
-    """The result after each stage."""
+    """Yield the result after each stage."""
     result = replace(result, boot=guest.clock())
     yield result
     loading = modules.load(guest, guest.machine.iommu.driver, check=False)
@@ -69,7 +71,7 @@ def _stages(result: SmokeResult, kernel: Kernel, guest: Guest) -> Iterator[Smoke
     binding = modules.load(guest, driver, check=False)
     nic = next((each for each in binding.after.devices.values() if _has_nic(guest, each)), None)
     if nic is None:
-        yield replace(result, reason=f"no {driver} is bound: {_last(binding.kmsg)}")
+        yield replace(result, reason=f"{driver} is bound to no NIC: {_last(binding.kmsg)}")
         return
     result = replace(result, group=nic.group)
     yield result
@@ -89,13 +91,15 @@ def _stages(result: SmokeResult, kernel: Kernel, guest: Guest) -> Iterator[Smoke
 def _no_group(kernel: Kernel, machine: Machine, nic: Device) -> str:
     if machine.firmware == "acpi" and kernel.option("ACPI_VIOT") == "":
         return (
-            f"{nic.name} has no group: without CONFIG_ACPI_VIOT (5.14) the kernel ignores the VIOT"
+            f"{nic.name} has no group: without CONFIG_ACPI_VIOT (since 5.14) the kernel ignores"
+            " the VIOT"
         )
     return f"{nic.name} is bound but has no group"
 
 
 def _has_nic(guest: Guest, each: Device) -> bool:
-    """Whether the PCI device, or its virtio device, has a network interface."""
+    """Whether the device is a bound PCI device that has a network interface, possibly through its
+    virtio device."""
     found = f"ls -d {_DEVICES}/{each.name}/net {_DEVICES}/{each.name}/virtio*/net"
     return each.bus == "pci" and bool(each.driver) and bool(guest.run(found).out)
 

@@ -137,7 +137,7 @@ def test_run_accepts_a_users_scenarios_and_known_issues(kernel_name: str, tmp_pa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("run", "/nowhere/test_x.py"), "no such file: /nowhere/test_x.py"),
+        (("run", "/nowhere/test_x.py"), "cannot read /nowhere/test_x.py: no such file"),
         (("run", "--known-issues", "/nowhere/x.toml"), "cannot read /nowhere/x.toml"),
         (("run", "nope"), "unknown subject 'nope'"),
         (("run", "--behaviour", "nope"), "unknown behaviour 'nope'"),

@@ -38,7 +38,7 @@ def test_read_rejects_an_unknown_behaviour_in_a_requires_header(tmp_path: Path) 
     with pytest.raises(UsageError) as caught:
         mutant.read(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path}/one.patch requires the unknown behaviour 'acs-before-group'; "
+        f"{tmp_path}/one.patch: unknown behaviour 'acs-before-group' in Requires; "
         "did you mean acs-before-groups?"
     )
 

@@ -185,8 +185,8 @@ def test_a_mutant_survives_if_no_scenario_fails(suite: Suite, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("head", "broken", "result", "reason"),
     [
-        ("Since: 6.15", "", "not-applicable", "it is a bug since 6.15"),
-        ("Machines: virtio-iommu*", "", "not-applicable", "it is a bug on other machines"),
+        ("Since: 6.15", "", "not-applicable", "it is a bug only since 6.15"),
+        ("Machines: virtio-iommu*", "", "not-applicable", "it is a bug only on other machines"),
         ("Equivalent: it is never read", "", "equivalent", "it is never read"),
         ("", "a.c:1: error: no", "inconclusive", "a.c:1: error: no"),
     ],
