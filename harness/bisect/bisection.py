@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A bisection from its request to its result, in a directory from which it can be resumed
-after an interruption.
+"""A bisection, from its request to its result. All its files are in one directory, from which
+it can be resumed after an interruption.
 """
 
 import contextlib
@@ -34,8 +34,11 @@ _REQUEST, _JOURNAL, _REPLAYED = "request.json", "journal.jsonl", "replayed.log"
 
 @dataclass(frozen=True, slots=True)
 class BisectRequest:
-    """What to bisect, for which symptom and with which confidence; ``max_runs`` is for each
-    revision. ``either_way``: the symptom may also disappear with the change."""
+    """A request to bisect: the search space, the symptom and the confidence to reach.
+
+    ``max_runs``: the maximum number of runs of each revision.
+    ``either_way``: whether the symptom may also disappear with the change.
+    """
 
     space: SearchSpace
     predicate: Predicate
@@ -47,7 +50,7 @@ class BisectRequest:
 
 @dataclass(frozen=True, slots=True)
 class Bisection:
-    """A request with its history and symptom; all files are in ``directory``."""
+    """A request with its history and symptom. All its files are in ``directory``."""
 
     request: BisectRequest
     history: History
@@ -56,9 +59,11 @@ class Bisection:
 
 
 def start(request: BisectRequest, directory: Path) -> Bisection:
-    """Set up a new bisection in the directory. Revisions are resolved to hashes and files are
-    copied, so that later changes to branches and files have no effect. Raises UsageError for
-    an invalid request."""
+    """Set up a new bisection in the directory, and return it.
+
+    Resolves revisions to hashes and copies files, so that later changes to branches and files
+    have no effect. Raises UsageError if the request is invalid.
+    """
     inputs = Inputs(directory / "inputs")
     inputs.directory.mkdir()
     pinned = replace(
@@ -72,7 +77,8 @@ def start(request: BisectRequest, directory: Path) -> Bisection:
 
 
 def load(directory: Path) -> Bisection:
-    """The bisection that was started in the directory. Raises UsageError if there is none."""
+    """Load the bisection that was started in the directory. Raises UsageError if there is no
+    bisection in the directory, or if it cannot be read."""
     try:
         record = json.loads((directory / _REQUEST).read_text())
         request = BisectRequest(
@@ -85,11 +91,17 @@ def load(directory: Path) -> Bisection:
         )
     except FileNotFoundError:
         raise UsageError(
-            f"{directory} has no bisection", "name the directory of bisect's run"
+            f"there is no bisection in {directory}", "use the run directory that bisect printed"
         ) from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        message = f"cannot read the bisection in {directory}: {error}"
-        raise UsageError(message, "start a new one") from None
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {directory / _REQUEST}: {error.strerror}",
+            "use the run directory that bisect printed",
+        ) from None
+    except (ValueError, TypeError, KeyError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        message = f"cannot read the bisection in {directory}: {reason}"
+        raise UsageError(message, "start a new bisection") from None
     return _bisection(request, directory)
 
 
@@ -107,9 +119,13 @@ def _bisection(request: BisectRequest, directory: Path) -> Bisection:
 def search(
     bisection: Bisection, on_step: Callable[[Step], None], replayed: Path | None = None
 ) -> Conclusion:
-    """Search from the beginning, or from the end of the directory's journal. From a
-    ``replayed`` log on, its verdicts override recorded runs. Raises HostError if another
-    process is searching in the directory."""
+    """Run the search to its end, and return its conclusion.
+
+    A search that was interrupted continues from its journal. The verdicts of ``replayed``, a
+    bisect log, override recorded runs, in this search and when it is resumed. Raises
+    UsageError if the log is invalid, HostError if another process is searching in the
+    directory, and both as ``Search.find`` does.
+    """
     with _locked(bisection.directory):
         (bisection.directory / "result.json").unlink(missing_ok=True)
         if replayed:
@@ -136,8 +152,8 @@ def search(
 
 
 def _splats(found: Conclusion, book: Journal, runner: GuestRunner) -> tuple[Splat, ...]:
-    """The splats of the first run with the symptom: of the culprit, or of a parent if the
-    symptom disappears."""
+    """The splats of the culprit's first run with the symptom, or of a parent's if the symptom
+    disappears with the culprit."""
     affected = (found.culprit,) if found.appears else found.parents
     shown = [run for each in affected for run in book.own_runs(each) if run.result == "shown"]
     return runner.splats(shown[0]) if shown else ()
@@ -154,7 +170,7 @@ def _locked(directory: Path) -> Iterator[None]:
         fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise HostError(
-            f"another bisect is running in {directory}", "wait until it has ended"
+            f"another bisection is running in {directory}", "wait until it has finished"
         ) from None
     else:
         yield
@@ -163,14 +179,18 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 def _keep_replayed(bisection: Bisection, log: Path) -> None:
-    """Copy the log into the directory. Raises UsageError if it is not a bisect log."""
+    """Copy the log into the directory. Raises UsageError if it cannot be read, is not a bisect
+    log, or has an unknown revision."""
     try:
         text = log.read_text(errors="replace")
     except OSError as error:
         raise UsageError(f"cannot read {log}: {error.strerror}", "check the path") from None
     verdicts = _verdicts(text, bisection.request.terms)
     if not verdicts:
-        raise UsageError(f"{log} has no verdicts", "use the output of bisect log")
+        raise UsageError(
+            f"{log} is not a bisect log: it has no verdicts",
+            "use the output of iommu-harness bisect log",
+        )
     for revision in verdicts:
         git_source.commit_of(bisection.history.repository, revision)
     part = bisection.directory / f"{_REPLAYED}.part"
@@ -191,16 +211,19 @@ def _verdicts(text: str, terms: Terms) -> dict[str, str]:
 
 
 def log(directory: Path) -> str:
-    """The output of ``git bisect log`` until now. Raises UsageError if there is none."""
+    """The output of ``git bisect log`` so far. Raises UsageError if the bisection has no log."""
     load(directory)
     if not (directory / "git/BISECT_LOG").exists():
-        raise UsageError(f"{directory} has no bisect log yet", "resume it with bisect resume")
+        raise UsageError(
+            f"the bisection in {directory} has no log yet",
+            f"continue it with iommu-harness bisect resume {directory}",
+        )
     return git.run(directory / "git", "bisect", "log")
 
 
 def progress(bisection: Bisection) -> dict[str, Any]:
-    """The numbers of builds and runs until now, the last run, and the result, None before the
-    end."""
+    """The JSON object of ``bisect status``: the numbers of builds and runs so far, the last
+    run, and the result, which is None until the search has finished."""
     entries = journal.entries(bisection.directory / _JOURNAL)
     runs = [each["run"] for each in entries if "run" in each]
     result = bisection.directory / "result.json"

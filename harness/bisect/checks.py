@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Checks of the last command of ``bisect --command``: does its result show the symptom?"""
+"""Checks for the symptom in the result of the last ``bisect --command``."""
 
 import operator
 import re
@@ -11,9 +11,14 @@ from harness.klog.splat import Splat
 
 @dataclass(frozen=True, slots=True)
 class CommandEnd:
-    """How the last command ended: its ``status`` and ``output``, and the ``splats`` that the
-    guest has reported since it started. ``hangs`` is where the command hangs, None for one
-    that ends; ``panicked`` is true if the guest died, of this command or an earlier one."""
+    """How the last command ended.
+
+    ``status``: its exit status.
+    ``output``: its standard output and standard error.
+    ``splats``: the splats that the kernel has reported since boot.
+    ``hangs``: where the command hangs, None if it exits.
+    ``panicked``: whether the kernel panicked during this command or an earlier one.
+    """
 
     status: int
     output: str
@@ -22,27 +27,27 @@ class CommandEnd:
     panicked: bool = False
 
 
-# The reason why the command shows the symptom; "" if it does not, None if that cannot be
-# decided.
+# A check returns the reason why the command shows the symptom, "" if the command does not
+# show it, and None if that cannot be decided.
 Check = Callable[[CommandEnd], str | None]
 
 
 def fails(end: CommandEnd) -> str | None:
-    """The exit status is not 0."""
+    """Check whether the exit status is not 0."""
     if end.hangs is not None:
         return None
     return f"status {end.status}: {line(end.output)}" if end.status else ""
 
 
 def hangs(end: CommandEnd) -> str | None:
-    """The command does not end."""
+    """Check whether the command hangs."""
     if end.panicked:
         return None
     return "" if end.hangs is None else f"hangs: {end.hangs}"
 
 
 def prints(pattern: re.Pattern[str]) -> Check:
-    """The output matches the pattern."""
+    """Return a check whether the output matches the pattern."""
 
     def check(end: CommandEnd) -> str | None:
         found = pattern.search(end.output)
@@ -54,7 +59,8 @@ def prints(pattern: re.Pattern[str]) -> Check:
 
 
 def reports(pattern: re.Pattern[str]) -> Check:
-    """The kernel reports a splat; the pattern matches its kind, title or function."""
+    """Return a check whether the kernel reports a splat that matches the pattern. The pattern
+    is searched for in "KIND: OPENING LINE in FUNCTION"."""
 
     def check(end: CommandEnd) -> str | None:
         names = (f"{each.kind}: {each.opening} in {each.function}" for each in end.splats)
@@ -68,8 +74,8 @@ _COMPARISONS = {"above": operator.gt, "below": operator.lt}
 
 
 def figure(pattern: re.Pattern[str], side: str, threshold: float) -> Check:
-    """The number that the pattern's group matches in the output is ``above`` or ``below``
-    the threshold."""
+    """Return a check whether the number that the pattern's group matches in the output is
+    above or below the threshold (``side``). It cannot decide if there is no such number."""
 
     def check(end: CommandEnd) -> str | None:
         found = pattern.search(end.output)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The verdict on one revision, old, new or skip: from its own runs, and from the rates that
-the runs of other revisions show.
+"""The classification of a revision as old, new or skip, from its own runs and from the rates at
+which other revisions show the symptom.
 """
 
 from dataclasses import dataclass, field
@@ -21,10 +21,13 @@ _MAX_INCONCLUSIVE = 2
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Parameters of a search. ``exact``: no other bug shows the same symptom, as with a whole
-    report; otherwise a revision with a splat that neither endpoint reports is skipped.
-    ``either_way``: the symptom may appear or disappear with the change. ``max_runs`` is for
-    each revision."""
+    """Parameters of a search.
+
+    ``exact``: whether no other bug shows the same symptom, as for a whole report. A revision
+    with a splat that no endpoint reports is skipped, unless it shows an exact symptom.
+    ``either_way``: whether the symptom may also disappear with the change.
+    ``max_runs``: the maximum number of runs of each revision.
+    """
 
     endpoints: Endpoints
     terms: Terms
@@ -36,9 +39,12 @@ class Parameters:
 
 @dataclass(slots=True)
 class Classifier:
-    """The ``verdicts`` of revisions until now: old, new or skip. ``appears``: the symptom
-    appears with the change, and does not disappear. ``before_check`` has the tallies of
-    revisions in the final check from before it."""
+    """Classifies revisions by running them.
+
+    ``verdicts``: the verdicts so far (old, new or skip), by revision.
+    ``before_check``: the tallies, from before the final check, of the revisions in it.
+    ``appears``: whether the symptom appears with the change; otherwise it disappears.
+    """
 
     repository: Path
     parameters: Parameters
@@ -53,12 +59,12 @@ class Classifier:
         return [endpoints.new] if self.appears else list(endpoints.old)
 
     def unaffected_endpoints(self) -> list[str]:
-        """The endpoints that do not."""
+        """The endpoints that do not show the symptom."""
         endpoints = self.parameters.endpoints
         return list(endpoints.old) if self.appears else [endpoints.new]
 
     def endpoint_name(self, endpoint: str) -> str:
-        """The endpoint in messages."""
+        """The name of an endpoint in messages: its term, hash and subject."""
         term = self.term("new" if endpoint == self.parameters.endpoints.new else "old")
         subject = gitbisect.subject(self.repository, endpoint)
         return f"{term} endpoint {endpoint[:12]} ({subject})"
@@ -78,8 +84,9 @@ class Classifier:
         return self._rates(revision, threshold).lowest(threshold.ratio)
 
     def _rates(self, revision: str, threshold: Threshold) -> Rates:
-        """The rates of other revisions; for affected ones the lowest of their common rate and
-        those of the threshold's neighbours."""
+        """The runs of affected and of unaffected revisions, which estimate their rates. If a
+        neighbour in ``threshold`` has a lower rate than all affected revisions together, its
+        runs are used for the affected rate."""
         affected = self._with_verdict(self.side(affected=True))
         unaffected = self._with_verdict(self.side(affected=False))
         others = self._total(revision, [*self.affected_endpoints(), *affected])
@@ -93,14 +100,14 @@ class Classifier:
         return [revision for revision, verdict in self.verdicts.items() if verdict == side]
 
     def _total(self, revision: str, others: list[str]) -> Tally:
-        """The runs of the others. Those of the revision itself, and of identical kernels, are
-        left out: they are no evidence of the rate that it is compared with."""
+        """The tally of ``others``, without the revision itself and identical kernels: their
+        runs are not evidence for the rate that the revision is compared with."""
         return self.journal.total(
             [each for each in others if not self.journal.is_identical(each, revision)]
         )
 
     def side(self, *, affected: bool) -> Side:
-        """The side of the change with the affected, or the unaffected, revisions."""
+        """The side of the change on which the affected, or the unaffected, revisions are."""
         return "new" if affected == self.appears else "old"
 
     def p_new(self, revision: str, threshold: Threshold) -> float:
@@ -109,22 +116,27 @@ class Classifier:
         return affected if self.appears else 1 - affected
 
     def run_endpoint(self, endpoint: str) -> Run:
-        """Run an endpoint once more. Raises HostError if it does not boot or the run is
-        inconclusive."""
+        """Run an endpoint once more, and return the run. Raises HostError if the kernel does not
+        boot or the run is inconclusive."""
         run = self.journal.run(endpoint)
         if run.result in ("no-boot", "inconclusive"):
-            problem = "does not boot" if run.result == "no-boot" else "is inconclusive"
-            raise HostError(f"the {self.endpoint_name(endpoint)} {problem}: {run.reason}")
+            name = self.endpoint_name(endpoint)
+            problem = (
+                f"the {name} does not boot"
+                if run.result == "no-boot"
+                else f"the run of the {name} is inconclusive"
+            )
+            raise HostError(f"{problem}: {run.reason}")
         return run
 
     def tally(self, revision: str) -> Tally:
-        """The tally of the revision. In the final check only runs of the check count: the
-        revision was selected for the results of its earlier runs."""
+        """The tally of the revision. In the final check, only the runs of the check count,
+        because the results of the earlier runs have selected the revision."""
         return self.journal.tally(revision) - self.before_check.get(revision, Tally())
 
     def classify(self, revision: str, threshold: Threshold) -> tuple[str, str]:
-        """Run the revision until the threshold is met. Returns the verdict (old, new or skip)
-        and its reason."""
+        """Run the revision until its runs meet the threshold or reach ``max_runs``. Returns the
+        verdict (old, new or skip) and its reason."""
         failure = self.journal.build(revision).failure
         if failure:
             return "skip", f"does not build: {failure}"
@@ -139,7 +151,7 @@ class Classifier:
             if tally.runs and threshold.is_met(affected, tally):
                 return self._verdict(runs, affected=affected > 0.5)
             if tally.runs >= self.parameters.max_runs:
-                return "skip", f"is undecided: symptom in {tally} runs"
+                return "skip", f"undecided: symptom in {tally} runs"
             endpoint = self._less_measured_endpoint(tally)
             if endpoint:
                 self.run_endpoint(endpoint)
@@ -147,13 +159,13 @@ class Classifier:
                 self.journal.run(revision)
 
     def _verdict(self, runs: list[Run], *, affected: bool) -> tuple[str, str]:
-        """The side, and the reason of the last run that shows it."""
+        """The verdict, and the reason of the last run that agrees with it."""
         reasons = [run.reason for run in runs if (run.result == "shown") == affected]
         return self.side(affected=affected), reasons[-1] if reasons else ""
 
     def _less_measured_endpoint(self, tally: Tally) -> str:
-        """An endpoint with fewer runs than a revision with this tally; "" for none, and for a
-        revision that has not shown the symptom. If the revision's rate differs from those of
+        """An endpoint with fewer runs than the tally; "" if there is no such endpoint, or if
+        the tally has no run with the symptom. If a revision's rate differs from the rates of
         both endpoints, as many runs of each endpoint resolve that."""
         if not tally.shown:
             return ""
@@ -162,15 +174,15 @@ class Classifier:
         return endpoint if self.journal.tally(endpoint).runs < tally.runs else ""
 
     def _unusable(self, run: Run) -> str:
-        """The reason why the run is no evidence about the symptom; "" if it is."""
+        """The reason why the run is not evidence about the symptom, "" if it is evidence."""
         if run.result == "no-boot":
             return f"does not boot: {run.reason}"
         if run.result == "inconclusive":
-            return f"is inconclusive: {run.reason}"
+            return f"inconclusive: {run.reason}"
         if run.result == "shown" and self.parameters.exact:
             return ""
         other = [each for each in run.splats if each not in self._splats_of_endpoints()]
-        return f"reports another splat: {other[0]}" if other else ""
+        return f"reports a different splat: {other[0]}" if other else ""
 
     def _splats_of_endpoints(self) -> set[str]:
         endpoints = (self.parameters.endpoints.new, *self.parameters.endpoints.old)

@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The confidence of a verdict about a flaky symptom.
 
-A revision is *affected* if it can show the symptom. Affected revisions show it in some of
-their runs, the others hardly ever. Both rates are estimated from the runs of revisions with
-a known verdict, by Bayes' rule with a beta distribution for each rate.
+A revision is *affected* if it can show the symptom. Affected revisions show the symptom in
+some of their runs, unaffected revisions almost never. Both rates are estimated from the runs
+of revisions with a known verdict, by Bayes' rule with a beta distribution for each rate.
 
-A step of the search assumes that all affected revisions share one rate: that is cheap, and
-the final check finds a step that was wrong. The final check does not assume it, because a
-commit often widens the window of an older race. For example, the bad endpoint may show the
-symptom in every run, and the revisions before some later commit in one run of five. That
-commit then appears to be the first bad one, since its parent is clean in five runs with a
-probability of 0.8 ** 5, a third, and not the one in a thousand that one shared rate predicts.
-So the final check assumes the lowest rate that the revision may have: the rate of its
-neighbour, divided by ``MAX_RATE_RATIO``. A revision with this rate or a higher one is clean
-in n runs with a probability of at most (1 - rate) ** n. This bound does not depend on the
-rates of other revisions or on their distribution: it is the worst case, not an average. A
-revision with a lower rate can be missed more often. No number of clean runs excludes every
-rate, so the lowest rate is reported with the result.
+A step of the search assumes that all affected revisions share one rate. This needs few runs,
+and the final check finds a step that was wrong. The final check does not assume a shared
+rate, because a commit often widens the window of an older race. For example, the bad endpoint
+shows the symptom in every run, but the revisions before some later commit show it in one run
+of five. That commit may then appear to be the first bad one: its parent is clean in five runs
+with a probability of 0.8 ** 5, which is a third, while a shared rate predicts less than one
+in a thousand.
+
+The final check therefore assumes the lowest rate that the revision may have: the rate of its
+neighbour, divided by ``MAX_RATE_RATIO``. A revision with at least this rate is clean in n
+runs with a probability of at most (1 - rate) ** n. This bound does not depend on the rates of
+other revisions or on their distribution: it is the worst case, not an average. A revision
+with a lower rate can be missed more often. No number of clean runs excludes every rate, so
+the lowest rate is reported with the result.
 """
 
 import math
@@ -26,23 +28,23 @@ from dataclasses import dataclass
 # another reason, at some unknown rate.
 _FALSE_POSITIVE_PRIOR = 0.05
 
-# Runs with the symptom that an endpoint's rate is estimated from. With fewer it is a guess;
-# more improve it little.
+# The number of runs with the symptom from which an endpoint's rate is estimated. With fewer,
+# the estimate is a guess; more improve it little.
 _MIN_SHOWN = 5
 
-# The same for a rate on which the final check of other revisions depends: a better estimate
-# saves more runs there than it costs.
+# The same number for a rate on which the final check of other revisions depends: a better
+# estimate saves more runs there than it costs.
 CHECK_MIN_SHOWN = 10
 
-# The factor by which one commit may widen the window of a race. With five, the check finds a
-# parent that shows in 20 % of its runs what its child always shows. The number of runs of the
-# check is proportional to it.
+# The factor by which one commit may widen the window of a race. With a factor of 5, the final
+# check finds a parent that shows the symptom in 20 % of its runs if its child always shows it.
+# The number of runs in the check is proportional to the factor.
 MAX_RATE_RATIO = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Numbers of runs that have ``shown`` the symptom, and that were ``clean``."""
+    """The number of runs that have ``shown`` the symptom, and of ``clean`` runs."""
 
     shown: int = 0
     clean: int = 0
@@ -53,7 +55,7 @@ class Tally:
 
     @property
     def rate(self) -> float:
-        """The expected rate of further runs, by Laplace's rule of succession."""
+        """The expected rate of the symptom in further runs, by Laplace's rule of succession."""
         return (self.shown + 1) / (self.runs + 2)
 
     def __add__(self, other: "Tally") -> "Tally":
@@ -68,27 +70,28 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """The runs of revisions that are known to be ``affected`` and ``unaffected``."""
+    """The tallies of the revisions known to be ``affected``, and known to be ``unaffected``."""
 
     affected: Tally
     unaffected: Tally
 
     def lowest(self, ratio: float) -> float:
-        """The lowest rate that an affected revision may have: the rate of the others divided
-        by ``ratio``."""
+        """The lowest rate that an affected revision may have: the rate of the known affected
+        revisions, divided by ``ratio``."""
         return self.affected.rate / self._limited(ratio)
 
     def _limited(self, ratio: float) -> float:
         """The ratio, limited if unaffected revisions show the symptom too: the lowest rate is
-        then at least the geometric mean of both rates. Nearer to the unaffected rate no
-        number of runs distinguishes them."""
+        then at least the geometric mean of both rates. No number of runs distinguishes a rate
+        closer to the unaffected rate from it."""
         if not self.unaffected.shown:
             return ratio
         return max(1.0, min(ratio, math.sqrt(self.affected.rate / self.unaffected.rate)))
 
     def posterior(self, tally: Tally, ratio: float = 1.0) -> float:
-        """The probability that a revision with these runs is affected. The prior is one half;
-        its rate is that of the others or the lowest, whichever explains the runs better."""
+        """The probability that a revision with these runs is affected. The prior is one half.
+        The rate of an affected revision is the known rate or the lowest rate, whichever
+        explains the runs better."""
         lowest = _log_evidence_at_lower_rate(tally, self.affected, self._limited(ratio))
         affected = max(_log_evidence(tally, self.affected), lowest)
         unaffected = self._log_evidence_unaffected(tally)
@@ -96,7 +99,7 @@ class Rates:
 
     def _log_evidence_unaffected(self, tally: Tally) -> float:
         """The log evidence for an unaffected revision, which shows the symptom never or
-        seldom."""
+        rarely."""
         if self.unaffected.shown:
             return _log_evidence(tally, self.unaffected)
         noisy = _FALSE_POSITIVE_PRIOR * math.exp(_log_evidence(self.unaffected, Tally()))
@@ -107,13 +110,13 @@ class Rates:
 
 
 def has_lower_rate(one: Tally, other: Tally) -> bool:
-    """Whether the first has shown the symptom in a smaller part of its runs."""
+    """Whether ``one`` has shown the symptom in a smaller fraction of its runs than ``other``."""
     return one.shown * other.runs < other.shown * one.runs
 
 
 def has_distinctly_higher_rate(one: Tally, other: Tally, factor: float) -> bool:
-    """Whether the first has a higher rate, and two rates explain the runs better than one
-    shared rate by at least ``factor`` (Bayes factor)."""
+    """Whether ``one`` has a higher rate than ``other``, and two rates explain the runs better
+    than one shared rate by more than ``factor`` (a Bayes factor)."""
     separate = _log_evidence(one, Tally()) + _log_evidence(other, Tally())
     shared = _log_evidence(one + other, Tally())
     return has_lower_rate(other, one) and separate - shared > math.log(factor)
@@ -128,10 +131,10 @@ def _log_evidence(tally: Tally, known: Tally) -> float:
 
 
 def _log_evidence_at_lower_rate(tally: Tally, known: Tally, ratio: float) -> float:
-    """The same at the known rate divided by ``ratio``: of the runs that would show the symptom
-    at the known rate, one in ``ratio`` does. A clean run is therefore one that is clean at the
-    known rate too, or one that is clean only because of the lower rate. The sum is over the
-    number of the first kind."""
+    """As ``_log_evidence``, but at the known rate divided by ``ratio``: of the runs that would
+    show the symptom at the known rate, one in ``ratio`` shows it. A clean run is therefore
+    clean at the known rate too, or clean only because of the lower rate. The sum is over the
+    number of runs that are clean at the known rate too."""
     if ratio == 1:
         return _log_evidence(tally, known)
     count, runs = tally.clean, 2 + known.runs + tally.shown
@@ -149,16 +152,20 @@ def _log_beta(a: float, b: float) -> float:
 
 
 def is_measured(tally: Tally, min_shown: int = _MIN_SHOWN) -> bool:
-    """Whether enough runs have shown the symptom to estimate the rate."""
+    """Whether enough runs have shown the symptom to estimate its rate."""
     return tally.shown >= min_shown
 
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """What a verdict requires: a probability of error of at most ``max_error``, for a revision
-    whose rate may be ``ratio`` times lower than those of other affected revisions, and of its
-    ``neighbours``; and ``min_shown`` runs with the symptom if it is affected, because its
-    neighbours are checked against its rate."""
+    """The requirements for a verdict on a revision.
+
+    ``max_error``: the maximum probability of error.
+    ``ratio``: the factor by which the revision's rate may be lower than the rate of other
+    affected revisions and of its ``neighbours``.
+    ``min_shown``: the minimum number of runs with the symptom if the revision is affected,
+    because its neighbours are checked against its rate.
+    """
 
     max_error: float
     ratio: float = 1.0
@@ -166,18 +173,18 @@ class Threshold:
     min_shown: int = 0
 
     def is_met(self, posterior: float, tally: Tally) -> bool:
-        """Whether a revision with these runs, and this probability of being affected, has a
-        verdict."""
+        """Whether these runs, and this probability of being affected, suffice for a verdict."""
         if min(posterior, 1 - posterior) > self.max_error:
             return False
         return posterior < 0.5 or is_measured(tally, self.min_shown)
 
 
 def step_threshold(left: int) -> Threshold:
-    """The threshold of a step with ``left`` candidates. The final check of the first bad
-    commit and its parents meets the requested confidence, so a wrong step is found there, and
-    costs only the steps after it. One more run pays off while the probability of error times
-    the number of those steps is above one run.
+    """The threshold of a step with ``left`` candidates.
+
+    The final check of the first bad commit and its parents meets the requested confidence. A
+    wrong step is found there, and costs only the steps after it. One more run pays off while
+    the probability of error, times the number of those steps, is larger than one run.
     """
     after = math.ceil(math.log2(max(left, 1))) + 1
     return Threshold(1 / (after + 1))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``git bisect``, driven in a private repository without files: its choice of the next
-revision, its log, its terms, its handling of skipped revisions.
+"""``git bisect``, run in a private repository without a work tree. git chooses the next
+revision, writes the log, and handles the terms and the skipped revisions.
 """
 
 import re
@@ -30,9 +30,13 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """The endpoints of a search: revisions without the change, ``old``, and one with it,
-    ``new``. Only changes of ``paths`` are candidates, if there are any, and only commits
-    along ``first_parent``."""
+    """The endpoints of a search.
+
+    ``new``: the revision with the change.
+    ``old``: the revisions without the change.
+    ``paths``: unless empty, only commits that change these paths are candidates.
+    ``first_parent``: whether only the first parent of a merge commit is followed.
+    """
 
     new: str
     old: tuple[str, ...]
@@ -79,7 +83,7 @@ class GitBisect:
         return count(self._repository, replace(self._endpoints, new=new, old=tuple(olds)))
 
     def predictions(self) -> list[str]:
-        """The revisions that git will choose next: if the present one is new, and if it is
+        """The revisions that git will choose next if the current revision is new, and if it is
         old. Skipped revisions are not considered."""
         new, olds = self._bounds()
         now = self.position.next
@@ -96,7 +100,7 @@ class GitBisect:
         return git.run(aside, *words, "--", *self._endpoints.paths)
 
     def _bounds(self) -> tuple[str, list[str]]:
-        """The hashes of the present new and old bounds (refs/bisect)."""
+        """The hashes of the current new bound and of the old bounds (refs/bisect)."""
         form = "--format=%(objectname) %(refname)"
         listed = git.run(self._repository, "for-each-ref", form, "refs/bisect")
         refs = {name: key for key, name in (line.split() for line in listed.splitlines())}
@@ -125,11 +129,12 @@ class GitBisect:
             return Position(candidates=tuple(_HASH.findall(failure.output)))
         if failure.status == _MERGE_BASE:
             raise UsageError(
-                f"the endpoints are on two branches, and their merge base is already"
+                f"the endpoints are on different branches, but their merge base is already"
                 f" {self._terms.new}: {_gist(failure)}",
-                f"the change is between it and the {self._terms.old} endpoint: bisect there",
+                f"bisect between the merge base and the {self._terms.old} endpoint,"
+                " where the change is",
             )
-        raise HostError(f"git bisect: {_gist(failure)}")
+        raise HostError(f"git bisect failed: {_gist(failure)}")
 
 
 def _gist(failure: ProgramFailed) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Builds of revisions, and runs of them in fresh guests."""
+"""A runner that builds revisions, and checks them in fresh guests."""
 
 import contextlib
 import itertools
@@ -30,9 +30,11 @@ _READ_BY_GUESTS = ("Image", "modules/", "guest-modules/")
 
 @dataclass(slots=True)
 class GuestRunner:
-    """The runner of ``history`` that checks each guest for the ``symptom``. Each run has a
-    directory of its own in ``directory``. ``prefetches``: whether kernels are built in the
-    background."""
+    """Builds the revisions of ``history``, and checks fresh guests for the ``symptom``.
+
+    ``directory``: has a subdirectory for each run.
+    ``prefetches``: whether kernels are built in the background.
+    """
 
     history: History
     symptom: Symptom
@@ -43,8 +45,8 @@ class GuestRunner:
     _warmed: list[Kernel] = field(default_factory=list)
 
     def build(self, revision: str) -> Build:
-        """Build the revision. A compiler error, a patch that does not apply and an option that
-        the kernel lacks are failures of the revision."""
+        """Build the revision. A compiler error, a patch that does not apply, and an option that
+        the kernel lacks are returned as the build's failure."""
         try:
             kernel = self._kernel(revision)
         except (BuildError, PatchMismatch, OptionLost) as error:
@@ -62,14 +64,14 @@ class GuestRunner:
         return Run(revision, seen.result, seen.reason, 0, _names(seen.splats), str(directory))
 
     def _unused(self, revision: str, number: int) -> Path:
-        """A directory that no run has used. A resumed search reuses the numbers of
-        inconclusive runs and of a run that was killed, and their evidence stays."""
+        """A directory that no run has used. A resumed search reuses the numbers of inconclusive
+        runs and of a run that was killed, but keeps the evidence of these runs."""
         directories = (self.directory / f"{revision[:20]}-{n}" for n in itertools.count(number))
         return next(each for each in directories if not each.exists())
 
     def splats(self, run: Run) -> tuple[Splat, ...]:
-        """The splats of the run, symbolised; of splats with one title and call trace only the
-        first."""
+        """The splats of the run, symbolised. A splat with the same title and call trace as an
+        earlier one is omitted."""
         path = Path(run.directory) / _SPLATS
         found = splat.find(path.read_text().splitlines()) if path.exists() else []
         if not found:
@@ -79,7 +81,7 @@ class GuestRunner:
         return tuple(first for first, *_ in symbolise.grouped(symbolised))
 
     def prefetch(self, revisions: Callable[[], Sequence[str]]) -> None:
-        """Start to build them in the background."""
+        """Start to build the revisions in the background, if ``prefetches`` is set."""
         if self.prefetches:
             self._builds.start([self._spec(each) for each in revisions()])
 
@@ -97,8 +99,8 @@ class GuestRunner:
         return self._kernels[revision]
 
     def _makes_warm_guests(self, kernel: Kernel) -> bool:
-        """Whether the kernel had no warm guest before this search, which then removes those
-        that it makes. Recorded in a file, for a search that is resumed."""
+        """Whether the kernel had no warm guest before this search. If so, the search removes
+        the warm guests that it makes. A file records this for a resumed search."""
         file = self.directory.with_name("warm-guests")
         recorded = file.read_text().split() if file.exists() else []
         if kernel.key in recorded:
@@ -110,8 +112,8 @@ class GuestRunner:
         return True
 
     def close(self) -> None:
-        """Stop all background builds, and remove the warm guests that this search has made:
-        most of its kernels are never run again."""
+        """Stop all background builds, and remove the warm guests that this search has made,
+        because most of its kernels are never run again."""
         self._builds.stop()
         for kernel in self._warmed:
             with contextlib.suppress(HarnessError, OSError):
@@ -119,14 +121,14 @@ class GuestRunner:
 
 
 def _names(splats: Sequence[Splat]) -> tuple[str, ...]:
-    """Names of splats that are the same for each revision."""
+    """Names for the splats that do not differ between revisions."""
     named = (f"{each.kind} in {each.function}" if each.function else each.title for each in splats)
     return tuple(dict.fromkeys(named))
 
 
 def _artifact(kernel: Kernel) -> str:
-    """A digest of all that a guest reads of the kernel. Revisions that differ only in comments
-    or in files that are not built have the same."""
+    """A digest of the kernel's files that a guest reads. Revisions that differ only in comments
+    or in files that are not built have the same digest."""
     files = cache.read_seal(kernel.directory)
     read = {name: key for name, key in files.items() if name.startswith(_READ_BY_GUESTS)}
     return cache.digest_manifest(read)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Histories that git can bisect: the revisions of a repository, and, as a line of commits
-without files, the patches of a series, Debian's kernels or the options of a configuration.
+"""Histories that git can bisect: the commits of a repository, or a linear history of empty
+commits for the patches of a series, Debian's kernels or the options of a configuration.
 """
 
 import re
@@ -16,7 +16,7 @@ from harness.kernel import config, debian_source, git_source, series
 from harness.kernel.config import Option
 from harness.kernel.spec import KernelSpec
 
-# Prefix of the name of the new endpoint without a revision, beside the names of revisions.
+# The prefix before the name of a revision that means the new endpoint without this revision.
 WITHOUT = "without-"
 
 _FIXUP = re.compile(r"(?P<since>[^:]*?)\.\.(?P<until>[^:]*?):(?P<file>.+)")
@@ -24,10 +24,16 @@ _FIXUP = re.compile(r"(?P<since>[^:]*?)\.\.(?P<until>[^:]*?):(?P<file>.+)")
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """A history in ``repository``, which is private to the search. ``noun`` is what its
-    revisions are: commit, patch, release or option. ``spec`` returns the kernel of a revision,
-    ``without`` that of the new endpoint without the revision (None if there is no such
-    kernel), ``name`` the revision's name in messages. ``notes`` are for the user."""
+    """A history to bisect.
+
+    ``repository``: a git repository that is private to the search.
+    ``noun``: the noun for a revision in messages: commit, patch, release or option.
+    ``spec``: returns the kernel of a revision.
+    ``without``: returns the kernel of the new endpoint without a revision, or None if there is
+    no such kernel.
+    ``name``: returns the name of a revision in messages.
+    ``notes``: remarks for the user.
+    """
 
     repository: Path
     endpoints: Endpoints
@@ -38,7 +44,8 @@ class History:
     notes: tuple[str, ...] = ()
 
     def kernel(self, revision: str) -> KernelSpec:
-        """The kernel of a revision, or of the new endpoint ``WITHOUT`` one."""
+        """The kernel of a revision or, if its name has the prefix ``WITHOUT``, of the new
+        endpoint without the revision."""
         if not revision.startswith(WITHOUT):
             return self.spec(revision)
         found = self.without(revision.removeprefix(WITHOUT))
@@ -48,8 +55,8 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Fixup:
-    """A patch for every revision that contains ``since`` and does not contain ``until``; "" is
-    no bound."""
+    """A patch for every revision that contains ``since`` but not ``until``. Either may be "",
+    which is no bound."""
 
     patch: Path
     since: str = ""
@@ -62,10 +69,15 @@ def fixup(text: str, repository: Path | None) -> Fixup:
     match = _FIXUP.fullmatch(text)
     bounds = (match["since"], match["until"]) if match else ("", "")
     if any(bounds) and repository is None:
-        raise UsageError(f"--fixup {text}: a range of revisions requires --tree", "name FILE alone")
+        raise UsageError(
+            f"--fixup {text}: a range of revisions requires --tree", "give FILE without a range"
+        )
     file = Path(match["file"] if match else text)
     if not file.is_file():
-        raise UsageError(f"cannot read {file}: no such file", "use FILE, or SINCE..UNTIL:FILE")
+        reason = "is a directory" if file.is_dir() else "no such file"
+        raise UsageError(
+            f"cannot read {file}: {reason}", "write --fixup FILE or --fixup SINCE..UNTIL:FILE"
+        )
     since, until = (
         git_source.commit_of(repository, each) if each and repository else "" for each in bounds
     )
@@ -75,9 +87,12 @@ def fixup(text: str, repository: Path | None) -> Fixup:
 def revisions(
     tree: Path, endpoints: Endpoints, base: KernelSpec, fixups: Sequence[Fixup], into: Path
 ) -> History:
-    """The revisions of the git repository ``tree`` between ``endpoints``, which are hashes. The
-    repository is only read. Raises UsageError for endpoints without a common commit, and if
-    there is nothing between them."""
+    """The history of the commits between ``endpoints`` in the git repository ``tree``.
+
+    The endpoints are hashes. ``tree`` is not modified; files are created in the directory
+    ``into``. Raises UsageError if the endpoints have no common ancestor, or if there is no
+    commit between them.
+    """
     repository = into / "git"
     if not repository.exists():
         git.create_with_alternates(tree, repository)
@@ -86,7 +101,8 @@ def revisions(
     if not gitbisect.count(repository, endpoints):
         where = f" that changes {', '.join(endpoints.paths)}" if endpoints.paths else ""
         raise UsageError(
-            f"no revision{where} between the endpoints", "name endpoints further apart"
+            f"there is no commit{where} between the endpoints",
+            "choose endpoints that are further apart",
         )
     top = into / "reverts"
     top.mkdir(exist_ok=True)
@@ -121,10 +137,10 @@ def _check_related(tree: Path, repository: Path, new: str, old: str) -> None:
     try:
         git.run(repository, "merge-base", new, old)
     except ProgramFailed:
-        what = f"{new[:12]} and {old[:12]} have no commit in common"
+        what = f"{new[:12]} and {old[:12]} have no common ancestor"
         if git.run(tree, "rev-parse", "--is-shallow-repository") == "true":
             raise git_source.missing_error(tree, what) from None
-        raise UsageError(what, "name two revisions of one history") from None
+        raise UsageError(what, "choose endpoints with a common history") from None
 
 
 def _notes(tree: Path, repository: Path, endpoints: Endpoints) -> list[str]:
@@ -151,8 +167,9 @@ def _named(repository: Path, revision: str) -> str:
 
 
 def patches(file: Path, base: KernelSpec, into: Path) -> History:
-    """The patches of a series on top of the kernel ``base``: the old endpoint has none of them,
-    the new one all."""
+    """The history of a patch series on top of the kernel ``base``: the old endpoint is the
+    kernel without the series, the new endpoint the kernel with all patches. Raises UsageError
+    if ``base`` is prebuilt."""
     _check_source(base)
     found = series.read(file)
     files = []
@@ -176,7 +193,7 @@ def patches(file: Path, base: KernelSpec, into: Path) -> History:
 def _check_source(base: KernelSpec) -> None:
     if base.kind == "prebuilt":
         raise UsageError(
-            "a prebuilt kernel cannot be patched or configured", "name a kernel with its source"
+            "a prebuilt kernel cannot be patched or configured", "use a kernel with its source"
         )
 
 
@@ -191,16 +208,20 @@ def _write_once(path: Path, data: bytes) -> None:
 
 
 def releases(kernels: Sequence[KernelSpec], into: Path) -> History:
-    """Debian kernels, from the oldest to the newest."""
+    """The history of Debian kernels, from the oldest to the newest. Raises UsageError if there
+    are fewer than two."""
     if len(kernels) < 2:
-        raise UsageError("bisect requires at least two releases", "name two different versions")
+        raise UsageError(
+            "bisect requires at least two releases",
+            "choose endpoints with different versions, the older one as the good or old one",
+        )
     names = [str(each) for each in kernels]
     return _line("release", names, lambda number: kernels[number], lambda _number: None, into)
 
 
 def debian_between(old: str, new: str) -> list[str]:
-    """The specs of Debian's kernels from ``old`` to ``new``; "" is the oldest or the newest.
-    Raises UsageError for any other kernel."""
+    """The specs of Debian's kernels from ``old`` to ``new``. "" is the oldest kernel for
+    ``old``, the newest for ``new``. Raises UsageError if either is not one of them."""
     known = debian_source.versions()
     texts = [f"debian:{version}" for version in known]
     endpoints = [old or texts[0], new or texts[-1]]
@@ -212,15 +233,20 @@ def debian_between(old: str, new: str) -> list[str]:
 
 
 def options(old: Path, new: Path, base: KernelSpec, into: Path) -> History:
-    """The options in which two configurations differ, in the order of the new one, which is
-    Kconfig's: an option is after those that it depends on. Raises UsageError if they do not
-    differ."""
+    """The history of the options that differ between two configurations.
+
+    They are in the order of the new configuration, which is Kconfig's: an option follows the
+    options that it depends on. Raises UsageError if ``base`` is prebuilt, or if the
+    configurations do not differ.
+    """
     _check_source(base)
     before, after = (_configuration(each) for each in (old, new))
     either = list(dict.fromkeys((*after, *before)))
     names = [name for name in either if _value(before, name) != _value(after, name)]
     if not names:
-        raise UsageError(f"{old.name} and {new.name} have the same options", "name two that differ")
+        raise UsageError(
+            f"{old.name} and {new.name} have the same options", "give two different configurations"
+        )
     differing = set(names)
     shared = [each.line for name, each in after.items() if name not in differing]
 
@@ -239,14 +265,14 @@ def options(old: Path, new: Path, base: KernelSpec, into: Path) -> History:
         return configured(differing - {left_out}, f"without-{left_out}")
 
     titles = [f"CONFIG_{each}: {_value(before, each)} -> {_value(after, each)}" for each in names]
-    return _line("option", [f"as {old.name}", *titles], kernel, without, into)
+    return _line("option", [f"options of {old.name}", *titles], kernel, without, into)
 
 
 def _configuration(path: Path) -> dict[str, Option]:
     try:
         return {each.name: each for each in config.read(path)}
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", "name a .config") from None
+        raise UsageError(f"cannot read {path}: {error.strerror}", "give a kernel .config") from None
 
 
 def _option(options: dict[str, Option], name: str) -> Option:
@@ -264,8 +290,8 @@ def _line(
     without: Callable[[int], KernelSpec | None],
     into: Path,
 ) -> History:
-    """A history with one commit for each name: the first is the old endpoint, the last the new
-    one. ``kernel`` and ``without`` are called with the number of a revision, from 0."""
+    """A linear history with one commit for each name, from the old endpoint to the new one.
+    ``kernel`` and ``without`` are called with the number of a revision, from 0."""
     repository = into / "git"
     if repository.exists():
         commits = git.run(repository, "rev-list", "--reverse", "refs/heads/line").splitlines()

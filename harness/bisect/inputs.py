@@ -11,18 +11,19 @@ from harness.errors import UsageError
 
 @dataclass(slots=True)
 class Inputs:
-    """Copies files and directories into ``directory``, numbered."""
+    """Copies files and directories into numbered subdirectories of ``directory``."""
 
     directory: Path
     count: int = 0
 
     def copy(self, text: str) -> str:
-        """The path of the copy; "" for "". Raises UsageError if there is no such file."""
+        """Copy a file or directory, and return the path of the copy; "" for "". Raises
+        UsageError if it does not exist."""
         if not text:
             return ""
         source = Path(text).absolute()
         if not source.exists():
-            raise UsageError(f"no such file: {source}", "check the path")
+            raise UsageError(f"cannot read {source}: no such file or directory", "check the path")
         self.count += 1
         target = self.directory / f"{self.count}" / source.name
         target.parent.mkdir()

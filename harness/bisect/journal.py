@@ -18,8 +18,11 @@ RunResult = Literal["shown", "clean", "no-boot", "inconclusive"]
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """The build of a revision. ``artifact`` is the digest of all that a guest reads of the
-    kernel, or ``failure`` the reason why there is none."""
+    """The build of a revision.
+
+    ``artifact``: a digest of the kernel's files that a guest reads, "" if the build failed.
+    ``failure``: why the build failed, "" if it succeeded.
+    """
 
     revision: str
     artifact: str
@@ -29,9 +32,12 @@ class Build:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One fresh guest of a revision. ``result``: the symptom was ``shown``, the run was
-    ``clean``, the kernel did not boot, or the run was inconclusive. ``splats`` are the names
-    of the kernel's splats, ``directory`` has the evidence."""
+    """The run of a revision in a fresh guest.
+
+    ``result``: "shown" if the guest shows the symptom, "clean" if it does not.
+    ``splats``: the names of the kernel's splats.
+    ``directory``: has the evidence.
+    """
 
     revision: str
     result: RunResult
@@ -42,19 +48,19 @@ class Run:
 
 
 class Runner(Protocol):
-    """Builds and runs revisions. Raises HarnessError if this host is in trouble, which is no
-    evidence about the revision."""
+    """Builds and runs revisions. The methods raise HarnessError for a failure of this host,
+    which is not evidence about the revision."""
 
     def build(self, revision: str) -> Build: ...
     def run(self, revision: str, number: int) -> Run: ...
     def prefetch(self, revisions: Callable[[], Sequence[str]]) -> None:
-        """Build these in the background, if the host has processors for it: the search may
-        build them next."""
+        """Build the revisions in the background if the host has enough CPUs, because the search
+        may request them next."""
 
 
 class Journal:
-    """The builds and runs of one search, in the order in which it requests them. Those that
-    the file has are read from it, all others are made and recorded."""
+    """The builds and runs of one search, in the order in which the search requests them. A
+    build or run that the file has recorded is returned; any other is done, then recorded."""
 
     def __init__(self, path: Path, runner: Runner) -> None:
         _drop_partial_line(path)
@@ -93,13 +99,13 @@ class Journal:
         return run
 
     def prefetch(self, revisions: Callable[[], Sequence[str]], during: str) -> None:
-        """Build the revisions in the background while ``during`` is run. Does nothing if the
-        runs of that one are recorded."""
+        """Build the revisions in the background while ``during`` is run. Does nothing if runs
+        of ``during`` are recorded."""
         if not self._recorded.get(during):
             self._runner.prefetch(lambda: [rev for rev in revisions() if rev not in self._builds])
 
     def runs(self, revision: str) -> list[Run]:
-        """The runs requested until now of the revision, and of those with an identical
+        """The runs requested so far of the revision, and of revisions with an identical
         kernel."""
         return [
             run
@@ -109,7 +115,7 @@ class Journal:
         ]
 
     def is_identical(self, revision: str, other: str) -> bool:
-        """Whether the kernels of both revisions are the same to the last byte."""
+        """Whether a guest reads identical files of the kernels of both revisions."""
         if revision == other:
             return True
         artifacts = [
@@ -118,7 +124,8 @@ class Journal:
         return len(artifacts) == 2 and artifacts[0] == artifacts[1] != ""
 
     def own_runs(self, revision: str) -> list[Run]:
-        """The runs requested until now of this very revision."""
+        """The runs requested so far of the revision, without revisions with an identical
+        kernel."""
         return self._requested.get(revision, [])
 
     def tally(self, revision: str) -> Tally:
@@ -127,7 +134,7 @@ class Journal:
         return Tally(results.count("shown"), results.count("clean"))
 
     def total(self, revisions: list[str]) -> Tally:
-        """The tally of those of the revisions that are built; identical kernels count once."""
+        """The tally of all revisions that have been built. Identical kernels count once."""
         total, counted = Tally(), set()
         for revision in (each for each in revisions if each in self._builds):
             artifact = self._builds[revision].artifact or revision
@@ -151,21 +158,21 @@ T = TypeVar("T", Build, Run)
 
 
 def _timed(work: Callable[[], T]) -> T:
-    """The result of ``work``, with the seconds that it took."""
+    """Do ``work``, and return its result with the seconds that it took."""
     started = time.monotonic()
     done = work()
     return replace(done, seconds=round(time.monotonic() - started, 3))
 
 
 def entries(path: Path) -> list[dict[str, Any]]:
-    """The complete records of a journal, without a line that is being written."""
+    """Read the records of a journal, ignoring an incomplete last line."""
     text = path.read_text() if path.exists() else ""
     return [json.loads(line) for line in text.split("\n")[:-1]]
 
 
 def _drop_partial_line(path: Path) -> None:
-    """Truncate the file after its last newline: a process that was killed may leave a part
-    of a line."""
+    """Truncate the file after its last newline, because a process that was killed may leave an
+    incomplete line."""
     if not path.exists():
         return
     data = path.read_bytes()

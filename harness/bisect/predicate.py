@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The predicate of a request, which separates bad revisions from good ones, and the symptom that
-it becomes.
+"""The predicate of a request, which separates bad revisions from good ones, and its conversion to
+a symptom.
 """
 
 import re
@@ -19,11 +19,22 @@ from harness.suite import run, scenarios
 
 @dataclass(frozen=True, slots=True)
 class Predicate:
-    """The symptom, as the command line has it: a ``report`` that reproduces; ``scenarios`` that
-    fail, or run into a ``known`` issue; a kernel that does not ``boot``; or ``commands`` the
-    last of which fails, ``hangs``, prints what ``matches`` a pattern, prints a ``figure``
-    (a pattern with a group) on this ``side`` of a threshold, above or below, or makes the
-    kernel report a ``splat`` (a pattern). ``limit`` is on a step's silence, in seconds."""
+    """The symptom as given on the command line. Exactly one of these is set:
+
+    ``report``: the symptom is that the bug report reproduces.
+    ``scenarios``: a scenario fails, or runs into one of the ``known`` issues.
+    ``boot``: the kernel does not boot.
+    ``commands``: the last command fails or, if one of the following is set, this check of the
+    last command finds the symptom.
+
+    ``splat``: the kernel reports a splat that matches this pattern.
+    ``matches``: the output matches this pattern.
+    ``figure``: the number in the group of this pattern is above or below (``side``) the
+    ``threshold``.
+    ``hangs``: the command hangs.
+
+    ``limit``: the seconds without output after which a command hangs, None for the default.
+    """
 
     report: str = ""
     session: str | None = None
@@ -49,14 +60,13 @@ def pinned(predicate: Predicate, inputs: Inputs) -> Predicate:
     if "/" in predicate.qemu:
         predicate = replace(predicate, qemu=str(Path(predicate.qemu).absolute()))
     if predicate.machine.endswith(".toml"):
-        # Not copied: a machine file names overlays beside it.
+        # Not copied: a machine file refers to overlays beside it.
         predicate = replace(predicate, machine=str(Path(predicate.machine).absolute()))
     return predicate
 
 
 def symptom_of(predicate: Predicate) -> Symptom:
-    """The symptom of the predicate. Raises UsageError for names and patterns that are not
-    valid."""
+    """The symptom of the predicate. Raises UsageError for an invalid name or pattern."""
     if predicate.report:
         file, machine_name = Path(predicate.report), predicate.machine or None
         limit, session = predicate.limit, predicate.session
@@ -107,9 +117,10 @@ def _check(predicate: Predicate) -> tuple[str, bool, Check]:
         pattern = _pattern(predicate.figure)
         if pattern.groups != 1:
             raise UsageError(
-                f"{predicate.figure!r} must have one group, for the figure", "as in 'took (\\d+)'"
+                f"--figure {predicate.figure!r} must have one group, which matches the number",
+                "for example --figure 'took (\\d+)'",
             )
-        label = f"the figure is {predicate.side} {predicate.threshold:g}"
+        label = f"{command} prints a number {predicate.side} {predicate.threshold:g}"
         return label, True, checks.figure(pattern, predicate.side, predicate.threshold)
     if predicate.hangs:
         return f"{command} hangs", False, checks.hangs

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Background builds of kernels that a search may test next, while it tests another one. They
-are processes with a low priority, stopped when another kernel is requested.
+"""Background builds of the kernels that a search may test next, while it tests the current one.
+They are processes with a low priority, and are stopped when the search needs a different kernel.
 """
 
 import os
@@ -12,37 +12,37 @@ from dataclasses import dataclass, field
 from harness.host import program
 from harness.kernel.spec import KernelSpec
 
-# The guest under test uses one core. On a host with fewer than this, a build beside it slows
-# down both.
+# The guest under test uses one core. On a host with fewer cores than this, a background build
+# and the guest slow each other down.
 _MIN_CORES = 4
 
 _COMMAND = "from harness.cli.main import main; main()"
 
 
 def is_worthwhile() -> bool:
-    """Whether this host has enough cores."""
+    """Whether this host has enough cores for background builds."""
     return len(os.sched_getaffinity(0)) >= _MIN_CORES
 
 
 @dataclass(slots=True)
 class BackgroundBuilds:
-    """The builds under way. Builds in the same work tree wait for each other."""
+    """The builds in progress. Builds in the same work tree wait for each other."""
 
     _processes: dict[KernelSpec, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self, specs: Sequence[KernelSpec]) -> None:
-        """Build these, and stop all other builds."""
+        """Start to build these kernels, and stop all other builds."""
         self._stop([spec for spec in self._processes if spec not in specs])
         for spec in specs:
             if spec not in self._processes:
                 self._processes[spec] = _started(spec)
 
     def keep_only(self, spec: KernelSpec) -> None:
-        """Stop all other builds, because the search waits for this one."""
+        """Stop all builds except of this kernel, because the search waits for it."""
         self._stop([other for other in self._processes if other != spec])
 
     def stop(self) -> None:
-        """Stop all builds, with all processes that they have started."""
+        """Stop all builds, and all processes that they have started."""
         self._stop(list(self._processes))
 
     def _stop(self, specs: Sequence[KernelSpec]) -> None:

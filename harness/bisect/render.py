@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A bisection in text: lines of progress, the JSON record, the text of a regression report,
-and a page.
+"""The output of a bisection: its progress, its JSON record, and a regression report as text and
+as HTML.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ _STYLES = {"old": "green", "new": "red", "skip": "yellow"}
 
 
 def opening(bisection: Bisection) -> Iterator[Line]:
-    """The symptom and the search space, before the first kernel is built."""
+    """The lines before the first build: the symptom, the endpoints and the search space."""
     history, terms = bisection.history, bisection.request.terms
     count = gitbisect.count(history.repository, history.endpoints)
     yield "bold", f"symptom: {bisection.symptom.label}"
@@ -40,7 +40,7 @@ def opening(bisection: Bisection) -> Iterator[Line]:
 
 
 def step(bisection: Bisection, each: Step) -> Iterator[Line]:
-    """One revision classified."""
+    """The line of a step: the revision and its verdict."""
     head = f"{each.left} left" if each.kind == "step" else each.kind
     name, verdict = _name(bisection, each.revision), _verdict(bisection, each)
     took = f"build {each.builds:.0f} s, runs {each.runs:.1f} s"
@@ -101,7 +101,7 @@ def _held_record(bisection: Bisection, each: Held) -> dict[str, Any]:
 
 
 def _held(bisection: Bisection, each: Held) -> str:
-    """The final check of an unaffected revision, in a line."""
+    """The final check of an unaffected revision, in one line."""
     return (
         f"{_name(bisection, each.revision)}: symptom in {each.tally} runs; probability of error"
         f" {each.error:.2g} (requested: {each.requested:.2g}) at a rate of {each.rate:.1%} or more"
@@ -109,8 +109,8 @@ def _held(bisection: Bisection, each: Held) -> str:
 
 
 def is_sure(bisection: Bisection, found: Conclusion) -> bool:
-    """Whether there is a first bad commit with the requested confidence, which no revert
-    contradicts."""
+    """Whether the first bad commit has the requested confidence, and its revert does not
+    contradict it."""
     is_confident = found.confidence >= bisection.request.confidence
     return bool(found.culprit) and found.verified is not False and is_confident
 
@@ -121,7 +121,7 @@ def _first(bisection: Bisection) -> str:
 
 
 def closing(bisection: Bisection, found: Conclusion) -> Iterator[Line]:
-    """The result."""
+    """The lines of the result."""
     yield "", ""
     if found.culprit:
         yield from _found(bisection, found)
@@ -149,7 +149,7 @@ def _found(bisection: Bisection, found: Conclusion) -> Iterator[Line]:
 
 
 def status(bisection: Bisection, progress: dict[str, Any]) -> Iterator[Line]:
-    """The progress of a search."""
+    """The lines of ``bisect status``: the progress and, if there is one, the result."""
     yield from opening(bisection)
     yield "", f"{progress['builds']} kernels built, {progress['runs']} runs"
     if last := progress["last"]:
@@ -163,12 +163,12 @@ def status(bisection: Bisection, progress: dict[str, Any]) -> Iterator[Line]:
 
 
 def text(bisection: Bisection, found: Conclusion) -> str:
-    """The text of a regression report, ready to be sent."""
+    """The regression report as text, ready to send."""
     return _rendered("report.txt.jinja", bisection, found)
 
 
 def page(bisection: Bisection, found: Conclusion) -> str:
-    """The same in HTML."""
+    """The regression report as HTML."""
     return _rendered("report.html.jinja", bisection, found)
 
 

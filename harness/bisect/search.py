@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The search: git chooses the revisions, runs in fresh guests classify them, and the
-conclusion has the requested confidence.
+"""The search: git chooses the revisions, runs in fresh guests classify them, and a final check
+ensures the requested confidence.
 
-The endpoints are measured first: in what part of its runs each shows the symptom. A step
-then takes as few runs as it needs. In the final check the revision found and its parents
-are run again until they meet the requested confidence. If the check contradicts a step, the
-search continues from there.
+The search first measures how often each endpoint shows the symptom. Each step then takes as few
+runs as it needs. In the final check, the revision found and its parents are run again until they
+meet the requested confidence. If the check contradicts a step, the search continues from there.
 """
 
 import math
@@ -21,19 +20,24 @@ from harness.bisect.journal import Journal
 from harness.errors import HostError, UsageError
 from harness.klog.splat import Splat
 
-# The error allowed for an endpoint: it is what the user says, unless its runs contradict it,
-# and the parents of the first bad commit are checked with a smaller error.
+# The error allowed for an endpoint. It may be large: an endpoint has the user's verdict unless
+# its runs contradict it, and the parents of the first bad commit are checked with a smaller
+# error.
 _ENDPOINT_ERROR = 0.05
 
-# The Bayes factor at which the rates of two endpoints that both show the symptom are distinct.
+# The Bayes factor above which the rates of two endpoints that both show the symptom differ.
 _DISTINCT = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One revision classified. ``verdict``: old, new or skip. ``left``: the number of
-    candidates before it. ``builds`` and ``runs`` are seconds. ``kind``: endpoint, step, check
-    or revert."""
+    """The classification of one revision.
+
+    ``verdict``: old, new or skip.
+    ``left``: the number of candidates before the step.
+    ``builds``, ``runs``: the seconds that its build and its runs took.
+    ``kind``: endpoint, step, check or revert.
+    """
 
     revision: str
     verdict: str
@@ -47,9 +51,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The final check of an unaffected revision: ``requested`` is the bound on the
-    probability that it is affected with a rate of ``rate`` or more, and ``error`` what its
-    runs leave of that probability."""
+    """The final check of an unaffected revision.
+
+    ``requested``: the requested bound on ``error``.
+    ``error``: the probability, after its runs, that the revision is affected with a rate of at
+    least ``rate``.
+    """
 
     revision: str
     tally: Tally
@@ -60,12 +67,16 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Conclusion:
-    """The result of a search. ``culprit`` is the first bad commit, with its ``confidence``; ""
-    if the ``candidates`` could not be tested. ``appears``: the symptom appears with the
-    culprit, and does not disappear. ``reverted`` describes the new endpoint without the
-    culprit; ``verified`` is whether that confirms the culprit, None if there is no such kernel
-    or it is skipped. ``splats`` are those of the culprit, or of its parent if the symptom
-    disappears, symbolised. ``held`` has the final check of the unaffected side."""
+    """The result of a search.
+
+    ``culprit``: the first bad commit, "" if the ``candidates`` could not be tested.
+    ``appears``: whether the symptom appears with the culprit; otherwise it disappears.
+    ``reverted``: describes the new endpoint without the culprit.
+    ``verified``: whether that endpoint confirms the culprit, None if it does not exist or is
+    skipped.
+    ``splats``: the symbolised splats of the culprit, or of its parent if the symptom disappears.
+    ``held``: the final check of the unaffected revisions.
+    """
 
     culprit: str
     parents: tuple[str, ...]
@@ -82,8 +93,12 @@ class Conclusion:
 
 @dataclass(slots=True)
 class Search:
-    """One search in ``repository``. ``on_step`` is called with each step. ``overrides`` are the
-    user's verdicts, old, new or skip by revision: these revisions are not tested."""
+    """One search in ``repository``.
+
+    ``on_step``: called with each step.
+    ``overrides``: the user's verdicts (old, new or skip) by revision. These revisions are not
+    tested.
+    """
 
     repository: Path
     parameters: Parameters
@@ -100,10 +115,12 @@ class Search:
         )
 
     def find(self, without: Callable[[str], str] = lambda _culprit: "") -> Conclusion:
-        """Search for the first bad commit. ``without`` returns the journal's name of the new
-        endpoint without a culprit, "" if there is no such kernel. Raises UsageError for
-        endpoints that do not differ or are swapped, HostError for endpoints that cannot be
-        tested."""
+        """Search for the first bad commit, and return the conclusion.
+
+        ``without`` returns the name of the new endpoint without a culprit in the journal, "" if
+        there is no such kernel. Raises UsageError if the endpoints do not differ or are
+        swapped, HostError if they cannot be tested.
+        """
         self._measure()
         while True:
             position = self._bisect()
@@ -156,8 +173,8 @@ class Search:
             self._measure_unaffected(each)
 
     def _direction(self) -> bool:
-        """Whether the symptom appears with the change. The endpoints are run in turn until one
-        has shown it twice more than the other."""
+        """Whether the symptom appears with the change. Runs the endpoints alternately until one
+        of them has shown the symptom in two more runs than the other."""
         endpoints = self.parameters.endpoints
         lead = 0
         for _ in range(self._max_clean):
@@ -169,7 +186,7 @@ class Search:
 
     @property
     def _max_clean(self) -> int:
-        """Clean runs of an endpoint before the search gives up."""
+        """The number of clean runs of an endpoint after which the search gives up."""
         return min(30, self.parameters.max_runs)
 
     def _measure_affected(self, endpoint: str, other: str) -> None:
@@ -189,15 +206,15 @@ class Search:
         for _ in range(3):
             if self._classifier.run_endpoint(other).result == "shown":
                 return UsageError(
-                    f"{text}, and the {self._classifier.endpoint_name(other)} shows it",
-                    "swap the two, or name them with --old and --new",
+                    f"{text}, but the {self._classifier.endpoint_name(other)} shows it",
+                    "swap the endpoints, or use --old and --new",
                 )
         last = self.journal.runs(endpoint)[-1].reason
-        return UsageError(f"{text} ({last})", "check that kernel with repro or run")
+        return UsageError(f"{text} ({last})", "test this kernel with repro or run")
 
     def _measure_unaffected(self, endpoint: str) -> None:
-        """Run the endpoint at least as often as the affected one: otherwise a symptom that it
-        shows seldom would be missed."""
+        """Run the endpoint at least as often as the affected endpoint, because fewer runs would
+        miss a symptom that it shows rarely."""
         (other, *_) = self._classifier.affected_endpoints()
         while True:
             tally = self.journal.tally(endpoint)
@@ -224,7 +241,7 @@ class Search:
         return confidence.has_distinctly_higher_rate(affected, unaffected, _DISTINCT)
 
     def _check_distinct(self, endpoint: str, tally: Tally) -> None:
-        """Raises UsageError if both endpoints may show the symptom at the same rate."""
+        """Raise UsageError if both endpoints may show the symptom at the same rate."""
         affected = self._classifier.affected_endpoints()
         total = self.journal.total(affected)
         if self._is_distinct(total, tally):
@@ -233,7 +250,7 @@ class Search:
         raise UsageError(
             f"the symptom is about as frequent at both endpoints: {total} runs at the {others},"
             f" {tally} at the {self._classifier.endpoint_name(endpoint)}",
-            "choose an endpoint without it",
+            "choose an endpoint without the symptom",
         )
 
     def _endpoint_step(self, endpoint: str) -> None:
@@ -243,7 +260,8 @@ class Search:
     # The steps.
 
     def _bisect(self) -> Position:
-        """Run git's bisection to its end, from all verdicts until now."""
+        """Run git's bisection to its end, starting with all verdicts so far, and return its last
+        position."""
         known = dict(self._classifier.verdicts)
         bisect = GitBisect(self.repository, self.parameters.endpoints, self.parameters.terms)
         for revision, verdict in known.items():
@@ -263,7 +281,7 @@ class Search:
     # The final check.
 
     def _outside(self, candidates: tuple[str, ...]) -> tuple[str, ...]:
-        """The parents of the candidates that are no candidates: they must be old."""
+        """The candidates' parents that are not candidates themselves; all of them must be old."""
         every = (each for candidate in candidates for each in self._parents(candidate))
         return tuple(dict.fromkeys(each for each in every if each not in candidates))
 
@@ -273,7 +291,7 @@ class Search:
 
     def _check(self, culprit: str, parents: tuple[str, ...]) -> str:
         """Classify the culprit and its parents again. Returns the first revision that
-        contradicts the bisection, "" for none."""
+        contradicts the bisection, or "" if no revision does."""
         for revision, side, threshold in self._final(culprit, parents):
             if revision in self.overrides:
                 continue
@@ -289,8 +307,9 @@ class Search:
     def _final(
         self, culprit: str, parents: tuple[str, ...]
     ) -> Iterator[tuple[str, Side, Threshold]]:
-        """The revisions of the final check, each with its expected side and its threshold. The
-        affected ones come first, because the thresholds of the others use their rates."""
+        """Yield the revisions of the final check, each with its expected side and its threshold.
+        Affected revisions are first, because the thresholds of unaffected ones use their
+        rates."""
         error = (1 - self.parameters.confidence) / (1 + len(parents)) / self._max_checks
         new, old = ((culprit,) if culprit else ()), parents
         affected, unaffected = (new, old) if self._classifier.appears else (old, new)
@@ -314,20 +333,20 @@ class Search:
 
     def _overturn(self, revision: str) -> None:
         """Reverse the verdict on the revision, and drop the verdicts that contradict the new
-        one."""
+        verdict. Raises UsageError if the revision is an endpoint or was excluded by --path."""
         endpoints = self.parameters.endpoints
         if revision == endpoints.new or revision in endpoints.old:
             name, tally = self._classifier.endpoint_name(revision), self.journal.tally(revision)
             found = self._classifier.term("old" if revision == endpoints.new else "new")
             raise UsageError(
-                f"the {name} is {found} by its final check: symptom in {tally} runs",
-                "name another endpoint",
+                f"the {name} is {found} in the final check: symptom in {tally} runs",
+                "choose a different endpoint",
             )
         if revision not in self._classifier.verdicts and endpoints.paths:
             raise UsageError(
                 f"{revision[:12]} is already {self._classifier.term('new')}: the change is not in"
                 f" {', '.join(endpoints.paths)}",
-                "bisect without --path",
+                "omit --path",
             )
         side: Side = "new" if self._classifier.verdicts.get(revision, "old") == "old" else "old"
         self._classifier.verdicts = {
@@ -345,9 +364,8 @@ class Search:
         return verdict == "new" and gitbisect.contains(self.repository, revision, other)
 
     def _confidence(self, culprit: str, parents: tuple[str, ...]) -> float:
-        """The probability that the culprit has the change and its parents have not. A parent
-        that cannot be run counts with a probability of one half, and a user's verdict with
-        one."""
+        """The probability that the culprit has the change and its parents do not. A parent that
+        cannot be run counts with a probability of 0.5, a verdict of the user with 1."""
         right = 1.0
         for revision, side, threshold in self._final(culprit, parents):
             new = self._classifier.p_new(revision, threshold)
@@ -356,12 +374,13 @@ class Search:
 
     @property
     def _max_checks(self) -> int:
-        """The number of final checks that a search may run, each of which may be wrong."""
+        """The maximum number of final checks of a search. Each of them may be wrong."""
         candidates = gitbisect.count(self.repository, self.parameters.endpoints)
         return math.ceil(math.log2(candidates + 1))
 
     def _reverted(self, name: str) -> tuple[str, str]:
-        """The verdict on the new endpoint without the culprit, and its description."""
+        """Classify the new endpoint without the culprit. Returns the verdict and its
+        description."""
         error = (1 - self.parameters.confidence) / 2
         threshold = Threshold(error, confidence.MAX_RATE_RATIO)
         verdict, reason = self._classifier.classify(name, threshold)

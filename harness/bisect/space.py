@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The search space of a request, and the history that it becomes."""
+"""The search space of a request, and its conversion to a history."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +15,17 @@ from harness.kernel.spec import KernelSpec
 
 @dataclass(frozen=True, slots=True)
 class SearchSpace:
-    """What is bisected, as the command line has it: the revisions of ``tree``, the patches of
-    ``series`` on ``kernel``, Debian's ``releases``, or the options between two ``configs``.
-    ``patches``, ``fragments`` and ``variants`` are for all of its kernels; ``fixups`` are
-    arguments of --fixup."""
+    """The search space as given on the command line. It is one of these:
+
+    ``tree``: a git repository with the endpoints ``new`` and ``old``. ``paths`` and
+    ``first_parent`` limit the candidates.
+    ``series``: a patch series that is applied to ``kernel``.
+    ``releases``: Debian's kernels.
+    ``configs``: two configurations of ``kernel``.
+
+    ``patches``, ``fragments``, ``variants``: apply to all kernels.
+    ``fixups``: the arguments of --fixup.
+    """
 
     tree: str = ""
     new: str = ""
@@ -36,7 +43,8 @@ class SearchSpace:
 
 
 def pinned(space: SearchSpace, inputs: Inputs) -> SearchSpace:
-    """The space with hashes for revisions, absolute paths, and copies of its files."""
+    """The space with its revisions resolved to hashes, absolute paths, and copies of its input
+    files. Raises UsageError if a revision or a file does not exist."""
     tree = paths.absolute(space.tree) if space.tree else None
     if tree:
         new, *old = (git_source.commit_of(tree, each) for each in (space.new, *space.old))
@@ -65,8 +73,8 @@ def _pinned_kernel(text: str) -> str:
 
 
 def history_of(space: SearchSpace, directory: Path) -> History:
-    """The history of a pinned space; its files are in ``directory``. Raises UsageError for one
-    that cannot be bisected."""
+    """Create the history of a pinned space, with its files in ``directory``. Raises UsageError
+    if the space cannot be bisected."""
     if space.releases:
         kernels = [_kernel(each, space) for each in space.releases]
         return history.releases(kernels, directory)

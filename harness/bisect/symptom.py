@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The symptom that a search bisects, and how a fresh guest is checked for it."""
+"""The symptoms that can be bisected, and the check of a fresh guest for each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -36,8 +36,8 @@ from harness.suite.run import RunRequest, ScenarioOutcome
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """The check of one guest: its ``result``, the ``reason`` in a line, and the ``splats``
-    of its kernel."""
+    """The result of the check of a guest, its ``reason`` in one line, and the kernel's
+    ``splats``."""
 
     result: RunResult
     reason: str
@@ -45,8 +45,12 @@ class Observation:
 
 
 class Symptom(Protocol):
-    """``label`` describes the symptom in a clause; ``exact``: no other bug shows the same
-    symptom; ``variants`` are those that its kernels require."""
+    """A symptom to bisect.
+
+    ``label``: a clause that describes the symptom.
+    ``exact``: whether no other bug shows the same symptom.
+    ``variants``: the kernel variants that the symptom requires.
+    """
 
     @property
     def label(self) -> str: ...
@@ -57,15 +61,17 @@ class Symptom(Protocol):
 
     def check(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Observation:
         """Check a fresh guest for the symptom, and write all evidence to the directory. Raises
-        HarnessError if this host is in trouble."""
+        HarnessError for a failure of this host."""
 
 
 def _boot_failure(
     kernel: Kernel, machine: Machine, directory: Path, *, kmod: bool = False, cold: bool = False
 ) -> Observation | None:
-    """Boot the kernel; None if it boots. With ``cold``, and on a machine that cannot be saved,
-    that guest is not used again; otherwise it becomes the warm guest of the check. A boot
-    that hangs is inconclusive: this host may be the reason."""
+    """Boot the kernel, and return the failure, or None if it boots.
+
+    The guest becomes the warm guest of the check, unless ``cold`` is set or the machine cannot
+    be saved. A boot that hangs is inconclusive, because this host may be the reason.
+    """
     try:
         if machine.migratable and not cold:
             snapshot.warm(kernel, machine, kmod=kmod, directory=directory)
@@ -82,11 +88,11 @@ def _boot_failure(
 
 
 def _early_failure(kernel: Kernel, machine: Machine, directory: Path) -> Observation:
-    """The failure of a kernel that dies before it has a console: boot it once more with
-    earlycon."""
+    """Boot a kernel that died before it had a console once more with earlycon, and return its
+    failure."""
     try:
         with launch.booted(kernel, machine, directory, arguments="earlycon"):
-            return Observation("inconclusive", "died at boot, and booted with earlycon")
+            return Observation("inconclusive", "died at boot, but booted with earlycon")
     except GuestError as error:
         return _failed_boot(error)
 
@@ -100,7 +106,9 @@ def _failed_boot(error: GuestError) -> Observation:
 @dataclass(frozen=True, slots=True)
 class ReproducedReport:
     """The symptom is that a bug report reproduces: every step of its session, in order.
-    ``limit`` is on a step's silence, in seconds; None is the guest's own."""
+
+    ``limit``: the seconds without output after which a step hangs, None for the default.
+    """
 
     request: Request
     limit: float | None = None
@@ -133,8 +141,8 @@ class ReproducedReport:
 
 
 def _first_difference(replayed: replay.Result) -> str:
-    """What the guest shows instead of the first claim that does not hold; otherwise the
-    verdict's reason."""
+    """The first claim of a step that does not hold, with what the guest shows instead; the
+    verdict's reason if there is no such claim."""
     for each in replayed.judged:
         if each.held is False and each.claim.decides and each.claim.step is not None:
             instead = each.reason.partition("\n")[0]
@@ -145,13 +153,13 @@ def _first_difference(replayed: replay.Result) -> str:
 def report(
     path: Path, session: str | None, machine: str | None, qemu: str, limit: float | None
 ) -> ReproducedReport:
-    """The symptom of the report in a file. Raises UsageError as ``request.create`` does, and for a
-    report without claims about its commands."""
+    """The symptom of the report in a file. Raises UsageError as ``request.create`` does, and if
+    the report has no claim that decides whether it reproduces."""
     found = request.create(path, session, machine, qemu)
     if not claim.any_symptom(found.claims):
         raise UsageError(
-            f"{path.name} has no output or status to compare",
-            "add what the commands print, or use --command",
+            f"{path.name} has no output or exit status to compare with",
+            "add the output of the commands, or use --command",
         )
     return ReproducedReport(found, limit)
 
@@ -245,8 +253,11 @@ class FailedBoot:
 
 @dataclass(frozen=True, slots=True)
 class FailedCommand:
-    """The symptom is in the result of the last of the user's ``commands``, by ``last_check``.
-    ``limit`` is on the guest's silence, in seconds; None is the guest's own."""
+    """The symptom is in the result of the last of the user's ``commands``.
+
+    ``last_check``: checks the result of the last command.
+    ``limit``: the seconds without output after which a command hangs, None for the default.
+    """
 
     commands: tuple[str, ...]
     machine: Machine
@@ -291,7 +302,7 @@ class FailedCommand:
 
 
 def _end(running: Guest, command: str, kernel: Kernel, directory: Path) -> CommandEnd:
-    """How the last command ends, or where it hangs."""
+    """Run the last command, and return how it ends or where it hangs."""
     try:
         step = running.step(command)
     except GuestHang as error:
@@ -311,7 +322,7 @@ def _undecided(end: CommandEnd) -> str:
         return f"hangs: {line(end.hangs)}"
     if end.panicked:
         return line(end.output)
-    return f"prints no such figure: {line(end.output)}"
+    return f"prints no number that matches --figure: {line(end.output)}"
 
 
 def _ended(step: Step) -> str:
@@ -319,7 +330,7 @@ def _ended(step: Step) -> str:
 
 
 _STEPS = "steps.txt"
-# The status of a command that died with its guest, or hangs.
+# The exit status that is recorded for a command that hangs or that died with its guest.
 _KILLED = 128
 
 

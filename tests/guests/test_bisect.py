@@ -140,7 +140,7 @@ def test_bisect_rejects_swapped_endpoints(tmp_path: Path) -> None:
     done = command.run(*words, "--run-dir", tmp_path / "run")
     assert done.status == 2
     assert re.search(
-        r"bad endpoint .* shows the symptom in 0 of \d+ runs, and the good endpoint .* shows it",
+        r"bad endpoint .* shows the symptom in 0 of \d+ runs, but the good endpoint .* shows it",
         done.err,
     )
 
@@ -230,7 +230,7 @@ def test_resume_fails_while_another_search_uses_the_directory(tmp_path: Path) ->
     _wait_for_more(process, tmp_path / "run/journal.jsonl", 0)
     done = command.run("bisect", "resume", tmp_path / "run")
     assert done.status == HostError.exit_code
-    assert "another bisect is running" in done.err
+    assert "another bisection is running" in done.err
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
 

@@ -120,7 +120,7 @@ def test_search_skips_untestable_revisions(find: Find, commits: list[str]) -> No
     assert found.culprit == commits[26]
     reasons = {step.reason.partition(":")[0] for step in found.steps if step.verdict == "skip"}
     assert reasons >= {"does not build", "does not boot"}
-    assert reasons <= {"does not build", "does not boot", "reports another splat"}
+    assert reasons <= {"does not build", "does not boot", "reports a different splat"}
 
 
 def test_an_inconclusive_parent_lowers_the_confidence(find: Find, commits: list[str]) -> None:
@@ -253,7 +253,7 @@ def test_old_and_new_endpoints_determine_the_direction(find: Find, commits: list
     found = find(Fixed(commits, 12), terms=Terms("old", "new"), either_way=True)
     assert found.culprit == commits[12]
     assert not found.appears
-    with pytest.raises(UsageError, match=r"good endpoint.* shows it; swap the two"):
+    with pytest.raises(UsageError, match=r"good endpoint.* shows it; swap the endpoints"):
         find(Fixed(commits, 12), "other")
 
 

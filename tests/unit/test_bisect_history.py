@@ -174,7 +174,7 @@ def test_revisions_rejects_endpoints_without_a_common_commit(tree: Tree) -> None
     git(tree.path, "checkout", "-q", "--orphan", "other")
     git(tree.path, "commit", "-qm", "other")
     other = git(tree.path, "rev-parse", "HEAD")
-    with pytest.raises(UsageError, match="have no commit in common"):
+    with pytest.raises(UsageError, match="have no common ancestor"):
         history.revisions(tree.path, Endpoints(tree.commits[-1], (other,)), BASE, (), tree.into)
 
 
@@ -263,7 +263,7 @@ def test_patches_rejects_a_prebuilt_kernel(tmp_path: Path) -> None:
         (("pinning", "--tree", "."), "--tree requires both endpoints"),
         (("pinning", "--tree", "{}", "--good", "nope", "--bad", "HEAD"), "no revision 'nope'"),
         (("pinning", "--tree", "/", "--good", "a", "--bad", "b"), "/ is not a git repository"),
-        (("pinning", "--tree", "{}", "--good", "HEAD", "--bad", "HEAD"), "no revision between"),
+        (("pinning", "--tree", "{}", "--good", "HEAD", "--bad", "HEAD"), "there is no commit between"),
         (("nope", "--tree", "{}", "--good", "HEAD~3", "--bad", "HEAD"), "unknown subject 'nope'"),
         (("--tree", "{}", "--good", "HEAD~3", "--bad", "HEAD"), "no symptom; use one of"),
         (("pinning", "--releases", "--good", "debian:6.1", "--old", "debian:6.1"), "use one pair"),
@@ -290,11 +290,11 @@ def test_patches_rejects_a_prebuilt_kernel(tmp_path: Path) -> None:
         ),
         (
             ("pinning", "--tree", "{}", "--good", "HEAD~3", "--bad", "HEAD", "--path", "nope"),
-            "no revision that changes nope between the endpoints",
+            "there is no commit that changes nope between the endpoints",
         ),
-        (("resume", "/nope"), "/nope has no bisection"),
-        (("status", "/"), "/ has no bisection"),
-        (("log", "/"), "/ has no bisection"),
+        (("resume", "/nope"), "there is no bisection in /nope"),
+        (("status", "/"), "there is no bisection in /"),
+        (("log", "/"), "there is no bisection in /"),
     ],
 )
 def test_a_usage_error_prints_one_line_with_a_hint(

@@ -33,7 +33,7 @@ REPORT = REPORTS / "platform-client-pins-smmu.transcript"
         (["repro"], 2, "Missing argument"),
         (["repro", str(REPORT), "--nope"], 2, "see iommu-harness repro --help"),
         (["run", "pinning::nope"], 2, "pinning has no scenario 'nope'"),
-        (["bisect", "status", "/"], 2, "/ has no bisection"),
+        (["bisect", "status", "/"], 2, "there is no bisection in /"),
         (["shell", "/"], 2, "/ has no snapshot"),
         (["frobnicate"], 2, "No such command"),
         (["kernel", "build", "debian:x"], 2, "invalid kernel version"),
