@@ -1,3 +1,3 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The command ``iommu-harness``: it parses options, calls the packages below, and prints
-their results as text or JSON."""
+"""The command ``iommu-harness``. Its modules parse options, call the other packages, and print
+the results as text or JSON."""

@@ -30,9 +30,9 @@ def behaviours(
       iommu-harness behaviours --kernel debian:6.1
       iommu-harness behaviours --kernel tree:~/src/linux --patch fix.patch
 
-    A behaviour is something that kernels do differently without a bug. A known issue is a bug of
-    released kernels that scenarios run into. Both are looked up in the kernel's source; where
-    that does not decide, the kernel's version does, which is a guess.
+    A behaviour is a difference between kernels that is not a bug. A known issue is a bug of
+    released kernels that scenarios run into. Both are looked up in the kernel's source. If the
+    source does not decide, the result is a guess from the kernel's version.
     """
     (spec,) = options.kernels(
         [kernel], patch, fragment, variant, llvm=False, debian_mirror=debian_mirror
@@ -67,7 +67,7 @@ def _lines(title: str, found: KernelProfile, titles: Mapping[str, str]) -> Itera
     yield "bold", title
     what = {name: f"{each.summary}; since {each.since}" for name, each in behaviour.TABLE.items()}
     yield from _table(
-        "behaviours (what kernels do differently without a bug)", found.behaviours, what
+        "behaviours (differences between kernels that are not bugs)", found.behaviours, what
     )
     yield from _table("known issues (bugs of released kernels)", found.issues, titles)
 

@@ -19,12 +19,13 @@ from harness.bisect.space import SearchSpace
 from harness.cli import options, output
 from harness.errors import UsageError
 from harness.host import rundir
+from harness.iommu import machines
 from harness.kernel.spec import DEFAULT_KERNEL
 from harness.machine import topology
 
 
 class _Group(TyperGroup):
-    """Passes anything that is not a subcommand to ``find``: reports, scenarios, options."""
+    """A group that passes its arguments to ``find``, unless the first is a subcommand."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         known = {*self.commands, "-h", "--help"}
@@ -42,8 +43,8 @@ _HELP = """Find the first bad commit, patch, Debian kernel or config option.
   iommu-harness bisect --command 'modprobe arm-smmu-v3' --splat WARNING --tree ~/src/linux \\
       --good v6.12 --bad HEAD
 
-What is not one of the commands below is an argument of find: see `iommu-harness bisect find
---help`. The exit status is 0 if the result has the requested confidence, and 3 if not."""
+Without one of the commands below, the arguments are arguments of find: see `iommu-harness bisect
+find --help`. The exit status is 0 if the result has the requested confidence, and 3 if not."""
 
 app = options.application(cls=_Group, help=_HELP, no_args_is_help=True)
 
@@ -56,7 +57,7 @@ def find(
         list[str],
         typer.Argument(
             metavar="REPORT|SCENARIO",
-            help="A bug report, bad if it reproduces, or scenarios, bad if one fails.",
+            help="A bug report (bad if it reproduces), or scenarios (bad if one fails).",
         ),
     ] = [],  # noqa: B006  typer copies it
     tree: Annotated[
@@ -64,9 +65,7 @@ def find(
     ] = None,
     good: Annotated[
         list[str],
-        typer.Option(
-            metavar="REV", help="The good endpoint, without the symptom; may be repeated."
-        ),
+        typer.Option(metavar="REV", help="A good endpoint, without the symptom; may be repeated."),
     ] = [],  # noqa: B006
     bad: Annotated[
         str, typer.Option(metavar="REV", help="The bad endpoint, with the symptom.")
@@ -75,11 +74,14 @@ def find(
         list[str],
         typer.Option(
             metavar="REV",
-            help="The old endpoint, if the symptom may also disappear; may be repeated.",
+            help="An old endpoint, if either endpoint may have the symptom; may be repeated.",
         ),
     ] = [],  # noqa: B006
     new: Annotated[
-        str, typer.Option(metavar="REV", help="The new endpoint. Either may have the symptom.")
+        str,
+        typer.Option(
+            metavar="REV", help="The new endpoint, if either endpoint may have the symptom."
+        ),
     ] = "",
     series: Annotated[
         Path | None,
@@ -92,7 +94,7 @@ def find(
     kconfig: Annotated[
         tuple[Path, Path] | None,
         typer.Option(
-            metavar="GOOD BAD", help="Bisect the options in which two configurations differ."
+            metavar="GOOD BAD", help="Bisect the options that differ between two configurations."
         ),
     ] = None,
     kernel: Annotated[
@@ -105,11 +107,12 @@ def find(
         list[str],
         typer.Option(
             metavar="COMMAND",
-            help="Bad if this fails in a guest; may be repeated: all but the last must succeed.",
+            help="Bad if this command fails in a guest; may be repeated, and all commands but the"
+            " last must succeed.",
         ),
     ] = [],  # noqa: B006
     splat: Annotated[
-        str, typer.Option(metavar="PATTERN", help="Bad if the kernel reports a splat like this.")
+        str, typer.Option(metavar="PATTERN", help="Bad if the kernel reports a matching splat.")
     ] = "",
     matches: Annotated[
         str,
@@ -118,14 +121,15 @@ def find(
     figure: Annotated[
         str,
         typer.Option(
-            metavar="PATTERN", help="Read a figure from the last command's output: 'took (\\d+)'."
+            metavar="PATTERN",
+            help="Read a number from the last command's output, for example with 'took (\\d+)'.",
         ),
     ] = "",
     above: Annotated[
-        float | None, typer.Option(metavar="N", help="Bad if the figure is above N.")
+        float | None, typer.Option(metavar="N", help="Bad if the number is above N.")
     ] = None,
     below: Annotated[
-        float | None, typer.Option(metavar="N", help="Bad if the figure is below N.")
+        float | None, typer.Option(metavar="N", help="Bad if the number is below N.")
     ] = None,
     hang: Annotated[
         bool,
@@ -134,7 +138,7 @@ def find(
     boot: Annotated[bool, typer.Option("--boot", help="Bad if the kernel does not boot.")] = False,
     path: Annotated[
         list[str],
-        typer.Option(metavar="PATH", help="Only changes to this path; may be repeated."),
+        typer.Option(metavar="PATH", help="Only commits that change this path; may be repeated."),
     ] = [],  # noqa: B006
     first_parent: Annotated[
         bool,
@@ -148,21 +152,26 @@ def find(
         ),
     ] = [],  # noqa: B006
     confidence: Annotated[
-        float, typer.Option(metavar="P", help="The confidence that the result must have.")
+        float, typer.Option(metavar="P", help="The confidence that the result must reach.")
     ] = 0.99,
     max_runs: Annotated[
-        int, typer.Option(metavar="N", min=1, help="The limit of runs of one revision.")
+        int, typer.Option(metavar="N", min=1, help="The maximum number of runs of a revision.")
     ] = 500,
     patch: options.Patches = [],  # noqa: B006
     fragment: options.Fragments = [],  # noqa: B006
     variant: options.Variants = [],  # noqa: B006
     machine: Annotated[
         str,
-        typer.Option(metavar="MACHINE", show_default="as for repro", help=f"{options.MACHINE}."),
+        typer.Option(
+            metavar="MACHINE",
+            show_default=f"the report's machine, or {machines.DEFAULT} without a report",
+            help=f"{options.MACHINE}.",
+        ),
     ] = "",
     qemu: options.Qemu = topology.QEMU,
     session: Annotated[
-        str | None, typer.Option(metavar="N", help="The session of a report with several.")
+        str | None,
+        typer.Option(metavar="N", help="The session, if the report has more than one."),
     ] = None,
     limit: options.Limit = None,
     behaviours: options.Behaviours = [],  # noqa: B006
@@ -171,7 +180,7 @@ def find(
         typer.Option(
             "--known",
             metavar="ISSUE",
-            help="Bad also if a scenario runs into this known issue (a bug of released kernels;"
+            help="Also bad if a scenario runs into this known issue (a bug of released kernels;"
             " see `iommu-harness behaviours`); may be repeated.",
         ),
     ] = [],  # noqa: B006
@@ -185,17 +194,20 @@ def find(
       iommu-harness bisect groups --tree ~/src/linux --good v6.12 --bad HEAD
       iommu-harness bisect report.mbox --series series.mbox --kernel debian:6.12
 
-    Exactly one of --tree, --series, --releases and --kconfig is required, and one symptom: a
-    report, scenarios, --boot or --command. The rate of a flaky symptom is measured; --confidence
-    and --max-runs bound the number of runs.
+    Exactly one of --tree, --series, --releases and --kconfig is required, and exactly one
+    symptom: a report, scenarios, --boot or --command. If the symptom is flaky, its rate is
+    measured; --confidence and --max-runs limit the number of runs.
     """
     rundir.check(run_dir)
     if not 0.5 <= confidence < 1:
-        raise UsageError(f"--confidence must be from 0.5 to below 1, not {confidence}", "use 0.99")
+        raise UsageError(
+            f"--confidence must be at least 0.5 and below 1, not {confidence}",
+            "for example --confidence 0.99",
+        )
     options.use_mirror(debian_mirror)
     either_way = bool(old or new or (releases and not (good or bad)))
     if either_way and (good or bad):
-        raise UsageError("--good and --bad exclude --old and --new", "use one pair")
+        raise UsageError("--good and --bad cannot be combined with --old and --new", "use one pair")
     spaces = {"--tree": tree, "--series": series, "--releases": releases, "--kconfig": kconfig}
     _check_one("search space", spaces)
     endpoints = ([*good, *old], bad or new)
@@ -208,7 +220,7 @@ def find(
         hint = "use --good and --bad, or --old and --new"
         raise UsageError("--tree requires both endpoints", hint)
     if above is not None and below is not None:
-        raise UsageError("--above excludes --below", "use one")
+        raise UsageError("--above and --below are mutually exclusive", "use only one")
     report, scenarios = _report_or_scenarios(what)
     side = "above" if above is not None else "below"
     threshold = above if above is not None else below
@@ -258,7 +270,7 @@ def find(
 
 
 def _check_one(what: str, values: Mapping[str, object]) -> None:
-    """Raises UsageError unless exactly one of the options has a value."""
+    """Raise UsageError unless exactly one of the options has a value."""
     used = [name for name, value in values.items() if value]
     if len(used) != 1:
         problem = f"more than one {what}: {' and '.join(used)}" if used else f"no {what}"
@@ -266,10 +278,10 @@ def _check_one(what: str, values: Mapping[str, object]) -> None:
 
 
 def _check_absent(values: Mapping[str, object], requirement: str) -> None:
-    """Raises UsageError for the first option that has a value, without its requirement."""
+    """Raise UsageError for the first option that has a value: its requirement is missing."""
     for name, value in values.items():
         if value:
-            raise UsageError(f"{name} requires {requirement}", f"omit {name}")
+            raise UsageError(f"{name} requires {requirement}", f"add it, or omit {name}")
 
 
 def _releases(endpoints: tuple[list[str], str]) -> list[str]:
@@ -278,21 +290,23 @@ def _releases(endpoints: tuple[list[str], str]) -> list[str]:
 
 
 def _report_or_scenarios(words: list[str]) -> tuple[str, tuple[str, ...]]:
-    """The report, "" for none, and the scenarios: a file is a report."""
+    """The report among the arguments, "" if there is none, and the scenarios. A file is a
+    report."""
     files = [word for word in words if Path(word).exists() and not Path(word).is_dir()]
     for word in words:
         is_scenario = "::" in word or word.endswith(".py")
         if word not in files and not is_scenario and {"/", "."} & set(word):
-            raise UsageError(f"cannot read {word}: no such file", "name a report, or scenarios")
+            reason = "is a directory" if Path(word).is_dir() else "no such file"
+            raise UsageError(f"cannot read {word}: {reason}", "give a bug report or scenarios")
     if files and len(words) > 1:
         raise UsageError(
-            f"the report {files[0]} cannot be combined with other arguments", "name one report"
+            f"the report {files[0]} cannot be combined with other arguments", "give only one report"
         )
     return (files[0], ()) if files else ("", tuple(words))
 
 
 def _check(predicate: Predicate, threshold: float | None) -> None:
-    """Raises UsageError for options that are not one symptom."""
+    """Raise UsageError unless the options define exactly one symptom."""
     symptoms = {
         "a report": predicate.report,
         "scenarios": predicate.scenarios,
@@ -308,12 +322,12 @@ def _check(predicate: Predicate, threshold: float | None) -> None:
     }
     used = [name for name, value in checks.items() if value]
     if len(used) > 1:
-        raise UsageError(f"{' and '.join(used)} exclude each other", "use one")
+        raise UsageError(f"{' and '.join(used)} are mutually exclusive", "use only one")
     if used and not predicate.commands:
-        raise UsageError(f"{used[0]} requires --command", "add the command to run")
+        raise UsageError(f"{used[0]} requires --command", "add --command with the command to run")
     if bool(predicate.figure) != (threshold is not None):
         raise UsageError(
-            "--figure requires --above or --below, and these require --figure", "add the other"
+            "--figure, and --above or --below, require each other", "add the missing option"
         )
 
 
@@ -341,13 +355,13 @@ def _search(started: Bisection, *, as_json: bool, replayed: Path | None = None) 
 def resume(
     directory: Directory, debian_mirror: options.Mirror = "", as_json: options.Json = False
 ) -> None:
-    """Continue a bisection that was stopped.
+    """Resume a bisection that was interrupted.
 
     \b
       iommu-harness bisect resume DIR
       iommu-harness bisect resume DIR --json
 
-    What the directory records is not run again.
+    Builds and runs that the directory records are not repeated.
     """
     options.use_mirror(debian_mirror)
     _search(bisection.load(directory), as_json=as_json)
@@ -356,9 +370,7 @@ def resume(
 @app.command()
 def replay(
     directory: Directory,
-    log: Annotated[
-        Path, typer.Argument(metavar="LOG", help="The output of bisect log, as corrected.")
-    ],
+    log: Annotated[Path, typer.Argument(metavar="LOG", help="The edited output of bisect log.")],
     as_json: options.Json = False,
 ) -> None:
     """Continue a bisection with the verdicts of an edited log.

@@ -18,7 +18,7 @@ _HELP = """List, verify and clear the cache of kernels, packages and snapshots.
   iommu-harness cache ls kernel
   iommu-harness cache gc --days 7
 
-The cache is ~/.cache/iommu-harness, or the directory IOMMU_HARNESS_CACHE. It can be deleted at any
+The cache is the directory ~/.cache/iommu-harness, or $IOMMU_HARNESS_CACHE. It can be deleted at any
 time."""
 
 app = options.application(help=_HELP, no_args_is_help=True)
@@ -31,14 +31,14 @@ def ls(
     ] = "",
     as_json: options.Json = False,
 ) -> None:
-    """List what is in the cache.
+    """List the entries of the cache.
 
     \b
       iommu-harness cache ls
       iommu-harness cache ls snapshot
 
-    Each line has the size, the days since the last use, and the number of entries of a
-    kind; with KIND, the key and title of each entry of that kind.
+    There is a line for each kind of entry: the size, the days since the last use, and the number
+    of entries. With KIND, there is a line for each entry of that kind, with its key and title.
     """
     if kind and kind not in inventory.KINDS:
         hint = did_you_mean(kind, inventory.KINDS, f"known kinds: {', '.join(inventory.KINDS)}")
@@ -58,8 +58,8 @@ def verify(as_json: options.Json = False) -> None:
       iommu-harness cache verify
       iommu-harness cache verify --json
 
-    Files are compared with the digests that were recorded when they were written. The exit
-    status is 1 if an entry is damaged; it is rebuilt at its next use.
+    Each file is compared with the digest that was recorded when it was written. The exit status
+    is 1 if an entry is damaged. A damaged entry is rebuilt at its next use.
     """
     found = list(inventory.damaged())
     if as_json:
@@ -75,11 +75,11 @@ def verify(as_json: options.Json = False) -> None:
 @app.command()
 def gc(
     days: Annotated[
-        float, typer.Option(min=0, metavar="N", help="Keep what was used in the last N days.")
+        float, typer.Option(min=0, metavar="N", help="Keep entries used in the last N days.")
     ] = 30,
     as_json: options.Json = False,
 ) -> None:
-    """Remove entries that have not been used for some days.
+    """Remove entries that have not been used recently.
 
     \b
       iommu-harness cache gc
@@ -92,7 +92,7 @@ def gc(
         output.print_json({"removed": [_record(item) for item in removed]})
         return
     total = output.size(sum(item.size for item in removed))
-    output.show(("", text) for text in _table(removed, f"removed, {total}"))
+    output.show(("", text) for text in _table(removed, f"removed {total}"))
 
 
 def _record(item: Item) -> dict[str, Any]:

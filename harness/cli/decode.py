@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``iommu-harness decode``: the splats of a kernel log, with files and lines of the source."""
+"""``iommu-harness decode``: print the splats of a kernel log, with source files and lines."""
 
 import gzip
 import sys
@@ -32,11 +32,15 @@ _MEGABYTE = 1 << 20
 def decode(
     log_file: Annotated[
         str,
-        typer.Argument(metavar="LOG", help="A kernel log, plain or gzip; - is standard input."),
+        typer.Argument(
+            metavar="LOG", help="A kernel log, plain or gzip-compressed; - is standard input."
+        ),
     ] = _STDIN,
     kernel: Annotated[
         str,
-        typer.Option("--kernel", metavar="SPEC", help=f"The kernel of the log: {options.SPEC}."),
+        typer.Option(
+            "--kernel", metavar="SPEC", help=f"The kernel that wrote the log: {options.SPEC}."
+        ),
     ] = "",
     patch: options.Patches = [],  # noqa: B006  typer copies it
     fragment: options.Fragments = [],  # noqa: B006
@@ -45,15 +49,14 @@ def decode(
     debian_mirror: options.Mirror = "",
     as_json: options.Json = False,
 ) -> None:
-    """Find the splats in a kernel log and print what each is about.
+    """Find the splats in a kernel log and print a summary of each.
 
     \b
       dmesg | iommu-harness decode
       iommu-harness decode console.log.gz --kernel tree:~/src/linux
 
-    A splat is a report that the kernel prints about itself: an oops, a WARNING, a KASAN or lockdep
-    report, a hung task. With the kernel that wrote the log, the functions of call traces get their
-    files and lines.
+    A splat is a kernel's report of a problem: an oops, a WARNING, a KASAN or lockdep report, a hung
+    task. With --kernel, the functions in call traces are printed with their source files and lines.
     """
     with _Log(log_file) as source:
         built = None
@@ -64,7 +67,7 @@ def decode(
             built = (build.build(spec), spec)
         elif patch or fragment or variant or llvm:
             raise UsageError(
-                "--patch, --fragment, --variant and --llvm require a kernel", "add --kernel SPEC"
+                "--patch, --fragment, --variant and --llvm require --kernel", "add --kernel SPEC"
             )
         found = _symbolised(source, built)
         if as_json:
@@ -78,8 +81,11 @@ def decode(
 
 
 class _Log:
-    """A log that is being read: the number of ``lines`` so far, and a ``note`` if the file is
-    damaged."""
+    """A log that is being read.
+
+    ``lines``: the number of lines read so far.
+    ``note``: describes the damage of a damaged file.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = "standard input" if name == _STDIN else name
@@ -101,7 +107,7 @@ class _Log:
         self._raw.close()
 
     def read(self, size: int) -> bytes:
-        """Read as from a file. A damaged file ends at the damage."""
+        """Read up to ``size`` bytes. A damaged file ends at the damage."""
         try:
             data = self._file.read1(size)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -122,34 +128,36 @@ class _Log:
                 self.phase.step()
 
     def show_in(self, phase: progress.Phase) -> None:
-        """Report in the phase how far the log is read and, where its size is known, the time
-        remaining."""
+        """Show in ``phase`` how much of the log has been read and, if its size is known, the
+        time remaining."""
         self.phase = phase
         phase.expect(max(0, self._size - self._read_so_far) // _MEGABYTE)
 
 
 def _opened(name: str) -> tuple[BufferedReader, int]:
     if name == _STDIN and sys.stdin is None:
-        raise UsageError("standard input is closed", "name a file")
+        raise UsageError("cannot read standard input: it is closed", "give a file")
     if name == _STDIN:
         return cast(BufferedReader, sys.stdin.buffer), 0
     try:
         if not name or not Path(name).exists():
             raise UsageError(
-                f"cannot read {name!r}: no such file", "name a log, or - for standard input"
+                f"cannot read {name!r}: no such file", "give a log file, or - for standard input"
             )
         if Path(name).is_dir():
-            raise UsageError(f"cannot read {name}: a directory", "name a file in it")
+            raise UsageError(f"cannot read {name}: is a directory", "give a file in it")
         return Path(name).open("rb"), Path(name).stat().st_size
     except OSError as error:
-        raise UsageError(f"cannot read {name}: {error.strerror}", "name another file") from error
+        raise UsageError(
+            f"cannot read {name}: {error.strerror}", "give a file that you can read"
+        ) from error
 
 
 def _symbolised(
     source: _Log, built: tuple[Kernel, KernelSpec] | None
 ) -> Iterator[tuple[Splat, Symbolised | None]]:
-    """The splats, as they are found. Progress is shown only until the next one is found, so
-    that what the caller prints does not run into the bar."""
+    """Yield each splat when it is found, symbolised if the kernel is given. Progress is shown
+    only until the next splat is found, because the caller's output would overwrite the bar."""
     splats = log.splats(source)  # type: ignore[arg-type]
     while True:
         with progress.phase("decode", f"reading {source.name}") as phase:
@@ -161,7 +169,8 @@ def _symbolised(
 
 
 class _Counts:
-    """The figures of the last line: splats, and frames with a place, of how many."""
+    """The numbers in the last line: of splats, of frames with a known source line, and of all
+    frames."""
 
     def __init__(self) -> None:
         self.splats = self.known = self.total = 0
@@ -189,14 +198,14 @@ def _lines(found: tuple[Splat, Symbolised | None], counts: _Counts) -> Iterator[
 
 def _facts(splat: Splat) -> Iterator[tuple[str, str]]:
     yield "kind", splat.kind
-    yield "place", f"{splat.file}:{splat.line}" if splat.file else ""
+    yield "location", f"{splat.file}:{splat.line}" if splat.file else ""
     yield "function", f"{splat.function} from {splat.caller}" if splat.caller else splat.function
     yield "kernel", splat.kernel + (f", taint {splat.taint}" if splat.taint else "")
     yield "task", ", ".join(_task(splat))
     yield "pc", symbolise.line(splat.pc) if splat.pc else ""
     yield "lr", symbolise.line(splat.lr) if splat.lr else ""
     yield "panic", splat.panic
-    marks = [("cut", splat.cut), ("interleaved with another", splat.interleaved)]
+    marks = [("truncated", splat.cut), ("interleaved with another splat", splat.interleaved)]
     yield "lines", ", ".join([f"{splat.first} to {splat.last}", *(m for m, on in marks if on)])
 
 
@@ -215,7 +224,8 @@ def _closing(source: _Log, counts: _Counts) -> Iterator[Line]:
     many = "s" * (counts.splats != 1)
     found = f"{counts.splats or 'no'} splat{many if counts.splats else ''}"
     lines = f"{source.lines} line{'s' * (source.lines != 1)}"
-    places = f"; {counts.known} of {counts.total} frames have a place" if counts.symbolised else ""
+    of_frames = f"{counts.known} of {counts.total} frames have a source line"
+    places = f"; {of_frames}" if counts.symbolised else ""
     yield "bold", f"{found} in {lines} of {source.name}{places}"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``iommu-harness kernel``: build kernels, list them, and print what they have."""
+"""``iommu-harness kernel``: build, list and inspect kernels."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -13,13 +13,13 @@ from harness.kernel import build
 from harness.kernel.artifact import Kernel
 from harness.kernel.build import Outcome
 
-_HELP = """Build kernels, list those in the cache, and inspect them.
+_HELP = """Build, list and inspect kernels.
 
 \b
   iommu-harness kernel build debian:6.12 --variant kasan
   iommu-harness kernel inspect tree:~/src/linux arm_smmu_v3
 
-Other commands build the kernels that they need themselves."""
+Other commands build the kernels that they need."""
 
 app = options.application(help=_HELP, no_args_is_help=True)
 
@@ -107,7 +107,7 @@ def config(
     debian_mirror: options.Mirror = "",
     as_json: options.Json = False,
 ) -> None:
-    """Print a kernel's configuration and where each option was set.
+    """Print a kernel's configuration and the origin of each option.
 
     \b
       iommu-harness kernel config debian:6.12

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``iommu-harness machines``: the machines and presets, and how kernels run on them."""
+"""``iommu-harness machines``: list the machines and presets, and boot kernels on them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -41,16 +41,16 @@ def machines(
     debian_mirror: options.Mirror = "",
     as_json: options.Json = False,
 ) -> None:
-    """List the machines, or boot kernels on them and print what works.
+    """List the machines, or boot kernels on them and print the results.
 
     \b
       iommu-harness machines
       iommu-harness machines --kernel debian:6.12 --machine smmuv3 --machine virtio-iommu
 
     A machine is a description of a virtual machine: its IOMMU, devices and firmware. A preset is a
-    set of devices for a machine. With kernels, each cell has the seconds until the guest answers,
-    the IOMMU group of a NIC, and how many of its DMA accesses the IOMMU translated. The exit
-    status is 1 if one of them does not work.
+    set of devices for a machine. With --kernel, the table has, for each machine and kernel, the
+    seconds until the guest responds, the IOMMU group of a NIC, and the number of the NIC's DMA
+    accesses that the IOMMU translated. The exit status is 1 if a kernel fails on a machine.
     """
     chosen = [replace(machine_file.machine(name), qemu=qemu) for name in machine or MACHINES]
     if not kernel:
@@ -89,7 +89,7 @@ def _boot_all(specs: Sequence[KernelSpec], chosen: Sequence[Machine]) -> list[Sm
 def _table(
     specs: Sequence[KernelSpec], chosen: Sequence[Machine], cells: list[SmokeResult]
 ) -> Iterator[tuple[str, str]]:
-    """A row per machine and a column per kernel, then the reason of each failure."""
+    """Yield a row per machine with a column per kernel, then the reason of each failure."""
     rows = [["machine", *map(str, specs)]]
     for number, machine in enumerate(chosen):
         # In the order in which they were booted.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The command itself: its subcommands, errors and exit statuses."""
+"""The entry point of ``iommu-harness``: its subcommands, errors and exit statuses."""
 
 import errno
 import importlib
@@ -34,8 +34,8 @@ _COMMANDS = {
 
 
 class _Commands(TyperGroup):
-    """The commands, each imported on request. The types are click's or, in newer versions,
-    those of typer's own copy of it."""
+    """The subcommands, each imported when it is used. The types are click's or, in newer
+    versions, those in typer's own copy of click."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [*_COMMANDS, *super().list_commands(ctx)]
@@ -60,8 +60,8 @@ _HELP = """Boot real Linux kernels with modular IOMMU drivers in QEMU, and test 
   iommu-harness repro report.mbox --kernel tree:~/src/linux
   iommu-harness run --kernel debian:6.12 --patch series.mbox
 
-Kernels are built and guests are run as an ordinary user. The exit status is 0 when the result is as
-expected, 1 when it is not, 2 when the request is wrong and 3 when it cannot be judged."""
+No command requires root. The exit status is 0 if the result is as expected, 1 if it is not, 2 if
+the request is invalid and 3 if the result is inconclusive."""
 
 app = options.application(cls=_Commands, help=_HELP, no_args_is_help=True, add_completion=True)
 
@@ -89,8 +89,8 @@ def doctor(as_json: options.Json = False) -> None:
       iommu-harness doctor
       iommu-harness doctor --json
 
-    The last line is the command that installs what is missing. The exit status is 3 if
-    anything is missing.
+    The last line is the command that installs the missing programs. The exit status is 3 if a
+    program is missing.
     """
     lacking = tools.missing()
     command = tools.apt_command(lacking) if lacking else ""
@@ -109,7 +109,8 @@ def doctor(as_json: options.Json = False) -> None:
 
 
 def _fail(error: HarnessError) -> NoReturn:
-    """Print the error in a line, with --json as an object too, and exit with its status."""
+    """Print the error in one line (with --json, also as a JSON object), and exit with its
+    status."""
     if "--json" in sys.argv:
         output.print_json({"error": output.error_record(error)})
     print(printable(f"iommu-harness: {error}").replace("\n", " "), file=sys.stderr)
@@ -118,15 +119,15 @@ def _fail(error: HarnessError) -> NoReturn:
     sys.exit(error.exit_code)
 
 
-# What typer raises for invalid options: click's class or, in newer versions, that of typer's
-# own copy. Typer exports only one of its subclasses.
+# typer raises this for invalid options: click's class or, in newer versions, the class in typer's
+# own copy of click. typer exports only one of its subclasses.
 _BAD_OPTION: Any = typer.BadParameter.__base__
 
 _INTERRUPTED = 128 + signal.SIGINT
 
 _DISK = {
     errno.ENOSPC: "no space left",
-    errno.EDQUOT: "the disk quota is used up",
+    errno.EDQUOT: "disk quota exceeded",
     errno.EROFS: "read-only file system",
     errno.EACCES: "permission denied",
 }
@@ -135,10 +136,10 @@ _DISK = {
 def _disk_error(error: OSError) -> HostError:
     what = _DISK.get(error.errno or 0, error.strerror or str(error))
     where = f": {error.filename}" if error.filename else ""
-    hint = "choose another directory" if error.errno in _DISK else ""
+    hint = "choose a different directory" if error.errno in _DISK else ""
     ours = not error.filename or str(error.filename).startswith(str(paths.cache()))
     if error.errno in _DISK and ours:
-        hint = "free some space, or set IOMMU_HARNESS_CACHE to another directory"
+        hint = "free some space, or set IOMMU_HARNESS_CACHE to a different directory"
     return HostError(what + where, hint)
 
 
@@ -149,13 +150,14 @@ def _command(error: Any) -> str:
 
 
 def _end_in_order(number: int, _frame: object) -> NoReturn:
-    """Handle SIGTERM and SIGHUP as ^C: end what was started and remove what is temporary."""
-    print(f"iommu-harness: ended by {signal.Signals(number).name}", file=sys.stderr)
+    """Handle SIGTERM and SIGHUP as ^C: exit, which ends child processes and removes temporary
+    files."""
+    print(f"iommu-harness: terminated by {signal.Signals(number).name}", file=sys.stderr)
     sys.exit(128 + number)
 
 
 def main() -> None:
-    """The console script."""
+    """Run the command. This is the entry point of the console script."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, _end_in_order)
@@ -167,7 +169,7 @@ def main() -> None:
     except HarnessError as error:
         _fail(error)
     except BrokenPipeError:
-        # The reader has closed the pipe: Python must not flush to it at its exit.
+        # The reader has closed the pipe: Python must not flush to it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except _BAD_OPTION as error:
@@ -183,5 +185,6 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("IOMMU_HARNESS_TRACEBACK"):
             raise
-        what = f"a defect of iommu-harness: {type(error).__name__}: {error}"
-        _fail(HostError(what, "report it with the output of IOMMU_HARNESS_TRACEBACK=1"))
+        what = f"internal error: {type(error).__name__}: {error}"
+        hint = "run it again with IOMMU_HARNESS_TRACEBACK=1, and report the traceback"
+        _fail(HostError(what, hint))

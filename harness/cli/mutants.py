@@ -28,7 +28,7 @@ def mutants_(
             "--dir",
             metavar="DIR",
             show_default="tests/mutants of iommu-harness",
-            help="A directory of patches that plant a bug each.",
+            help="A directory of patches, each of which plants one bug.",
         ),
     ] = None,
     kernel: options.Kernel = DEFAULT_KERNEL,
@@ -39,7 +39,7 @@ def mutants_(
     scenario: Annotated[
         list[str],
         typer.Option(
-            metavar="SCENARIO", help="Run only this scenario, named as for run; may be repeated."
+            metavar="SCENARIO", help="Run only this SCENARIO, as for run; may be repeated."
         ),
     ] = [],  # noqa: B006
     variant: options.Variants = [],  # noqa: B006
@@ -48,7 +48,7 @@ def mutants_(
         bool,
         typer.Option(
             "--every-killer",
-            help="Run all scenarios on each mutant, not only up to the first that fails.",
+            help="Run all scenarios on each mutant, instead of stopping at the first failure.",
         ),
     ] = False,
     record: Annotated[
@@ -61,7 +61,7 @@ def mutants_(
         bool,
         typer.Option(
             "--harmless",
-            help="The patches plant no bug: each scenario that fails is a false alarm.",
+            help="Use patches that plant no bug: each failed scenario is a false alarm.",
         ),
     ] = False,
     runs: Annotated[
@@ -73,20 +73,21 @@ def mutants_(
     debian_mirror: options.Mirror = "",
     as_json: options.Json = False,
 ) -> None:
-    """Plant bugs in a kernel, one at a time, and test that scenarios find them.
+    """Plant bugs in a kernel, one at a time, and check that scenarios find them.
 
     \b
       iommu-harness mutants --only lost-module-put-on-release --machine smmuv3
       iommu-harness mutants --dir my-mutants --scenario pinning
 
-    A mutant is a kernel with one bug planted. It is killed when a scenario fails because of it,
-    which is confirmed by further runs with and without the bug; it survives when none does. The
-    exit status is 1 if a mutant survives, 3 if one is inconclusive.
+    A mutant is a patch that plants one bug, and the kernel built with it. It is killed if a
+    scenario fails because of the bug, which is confirmed by further runs with and without the
+    patch. Otherwise it survives. The exit status is 1 if a mutant survives, 3 if one is
+    inconclusive.
     """
     rundir.check(run_dir)
     (spec,) = options.kernels([kernel], [], [], variant, llvm=False, debian_mirror=debian_mirror)
     if spec.kind == "prebuilt":
-        raise UsageError("a prebuilt kernel cannot be patched", "use one with its source")
+        raise UsageError("a prebuilt kernel cannot be patched", "use a kernel with its source")
     run.check(machine, behaviours, scenario)
     where = directory or (mutant.bundled_harmless() if is_harmless else mutant.bundled())
     chosen = _chosen(mutant.read(where), only)
@@ -127,8 +128,8 @@ def _chosen(found: list[Mutant], only: Sequence[str]) -> list[Mutant]:
 
 
 def _recorded(scores: Iterable[Score], where: Path) -> Iterator[Score]:
-    """Write the killers of each mutant to the table beside the patches as soon as it is judged:
-    a run that is killed keeps them."""
+    """Yield each score, after its killers are written to the table beside the patches. An
+    interrupted run therefore keeps the killers of the mutants before."""
     for score in scores:
         if score.caught and score.by:
             killer_table.write(where, {score.name: score.by})
@@ -145,7 +146,8 @@ T = TypeVar("T", bound=_Recorded)
 def _shown(
     judged: Iterable[T], lines: Callable[[T], Iterable[Line]], into: Path, *, as_json: bool
 ) -> list[T]:
-    """Write each result to the run directory and print it, as soon as it is known."""
+    """Write each result to the run directory and print it as soon as it is known. Returns all
+    results."""
     found = []
     log = rundir.JsonLines(into / "mutants.jsonl")
     for each in judged:
@@ -195,7 +197,7 @@ def _score(score: Score) -> Iterator[Line]:
 
 
 def _summary(found: Sequence[Score], into: Path) -> Iterator[Line]:
-    """The score counts only mutants that were killed or survived."""
+    """Yield the last line. Its score counts only mutants that were killed or survived."""
     counts = Counter[str](each.result for each in found)
     judged = counts["killed"] + counts["survived"]
     names_bug = sum(bool(each.names_the_bug) for each in found)
@@ -225,14 +227,16 @@ def _quiet(found: HarmlessScore) -> Iterator[Line]:
     reason = "" if found.result in ("quiet", "false-alarm") else f": {found.reason}"
     yield _head(found.result, f"{found.name}{runs}{reason}")
     for each in found.alarms:
-        yield "red", f"    {each.scenario} [{each.machine}], {each.times} times"
+        times = f"{each.times} time{'s' * (each.times != 1)}"
+        yield "red", f"    {each.scenario} [{each.machine}], {times}"
         yield from (("", f"        {line}") for line in each.message.splitlines()[:4])
 
 
 def _quiet_summary(found: Sequence[HarmlessScore], into: Path) -> Iterator[Line]:
     counts = Counter(each.result for each in found)
     text = ", ".join(f"{counts[name]} {name.replace('-', ' ')}" for name in counts)
-    yield "bold", f"of {len(found)} harmless patches {text}; logs are in {into}"
+    patches = f"{len(found)} harmless patch{'es' * (len(found) != 1)}"
+    yield "bold", f"{patches}: {text}; logs are in {into}"
 
 
 def _quiet_status(found: Sequence[HarmlessScore]) -> int:

@@ -13,8 +13,8 @@ from harness.kernel.spec import KernelSpec
 
 SPEC = "debian:VERSION, debian:newest, tree:DIR, git:DIR@REV or prebuilt:DIR"
 MACHINE = (
-    "A machine that `iommu-harness machines` lists (smmuv3), one with a preset, which is a set of"
-    " devices (smmuv3+switch), or a .toml file"
+    "A machine such as smmuv3 (see `iommu-harness machines`), a machine with a preset of devices"
+    " such as smmuv3+switch, or a .toml file"
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
@@ -46,7 +46,7 @@ Variants = Annotated[
     typer.Option(
         "--variant",
         metavar="NAME",
-        help="Build the kernel as a variant, which is a named set of configuration options:"
+        help="Build a variant of the kernel, with a named set of configuration options:"
         f" {', '.join(config.variants())}; may be repeated.",
     ),
 ]
@@ -56,18 +56,18 @@ Behaviours = Annotated[
     typer.Option(
         "--behaviour",
         metavar="[no-]NAME",
-        help="Treat the kernel as showing a behaviour, or with no- as not showing it. A"
-        " behaviour is something that kernels do differently without a bug: see `iommu-harness"
-        " behaviours`; may be repeated.",
+        help="Assume that the kernel has this behaviour or, with no-, that it does not. A behaviour"
+        " is a difference between kernels that is not a bug (see `iommu-harness behaviours`); may"
+        " be repeated.",
     ),
 ]
-Qemu = Annotated[str, typer.Option("--qemu", metavar="PATH", help="The QEMU to run.")]
+Qemu = Annotated[str, typer.Option("--qemu", metavar="PATH", help="The QEMU program to run.")]
 Limit = Annotated[
     float | None,
     typer.Option(
         "--limit",
         metavar="SECONDS",
-        show_default="40 times the boot, at least 20 s",
+        show_default="40 times the boot time, at least 20 s",
         help="How long a command may print nothing before it counts as a hang.",
     ),
 ]
@@ -77,7 +77,7 @@ RunDir = Annotated[
         "--run-dir",
         metavar="DIR",
         show_default="a new directory below ~/.local/state/iommu-harness/runs",
-        help="Where logs and results are written.",
+        help="The directory for logs and results.",
     ),
 ]
 Mirror = Annotated[
@@ -86,7 +86,7 @@ Mirror = Annotated[
         "--debian-mirror",
         metavar="URL",
         envvar=debian.MIRROR_VARIABLE,
-        show_default="that of this host's apt",
+        show_default="the mirror of this host's apt",
         help="The mirror to fetch Debian packages from.",
     ),
 ]
@@ -101,8 +101,8 @@ KnownIssues = Annotated[
 
 
 def application(*, add_completion: bool = False, **settings: Any) -> typer.Typer:
-    """An application whose help is plain text: paragraphs and examples as they are written.
-    ``add_completion`` adds the options that install a shell's completion."""
+    """Create an application that prints its help as plain text, with paragraphs and examples as
+    written. ``add_completion`` adds the options that install shell completion."""
     return typer.Typer(
         add_completion=add_completion,
         rich_markup_mode=None,
@@ -113,8 +113,8 @@ def application(*, add_completion: bool = False, **settings: Any) -> typer.Typer
 
 
 def use_mirror(debian_mirror: str) -> None:
-    """Fetch Debian packages from this mirror, in this process and in its children; "" is
-    the mirror of this host's apt."""
+    """Fetch Debian packages from this mirror, in this process and in its children. Does nothing
+    for ""."""
     if debian_mirror:
         os.environ[debian.MIRROR_VARIABLE] = debian_mirror
 
@@ -128,8 +128,8 @@ def kernels(
     llvm: bool,
     debian_mirror: str,
 ) -> list[KernelSpec]:
-    """The kernels that the options name, each with all patches, fragments and variants.
-    Raises UsageError as ``spec.parse`` does."""
+    """The kernels that the options specify, each with all patches, fragments and variants.
+    Duplicates are removed. Raises UsageError as ``spec.parse`` does."""
     use_mirror(debian_mirror)
     compiler = toolchain.LLVM if llvm else toolchain.GCC
     specs = [spec.parse(text, patches, fragments, variants, compiler) for text in texts]

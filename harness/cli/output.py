@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What commands print on standard output: styled lines, or one JSON object."""
+"""The standard output of commands: styled lines, or one JSON object."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -17,15 +17,16 @@ Line = tuple[str, str]
 
 
 class _Output(Console):
-    """rich's console. On a closed pipe rich would exit with status 1, which means "not
-    reproduced" here."""
+    """A rich console that raises BrokenPipeError on a closed pipe. rich itself would exit with
+    status 1, which means "not reproduced" here."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
 
 
 def show(lines: Iterable[Line]) -> None:
-    """Print lines, in their styles on a terminal. Their text is not interpreted as markup."""
+    """Print lines, styled if standard output is a terminal. Their text is not interpreted as
+    markup."""
     console = _Output(highlight=False)
     for style, text in lines:
         console.print(Text(printable(text), style=style), soft_wrap=True)

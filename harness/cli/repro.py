@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``iommu-harness repro``: bug reports replayed on one kernel or several."""
+"""``iommu-harness repro``: replay bug reports on one or more kernels."""
 
 import math
 from dataclasses import dataclass
@@ -23,8 +23,11 @@ from harness.repro.request import Request
 
 @dataclass(frozen=True, slots=True)
 class _How:
-    """How replays run: the ``limit`` on a command's silence in seconds, and whether they are
-    ``quiet``."""
+    """How replays run.
+
+    ``limit``: the seconds without output after which a command hangs, None for the default.
+    ``quiet``: whether they print nothing, as with --json.
+    """
 
     limit: float | None
     quiet: bool
@@ -47,7 +50,7 @@ def repro(
     machine: Annotated[
         str | None,
         typer.Option(
-            metavar="MACHINE", show_default="what the report names", help=f"{options.MACHINE}."
+            metavar="MACHINE", show_default="chosen from the report", help=f"{options.MACHINE}."
         ),
     ] = None,
     qemu: options.Qemu = topology.QEMU,
@@ -56,14 +59,14 @@ def repro(
         typer.Option(
             metavar="N",
             show_default="the first with a symptom",
-            help="The session of a report with several: 2, or 1,3 as one, or all.",
+            help="The session, if the report has more than one: 2; 1,3 combined as one; or all.",
         ),
     ] = None,
     device: Annotated[
         list[str],
         typer.Option(
             metavar="REPORTED=GUEST",
-            help="Use this device of the guest for one of the report's; may be repeated.",
+            help="Use the guest's device GUEST for the report's device REPORTED; may be repeated.",
         ),
     ] = [],  # noqa: B006
     limit: options.Limit = None,
@@ -77,10 +80,9 @@ def repro(
       iommu-harness repro report.mbox
       iommu-harness repro report.mbox --kernel debian:6.12 --kernel tree:~/src/linux
 
-    The commands of a report's shell session are run in a guest, and what the report claims is
-    checked against what they print, what the kernel logs and what sysfs shows. The exit status is 0
-    for reproduced, 1 for not reproduced, and 3 for inconclusive: something that the report needs
-    is missing.
+    The commands in a report's shell session are run in a guest, and the report's claims are checked
+    against their output, the kernel log and sysfs. The exit status is 0 for reproduced, 1 for not
+    reproduced, and 3 for inconclusive, for example if the guest lacks a device of the report.
     """
     _check_limit(limit)
     rundir.check(run_dir)
@@ -161,4 +163,6 @@ def _replay(
 
 def _check_limit(limit: float | None) -> None:
     if limit is not None and not 0 < limit < math.inf:
-        raise UsageError(f"--limit must be seconds above 0, not {limit:g}", "use 60, for example")
+        raise UsageError(
+            f"--limit must be a positive number of seconds, not {limit:g}", "for example --limit 60"
+        )

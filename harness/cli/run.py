@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``iommu-harness run``: the scenario suite."""
+"""``iommu-harness run``: run the scenario suite."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -28,7 +28,11 @@ Machines = Annotated[
 Workers = Annotated[
     int,
     typer.Option(
-        "-n", "--workers", metavar="N", min=0, help="Guests at once; 0: three for two cores."
+        "-n",
+        "--workers",
+        metavar="N",
+        min=0,
+        help="The number of guests that run in parallel; 0 is three for each two cores.",
     ),
 ]
 
@@ -38,7 +42,7 @@ def run_(
         list[str],
         typer.Argument(
             metavar="SCENARIO",
-            help="A subject (pinning), a file or directory of scenarios, or one scenario of either"
+            help="A subject (pinning), a file or directory of scenarios, or a single scenario"
             " (pinning::test_x); see --list.",
         ),
     ] = [],  # noqa: B006  typer copies it
@@ -57,12 +61,15 @@ def run_(
     ] = False,
     keep_failed: Annotated[
         bool,
-        typer.Option("--keep-failed", help="Keep the guests of failed scenarios, for a shell."),
+        typer.Option(
+            "--keep-failed",
+            help="Save the guests of failed scenarios, to open them with `iommu-harness shell`.",
+        ),
     ] = False,
     listing: Annotated[
         bool,
         typer.Option(
-            "--list", help="List the subjects and behaviours, or the scenarios of a SCENARIO."
+            "--list", help="List the subjects and behaviours or, with SCENARIO, its scenarios."
         ),
     ] = False,
     run_dir: options.RunDir = None,
@@ -75,10 +82,10 @@ def run_(
       iommu-harness run --kernel tree:~/src/linux
       iommu-harness run pinning groups --kernel debian:6.1 --kernel debian:7.2
 
-    A scenario is a test of one rule, in a guest of its own. In the table that is printed, "known"
-    counts scenarios that ran into a known issue (a bug of this kernel that is listed), and "n/a",
-    not applicable, those whose rule the kernel or machine cannot show. The exit status is 1 if a
-    scenario fails, 3 if one is inconclusive.
+    A scenario tests one rule in a fresh guest. In the printed table, "known" counts the scenarios
+    that ran into a known issue of the kernel (see `iommu-harness behaviours`), and "n/a" the
+    scenarios that are not applicable to the kernel or machine. The exit status is 1 if a scenario
+    fails, 3 if one is inconclusive.
     """
     if listing:
         _list(scenario, as_json=as_json)
@@ -123,8 +130,8 @@ def run_(
 def _report(
     directory: Path, repeat: int, qemu: str, errors: Sequence[HarnessError], *, as_json: bool
 ) -> dict[str, int]:
-    """Print the outcomes of the rounds until now, write them to the run directory, and return
-    the number of each result."""
+    """Print the outcomes of the rounds so far, write them to the run directory, and return the
+    number of each result."""
     every = run.outcomes(directory, range(1, repeat + 1))
     record = _record(every, directory)
     record["kernels"] = resolved.provenance_of(directory)
@@ -141,7 +148,8 @@ def _report(
 
 
 def _exit_code(counts: dict[str, int], errors: Sequence[HarnessError]) -> int:
-    """1 if a scenario failed, else 3 if one is inconclusive or skipped, or an error's."""
+    """The exit status: 1 if a scenario failed; otherwise the highest of the errors' exit
+    statuses, and of 3 if a scenario is inconclusive or skipped."""
     if counts["failed"]:
         return 1
     inconclusive = 3 if counts["inconclusive"] or counts["skipped"] else 0
@@ -158,7 +166,8 @@ def check(
     names: Sequence[str] = (),
     issue_files: tuple[Path, ...] = (),
 ) -> None:
-    """Check the names and files before anything is built. Raises UsageError."""
+    """Check the names and files before anything is built. Raises UsageError if one is unknown
+    or invalid."""
     behaviour.overrides(behaviours)
     issues(issue_files)
     list(scenarios.select(names))
@@ -192,7 +201,7 @@ def _closing(every: list[ScenarioOutcome], directory: Path) -> Iterator[Line]:
     for name in matrix.flaky(every):
         yield "red", f"different results in different rounds: {name}"
     for text in matrix.retried(every):
-        yield "yellow", f"run again after trouble of this host: {text}"
+        yield "yellow", f"run again after an error of this host: {text}"
     text = ", ".join(f"{count} {result.replace('-', ' ')}" for result, count in counts.items())
     last = max(each.round for each in every)
     rounds = f", the worst of {last} rounds" if last > 1 else ""
@@ -200,7 +209,7 @@ def _closing(every: list[ScenarioOutcome], directory: Path) -> Iterator[Line]:
 
 
 def _list(subjects: Sequence[str], *, as_json: bool) -> None:
-    """List the subjects, or the scenarios of some subjects."""
+    """Print the subjects or, if any are given, the scenarios of ``subjects``."""
     if subjects:
         named = [each.partition("::") for each in scenarios.select(subjects)]
         tests = [
@@ -231,7 +240,7 @@ def _list_subjects(*, as_json: bool) -> None:
     lines.append(
         (
             "bold",
-            "behaviours (what kernels do differently without a bug), for --behaviour [no-]NAME",
+            "behaviours (differences between kernels that are not bugs), for --behaviour [no-]NAME",
         )
     )
     lines += [("", f"  {name:<32} {reason}") for name, reason in behaviours.items()]

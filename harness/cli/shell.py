@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``iommu-harness shell``: an interactive shell in a guest, new or restored."""
+"""``iommu-harness shell``: an interactive shell in a new or restored guest."""
 
 import contextlib
 import signal
@@ -31,7 +31,9 @@ _PROMPT = "guest# "
 def shell(
     state: Annotated[
         Path | None,
-        typer.Argument(metavar="DIR", help="A guest that was saved, as a failed test keeps it."),
+        typer.Argument(
+            metavar="DIR", help="The directory of a saved guest, such as a failed test keeps."
+        ),
     ] = None,
     kernel: Annotated[
         str | None,
@@ -57,21 +59,21 @@ def shell(
     qemu: options.Qemu = topology.QEMU,
     debian_mirror: options.Mirror = "",
 ) -> None:
-    """Run commands in a guest and print what each changes.
+    """Run commands in a guest and print what each command changes.
 
     \b
       iommu-harness shell --kernel debian:6.12 --machine smmuv3+switch
       iommu-harness shell ~/.local/state/iommu-harness/runs/failed-test_x-1/state-at-failure
 
-    After each command its output, its kernel log and the changes in sysfs (modules, groups,
+    After each command, its output, the kernel log and the changes in sysfs (modules, groups,
     drivers) are printed. exit or the end of the input ends the guest.
     """
     with tempfile.TemporaryDirectory(prefix="iommu-harness-") as scratch:
         if state:
             if kernel or machine or variant:
                 raise UsageError(
-                    f"{state} has a kernel and a machine",
-                    "leave out --kernel, --machine and --variant",
+                    f"{state} already determines the kernel and the machine",
+                    "drop --kernel, --machine and --variant",
                 )
             saved = snapshot.load(state, drivers.IOMMUS.values(), qemu)
             with snapshot.restored(saved, Path(scratch), limit=limit) as running:
@@ -88,8 +90,8 @@ def shell(
 
 def _interact(running: Guest) -> None:
     progress.note(
-        f"shell on {running.machine.name}; ^C interrupts a program, twice replaces the shell,"
-        " three times ends the guest; ^D and exit end it too"
+        f"shell on {running.machine.name}; ^C once interrupts the program, twice replaces the"
+        " shell, three times ends the guest; exit or ^D also ends the guest"
     )
     for line in _input_lines():
         if line.strip() in ("exit", "logout"):
@@ -104,8 +106,9 @@ def _interact(running: Guest) -> None:
 
 @contextlib.contextmanager
 def _interruptible(running: Guest) -> Iterator[None]:
-    """The first ^C interrupts the program that the guest runs, the second kills the guest's
-    shell, which is replaced, and the third ends the harness."""
+    """Forward ^C to the guest while the block runs. The first ^C interrupts the program that the
+    guest runs, the second kills the guest's shell, which is replaced, and the third ends the
+    harness."""
     signals = [signal.SIGINT, signal.SIGKILL]
 
     def forward(_number: int, _frame: object) -> None:
@@ -121,7 +124,7 @@ def _interruptible(running: Guest) -> Iterator[None]:
 
 
 def _input_lines() -> Iterator[str]:
-    """The lines of standard input; on a terminal, with a prompt and a history."""
+    """Yield the lines of standard input. On a terminal, there are a prompt and a history."""
     if not sys.stdin.isatty():
         # A pipe may hold any bytes.
         cast(TextIOWrapper, sys.stdin).reconfigure(errors="surrogateescape")

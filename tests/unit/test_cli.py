@@ -27,8 +27,16 @@ REPORT = REPORTS / "platform-client-pins-smmu.transcript"
         (["repro", str(REPORT), "--session", "9"], 2, "no session 9"),
         (["repro", str(REPORT), "--patch", "/nope"], 2, "cannot read /nope: no such file"),
         (["repro", str(REPORT), "--limit", "soon"], 2, "Invalid value"),
-        (["repro", str(REPORT), "--limit", "-1"], 2, "must be seconds above 0, not -1"),
-        (["repro", str(REPORT), "--limit", "nan"], 2, "must be seconds above 0, not nan"),
+        (
+            ["repro", str(REPORT), "--limit", "-1"],
+            2,
+            "must be a positive number of seconds, not -1",
+        ),
+        (
+            ["repro", str(REPORT), "--limit", "nan"],
+            2,
+            "must be a positive number of seconds, not nan",
+        ),
         (["repro", str(REPORT), "--run-dir", "/etc"], 2, "/etc exists and is not empty"),
         (["repro"], 2, "Missing argument"),
         (["repro", str(REPORT), "--nope"], 2, "see iommu-harness repro --help"),

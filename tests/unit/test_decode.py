@@ -36,7 +36,7 @@ def test_decode_prints_a_splat_with_its_location_and_task(tmp_path: Path) -> Non
     assert done.status == 0
     shown = done.out.splitlines()
     assert shown[0] == "WARNING in iommu_deinit_device"
-    assert "  place     drivers/iommu/iommu.c:512" in shown
+    assert "  location  drivers/iommu/iommu.c:512" in shown
     assert "  function  iommu_deinit_device from iommu_release_device" in shown
     assert "  task      CPU 1, PID 71, rmmod" in shown
     assert "    iommu_release_device+0x4c/0x88" in shown
@@ -96,9 +96,9 @@ def test_decode_reads_a_truncated_gzip_file_and_prints_a_note(tmp_path: Path) ->
     [
         (("/nowhere/log",), "cannot read '/nowhere/log': no such file"),
         (("",), "cannot read '': no such file"),
-        (("/",), "cannot read /: a directory"),
+        (("/",), "cannot read /: is a directory"),
         (("/dev/null", "--kernel", "linux"), "unknown kernel 'linux'"),
-        (("/dev/null", "--variant", "debuginfo"), "require a kernel; add --kernel SPEC"),
+        (("/dev/null", "--variant", "debuginfo"), "require --kernel; add --kernel SPEC"),
         (("x" * 5000,), "cannot read"),
     ],
 )
