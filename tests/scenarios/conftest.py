@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The shared fixtures of scenarios, and those of the bundled ones."""
+"""The fixtures of all scenarios, and fixtures of the bundled scenarios."""
 
 import pytest
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Fixed bugs, each by the commit that fixed it. A kernel without the fix that shows the bug
-has a known issue; 5.10 lacks 32ea2c57dc21 and 809d0810e352, and shows neither bug here.
+"""Fixed bugs, and the commits that fixed them. If a kernel without the fix shows the bug, the bug
+is a known issue. 5.10 lacks 32ea2c57dc21 and 809d0810e352, but shows neither bug here.
 
-Other subjects cover the rest: groups without a client's driver (bcb81ac6ae3c) are in pinning,
-default domain races (b46064a18810, 95deee37a123) in races, repeated stream IDs
-(b00d24997a11) in firmware, ownership (512881eacfa7) in dma_ownership, ACS (c41e2fb67e26) in
-topologies.
+Other subjects cover other fixed bugs: pinning covers groups without a client driver
+(bcb81ac6ae3c), races covers default domain races (b46064a18810, 95deee37a123), firmware covers
+repeated stream IDs (b00d24997a11), dma_ownership covers ownership (512881eacfa7), and topologies
+covers ACS (c41e2fb67e26).
 """
 
 import re
@@ -37,24 +37,24 @@ _STAMP = re.compile(r"^\[ *[\d.]+\] ", re.MULTILINE)
 @pytest.mark.needs(PROBE_DEFERRAL)
 @pytest.mark.excused(
     state="the module is unloaded by force",
-    untranslated="the IOMMU's driver is unloaded",
+    untranslated="the IOMMU driver is unloaded",
     teardown="the module is unloaded by force",
 )
 def test_forced_unload_clears_dma_ops_of_bound_devices(
     guest_factory: GuestFactory, shows: Shows, expect_splat: ExpectSplat
 ) -> None:
-    """A device that leaves its IOMMU loses iommu-dma's operations.
+    """A device that leaves its IOMMU loses the DMA operations of iommu-dma.
 
-    280e5a301005: a device that keeps the operations of a freed domain maps into freed
-    memory."""
+    280e5a301005: a device that keeps the operations of a freed domain uses freed memory for
+    its mappings."""
     guest = guest_factory("+virtio", bound=True)
     clients.bind_all(guest)
     if shows(OWNED_GROUP_REMOVAL_WARNS):
         expect_splat("WARNING in __iommu_group_free_device")
     force_unload(guest)
-    # The disk's driver is still bound, and maps its read buffers; the request never completes.
+    # The disk driver is still bound and maps its read buffers. The request never completes.
     reading = "dd if=/dev/vda of=/dev/null bs=4k count=1"
-    # /proc has no executable for a process that has exited.
+    # /proc/PID/exe does not exist once the process has exited.
     not_yet = "[ -e /proc/$!/exe ] && ! grep -q '[1-9]' /sys/block/vda/inflight"
     guest.run(f"{reading} & while {not_yet}; do usleep 1000; done; kill -9 $!")
     in_flight = guest.run("grep -q '[1-9]' /sys/block/vda/inflight")
@@ -66,8 +66,8 @@ def force_unload(guest: Guest) -> None:
 
 
 @pytest.mark.excused(everything="the guest has rebooted")
-def test_reboot_with_active_devices_raises_no_splat(bound_guest: Guest) -> None:
-    """An IOMMU stays registered at shutdown, because its clients may still be shutting down.
+def test_reboot_with_active_devices_causes_no_splat(bound_guest: Guest) -> None:
+    """Shutdown keeps an IOMMU registered, because its clients may still be shutting down.
 
     32ea2c57dc21."""
     assert_reboots(bound_guest)
@@ -90,7 +90,7 @@ def test_shutdown_skips_a_driver_whose_probe_failed(bound_guest: Guest) -> None:
 
 
 def assert_reboots(guest: Guest) -> None:
-    """Reboot the guest; the console must show no splat, and the restart."""
+    """Reboot the guest, and check that its console shows the restart and no splat."""
     with pytest.raises(GuestLost, match="guest-reset"):
         guest.run("reboot -f")
     console = (guest.directory / "console-kernel.log").read_text(errors="replace")
@@ -116,9 +116,9 @@ _STEP = 7
 def test_smmu_binds_after_repeated_failed_probes(
     guest: Guest, shows: Shows, expect_splat: ExpectSplat
 ) -> None:
-    """Each failed arm_smmu_device_probe undoes what it has set up, so a later one succeeds.
+    """Each failed arm_smmu_device_probe undoes what it has set up, so that a later probe succeeds.
 
-    2bd22a0d4050. Some of the probe's allocations fail here, each several times."""
+    2bd22a0d4050. Some of the probe's allocations fail here, each of them several times."""
     if shows(GROUPS_AT_REGISTRATION):
         # Not every allocation fails here.
         expect_splat("WARNING in iommu_setup_default_domain", sometimes=True)
@@ -139,7 +139,7 @@ def test_smmu_binds_after_repeated_failed_probes(
                 break
             finding.require_none(audit.leaks(state))
             failnth.fail_nth(guest, failure.number, "write", probe, smmu)
-        # Without failures before the driver's probe is called.
+        # This does not count failures before the driver's probe function.
         failed += sum("failed with error" in entry.text for entry in guest.new_kmsg())
     assert failed >= 15
     guest.run("echo 1 > /sys/bus/platform/drivers_autoprobe")
@@ -153,8 +153,8 @@ PROBE = "/sys/bus/virtio/drivers_probe"
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A probe of the virtio-iommu with its ``number``th allocation failing: the ``state``
-    after it, and whether the driver is ``bound`` in spite of the failure."""
+    """A virtio-iommu probe in which allocation ``number`` fails. ``state`` is the guest's state
+    after the probe, and ``bound`` is whether the driver is bound in spite of the failure."""
 
     number: int
     state: State
@@ -162,7 +162,7 @@ class Attempt:
 
 
 def iommu_of(guest: Guest) -> str:
-    """The virtio device that is the IOMMU (VIRTIO_ID_IOMMU)."""
+    """The name of the virtio device that is the IOMMU (VIRTIO_ID_IOMMU)."""
     names = guest.run("ls /sys/bus/virtio/devices").out.split()
     (name,) = [n for n in names if read(guest, f"/sys/bus/virtio/devices/{n}/device") == "0x0017"]
     return name
@@ -173,9 +173,10 @@ def is_bound(guest: Guest, name: str) -> bool:
 
 
 def attempts(guest: Guest) -> Iterator[Attempt]:
-    """One attempt for each allocation of the probe, ending with a probe that succeeds.
+    """Yield one attempt for each allocation of the probe. The last probe succeeds.
 
-    The transport resets the device after each: see virtio-iommu-failed-probe-keeps-queues."""
+    Rebinding the transport resets the device after each attempt, because of
+    virtio-iommu-failed-probe-keeps-queues."""
     iommu = iommu_of(guest)
     transport = read(guest, f"/sys/bus/virtio/devices/{iommu}", "readlink -f").split("/")[-2]
     driver = "/sys/bus/pci/drivers/virtio-pci"
@@ -192,7 +193,7 @@ def attempts(guest: Guest) -> Iterator[Attempt]:
 
 
 def has_interrupt(guest: Guest, iommu: str) -> bool:
-    """Whether an interrupt of the device is requested."""
+    """Whether /proc/interrupts lists an interrupt of the device."""
     return guest.run(f"grep -w {iommu} /proc/interrupts").status == 0
 
 
@@ -200,11 +201,11 @@ def has_interrupt(guest: Guest, iommu: str) -> bool:
 @pytest.mark.known_issue("virtio-iommu-unregistered-stays-bound")
 @pytest.mark.errors("failed with error", "driver_sysfs_add failed")
 def test_failed_virtio_iommu_probe_leaks_nothing(guest: Guest) -> None:
-    """A failed viommu_probe leaves nothing, and a successful one registers the IOMMU.
+    """A failed viommu_probe releases its groups, IOMMU and interrupt.
 
-    viommu_probe -> iommu_device_sysfs_add, iommu_device_register. Groups, the IOMMU and the
-    interrupt of its queues must be released: an interrupt could be delivered to a module
-    that is unloaded."""
+    A successful probe registers the IOMMU (viommu_probe -> iommu_device_sysfs_add,
+    iommu_device_register). An interrupt that is not released could be delivered to an
+    unloaded module."""
     nic = clients.pci(guest.state())[0]
     iommu = iommu_of(guest)
     modules.load(guest, "pci-stub")
@@ -233,7 +234,7 @@ def test_failed_virtio_iommu_probe_leaks_nothing(guest: Guest) -> None:
 @pytest.mark.machines("virtio-iommu")
 @pytest.mark.known_issue("virtio-iommu-failed-probe-keeps-queues")
 def test_failed_virtio_iommu_probe_can_be_retried(guest: Guest) -> None:
-    """A failed viommu_probe withdraws the queues that it has set up in the device.
+    """A failed viommu_probe deletes the virtqueues that it has set up in the device.
 
     err_free_vqs of viommu_probe."""
     iommu = iommu_of(guest)
@@ -250,10 +251,10 @@ def read(guest: Guest, path: str, how: str = "cat") -> str:
 
 @pytest.mark.machines("virtio-iommu")
 def test_removing_an_endpoint_detaches_its_domain(bound_guest: Guest) -> None:
-    """Releasing an endpoint detaches its domain.
+    """Removing an endpoint detaches its domain.
 
-    809d0810e352. The next endpoint with the same ID must bind, and pin the module as the
-    first did."""
+    809d0810e352. The next endpoint with the same ID must bind and pin the module like the
+    first."""
     (nic,) = clients.nics(bound_guest.state())
     for _ in range(5):
         devices.remove(bound_guest, nic)
@@ -270,7 +271,7 @@ def test_removing_an_endpoint_detaches_its_domain(bound_guest: Guest) -> None:
 def test_device_can_be_removed_after_forced_unload(bound_guest: Guest) -> None:
     """iommu_release_device does not use the IOMMU's operations after they are unregistered.
 
-    It calls release_device of operations that a forced unload has freed."""
+    Affected kernels call release_device of operations that the forced unload has freed."""
     (nic,) = clients.nics(bound_guest.state())
     modules.unload(bound_guest, "e1000e")
     modules.unload(bound_guest, "iommu_client")

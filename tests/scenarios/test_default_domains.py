@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The default domain of a group: its type, how the type changes, and the return to it.
+"""The default domain of a group: its type, type changes, and the return to it.
 
 From the thread on "iommu: Remove detach_dev callbacks" (1b932ceddd19): a group that is
-released returns to its default domain; a driver without one causes a WARN or worse.
+released returns to its default domain. A driver without a default domain causes a WARN or worse.
 """
 
 import pytest
@@ -62,7 +62,7 @@ def test_command_line_sets_the_default_domain_type(
     guest = guest_factory(arguments=argument, bound=True)
     state = clients.bind_all(guest)
     virtio = guest.machine.iommu.driver == "virtio_iommu"
-    # 5.10 has the flush queue of an SMMU, but no type name for it.
+    # 5.10 supports a flush queue for an SMMU, but has no type name for it.
     needed = {
         "DMA-FQ": [GROUP_TYPE_WRITABLE, *([VIRTIO_IOMMU_FLUSH_QUEUE] if virtio else [])],
         "identity": [VIRTIO_IOMMU_IDENTITY] if virtio else [],
@@ -97,7 +97,7 @@ def test_idle_group_can_change_type(bound_guest: Guest, kind: GroupType) -> None
 
 @pytest.mark.needs(GROUP_TYPE_WRITABLE)
 def test_group_type_can_be_changed_repeatedly(bound_guest: Guest) -> None:
-    """The type of an idle group can be changed any number of times, back to the default too."""
+    """The type of an idle group can be changed any number of times, also back to the default."""
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
     devices.unbind(bound_guest, nic)
@@ -110,8 +110,9 @@ def test_group_type_can_be_changed_repeatedly(bound_guest: Guest) -> None:
 
 @pytest.mark.errors("Device is still bound to driver")
 @pytest.mark.needs(GROUP_TYPE_WRITABLE)
-def test_bound_group_rejects_a_type_change(bound_guest: Guest, shows: Shows) -> None:
-    """A group with a bound driver keeps its type, and the write fails."""
+def test_group_type_change_fails_while_a_driver_is_bound(bound_guest: Guest, shows: Shows) -> None:
+    """Changing a group's type to identity fails while a device in it has a driver, and the type
+    stays the same."""
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
     step = groups.set_group_type(bound_guest, group, "identity", check=False)
@@ -123,9 +124,9 @@ def test_bound_group_rejects_a_type_change(bound_guest: Guest, shows: Shows) -> 
 @pytest.mark.errors("Device is still bound to driver")
 @pytest.mark.needs(GROUP_TYPE_WRITABLE)
 def test_bound_group_can_switch_to_dma_fq(bound_guest: Guest, shows: Shows) -> None:
-    """A group with a bound driver accepts the change from DMA to DMA-FQ, and not back.
+    """A group with a bound driver accepts the change from DMA to DMA-FQ, but not back.
 
-    It is the one change that keeps the domain (iommu_dma_init_fq)."""
+    It is the only change that keeps the domain (iommu_dma_init_fq)."""
     if bound_guest.machine.iommu.driver == "virtio_iommu" and not shows(VIRTIO_IOMMU_FLUSH_QUEUE):
         not_applicable(f"requires that {VIRTIO_IOMMU_FLUSH_QUEUE.summary}")
     nic = nic_of(bound_guest.state())
@@ -140,8 +141,10 @@ def test_bound_group_can_switch_to_dma_fq(bound_guest: Guest, shows: Shows) -> N
 @pytest.mark.errors("Device is still bound to driver")
 @pytest.mark.needs(GROUP_TYPE_WRITABLE)
 @pytest.mark.parametrize("owner", ["vfio", "kernel"])
-def test_owned_group_rejects_a_type_change(bound_guest: Guest, owner: str, shows: Shows) -> None:
-    """A group keeps its type while its DMA has an owner."""
+def test_group_type_change_fails_while_the_group_is_owned(
+    bound_guest: Guest, owner: str, shows: Shows
+) -> None:
+    """Changing a group's type fails while its DMA has an owner, and the type stays the same."""
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
     if owner == "vfio":
@@ -160,8 +163,10 @@ def test_owned_group_rejects_a_type_change(bound_guest: Guest, owner: str, shows
     assert devices.group_type(bound_guest, group) == "DMA"
 
 
-def test_type_file_is_writable_where_the_type_can_be_set(bound_guest: Guest, shows: Shows) -> None:
-    """The type file of a group is writable only in kernels that can change the type."""
+def test_type_file_is_writable_only_if_the_type_can_be_changed(
+    bound_guest: Guest, shows: Shows
+) -> None:
+    """The type attribute of a group is writable only in kernels that can change the type."""
     group = group_of(bound_guest, nic_of(bound_guest.state()))
     mode = bound_guest.run(f"stat -c %a /sys/kernel/iommu_groups/{group}/type").out.strip()
     assert mode == ("644" if shows(GROUP_TYPE_WRITABLE) else "444")
@@ -202,7 +207,7 @@ def test_type_change_requires_all_devices_of_the_group_to_be_unbound(
 
 @pytest.mark.needs(GROUP_TYPE_WRITABLE)
 def test_recreated_group_has_the_default_type(bound_guest: Guest) -> None:
-    """A group that is released and created again has the default type."""
+    """A group that is released and created again has the default type, whatever its type was."""
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
     devices.unbind(bound_guest, nic)
@@ -216,9 +221,8 @@ def test_recreated_group_has_the_default_type(bound_guest: Guest) -> None:
 def test_failed_type_change_keeps_the_old_domain(bound_guest: Guest) -> None:
     """A type change that fails with -ENOMEM leaves the old default domain in place.
 
-    Each allocation of iommu_setup_default_domain fails once, and the device keeps the old
-    domain. The domain of a group's other devices shows only in their DMA: see
-    test_translation.py."""
+    Each allocation of iommu_setup_default_domain fails once. test_translation.py checks the
+    domain of the group's other devices, which is visible only in their DMA."""
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
     devices.unbind(bound_guest, nic)
@@ -237,7 +241,7 @@ def test_failed_type_change_keeps_the_old_domain(bound_guest: Guest) -> None:
     devices.bind(bound_guest, nic, "e1000e")
 
 
-# Not with ACPI, whose interpreter does not survive a failed allocation.
+# Not with ACPI, because its interpreter does not survive a failed allocation.
 @pytest.mark.machines("smmuv3", "virtio-iommu")
 @pytest.mark.needs(DMA_OWNERSHIP)
 @pytest.mark.known_issue("claimed-group-has-no-default-domain")
@@ -247,9 +251,9 @@ def test_group_without_default_domain_can_be_claimed_and_released(
 ) -> None:
     """A group without a default domain is either not created, or can be claimed and released.
 
-    Each allocation of a device's first binding fails once. If it is the default domain's,
-    later kernels create no group; in 6.1 the group exists, and releasing it triggers the
-    WARN_ON(!detach_dev) of the thread."""
+    Each allocation of a device's first bind fails once. If the default domain cannot be
+    allocated, later kernels create no group. In 6.1 the group exists, and releasing it triggers
+    the WARN_ON(!detach_dev) of the thread."""
     if shows(GROUPS_AT_REGISTRATION):
         not_applicable("devices have groups before they are bound")
     if shows(FAILED_FIRST_ATTACH_WARNS) and guest.machine.iommu.driver == "arm_smmu_v3":
@@ -261,7 +265,7 @@ def test_group_without_default_domain_can_be_claimed_and_released(
     device = f"/sys/bus/pci/devices/{nic}"
     recreate = f"echo 1 > {device}/remove; echo 1 > /sys/bus/pci/rescan"
     bind = ("write", "/sys/bus/pci/drivers/pci-stub/bind", nic)
-    # The SMMU's driver keeps allocations of the first binding, which would shift the numbers.
+    # The SMMU driver keeps some allocations of the first bind, which would shift the numbers.
     devices.bind(guest, nic, "pci-stub")
     assert guest.run(f"{recreate}; echo pci-stub > {device}/driver_override").status == 0
     no_group, no_domain = 0, 0
@@ -270,7 +274,7 @@ def test_group_without_default_domain_can_be_claimed_and_released(
         group = state.devices[nic].group
         if group is None:
             no_group += 1
-            # Removing it runs into another bug of 6.1: see test_unwinding.py.
+            # Removing the device triggers another bug of 6.1: see test_unwinding.py.
             if state.devices[nic].driver:
                 devices.unbind(guest, nic)
             continue
@@ -289,7 +293,7 @@ def test_group_without_default_domain_can_be_claimed_and_released(
 def test_releasing_a_kernel_claim_restores_the_default_domain(
     bound_guest: Guest, kind: GroupType
 ) -> None:
-    """Releasing a kernel claim attaches the default domain again.
+    """Releasing a claim in the kernel attaches the default domain again.
 
     __iommu_release_dma_ownership sets group->default_domain, so group->domain is the default
     domain for the next driver that binds and for the next type change."""

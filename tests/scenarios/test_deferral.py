@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Clients that probe before their IOMMU's driver: deferral, its timeout, and device links.
+"""Clients that probe before their IOMMU driver: deferral, its timeout, and device links.
 
 Deferred probing and device links (fw_devlink) replace the order of initcalls.
 """
@@ -20,9 +20,9 @@ def grouping(state: State) -> list[tuple[str, ...]]:
     return sorted(group.devices for group in state.groups.values())
 
 
-@pytest.mark.excused(untranslated="5.10 binds clients before their IOMMU's driver")
+@pytest.mark.excused(untranslated="5.10 binds clients before their IOMMU driver")
 def test_client_probe_is_deferred_until_its_iommu_registers(guest: Guest, shows: Shows) -> None:
-    """A client that probes before its IOMMU registers is deferred; 5.10 binds it untranslated."""
+    """A client that probes before its IOMMU registers is deferred (in 5.10: binds untranslated)."""
     state = modules.load(guest, "e1000e").after
     (nic,) = clients.pci(state)
     defers = shows(PROBE_DEFERRAL)
@@ -36,9 +36,9 @@ def test_client_probe_is_deferred_until_its_iommu_registers(guest: Guest, shows:
 def test_module_load_order_does_not_change_groups(
     bound_guest: Guest, guest_factory: GuestFactory
 ) -> None:
-    """Groups and pins are the same whether the IOMMU's driver or a client's is loaded first.
+    """Groups and pins are the same whether the IOMMU driver or a client driver is loaded first.
 
-    of_iommu_configure defers clients until the IOMMU's driver has registered."""
+    of_iommu_configure defers clients until the IOMMU driver has registered."""
     first = bound_guest.state()
     other = guest_factory()
     for name in clients.drivers(other.machine):
@@ -50,7 +50,7 @@ def test_module_load_order_does_not_change_groups(
     modules.load(other, other.machine.iommu.driver)
     late = devices.wait_for(other, "clients to be bound", clients.are_bound(names))
     assert devices.deferred(other) == []
-    # The modules are loaded in another order, and the refcount of the IOMMU's is the same.
+    # The modules are loaded in a different order, but the IOMMU driver has the same refcount.
     assert grouping(late) == grouping(first)
     assert late.refcount(other.machine.iommu.driver) == len(first.grouped)
 
@@ -58,13 +58,13 @@ def test_module_load_order_does_not_change_groups(
 @pytest.mark.machines("smmuv3", "virtio-iommu")
 @pytest.mark.needs(PROBE_DEFERRAL)
 @pytest.mark.excused(untranslated="the deferral times out")
-def test_deferral_timeout_binds_untranslated_until_rebound(
+def test_client_binds_untranslated_after_the_deferral_timeout(
     guest_factory: GuestFactory, shows: Shows, expect_splat: ExpectSplat
 ) -> None:
-    """A client whose deferral times out binds untranslated, and gets its group when rebound.
+    """A client binds untranslated after the deferral timeout, and gets a group when it is rebound.
 
-    driver_deferred_probe_check_state ends deferral after deferred_probe_timeout: the driver
-    binds, and an IOMMU that registers later finds a device in use. Kernels that create
+    driver_deferred_probe_check_state ends the deferral after deferred_probe_timeout: the driver
+    binds, and an IOMMU that registers later finds the device in use. Kernels that create
     groups at registration log "something fishy" when such a device is rebound."""
     guest = guest_factory(arguments="deferred_probe_timeout=1")
     modules.load(guest, "e1000e")
@@ -88,8 +88,10 @@ def test_deferral_timeout_binds_untranslated_until_rebound(
 @pytest.mark.machines("smmuv3", "virtio-iommu")
 @pytest.mark.needs(PROBE_DEFERRAL)
 @pytest.mark.excused(untranslated="nothing is deferred")
-def test_zero_deferral_timeout_binds_untranslated_at_once(guest_factory: GuestFactory) -> None:
-    """With deferred_probe_timeout=0 a client binds at once, untranslated."""
+def test_client_binds_untranslated_with_a_deferral_timeout_of_zero(
+    guest_factory: GuestFactory,
+) -> None:
+    """With deferred_probe_timeout=0 a client binds immediately and untranslated."""
     guest = guest_factory(arguments="deferred_probe_timeout=0")
     state = modules.load(guest, "e1000e").after
     (nic,) = clients.pci(state)
@@ -101,7 +103,7 @@ def test_zero_deferral_timeout_binds_untranslated_at_once(guest_factory: GuestFa
 def test_acpi_ignores_the_deferral_timeout(guest_factory: GuestFactory) -> None:
     """With ACPI a client is deferred until its IOMMU registers, whatever the timeout.
 
-    iort_iommu_xlate and viot_dev_iommu_init do not check whether the timeout has passed."""
+    iort_iommu_xlate and viot_dev_iommu_init do not check whether the timeout has expired."""
     guest = guest_factory(arguments="deferred_probe_timeout=0")
     state = modules.load(guest, "e1000e").after
     (nic,) = clients.pci(state)
@@ -116,7 +118,7 @@ def test_acpi_ignores_the_deferral_timeout(guest_factory: GuestFactory) -> None:
 def test_strict_device_links_defer_the_whole_pci_bus(guest_factory: GuestFactory) -> None:
     """With strict device links the PCI bus is not scanned before its SMMU is bound.
 
-    fw_devlink.strict=1: "iommu-map" of the host bridge names a supplier to wait for."""
+    fw_devlink.strict=1: "iommu-map" of the host bridge makes the SMMU its supplier."""
     guest = guest_factory(arguments="fw_devlink.strict=1 deferred_probe_timeout=-1")
     assert [name for name in guest.state().devices if name.startswith("0000:")] == []
     modules.load(guest, "arm_smmu_v3")
@@ -129,10 +131,11 @@ def test_strict_device_links_defer_the_whole_pci_bus(guest_factory: GuestFactory
 @pytest.mark.machines("smmuv3")
 @pytest.mark.needs(PROBE_DEFERRAL)
 def test_strict_device_links_restore_the_pci_bus_after_reload(guest_factory: GuestFactory) -> None:
-    """With strict device links the PCI bus is removed with its SMMU's driver, and restored.
+    """With strict device links, unloading the SMMU driver removes the PCI bus, and loading it
+    restores the bus.
 
-    device_links_unbind_consumers: unloading the SMMU's driver unbinds the host bridge and
-    removes all devices of the bus; the link stays, and the bridge is probed again by it."""
+    device_links_unbind_consumers: unloading the driver unbinds the host bridge, which removes
+    all devices of the bus. The device link stays, and the bridge is probed again."""
     guest = guest_factory(arguments="fw_devlink.strict=1 deferred_probe_timeout=-1")
     for name in ("arm_smmu_v3", *clients.drivers(guest.machine)):
         modules.load(guest, name)
@@ -145,18 +148,18 @@ def test_strict_device_links_restore_the_pci_bus_after_reload(guest_factory: Gue
         assert unloaded.status == 0, unloaded.err
         assert clients.pci(unloaded.after) == []
         modules.load(guest, "arm_smmu_v3")
-        # No rescan: in 6.1 it would disturb the host bridge's own scan.
+        # No rescan, because in 6.1 it would disturb the host bridge's own scan.
         modules.load(guest, clients.PLATFORM_DEVICES)
 
 
-# ACPI defers before it allocates anything that could leak (iort_iommu_xlate).
+# With ACPI nothing that could leak is allocated before the deferral (iort_iommu_xlate).
 @pytest.mark.machines("smmuv3", "virtio-iommu")
 @pytest.mark.needs(PROBE_DEFERRAL)
 @pytest.mark.known_issue("failed-probe-oopses-on-removal")
 def test_removing_a_deferred_device_drops_its_pending_probe(guest: Guest) -> None:
-    """Removing a deferred device takes it off the list of deferred probes.
+    """Removing a deferred device removes it from the list of deferred probes.
 
-    driver_deferred_probe_del in device_del: the list is walked when the IOMMU registers."""
+    driver_deferred_probe_del in device_del. The kernel walks the list when the IOMMU registers."""
     for name in clients.drivers(guest.machine):
         modules.load(guest, name)
     deferred = devices.deferred(guest)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Ownership of a group's DMA: kernel drivers share a group, or one user owns it alone.
+"""Ownership of a group's DMA: kernel drivers share a group, or one user owns it exclusively.
 
 From "Fix BUG_ON in vfio_iommu_group_notifier()" (512881eacfa7): binding a driver claims
-the DMA API for the whole group, a user of VFIO or iommufd claims exclusive ownership, and
-the second of the two is refused, with an errno and without side effects.
+the DMA API for the whole group, and a user of VFIO or iommufd claims exclusive ownership. The
+second of the two fails with an errno and without side effects.
 """
 
 import errno
@@ -29,7 +29,7 @@ EPROBE_DEFER = 517
 
 @pytest.fixture
 def bound_guest(machine: Machine, guest_factory: GuestFactory) -> Guest:
-    """A guest with the IOMMU's and its clients' drivers bound, and VFIO's modules loaded."""
+    """A guest with bound IOMMU and client drivers, and with the VFIO modules loaded."""
     return guest_factory(machine, *vfio.WARM_UP, bound=True)
 
 
@@ -44,21 +44,21 @@ def group_of(guest: Guest, name: str) -> int:
 
 
 def claim(guest: Guest, name: str) -> Step:
-    """Claim the DMA of the device's group in the kernel, by the guest module dma_owner."""
+    """Load the guest module dma_owner, which claims the DMA of the device's group."""
     return modules.load(guest, "dma_owner", device=name, check=False)
 
 
-def assert_refused(step: Step, *errnos: str) -> None:
-    """The step must fail with one of the errnos, by name or by message."""
+def assert_rejected(step: Step, *errnos: str) -> None:
+    """Check that the step fails with one of the errnos, given by name or message."""
     text = step.err.strip()
     messages = {"EPERM": "Operation not permitted", "EBUSY": "Device or resource busy"}
-    assert step.status != 0, "not refused"
+    assert step.status != 0, "it succeeds"
     assert any(errno in text or messages.get(errno, errno) in text for errno in errnos), text
 
 
 class User:
-    """A user that claims a device's DMA: through a VFIO group, through a VFIO device file and
-    iommufd, or in the kernel."""
+    """A user that claims a device's DMA. ``kind`` is "group" (a VFIO group), "cdev" (a VFIO device
+    file and iommufd) or "kernel" (the guest module dma_owner)."""
 
     def __init__(self, guest: Guest, kind: str, name: str) -> None:
         self.guest, self.kind, self.name = guest, kind, name
@@ -73,7 +73,7 @@ class User:
             vfio.bind_vfio(self.guest, self.name)
 
     def open(self) -> Step:
-        """Claim the DMA; a user of VFIO opens the device."""
+        """Claim the DMA. A VFIO user opens the device."""
         if self.kind == "kernel":
             return claim(self.guest, self.name)
         mode: vfio.Mode = "group" if self.kind == "group" else "cdev"
@@ -82,7 +82,7 @@ class User:
         return step
 
     def close(self) -> None:
-        """Release the claim; a user of VFIO is killed."""
+        """Release the claim. A VFIO user is killed."""
         if self.holder:
             self.holder.kill()
         elif self.kind == "kernel":
@@ -92,7 +92,7 @@ class User:
 @owned
 @pytest.mark.parametrize("kind", USERS)
 def test_user_can_claim_an_unbound_device(bound_guest: Guest, kind: str) -> None:
-    """A user can claim a device without a driver, and releases it on exit."""
+    """A user can claim a device without a driver, and releases the device on exit."""
     nic = nic_of(bound_guest)
     user = User(bound_guest, kind, nic)
     user.prepare()
@@ -108,7 +108,7 @@ def test_bound_driver_blocks_a_claim(bound_guest: Guest) -> None:
 
     iommu_group_claim_dma_owner: owner_cnt counts bound drivers."""
     nic = nic_of(bound_guest)
-    assert_refused(claim(bound_guest, nic), "EPERM")
+    assert_rejected(claim(bound_guest, nic), "EPERM")
     assert bound_guest.state().devices[nic].driver == "e1000e"
     devices.unbind(bound_guest, nic)
     finding.require_none(audit.owned_groups(bound_guest, nic))
@@ -116,18 +116,18 @@ def test_bound_driver_blocks_a_claim(bound_guest: Guest) -> None:
 
 @owned
 @pytest.mark.parametrize("bound", [0, 1], ids=["first", "second"])
-def test_bound_sibling_blocks_users(siblings: Guest, kernel: Kernel, bound: int) -> None:
-    """A group is not viable while any of its devices has a driver that does DMA."""
+def test_bound_sibling_blocks_claims(siblings: Guest, kernel: Kernel, bound: int) -> None:
+    """A group is not viable, and cannot be claimed, while one of its devices has a DMA driver."""
     guest = siblings
     nics = clients.nics(clients.bind_all(guest))
     nic = nics[1 - bound]
     group = group_of(guest, nic)
     vfio.bind_vfio(guest, nic)
     assert vfio.viable(guest, group).out == "not viable\n"
-    assert_refused(vfio.run_user(guest, "group", group, nic, check=False), "EPERM")
+    assert_rejected(vfio.run_user(guest, "group", group, nic, check=False), "EPERM")
     if kernel.option(vfio.REQUIRED_OPTIONS["cdev"]):
-        assert_refused(vfio.run_user(guest, "cdev", nic, check=False), "EPERM")
-    assert_refused(claim(guest, nic), "EPERM")
+        assert_rejected(vfio.run_user(guest, "cdev", nic, check=False), "EPERM")
+    assert_rejected(claim(guest, nic), "EPERM")
     assert guest.state().devices[nics[bound]].driver == "e1000"
     devices.unbind(guest, nics[bound])
     assert vfio.viable(guest, group).out == "viable\n"
@@ -137,7 +137,7 @@ def test_bound_sibling_blocks_users(siblings: Guest, kernel: Kernel, bound: int)
 @owned
 @pytest.mark.parametrize("kind", USERS)
 def test_user_blocks_binding_a_sibling(siblings: Guest, kind: str) -> None:
-    """No driver binds to a sibling of a device that a user owns.
+    """A driver cannot bind to a sibling of a device that a user owns.
 
     iommu_device_use_default_domain returns EBUSY, and the driver core logs nothing."""
     guest = siblings
@@ -159,9 +159,9 @@ def test_user_blocks_binding_a_sibling(siblings: Guest, kind: str) -> None:
 @pytest.mark.known_issue("vfio-group-viable-bug-on")
 @pytest.mark.excused(teardown="after the BUG the group's notifier chain stays locked")
 def test_binding_a_sibling_of_a_vfio_device_returns_ebusy(siblings: Guest) -> None:
-    """Binding a driver to a sibling of an open VFIO device fails, with EBUSY.
+    """Binding a driver to a sibling of an open VFIO device fails with EBUSY.
 
-    The bug that the series fixes: vfio_iommu_group_notifier could only BUG_ON."""
+    This is the bug that the series fixes: vfio_iommu_group_notifier could only BUG_ON."""
     guest = siblings
     one, two = clients.nics(clients.bind_all(guest))
     devices.unbind(guest, two)
@@ -177,12 +177,12 @@ def test_binding_a_sibling_of_a_vfio_device_returns_ebusy(siblings: Guest) -> No
 @owned
 @pytest.mark.parametrize("kind", USERS)
 def test_user_blocks_binding_its_device(bound_guest: Guest, kind: str) -> None:
-    """No kernel driver binds to a device that a user owns."""
+    """A kernel driver cannot bind to a device that a user owns."""
     nic = nic_of(bound_guest)
     user = User(bound_guest, kind, nic)
     user.prepare()
     assert user.open().status == 0
-    # It is bound to vfio-pci for a user of VFIO, and has no driver for a claim in the kernel.
+    # The device is bound to vfio-pci for a VFIO user, and has no driver for a claim in the kernel.
     devices.override(bound_guest, nic, "")
     refused = devices.bind(bound_guest, nic, "e1000e", check=False)
     assert (refused.status, devices.errno_of(refused)) == (1, "EBUSY")
@@ -194,9 +194,9 @@ def test_user_blocks_binding_its_device(bound_guest: Guest, kind: str) -> None:
         devices.bind(bound_guest, nic, "e1000e")
 
 
-# By the first and the second user, the errno of the second: a claim of an owned group returns
-# EPERM, opening a VFIO group or device that is already open EBUSY, and binding an iommufd
-# device that is already bound EINVAL (iommu_group_claim_dma_owner, vfio_group_fops_open,
+# The errno of the second user, by the first and second user. Claiming an owned group returns
+# EPERM, opening a VFIO group or device that is already open returns EBUSY, and binding an iommufd
+# device that is already bound returns EINVAL (iommu_group_claim_dma_owner, vfio_group_fops_open,
 # vfio_device_block_group, vfio_df_open).
 REFUSED_WITH = {
     ("group", "group"): "EBUSY",
@@ -214,7 +214,7 @@ REFUSED_WITH = {
 @pytest.mark.parametrize("second", USERS)
 @pytest.mark.parametrize("first", USERS)
 def test_first_user_blocks_a_second_user(bound_guest: Guest, first: str, second: str) -> None:
-    """A device that a user owns is refused to a second user, and free when the first exits."""
+    """A second user cannot claim a device that a user owns until the first user exits."""
     nic = nic_of(bound_guest)
     if first == second == "kernel":
         not_applicable("the module that claims can be loaded only once")
@@ -222,7 +222,7 @@ def test_first_user_blocks_a_second_user(bound_guest: Guest, first: str, second:
     one, two = (User(bound_guest, kind, nic) for kind in (first, second))
     assert one.open().status == 0
     for _ in range(2):
-        assert_refused(two.open(), REFUSED_WITH[first, second])
+        assert_rejected(two.open(), REFUSED_WITH[first, second])
     one.close()
     again = two.open()
     assert again.status == 0, again.err
@@ -239,17 +239,17 @@ def test_vfio_container_claims_the_group_without_an_open_device(bound_guest: Gue
     vfio.bind_vfio(bound_guest, nic)
     _, holder = vfio.start_user(bound_guest, "group", group_of(bound_guest, nic))
     assert holder
-    assert_refused(claim(bound_guest, nic), "EPERM")
+    assert_rejected(claim(bound_guest, nic), "EPERM")
     holder.kill()
     finding.require_none(audit.owned_groups(bound_guest, nic))
 
 
 @owned
 @pytest.mark.parametrize("stub", ["pci-stub", "vfio-pci"])
-def test_driver_with_managed_dma_claims_nothing(siblings: Guest, stub: str) -> None:
-    """A driver with driver_managed_dma can bind to a group that a user owns.
+def test_driver_with_managed_dma_binds_to_an_owned_group(siblings: Guest, stub: str) -> None:
+    """A driver with driver_managed_dma can bind to a device in a group that a user owns.
 
-    pci-stub and vfio-pci claim nothing when they bind."""
+    pci-stub and vfio-pci do not claim the group when they bind."""
     guest = siblings
     one, two = clients.nics(clients.bind_all(guest))
     group = group_of(guest, one)
@@ -261,7 +261,7 @@ def test_driver_with_managed_dma_claims_nothing(siblings: Guest, stub: str) -> N
     assert vfio.viable(guest, group).out == "viable\n"
     _, holder = vfio.start_user(guest, "group", group, one)
     assert holder
-    # It can be unbound and bound again while a user owns the group.
+    # The device can be unbound and bound again while a user owns the group.
     devices.unbind(guest, two)
     assert devices.probe(guest, two).after.devices[two].driver == stub
     holder.kill()
@@ -269,12 +269,12 @@ def test_driver_with_managed_dma_claims_nothing(siblings: Guest, stub: str) -> N
 
 @owned
 def test_group_is_owned_until_its_last_driver_unbinds(siblings: Guest) -> None:
-    """Each driver of a group releases its own claim, and the last one frees the group."""
+    """Each driver of a group releases its own claim; the last driver releases the group."""
     guest = siblings
     one, two = clients.nics(clients.bind_all(guest))
     for first, last in ((one, two), (two, one)):
         devices.unbind(guest, first)
-        assert_refused(claim(guest, first), "EPERM")
+        assert_rejected(claim(guest, first), "EPERM")
         devices.unbind(guest, last)
         finding.require_none(audit.owned_groups(guest, last))
         devices.bind(guest, one, "e1000")
@@ -295,11 +295,11 @@ def test_repeated_binding_leaves_no_owner(bound_guest: Guest) -> None:
 @owned
 @pytest.mark.machines("smmuv3")
 def test_platform_driver_claims_the_group(bound_guest: Guest) -> None:
-    """A platform driver claims its group as a PCI driver does.
+    """A platform driver claims its group like a PCI driver.
 
-    platform_dma_configure matches pci_dma_configure."""
+    platform_dma_configure corresponds to pci_dma_configure."""
     for name in clients.platform(bound_guest.state()):
-        assert_refused(claim(bound_guest, name), "EPERM")
+        assert_rejected(claim(bound_guest, name), "EPERM")
         devices.unbind(bound_guest, name)
         finding.require_none(audit.owned_groups(bound_guest, name))
         assert claim(bound_guest, name).status == 0
@@ -314,14 +314,14 @@ def test_platform_driver_claims_the_group(bound_guest: Guest) -> None:
 def test_driver_owns_the_group_until_its_remove_returns(bound_guest: Guest) -> None:
     """A driver owns its group until its remove function has returned.
 
-    __device_release_driver calls dma_cleanup after remove, during which the device may still
-    do DMA."""
+    __device_release_driver calls dma_cleanup after remove, because the device may still do DMA
+    during remove."""
     name = clients.platform(bound_guest.state())[0]
     block_remove = "/sys/module/iommu_client/parameters/block_remove"
     unbind = f"echo {name} > /sys/bus/platform/drivers/iommu_client/unbind"
     bound_guest.run(f"echo 1 > {block_remove}; {unbind} &")
     bound_guest.run("until dmesg | grep -q 'waiting in remove'; do usleep 1000; done")
-    assert_refused(claim(bound_guest, name), "EPERM")
+    assert_rejected(claim(bound_guest, name), "EPERM")
     bound_guest.run(f"echo 0 > {block_remove}; wait")
     assert bound_guest.state().devices[name].driver == ""
     finding.require_none(audit.owned_groups(bound_guest, name))
@@ -333,8 +333,9 @@ def test_driver_owns_the_group_until_its_remove_returns(bound_guest: Guest) -> N
 def test_dma_is_blocked_while_the_group_is_owned(guest_factory: GuestFactory, kind: str) -> None:
     """While a group is owned, DMA of its unbound devices does not reach memory.
 
-    Without an owner it does: the default domain is an identity domain. Not even an unused
-    sibling keeps that domain (iommu_group_claim_dma_owner, vfio_iommu_type1_attach_group)."""
+    Without an owner the DMA reaches memory, because the default domain is an identity domain.
+    An owner's domain applies to unused siblings too (iommu_group_claim_dma_owner,
+    vfio_iommu_type1_attach_group)."""
     guest = guest_factory(
         "+multifunction", *vfio.WARM_UP, bound=True, arguments="iommu.passthrough=1"
     )
@@ -351,7 +352,7 @@ def test_dma_is_blocked_while_the_group_is_owned(guest_factory: GuestFactory, ki
 
 
 def reaches_memory(guest: Guest, nic: str) -> bool:
-    """Whether DMA of an unbound NIC reaches memory, at an address that is not mapped."""
+    """Whether DMA of an unbound NIC to an unmapped address reaches memory."""
     sent = modules.load(guest, "stray_dma", device=nic, check=False)
     assert sent.status == 0, sent.err
     reached = guest.run("cat /sys/module/stray_dma/parameters/reached").out
@@ -363,7 +364,7 @@ def reaches_memory(guest: Guest, nic: str) -> bool:
 @pytest.mark.machines("smmuv3")
 @pytest.mark.parametrize("error", [errno.EIO, EPROBE_DEFER])
 def test_failed_driver_probe_leaves_no_owner(guest: Guest, error: int) -> None:
-    """A driver whose probe fails, or is deferred, does not keep DMA ownership.
+    """A driver does not keep DMA ownership if its probe fails or is deferred.
 
     really_probe -> dma_cleanup on its error path."""
     modules.load(guest, "arm_smmu_v3")
@@ -375,11 +376,11 @@ def test_failed_driver_probe_leaves_no_owner(guest: Guest, error: int) -> None:
 
 
 @owned
-def test_refused_claim_leaves_no_owner(bound_guest: Guest) -> None:
-    """A claim that is refused leaves no owner behind."""
+def test_rejected_claim_leaves_no_owner(bound_guest: Guest) -> None:
+    """A rejected claim leaves no owner behind."""
     nic = nic_of(bound_guest)
     for _ in range(3):
-        assert_refused(claim(bound_guest, nic), "EPERM")
+        assert_rejected(claim(bound_guest, nic), "EPERM")
     devices.unbind(bound_guest, nic)
     finding.require_none(audit.owned_groups(bound_guest, nic))
     devices.bind(bound_guest, nic, "e1000e")
@@ -387,7 +388,7 @@ def test_refused_claim_leaves_no_owner(bound_guest: Guest) -> None:
 
 @owned
 def test_rescanned_device_has_no_owner(bound_guest: Guest) -> None:
-    """A device that was owned has no owner when it is found again.
+    """A device that was owned has no owner after it is removed and rescanned.
 
     It is removed after its owner is killed, while it is still bound to vfio-pci."""
     nic = nic_of(bound_guest)

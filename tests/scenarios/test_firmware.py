@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Firmware that describes the IOMMU wrongly, or a device more than once.
+"""Firmware that describes the IOMMU incorrectly, or a device more than once.
 
-A driver that is bound past an IOMMU that firmware names is always a finding: its DMA is
-untranslated, and the kernel does not log that.
+If firmware describes an IOMMU for a device and its driver binds without that IOMMU, that is always
+a finding: the DMA is untranslated, and the kernel does not log it.
 """
 
 import pytest
@@ -25,13 +25,13 @@ pytestmark = pytest.mark.machines("smmuv3")
 
 CLIENT0, CLIENT1 = "b000000.client0", "b001000.client1"
 
-# From dts/reserved-regions.dts: two pages that are direct mapped, and one that is not used.
+# From dts/reserved-regions.dts: the first of two direct-mapped pages, and an unused page.
 DIRECT, UNUSED = 0x4F000000, 0xFFFFF000
 PAGE = 0x1000
 
 
 def groups(state: State) -> list[set[str]]:
-    """The groups of the clients, without other devices."""
+    """The groups of the clients, leaving out other devices."""
     found = (set(group.devices) & {CLIENT0, CLIENT1} for group in state.groups.values())
     return sorted((each for each in found if each), key=sorted)
 
@@ -52,9 +52,9 @@ def test_device_can_have_several_stream_ids(guest_factory: GuestFactory, preset:
 def test_removing_a_device_frees_all_its_stream_ids(
     guest_factory: GuestFactory, preset: str
 ) -> None:
-    """Removing a device frees all its stream IDs for the next device that has them.
+    """Removing a device frees all its stream IDs for the next device with the same IDs.
 
-    arm_smmu_remove_master removes each from the tree of streams."""
+    arm_smmu_remove_master removes each of them from the tree of streams."""
     guest = guest_factory(f"+{preset}", bound=True)
     before = clients.bind_all(guest)
     for _ in range(3):
@@ -67,10 +67,10 @@ def test_removing_a_device_frees_all_its_stream_ids(
 
 @pytest.mark.known_issue("stream-alias-bug-on")
 @pytest.mark.excused(untranslated="the second client has no group")
-def test_shared_stream_id_goes_to_one_client(guest_factory: GuestFactory) -> None:
-    """A stream ID of two clients belongs to the first; the second is untranslated, and logged.
+def test_shared_stream_id_is_assigned_to_one_client(guest_factory: GuestFactory) -> None:
+    """The first of two clients gets their shared stream ID; the second is untranslated and logged.
 
-    arm_smmu_insert_master refuses the second, whichever client that is."""
+    arm_smmu_insert_master rejects the second client, whichever client that is."""
     guest = guest_factory("+shared-stream-id")
     modules.load(guest, "arm_smmu_v3")
     step = modules.load(guest, "iommu_client", check=False)
@@ -81,15 +81,15 @@ def test_shared_stream_id_goes_to_one_client(guest_factory: GuestFactory) -> Non
     assert len(group) == 1
     assert group | set(step.after.untranslated) == {CLIENT0, CLIENT1}
     log = [entry.text for entry in guest.kmsg()]
-    assert any(CLIENT0 in line and CLIENT1 in line for line in log), "the refusal is not logged"
+    assert any(CLIENT0 in line and CLIENT1 in line for line in log), "the rejection is not logged"
 
 
 @pytest.mark.needs(STREAM_ALIASES_REFUSED)
 @pytest.mark.excused(untranslated="the second client has no group")
-def test_refused_client_does_not_keep_the_shared_stream_id(guest_factory: GuestFactory) -> None:
-    """A refused client keeps no claim on the shared stream ID.
+def test_rejected_client_does_not_keep_the_shared_stream_id(guest_factory: GuestFactory) -> None:
+    """A rejected client does not keep the shared stream ID.
 
-    When both clients are removed and created again, one of them gets it each time."""
+    Each time both clients are removed and created again, one of them gets the ID."""
     guest = guest_factory("+shared-stream-id")
     modules.load(guest, "arm_smmu_v3")
     modules.load(guest, "iommu_client")
@@ -106,8 +106,8 @@ def test_refused_client_does_not_keep_the_shared_stream_id(guest_factory: GuestF
 def test_stream_id_out_of_range_is_rejected(guest_factory: GuestFactory, shows: Shows) -> None:
     """A stream ID that is out of range is rejected with -ERANGE.
 
-    arm_smmu_insert_master returns it: for the client's own probe, or, since groups are
-    created at registration, for the probe of the whole SMMU."""
+    arm_smmu_insert_master returns it. The client's own probe fails or, since groups are
+    created at registration, the probe of the whole SMMU."""
     guest = guest_factory("+stream-id-out-of-range")
     modules.load(guest, "arm_smmu_v3")
     state = modules.load(guest, "iommu_client").after
@@ -122,11 +122,11 @@ def test_stream_id_out_of_range_is_rejected(guest_factory: GuestFactory, shows: 
 
 @pytest.mark.excused(untranslated="the client with the invalid stream ID has no group")
 def test_failed_insert_releases_the_valid_stream_ids(guest_factory: GuestFactory) -> None:
-    """A device with one invalid stream ID releases its valid ones for other devices.
+    """A device with one invalid stream ID releases its valid stream IDs for other devices.
 
-    arm_smmu_insert_master removes the streams before the one that failed, or the tree keeps
-    those of a failed device: the other client has the same stream ID. The clients are created
-    after the SMMU has registered, because registration could fail with them
+    arm_smmu_insert_master must remove the streams before the invalid one from the tree, because
+    the other client has the same stream ID. The clients are created after the SMMU has
+    registered, because registration could fail with them
     (test_stream_id_out_of_range_is_rejected)."""
     guest = guest_factory("+half-out-of-range")
     clients.remove_all(guest)
@@ -145,8 +145,8 @@ def test_client_of_a_disabled_iommu_binds_untranslated(
 ) -> None:
     """A client behind a disabled IOMMU is not deferred, and binds untranslated.
 
-    of_iommu_configure treats a disabled IOMMU as none, and no device link is created to it
-    (of_link_to_phandle)."""
+    of_iommu_configure ignores a disabled IOMMU, and of_link_to_phandle creates no device link
+    to it."""
     guest = guest_factory("+disabled-iommu", arguments=arguments)
     modules.load(guest, "arm_smmu_v3")
     modules.load(guest, "iommu_client")
@@ -159,7 +159,7 @@ def test_client_of_a_disabled_iommu_binds_untranslated(
 @pytest.mark.known_issue("half-filled-fwspec-oopses", "failed-probe-oopses-on-removal")
 @pytest.mark.excused(untranslated="firmware disables the IOMMU")
 def test_client_with_one_of_two_iommus_disabled_gets_no_group(guest_factory: GuestFactory) -> None:
-    """A client of two IOMMUs, one of them disabled, gets no group from the other.
+    """A client of two IOMMUs gets no group if one of them is disabled.
 
     of_iommu_configure must drop the stream ID of the enabled IOMMU too."""
     guest = guest_factory("+half-disabled-iommu")
@@ -174,34 +174,34 @@ def test_client_with_one_of_two_iommus_disabled_gets_no_group(guest_factory: Gue
 
 @pytest.fixture
 def arguments() -> str:
-    """The kernel's arguments: none, unless a scenario parametrises them."""
+    """The kernel arguments: none, unless a scenario parametrises them."""
     return ""
 
 
 @pytest.fixture
 def reserved(guest_factory: GuestFactory, arguments: str) -> Guest:
-    """A guest with the SMMU's driver loaded, and a client with reserved regions in firmware."""
+    """A guest with the SMMU driver loaded, and a client with reserved regions in firmware."""
     guest = guest_factory("+reserved-regions", arguments=arguments)
     modules.load(guest, "arm_smmu_v3")
     return guest
 
 
 def mapped(step: Step, address: int) -> bool:
-    """Whether the client that the step bound reports the address as mapped to itself; it must
-    be unmapped otherwise."""
+    """Whether the client that the step has bound reports that the address is mapped to itself.
+    Fails if the address is mapped to another address."""
     physical = mapped_to(step)
     assert physical in (0, address), f"{address:#x} is mapped to {physical:#x}"
     return physical == address
 
 
 def mapped_to(step: Step) -> int:
-    """The physical address that the client reports for its address; 0 if it is unmapped."""
+    """The physical address that the client reports for its DMA address, or 0 if it is unmapped."""
     (line,) = [entry.text for entry in step.kmsg if "is mapped to" in entry.text]
     return int(line.rpartition(" ")[2], 16)
 
 
 def is_mapped(guest: Guest, address: int) -> bool:
-    """Bind the client to look the address up; whether it is mapped to itself."""
+    """Bind the client, which looks up the address. Returns whether it is mapped to itself."""
     guest.run(f"echo {address} > /sys/module/iommu_client/parameters/lookup")
     found = mapped(devices.bind(guest, CLIENT0, "iommu_client"), address)
     devices.unbind(guest, CLIENT0)
@@ -212,7 +212,7 @@ def is_mapped(guest: Guest, address: int) -> bool:
 def test_direct_region_is_mapped_before_the_driver_probes(reserved: Guest) -> None:
     """A direct region is mapped before the driver probes, in each DMA domain of the device.
 
-    iommu_create_device_direct_mappings maps all of it and nothing else; a reserved region
+    iommu_create_device_direct_mappings maps the whole region and nothing else. A reserved region
     that is not direct stays unmapped."""
     step = modules.load(reserved, "iommu_client", lookup=str(DIRECT))
     assert mapped(step, DIRECT)
@@ -237,7 +237,7 @@ def test_direct_region_is_mapped_before_the_driver_probes(reserved: Guest) -> No
 @pytest.mark.needs(DEVICETREE_RESERVED_REGIONS)
 @pytest.mark.parametrize(("address", "used"), [(UNUSED, False), (UNUSED - PAGE, True)])
 def test_dma_avoids_reserved_regions(reserved: Guest, address: int, used: bool) -> None:
-    """DMA addresses are allocated from the top, except in a reserved region.
+    """DMA addresses are allocated from the top down, but not in a reserved region.
 
     iova_reserve_iommu_regions."""
     step = modules.load(reserved, "iommu_client", buffer=str(PAGE), lookup=str(address))
@@ -248,12 +248,12 @@ def test_dma_avoids_reserved_regions(reserved: Guest, address: int, used: bool) 
 @pytest.mark.needs(DIRECT_REGIONS_BLOCK_USERS)
 @pytest.mark.parametrize("arguments", ["", "iommu.passthrough=1"], ids=["DMA", "identity"])
 def test_direct_region_blocks_a_claim(reserved: Guest) -> None:
-    """A device with a direct region cannot be claimed, and a refused claim changes nothing.
+    """A device with a direct region cannot be claimed, and a rejected claim changes nothing.
 
-    An owner's domain would lack the region, whatever the type of the group's own domain."""
+    An owner's domain would lack the region, whatever the type of the default domain."""
     modules.load(reserved, "iommu_client")
     devices.unbind(reserved, CLIENT0)
     refused = modules.load(reserved, "dma_owner", device=CLIENT0, check=False)
-    assert refused.err, "the claim is granted"
+    assert refused.err, "the claim succeeds"
     assert "Invalid argument" in refused.err or "EINVAL" in refused.err
     assert is_mapped(reserved, DIRECT)

@@ -2,8 +2,8 @@
 """The lifetime of devices and their IOMMU groups, from device_add to device_del.
 
 From "iommu: Add iommu_init/deinit_device() paired functions" (aa0958570f24):
-iommu_deinit_device undoes all that iommu_init_device has done, in the order release_device,
-domains of the last device, module_put.
+iommu_deinit_device undoes everything that iommu_init_device has done, in the order
+release_device, the domains (with the last device), module_put.
 """
 
 import re
@@ -31,7 +31,7 @@ def nic_of(state: State) -> str:
 
 
 def test_group_is_created_and_released_with_its_only_device(bound_guest: Guest) -> None:
-    """A group with one device is released with it, and created again when it is rescanned."""
+    """A group is released with its only device, and created again when the device is rescanned."""
     before = bound_guest.state()
     nic = nic_of(before)
     number = group_of(before, nic)
@@ -61,7 +61,7 @@ def test_group_exists_until_its_last_device_is_removed(
 
 @pytest.mark.known_issue("rescan-splits-functions")
 def test_rescanned_functions_share_a_group(guest_factory: GuestFactory) -> None:
-    """Functions without isolation share a group again when they are removed and rescanned."""
+    """Functions without isolation share a group again after they are removed and rescanned."""
     guest = guest_factory("+multifunction", bound=True)
     before = clients.bind_all(guest)
     nics = clients.nics(before)
@@ -83,7 +83,7 @@ def assert_shared(state: State, names: list[str]) -> None:
 def test_rescanned_device_rejoins_its_group(guest_factory: GuestFactory, which: int) -> None:
     """A device that is removed and rescanned rejoins the group of its sibling, and binds.
 
-    The group is in use, and its default domain was chosen when it was created."""
+    The group is in use, and keeps the default domain that it had when it was created."""
     guest = guest_factory("+multifunction", bound=True)
     before = clients.bind_all(guest)
     name = clients.nics(before)[which]
@@ -97,7 +97,7 @@ def test_rescanned_device_rejoins_its_group(guest_factory: GuestFactory, which: 
 
 @pytest.mark.needs(LOWEST_FREE_GROUP_ID)
 def test_group_ids_are_reused(bound_guest: Guest) -> None:
-    """The ID of a released group is used again: ten cycles later all IDs are the same.
+    """The ID of a released group is reused: all group IDs are the same after ten cycles.
 
     ida_free in iommu_group_release."""
     before = bound_guest.state()
@@ -132,7 +132,7 @@ def released(step: Step) -> list[int]:
 def test_group_is_released_once(bound_guest: Guest) -> None:
     """A group is released exactly once, when its device is removed.
 
-    The last kobject reference releases it: a device's, sysfs's, or a holder's."""
+    The last kobject reference releases the group. Devices, sysfs and users hold references."""
     before = bound_guest.state()
     tracing.debug(bound_guest, "func iommu_group_release +p")
     nic = nic_of(before)
@@ -142,7 +142,7 @@ def test_group_is_released_once(bound_guest: Guest) -> None:
 
 
 def test_shared_group_is_released_with_its_last_device(guest_factory: GuestFactory) -> None:
-    """A shared group is released when its last device is removed, and not before."""
+    """A shared group is released when its last device is removed, not before."""
     guest = guest_factory("+multifunction", bound=True)
     before = clients.bind_all(guest)
     tracing.debug(guest, "func iommu_group_release +p")
@@ -152,8 +152,8 @@ def test_shared_group_is_released_with_its_last_device(guest_factory: GuestFacto
 
 
 @pytest.mark.machines("smmuv3")
-def test_destroyed_client_releases_its_group_once(guest: Guest) -> None:
-    """Each platform client releases its group exactly once when it is destroyed."""
+def test_destroying_a_client_releases_its_group_once(guest: Guest) -> None:
+    """Destroying a platform client releases its group exactly once."""
     modules.load(guest, "iommu_client_device")
     before = clients.bind_all(guest)
     tracing.debug(guest, "func iommu_group_release +p")
@@ -162,10 +162,10 @@ def test_destroyed_client_releases_its_group_once(guest: Guest) -> None:
 
 
 def test_sysfs_links_are_symmetric(bound_guest: Guest) -> None:
-    """The sysfs links between device, IOMMU and group exist from both ends, or not at all.
+    """The sysfs links of a device to its IOMMU and group exist in both directions or not at all.
 
-    iommu_device_link and iommu_group_add_device: device -> iommu, iommu -> device,
-    device -> group, group -> device; none of them outlives the device."""
+    iommu_device_link and iommu_group_add_device create device -> iommu, iommu -> device,
+    device -> group and group -> device. No link outlives the device."""
     before = bound_guest.state()
     (iommu,) = before.iommus
     assert set(before.iommus[iommu]) == set(before.grouped)
@@ -179,9 +179,9 @@ def test_sysfs_links_are_symmetric(bound_guest: Guest) -> None:
     assert devices.rescan(bound_guest).after.iommus == before.iommus
 
 
-# MSI_IOVA_BASE, chosen by software where the IOMMU's driver has no other window; the doorbell
-# of the machine's ITS, which QEMU's virtio-iommu reports to its driver.
-MSI_WINDOWS = {
+# arm-smmu-v3 uses MSI_IOVA_BASE, a range that software chooses. QEMU's virtio-iommu reports the
+# doorbell of the machine's ITS to its driver.
+MSI_REGIONS = {
     "arm_smmu_v3": "0x0000000008000000 0x00000000080fffff msi",
     "virtio_iommu": "0x0000000008090000 0x000000000809ffff msi",
 }
@@ -192,26 +192,26 @@ def reserved(guest: Guest, number: int) -> list[str]:
     return text.splitlines()
 
 
-def test_group_reserves_its_msi_window(bound_guest: Guest) -> None:
-    """Each group lists its MSI window as a reserved region, the same at each read.
+def test_group_lists_its_msi_region(bound_guest: Guest) -> None:
+    """Each group lists its MSI region as a reserved region, and each read returns the same.
 
-    arm_smmu_get_resv_regions, viommu_get_resv_regions, which are called at each read."""
+    Each read calls arm_smmu_get_resv_regions or viommu_get_resv_regions."""
     state = bound_guest.state()
     for number in state.groups:
         first = reserved(bound_guest, number)
-        assert first == [MSI_WINDOWS[bound_guest.machine.iommu.driver]]
+        assert first == [MSI_REGIONS[bound_guest.machine.iommu.driver]]
         assert reserved(bound_guest, number) == first
 
 
-def test_shared_group_reserves_its_msi_window_once(guest_factory: GuestFactory) -> None:
-    """A group with several devices lists their common MSI window once."""
+def test_shared_group_lists_its_msi_region_once(guest_factory: GuestFactory) -> None:
+    """A group with several devices lists their common MSI region once."""
     guest = guest_factory("+multifunction", bound=True)
     state = clients.bind_all(guest)
     number = group_of(state, nic_of(state))
-    assert reserved(guest, number) == [MSI_WINDOWS[guest.machine.iommu.driver]]
+    assert reserved(guest, number) == [MSI_REGIONS[guest.machine.iommu.driver]]
 
 
-def test_unbound_device_has_a_group_where_registration_creates_it(
+def test_unbound_device_has_a_group_only_if_registration_creates_groups(
     guest: Guest, shows: Shows
 ) -> None:
     """A rescanned device without a driver has a group only if registration creates groups."""
@@ -223,8 +223,8 @@ def test_unbound_device_has_a_group_where_registration_creates_it(
     assert (found.group is not None) == shows(GROUPS_AT_REGISTRATION)
 
 
-def test_removal_of_bound_and_unbound_devices_is_the_same(bound_guest: Guest) -> None:
-    """Removing a bound device and removing an unbound one leave the same state."""
+def test_removing_a_bound_or_unbound_device_leaves_the_same_state(bound_guest: Guest) -> None:
+    """Removing a device leaves the same state whether the device is bound or unbound."""
     before = bound_guest.state()
     nic = nic_of(before)
     bound = devices.remove(bound_guest, nic).after

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which commands a driver sends to the IOMMU, as QEMU traces them.
+"""The commands that a driver sends to the IOMMU, in QEMU's trace.
 
-What the IOMMU still caches, or still has attached, is in no file of sysfs: a device that gets a
-freed ID, or a stream whose entry was not invalidated, would use another's translation.
+sysfs does not show what the IOMMU still caches or has attached. A device that gets a freed ID, or
+a stream with an entry that was not invalidated, would use the translation of another device.
 """
 
 import re
@@ -16,8 +16,8 @@ from harness.iommu import clients, traffic
 from harness.iommu.behaviour import PROBE_DEFERRAL
 from harness.plugin.plugin import GuestFactory
 
-# The virtio devices bind past their IOMMU in kernels without probe deferral: virtio-pci is built
-# in.
+# In kernels without probe deferral the virtio devices bind before their IOMMU, because virtio-pci
+# is built in.
 pytestmark = pytest.mark.needs(PROBE_DEFERRAL)
 
 
@@ -27,9 +27,9 @@ def nic_of(guest: Guest) -> str:
 
 @pytest.mark.machines("smmuv3", "smmuv3-acpi")
 def test_asids_are_reused(talker: Guest) -> None:
-    """The ASID of a freed domain is used again.
+    """The ASID of a freed domain is reused.
 
-    arm_smmu_domain_free releases the ASID: QEMU traces invalidations of the same few."""
+    arm_smmu_domain_free releases the ASID, and QEMU traces invalidations of only a few ASIDs."""
     nic = nic_of(talker)
     with traffic.traced(talker, "smmuv3_cmdq_tlbi_nh_asid") as trace:
         for _ in range(10):
@@ -42,7 +42,7 @@ def test_asids_are_reused(talker: Guest) -> None:
 
 @pytest.mark.machines("virtio-iommu", "virtio-iommu-acpi")
 def test_virtio_iommu_domain_ids_are_reused(talker: Guest) -> None:
-    """The ID of a freed virtio-iommu domain is used again.
+    """The ID of a freed virtio-iommu domain is reused.
 
     viommu_domain_free releases the ID (ida_free)."""
     nic = nic_of(talker)
@@ -55,8 +55,8 @@ def test_virtio_iommu_domain_ids_are_reused(talker: Guest) -> None:
     assert len(set(ids)) <= 3, f"ten domains have the IDs {ids}"
 
 
-# By the IOMMU's driver, the event that QEMU traces when a device is detached, and the event's
-# field for the device: the invalidation of a stream table entry, or a request.
+# The event that QEMU traces when a device is detached, and its field for the device, by IOMMU
+# driver. The event is the invalidation of a stream table entry, or a request.
 DETACHING = {
     "arm_smmu_v3": ("smmuv3_cmdq_cfgi_ste", "streamid"),
     "virtio_iommu": ("virtio_iommu_detach", "endpoint"),
@@ -65,10 +65,11 @@ DETACHING = {
 
 @pytest.mark.parametrize("arguments", ["", "iommu.passthrough=1"], ids=["translated", "direct"])
 def test_each_removed_device_is_detached(guest_factory: GuestFactory, arguments: str) -> None:
-    """Each removed device is detached in the IOMMU, not only the last of its group.
+    """Each removed device is detached in the IOMMU, not only the last device of its group.
 
-    That includes a device whose DMA was direct: a device that replaces it must not inherit
-    the translation (iommu_deinit_device, arm_smmu_release_device, viommu_release_device)."""
+    This includes devices with direct DMA. Otherwise a device that replaces a removed one would
+    inherit its translation (iommu_deinit_device, arm_smmu_release_device,
+    viommu_release_device)."""
     guest = guest_factory("+virtio-siblings", bound=True, arguments=arguments)
     nics = sorted(clients.behind(clients.bind_all(guest)))
     event, device = DETACHING[guest.machine.iommu.driver]
@@ -84,8 +85,9 @@ STREAMS = 6
 
 
 @pytest.mark.machines("smmuv3")
-def test_smmu_caches_are_invalidated_for_each_stream(guest_factory: GuestFactory) -> None:
-    """Each change of a device's stream table entry or context is invalidated for each stream.
+def test_smmu_driver_invalidates_caches_for_each_stream(guest_factory: GuestFactory) -> None:
+    """Each change of a stream table entry or context descriptor is invalidated for each stream of
+    the device.
 
     An SMMU may cache both (arm_smmu_sync_ste_for_sid, arm_smmu_sync_cd)."""
     guest = guest_factory("+several-stream-ids", bound=True)
@@ -94,13 +96,14 @@ def test_smmu_caches_are_invalidated_for_each_stream(guest_factory: GuestFactory
     assert_invalidated(guest, *(f"echo {number} > {clients.PRESENT}" for number in (0, 1)))
     devices.unbind(guest, name)
     file = f"/sys/bus/platform/devices/{name}/iommu_group/type"
-    # From DMA-FQ to DMA only the context changes, where each device has its own (6.12, 7.2).
+    # The change from DMA-FQ to DMA changes only the context descriptor, in kernels with a
+    # descriptor for each device (6.12, 7.2).
     guest.run(f"echo DMA-FQ > {file}")
     assert_invalidated(guest, *(f"echo {kind} > {file}" for kind in ("DMA", "identity", "DMA")))
 
 
 def assert_invalidated(guest: Guest, *changes: str) -> None:
-    """Each change must make the driver invalidate the configuration of every stream."""
+    """Check that each change makes the driver invalidate the configuration of every stream."""
     for change in changes:
         with traffic.traced(guest, "smmuv3_cmdq_opcode") as trace:
             assert guest.run(change).status == 0

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Repeated cycles leak no memory: of a device, its driver, its user, the IOMMU's driver.
+"""Repeated cycles of a device, its driver, its user or the IOMMU driver leak no memory.
 
-Memory is counted by the kernel's own statistics, which show a leak of any kind.
+The kernel's own statistics show a leak of any kind.
 """
 
 import re
@@ -17,25 +17,25 @@ from harness.iommu.finding import Finding
 from harness.kernel.artifact import Kernel
 from harness.plugin.plugin import GuestFactory, Shows
 
-# The cycles that are counted, and those before them, which allocate most of what the kernel
+# The number of measured cycles, and of cycles before them, which allocate most of what the kernel
 # caches.
 _CYCLES, _FIRST = 40, 10
-# Growth up to this is noise: partial slabs, and pages on the processors' free lists.
+# Growth up to this is noise: partial slabs, and pages on the per-CPU free lists.
 _NOISE = _CYCLES // 2
 
-# The fields of /proc/meminfo that account for memory in use.
+# The fields of /proc/meminfo that account for used memory.
 _ACCOUNTED = (
     *("Buffers", "Cached", "AnonPages", "Slab", "KernelStack"),
     *("PageTables", "SecPageTables", "VmallocUsed", "Percpu"),
 )
 
-_UNACCOUNTED, _PERCPU = "unaccounted pages", "pages per processor"
+_UNACCOUNTED, _PERCPU = "unaccounted pages", "per-CPU pages"
 
 
 def footprint(guest: Guest) -> dict[str, int]:
-    """The memory that a leak would add to, by name: objects of the slabs that drivers and the
-    IOMMU core use, pages of IOMMU page tables where those are counted (since 6.11), and pages
-    that no field accounts for, such as those of a driver's own tables."""
+    """Return the memory that a leak would increase, by name: objects in the slabs that drivers and
+    the IOMMU core use, pages of IOMMU page tables (counted since 6.11), and pages that no field
+    accounts for, such as the pages of a driver's own tables."""
     guest.run(
         "echo 3 > /proc/sys/vm/drop_caches;"
         " for c in /sys/kernel/slab/kmalloc-* /sys/kernel/slab/iommu_*; do echo 1 > $c/shrink; done"
@@ -44,29 +44,30 @@ def footprint(guest: Guest) -> dict[str, int]:
     slabs, vmstat = ([line.split() for line in text.splitlines()] for text in texts)
     found = {row[0]: int(row[1]) for row in slabs if row[0].startswith(("kmalloc-", "iommu_"))}
     found |= {row[0]: int(row[1]) for row in vmstat if row[0] == "nr_iommu_pages"}
-    # Read by one program: pages move from one account to another at any time.
+    # One program reads both files, because pages can move from one field to another at any time.
     text = guest.run("cat /proc/meminfo /proc/zoneinfo").out
     pages = {name: int(size) // 4 for name, size in re.findall(r"^(\w+): +(\d+) kB$", text, re.M)}
     return found | {_PERCPU: pages["Percpu"], _UNACCOUNTED: unaccounted(pages, text)}
 
 
 def unaccounted(memory: dict[str, int], zones: str) -> int:
-    """The pages that no field accounts for, and that are neither free nor on a processor's
-    list of free pages. Both are read together, because that list is drained at any time."""
+    """The number of pages that no field accounts for and that are neither free nor on a per-CPU
+    list of free pages. ``zones`` must have been read together with ``memory``, because the kernel
+    can drain these lists at any time."""
     unused = re.findall(r"^ +(?:pages free +|count: +)(\d+)$", zones, re.MULTILINE)
     accounted = sum(memory.get(name, 0) for name in _ACCOUNTED)
     return memory["MemTotal"] - accounted - sum(map(int, unused))
 
 
-# They keep each new stack trace for good, in pages that no field accounts for.
+# These options keep each new stack trace permanently, in pages that no field accounts for.
 _KEEP_STACKS = ("KASAN", "DEBUG_KMEMLEAK")
 
 
 def assert_nothing_grows(kernel: Kernel, guest: Guest, cycle: str, cycles: int = _CYCLES) -> None:
-    """Run the shell commands ``cycle`` ``cycles`` times, and again where memory has grown.
+    """Run the shell commands ``cycle`` ``cycles`` times, and once more if memory has grown.
 
-    A leak is one object or page per cycle, or many at once, both times. Memory that is freed
-    late, or cached once, is not a leak."""
+    A leak is memory that grows markedly both times, by one object or page per cycle or by many
+    at once. Memory that is freed late or cached once is not a leak."""
     assert guest.run(rounds_of(cycle, min(cycles, _FIRST))).status == 0
     rounds = rounds_of(cycle, cycles)
     leaks = grown(guest, rounds)
@@ -85,12 +86,12 @@ def assert_nothing_grows(kernel: Kernel, guest: Guest, cycle: str, cycles: int =
 
 
 def rounds_of(cycle: str, count: int) -> str:
-    """A shell loop over the cycle; each round prints its number, as a sign of life."""
+    """A shell loop over the cycle. Each round prints its number to show that the guest is alive."""
     return f"(for n in $(seq {count}); do echo $n; {cycle.replace(';', ' &&')} || exit 1; done)"
 
 
 def grown(guest: Guest, rounds: str) -> dict[str, int]:
-    """Run the rounds; return by how much each part of the footprint has grown, if markedly."""
+    """Run the rounds, and return the growth of the parts of the footprint that grow markedly."""
     before = footprint(guest)
     assert guest.run(rounds).status == 0
     after = footprint(guest)
@@ -101,11 +102,11 @@ def grown(guest: Guest, rounds: str) -> dict[str, int]:
 def test_removing_and_rescanning_devices_leaks_no_memory(
     kernel: Kernel, guest_factory: GuestFactory
 ) -> None:
-    """Removing a device frees all that was allocated for it, and the device itself.
+    """Removing a device frees the device and everything that was allocated for it.
 
-    That is its group, the default domain and its tables, the driver's own data, and fwspec.
-    Lookups hold a reference to the device: for its siblings (pci_device_group), and to bind
-    it to a driver that rejects it. A group that has had a user also has a blocking domain
+    That is its group, the default domain and its tables, the IOMMU driver's data, and the fwspec.
+    Searching for siblings (pci_device_group) and binding the device to a driver that rejects it
+    take references to the device. A group that has had a user also has a blocking domain
     (__iommu_group_alloc_blocking_domain)."""
     guest = guest_factory("+multifunction", *vfio.WARM_UP, bound=True)
     nics = clients.nics(clients.bind_all(guest))
@@ -128,7 +129,7 @@ def test_removing_and_rescanning_devices_leaks_no_memory(
 def test_removing_and_rescanning_active_devices_leaks_no_memory(
     kernel: Kernel, guest_factory: GuestFactory
 ) -> None:
-    """Removing an active device frees the IOVAs of its buffers and its MSI doorbell mapping.
+    """Removing an active device frees the IOVAs of its buffers and the mapping of its MSI doorbell.
 
     iommu_dma_prepare_msi maps the doorbell."""
     guest = guest_factory("+virtio", bound=True)
@@ -140,13 +141,13 @@ def test_removing_and_rescanning_active_devices_leaks_no_memory(
 
 @pytest.mark.machines("smmuv3")
 def test_recreating_platform_clients_leaks_no_memory(kernel: Kernel, bound_guest: Guest) -> None:
-    """Destroying a platform device frees all that was allocated for it."""
+    """Destroying a platform device frees everything that was allocated for it."""
     cycle = "modprobe iommu_client_device; rmmod iommu_client_device"
     assert_nothing_grows(kernel, bound_guest, cycle)
 
 
 def test_rebinding_a_driver_leaks_no_memory(kernel: Kernel, bound_guest: Guest) -> None:
-    """Unbinding a driver frees all that binding it has allocated."""
+    """Unbinding a driver frees everything that binding it has allocated."""
     nic = clients.nics(bound_guest.state())[0]
     cycle = (
         f"echo {nic} > /sys/bus/pci/drivers/pci-stub/unbind;"
@@ -160,7 +161,7 @@ def test_rebinding_a_driver_leaks_no_memory(kernel: Kernel, bound_guest: Guest) 
 
 
 def test_failed_driver_probes_leak_no_memory(kernel: Kernel, guest: Guest) -> None:
-    """A driver's failed probe leaks no memory of the DMA configuration before it.
+    """A failed driver probe leaks no memory of the DMA configuration that precedes it.
 
     pci_device_probe, really_probe."""
     name = clients.pci(guest.state())[0]
@@ -179,10 +180,10 @@ def test_failed_driver_probes_leak_no_memory(kernel: Kernel, guest: Guest) -> No
 
 @pytest.mark.machines("smmuv3")
 def test_failed_dma_buffer_allocation_leaks_no_memory(kernel: Kernel, bound_guest: Guest) -> None:
-    """A DMA buffer whose allocation fails frees the pages that it had by then.
+    """A failed allocation of a DMA buffer frees the pages that it has already allocated.
 
     Each allocation fails once: the buffer's pages, an IOVA, tables to map it, an address for
-    the driver (iommu_dma_alloc_remap). The buffer is large enough for a leak to show."""
+    the driver (iommu_dma_alloc_remap). The buffer is large enough to make a leak visible."""
     client = clients.platform(bound_guest.state())[0]
     devices.unbind(bound_guest, client)
     bound_guest.run(f"echo {64 * 4096} > /sys/module/iommu_client/parameters/buffer")
@@ -197,7 +198,7 @@ def test_failed_dma_buffer_allocation_leaks_no_memory(kernel: Kernel, bound_gues
 
 @pytest.mark.machines("smmuv3")
 def test_unmapping_a_whole_table_leaks_no_memory(kernel: Kernel, bound_guest: Guest) -> None:
-    """Unmapping all pages of a page table as one block frees the table too.
+    """Unmapping all pages of a page table at once frees the table too.
 
     __arm_lpae_unmap."""
     client = clients.platform(bound_guest.state())[0]
@@ -213,7 +214,7 @@ def test_changing_the_group_type_leaks_no_memory(
 ) -> None:
     """A type change frees the old domain, its tables and its flush queues.
 
-    iommu_dma_free_fq frees the queue of each processor."""
+    iommu_dma_free_fq frees the queue of each CPU."""
     lazy = bound_guest.machine.iommu.driver == "arm_smmu_v3" or shows(VIRTIO_IOMMU_FLUSH_QUEUE)
     (nic,) = clients.nics(bound_guest.state())
     group = bound_guest.state().devices[nic].group
@@ -224,10 +225,10 @@ def test_changing_the_group_type_leaks_no_memory(
 
 
 def test_vfio_users_leak_no_memory(kernel: Kernel, guest_factory: GuestFactory) -> None:
-    """A VFIO user that exits leaks no domains, no page tables and no mapped memory.
+    """A VFIO user that exits leaks no domains, page tables or mapped memory.
 
-    The users have two groups in one container, two devices in one iommufd, and a group in
-    either."""
+    The users open one or two groups in a container, a group through iommufd's compatibility mode,
+    and two devices in one iommufd."""
     guest = guest_factory("+isolated-functions", *vfio.WARM_UP, bound=True)
     nics = clients.nics(clients.bind_all(guest))
     for name in nics:
@@ -254,7 +255,7 @@ def test_vfio_interrupts_leak_no_memory(
 ) -> None:
     """A VFIO user that exits leaks no mapping of an MSI doorbell.
 
-    An SMMU translates writes to the doorbell, which is therefore mapped in each of a user's
+    An SMMU translates writes to the doorbell. Therefore the doorbell is mapped in each of a user's
     domains (iommu_dma_get_msi_page; iommufd_sw_msi since 6.15)."""
     guest = guest_factory("+nic", *vfio.WARM_UP, bound=True)
     (nic,) = clients.nics(clients.bind_all(guest))
@@ -262,13 +263,13 @@ def test_vfio_interrupts_leak_no_memory(
     vfio.disable_reset(guest, nic)
     cycle = shlex.join(["vfio", "interrupts", mode, *vfio.arguments(guest.state(), mode, nic)])
     audit.require_success(guest.step(cycle))
-    # Only 25 cycles, because before 5.15 each one resets the NIC, which takes 0.1 s.
+    # Only 25 cycles, because before 5.15 each cycle resets the NIC, which takes 0.1 s.
     assert_nothing_grows(kernel, guest, cycle, cycles=25)
 
 
 @pytest.mark.known_issue("smmu-reload-leaks")
 def test_reloading_the_iommu_driver_leaks_no_memory(kernel: Kernel, bound_guest: Guest) -> None:
-    """Unloading the IOMMU's driver frees all that loading it has allocated."""
+    """Unloading the IOMMU driver frees everything that loading it has allocated."""
     driver = bound_guest.machine.iommu.driver
     clients.remove_all(bound_guest)
     assert_nothing_grows(kernel, bound_guest, f"rmmod {driver}; modprobe {driver}")

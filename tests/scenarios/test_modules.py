@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""IOMMU drivers as modules: loaded and unloaded, before and after their clients, by force,
+"""IOMMU drivers as modules: loading and unloading them before and after their clients, by force,
 and without hardware.
 
 From the series "iommu: Permit modular builds of ARM SMMU[v3] drivers": device links and
@@ -36,26 +36,26 @@ def remove_clients(guest: Guest) -> None:
 
 
 def test_iommu_driver_can_be_reloaded(guest: Guest) -> None:
-    """The IOMMU's driver loads and unloads repeatedly, and finds the hardware disabled."""
+    """The IOMMU driver loads and unloads repeatedly, and finds the hardware disabled each time."""
     driver = guest.machine.iommu.driver
     remove_clients(guest)
     for _ in range(5):
         loaded = modules.load(guest, driver, check=False)
         assert (loaded.status, loaded.after.refcount_if_loaded(driver)) == (0, 0)
         assert len(loaded.after.iommus) == 1
-        # The driver warns of an IOMMU that is still enabled.
+        # The driver logs a warning if the IOMMU is still enabled.
         assert [entry.text for entry in loaded.kmsg if entry.level < 5] == []
         unloaded = modules.unload(guest, driver, check=False)
         assert (unloaded.status, unloaded.after.is_loaded(driver)) == (0, False)
         assert unloaded.after.iommus == {}
 
 
-# The modalias of the IOMMU's device, by which udev finds its driver.
+# Patterns of the modalias of the IOMMU device, with which udev finds its driver.
 ALIASES = {"arm_smmu_v3": "smmu", "virtio_iommu": "^virtio:d00000017"}
 
 
 def test_modalias_loads_the_iommu_driver(guest: Guest) -> None:
-    """The modalias of the IOMMU's device loads its driver.
+    """The modalias of the IOMMU device loads its driver.
 
     MODULE_DEVICE_TABLE."""
     driver = guest.machine.iommu.driver
@@ -73,12 +73,12 @@ def resources(guest: Guest) -> Counter[str]:
         " ls -d /sys/bus/*/drivers/* /sys/class/iommu/* /sys/kernel/iommu_groups/* 2>/dev/null"
     )
     lines = listed.out.splitlines()
-    # Without the numbers of interrupts and their counts per processor.
+    # Leave out the interrupt numbers and the counts per CPU.
     return Counter(re.sub(r"^ *\S+:( +\d+)+ +", "", line) for line in lines)
 
 
 def test_unloading_the_iommu_driver_releases_its_resources(guest: Guest) -> None:
-    """Unloading the IOMMU's driver releases its interrupts, I/O memory and sysfs entries."""
+    """Unloading the IOMMU driver releases its interrupts, I/O memory and sysfs entries."""
     driver = guest.machine.iommu.driver
     before = resources(guest)
     for _ in range(2):
@@ -91,7 +91,7 @@ def test_unloading_the_iommu_driver_releases_its_resources(guest: Guest) -> None
 
 
 def test_clients_rebind_after_the_iommu_driver_is_reloaded(bound_guest: Guest) -> None:
-    """After a reload of the IOMMU's driver its clients bind again, each with a group."""
+    """After the IOMMU driver is reloaded, its clients bind again, and each has a group."""
     before = bound_guest.state()
     driver = bound_guest.machine.iommu.driver
     clients.remove_all(bound_guest)
@@ -109,9 +109,9 @@ def test_clients_rebind_after_the_iommu_driver_is_reloaded(bound_guest: Guest) -
 @pytest.mark.known_issue("unloaded-operations-stay", "unloaded-virtio-operations-stay")
 @pytest.mark.excused(untranslated="in 5.10 the NIC is not deferred until the driver is reloaded")
 def test_rescan_after_unload_uses_no_freed_operations(guest: Guest, shows: Shows) -> None:
-    """A device added after the IOMMU driver is unloaded uses none of its memory, and is deferred.
+    """A device added after the IOMMU driver is unloaded does not use the driver's freed memory.
 
-    It is bound when the driver is loaded again."""
+    The device is deferred, and binds when the driver is loaded again."""
     before = clients.bind_all(guest)
     clients.remove_all(guest)
     for name in clients.pci(guest.state()):
@@ -130,10 +130,12 @@ def test_rescan_after_unload_uses_no_freed_operations(guest: Guest, shows: Shows
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_rescan_before_or_after_registration_gives_the_same_group(guest: Guest, when: str) -> None:
-    """A device gets the same group from a rescan before registration as from one after it.
+def test_rescan_creates_the_same_group_before_and_after_registration(
+    guest: Guest, when: str
+) -> None:
+    """A device gets the same group whether it is scanned before or after the IOMMU registers.
 
-    The group is created by the driver's registration, or by device_add."""
+    Either the registration of the IOMMU or device_add creates the group."""
     (nic,) = clients.pci(guest.state())
     if when == "after":
         devices.remove(guest, nic)
@@ -148,7 +150,7 @@ def test_rescan_before_or_after_registration_gives_the_same_group(guest: Guest, 
 
 @pytest.mark.machines("smmuv3")
 def test_smmu_driver_has_no_unbind_attribute(guest: Guest) -> None:
-    """The SMMU's driver cannot be unbound, because its clients would lose the SMMU at once.
+    """The SMMU driver cannot be unbound, because its clients would lose the SMMU immediately.
 
     .suppress_bind_attrs of arm_smmu_driver."""
     modules.load(guest, "arm_smmu_v3")
@@ -158,7 +160,7 @@ def test_smmu_driver_has_no_unbind_attribute(guest: Guest) -> None:
 
 
 def unbind_virtio_iommu(guest: Guest) -> State:
-    """Unbind the virtio-iommu; return the state of the guest after it."""
+    """Unbind the virtio-iommu, and return the state of the guest afterwards."""
     step = guest.step(
         "cd /sys/bus/virtio/drivers/virtio_iommu; for d in virtio[0-9]*; do echo $d > unbind; done"
     )
@@ -202,7 +204,7 @@ def test_virtio_iommu_without_clients_can_be_unbound(guest: Guest) -> None:
 def test_forced_unload_removes_all_groups(
     bound_guest: Guest, shows: Shows, expect_splat: ExpectSplat, bound: bool
 ) -> None:
-    """A forced unload removes all groups, and warns of those whose DMA a driver owns.
+    """A forced unload removes all groups, and warns about groups with DMA that a driver owns.
 
     CONFIG_MODULE_FORCE_UNLOAD: iommu_device_unregister removes every group, and
     __iommu_group_free_device warns."""
@@ -229,8 +231,8 @@ def test_client_rebound_after_forced_unload_gets_a_group(bound_guest: Guest) -> 
 
 
 @pytest.mark.machines("smmuv3", "smmuv3-acpi")
-def test_module_parameter_is_applied_and_readable(guest: Guest) -> None:
-    """A parameter given at load time is shown in sysfs, and its default without one."""
+def test_module_parameter_is_shown_in_sysfs(guest: Guest) -> None:
+    """sysfs shows the value of a parameter that was passed at load time, or its default."""
     path = "/sys/module/arm_smmu_v3/parameters/disable_msipolling"
     modules.load(guest, "arm_smmu_v3")
     assert guest.run(f"cat {path}").out == "N\n"
@@ -244,7 +246,8 @@ def test_module_parameter_is_applied_and_readable(guest: Guest) -> None:
 def test_iommu_driver_without_hardware_loads_and_unloads(bound_guest: Guest, driver: str) -> None:
     """An IOMMU driver without hardware loads and unloads, and changes no group.
 
-    Each is loaded beside the driver of the machine's IOMMU; QEMU has no SMMUv2 at all."""
+    Each driver is loaded in addition to the driver of the machine's IOMMU. QEMU's virt machine
+    has no SMMUv2."""
     before = bound_guest.state()
     if driver == bound_guest.machine.iommu.driver:
         clients.remove_all(bound_guest)
@@ -260,11 +263,11 @@ def test_iommu_driver_without_hardware_loads_and_unloads(bound_guest: Guest, dri
 
 
 @pytest.mark.machines("smmuv3")  # the machine makes no difference
-def test_failed_module_load_holds_no_reference(guest: Guest) -> None:
-    """A module load that fails holds no reference on the modules that it depends on.
+def test_failed_module_load_keeps_no_reference(guest: Guest) -> None:
+    """A failed module load keeps no reference to the modules that the module depends on.
 
     Each allocation of a load fails once (ref_module, and add_module_usage, which records the
-    use). insmod retries, and so mostly succeeds."""
+    use). insmod retries, and therefore usually succeeds."""
     name = "vfio_iommu_type1"
     modules.load(guest, name)
     before = modules.unload(guest, name).after.modules
@@ -279,17 +282,17 @@ def test_failed_module_load_holds_no_reference(guest: Guest) -> None:
 
 
 @pytest.mark.needs(GROUPS_AT_REGISTRATION)
-def test_registration_groups_unbound_devices(guest: Guest) -> None:
-    """Registration of an IOMMU creates groups for devices without drivers."""
+def test_registration_creates_groups_for_unbound_devices(guest: Guest) -> None:
+    """Registering an IOMMU creates groups for devices without drivers."""
     state = modules.load(guest, guest.machine.iommu.driver).after
     assert set(clients.behind(state)) <= set(state.grouped)
     assert not any(state.devices[name].driver for name in clients.behind(state))
 
 
 def test_client_modules_do_not_hold_the_iommu_driver(bound_guest: Guest) -> None:
-    """The modules of clients are not holders of the IOMMU driver's module, or the reverse.
+    """The modules of client drivers are not holders of the IOMMU driver's module, or vice versa.
 
-    No module depends on another here: they meet in the driver core."""
+    The modules do not depend on each other; only the driver core connects them."""
     state = bound_guest.state()
     for name in (*clients.drivers(bound_guest.machine), bound_guest.machine.iommu.driver):
         assert state.modules[name.replace("-", "_")].holders == ()

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What pins the IOMMU driver's module, when, and what releases it.
+"""What pins the module of the IOMMU driver, and what releases the pin.
 
-One try_module_get(ops->owner) for each device that gets a group (iommu_init_device in
-drivers/iommu/iommu.c; __iommu_probe_device before 6.5), put when the device is removed or
-the IOMMU unregisters (iommu_deinit_device). A client's driver has no part in it: groups
-exist as long as devices do. From the thread "driver core: platform: Call
-iommu_release_device in dma_cleanup" and the series that made the drivers modular.
+Each device that gets a group takes one reference with try_module_get(ops->owner)
+(iommu_init_device in drivers/iommu/iommu.c; __iommu_probe_device before 6.5). The reference is
+put when the device is removed or the IOMMU unregisters (iommu_deinit_device). Client drivers are
+not involved, because groups exist as long as devices. From the thread "driver core: platform:
+Call iommu_release_device in dma_cleanup" and the series that made the drivers modular.
 """
 
 import random
@@ -25,12 +25,12 @@ with_clients = pytest.mark.machines("smmuv3")
 
 
 def pins(guest: Guest) -> int | None:
-    """The refcount of the IOMMU driver's module; None if it is not loaded."""
+    """The refcount of the IOMMU driver's module, or None if it is not loaded."""
     return guest.state().refcount_if_loaded(guest.machine.iommu.driver)
 
 
 def assert_pinned(guest: Guest, *how: str) -> None:
-    """Unloading the driver must fail with EAGAIN, and change nothing."""
+    """Check that unloading the driver fails with EAGAIN and changes nothing."""
     driver = guest.machine.iommu.driver
     step = guest.step(" ".join([*(how or ("rmmod",)), driver]))
     assert (step.status, IN_USE in step.err) == (1, True), step.err
@@ -40,7 +40,7 @@ def assert_pinned(guest: Guest, *how: str) -> None:
 def test_registration_pins_once_per_grouped_device(guest: Guest, shows: Shows) -> None:
     """Registration pins the module once for each device that gets a group.
 
-    bus_iommu_probe at registration; before bcb81ac6ae3c it finds no device, because firmware
+    Registration calls bus_iommu_probe. Before bcb81ac6ae3c it finds no device, because firmware
     is parsed only when a driver binds."""
     state = modules.load(guest, guest.machine.iommu.driver).after
     early = {*clients.behind(state), devices.HOST_BRIDGE}
@@ -51,7 +51,7 @@ def test_registration_pins_once_per_grouped_device(guest: Guest, shows: Shows) -
 
 @with_clients
 def test_binding_a_platform_client_pins_once(guest: Guest, shows: Shows) -> None:
-    """Binding a platform client pins the module once, unless registration has done so."""
+    """Binding a platform client pins the module once, unless registration has already pinned it."""
     step = load_client(guest)
     driver = guest.machine.iommu.driver
     before, after = (each.refcount_if_loaded(driver) for each in (step.before, step.after))
@@ -66,7 +66,7 @@ def load_client(guest: Guest, **parameters: int) -> Step:
 
 
 def test_binding_a_nic_pins_once(guest: Guest, shows: Shows) -> None:
-    """Binding a NIC pins the module once, unless registration has done so."""
+    """Binding a NIC pins the module once, unless registration has already pinned it."""
     driver = guest.machine.iommu.driver
     before = modules.load(guest, driver).after
     after = modules.load(guest, "e1000e").after
@@ -78,10 +78,10 @@ def test_binding_a_nic_pins_once(guest: Guest, shows: Shows) -> None:
 
 @with_clients
 def test_unregistering_a_platform_driver_does_not_unpin(guest: Guest, shows: Shows) -> None:
-    """A platform device stays in its group, and pins the module, when its driver is unloaded.
+    """A platform device stays in its group and pins the module after its driver is unloaded.
 
-    The question of the thread: platform_dma_cleanup ends the use of the default domain, and
-    the device stays in its group. The RFC would remove it from the group."""
+    This is the question of the thread: platform_dma_cleanup ends the use of the default domain,
+    but the device stays in its group. The RFC would remove it from the group."""
     load_client(guest)
     pinned = pins(guest)
     step = modules.unload(guest, clients.PLATFORM_DRIVER, check=False)
@@ -94,7 +94,7 @@ def test_unregistering_a_platform_driver_does_not_unpin(guest: Guest, shows: Sho
 
 @with_clients
 def test_reported_session_leaves_the_smmu_pinned(guest: Guest, shows: Shows) -> None:
-    """The session of the thread ends with a pinned module, step by step.
+    """The session that the thread reports ends with a pinned module.
 
     modprobe arm-smmu-v3, test_module; modprobe -r test_module, arm-smmu-v3."""
     for name in (devices.HOST_BRIDGE, *(n for n in clients.behind(guest.state()) if ":" in n)):
@@ -111,7 +111,7 @@ def test_reported_session_leaves_the_smmu_pinned(guest: Guest, shows: Shows) -> 
 
 
 def test_unbinding_a_nic_does_not_unpin(bound_guest: Guest) -> None:
-    """An unbound NIC stays in its group, and pins the module."""
+    """An unbound NIC stays in its group and pins the module."""
     before = bound_guest.state()
     (nic,) = clients.nics(before)
     after = devices.unbind(bound_guest, nic).after
@@ -121,7 +121,7 @@ def test_unbinding_a_nic_does_not_unpin(bound_guest: Guest) -> None:
 
 
 def test_unloading_a_nic_driver_keeps_the_iommu_module_pinned(bound_guest: Guest) -> None:
-    """A NIC whose driver is unloaded stays in its group, and pins the module."""
+    """A NIC stays in its group and pins the module after its driver is unloaded."""
     before = bound_guest.state()
     after = modules.unload(bound_guest, "e1000e").after
     assert "e1000e" not in after.modules
@@ -131,7 +131,7 @@ def test_unloading_a_nic_driver_keeps_the_iommu_module_pinned(bound_guest: Guest
 
 @pytest.mark.parametrize("level", ["driver", "module"])
 def test_repeated_binding_pins_once(bound_guest: Guest, level: str) -> None:
-    """A device that is bound again pins the module no second time."""
+    """Binding a device again does not pin the module again."""
     before = bound_guest.state()
     (nic,) = clients.nics(before)
     for _ in range(5):
@@ -147,9 +147,9 @@ def test_repeated_binding_pins_once(bound_guest: Guest, level: str) -> None:
 
 
 def test_device_pins_show_no_holder(bound_guest: Guest) -> None:
-    """The pins of devices count in the refcount, but name no holder.
+    """The pins of devices are included in the refcount, but have no holder.
 
-    That makes a refused unload hard to understand: devices are not modules, so neither lsmod
+    This makes a failed unload hard to understand: devices are not modules, so neither lsmod
     nor /sys/module/*/holders shows them."""
     state = bound_guest.state()
     module = state.modules[bound_guest.machine.iommu.driver]
@@ -161,8 +161,8 @@ def test_device_pins_show_no_holder(bound_guest: Guest) -> None:
 
 
 @pytest.mark.parametrize("how", ["rmmod", "modprobe -r"])
-def test_refused_unload_changes_nothing(bound_guest: Guest, how: str) -> None:
-    """A pinned driver refuses to unload, with and without a bound client, and keeps working."""
+def test_failed_unload_changes_nothing(bound_guest: Guest, how: str) -> None:
+    """Unloading a pinned driver fails with and without a bound client, and changes nothing."""
     before = bound_guest.state()
     assert_pinned(bound_guest, how)
     (nic,) = clients.nics(before)
@@ -191,10 +191,10 @@ def test_removing_a_pci_device_drops_its_pin(bound_guest: Guest) -> None:
 def test_destroying_a_platform_device_drops_its_pin(
     guest: Guest, shows: Shows, bound: bool
 ) -> None:
-    """Destroying a platform device drops its pin, whether it is bound or not.
+    """Destroying a platform device drops its pin, whether the device is bound or not.
 
-    Devices of the device tree cannot be removed through sysfs: a module creates and destroys
-    them."""
+    Devices of the device tree cannot be removed through sysfs. Therefore a module creates and
+    destroys them."""
     modules.load(guest, "iommu_client_device")
     load_client(guest)
     if not bound:
@@ -202,7 +202,8 @@ def test_destroying_a_platform_device_drops_its_pin(
     before = guest.state()
     destroyed = modules.unload(guest, "iommu_client_device").after
     assert clients.platform(destroyed) == []
-    # Both are in a group until then, bound or not; with the RFC only while they are bound.
+    # Both devices are in a group until then, bound or not. With the RFC they are in a group only
+    # while they are bound.
     pinned = 0 if not bound and shows(UNBIND_RELEASES_DEVICE) else 2
     assert len(destroyed.grouped) == len(before.grouped) - pinned
     assert destroyed.refcount("arm_smmu_v3") == len(destroyed.grouped)
@@ -238,10 +239,10 @@ def test_any_remaining_device_pins_the_driver(bound_guest: Guest) -> None:
     ("preset", "count"),
     [("multifunction", 2), ("isolated-functions", 2), ("nic", 1)],
 )
-def test_pins_count_devices_and_not_groups(
+def test_pins_count_devices_not_groups(
     guest_factory: GuestFactory, preset: str, count: int
 ) -> None:
-    """Each device pins the module once, in a shared group too."""
+    """Each device pins the module once, even in a shared group."""
     guest = guest_factory(f"+{preset}", bound=True)
     state = clients.bind_all(guest)
     nics, pinned = clients.nics(state), pins(guest) or 0
@@ -264,7 +265,7 @@ def test_pins_do_not_count_stream_ids(guest_factory: GuestFactory) -> None:
 
 @with_clients
 def test_failed_driver_probe_keeps_the_pin(guest: Guest, shows: Shows) -> None:
-    """A device whose driver fails to probe stays in its group, and pins the module.
+    """A device stays in its group and pins the module after its driver fails to probe.
 
     dma_configure precedes the driver's probe, and a failed probe does not undo the group."""
     state = load_client(guest, probe_error=5).after
@@ -278,7 +279,7 @@ def test_failed_driver_probe_keeps_the_pin(guest: Guest, shows: Shows) -> None:
 
 
 def test_vfio_open_takes_no_module_reference(bound_guest: Guest) -> None:
-    """Opening a device through VFIO adds no pin to the device's own."""
+    """Opening a device through VFIO does not pin the module again."""
     before = bound_guest.state()
     (nic,) = clients.nics(before)
     group = before.devices[nic].group
@@ -294,7 +295,7 @@ def test_vfio_open_takes_no_module_reference(bound_guest: Guest) -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_random_operations_keep_pins_balanced(bound_guest: Guest, seed: int) -> None:
-    """After each of 50 random operations every device with a group pins the module once.
+    """After each of 50 random operations, every device with a group pins the module once.
 
     The audit also checks that sysfs is consistent."""
     rng = random.Random(seed)
@@ -308,7 +309,7 @@ def test_random_operations_keep_pins_balanced(bound_guest: Guest, seed: int) -> 
 
 
 def _operations(state: State) -> list[str]:
-    """The shell commands that apply to the state."""
+    """The shell commands for operations that are possible in the state."""
     operations = ["echo 1 > /sys/bus/pci/rescan"]
     for name in clients.behind(state):
         bus = state.devices[name].bus

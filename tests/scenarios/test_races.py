@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Concurrent operations on two processors: the result must be as if one had run first.
+"""Concurrent operations on two CPUs: the result must be as if one had run after the other.
 
-Bounded, seeded and repeated; the raced operations are from different commits, named below.
-docs/what-races-end-in.md lists the possible results of each, by the code of each kernel.
+The races are bounded, seeded and repeated. The docstrings name the commits that they come from.
+docs/what-races-end-in.md lists the possible results of each race, by the code of each kernel.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from harness.plugin.plugin import GuestFactory
 
 @pytest.fixture
 def smp_guest(machine: Machine, guest_factory: GuestFactory) -> Guest:
-    """A guest with two processors."""
+    """A guest with two CPUs."""
     return guest_factory(dataclasses.replace(machine, name=f"{machine.name}-pair", cpus=2))
 
 
@@ -53,9 +53,9 @@ def nic_of(guest: Guest) -> str:
 def test_client_racing_registration_ends_up_translated(
     smp_guest: Guest, client: str, seed: int
 ) -> None:
-    """A client that probes while its IOMMU registers ends up behind it, in either order.
+    """A client that probes while its IOMMU registers ends up translated, in either order.
 
-    b46064a18810, 95deee37a123: iommu_device_register against a driver's dma_configure."""
+    b46064a18810, 95deee37a123: iommu_device_register races with a driver's dma_configure."""
     driver = smp_guest.machine.iommu.driver
     if client == "iommu_client" and not smp_guest.machine.overlays:
         client = "e1000e async_probe"
@@ -94,9 +94,9 @@ def test_async_client_probes_all_get_groups(smp_guest: Guest) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_device_removal_races_with_unbind(smp_guest: Guest, seed: int) -> None:
-    """A device that is removed while it is unbound leaves its group once, in either order.
+    """A device that is removed while it is being unbound leaves its group once, in either order.
 
-    device_del against unbind_store: one waits for the other's device lock."""
+    device_del races with unbind_store; one waits until the other releases the device lock."""
     clients.bind_all(smp_guest)
     rng = random.Random(seed)
     nic = nic_of(smp_guest)
@@ -121,11 +121,11 @@ def test_device_removal_races_with_unbind(smp_guest: Guest, seed: int) -> None:
 )
 @pytest.mark.parametrize("seed", range(3))
 def test_rescan_races_with_unload(smp_guest: Guest, seed: int) -> None:
-    """A rescan during rmmod either pins the module, or finds no IOMMU.
+    """A rescan during rmmod either pins the module or finds no IOMMU.
 
-    The module is live, then going (try_module_get fails), then off the list of IOMMUs, then
-    freed. Before 6.12 a device that is added in between keeps a fwspec, which 5.10 does not
-    clear behind a virtio-iommu; also before 6.12, the bus keeps operations that are freed."""
+    The module is live, then going (try_module_get fails), then removed from the list of IOMMUs,
+    then freed. Before 6.12, a device that is added in between keeps a fwspec (which 5.10 does not
+    clear behind a virtio-iommu), and the bus keeps operations that have been freed."""
     clients.bind_all(smp_guest)
     nic, driver = nic_of(smp_guest), smp_guest.machine.iommu.driver
     rng = random.Random(seed)
@@ -152,7 +152,7 @@ def test_rescan_races_with_unload(smp_guest: Guest, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_removals_race_with_rescans(smp_guest: Guest, seed: int) -> None:
-    """Concurrent removals and rescans of a device leave it usable, and the counts balanced."""
+    """Concurrent removals and rescans of a device leave it usable and the refcounts balanced."""
     clients.bind_all(smp_guest)
     nic = nic_of(smp_guest)
     rng = random.Random(seed)
@@ -173,9 +173,9 @@ def test_removals_race_with_rescans(smp_guest: Guest, seed: int) -> None:
 def test_bind_and_claim_race_has_one_winner(smp_guest: Guest) -> None:
     """When a driver binds while a user claims the group, exactly one of them succeeds.
 
-    owner_cnt is checked under the group's mutex. The delay of the driver is shortened where
-    the claim was first, and lengthened where the driver was, which converges on the moment
-    when either can win."""
+    owner_cnt is checked under the group's mutex. The delay of the driver is shortened if the
+    claim was first, and lengthened if the driver was first. It converges on the moment when
+    either can win."""
     clients.bind_all(smp_guest)
     nic = nic_of(smp_guest)
     devices.unbind(smp_guest, nic)

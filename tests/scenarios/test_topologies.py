@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which devices share a group, by their kind and their place in the topology.
+"""Which devices share a group, by their kind and their position in the topology.
 
 pci_device_group (drivers/iommu/iommu.c) puts devices that PCI cannot isolate into one group:
 functions without ACS, and devices behind a bridge to conventional PCI.
@@ -25,8 +25,8 @@ BRIDGE = devices.HOST_BRIDGE
 # The functions below a root port.
 BELOW = {"0000:01:00.0", "0000:01:00.1"}
 
-# The groups of a preset's devices, by slot and function, without that of the host bridge,
-# which has one only in some kernels.
+# The groups of a preset's devices, by slot and function. The group of the host bridge is left out,
+# because the host bridge has a group only in some kernels.
 PCI = {
     "nic": [{"nic"}],
     "multifunction": [{"05.0", "05.1"}],
@@ -35,7 +35,7 @@ PCI = {
 
 
 def groups(state: State) -> list[set[str]]:
-    """The groups as sets of devices, in a fixed order, without that of the host bridge."""
+    """The groups as sets of devices, in a fixed order, leaving out the group of the host bridge."""
     found = [set(group.devices) for group in state.groups.values()]
     return sorted((each for each in found if each != {BRIDGE}), key=sorted)
 
@@ -44,7 +44,7 @@ def groups(state: State) -> list[set[str]]:
 def test_pci_functions_share_a_group_unless_isolated(
     guest_factory: GuestFactory, preset: str
 ) -> None:
-    """PCI functions share a group unless ACS isolates them, behind either IOMMU.
+    """PCI functions share a group unless ACS isolates them, with either IOMMU.
 
     Both drivers call pci_device_group."""
     state = clients.bind_all(guest_factory(f"+{preset}", bound=True))
@@ -64,10 +64,10 @@ def test_nvme_disk_has_a_group(guest_factory: GuestFactory) -> None:
 def test_root_port_shares_its_group_without_early_acs(
     guest_factory: GuestFactory, shows: Shows, early_acs: bool
 ) -> None:
-    """A root port has its own group exactly when ACS is enabled before groups exist.
+    """A root port has its own group only if ACS is enabled before groups are created.
 
-    With a modular IOMMU and a device tree, ACS is requested too late, after the port is set
-    up, until c41e2fb67e26. In 5.10 the port does not wait for its IOMMU at all."""
+    Before c41e2fb67e26, with a modular IOMMU and a device tree, ACS is requested too late, after
+    the port is set up. In 5.10 the port does not wait for its IOMMU."""
     if not shows(PROBE_DEFERRAL):
         not_applicable("the port binds at boot, past its IOMMU")
     guest = guest_factory("+root-port", bound=True)
@@ -84,13 +84,13 @@ def port_of(state: State) -> str:
 @pytest.mark.machines("smmuv3")
 @pytest.mark.needs(PROBE_DEFERRAL)
 @pytest.mark.known_issue("rescan-splits-functions")
-def test_root_port_scanned_after_registration_gets_the_same_group(
+def test_root_port_scanned_after_registration_has_its_own_group_with_early_acs(
     guest_factory: GuestFactory, shows: Shows
 ) -> None:
-    """A root port that is scanned after its IOMMU has registered gets the same group.
+    """A root port scanned after its IOMMU has registered has its own group if ACS is enabled early.
 
-    With strict device links the bus is scanned only after the SMMU has registered: ACS is
-    enabled before device_add assigns a device its group (pci_acs_init)."""
+    With strict device links the bus is scanned only after the SMMU has registered. pci_acs_init
+    enables ACS before device_add assigns a group to a device."""
     guest = guest_factory("+root-port", arguments="fw_devlink.strict=1")
     modules.load(guest, "arm_smmu_v3")
     modules.load(guest, "e1000e")
@@ -109,9 +109,9 @@ def test_isolation_requires_acs_up_to_the_root(
 ) -> None:
     """A switch with ACS isolates its ports only if ACS is enabled up to the root port.
 
-    pci_acs_path_enabled: isolated ports of a switch do not help where the root port above has
-    no ACS (a NIC and its own port still share a group, because that port has no ACS in QEMU).
-    The devices are removed and rescanned, because ACS may be requested too late at boot."""
+    pci_acs_path_enabled: isolated ports of a switch do not help if the root port above has no
+    ACS. (A NIC and its own port still share a group, because QEMU's port has no ACS.) The devices
+    are removed and rescanned, because ACS may be requested too late at boot."""
     guest = guest_factory(f"+{preset}", bound=True)
     root = min(clients.pci(clients.bind_all(guest)))
     devices.remove(guest, root)
@@ -127,10 +127,10 @@ def test_isolation_requires_acs_up_to_the_root(
 def test_nics_behind_a_pci_bridge_share_a_group_or_the_second_gets_none(
     guest_factory: GuestFactory,
 ) -> None:
-    """NICs behind a PCI bridge share a group, or the second gets none and that is logged.
+    """NICs behind a PCI bridge share a group, or the second NIC gets no group and this is logged.
 
-    Both have the bridge's stream ID, and a stream has one domain. While a stream belongs to
-    one device (arm_smmu_insert_master), the driver refuses the second one."""
+    Both NICs have the bridge's stream ID, and a stream has one domain. In kernels in which a
+    stream belongs to one device (arm_smmu_insert_master), the driver rejects the second device."""
     guest = guest_factory("+pci-bridge")
     modules.load(guest, "arm_smmu_v3")
     step = modules.load(guest, "e1000", check=False)
@@ -149,14 +149,14 @@ def test_nics_behind_a_pci_bridge_share_a_group_or_the_second_gets_none(
 @pytest.mark.machines("virtio-iommu")
 @pytest.mark.known_issue("virtio-iommu-ignores-registration")
 @pytest.mark.excused(
-    untranslated="QEMU knows no endpoint behind the bridge",
-    teardown="QEMU knows no endpoint behind the bridge",
+    untranslated="QEMU has no endpoint behind the bridge",
+    teardown="QEMU has no endpoint behind the bridge",
 )
 def test_nics_without_an_endpoint_bind_untranslated(guest_factory: GuestFactory) -> None:
-    """NICs that are no endpoints of the virtio-iommu bind untranslated, rather than not at all.
+    """NICs that are not endpoints of the virtio-iommu bind untranslated.
 
-    QEMU's virtio-iommu (7.2 to 11.1) knows no endpoint below the bridge: probing one returns
-    -ENODEV."""
+    QEMU's virtio-iommu (7.2 to 11.1) has no endpoints below the bridge: probing a NIC there
+    returns -ENODEV."""
     guest = guest_factory("+pci-bridge")
     modules.load(guest, "virtio_iommu")
     state = modules.load(guest, "e1000").after
@@ -173,7 +173,7 @@ def test_virtio_devices_are_deferred_until_their_iommu_registers(
 ) -> None:
     """Virtio devices are deferred until their IOMMU registers.
 
-    virtio_pci is built in and would otherwise bind at boot, as it does in 5.10."""
+    virtio_pci is built in, and would otherwise bind at boot as in 5.10."""
     if not shows(PROBE_DEFERRAL):
         not_applicable("virtio-pci binds at boot, past its IOMMU")
     guest = guest_factory("+virtio")
@@ -184,7 +184,7 @@ def test_virtio_devices_are_deferred_until_their_iommu_registers(
 
 
 @pytest.mark.machines("smmuv3", "virtio-iommu")
-@pytest.mark.known_issue("pciehp-lock-order", sometimes=True)  # only lockdep shows it
+@pytest.mark.known_issue("pciehp-lock-order", sometimes=True)  # only lockdep reports it
 def test_hotplugged_device_joins_and_leaves_its_group(
     guest_factory: GuestFactory, shows: Shows
 ) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Whether DMA is really translated, as QEMU traces it from outside.
+"""Whether DMA is really translated, in QEMU's trace.
 
-Refcounts and groups are the kernel's own view. Here a NIC pings or a disk is read, and QEMU's
-trace shows whether the device's accesses went through the IOMMU.
+Refcounts and groups are the kernel's own view. Here a NIC sends a ping or a disk is read, and
+QEMU's trace shows whether the accesses of the device went through the IOMMU.
 """
 
 from collections.abc import Callable
@@ -27,8 +27,8 @@ from harness.plugin.plugin import GuestFactory, Shows
 
 NIC, DISK, DRIVER = "virtio-net-pci", "virtio-blk-pci", "virtio-pci"
 
-# A virtio NIC has a carrier at once, an e1000e after seconds. But in kernels without probe
-# deferral, virtio-pci, which is built in, binds at boot and past its IOMMU.
+# A virtio NIC has a carrier immediately, an e1000e only after seconds. But in kernels without probe
+# deferral virtio-pci binds at boot, before its IOMMU, because it is built in.
 pytestmark = pytest.mark.needs(PROBE_DEFERRAL)
 
 
@@ -69,7 +69,7 @@ def test_disk_dma_is_translated(talker: Guest) -> None:
 @pytest.mark.machines("smmuv3", "virtio-iommu")
 @pytest.mark.excused(untranslated="no IOMMU driver is loaded")
 def test_dma_is_direct_without_the_iommu_driver(guest_factory: GuestFactory) -> None:
-    """Without the IOMMU's driver no DMA is translated, which QEMU's trace must show too."""
+    """Without the IOMMU driver, QEMU's trace shows no translated DMA."""
     guest = guest_factory("+virtio", arguments="deferred_probe_timeout=0")
     state = modules.load(guest, "virtio_net").after
     assert_direct(guest, nic_of(state))
@@ -90,12 +90,12 @@ def test_passthrough_is_direct_and_lazy_mode_translates(
 
 @pytest.mark.needs(GROUP_TYPE_WRITABLE)
 def test_group_type_selects_translation(talker: Guest) -> None:
-    """DMA is direct while the type of the group is identity, and translated while it is DMA."""
+    """DMA is direct while the group's type is identity, and translated while it is DMA."""
     assert_follows_type(talker, "identity", "DMA", "identity", "DMA")
 
 
 def unbound_siblings(guest_factory: GuestFactory) -> tuple[Guest, list[str], int]:
-    """A guest with two unbound NICs in one group, the NICs, and the group."""
+    """Boot a guest with two unbound NICs in one group. Returns guest, NICs and group."""
     guest = guest_factory("+virtio-siblings", bound=True)
     nics = sorted(clients.behind(clients.bind_all(guest)))
     (group,) = {guest.state().devices[name].group for name in nics}
@@ -109,7 +109,7 @@ def unbound_siblings(guest_factory: GuestFactory) -> tuple[Guest, list[str], int
 def test_group_type_applies_to_each_device(guest_factory: GuestFactory) -> None:
     """A type change applies to every device of the group.
 
-    iommu_group_store_type: the DMA operations are set for each device, not for its group
+    iommu_group_store_type: the DMA operations are set for each device, not for the group
     (iommu_setup_dma_ops)."""
     guest, nics, group = unbound_siblings(guest_factory)
     changes: list[tuple[GroupType, Callable[[Guest, str], None]]] = [
@@ -135,7 +135,7 @@ def test_removing_a_device_stops_its_flush_queue(guest_factory: GuestFactory) ->
     """Removing the last device of a group stops the flush queue of its domain.
 
     iommu_dma_free_fq: when the device is removed and the domain is freed, mappings that the
-    driver has just unmapped are still queued, for a timer of 10 ms."""
+    driver has just unmapped are still queued until a timer of 10 ms expires."""
     guest = guest_factory("+virtio", arguments="iommu.strict=0", bound=True)
     nic = nic_of(clients.bind_all(guest))
     for _ in range(3):
@@ -146,7 +146,7 @@ def test_removing_a_device_stops_its_flush_queue(guest_factory: GuestFactory) ->
 
 
 def assert_follows_type(guest: Guest, *kinds: GroupType) -> None:
-    """Set each type; DMA of the NIC must be translated unless the type is identity."""
+    """Set each type in turn, and check that the NIC's DMA is translated unless it is identity."""
     nic = nic_of(guest.state())
     group = guest.state().devices[nic].group
     assert group is not None
@@ -155,7 +155,7 @@ def assert_follows_type(guest: Guest, *kinds: GroupType) -> None:
         groups.set_group_type(guest, group, kind)
         devices.bind(guest, nic, DRIVER)
         (assert_direct if kind == "identity" else assert_translated)(guest, nic)
-    # A flush queue is emptied by a timer of 10 ms.
+    # A timer empties a flush queue after 10 ms.
     assert guest.run("usleep 30000").status == 0
 
 
@@ -163,9 +163,9 @@ def assert_follows_type(guest: Guest, *kinds: GroupType) -> None:
 def test_failed_dma_mapping_is_undone(talker: Guest) -> None:
     """A mapping that fails is undone, and the next mapping at that address is the only one.
 
-    Each allocation of a read fails once, including those for its mapping: a virtio-iommu makes
-    three for each, while an SMMU has its tables by then (viommu_map_pages;
-    __iommu_dma_unmap warns when more is unmapped than requested)."""
+    Each allocation of a read fails once, including the allocations for its mapping. A virtio-iommu
+    makes three for each mapping, while an SMMU already has its tables (viommu_map_pages;
+    __iommu_dma_unmap warns if more is unmapped than requested)."""
     read = "dd if=/dev/vda of=/dev/null bs=4k count=1"
     fresh = "echo 1 > /proc/sys/vm/drop_caches"
     talker.new_kmsg()
@@ -178,10 +178,10 @@ def test_failed_dma_mapping_is_undone(talker: Guest) -> None:
 
 @pytest.mark.needs(SHARED_GROUP_TYPE_WRITABLE)
 def test_failed_type_change_does_not_affect_dma(guest_factory: GuestFactory) -> None:
-    """A type change that fails with -ENOMEM leaves the DMA of every device as it was.
+    """A type change that fails with -ENOMEM does not change the DMA of any device.
 
-    Each allocation of the change fails once. The first of two devices in the group may have
-    its new domain by then: __iommu_group_set_domain_internal attaches the old one again."""
+    Each allocation of the change fails once. The first of two devices in the group may already
+    have its new domain, and __iommu_group_set_domain_internal attaches the old domain again."""
     guest, nics, group = unbound_siblings(guest_factory)
     groups.set_group_type(guest, group, "identity")
     change = ("write", f"/sys/kernel/iommu_groups/{group}/type", "DMA")
@@ -199,7 +199,7 @@ def test_failed_type_change_does_not_affect_dma(guest_factory: GuestFactory) -> 
 
 
 def test_dma_is_translated_after_rebinding(talker: Guest) -> None:
-    """DMA of a driver that is unbound and bound again is translated."""
+    """DMA of a device is translated after its driver is unbound and bound again."""
     nic = nic_of(talker.state())
     for _ in range(3):
         devices.unbind(talker, nic)
@@ -208,9 +208,9 @@ def test_dma_is_translated_after_rebinding(talker: Guest) -> None:
 
 
 def test_dma_is_translated_after_a_rescan(talker: Guest) -> None:
-    """DMA of a device that is removed and rescanned is translated.
+    """DMA of a device is translated after the device is removed and rescanned.
 
-    It gets a new domain, and the IOMMU must not use the old one."""
+    The device gets a new domain, and the IOMMU must not use the old domain."""
     nic = nic_of(talker.state())
     for _ in range(3):
         devices.remove(talker, nic)
@@ -219,7 +219,7 @@ def test_dma_is_translated_after_a_rescan(talker: Guest) -> None:
 
 
 def test_dma_is_translated_after_reloading_the_iommu_driver(talker: Guest) -> None:
-    """DMA is translated again after the IOMMU's driver is unloaded and loaded."""
+    """DMA is translated again after the IOMMU driver is unloaded and loaded."""
     nic = nic_of(talker.state())
     driver = talker.machine.iommu.driver
     assert_translated(talker, nic)
@@ -233,7 +233,9 @@ def test_dma_is_translated_after_reloading_the_iommu_driver(talker: Guest) -> No
 @pytest.mark.needs(DMA_OWNERSHIP)
 @pytest.mark.parametrize("owner", ["vfio", "kernel"])
 def test_dma_is_translated_after_a_claim_is_released(talker: Guest, owner: str) -> None:
-    """When an owner releases the group, it returns from the blocked to the default domain."""
+    """DMA is translated after an owner releases the group.
+
+    The group returns from the blocking domain to its default domain."""
     nic = nic_of(talker.state())
     group = talker.state().devices[nic].group
     assert group is not None
@@ -250,16 +252,16 @@ def test_dma_is_translated_after_a_claim_is_released(talker: Guest, owner: str) 
     assert_translated(talker, nic)
 
 
-def test_refused_unload_does_not_disturb_dma(talker: Guest) -> None:
-    """A refused unload of the IOMMU's driver leaves DMA translated."""
+def test_failed_unload_does_not_affect_dma(talker: Guest) -> None:
+    """DMA stays translated after a failed unload of the IOMMU driver."""
     nic = nic_of(talker.state())
     assert_translated(talker, nic)
     assert modules.unload(talker, talker.machine.iommu.driver, check=False).status == 1
     assert_translated(talker, nic)
 
 
-def test_removing_a_neighbour_does_not_disturb_dma(talker: Guest) -> None:
-    """Removing and rescanning another device leaves a NIC's DMA translated."""
+def test_removing_another_device_does_not_affect_dma(talker: Guest) -> None:
+    """The DMA of a NIC stays translated while another device is removed and rescanned."""
     state = talker.state()
     devices.remove(talker, disk_of(state))
     assert_translated(talker, nic_of(state))
@@ -269,11 +271,11 @@ def test_removing_a_neighbour_does_not_disturb_dma(talker: Guest) -> None:
 
 @pytest.mark.machines("smmuv3")
 @pytest.mark.known_issue("unloaded-operations-stay")
-@pytest.mark.excused(untranslated="the SMMU's driver is unloaded")
+@pytest.mark.excused(untranslated="the SMMU driver is unloaded")
 def test_smmu_bypasses_dma_after_its_driver_is_unloaded(guest_factory: GuestFactory) -> None:
-    """After the SMMU's driver is unloaded the SMMU bypasses all DMA.
+    """After its driver is unloaded, the SMMU bypasses all DMA.
 
-    arm_smmu_device_remove -> arm_smmu_device_disable: with SMMUEN clear and no abort in GBPA,
+    arm_smmu_device_remove -> arm_smmu_device_disable: if SMMUEN is clear and GBPA does not abort,
     DMA of a device is direct."""
     guest = guest_factory("+virtio", arguments="deferred_probe_timeout=0")
     modules.load(guest, "arm_smmu_v3")
@@ -298,9 +300,9 @@ def test_dma_of_an_unattached_stream_is_blocked(
 ) -> None:
     """The SMMU blocks DMA of a device that has no group.
 
-    The device is bound before the SMMU's driver, which does not know its stream. The SMMU
-    reports the DMA (C_BAD_STREAMID) while the bus has no stream table; once a neighbour has a
-    group there is one, whose other entries abort silently."""
+    The device is bound before the SMMU driver is loaded, and the driver does not know its stream.
+    While the bus has no stream table, the SMMU reports the DMA (C_BAD_STREAMID). Once a neighbour
+    has a group, the bus has a stream table, and its other entries abort silently."""
     at_registration = shows(GROUPS_AT_REGISTRATION)
     if neighbour and at_registration:
         not_applicable("the host bridge is a neighbour already")
@@ -317,7 +319,7 @@ def test_dma_of_an_unattached_stream_is_blocked(
         lost = guest.step("ping -c 1 -W 1 10.0.2.2")
     assert lost.status != 0
     assert trace.count(traffic.requester_ids(nic)) == 0
-    # Without a neighbour the SMMU reports from its first enabling on, rate limited per five
+    # Without a neighbour the SMMU reports the DMA as soon as it is enabled, rate limited per five
     # seconds.
     log = lost.kmsg if neighbour else guest.kmsg()
     events = [entry.text for entry in log if "event 0x02 received" in entry.text]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Error paths: every allocation fails once, of binding, of adding a device, of VFIO's probe
-and of the IOMMU's own.
+"""Error paths of binding, of adding a device, of VFIO's probe and of the IOMMU driver's probe: each
+allocation fails once.
 
-iommu_deinit_device undoes what iommu_init_device has done by then (aa0958570f24); before that
-commit each error path undid it separately.
+Since aa0958570f24 iommu_deinit_device undoes what iommu_init_device has done before the error.
+Before that commit each error path undid it separately.
 """
 
 import pytest
@@ -19,18 +19,18 @@ from harness.iommu.behaviour import (
 from harness.iommu.finding import Finding
 from harness.plugin.plugin import ExpectSplat, GuestFactory, Shows
 
-# A driver's probe that fails with -ENOMEM logs an error.
+# A driver probe that fails with -ENOMEM logs an error.
 pytestmark = pytest.mark.errors("driver_sysfs_add failed", "failed with error -12")
 
 
 def assert_unwound(guest: Guest, name: str, bind: str, undo: str) -> int:
-    """Bind the device with each allocation failing once; return how often that failed.
+    """Bind the device with each allocation failing once, and return how often the bind failed.
 
-    A failure before the device has a group must change nothing. A device that has its group
-    keeps it, consistent, whatever fails later."""
+    A failure before the device has a group must change nothing. A device that has a group keeps
+    it in a consistent state, whatever fails later."""
     base = guest.state()
-    # The IOMMU's driver keeps some allocations of the first bind (a level of its stream table),
-    # which would shift the numbers of all later ones, and some would never fail.
+    # The IOMMU driver keeps some allocations of the first bind (a level of its stream table). They
+    # would shift the numbers of all later allocations, and some would never fail.
     guest.run(f"echo {name} > {bind}; {undo}")
     assert guest.state() == base
     failed = 0
@@ -58,10 +58,10 @@ def assert_unwound(guest: Guest, name: str, bind: str, undo: str) -> int:
 def test_failed_platform_bind_is_unwound(
     guest_factory: GuestFactory, preset: str, shows: Shows, expect_splat: ExpectSplat
 ) -> None:
-    """A platform device that fails to bind for memory has a complete group, or none.
+    """A platform device that fails to bind with -ENOMEM has a complete group or no group.
 
-    of_iommu_configure -> iommu_probe_device, then the driver core's own allocations. Several
-    stream IDs need memory as well (iommu_fwspec_add_ids)."""
+    The allocations are those of of_iommu_configure -> iommu_probe_device, then of the driver core.
+    Several stream IDs require memory too (iommu_fwspec_add_ids)."""
     guest = guest_factory(f"+nic+{preset}")
     client = "b000000.client0"
     if shows(FAILED_FIRST_ATTACH_WARNS) and not shows(GROUPS_AT_REGISTRATION):
@@ -76,7 +76,7 @@ def test_failed_platform_bind_is_unwound(
     assert guest.state().devices[client].driver == "iommu_client"
 
 
-# With ACPI the interpreter's allocations fail, which it does not survive
+# Not with ACPI, because its interpreter does not survive a failed allocation
 # (acpi_ns_check_object_type of 6.12).
 @pytest.mark.machines("smmuv3", "virtio-iommu")
 @pytest.mark.known_issue("failed-attach-warns", sometimes=True)
@@ -84,7 +84,7 @@ def test_failed_platform_bind_is_unwound(
 # It follows those, which mostly end the scenario first.
 @pytest.mark.known_issue("failed-link-is-ignored", sometimes=True)
 def test_failed_pci_bind_is_unwound(guest: Guest, shows: Shows, expect_splat: ExpectSplat) -> None:
-    """A PCI device that fails to bind for memory has a complete group, or none.
+    """A PCI device that fails to bind with -ENOMEM has a complete group or no group.
 
     pci_dma_configure, with a driver that only binds."""
     smmu = guest.machine.iommu.driver == "arm_smmu_v3"
@@ -108,10 +108,10 @@ def test_failed_pci_bind_is_unwound(guest: Guest, shows: Shows, expect_splat: Ex
 @pytest.mark.known_issue("failed-attach-is-detached")
 @pytest.mark.splats("WARNING in iommu_setup_default_domain")
 def test_failed_device_add_is_unwound(guest: Guest) -> None:
-    """A device that is added without a group is removed without a trace, and can be added again.
+    """A device that was added without a group can be removed completely and added again.
 
     iommu_bus_notifier: each allocation of adding two devices fails once. A device that gets
-    no group gets one when it is added again."""
+    no group gets a group when it is added again."""
     modules.load(guest, "arm_smmu_v3")
     modules.load(guest, "iommu_client_device")
     names = clients.platform(guest.state())
@@ -129,13 +129,12 @@ def test_failed_device_add_is_unwound(guest: Guest) -> None:
     assert set(guest.state().grouped) >= set(names)
 
 
-@pytest.mark.needs(DMA_OWNERSHIP)  # 5.10's VFIO follows groups by a notifier instead
+@pytest.mark.needs(DMA_OWNERSHIP)  # in 5.10 VFIO uses a notifier of the group instead
 @pytest.mark.known_issue("vfio-leaks-group-reference")
 def test_failed_vfio_probe_releases_the_group(guest: Guest) -> None:
     """A VFIO probe that fails keeps no reference to the group.
 
-    Each allocation of vfio-pci's probe fails once; the group must be released with its
-    device."""
+    Each allocation of the vfio-pci probe fails once. The group must be released with its device."""
     nic = clients.pci(guest.state())[0]
     modules.load(guest, guest.machine.iommu.driver)
     group = vfio.bind_vfio(guest, nic).after.devices[nic].group
@@ -160,7 +159,7 @@ def fail_vfio_probe(guest: Guest, nic: str) -> None:
 def test_failed_vfio_probe_of_a_sibling_releases_the_group(siblings: Guest) -> None:
     """A VFIO probe that fails for a second device of a group keeps no reference to the group.
 
-    VFIO has the group already, and only adds the device (vfio_group_find_or_alloc)."""
+    VFIO already has the group, and only adds the device (vfio_group_find_or_alloc)."""
     state = siblings.state()
     one, two = clients.nics(state)
     group = state.devices[one].group
@@ -199,7 +198,7 @@ def test_failed_bind_leaves_no_owner(bound_guest: Guest) -> None:
 def test_failed_claim_does_not_block_drivers(siblings: Guest) -> None:
     """A claim of DMA ownership that fails with -ENOMEM leaves no owner, and drivers can bind.
 
-    __iommu_take_dma_ownership: an owner that is kept would block all drivers."""
+    __iommu_take_dma_ownership: a remaining owner would block all drivers."""
     one, two = clients.nics(siblings.state())
     for name in (one, two):
         vfio.bind_vfio(siblings, name)
@@ -233,7 +232,7 @@ def test_failed_smmu_probe_leaks_nothing(
     """A failed probe of an SMMU leaves no group, no IOMMU and no pin.
 
     arm_smmu_device_probe -> iommu_device_register -> bus_iommu_probe: a failure for one
-    device of the bus undoes those before it."""
+    device of the bus undoes the groups of the devices before it."""
     if shows(GROUPS_AT_REGISTRATION):
         expect_splat("WARNING in iommu_setup_default_domain")
     smmu = next(name for name in guest.state().devices if "smmu" in name)

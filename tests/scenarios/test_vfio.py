@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a user of VFIO or iommufd holds while it has a device open, and that the kernel
-releases all of it, however the user ends.
+"""What a user of VFIO or iommufd holds while a device is open, and that the kernel releases all of
+it when the user exits or is killed.
 
-The users are processes of guest-scripts/commands/vfio.c: they map memory, undo nothing on exit,
-and are killed.
+The users are processes of guest-scripts/commands/vfio.c. They map memory and undo nothing on exit.
 """
 
 import re
@@ -18,7 +17,7 @@ from harness.iommu.behaviour import DMA_OWNERSHIP, PROBE_DEFERRAL
 from harness.iommu.vfio import Mode, User
 from harness.plugin.plugin import GuestFactory
 
-# The modules that serve a user, and those of them that could be unloaded without one.
+# The modules that serve a user, and the modules that can be unloaded if there is no user.
 SERVERS = {
     "group": ("vfio_iommu_type1", "vfio_pci"),
     "compat": ("iommufd", "vfio_pci"),
@@ -26,8 +25,8 @@ SERVERS = {
 }
 UNLOADABLE = ("vfio_iommu_type1", "vfio_pci")
 
-# How many of a user's 16 pages for DMA count as locked and as pinned: vfio_lock_acct, and
-# do_update_pinned (7.2: iopt_pages_update_pinned).
+# How many of a user's 16 pages for DMA count as locked (vfio_lock_acct) and as pinned
+# (do_update_pinned; in 7.2 iopt_pages_update_pinned).
 CHARGED = {"group": (16, 0), "remap": (16, 0)} | dict.fromkeys(
     ("compat", "cdev", "replace"), (0, 16)
 )
@@ -55,7 +54,7 @@ def nics_of(state: State) -> list[str]:
 
 
 def hold_open(guest: Guest, mode: Mode, *names: str) -> User:
-    """A process that holds the devices open."""
+    """Start a process that opens the devices and keeps them open."""
     step, holder = vfio.start_user(
         guest, mode, *vfio.arguments(guest.state(), mode, *names), check=False
     )
@@ -65,7 +64,7 @@ def hold_open(guest: Guest, mode: Mode, *names: str) -> User:
 
 
 def assert_released(guest: Guest, *names: str) -> None:
-    """The DMA of their groups must have no owner, and their own drivers must bind."""
+    """Check that the groups of the devices have no DMA owner, and that their own drivers bind."""
     finding.require_none(audit.owned_groups(guest, *names))
     for name in names:
         unbound = vfio.unbind_vfio(guest, name, check=False)
@@ -73,15 +72,15 @@ def assert_released(guest: Guest, *names: str) -> None:
 
 
 def pinned(guest: Guest) -> int:
-    """The pages that are pinned for DMA (pin_user_pages). The statistics are refreshed first,
-    because processors batch their counts."""
+    """The number of pages that are pinned for DMA (pin_user_pages). The statistics are refreshed
+    first, because CPUs batch their counts."""
     text = guest.run("cat /proc/sys/vm/stat_refresh; cat /proc/vmstat").out
     count = dict(re.findall(r"^nr_foll_pin_(acquired|released) (\d+)$", text, re.MULTILINE))
     return int(count["acquired"]) - int(count["released"])
 
 
 def charged(guest: Guest, holder: User) -> tuple[int, ...]:
-    """The pages that the process is charged with as locked and as pinned."""
+    """The numbers of pages that are charged to the process as locked and as pinned."""
     text = guest.run(f"cat /proc/{holder.pid}/status").out
     assert "VmLck" in text, f"process {holder.pid} has no memory"
     counts = dict(re.findall(r"^Vm(Lck|Pin):\s+(\d+) kB$", text, re.MULTILINE))
@@ -90,7 +89,7 @@ def charged(guest: Guest, holder: User) -> tuple[int, ...]:
 
 @each_mode
 def test_vfio_user_pins_the_modules_it_uses(two_nics: Guest, mode: Mode) -> None:
-    """A user of VFIO pins the modules that serve it, until it exits.
+    """A VFIO user pins the modules that serve it until it exits.
 
     try_module_get in vfio_ioctl_set_iommu, in vfio_df_device_first_open (5.10:
     vfio_pci_open), and of the owner of /dev/iommu when it is opened."""
@@ -103,7 +102,7 @@ def test_vfio_user_pins_the_modules_it_uses(two_nics: Guest, mode: Mode) -> None
         assert counts[0] < counts[1], f"{name} has refcount {counts[1]} with a user"
         if name in UNLOADABLE:
             refused = modules.unload(two_nics, name, check=False)
-            assert refused.status != 0, f"{name} unloads under its user"
+            assert refused.status != 0, f"{name} can be unloaded although it has a user"
     holder.kill()
     after = two_nics.state()
     for name in SERVERS[mode]:
@@ -113,10 +112,10 @@ def test_vfio_user_pins_the_modules_it_uses(two_nics: Guest, mode: Mode) -> None
 @pytest.mark.needs(DMA_OWNERSHIP)
 @each_mode
 def test_killed_user_releases_its_device(two_nics: Guest, mode: Mode) -> None:
-    """A killed user releases its device, for the next user and for the kernel's driver.
+    """A killed user releases its device for the next user and for the kernel driver.
 
     vfio_group_fops_release, vfio_device_fops_release and iommufd_fops_release run when the
-    process dies."""
+    process exits."""
     nic, _ = nics_of(two_nics.state())
     for _ in range(3):
         hold_open(two_nics, mode, nic).kill()
@@ -127,9 +126,9 @@ def test_killed_user_releases_its_device(two_nics: Guest, mode: Mode) -> None:
 def test_memory_is_pinned_while_a_user_maps_it(two_nics: Guest, mode: Mode) -> None:
     """Memory that a user maps is pinned and charged to the user until it exits.
 
-    It is unpinned by vfio_iommu_unmap_unpin_all when the last group leaves the container, and
-    by iopt_table_remove_domain when the last device leaves its page table. A user that may
-    lock no more memory than it has mapped can unmap it and map it again."""
+    vfio_iommu_unmap_unpin_all unpins the memory when the last group leaves the container, and
+    iopt_table_remove_domain when the last device leaves its page table. A user that has reached
+    its limit of locked memory can unmap memory and map it again."""
     nic, _ = nics_of(two_nics.state())
     assert pinned(two_nics) == 0
     holder = hold_open(two_nics, mode, nic)
@@ -143,8 +142,8 @@ def test_memory_is_pinned_while_a_user_maps_it(two_nics: Guest, mode: Mode) -> N
     "mode",
     [
         "group",
-        # The number of the process's allocations varies by one between runs, and the one of
-        # unmapping can fall between two numbers that fail.
+        # The number of allocations in the process varies by one between runs. The allocation
+        # for unmapping can therefore be skipped.
         pytest.param(
             "remap",
             marks=pytest.mark.known_issue("unmapping-fails-for-memory", sometimes=True),
@@ -178,8 +177,8 @@ def test_failed_user_leaves_no_owner_and_no_pinned_pages(two_nics: Guest, mode: 
 def test_failed_container_attach_leaves_no_owner(two_nics: Guest) -> None:
     """A user that fails to add a second group to its container leaves neither group owned.
 
-    The second group has its own error paths: its container is set up and has memory mapped
-    (vfio_iommu_type1_attach_group)."""
+    Adding a second group has its own error paths, because the container is already set up and
+    has memory mapped (vfio_iommu_type1_attach_group)."""
     state = two_nics.state()
     nics = nics_of(state)
     failed = 0
@@ -195,10 +194,10 @@ def test_failed_container_attach_leaves_no_owner(two_nics: Guest) -> None:
 @pytest.mark.known_issue("virtio-iommu-space-before-attach", "smmu-space-before-attach")
 @pytest.mark.parametrize("mode", ["move"])
 def test_ioas_can_be_destroyed_after_its_devices_moved(siblings: Guest, mode: Mode) -> None:
-    """An address space can be destroyed once all devices of the group have moved to another.
+    """An IOAS can be destroyed after all devices of the group have moved to another IOAS.
 
     iommufd_device_do_replace: the first device of a group moves all of them to the new page
-    table, with a reference for each and with their reserved regions."""
+    table, with a reference for each device and with their reserved regions."""
     opened = vfio.run_user(
         siblings, mode, *nics_of(bind_nics_to_vfio(siblings).state()), check=False
     )
@@ -208,11 +207,11 @@ def test_ioas_can_be_destroyed_after_its_devices_moved(siblings: Guest, mode: Mo
 
 @pytest.mark.known_issue("virtio-iommu-space-before-attach", "smmu-space-before-attach")
 @pytest.mark.parametrize("mode", ["replace"])
-def test_replacement_page_table_receives_the_mappings(two_nics: Guest, mode: Mode) -> None:
-    """A page table that replaces another of its address space is filled, and emptied on exit.
+def test_replacement_hwpt_receives_the_mappings(two_nics: Guest, mode: Mode) -> None:
+    """A page table that replaces another in its IOAS receives the mappings, and loses them on exit.
 
-    iopt_table_remove_domain: the address space continues to fill and empty its remaining page
-    tables, and to keep the reserved regions of their devices."""
+    iopt_table_remove_domain: the IOAS continues to fill and empty its remaining page tables, and
+    to keep the reserved regions of their devices."""
     nic, _ = nics_of(two_nics.state())
     holder = hold_open(two_nics, mode, nic)
     assert (pinned(two_nics), charged(two_nics, holder)) == (16, CHARGED[mode])
@@ -223,13 +222,13 @@ def test_replacement_page_table_receives_the_mappings(two_nics: Guest, mode: Mod
 
 @pytest.mark.known_issue("virtio-iommu-space-before-attach", "smmu-space-before-attach")
 @pytest.mark.parametrize("mode", ["return"])
-def test_reattached_page_table_keeps_its_mappings(two_nics: Guest, mode: Mode) -> None:
-    """A device that is attached again to its page table finds all mappings in it.
+def test_device_reattached_to_its_hwpt_finds_its_mappings(two_nics: Guest, mode: Mode) -> None:
+    """A device that is attached to its page table again finds all mappings in it.
 
-    The address space reserves the device's regions again, although a list of allowed IOVAs
-    was refused for them in between (iopt_set_allow_iova). A virtio-iommu drops a domain's
-    mappings with its last device, and the driver, which keeps track of them, must send them
-    again (viommu_replay_mappings)."""
+    The IOAS reserves the device's regions again, although it has rejected a list of allowed IOVAs
+    because of them in between (iopt_set_allow_iova). A virtio-iommu drops the mappings of a domain
+    when its last device is detached. The driver keeps track of them, and must send them again
+    (viommu_replay_mappings)."""
     nic, _ = nics_of(two_nics.state())
     with traffic.traced(two_nics, "virtio_iommu_map") as trace:
         opened = vfio.run_user(two_nics, mode, nic, check=False)
@@ -239,10 +238,10 @@ def test_reattached_page_table_keeps_its_mappings(two_nics: Guest, mode: Mode) -
         assert trace.values("virt_start").count(address) == sent, f"{address:#x}"
 
 
-def test_failed_map_uses_no_dma_entry(two_nics: Guest) -> None:
-    """A mapping that fails uses up none of the container's limited entries.
+def test_failed_mapping_consumes_no_dma_entry(two_nics: Guest) -> None:
+    """A failed mapping does not consume an entry of the container's limited number of DMA entries.
 
-    vfio_remove_dma releases the entry: the user maps twice memory that does not exist."""
+    vfio_remove_dma releases the entry. The user tries twice to map memory that does not exist."""
     limited = two_nics.run("echo 2 > /sys/module/vfio_iommu_type1/parameters/dma_entry_limit")
     assert limited.status == 0, limited.err
     state = two_nics.state()
@@ -254,9 +253,9 @@ def test_failed_map_uses_no_dma_entry(two_nics: Guest) -> None:
 @pytest.mark.needs(DMA_OWNERSHIP)
 @pytest.mark.parametrize("mode", ["cdev"])
 def test_group_is_owned_until_its_last_device_closes(siblings: Guest, mode: Mode) -> None:
-    """A group is owned until the last of its devices is closed.
+    """A group is owned until its last device is closed.
 
-    iommu_device_claim_dma_owner counts the devices of one owner (iommufd)."""
+    iommu_device_claim_dma_owner counts the devices of an owner (iommufd)."""
     one, two = nics_of(bind_nics_to_vfio(siblings).state())
     holder = hold_open(siblings, mode, one, two)
     devices.override(siblings, one, "")
@@ -268,9 +267,9 @@ def test_group_is_owned_until_its_last_device_closes(siblings: Guest, mode: Mode
 
 
 def test_vfio_pci_binds_only_by_driver_override(guest: Guest) -> None:
-    """vfio-pci binds no device without a driver_override.
+    """vfio-pci does not bind to a device without a driver_override.
 
-    Its table of devices applies only to driver_override (pci_match_device)."""
+    Its ID table applies only to devices with a driver_override (pci_match_device)."""
     modules.load(guest, guest.machine.iommu.driver)
     state = modules.load(guest, "vfio-pci").after
     assert state.refcount("vfio_pci") == 0
@@ -281,9 +280,9 @@ def test_vfio_pci_binds_only_by_driver_override(guest: Guest) -> None:
 def test_port_driver_does_not_block_vfio_below_it(
     guest_factory: GuestFactory, early_acs: bool
 ) -> None:
-    """The driver of a port does not block VFIO users of the devices below it.
+    """The driver of a port does not block VFIO users of the devices below the port.
 
-    pcie_portdriver sets driver_managed_dma: the port may share its devices' group."""
+    pcie_portdriver sets driver_managed_dma, because the port may share the group of its devices."""
     guest = bind_nics_to_vfio(guest_factory("+root-port", *vfio.WARM_UP, bound=True))
     state = guest.state()
     port = next(name for name, each in state.devices.items() if each.driver == "pcieport")
@@ -309,7 +308,7 @@ def test_driver_override_moves_a_device_to_vfio_and_back(bound_guest: Guest) -> 
 def test_driver_override_excludes_dynamic_ids(bound_guest: Guest) -> None:
     """IDs added to a driver at run time do not match a device with another driver_override.
 
-    pci_match_device. The other driver need not be loaded."""
+    pci_match_device. The driver in driver_override does not need to be loaded."""
     nic = clients.nics(bound_guest.state())[0]
     modules.load(bound_guest, "vfio-pci")
     devices.unbind(bound_guest, nic)
@@ -326,10 +325,10 @@ def test_driver_override_excludes_dynamic_ids(bound_guest: Guest) -> None:
 @pytest.mark.machines("smmuv3", "virtio-iommu")
 @pytest.mark.errors("failed with error -22")
 def test_vfio_pci_requires_a_group(guest_factory: GuestFactory) -> None:
-    """vfio-pci does not bind a device without an IOMMU group.
+    """vfio-pci does not bind to a device without an IOMMU group.
 
-    Without the IOMMU's driver there is no group, and no deferral either, because its timeout
-    is 0 (vfio_group_find_or_alloc, vfio_iommu_group_get of 5.10)."""
+    Without the IOMMU driver the device has no group, and it is not deferred, because the timeout
+    is 0 (vfio_group_find_or_alloc; in 5.10 vfio_iommu_group_get)."""
     guest = guest_factory(arguments="deferred_probe_timeout=0")
     (nic,) = clients.pci(guest.state())
     modules.load(guest, "vfio-pci")
