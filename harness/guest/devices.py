@@ -132,7 +132,9 @@ def unplug(guest: Guest, name: str, address: str, limit: float = 30.0) -> None:
     QEMU have removed it. ``name`` is the device's ID in the machine, and ``address`` its PCI
     address. Raises HostError if QEMU rejects the unplug, GuestHang after ``limit`` seconds."""
     identity = device.identity(name)
-    _wait(limit, f"{address} to be unpluggable", lambda: _request_unplug(guest, identity))
+    _wait(
+        limit, f"QEMU to accept the unplug of {address}", lambda: _request_unplug(guest, identity)
+    )
     # pciehp waits five seconds after the button is pressed, so that a second press can cancel.
     # Writing to the slot's power file skips this delay (pciehp_sysfs_disable_slot).
     slot = shlex.quote(address.rpartition(".")[0])

@@ -74,14 +74,18 @@ class Remote:
         """Copy a file into the guest. Raises HostError if the guest cannot write it."""
         result = self.run(f"cat > {shlex.quote(remote)}", stdin=local.read_bytes())
         if result.status != 0:
-            raise HostError(f"cannot write {remote}: {result.err.decode(errors='replace').strip()}")
+            raise HostError(f"cannot write {remote} in the guest: {_text(result.err)}")
 
     def get(self, remote: str, local: Path) -> None:
         """Copy a file out of the guest. Raises HostError if the guest cannot read it."""
         result = self.run(f"cat {shlex.quote(remote)}")
         if result.status != 0:
-            raise HostError(f"cannot read {remote}: {result.err.decode(errors='replace').strip()}")
+            raise HostError(f"cannot read {remote} in the guest: {_text(result.err)}")
         local.write_bytes(result.out)
+
+
+def _text(printed: bytes) -> str:
+    return printed.decode(errors="replace").strip()
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The subject: IOMMU drivers and machines, groups, clients, VFIO, behaviours, known issues, audit.
+"""The code that is specific to IOMMUs: drivers and machines, groups, clients, VFIO, behaviours,
+known issues and the audit.
 
-No other package below the jobs imports it: to test another subsystem, replace this package and
-harness.kernel.subject.
+No package in the layers below the jobs imports it. To test a different subsystem, replace this
+package and harness.kernel.subject.
 """

@@ -128,7 +128,8 @@ def by_version(release: str, since: Versions, until: Versions = version.NONE) ->
     """Decide by the version alone: a kernel has the behaviour if its release is in ``since`` but
     not in ``until``."""
     shown = since.include(release) and not until.include(release)
-    span = f"since {since}" + (f", until {until}" if until.marks else "")
+    span = f"since {since}" if since.marks else "in no release"
+    span += f", until {until}" if until.marks else ""
     return Evidence(shown, "version", f"a guess from the version {release} ({span})")
 
 
@@ -152,7 +153,7 @@ def _by_sign(examined: ExaminedKernel, sign: Sign) -> Evidence | None:
     code = examined.source.code(sign.file)
     if code is None:
         return None
-    place = PurePosixPath(sign.file).name
+    location = PurePosixPath(sign.file).name
     if sign.within:
         names = sign.within.split()
         bodies = {name: excerpt.definition(code, name) for name in names}
@@ -160,13 +161,13 @@ def _by_sign(examined: ExaminedKernel, sign: Sign) -> Evidence | None:
         if not found:
             return None
         code = "\n".join(found.values())
-        place = f"{', '.join(found)} in {place}"
+        location = f"{', '.join(found)} in {location}"
     match = re.search(sign.code, code)
     shown = (match is not None) == sign.shown
     found_text = (
         f"contains {' '.join(match[0].split())}" if match else f"does not match /{sign.code}/"
     )
-    return Evidence(shown, "source", f"{place} {found_text}")
+    return Evidence(shown, "source", f"{location} {found_text}")
 
 
 def _by_option(kernel: Kernel, sign: Sign) -> Evidence | None:

@@ -177,8 +177,8 @@ def _findings(objects: _Objects, module: InspectedModule) -> Iterator[str]:
         yield f"{name}: license {license_ or 'none'!r} taints the kernel{imports}"
     vermagic = found.value("vermagic").split(" ")[0]
     if vermagic != objects.kernel.release:
-        built = f"built for {vermagic}" if vermagic else "built without vermagic"
-        yield f"{name}: {built}, not for {objects.kernel.release}"
+        release = f"built for {vermagic}" if vermagic else "has no vermagic"
+        yield f"{name}: {release}, but the kernel is {objects.kernel.release}"
     for depended in _depends(found):
         if depended not in objects.files and depended not in _builtin(objects.kernel):
             yield f"{name}: depends on {depended}, which this kernel does not have"

@@ -73,14 +73,14 @@ def _machine(path: Path, record: dict[str, Any]) -> Machine:
         path.stem,
         drivers.IOMMUS[iommu],
         devices=tuple(_device(each) for each in record.get("device", [])),
-        overlays=tuple(_overlay(path, name) for name in _words(record, "overlays")),
+        overlays=tuple(_overlay(path, name) for name in _names(record, "overlays")),
         firmware=firmware,
         memory=record.get("memory", default.memory),
         cpus=record.get("cpus", default.cpus),
         stage=record.get("stage", ""),
         broken_firmware=record.get("broken-firmware", False),
     )
-    return machines.with_presets(bare, tuple(_words(record, "presets")))
+    return machines.with_presets(bare, tuple(_names(record, "presets")))
 
 
 def _check(record: dict[str, Any]) -> None:
@@ -91,11 +91,11 @@ def _check(record: dict[str, Any]) -> None:
             raise UsageError(f"{key} must be of type {_KEYS[key].__name__}, not {value!r}")
 
 
-def _words(record: dict[str, Any], key: str) -> list[str]:
-    words = record.get(key, [])
-    if not all(isinstance(word, str) for word in words):
-        raise UsageError(f"{key} must be a list of names, not {words!r}")
-    return list(words)
+def _names(record: dict[str, Any], key: str) -> list[str]:
+    names = record.get(key, [])
+    if not all(isinstance(name, str) for name in names):
+        raise UsageError(f"{key} must be a list of names, not {names!r}")
+    return list(names)
 
 
 def _device(record: object) -> EmulatedDevice:

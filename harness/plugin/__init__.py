@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The pytest plugin: guests as fixtures, and findings as test results."""
+"""The pytest plugin, which provides guests as fixtures and reports findings as test results."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Skip tests that are not applicable, because the kernel or machine cannot show what they test."""
+"""Skip tests that are not applicable, because the kernel or machine cannot show what they check."""
 
 from typing import NoReturn
 
@@ -37,5 +37,5 @@ class NotApplicable(Skipped):
 
 
 def not_applicable(reason: str) -> NoReturn:
-    """End the test, because this kernel or machine cannot show what it tests."""
+    """End the test, because this kernel or machine cannot show what it checks."""
     raise NotApplicable(reason)

@@ -36,7 +36,7 @@ class Property(StrEnum):
     KEPT = "kept"
     """The directory of a saved guest of the test. There is one property for each guest."""
     NOT_APPLICABLE = "not-applicable"
-    """The kernel or machine cannot show what the test tests."""
+    """The kernel or machine cannot show what the test checks."""
 
 
 class Events:
@@ -67,7 +67,7 @@ class Events:
         if report.failed:
             facts = _NO_FACTS | {"scenario": report.nodeid, "seconds": 0.0}
             text = printable(report.longreprtext)
-            reason = text.splitlines()[-1] if text else "cannot be collected"
+            reason = text.splitlines()[-1] if text else "pytest cannot collect the file"
             result = ScenarioResult.FAILED
             self._add(facts | {"result": result, "reason": reason, "details": text})
 

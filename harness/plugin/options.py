@@ -9,7 +9,7 @@ from harness.machine import topology
 # Options that may be repeated: the name, the argument, and the help text.
 _REPEATABLE = (
     ("--iommu-kernel", "SPEC", "run on this kernel"),
-    ("--iommu-variant", "NAME", "build the kernels as this variant"),
+    ("--iommu-variant", "NAME", "build this variant of the kernels"),
     ("--iommu-patch", "FILE", "apply this patch to the kernels"),
     ("--iommu-fragment", "FILE", "merge this fragment into the kernels' configuration"),
     (
@@ -50,7 +50,7 @@ def add(parser: pytest.Parser) -> None:
 
 MARKERS = (
     "machines(*names): the machines that a test applies to, and runs on by default",
-    "needs(*behaviours): behaviours without which a kernel cannot show what the test tests",
+    "needs(*behaviours): behaviours without which a kernel cannot show what the test checks",
     "splats(*patterns): splats that the test provokes; each must appear",
     "known_issue(*ids, sometimes=False): the bugs that the test runs into on kernels that have "
     "them; each must appear, unless sometimes is true, which is for races",

@@ -46,7 +46,7 @@ def run(item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestRepo
         reports = _again(item, nextitem, Assumptions())
         for each in reports:
             text = events.summary(trouble).strip()
-            events.add_property(each, Property.RETRIED, text or "an error of the host")
+            events.add_property(each, Property.RETRIED, text or "an error of this host")
     failed = next((each for each in reports if each.failed), None)
     if failed is None or item.config.getoption("--iommu-plain-failures"):
         return reports

@@ -54,7 +54,7 @@ def _marker_problem(item: pytest.Item) -> str:
     for marker in item.iter_markers("needs"):
         for each in marker.args:
             if not isinstance(each, Behaviour):
-                return f"@pytest.mark.needs requires behaviours of harness.api, not {each!r}"
+                return f"@pytest.mark.needs requires names of harness.api.behaviour, not {each!r}"
     return ""
 
 

@@ -30,8 +30,9 @@ def check_base(request: RunRequest, into: Path) -> None:
         if each.result in (ScenarioResult.FAILED, ScenarioResult.INCONCLUSIVE)
     ]
     if failed:
+        names = ", ".join(failed[:3]) + (", ..." if len(failed) > 3 else "")
         raise HostError(
-            f"{request.kernels[0]} fails scenarios without a patch ({len(failed)}): {failed[0]}",
+            f"scenarios fail on {request.kernels[0]} even without a patch: {names}",
             f"fix that first; the results are in {into}",
         )
 

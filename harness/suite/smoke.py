@@ -71,7 +71,7 @@ def _stages(result: SmokeResult, kernel: Kernel, guest: Guest) -> Iterator[Smoke
     binding = modules.load(guest, driver, check=False)
     nic = next((each for each in binding.after.devices.values() if _has_nic(guest, each)), None)
     if nic is None:
-        yield replace(result, reason=f"{driver} is bound to no NIC: {_last(binding.kmsg)}")
+        yield replace(result, reason=f"{driver} did not bind a NIC: {_last(binding.kmsg)}")
         return
     result = replace(result, group=nic.group)
     yield result

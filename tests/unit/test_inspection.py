@@ -122,7 +122,7 @@ def test_inspect_reports_a_driver_that_is_not_a_module(kernel: Kernel) -> None:
         ("license=GPL v2", "author=x", "license 'none' taints the kernel"),
         ("depends=base-lib", "depends=", "lib_function not exported by vmlinux"),
         ("depends=base-lib", "depends=gone", "depends on gone, which this kernel does not have"),
-        ("vermagic=6.0.0", "vermagic=5.9.0", "built for 5.9.0, not for 6.0.0"),
+        ("vermagic=6.0.0", "vermagic=5.9.0", "built for 5.9.0, but the kernel is 6.0.0"),
         (
             'compatible = "arm,smmu-v3" }',
             'compatible = "arm,smmu-v3" }, { .compatible = "x,new" }',
