@@ -40,7 +40,7 @@ _NEAR = 20
 # At most this many splats are open at a time.
 _MOST_OPEN = 64
 _NEVER = 1 << 62
-# The prefix of each line of kmemleak in the log; its debugfs file has none.
+# The prefix of each line of kmemleak in the log. The lines of its debugfs file have no prefix.
 _EACH_LINE = "kmemleak: "
 
 

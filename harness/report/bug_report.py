@@ -25,6 +25,13 @@ class Text:
     sessions: tuple[Session, ...]
 
     @property
+    def suffix(self) -> str:
+        """The message or attachment in words, to append to a location; "" for the first message."""
+        if self.attached:
+            return f" of an attachment of message {self.number}"
+        return "" if self.number == 1 else f" of message {self.number}"
+
+    @property
     def command_lines(self) -> set[int]:
         """The numbers of all lines that are a command or its output."""
         return {n for each in self.sessions for one in each.commands for n in one.own_lines}

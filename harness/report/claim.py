@@ -92,7 +92,7 @@ def any_symptom(claims: Sequence[Claim]) -> bool:
     return any(claim.symptom for claim in claims)
 
 
-def claims_death(claims: Sequence[Claim], step: int) -> bool:
+def claims_killed(claims: Sequence[Claim], step: int) -> bool:
     """Whether the report claims that the command of the step is killed."""
     return any(
         claim.step == step

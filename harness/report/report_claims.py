@@ -151,14 +151,7 @@ def _splats(text: Text, lines: Sequence[Line], *, with_sessions: bool = False) -
             numbers = [each.number for each in stretch]
             split = kernel_log.split_splats([each.text for each in stretch], numbers)
             found += [
-                claim.of_splat(splat, where + _message(text), None) for splat, where in split.splats
+                claim.of_splat(splat, where + text.suffix, None) for splat, where in split.splats
             ]
             stretch = []
     return found
-
-
-def _message(text: Text) -> str:
-    """Return the name of the message or attachment as a suffix, "" for the first message."""
-    if text.attached:
-        return f" of an attachment of message {text.number}"
-    return "" if text.number == 1 else f" of message {text.number}"

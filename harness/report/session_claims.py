@@ -160,7 +160,7 @@ def _of_output(
         elif found:
             silent = False
             yield found
-    yield from _of_death(step, command)
+    yield from _of_kill(step, command)
     texts = tuple(line for _, line in output)
     if output and not all(_ELISION.fullmatch(text.strip()) for text in texts):
         where = place(output[0][0], output[-1][0])
@@ -198,7 +198,7 @@ def _of_line(step: int, command: Command, number: int, line: str) -> Claim | Non
     )
 
 
-def _of_death(step: int, command: Command) -> Iterator[Claim]:
+def _of_kill(step: int, command: Command) -> Iterator[Claim]:
     """Yield the claim that a signal kills the command. The shell's message may be in a splat."""
     for number, line in zip(command.numbers, command.output, strict=False):
         if killed := _KILLED.fullmatch(line.strip()):

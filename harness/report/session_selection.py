@@ -51,7 +51,7 @@ def select(report: Report, which: str | None) -> Selection:
     not have the requested sessions.
     """
     if not report.sessions:
-        raise UsageError(f"no shell session in {report.name}", _FORMAT_HINT)
+        raise UsageError(f"{report.name} contains no shell session", _FORMAT_HINT)
     if which is None:
         shown = _first_with_bug(report)
         notes = _notes(report, shown)
@@ -104,7 +104,7 @@ def _first_with_bug(report: Report) -> Shown:
 def _notes(report: Report, shown: Shown) -> list[str]:
     notes = []
     if len(report.sessions) > 1:
-        notes.append(f"the report has several sessions; use --session N for {_listing(report)}")
+        notes.append(f"choose a different session with --session N: {_listing(report)}")
     if shown.session.quoted:
         notes.append("the session is in quoted text")
     skipped = _skipped_commands(shown.text)
@@ -126,12 +126,12 @@ def _skipped_commands(text: Text) -> list[int]:
 
 def _listing(report: Report) -> str:
     """List the sessions in one line, with the numbers that ``select`` accepts."""
-    titles = [f"{n}: {_title(each)}" for n, (_, each) in enumerate(report.sessions, start=1)]
+    titles = [f"{n} ({_title(*pair)})" for n, pair in enumerate(report.sessions, start=1)]
     more = f", and {len(titles) - _MOST_LISTED} more" if len(titles) > _MOST_LISTED else ""
     return ", ".join(titles[:_MOST_LISTED]) + more
 
 
-def _title(each: Session) -> str:
+def _title(text: Text, each: Session) -> str:
     count = len(each.commands)
-    commands = f"{count} command{'s' * (count > 1)} from '{one_line(each.commands[0].text)[:40]}'"
-    return f"line {each.first_line} of its message, {commands}"
+    first = one_line(each.commands[0].text)[:40]
+    return f"line {each.first_line}{text.suffix}, {count} command{'s' * (count > 1)} from '{first}'"

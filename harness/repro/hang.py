@@ -70,8 +70,8 @@ def locate(guest: Guest, command: str, kernel: Kernel) -> str:
     """Return where the command hangs, in one line.
 
     This is the command's task, or the first task in state D if there are only other tasks in that
-    state. If the guest does not answer, it is what the CPUs execute. Returns "" if no task is
-    found.
+    state. If the guest does not answer, it is the functions that its CPUs execute. Returns "" if
+    no task is found.
     """
     for letter in ("w", "t"):
         try:

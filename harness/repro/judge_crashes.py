@@ -103,10 +103,10 @@ def _no_splat(claim: Claim, reported: Splat, run: SessionRun) -> Ruling:
     if alike and not reported.function and not reported.line:
         return None, "the report's trace has no function to compare"
     if alike and (run.error is None or isinstance(run.error, GuestPanic | GuestHang)):
-        return False, f"the kernel reports a different {reported.kind}: {alike[0].title}"
+        return False, f"the kernel reports a different {reported.kind} splat: {alike[0].title}"
     if run.error is not None and not isinstance(run.error, GuestPanic):
         return run.not_reached(claim)
-    return False, f"the kernel reports no {reported.kind}"
+    return False, f"the kernel reports no {reported.kind} splat"
 
 
 def killed(claim: Claim, run: SessionRun) -> Ruling:

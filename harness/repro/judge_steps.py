@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from harness.guest.guest import Step
 from harness.klog import splat
 from harness.report import commands, error_message, lsmod, shell_syntax
-from harness.report.claim import Claim, claims_death
+from harness.report.claim import Claim, claims_killed
 from harness.report.error_message import ErrorMessage
 from harness.repro import compare, device_names, missing
 from harness.repro.judge_crashes import KILLED_BY_SIGNAL, is_killed
@@ -165,7 +165,7 @@ def _unclaimed_output(step: Step, claim: Claim, run: SessionRun) -> tuple[str, s
         for other in run.claims_about(claim.step)
         if other.kind == "error" and other.lines
     ]
-    dies = claim.step is not None and claims_death(run.claims, claim.step)
+    dies = claim.step is not None and claims_killed(run.claims, claim.step)
 
     def is_claimed(line: str) -> bool:
         if dies and KILLED_BY_SIGNAL.match(line.strip()):
@@ -274,7 +274,7 @@ def silence(claim: Claim, run: SessionRun) -> Ruling:
     step = run.step(claim.step)
     if step is None:
         return run.not_reached(claim)
-    dies = is_killed(step) and not claims_death(run.claims, claim.step)
+    dies = is_killed(step) and not claims_killed(run.claims, claim.step)
     if dies and not _reports_splat_of(step, run):
         return False, f"it is killed, {_result(step)}"
     if step.status and step.err.strip():

@@ -76,7 +76,7 @@ def step(done: Step, judged: Sequence[Judgement], iommu_driver: str) -> Iterator
     for name in sorted(set(done.after.untranslated) - set(done.before.untranslated)):
         yield (
             "yellow",
-            f"    ! {name} is bound, firmware names an IOMMU for it, but it has no group",
+            f"    ! {name} is bound and has no group, but firmware names an IOMMU for it",
         )
     differing = [each for each in judged if each.held is False]
     ended = f"shell killed, status {done.status}" if done.killed else f"status {done.status}"

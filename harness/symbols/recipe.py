@@ -46,7 +46,7 @@ def read(objects: Path, path: Path) -> Recipe | None:
     words = _words(match["command"].replace("\\#", "#").replace("$$", "$"))
     if "-c" not in words or "-o" not in words[:-1]:
         return None
-    # Since 6.13 kbuild builds modules outside of the source in their own directory.
+    # Since 6.13 kbuild builds modules outside the source tree in their own directory.
     candidates = (objects, objects / "guest-modules")
     directory = next((each for each in candidates if each / match["target"] == path), None)
     if directory is None:

@@ -27,7 +27,7 @@ _PREBUILT = ("vmlinux", "usr/lib/debug/boot/vmlinux-{}", "usr/lib/debug/lib/modu
 @dataclass(frozen=True, slots=True)
 class Query:
     """A frame of a trace. ``exact``: its address is the address of an instruction. Otherwise it is
-    a return address, and the source line of the call is the answer."""
+    a return address, and the answer is the source line of the call before it."""
 
     function: str
     offset: int
@@ -147,7 +147,7 @@ class Symbols:
         except HarnessError as error:
             reason = f"{error.message.replace('{', '{{').replace('}', '}}')}; {_HINT}"
         except OSError as error:
-            reason = f"{error.strerror}; {_HINT}"
+            reason = f"cannot make debug information: {error.strerror}; {_HINT}"
         for each in self._missing(module, functions):
             name = objects.key(each)
             self._lacking[module, name] = reasons.get(name, reason.format(each.name))

@@ -338,4 +338,4 @@ def test_steps_record_and_show_an_untranslated_client(
     recorded = serialize.step(Command("true", (), None, 1), done, [])
     assert recorded["untranslated"] == step.after.untranslated
     shown = [line for _, line in render.step(done, [], "arm_smmu_v3")]
-    assert any("! b000000.client0 is bound, firmware names an IOMMU" in line for line in shown)
+    assert any("! b000000.client0 is bound and has no group" in line for line in shown)

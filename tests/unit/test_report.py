@@ -79,6 +79,8 @@ def test_select_defaults_to_the_first_message_with_a_session(tmp_path: Path) -> 
     report = bug_report.read(path)
     assert session_selection.select(report, None).session.texts == EXPECTED[0]
     assert session_selection.select(report, "2").session.texts == ("uname -r",)
+    (note,) = session_selection.select(report, None).notes
+    assert "2 (line 6 of message 3, 1 command from 'uname -r')" in note
     assert session_selection.select(report, "1,2").session.texts == (*EXPECTED[0], "uname -r")
     assert session_selection.select(report, "all").session.texts == (*EXPECTED[0], "uname -r")
 
