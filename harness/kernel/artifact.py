@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A built kernel: immutable files in the cache, with the record of what they were built from."""
+"""A built kernel: immutable files in the cache, and a record of what they were built from."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -8,13 +8,15 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """``directory`` has Image, vmlinux, Module.symvers, config, build.log, ``modules`` (in the
-    layout of modules_install) and ``guest-modules``.
+    """A built kernel.
 
-    ``label`` is its name for users, ``release`` that of uname -r, ``key`` the cache key.
-    ``notes`` are for its users: patches that did not apply exactly, what a prebuilt kernel
-    lacks. Without ``serial_ports`` the kernel has no built-in virtio serial ports, and
-    commands share the kernel's console. ``source`` is the identity of its source, before
+    ``directory`` has Image, vmlinux, Module.symvers, config, build.log, ``modules`` (in the layout
+    of modules_install) and ``guest-modules``.
+
+    ``label`` is the name for users, ``release`` is the output of uname -r, and ``key`` is the
+    cache key. ``notes`` are shown to users: patches that did not apply exactly, and what a
+    prebuilt kernel lacks. If ``serial_ports`` is false, the kernel has no built-in virtio serial
+    ports, and commands share the kernel's console. ``source`` is the identity of the source before
     patches.
     """
 
@@ -36,8 +38,8 @@ class Kernel:
         return self.directory / "config"
 
     def option(self, name: str) -> str:
-        """The value of a configuration option, named without CONFIG_; "" when it is off, "?"
-        when the kernel has no configuration file."""
+        """The value of the configuration option CONFIG_``name``: "" if it is off, "?" if the
+        kernel has no configuration file."""
         if not self.config.exists():
             return "?"
         prefix = f"CONFIG_{name}="
@@ -61,8 +63,8 @@ def write(kernel: Kernel) -> None:
 
 
 def load(directory: Path, label: str = "") -> Kernel:
-    """The kernel of a cache entry, with another label if the same content was built under
-    another name."""
+    """Read the kernel of a cache entry. ``label`` overrides its label, for content that was first
+    built under a different name."""
     record = json.loads((directory / "kernel.json").read_text())
     changed = {"notes": tuple(record["notes"]), **({"label": label} if label else {})}
     return Kernel(**record | changed, directory=directory)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""From a kernel spec to a built kernel in the cache."""
+"""Build the kernel of a spec, or find it in the cache."""
 
 import contextlib
 import shutil
@@ -35,7 +35,7 @@ from harness.kernel.worktree import Worktree
 
 T = TypeVar("T")
 
-# Part of every key: raise it when the steps below produce something else.
+# Part of every key. Raise it when the steps below produce a different result.
 _RECIPE = "2"
 
 _SOURCES = {
@@ -47,7 +47,7 @@ _SOURCES = {
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One build: all its inputs, and the keys of its outputs."""
+    """A build: all its inputs, and the keys of its outputs."""
 
     spec: KernelSpec
     source: Source
@@ -62,12 +62,12 @@ class _Job:
 
     @property
     def variant(self) -> str:
-        """The name of the objects that this build shares with others."""
+        """The name of the objects' directory, which builds of the same variant share."""
         return "+".join((self.spec.toolchain.name, *self.spec.variants))
 
     @property
     def kind(self) -> str:
-        """The kind under which the durations of its phases are recorded."""
+        """The kernel version and variant, under which the durations of builds are recorded."""
         return "{}.{}+{}".format(*self.source.version, self.variant)
 
     @property
@@ -82,15 +82,15 @@ class _Job:
 
     @property
     def source_key(self) -> str:
-        """A key of the patched source alone."""
+        """The key of the patched source alone."""
         return cache.digest(self.source.identity, *(patch.text for patch in self.patches))
 
 
 def build(spec: KernelSpec) -> Kernel:
     """Build a kernel, or return it from the cache.
 
-    Raises UsageError for a source, patch or option that does not fit, BuildError
-    with the first error of the compiler.
+    Raises UsageError for an invalid source, patch or option, and BuildError with the compiler's
+    error if the kernel does not compile.
     """
     if spec.kind == "prebuilt":
         return prebuilt.kernel(spec.where)
@@ -98,17 +98,18 @@ def build(spec: KernelSpec) -> Kernel:
 
 
 def _with_job(spec: KernelSpec, work: Callable[[_Job], T]) -> T:
-    """Do the work for the job of a spec; again if Debian has replaced the package meanwhile."""
+    """Call ``work`` with the job of a spec. If Debian has replaced the package in the meantime,
+    resolve the spec again and repeat the call."""
     try:
         return work(_resolve(spec))
     except debian.Moved as moved:
-        progress.note(f"{moved.message}; using that")
+        progress.note(f"{moved.message}; using that version")
         return work(_resolve(spec))
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of one build among several: the ``kernel``, or the ``error``."""
+    """The result of one of several builds: either the ``kernel`` or the ``error``."""
 
     spec: KernelSpec
     kernel: Kernel | None
@@ -116,10 +117,10 @@ class Outcome:
 
 
 def build_all(specs: Sequence[KernelSpec]) -> list[Outcome]:
-    """Build several kernels, with one display of the progress of all. One that fails does
-    not stop the others. The outcomes are in the order of ``specs``.
+    """Build several kernels, and show the progress of all on one board. A failed build does not
+    stop the others. Return the outcomes in the order of ``specs``.
 
-    Kernels of one source are built one after the other, because they share a work tree.
+    Kernels of the same source are built one after the other, because they share a work tree.
     """
     outcomes: dict[KernelSpec, Outcome] = {}
     order = sorted(dict.fromkeys(specs), key=lambda each: (each.kind, each.where))
@@ -137,19 +138,19 @@ def _outcome(spec: KernelSpec) -> Outcome:
     except HarnessError as error:
         return Outcome(spec, None, error)
     except OSError as error:
-        return Outcome(spec, None, HostError(str(error)))
+        return Outcome(spec, None, HostError(f"cannot build {spec}: {error}"))
 
 
 def configuration(spec: KernelSpec) -> list[kconfig.Line]:
-    """The whole configuration of a kernel, each option with its origin. Nothing is compiled.
-    Raises UsageError as ``build`` does."""
+    """The whole configuration of a kernel, each option with its origin. The kernel is not
+    compiled. Raises UsageError as ``build`` does."""
     if spec.kind == "prebuilt":
         raise UsageError("a prebuilt kernel has no fragments", "read its config file")
     return _with_job(spec, _origins)
 
 
 def source(spec: KernelSpec) -> Excerpt:
-    """The excerpt of a kernel's source, empty for a prebuilt kernel. Nothing is compiled.
+    """The excerpt of a kernel's source, empty for a prebuilt kernel. The kernel is not compiled.
     Raises UsageError as ``build`` does."""
     if spec.kind == "prebuilt":
         return Excerpt()
@@ -157,7 +158,7 @@ def source(spec: KernelSpec) -> Excerpt:
 
 
 def _excerpt(job: _Job) -> Excerpt:
-    """The excerpt, read without the work tree, which another build may lock for minutes."""
+    """Create the excerpt without the work tree, which another build may lock for minutes."""
 
     def make(into: Path) -> None:
         with cache.scratch() as scratch:
@@ -196,10 +197,10 @@ def _cached(job: _Job) -> Kernel:
 
 
 def cached_kernels() -> list[Kernel]:
-    """The kernels in the cache."""
+    """The kernels in the cache, by label."""
     kernels = []
     for path in (paths.cache() / "kernel").glob("*/kernel.json"):
-        # Damaged entries and those of an older format are built again at their next use.
+        # Damaged entries and entries of an older format are built again at their next use.
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             kernels.append(artifact.load(path.parent))
     return sorted(kernels, key=lambda kernel: kernel.label)
@@ -210,8 +211,8 @@ def _check_host() -> None:
         program.require(name)
     if any(character in str(paths.cache()) for character in " :\t"):
         raise UsageError(
-            f"kbuild cannot build below {paths.cache()}: the path has a blank or a colon",
-            "set IOMMU_HARNESS_CACHE to another directory",
+            f"kbuild cannot build below {paths.cache()}: the path contains a blank or a colon",
+            "set IOMMU_HARNESS_CACHE to a different directory",
         )
 
 
@@ -244,8 +245,8 @@ def _build(job: _Job, into: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class BuildTree:
-    """A work tree with the source of the kernel ``key``, and its kbuild. ``refresh`` runs make
-    for one object (a path in the objects)."""
+    """A work tree with the source of the kernel ``key``, and its kbuild. ``refresh(name)`` runs
+    make for one object, a path relative to the objects' directory."""
 
     key: str
     tree: Worktree
@@ -255,14 +256,17 @@ class BuildTree:
 
 @contextlib.contextmanager
 def open_build_tree(spec: KernelSpec, *, wait: bool) -> Iterator[BuildTree]:
-    """The work tree of a kernel, locked as for a build; its objects are those of the last
-    build there. Where they were removed, they are compiled again, or without ``wait``
-    HostError is raised, as while another process builds there. Raises UsageError as ``build``
-    does."""
+    """Lock the work tree of a kernel as a build does, and yield it with the objects of the last
+    build.
+
+    If the objects have been removed, they are compiled again, or without ``wait`` HostError is
+    raised. Without ``wait`` it is also raised if another process uses the work tree. Raises
+    UsageError as ``build`` does.
+    """
     job = _resolve(spec)
     if not wait and not worktree.has_objects(job.source, job.variant):
-        hint = "iommu-harness decode compiles it again"
-        raise HostError(f"the work tree of {job.label} was removed", hint)
+        hint = "run iommu-harness decode with this kernel to compile them again"
+        raise HostError(f"the build objects of {job.label} are not in the cache", hint)
     with (
         _open_worktree(job, wait=wait) as tree,
         cache.scratch() as scratch,
@@ -283,7 +287,8 @@ def _refresh(job: _Job, kbuild: Kbuild, name: str) -> None:
 
 @contextlib.contextmanager
 def _open_kbuild(job: _Job, tree: Worktree, path: Path) -> Iterator[Kbuild]:
-    """kbuild with its log in ``path``. A failure raises the first error of the log."""
+    """Yield kbuild with its log in ``path``. If a program fails in the block, raise an error with
+    the cause from the log."""
     with path.open("wb") as log:
         try:
             yield Kbuild(tree, job.spec.toolchain, log)
@@ -293,7 +298,7 @@ def _open_kbuild(job: _Job, tree: Worktree, path: Path) -> Iterator[Kbuild]:
 
 
 def _store_patches(patches: Sequence[Patch], directory: Path) -> None:
-    """Store the patches in the artifact, as a record of what was applied."""
+    """Store the patches in the artifact, as a record of the applied changes."""
     directory.mkdir()
     for number, patch in enumerate(patches, start=1):
         (directory / f"{number:04}.patch").write_bytes(patch.text)
@@ -302,7 +307,8 @@ def _store_patches(patches: Sequence[Patch], directory: Path) -> None:
 def _compile(job: _Job, kbuild: Kbuild) -> None:
     _configure(job, kbuild)
     objects = kbuild.tree.objects
-    # make compiles only what a change touches, so the duration of the last time says little.
+    # make compiles only what a change touches, so the duration of the last build does not predict
+    # this one.
     kind = "kernel rebuild" if (objects / "vmlinux").exists() else f"kernel build:{job.kind}"
     with progress.phase(kind, f"building {job.label}") as phase:
         kbuild.make("Image", "modules", phase=phase)
@@ -310,8 +316,9 @@ def _compile(job: _Job, kbuild: Kbuild) -> None:
 
 
 def _guest_modules(job: _Job, objects: Path) -> Path:
-    """The directory with the sources of the guest modules. It is replaced where it is of
-    another checkout, whose files may be older than the objects there."""
+    """Return the directory with the sources of the guest modules, beside the objects. If the
+    sources have changed, for example in a different checkout, the whole directory is replaced: the
+    new files may be older than the objects in it."""
     directory, stamp = objects / "guest-modules", objects / "guest-modules-of"
     key = cache.digest_files(job.guest_modules)
     if not (directory.is_dir() and stamp.exists() and stamp.read_text() == key):
@@ -335,7 +342,7 @@ def _configure(job: _Job, kbuild: Kbuild) -> None:
 
 
 def _config_key(job: _Job, tree: Worktree) -> str:
-    """A key of Kconfig's inputs: the options, the compiler and the files that it reads."""
+    """A key of Kconfig's inputs: the options, the compiler and the files that Kconfig reads."""
     parts = [job.compiler, *(option.request for option in job.options)]
     for name, key in sorted(tree.manifest.items()):
         if _is_kconfig_input(name):
@@ -344,7 +351,8 @@ def _config_key(job: _Job, tree: Worktree) -> str:
 
 
 def _is_kconfig_input(name: str) -> bool:
-    """Whether it is a Kconfig file, a program that one runs, or has flags of these programs."""
+    """Whether the file is a Kconfig file, a program that Kconfig files run, or a Makefile with
+    flags for these programs."""
     return (
         "Kconfig" in name
         or name.startswith("scripts/")
@@ -357,7 +365,7 @@ def _content(path: Path) -> str:
 
 
 def _install(objects: Path, into: Path) -> str:
-    """Copy what guests and debuggers need. Return the kernel's release."""
+    """Copy the files that guests and debuggers need, and return the kernel's release."""
     release = (objects / "include/config/kernel.release").read_text().strip()
     _install_modules(objects, into / "modules" / release)
     for name in ("arch/arm64/boot/Image", "vmlinux", "Module.symvers"):
@@ -370,13 +378,14 @@ def _install(objects: Path, into: Path) -> str:
 
 
 def _install_modules(objects: Path, into: Path) -> None:
-    """Copy the modules in the layout of ``make modules_install``, which takes a second for 30
-    files: a sixth of the time from a changed line to a guest."""
+    """Copy the modules in the layout of ``make modules_install``. That command takes a second for
+    30 files, a sixth of the time from a changed line to a running guest."""
     into.mkdir(parents=True)
     for name in ("modules.order", "modules.builtin", "modules.builtin.modinfo"):
         shutil.copy(objects / name, into)
     for line in (objects / "modules.order").read_text().splitlines():
-        # 5.10 writes kernel/a/b.ko or a/b.ko, later ones a/b.o (scripts/Makefile.modinst).
+        # 5.10 writes kernel/a/b.ko or a/b.ko, later versions write a/b.o
+        # (scripts/Makefile.modinst).
         module = Path(line.removeprefix("kernel/")).with_suffix(".ko")
         target = into / "kernel" / module
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Why a kernel does not build, from the output of make and the programs that it runs."""
+"""Find the cause of a failed kernel build in the output of make and the programs that it runs."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.errors import BuildError, HostError, ProgramFailed
 from harness.host import cache
 
-# Causes in the host: it lacks space, memory, processes or files.
+# Failures of the host: no space, memory, processes or file descriptors.
 _HOST_CAUSES = (
     re.compile(
         r".*(?:No space left on device|Disk quota exceeded|Read-only file system|"
@@ -17,12 +17,12 @@ _HOST_CAUSES = (
     ),
     re.compile(r".*\b(?:out of memory|memory exhausted)\b.*", re.IGNORECASE),
     re.compile(r".*\bfork: (?:retry: )?Resource temporarily unavailable.*"),
-    # A process that was killed, as gcc, collect2, a shell (link-vmlinux.sh) and make report it.
+    # A killed process, as gcc, collect2, a shell (link-vmlinux.sh) and make report it.
     re.compile(r".*(?:Killed signal terminated program|terminated with signal 9\b).*"),
     re.compile(r"\S+: line \d+: +\d+ Killed\b.*|make(?:\[\d+\])?: \*\*\*.* Killed\b.*"),
 )
 
-# Causes in the kernel, the most specific first.
+# Failures of the kernel, the most specific first.
 _CAUSES = (
     re.compile(r"\S+:\d+(:\d+)?: (fatal )?error: .*"),
     re.compile(r"ERROR: modpost: .*"),
@@ -33,18 +33,18 @@ _CAUSES = (
 
 
 def error(log: Path, source: Path, key: str, failure: ProgramFailed) -> HostError:
-    """The first cause in the log of a build of the tree ``source``. The log is kept under the
-    kernel's key."""
+    """The error for a failed build of the tree ``source``, with the cause from its log. A copy of
+    the log is kept under the kernel's key."""
     kept = cache.directory("failed-builds") / f"{key}.log"
     shutil.copy(log, kept)
     text = log.read_text(errors="replace").replace(f"{source}/", "")
     if found := _cause(text, _HOST_CAUSES):
-        return HostError(f"this host cannot build the kernel: {found}", f"see {kept}")
+        return HostError(f"this host cannot build the kernel: {found}", f"the log is {kept}")
     found = _cause(text, _CAUSES) or failure.message
     return BuildError(f"the kernel does not build: {found}", f"the log is {kept}")
 
 
 def _cause(text: str, causes: Sequence[re.Pattern[str]]) -> str:
-    """The line with the most specific cause, "" if there is none."""
+    """The line with the most specific cause, or "" if no line has one."""
     lines = [line.strip() for line in text.splitlines()]
     return next((line for cause in causes for line in lines if cause.fullmatch(line)), "")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Kernel configuration as fragments: the requested options, where each is requested, and
-whether the result has them.
+"""Configuration fragments: the options that they request, where each is requested, and whether the
+resulting configuration has it.
 
-Kconfig silently drops an option whose dependencies are not met, so every option that a
-fragment requests is looked up in the result.
+Kconfig silently drops an option if its dependencies are not met, so every requested option is
+checked in the result.
 """
 
 import re
@@ -19,29 +19,32 @@ from harness.kernel import subject
 _SET = re.compile(r"CONFIG_(\w+)=(\S.*)")
 _UNSET = re.compile(r"# CONFIG_(\w+) is not set")
 
-# The lines below one of these conditions, up to a blank line, depend on the kernel. These
-# are requested only where its Kconfig files define the option.
+# A condition applies to the lines below it, up to the next blank line. Options under this
+# condition are requested only if the kernel's Kconfig files define them.
 _WHERE_IT_EXISTS = "#: where it exists"
-# The same, for options that every kernel had when the line was written, and that a guest can
-# do without. Kernels drop options, whose function is then always on, or removed. A kernel
+# The same, for options that every kernel had when the line was written, and that a guest can do
+# without. Kernels drop an option when its function becomes unconditional or is removed. A kernel
 # without such an option is built without it, and its notes list the option.
 _NOTED_WHERE_MISSING = "#: noted where it is missing"
-# The same, and Kconfig may drop or change the option because of dependencies. This is for the
-# configuration of another kernel, of which as much as possible is used.
+# The same, but Kconfig may also drop or change the option because of its dependencies. This is
+# for the configuration of a different kernel, which is used as far as possible.
 WHERE_IT_CAN_BE_HAD = "#: where it can be had"
-# Requested from this version on, where an option is defined before it works.
+# Requested from this version on, because an option may be defined before it works.
 _SINCE = re.compile(r"#: since (\d+)\.(\d+)")
-# Requested only where the kernel does not define the other option, which it replaces.
+# Requested only if the kernel does not define the other option, which this one replaces.
 _INSTEAD_OF = re.compile(r"#: instead of (\w+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One requested option: ``name`` without CONFIG_, ``value`` as in .config, "n" for "is
-    not set", and ``where``, the fragment and line that requests it. A kernel may lack an
-    ``optional`` option, and a ``noted`` one, which is then listed in the kernel's notes. It is
-    not requested before version ``since``, nor where the kernel has the option
-    ``instead_of``. Unless it is ``enforced``, Kconfig may give it another value."""
+    """A requested option.
+
+    ``name`` is without CONFIG_. ``value`` is as in .config, with "n" for "is not set". ``where``
+    is the fragment and line that requests it. A kernel may lack an option that is ``optional`` or
+    ``noted``, and its notes list the ``noted`` options that it lacks. The option is not requested
+    before version ``since``, nor if the kernel has the option ``instead_of``. Unless it is
+    ``enforced``, Kconfig may change its value.
+    """
 
     name: str
     value: str
@@ -60,15 +63,15 @@ class Option:
 
     @property
     def request(self) -> str:
-        """All of the option that determines a configuration. ``noted`` does not: a kernel
-        without the option has the same configuration either way."""
+        """The fields that determine a configuration, as text. ``noted`` is not one of them: a
+        kernel that lacks the option has the same configuration with and without it."""
         instead = f" instead of {self.instead_of}" if self.instead_of else ""
-        # Part of the keys of kernels: another text would rebuild all of them.
+        # Part of the keys of kernels. A different text would rebuild all of them.
         freely = "" if self.enforced else " if it can be had"
         return f"{self.line} {self.optional}{instead}{freely}"
 
 
-# A line without a condition above it.
+# The fields of a line without a condition.
 _UNCONDITIONAL = Option("", "", "")
 
 _CONDITIONS: dict[str, dict[str, Any]] = {
@@ -79,8 +82,7 @@ _CONDITIONS: dict[str, dict[str, Any]] = {
 
 
 def fragments(variants: Iterable[str] = ()) -> list[Path]:
-    """The harness's fragments for a kernel with these variants, in the order in which they
-    are merged."""
+    """The harness's fragments for a kernel with these variants, in the order of merging."""
     return [paths.data("kconfigs") / f"{name}.config" for name in (*subject.FRAGMENTS, *variants)]
 
 
@@ -91,7 +93,7 @@ def variants() -> list[str]:
 
 
 def read(fragment: Path) -> list[Option]:
-    """The options of a fragment. Raises UsageError for any other line."""
+    """Read the options of a fragment. Raises UsageError for an invalid line."""
     options = []
     requested = _UNCONDITIONAL
     for number, raw in enumerate(fragment.read_text(errors="replace").splitlines(), start=1):
@@ -107,12 +109,15 @@ def read(fragment: Path) -> list[Option]:
             known = f"write {known} or '#: since 6.12'"
             raise UsageError(f"{where}: unknown condition {line!r}", known)
         elif not line.startswith("#"):
-            raise UsageError(f"{where}: invalid line {line!r}", "write CONFIG_X=y")
+            raise UsageError(
+                f"{where}: invalid line {line!r}", "write CONFIG_X=y or # CONFIG_X is not set"
+            )
     return options
 
 
 def _condition(line: str) -> dict[str, Any]:
-    """The fields of Option that a condition sets for the lines below it."""
+    """The fields of Option that a condition sets for the lines below it, empty for any
+    other line."""
     if match := _SINCE.fullmatch(line):
         return {"since": (int(match[1]), int(match[2]))}
     if match := _INSTEAD_OF.fullmatch(line):
@@ -129,12 +134,12 @@ def _option(line: str, where: str) -> Option | None:
 
 
 def merged(options: Iterable[Option]) -> list[Option]:
-    """One option per name: the last request wins."""
+    """Keep only the last request for each option name."""
     return list({option.name: option for option in options}.values())
 
 
 def applicable(options: Sequence[Option], known: Collection[str]) -> list[Option]:
-    """The options that are requested of a kernel whose Kconfig files define ``known``."""
+    """The options to request of a kernel with Kconfig files that define ``known``."""
     replaced = {option.instead_of for option in options}
     return [
         option
@@ -156,19 +161,21 @@ def values(dotconfig: str) -> dict[str, str]:
 
 
 def violated(options: Sequence[Option], dotconfig: str) -> list[Option]:
-    """The enforced options that have another value in the result."""
+    """The enforced options that have a different value in the resulting .config."""
     result = values(dotconfig)
     enforced = [option for option in options if option.enforced]
     return [option for option in enforced if result.get(option.name, "n") != option.value]
 
 
 def notes(options: Sequence[Option], dotconfig: str) -> tuple[str, ...]:
-    """Notes for the users of a kernel with this configuration: the ``noted`` options without
-    which it was built."""
+    """The notes for the users of a kernel with this configuration: a list of the ``noted`` options
+    that it lacks."""
     result = values(dotconfig)
     missing = [
         f"CONFIG_{option.name} ({option.where})"
         for option in options
         if option.noted and option.value != "n" and option.name not in result
     ]
-    return (f"this kernel has no option {', '.join(missing)}; built without",) if missing else ()
+    if not missing:
+        return ()
+    return (f"built without {', '.join(missing)}, which this kernel does not define",)

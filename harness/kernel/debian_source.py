@@ -15,12 +15,12 @@ NEWEST = "newest"
 
 
 def source_of(where: str) -> Source:
-    """The source of a version. Raises UsageError for one that no suite has."""
+    """The source of a kernel version. Raises UsageError if no suite has this version."""
     version = versions()[-1] if where == NEWEST else where
     numbers = _VERSION.fullmatch(version)
     if not numbers:
         raise UsageError(
-            f"invalid kernel version {where!r}", "write debian:6.12, for example, or debian:newest"
+            f"invalid kernel version {where!r}", "use debian:6.12, for example, or debian:newest"
         )
     package = debian.find(f"linux-source-{version}", "arm64")
     identity = f"{package.name}_{package.version}"
@@ -54,7 +54,8 @@ def _manifest(package: debian.Package) -> manifest.Manifest:
 
 
 def _entry(package: debian.Package) -> Path:
-    """The cache entry of a source. It has many files, so each is checked when it is read."""
+    """Return the cache entry of a source. It has many files, so each file is checked only when it
+    is read."""
     title = f"source {package.name} {package.version}"
 
     def make(directory: Path) -> None:
@@ -75,8 +76,8 @@ def _entry(package: debian.Package) -> Path:
 
 
 def _export(package: debian.Package, names: Sequence[str], into: Path) -> None:
-    """Hard-link a whole tree, which takes no space; the times are those of the package, and
-    older than any object. Copy single files, because make must see a new time."""
+    """Hard-link a whole tree, which takes no space. Its times are set by the package, and older
+    than any object. Single files are copied, because make must see a new time."""
     tree, listed = _entry(package) / "tree", _manifest(package)
     if not _are_intact(tree, listed, names):
         progress.note(f"the cached source of {package.name} is damaged; fetching it again")
@@ -90,8 +91,8 @@ def _export(package: debian.Package, names: Sequence[str], into: Path) -> None:
 
 
 def _are_intact(tree: Path, listed: manifest.Manifest, names: Sequence[str]) -> bool:
-    """Whether the files match the seal and, for a whole tree, which is linked as it is, that
-    there are no others."""
+    """Whether the files match the seal. A whole tree is linked as it is, so it must not have
+    further files."""
     chosen = None if len(names) == len(listed) else names
     try:
         return manifest.scan(tree, chosen) == {name: listed[name] for name in names}

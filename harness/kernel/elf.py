@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Kernel modules and vmlinux as ELF objects.
+"""Read kernel modules and vmlinux as ELF objects.
 
-The objects are untrusted: every offset and size is checked against the file before it is
-used, so that neither memory nor time depends on the values in their headers.
+The objects are untrusted. Every offset and size is checked against the file before it is used, so
+neither memory nor time depends on the values in their headers.
 """
 
 import mmap
@@ -49,10 +49,12 @@ _COMPATIBLE = re.compile(rb"[a-zA-Z0-9][\w,.+-]*,[\w,.+-]+")
 
 @dataclass(frozen=True, slots=True)
 class Object:
-    """A module, or vmlinux. ``info`` has the lines of .modinfo as pairs; ``exports`` has for
-    each exported symbol whether it is for GPL modules only, ``imports`` for each imported
-    one whether it may be missing (weak); ``compatibles`` are the strings in the tables of
-    struct of_device_id."""
+    """A module or vmlinux.
+
+    ``info`` has the lines of .modinfo as pairs. ``exports`` maps each exported symbol to whether
+    it is for GPL modules only. ``imports`` maps each imported symbol to whether it may be missing
+    (weak). ``compatibles`` are the strings in the tables of struct of_device_id.
+    """
 
     path: Path
     info: tuple[tuple[str, str], ...]
@@ -62,18 +64,18 @@ class Object:
     build_id: str
 
     def values(self, name: str) -> list[str]:
-        """All values of a .modinfo name, in the order of the file."""
+        """All values of a .modinfo field, in the order of the file."""
         return [value for key, value in self.info if key == name]
 
     def value(self, name: str) -> str:
-        """The first value, or ""."""
+        """The first value of a .modinfo field, or ""."""
         return next(iter(self.values(name)), "")
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A section; ``data`` is empty for one that is not in the file (SHT_NOBITS), ``code``
-    whether it is executable."""
+    """A section of an object. ``data`` is empty if the section is not in the file (SHT_NOBITS).
+    ``code`` is whether it is executable."""
 
     name: str
     address: int
@@ -82,9 +84,10 @@ class Section:
     code: bool = False
 
 
-# A vmlinux has 50000 of them: creating a tuple takes a third of the time.
+# A NamedTuple, because a vmlinux has 50000 symbols, and tuples are created in a third of the
+# time.
 class Symbol(NamedTuple):
-    """A symbol; ``section`` is an index, 0 for a symbol that the file does not define."""
+    """A symbol. ``section`` is the index of its section, or 0 if the file does not define it."""
 
     name: str
     binding: int
@@ -95,8 +98,7 @@ class Symbol(NamedTuple):
 
 
 def read(path: Path) -> Object:
-    """Read an object. Raises UsageError for a file that is not a 64-bit arm64 object or is
-    damaged."""
+    """Read an object. Raises UsageError if the file is damaged or is not a 64-bit arm64 object."""
     sections, symbols = sections_and_symbols(path)
     by_name = {section.name: section for section in sections}
     return Object(
@@ -110,16 +112,17 @@ def read(path: Path) -> Object:
 
 
 def sections_and_symbols(path: Path) -> tuple[list[Section], list[Symbol]]:
-    """The sections and symbols of an object. Raises UsageError as ``read`` does."""
+    """Read the sections and symbols of an object. Raises UsageError as ``read`` does."""
     if not path.is_file():
-        raise UsageError(f"cannot read {path}: no such file", "name a module's file")
+        reason = "is a directory" if path.is_dir() else "no such file"
+        raise UsageError(f"cannot read {path}: {reason}", "give a .ko file or a vmlinux")
     if path.stat().st_size > _MAX_BYTES:
-        raise UsageError(f"{path} is above 2 GiB", "name a module's file")
+        raise UsageError(f"{path} is larger than 2 GiB", "give a .ko file or a vmlinux")
     try:
         data = _content(path)
         sections = list(_sections(path, data))
         return sections, list(_symbols(sections))
-    # All that pyelftools and struct raise for malicious files.
+    # These are all the exceptions that pyelftools and struct raise for malicious files.
     except (ELFError, ConstructError, ArithmeticError, AssertionError, AttributeError) as error:
         raise _broken(path, error) from None
     except (LookupError, TypeError, ValueError, struct.error, MemoryError, OSError) as error:
@@ -127,7 +130,8 @@ def sections_and_symbols(path: Path) -> tuple[list[Section], list[Symbol]]:
 
 
 def _content(path: Path) -> memoryview:
-    """The content; a large file is mapped, because most of its debug information is not read."""
+    """The content of a file. A large file is mapped, because most of its debug information is not
+    read."""
     if path.stat().st_size < _LARGE:
         return memoryview(path.read_bytes())
     with path.open("rb") as file:
@@ -135,18 +139,20 @@ def _content(path: Path) -> memoryview:
 
 
 def _broken(path: Path, error: BaseException) -> UsageError:
-    reason = f"{type(error).__name__}: {error}".rstrip(": ")
+    reason = str(error) or "invalid ELF structure"
     return UsageError(f"{path} is a damaged kernel object ({reason})", "build it again")
 
 
 def _sections(path: Path, data: memoryview) -> Iterator[Section]:
-    """The sections as pyelftools reads them, each checked against the size of the file."""
+    """Yield the sections as pyelftools reads them, each checked against the size of the file."""
     with path.open("rb") as file:
         elf = ELFFile(file)
         header = elf.header
         if elf.elfclass != 64 or not elf.little_endian or header["e_machine"] != "EM_AARCH64":
             machine = str(header["e_machine"]).removeprefix("EM_")
-            raise UsageError(f"{path} is for {machine}, not for arm64", "name an arm64 module")
+            raise UsageError(
+                f"{path} is for {machine}, not for arm64", "give an arm64 module or vmlinux"
+            )
         count = elf.num_sections()
         end = header["e_shoff"] + count * header["e_shentsize"]
         if not 0 < count <= _MAX_SECTIONS or end > len(data):
@@ -169,7 +175,8 @@ def _sections(path: Path, data: memoryview) -> Iterator[Section]:
 
 
 def _check_names(data: memoryview, header: Mapping[str, int]) -> None:
-    """Check the table of section names, which are read up to their ends. Raises ValueError."""
+    """Raise ValueError if a name in the table of section names is too long: pyelftools reads each
+    name up to its end."""
     place = header["e_shoff"] + header["e_shstrndx"] * header["e_shentsize"]
     start, size = struct.unpack_from("<QQ", data, place + 24)  # sh_offset, sh_size
     if any(len(name) > _MAX_NAME for name in bytes(data[start : start + size]).split(b"\0")):
@@ -201,8 +208,8 @@ def _modinfo(sections: dict[str, Section]) -> Iterator[tuple[str, str]]:
 
 
 def _exports(sections: list[Section], symbols: list[Symbol]) -> Iterator[tuple[str, bool]]:
-    """The exported symbols, each with whether it is for GPL modules only: those in
-    __ksymtab_gpl are, or since 7.0 those with a flag in __kflagstab."""
+    """Yield the exported symbols, and whether each is for GPL modules only. Such symbols are in
+    __ksymtab_gpl, or since 7.0 have a flag in __kflagstab."""
     flags = next((each.data for each in sections if each.name == "__kflagstab"), None)
     for symbol in symbols:
         if not symbol.name.startswith(_EXPORT) or symbol.section >= len(sections):
@@ -218,8 +225,8 @@ def _exports(sections: list[Section], symbols: list[Symbol]) -> Iterator[tuple[s
 
 
 def _compatibles(sections: list[Section], symbols: list[Symbol]) -> Iterator[str]:
-    """The compatible strings of all tables of struct of_device_id: objects whose entries all
-    have one, except the last, which is empty."""
+    """Yield the compatible strings of all tables of struct of_device_id. A table is an object in
+    which each entry has a compatible string, except the last, which is empty."""
     places = {(each.section, each.value): each for each in symbols if each.kind == _OBJECT}
     budget = _MAX_TABLES
     for symbol in places.values():
@@ -236,7 +243,8 @@ def _compatibles(sections: list[Section], symbols: list[Symbol]) -> Iterator[str
 
 
 def build_id(sections: Iterable[Section]) -> str:
-    """The GNU note of type 3; vmlinux has all its notes in one section."""
+    """The build ID in hexadecimal, or "". It is in the GNU note of type 3; vmlinux has all its
+    notes in one section."""
     for section in sections:
         if section.name in (".note.gnu.build-id", ".notes") and (
             match := _BUILD_ID.search(bytes(section.data))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""An excerpt of a kernel's source: the files from which its behaviours are read, as they
-were compiled, with patches. It stays in the cache when the work tree changes.
+"""Excerpts of kernel sources: the files from which a kernel's behaviours are read, as they were
+compiled, with patches. An excerpt stays in the cache when the work tree changes.
 """
 
 import functools
@@ -21,8 +21,8 @@ _COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 
 
 def check_out(source: Source, patches: Sequence[Patch], into: Path) -> None:
-    """Write the files of the excerpt, and those that patches touch, to a directory, and apply
-    the patches. Raises UsageError for a patch that does not apply."""
+    """Write the files of the excerpt, and all files that the patches touch, to a directory, and
+    apply the patches there. Raises UsageError for a patch that does not apply."""
     files = source.manifest()
     touched = {name for patch in patches for name in patching.touched_files(patch)}
     names = [name for name in files if name in touched or subject.SOURCES.fullmatch(name)]
@@ -32,7 +32,7 @@ def check_out(source: Source, patches: Sequence[Patch], into: Path) -> None:
 
 
 def write(tree: Path, into: Path) -> None:
-    """Store the files of the excerpt from the tree."""
+    """Store the files of the excerpt that are in ``tree``."""
     names = sorted(name for name in manifest.walk(tree) if subject.SOURCES.fullmatch(name))
     with zipfile.ZipFile(into / _FILE, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name in names:
@@ -41,13 +41,14 @@ def write(tree: Path, into: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Excerpt:
-    """``directory`` is where ``write`` stored it; None where there is no source (a prebuilt
-    kernel)."""
+    """An excerpt of a kernel's source. ``directory`` is where ``write`` stored it, or None for a
+    kernel without source (a prebuilt kernel)."""
 
     directory: Path | None = None
 
     def code(self, name: str) -> str | None:
-        """A file without its comments; None if the source does not have it."""
+        """The content of a file without its comments, or None if the source does not have the
+        file."""
         return _code(self.directory / _FILE, name) if self.directory else None
 
 
@@ -60,8 +61,8 @@ def _code(archive: Path, name: str) -> str | None:
 
 
 def definition(code: str, name: str) -> str | None:
-    """The function or the initialised object with this name; None if the code does not define
-    it. In kernel style both begin in the first column and end with a brace there."""
+    """The definition of a function or an initialised object, or None if the code does not have it.
+    In kernel style, both begin in the first column and end with a brace there."""
     return next(_definitions(code, name), None)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """``git:DIR@REV``: a revision of a git repository.
 
-The repository is only read: no file of the checkout, no index and no reference is changed,
-and nothing is fetched. All revisions of a repository share one work tree, so the next
+The repository is only read: no file of the checkout, no index and no reference is changed, and
+nothing is fetched. All revisions of a repository share one work tree, so a build of another
 revision changes only the files that differ.
 """
 
@@ -19,8 +19,8 @@ _SUBMODULE = "160000"
 
 
 def source_of(where: str) -> Source:
-    """The source of a revision. Raises UsageError where there is no repository or no Linux
-    revision, and for a shallow or partial clone that lacks it."""
+    """The source of a revision. Raises UsageError if there is no repository, if the revision is
+    not Linux, or if a shallow or partial clone lacks it."""
     repository, revision = _split(where)
     commit = commit_of(repository, revision)
     tree = git.run(repository, "rev-parse", "--verify", f"{commit}^{{tree}}")
@@ -38,19 +38,20 @@ def source_of(where: str) -> Source:
 
 
 def by_hash(where: str) -> str:
-    """The kernel spec of a revision, with its hash. Raises UsageError as ``source_of``."""
+    """The kernel spec with the hash of the revision. Raises UsageError as ``source_of`` does."""
     repository, revision = _split(where)
     return f"git:{repository}@{commit_of(repository, revision)}"
 
 
 def _split(where: str) -> tuple[Path, str]:
-    """Split DIR@REV, where both may contain "@": at the first "@" that has a repository before
-    it, else at the first that has a directory before it."""
+    """Split DIR@REV, where both may contain "@", after the first DIR that is a repository,
+    otherwise after the first DIR that is a directory."""
     parts = [(where[:at], where[at + 1 :]) for at, each in enumerate(where) if each == "@"]
     places = [(paths.absolute(a), b) for a, b in parts if a and b and paths.absolute(a).is_dir()]
     if not places:
         raise UsageError(
-            f"git:{where} has no directory or no revision", "write git:DIR@REV, as in git:.@v6.12"
+            f"invalid kernel git:{where}: DIR does not exist, or @REV is missing",
+            "write git:DIR@REV, for example git:.@v6.12",
         )
     tops = [place for place in places if (place[0] / ".git").exists() or _is_bare(place[0])]
     return (tops or places)[0]
@@ -61,8 +62,8 @@ def _is_bare(directory: Path) -> bool:
 
 
 def commit_of(repository: Path, revision: str) -> str:
-    """The hash of a commit in the repository. Raises UsageError if it is not there, with a
-    hint for shallow and partial clones."""
+    """The hash of the commit that ``revision`` names. Raises UsageError if the repository does not
+    have it, with a hint for shallow and partial clones."""
     try:
         git.run(repository, "rev-parse", "--git-dir")
     except ProgramFailed:
@@ -86,7 +87,7 @@ def missing_error(repository: Path, what: str) -> UsageError:
         return UsageError(
             what, f"the clone is partial: run git -C {repository} fetch --refetch --no-filter"
         )
-    return UsageError(what, "name a commit, a tag or a branch of it")
+    return UsageError(what, "use a commit, a tag or a branch of this repository")
 
 
 def _is_partial(repository: Path) -> bool:
@@ -105,7 +106,7 @@ def _check(repository: Path, revision: str, tree: str) -> None:
             what = f"{repository} at {revision} has no {name.partition(':')[2]}"
             if _is_partial(repository):
                 raise missing_error(repository, what) from None
-            raise UsageError(f"not Linux source: {what}", "name a revision of Linux") from None
+            raise UsageError(f"not Linux source: {what}", "use a revision of Linux") from None
 
 
 def _manifest(repository: Path, revision: str, tree: str) -> Manifest:
@@ -119,8 +120,8 @@ def _manifest(repository: Path, revision: str, tree: str) -> Manifest:
 
 
 def _export(repository: Path, revision: str, tree: str, names: Sequence[str], into: Path) -> None:
-    """Write files through a private repository that shares the objects: no hook, filter or
-    line-end conversion of the user applies, and the contents match their keys."""
+    """Write files from a private repository that shares the objects. No hook, filter or
+    line-ending conversion of the user applies there, and the contents match their keys."""
     with cache.scratch() as scratch:
         ours = scratch / "git"
         listed = scratch / "names"
@@ -149,8 +150,8 @@ def _unreadable(repository: Path, revision: str, failure: ProgramFailed) -> Host
 
 
 def is_ancestor(where: str, commit: str) -> bool | None:
-    """Whether the commit is in the history of the revision ``where``; None where the
-    repository does not have the commit, which decides nothing."""
+    """Whether the commit is in the history of the revision ``where``, or None if the repository
+    does not have the commit."""
     repository, revision = _split(where)
     head = commit_of(repository, revision)
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""kbuild in a work tree, with all settings fixed that influence its output."""
+"""Run kbuild in a work tree, with fixed values for all settings that influence its output."""
 
 import os
 import re
@@ -20,7 +20,7 @@ def _cached(compiler: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Kbuild:
-    """make in a work tree; ``log`` receives its output."""
+    """Runs make in a work tree. ``log`` receives the output."""
 
     tree: Worktree
     toolchain: Toolchain
@@ -32,8 +32,8 @@ class Kbuild:
         phase: progress.Phase | None = None,
         environment: dict[str, str] | None = None,
     ) -> str:
-        """Run make and return its output. Each target is a step of ``phase``. ``goals`` may
-        include variables. Raises ProgramFailed."""
+        """Run make and return its output. Each target counts as a step of ``phase``. ``goals`` may
+        include variables (NAME=VALUE). Raises ProgramFailed if make fails."""
 
         def on_line(line: str) -> None:
             if phase and _TARGET.match(line):
@@ -48,7 +48,7 @@ class Kbuild:
         return program.run(command, env=env, log=self.log, on_line=on_line)
 
     def environment(self) -> dict[str, str]:
-        """The environment of make, and of a compiler command taken from its log."""
+        """The environment of make, and of a compiler command from its log."""
         return program.environment(
             KBUILD_BUILD_TIMESTAMP="@0",
             KBUILD_BUILD_USER="iommu-harness",

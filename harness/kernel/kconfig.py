@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A kernel's own Kconfig, which creates its configuration and explains it.
+"""Run a kernel's own Kconfig, which creates its configuration and explains it.
 
 The explanation of a symbol is the text of menuconfig's search. kconfigs/explain.c prints it,
 linked with the Kconfig code of the same tree.
@@ -41,9 +41,12 @@ _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
-    """Kconfig's explanation of a symbol: where it is ``defined``, on what each definition
-    ``depends``, with present values, whether a user can set it (``prompted``), and what
-    selects it."""
+    """Kconfig's explanation of a symbol.
+
+    ``defined`` has the location of each definition, and ``depends`` its dependencies with their
+    current values. ``prompted`` is whether a user can set the symbol. ``selected_by`` are the
+    symbols that select it.
+    """
 
     name: str
     defined: tuple[str, ...]
@@ -53,11 +56,11 @@ class Symbol:
 
 
 def configure(kbuild: Kbuild, options: Sequence[Option]) -> None:
-    """Write a .config with the options; all others are off where Kconfig allows it. Options
-    that the kernel may lack, and does, are skipped.
+    """Write a .config with the options. All other options are off if Kconfig allows it. Options
+    that a kernel may lack are skipped if this kernel does not define them.
 
-    Raises OptionLost with the first option that Kconfig dropped or changed, the line that
-    requests it, and the reason.
+    Raises OptionLost with the first option that Kconfig dropped or changed, the line that requests
+    it, and the reason.
     """
     known = _defined_symbols(kbuild.tree.source)
     requested = config.applicable(options, known)
@@ -77,7 +80,9 @@ def configure(kbuild: Kbuild, options: Sequence[Option]) -> None:
         for option in missing
     ]
     more = f" (and {len(others)} more)" if others else ""
-    raise OptionLost(f"{first}{more}", "change the fragment or the kernel", "\n".join(others))
+    raise OptionLost(
+        f"{first}{more}", "change the fragment, or use a different kernel", "\n".join(others)
+    )
 
 
 def _defined_symbols(source: Path) -> set[str]:
@@ -89,7 +94,7 @@ def _defined_symbols(source: Path) -> set[str]:
 
 
 def explain(kbuild: Kbuild, names: Iterable[str]) -> dict[str, Symbol]:
-    """Kconfig's explanation of each symbol, with the values of the present .config."""
+    """Run Kconfig to explain the symbols, with the values of the current .config."""
     listed = list(names)
     if not listed:
         return {}
@@ -114,7 +119,7 @@ def explain(kbuild: Kbuild, names: Iterable[str]) -> dict[str, Symbol]:
 
 
 def parse(text: str) -> dict[str, Symbol]:
-    """The output of explain.c, by symbol."""
+    """Parse the output of explain.c, and return the explanations by symbol name."""
     _, *parts = _SYMBOL.split(text)
     pairs = zip(parts[::2], parts[1::2], strict=True)
     return {name: _symbol(name, facts) for name, facts in pairs}
@@ -134,8 +139,8 @@ def _symbol(name: str, facts: str) -> Symbol:
 
 
 def reason(option: Option, symbol: Symbol | None) -> str:
-    """Why a symbol does not have the requested value; ``symbol`` is None if no Kconfig file of
-    the kernel defines it."""
+    """Why a symbol does not have the requested value. ``symbol`` is None if no Kconfig file of the
+    kernel defines it."""
     if symbol is None:
         return "this kernel does not have the option"
     if not symbol.defined:
@@ -147,17 +152,17 @@ def reason(option: Option, symbol: Symbol | None) -> str:
     if unmet and all(unmet):
         return "it depends on " + ", or ".join(" and ".join(each) for each in unmet)
     if not symbol.prompted:
-        return "it cannot be set: only other options select it"
+        return "it cannot be set, only selected by other options"
     return "another option selects it or excludes it"
 
 
 def _unmet(expression: str, needed: int) -> list[str]:
-    """The terms of a conjunction whose value is below ``needed``."""
+    """The terms of a conjunction with values below ``needed``."""
     return [term for term in _conjuncts(expression) if evaluate(term) < needed]
 
 
 def _conjuncts(expression: str) -> list[str]:
-    """The terms of the outermost "&&"."""
+    """The terms of the outermost "&&" of an expression."""
     terms, depth, start = [], 0, 0
     for at, character in enumerate(expression):
         depth += (character == "(") - (character == ")")
@@ -171,8 +176,9 @@ def _conjuncts(expression: str) -> list[str]:
 
 
 def evaluate(expression: str) -> int:
-    """The value of an expression with the values of its symbols, "A [=y] && !B [=n]": 0, 1 or
-    2 for n, m or y. One that cannot be parsed counts as n, so that it is reported."""
+    """Evaluate an expression that includes the values of its symbols, such as "A [=y] && !B [=n]".
+    The result is 0, 1 or 2 for n, m or y. An expression that cannot be parsed evaluates to n,
+    which makes it appear in the error message."""
     tokens = [(match[1], match[2]) for match in _TOKEN.finditer(expression)]
     try:
         return _Evaluation(tokens).whole()
@@ -181,8 +187,8 @@ def evaluate(expression: str) -> int:
 
 
 class _Evaluation:
-    """Recursive descent over tokens, by Kconfig's rules: && is the minimum, || the maximum,
-    and !A is 2 - A (Documentation/kbuild/kconfig-language.rst)."""
+    """An evaluation of tokens by recursive descent, with Kconfig's rules: && is the minimum, ||
+    the maximum, and !A is 2 - A (Documentation/kbuild/kconfig-language.rst)."""
 
     def __init__(self, tokens: list[tuple[str, str | None]]) -> None:
         self._tokens = tokens
@@ -239,14 +245,14 @@ class _Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One option of a configuration, with the origin of its value."""
+    """An option of a configuration, with the origin of its value."""
 
     option: Option
     origin: str
 
 
 def origins(kbuild: Kbuild, options: Sequence[Option]) -> list[Line]:
-    """The present .config, each option with its origin: the line of the fragment that
+    """Read the current .config, and find the origin of each option: the line of the fragment that
     requests it, the options that select it, or the default of its definition."""
     values = config.values((kbuild.tree.objects / ".config").read_text())
     requested = {option.name: option for option in options}

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Patches applied to a directory with ``git apply``: a patch applies completely or not at
-all, and never outside of the directory. Notes report the offset of hunks that have moved,
-and errors show the most similar place for a hunk that does not apply.
+"""Apply patches to a directory with ``git apply``. A patch applies completely or not at all, and
+never outside the directory.
+
+Notes report the hunks that have moved. If a hunk does not apply, the error shows the most similar
+lines.
 """
 
 import difflib
@@ -15,7 +17,7 @@ from harness.errors import PatchMismatch, ProgramFailed, UsageError
 from harness.host import program
 from harness.kernel.series import Patch
 
-# Lines of context that must match on each side of a hunk: all, then fewer.
+# The lines of context that must match on each side of a hunk: all, then two, then one.
 _CONTEXTS = ((), ("-C2",), ("-C1",))
 
 _CHECKING = re.compile(r"Checking patch (.+)\.\.\.")
@@ -28,7 +30,7 @@ _HUNK = re.compile(r"@@ -(\d+)(?:,\d+)? \+\d+(?:,\d+)? @@")
 
 def touched_files(patch: Patch) -> set[str]:
     """The old and new paths of all files that the patch touches. Raises UsageError for a path
-    outside of the tree."""
+    outside the tree."""
     names: set[str] = set()
     with tempfile.TemporaryDirectory() as empty:
         # git lists only the new name of a renamed file, so both directions are listed.
@@ -37,29 +39,27 @@ def touched_files(patch: Patch) -> set[str]:
             names |= {field.split("\t")[-1] for field in listing.split("\0")} - {""}
     for name in names:
         if name.startswith("/") or ".." in Path(name).parts:
-            raise UsageError(
-                f"{patch.name} has a path outside of the tree: {name}", "fix the patch"
-            )
+            raise UsageError(f"{patch.name} has a path outside the tree: {name}", "fix the patch")
     return names
 
 
 def apply(tree: Path, patch: Patch) -> list[str]:
-    """Apply the patch. Return a note for each hunk that did not apply exactly.
+    """Apply the patch, and return a note for each hunk that did not apply exactly.
 
-    Raises UsageError with the first hunk that does not apply.
+    Raises PatchMismatch with the first hunk that does not apply.
     """
     failures = []
     for context in _CONTEXTS:
         try:
             output = _git_apply(tree, patch, "--verbose", *context)
-        except _Refused as refusal:
-            failures.append(refusal.output)
+        except _Rejected as rejection:
+            failures.append(rejection.output)
         else:
             return list(_notes(output))
     raise _diagnosed(tree, patch, failures[0])
 
 
-class _Refused(Exception):
+class _Rejected(Exception):
     def __init__(self, output: str) -> None:
         super().__init__(output)
         self.output = output
@@ -77,7 +77,7 @@ def _git_apply(tree: Path, patch: Patch, *options: str) -> str:
         except ProgramFailed as failure:
             if "--numstat" in options:
                 raise _unreadable(patch, failure) from failure
-            raise _Refused(failure.output) from failure
+            raise _Rejected(failure.output) from failure
 
 
 def _errors(output: str) -> list[str]:
@@ -91,7 +91,7 @@ def _unreadable(patch: Patch, failure: ProgramFailed) -> UsageError:
 
 
 def _notes(output: str) -> Iterator[str]:
-    """Notes for the hunks that git applied with an offset or with fuzz."""
+    """Yield a note for each hunk that git applied with an offset or with fuzz."""
     file = ""
     for line in output.splitlines():
         if match := _CHECKING.match(line):
@@ -100,7 +100,7 @@ def _notes(output: str) -> Iterator[str]:
             yield f"{file}, hunk {match[1]}, moved {int(match[3]):+d} lines to {match[2]}"
         elif match := _REDUCED.match(line):
             yield (
-                f"{file}, line {match[3]}: applied with fuzz, only {match[1]} lines before "
+                f"{file}, line {match[3]}: applied with fuzz: only {match[1]} lines before "
                 f"and {match[2]} after match the patch"
             )
 
@@ -110,7 +110,7 @@ def _diagnosed(tree: Path, patch: Patch, output: str) -> PatchMismatch:
         return PatchMismatch(f"{patch.name} is already in this kernel", "leave it out")
     failed = next((match for line in output.splitlines() if (match := _FAILED.match(line))), None)
     if failed is None or not (tree / failed[1]).is_file():
-        reason = (_errors(output) or ["git refuses it"])[0]
+        reason = (_errors(output) or ["git rejects it"])[0]
         return PatchMismatch(
             f"{patch.name} does not apply: {reason}", "use a patch for this kernel"
         )
@@ -128,7 +128,7 @@ def _diagnosed(tree: Path, patch: Patch, output: str) -> PatchMismatch:
 def _is_applied(tree: Path, patch: Patch) -> bool:
     try:
         _git_apply(tree, patch, "--reverse", "--check")
-    except _Refused:
+    except _Rejected:
         return False
     return True
 
@@ -141,7 +141,7 @@ class _Hunk:
 
 
 def _hunks(text: str) -> Iterator[_Hunk]:
-    """The hunks of a patch, each with the lines that it expects in the file."""
+    """Yield the hunks of a patch, each with the lines that it expects in the file."""
     file = ""
     hunk: _Hunk | None = None
     for line in text.splitlines():
@@ -163,8 +163,8 @@ def _preimage(patch: Patch, name: str, line: int) -> list[str]:
 
 
 def _nearest(expected: list[str], present: list[str], near: int) -> int:
-    """The position in ``present`` where most lines match ``expected``; of several, the one
-    nearest to the line that the patch names."""
+    """The position in ``present`` where the most lines match ``expected``. Of equally good
+    positions, the one nearest to ``near``."""
 
     def match(at: int) -> tuple[int, int]:
         window = present[at : at + len(expected)]
@@ -179,16 +179,16 @@ def _first_difference(expected: list[str], present: list[str], at: int) -> str:
         found = present[number] if number < len(present) else None
         if found != line:
             there = "the file ends" if found is None else f"the tree has {found.strip()!r}"
-            return f"it expects {line.strip()!r}, at line {number + 1} {there}"
-    return "the expected lines are there more than once"
+            return f"it expects {line.strip()!r}, but at line {number + 1} {there}"
+    return "the expected lines occur more than once"
 
 
 def _comparison(name: str, expected: list[str], present: list[str], at: int) -> str:
-    """A diff of the hunk's lines and those of the most similar place."""
+    """A diff between the lines that the hunk expects and the most similar lines of the file."""
     window = present[at : at + len(expected)]
     difference = difflib.unified_diff(expected, window, lineterm="", n=len(expected))
     body = list(difference)[3:]
     heading = (
-        f"{name}: what the patch expects (-) and what is at lines {at + 1}-{at + len(window)} (+)"
+        f"{name}: the lines that the patch expects (-), and lines {at + 1}-{at + len(window)} (+)"
     )
     return "\n".join([heading, *body])

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``prebuilt:DIR``: a kernel that was built elsewhere: an Image and its modules, or an
+"""``prebuilt:DIR``: a kernel that was built elsewhere. DIR has an Image and its modules, or is an
 unpacked kernel package of a distribution.
 
-Only the modules that guests use are imported, of thousands in a distribution, and they are
-decompressed. The notes list what the kernel lacks compared with those that the harness builds.
+Of the thousands of modules in a distribution, only the modules that guests use are imported, and
+decompressed. The notes list what the kernel lacks compared with kernels that the harness builds.
 """
 
 import gzip
@@ -21,7 +21,7 @@ from harness.host import cache, manifest, paths, program
 from harness.kernel import artifact, config, subject
 from harness.kernel.artifact import Kernel
 
-# Part of the key: raise it when the steps below produce something else.
+# Part of the key. Raise it when the steps below produce a different result.
 _RECIPE = "1"
 
 # The layouts of kbuild, of Debian up to 13 and Ubuntu, and of Debian after 13.
@@ -40,7 +40,7 @@ _CONFIGS = (
     "usr/lib/modules/*/config",
 )
 
-# A guest's channels need these before user space could load a module.
+# These must be built in: a guest's channels need them before user space can load modules.
 _SERIAL_PORTS = ("virtio_mmio", "virtio_console")
 
 _MODULE = re.compile(r"(.+)\.ko(\.xz|\.gz|\.zst)?")
@@ -55,7 +55,7 @@ _ZBOOT, _ZBOOT_AT = b"zimg", 4
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """The files of a prebuilt kernel; ``modules`` becomes /lib/modules/RELEASE."""
+    """The files of a prebuilt kernel. ``modules`` becomes /lib/modules/RELEASE."""
 
     root: Path
     image: Path
@@ -68,12 +68,12 @@ class _Parts:
 
 
 def kernel(where: str) -> Kernel:
-    """The kernel in a directory, imported into the cache by its content. Raises UsageError
-    for a directory without an arm64 kernel, or with several."""
+    """Import the kernel in a directory into the cache, by its content. Raises UsageError if the
+    directory has no arm64 kernel or several."""
     root = paths.absolute(where)
     if not root.is_dir():
         raise UsageError(
-            f"cannot read {root}: not a directory", "name one with an Image and its modules"
+            f"cannot read {root}: not a directory", "give a directory with an Image and its modules"
         )
     parts = _parts(root)
     used = _closure(parts)
@@ -97,7 +97,7 @@ def _parts(root: Path) -> _Parts:
         (modules, "modules directory", _MODULES),
     ):
         if not found:
-            raise UsageError(f"{root} has no {what}", f"one of {', '.join(forms)} is required")
+            raise UsageError(f"{root} has no {what}", f"it must have one of {', '.join(forms)}")
     fitting = [
         (image, directory)
         for image in images
@@ -105,10 +105,11 @@ def _parts(root: Path) -> _Parts:
         if directory in image.parents or image.name in _PLAIN or directory.name in image.name
     ]
     if len({directory for _, directory in fitting}) != 1:
-        names = ", ".join(path.name for path in modules)
+        names = " and ".join(path.name for path in images)
+        releases = " and ".join(path.name for path in modules)
         raise UsageError(
-            f"{root} has {len(images)} images, and modules of {names}",
-            "name a directory with one kernel",
+            f"cannot tell which kernel in {root} to use: it has {names}, and modules of {releases}",
+            "give a directory with one kernel",
         )
     image, directory = fitting[0]
     configs = [path for form in _CONFIGS for path in sorted(root.glob(form))]
@@ -121,7 +122,7 @@ def _has_index(path: Path) -> bool:
 
 
 def _module_name(path: Path) -> str:
-    """The name of a module file, as lsmod prints it."""
+    """The name of a module file as lsmod prints it, "" for any other file."""
     match = _MODULE.fullmatch(path.name)
     return match[1].replace("-", "_") if match else ""
 
@@ -133,7 +134,7 @@ def _files(modules: Path) -> dict[str, Path]:
 
 
 def _closure(parts: _Parts) -> list[Path]:
-    """The files of the modules that guests use, and of those on which they depend."""
+    """The files of the modules that guests use, and of their dependencies."""
     files = _files(parts.modules)
     found: dict[str, Path] = {}
     waiting = [name for name in subject.MODULES if name in files]
@@ -147,7 +148,7 @@ def _closure(parts: _Parts) -> list[Path]:
 
 
 def _dependencies(file: Path) -> list[str]:
-    """The modules that a module declares to need (depends= in .modinfo)."""
+    """The modules on which a module depends (depends= in .modinfo)."""
     match = re.search(rb"\0depends=([\w,-]*)\0", _module_content(file))
     names = match[1].decode().split(",") if match else []
     return [name.replace("-", "_") for name in names if name]
@@ -196,7 +197,7 @@ def _builtin(parts: _Parts) -> set[str]:
 
 
 def _limitations(parts: _Parts) -> Iterator[str]:
-    """Notes on what cannot be tested with the kernel."""
+    """Yield notes on what cannot be tested with the kernel."""
     builtin, present = _builtin(parts), _files(parts.modules)
     for name in subject.DRIVERS:
         if name in builtin:
@@ -215,7 +216,7 @@ def _has_forced_unloading(file: Path) -> bool:
 
 
 def _image(file: Path) -> bytes:
-    """The plain arm64 Image. Raises UsageError for anything else."""
+    """Read and decompress an arm64 Image. Raises UsageError for any other file."""
     data = file.read_bytes()
     if data[_ZBOOT_AT : _ZBOOT_AT + 4] == _ZBOOT:
         start, size = (int.from_bytes(data[at : at + 4], "little") for at in (8, 12))
@@ -223,7 +224,9 @@ def _image(file: Path) -> bytes:
     elif data[:2] == _GZIP:
         data = _decompressed(data, file)
     if data[_MAGIC_AT : _MAGIC_AT + 4] != _MAGIC:
-        raise UsageError(f"{file} is not an arm64 kernel Image", "name a directory with one")
+        raise UsageError(
+            f"{file} is not an arm64 kernel Image", "give a directory with an arm64 Image"
+        )
     return data
 
 
@@ -233,16 +236,16 @@ def _module_content(file: Path) -> bytes:
 
 
 def _decompressed(data: bytes, file: Path) -> bytes:
-    """Decompress gzip, xz or zstd, by the magic number."""
+    """Decompress data in the format that its magic number determines: gzip, xz or zstd."""
     opener = next((each for magic, each in _OPENERS.items() if data.startswith(magic)), None)
     if opener is None:
-        raise UsageError(f"{file} has an unknown compression", "decompress it")
+        raise UsageError(f"cannot decompress {file}: unknown format", "decompress it")
     try:
         plain = opener(data)
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise UsageError(f"cannot decompress {file}: {error}", "download it again") from None
     if len(plain) > _MAX_BYTES:
-        raise UsageError(f"{file} is above 512 MiB", "name another directory")
+        raise UsageError(f"{file} is larger than 512 MiB", "give a different directory")
     return plain
 
 

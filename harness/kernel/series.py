@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What ``--patch`` names: a diff, an mbox with a series or a whole thread, a directory
+"""Read the patches for ``--patch``: a diff, an mbox with a series or a whole thread, a directory
 written by ``git format-patch``, or a page of a mail archive.
 
 Of a thread, the patches of the latest version are used, in their order. Diffs in replies are
@@ -27,8 +27,8 @@ _NUMBER = re.compile(r"\b(\d+)/(\d+)\b")
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """A patch: its ``name`` for users, its subject as ``title``, and as ``text`` a diff that git
-    can apply."""
+    """A patch. ``name`` identifies it for users, ``title`` is its subject, and ``text`` is a diff
+    that git can apply."""
 
     name: str
     text: bytes
@@ -37,8 +37,8 @@ class Patch:
 
 @dataclass(frozen=True, slots=True)
 class _Posted:
-    """A message with a diff. ``tags`` are those of its subject; it is ``number`` of ``total``
-    in its series, None if it is not numbered."""
+    """A message with a diff. ``name`` is its subject without the ``tags`` in brackets before it.
+    It is ``number`` of ``total`` in its series; ``number`` is None if it is not numbered."""
 
     name: str
     diff: bytes
@@ -49,19 +49,21 @@ class _Posted:
 
     @property
     def is_patch(self) -> bool:
-        """Whether it was posted as a patch, and not in a reply."""
+        """Whether the message was posted as a patch and is not a reply."""
         return bool(_IS_PATCH.search(self.tags))
 
 
 def read(path: Path) -> list[Patch]:
-    """The patches of a file or directory, in the order in which they apply. Raises
-    UsageError if there is none, and for an incomplete series."""
+    """Read the patches of a file or directory, in the order in which they apply. Raises UsageError
+    if there is no patch, or if the series is incomplete."""
     if path.is_dir():
         return _directory(path)
     posted = _posted(path)
     chosen = _latest(posted)
     if not chosen:
-        raise UsageError(f"{path.name} has no diff", "name a patch")
+        raise UsageError(
+            f"{path.name} has no diff", "give a patch, an mbox or a directory of patches"
+        )
     if len([each for each in posted if each.is_patch]) > 1:
         _check_complete(chosen, path.name)
     if len(chosen) == 1:
@@ -75,20 +77,20 @@ def read(path: Path) -> list[Patch]:
 
 
 def _directory(path: Path) -> list[Patch]:
-    """The patches in ``*.patch``, by name: git numbers the files."""
+    """Read the patches in ``*.patch``, by file name, because git numbers the files."""
     found = [(file, each) for file in sorted(path.glob("*.patch")) for each in _posted(file)]
     if not found:
-        raise UsageError(f"{path} has no *.patch file with a diff", "name another directory")
+        raise UsageError(f"{path} has no *.patch file with a diff", "give a directory of patches")
     versions = sorted({each.version for _, each in found})
     if len(versions) > 1:
         listed = " and ".join(f"v{version}" for version in versions)
-        raise UsageError(f"{path} has patches of {listed}", "keep those of one version")
+        raise UsageError(f"{path} has patches of {listed}", "keep the patches of one version")
     return [Patch(file.name, each.diff, each.name) for file, each in found]
 
 
 def _posted(path: Path) -> list[_Posted]:
-    """The messages with a diff, except the cover letter, number 0, whose diff may be that
-    against the previous version."""
+    """Read the messages with a diff. The cover letter (number 0) is skipped, because it may have a
+    diff against the previous version of the series."""
     found = (_parsed(message) for message in mail.read(path))
     return [each for each in found if each and each.number != 0]
 
@@ -111,7 +113,7 @@ def _parsed(message: Message) -> _Posted | None:
 
 
 def _diff(message: Message) -> bytes:
-    """The diffs of the body, else those of the attachments."""
+    """The diffs in the body, otherwise the diffs in the attachments."""
     for part in (message.raw, b"".join(message.attachments)):
         if start := _DIFF.search(part):
             return part[start.start() :]
@@ -119,8 +121,7 @@ def _diff(message: Message) -> bytes:
 
 
 def _latest(posted: list[_Posted]) -> list[_Posted]:
-    """The latest version of the patches, in order; or all messages, if no subject marks a
-    patch."""
+    """The patches of the latest version, in order. If no subject marks a patch, all messages."""
     patches = [each for each in posted if each.is_patch]
     if not patches:
         return posted
@@ -137,7 +138,7 @@ def _check_complete(chosen: list[_Posted], name: str) -> None:
         version = f"v{chosen[0].version}, " if chosen[0].version > 1 else ""
         raise UsageError(
             f"{name} lacks patches of its series ({version}{chosen[0].total} in all): {listed}",
-            "name the whole series, or single patches in a directory",
+            "give the whole series, or a directory with the patches to apply",
         )
     if len(numbers) != len(set(numbers)):
-        raise UsageError(f"{name} has two patches of one number", "keep one of each")
+        raise UsageError(f"{name} has two patches with the same number", "keep one of them")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A kernel source: named files with known contents. A work tree is updated to one by changing
-only the files that differ.
+"""Kernel sources: named files with known contents. To switch a work tree to a source, only the
+files that differ are changed.
 """
 
 import re
@@ -18,12 +18,14 @@ Version = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """``label`` is the name for users, exact enough to find the same source again;
-    ``identity`` changes with the content; ``worktree`` names the work tree that its builds
+    """The source of a kernel.
+
+    ``label`` is the name for users, exact enough to find the same source again. ``identity``
+    changes with the content. ``worktree`` is the name of the work tree that builds of this source
     share.
 
-    ``manifest()`` returns its files, ``export(names, into)`` writes these files below
-    ``into``, where none of them exists, and ``current_identity()`` is the identity of its
+    ``manifest()`` returns the files and their keys. ``export(names, into)`` writes these files
+    below ``into``, where none of them may exist yet. ``current_identity()`` is the identity of the
     present content, which differs once the source has been changed.
     """
 
@@ -37,9 +39,11 @@ class Source:
 
 
 def version(makefile: str) -> Version:
-    """The kernel's version, from its top Makefile. Raises UsageError if there is none."""
+    """The kernel's version, from the text of its top Makefile. Raises UsageError if it has none."""
     numbers = dict(_NUMBER.findall(makefile))
     try:
         return int(numbers["VERSION"]), int(numbers["PATCHLEVEL"])
     except KeyError:
-        raise UsageError("not Linux source: the Makefile has no version", "name another") from None
+        raise UsageError(
+            "not Linux source: the Makefile has no version", "use Linux source"
+        ) from None

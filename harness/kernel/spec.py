@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The spec of a kernel: what a user writes after ``--kernel``, with patches and configuration."""
+"""Kernel specs: the argument of ``--kernel``, with patches and configuration."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from harness.errors import UsageError
 from harness.kernel import config, toolchain
 from harness.kernel.toolchain import Toolchain
 
-# The kernel if none is named.
+# The kernel that is used without --kernel.
 DEFAULT_KERNEL = "debian:6.12"
 
 FORMS = {
@@ -22,9 +22,12 @@ FORMS = {
 
 @dataclass(frozen=True, slots=True)
 class KernelSpec:
-    """``kind`` and ``where`` are those of ``kind:where``; ``patches`` are applied in order;
-    ``variants`` are names of the harness's fragments, sorted, and ``fragments`` files of the
-    user, merged last."""
+    """A kernel that a user requests.
+
+    ``kind`` and ``where`` are the parts of ``kind:where``. ``patches`` are applied in order.
+    ``variants`` are names of the harness's fragments, sorted. ``fragments`` are files of the user,
+    merged last.
+    """
 
     kind: str
     where: str
@@ -38,21 +41,23 @@ class KernelSpec:
 
     @property
     def key(self) -> str:
-        """The complete spec in a line, with the paths of its files."""
+        """The complete spec on one line, with the absolute paths of its files."""
         files = (path.absolute() for path in (*self.patches, *self.fragments))
         return " ".join(
             [self.kind, self.where, *map(str, files), *self.variants, self.toolchain.name]
         )
 
     def with_variants(self, names: Sequence[str]) -> "KernelSpec":
-        """The spec with further variants; a prebuilt kernel cannot have any, and is unchanged."""
+        """The spec with further variants. A prebuilt kernel cannot have variants, so its spec is
+        unchanged."""
         if self.kind == "prebuilt":
             return self
         return replace(self, variants=tuple(sorted({*self.variants, *names})))
 
     @property
     def changes(self) -> list[str]:
-        """The names of the patches, fragments, variants and the compiler that change the source."""
+        """The names of the patches, fragments and variants, and of the compiler unless it
+        is gcc."""
         files = [path.name for path in (*self.patches, *self.fragments)]
         compiler = [] if self.toolchain == toolchain.GCC else [self.toolchain.name]
         return [*files, *self.variants, *compiler]
@@ -65,19 +70,20 @@ def parse(
     variants: Sequence[str] = (),
     compiler: Toolchain = toolchain.GCC,
 ) -> KernelSpec:
-    """Parse a spec. Raises UsageError for an unknown form, a missing file or an unknown
-    variant."""
+    """Parse a spec. Raises UsageError for an unknown form, a missing file, an unknown variant, or
+    changes to a prebuilt kernel."""
     kind, colon, where = text.partition(":")
     if not colon or not where or kind not in FORMS:
         raise UsageError(f"unknown kernel {text!r}", "write " + ", or ".join(FORMS.values()))
     for path in patches:
         if not path.exists():
             raise UsageError(
-                f"cannot read {path}: no such file", "name a patch or a directory of patches"
+                f"cannot read {path}: no such file", "give a patch or a directory of patches"
             )
     for path in fragments:
         if not path.is_file():
-            raise UsageError(f"cannot read {path}: no such file", "name a file of CONFIG_X=y lines")
+            reason = "is a directory" if path.is_dir() else "no such file"
+            raise UsageError(f"cannot read {path}: {reason}", "give a file of CONFIG_X=y lines")
     known = config.variants()
     for name in variants:
         if name not in known:
@@ -87,7 +93,7 @@ def parse(
     if kind == "prebuilt" and (patches or fragments or variants):
         raise UsageError(
             "a prebuilt kernel cannot be patched or configured",
-            "leave out --patch, --fragment and --variant",
+            "drop --patch, --fragment and --variant",
         )
     chosen = tuple(sorted(set(variants)))
     return KernelSpec(kind, where, tuple(patches), tuple(fragments), chosen, compiler)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The parts of a kernel's tree that are under test. To test another subsystem, replace this
+"""The parts of a kernel's tree that are under test. To test a different subsystem, replace this
 module and harness.iommu.
 """
 
@@ -9,21 +9,21 @@ import re
 # there are variants.
 FRAGMENTS = ("base", "iommu")
 
-# The files that the source tree of a testable kernel has.
+# Files that a source tree must have to be tested.
 REQUIRED_FILES = ("Makefile", "Kbuild", "arch/arm64/Kconfig", "drivers/iommu/iommu.c")
 
 # The drivers under test.
 DRIVERS = ("arm_smmu_v3", "arm_smmu", "virtio_iommu")
 
-# The modules of a prebuilt kernel that a guest may load, without their dependencies.
+# The modules of a prebuilt kernel that guests may load, without dependencies.
 MODULES = (
     *DRIVERS,
     *("e1000", "e1000e", "virtio_net", "virtio_blk", "nvme", "pci_stub"),
     *("vfio", "vfio_pci", "vfio_iommu_type1", "vfio_platform", "iommufd"),
 )
 
-# The sources from which behaviours are read: the life cycle of devices, and what maps and
-# isolates them. They are kept with each kernel.
+# The source files from which behaviours are read: the life cycle of devices, and DMA mapping and
+# isolation. They are kept with each kernel.
 SOURCES = re.compile(
     r"drivers/(iommu|vfio)/.*\.[ch]"
     r"|drivers/(base|of|acpi|acpi/arm64|pci|pci/hotplug|virtio)/[^/]*\.[ch]"

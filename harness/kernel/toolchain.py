@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The compilers that kernels can be built with."""
+"""The compilers that can build kernels."""
 
 from dataclasses import dataclass
 
@@ -8,8 +8,9 @@ from harness.host import program, tools
 
 @dataclass(frozen=True, slots=True)
 class Toolchain:
-    """``compiler`` and ``linker`` are programs, ``host_compiler`` is the one for kbuild's own
-    tools, and ``variables`` are those of make that select them."""
+    """The programs that build a kernel. ``compiler`` and ``linker`` are for the kernel, and
+    ``host_compiler`` is for kbuild's own tools. ``variables`` are the variables of make that
+    select them."""
 
     name: str
     compiler: str
@@ -18,8 +19,8 @@ class Toolchain:
     variables: tuple[str, ...]
 
     def version(self) -> str:
-        """The first lines of the versions of compiler and linker. Raises ToolMissing without
-        them."""
+        """The first lines of the compiler's and the linker's version. Raises ToolMissing if one is
+        not installed."""
         lines = (program.run([tool, "--version"]) for tool in (self.compiler, self.linker))
         return ", ".join(text.splitlines()[0] for text in lines)
 

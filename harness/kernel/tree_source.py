@@ -14,7 +14,8 @@ from harness.host.manifest import Manifest
 from harness.kernel import source, subject
 from harness.kernel.source import Source
 
-# The files that kbuild leaves in a tree, where there is no git to tell them from source.
+# The files that kbuild leaves in a tree. Without git, only their names distinguish them from
+# source.
 _BUILT = re.compile(
     r"(.*/)?([^/]+\.(o|ko|a|cmd|mod|mod\.c|order|symvers|dtbo?)|\.[^/]+\.d"
     r"|\.config(\.old)?|System\.map|vmlinux|Image)|(.*/)?include/(generated|config)/.*"
@@ -22,12 +23,13 @@ _BUILT = re.compile(
 
 
 def source_of(where: str) -> Source:
-    """The source in a directory. Raises UsageError for one without Linux source."""
+    """The source in a directory. Raises UsageError if it is not Linux source."""
     tree = paths.absolute(where)
     for part in subject.REQUIRED_FILES:
         if not (tree / part).is_file():
             raise UsageError(
-                f"not a Linux source tree: {tree} has no {part}", "name the top directory"
+                f"not a Linux source tree: {tree} has no {part}",
+                "give the top directory of a Linux tree",
             )
     with progress.phase("tree scan", f"reading {tree}"):
         listed = _scan(tree)
@@ -35,7 +37,7 @@ def source_of(where: str) -> Source:
     def export(names: Sequence[str], into: Path) -> None:
         for name in names:
             try:
-                # The content of a link to a file outside of the tree is copied.
+                # A link to a file outside the tree is replaced by the content of the file.
                 links = listed[name].startswith("link ")
                 files.copy(tree / name if links else (tree / name).resolve(), into / name)
             except FileNotFoundError as error:
@@ -55,8 +57,8 @@ def source_of(where: str) -> Source:
 
 
 def _scan(tree: Path) -> Manifest:
-    """The manifest of a tree, which may change at any time. The content of a file is read
-    again only if its size, time or inode has changed."""
+    """The manifest of a tree, which may change at any time. A file is read again only if its size,
+    times, inode or mode have changed."""
     index = paths.cache() / "trees" / f"{cache.digest(str(tree))}.json"
     try:
         known: dict[str, list[str]] = dict(json.loads(index.read_text()))
@@ -65,7 +67,7 @@ def _scan(tree: Path) -> Manifest:
     listed: Manifest = {}
     seen: dict[str, list[str]] = {}
     for name in _listed(tree):
-        # A string: for 90000 files a Path takes three times as long as the system call.
+        # A string, because for 90000 files a Path takes three times as long as the system call.
         path = f"{tree}/{name}"
         status = _status(path)
         if status is None or stat.S_ISLNK(status.st_mode):
@@ -90,7 +92,7 @@ def _scan(tree: Path) -> Manifest:
 
 
 def _status(path: str) -> os.stat_result | None:
-    """The status of a file; None for one that is deleted but still tracked by git."""
+    """The status of a file, or None if it is deleted but still tracked by git."""
     try:
         return os.lstat(path)
     except FileNotFoundError:
@@ -98,8 +100,8 @@ def _status(path: str) -> os.stat_result | None:
 
 
 def _resolve_link(tree: Path, name: str) -> Path | None:
-    """The link itself, or the file to which it points if that is outside of the tree, because
-    the link would be broken in a copy; None if that is not a file."""
+    """The link itself, or the file to which it points if that is outside the tree, because the
+    link would be broken in a copy. None if it points to anything else outside the tree."""
     path = tree / name
     target = path.resolve()
     if not path.readlink().is_absolute() and target.is_relative_to(tree.resolve()):
@@ -108,8 +110,8 @@ def _resolve_link(tree: Path, name: str) -> Path | None:
 
 
 def _listed(tree: Path) -> Iterator[str]:
-    """The source files: those that git tracks or does not ignore, or without git all except
-    those that a build leaves."""
+    """Yield the source files. With git they are the tracked files and the files that are not
+    ignored, without git all files except the products of a build."""
     if not (tree / ".git").exists():
         yield from (name for name in manifest.walk(tree) if not _BUILT.fullmatch(name))
         return

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The private copy of a source that a build patches and compiles.
+"""The work tree of a source: a private copy, in which builds apply patches and compile.
 
-All builds of one source share it, one at a time, and those of one variant share their
-objects, so that a change compiles only what it touches. A build first updates the work tree
-to its source: files that differ are replaced, with a new time for make, and the others stay.
+All builds of a source share its work tree, one at a time. Builds of the same variant also share
+their objects, so a change compiles only what it touches. A build first updates the work tree to
+its source: files that differ are replaced, with a new time for make, and all other files stay.
 """
 
 import contextlib
@@ -26,9 +26,9 @@ PATCHED = "patched"
 
 @dataclass(frozen=True, slots=True)
 class Worktree:
-    """``root`` has the directories ``source``, which is compiled, and ``objects``.
-    ``manifest`` is that of ``source``, with "patched" for a file that a patch touched;
-    ``notes`` report where patches did not apply exactly."""
+    """A work tree. ``source`` is the directory that is compiled, and ``objects`` the directory of
+    the objects, both below ``root``. ``manifest`` describes ``source``, with the key "patched" for
+    a file that a patch touched. ``notes`` report where patches did not apply exactly."""
 
     root: Path
     source: Path
@@ -41,15 +41,15 @@ class Worktree:
 def open_worktree(
     source: Source, patches: Sequence[Patch], variant: str, *, wait: bool = True
 ) -> Iterator[Worktree]:
-    """The work tree of ``source`` with ``patches`` applied, and the objects of ``variant``. It
-    is locked until the block ends.
+    """Lock the work tree of ``source``, apply ``patches`` to it, and yield it with the objects of
+    ``variant``.
 
-    Raises UsageError for a patch that does not apply, HostError when the source
-    changes meanwhile, and without ``wait`` when another process uses the work tree.
+    Raises UsageError for a patch that does not apply, and HostError if the source changes in the
+    meantime, or without ``wait`` if another process uses the work tree.
     """
     with cache.locked(f"work-{source.worktree}", f"building a kernel of {source.label}", wait=wait):
         root = cache.directory(f"work/{source.worktree}")
-        os.utime(root)  # the time of its last use
+        os.utime(root)  # the time of the last use
         manifest = source.manifest()
         with progress.phase("work tree", f"copying {source.label}"):
             _update(root, manifest, source)
@@ -61,17 +61,17 @@ def open_worktree(
 
 
 def has_objects(source: Source, variant: str) -> bool:
-    """Whether the objects of an earlier build of the source are still there; a configuration
-    alone is none."""
+    """Whether the objects of an earlier build of the source still exist. A configuration without a
+    vmlinux does not count."""
     objects = paths.cache() / "work" / source.worktree / "objects" / variant
     return (objects / "vmlinux").is_file()
 
 
 @contextlib.contextmanager
 def _intact(objects: Path) -> Iterator[None]:
-    """Remove the objects of a build that was killed together with make: they may be
-    incomplete, and have a new time. A make that gets SIGTERM removes incomplete targets
-    itself."""
+    """Mark the objects as in use while the block runs. If an earlier build was killed together
+    with make, first remove its objects: they may be incomplete, and have a new time. (A make that
+    receives SIGTERM removes incomplete targets itself.)"""
     mark = objects.with_suffix(".in-use")
     if mark.exists():
         shutil.rmtree(objects, ignore_errors=True)
@@ -85,8 +85,8 @@ def _intact(objects: Path) -> Iterator[None]:
 
 def _update(root: Path, target: Manifest, source: Source) -> None:
     """Update ``root/source`` to the manifest ``target``. The record of its content is removed
-    during the update. After a killed update everything is removed, objects included, because
-    the next files may be older than the objects."""
+    during the update. If an update was killed, everything is removed, including objects, because
+    files may now be older than the objects."""
     record = root / "manifest.json"
     tree = root / "source"
     present = _read(record)
@@ -107,8 +107,8 @@ def _update(root: Path, target: Manifest, source: Source) -> None:
 
 
 def _remove(tree: Path, name: str) -> None:
-    """Remove a file, or the directory by which a patch or a revision replaced it. Nothing is
-    removed below a link by which a patch replaced a directory."""
+    """Remove a file, or the directory with which a patch or a revision replaced it. Nothing is
+    removed below a symbolic link with which a patch replaced a directory."""
     path = tree / name
     if any((tree / parent).is_symlink() for parent in Path(name).parents):
         return

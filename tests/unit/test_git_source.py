@@ -125,9 +125,9 @@ def test_git_warnings_do_not_appear_in_the_source(repository: Path) -> None:
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("nowhere@HEAD", "has no directory or no revision"),
-        ("{}", "has no directory or no revision"),
-        ("{}@", "has no directory or no revision"),
+        ("nowhere@HEAD", "DIR does not exist, or @REV is missing"),
+        ("{}", "DIR does not exist, or @REV is missing"),
+        ("{}@", "DIR does not exist, or @REV is missing"),
         ("{}@v9.9", "has no revision 'v9.9'"),
         ("{}@--help", "has no revision '--help'"),
         ("{}@HEAD:Makefile", "has no revision"),

@@ -207,7 +207,7 @@ LONG = """\
 
 def test_applying_with_fuzz_returns_a_note(tree: Path) -> None:
     notes = patching.apply(tree, Patch("x", LONG.encode()))
-    fuzz = "file.c, line 1: applied with fuzz, only 2 lines before and 2 after match the patch"
+    fuzz = "file.c, line 1: applied with fuzz: only 2 lines before and 2 after match the patch"
     assert fuzz in notes
     assert "NEW" in (tree / "file.c").read_text()
 
@@ -217,7 +217,7 @@ def test_apply_shows_the_nearest_lines_if_a_hunk_does_not_apply(tree: Path) -> N
     with pytest.raises(UsageError) as caught:
         patching.apply(tree, Patch("fix.patch", DIFF.encode()))
     assert caught.value.message == (
-        "fix.patch does not apply to file.c:2: it expects 'three', at line 4 the tree has '3'"
+        "fix.patch does not apply to file.c:2: it expects 'three', but at line 4 the tree has '3'"
     )
     assert "-three\n+3\n" in caught.value.detail
     assert "lines 3-5" in caught.value.detail

@@ -77,7 +77,7 @@ def test_kernel_matches_an_image_with_the_modules_of_its_release(package: Path) 
     write(package / "lib/modules/5.9.0/modules.builtin", "")
     assert prebuilt.kernel(str(package)).release == "6.0.0-1-arm64"
     write(package / "boot/vmlinuz-5.9.0", IMAGE)
-    with pytest.raises(UsageError, match=r"has 2 images, and modules of 5\.9\.0, 6\.0\.0-1-arm64"):
+    with pytest.raises(UsageError, match=r"and modules of 5\.9\.0 and 6\.0\.0-1-arm64"):
         prebuilt.kernel(str(package))
 
 
@@ -87,7 +87,7 @@ def test_kernel_rejects_a_decompression_bomb(
     monkeypatch.setattr(prebuilt, "_MAX_BYTES", 1000)
     write(tmp_path / "k/Image", gzip.compress(bytes(100_000)))
     write(tmp_path / "k/modules/6.1.0/modules.builtin", "")
-    with pytest.raises(UsageError, match="above 512 MiB"):
+    with pytest.raises(UsageError, match="larger than 512 MiB"):
         prebuilt.kernel(str(tmp_path / "k"))
 
 
