@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Benchmarks: ``python -m tests.bench NAME [--json]``. Each measures its baseline in
+"""Benchmarks: ``python -m tests.bench NAME [--json]``. Each benchmark measures its baseline in
 the same run, alternating with its subject.
 """
 
@@ -49,7 +49,7 @@ _HELLO_LINE = b"first line"
 
 @app.command()
 def boot(kernel: KernelText = DEFAULT_KERNEL, rounds: int = 40, as_json: Json = False) -> None:
-    """Time bare QEMU to the first line of user space, and our boot to the first answer."""
+    """Time bare QEMU until the first line of user space, and our boot until the first reply."""
     built = build.build(spec.parse(kernel))
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
@@ -99,7 +99,7 @@ def _boot_ours(kernel: Kernel, directory: Path) -> float:
 
 @app.command()
 def command(kernel: KernelText = DEFAULT_KERNEL, rounds: int = 3000, as_json: Json = False) -> None:
-    """Time the round trip of a command, and that of a line-editing shell on ttyAMA0."""
+    """Time the round trip of a command, compared with a line-editing shell on ttyAMA0."""
     built = build.build(spec.parse(kernel))
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
@@ -127,7 +127,8 @@ def _round_trips(running: Guest, text: str, rounds: int) -> list[float]:
 
 
 def _shell_round_trips(kernel: Kernel, directory: Path, rounds: int) -> list[float]:
-    """Seconds for typed lines, as in a script: send one, wait for its output and the prompt."""
+    """Type lines into the shell, wait for the output and the prompt of each, and return the
+    seconds for each line."""
     machine = machines.named("smmuv3")
     boot = Boot(
         machine,
@@ -159,8 +160,8 @@ def build_(
     kernel: KernelTexts = [],  # noqa: B006  typer copies it
     as_json: Json = False,
 ) -> None:
-    """Time kernel builds: cold, with a warm ccache, after a change of one line, unchanged."""
-    # Beside the cache, with which it shares the sources by hard links.
+    """Time kernel builds: cold, with a warm ccache, after a change of one line, and unchanged."""
+    # On the file system of the cache, because the sources are hard-linked from it.
     with tempfile.TemporaryDirectory(dir=paths.cache().parent) as scratch:
         rows = {}
         for title, row in bench_build.measure(kernel or list(bench_build.KERNELS), Path(scratch)):
@@ -173,7 +174,7 @@ def build_(
 
 @app.command()
 def kills(kernel: KernelText = DEFAULT_KERNEL, count: int = 20) -> None:
-    """Kill builds at random moments; the next build must make the usual kernel."""
+    """Kill builds at random moments, and check that the next build makes the usual kernel."""
     with tempfile.TemporaryDirectory(dir=paths.cache().parent) as scratch:
         lines = []
         for line in bench_build.kills(kernel, count, Path(scratch)):
@@ -195,7 +196,8 @@ def restore(
     workers: int = 2,
     as_json: Json = False,
 ) -> None:
-    """Time guests restored by hand, restored by us, and booted; 16 at once; hundreds in a row."""
+    """Time guests that are restored by hand, restored by us, and booted; 16 guests in parallel;
+    and hundreds of guests in a row."""
     built = build.build(spec.parse(kernel))
     saved = snapshot.warm(built, bench_guests.SMMUV3)
     with tempfile.TemporaryDirectory() as scratch:
@@ -240,8 +242,8 @@ def suite_(
     rounds: int = 2,
     as_json: Json = False,
 ) -> None:
-    """Time the scenarios on one kernel and machine, warm, beside as many guests restored by
-    hand: the minimum for one guest per scenario."""
+    """Time the scenarios on one kernel and machine, with a warm cache. The baseline is as many
+    guests restored by hand, which is the minimum for one guest per scenario."""
     chosen = spec.parse(kernel)
     saved = snapshot.warm(build.build(chosen), bench_guests.SMMUV3)
     request = run.RunRequest((chosen,), (machine,), workers=workers)
@@ -263,13 +265,15 @@ def suite_(
 def bisect_(
     count: int = 50,
     rate: float = 0.3,
-    before: Annotated[float | None, typer.Option(help="The rate before a later change.")] = None,
+    before: Annotated[
+        float | None, typer.Option(help="The rate from the culprit to a later change.")
+    ] = None,
     length: int = 64,
     confidence: float = 0.99,
     as_json: Json = False,
 ) -> None:
-    """Search for an intermittent bug with random verdicts, beside a search with a fixed number
-    of runs per revision."""
+    """Search for an intermittent bug with random results, compared with a search with a fixed
+    number of runs per revision."""
     earlier = rate if before is None else before
     found = list(bench_bisect.searches(count, rate, earlier, length, confidence))
     right = sum(each.right for each in found)
@@ -284,7 +288,7 @@ def bisect_(
 @app.command()
 def decode(megabytes: int = 100, as_json: Json = False) -> None:
     """Time reading a log of that many megabytes on one core, with a report per thousand lines
-    and with reports only, beside a search for two words in it."""
+    and with reports only. The baseline is a search for two words in the log."""
     pieces = list(bench_decode.pieces(megabytes, 1000))
     search = timed(lambda: bench_decode.search(iter(pieces)))
     figures: dict[str, list[float]] = {"a search for two words": [search]}
@@ -299,7 +303,7 @@ def decode(megabytes: int = 100, as_json: Json = False) -> None:
 
 @app.command()
 def faults(kernel: KernelText = DEFAULT_KERNEL, rounds: int = 10) -> None:
-    """Cause each fault of a guest: it must be reported as what it is and leak nothing."""
+    """Cause each fault of a guest, and check that it is reported correctly and leaks nothing."""
     built = build.build(spec.parse(kernel))
     wrong = 0
     for name, problem, seconds in bench_guests.faults(built, rounds):
@@ -318,8 +322,8 @@ def faults(kernel: KernelText = DEFAULT_KERNEL, rounds: int = 10) -> None:
 def soak(
     kernel: KernelText = DEFAULT_KERNEL, count: int = 200, workers: int = 2, as_json: Json = False
 ) -> None:
-    """Replay the bundled report repeatedly, each time in a new guest; print every verdict that
-    is not "reproduced"."""
+    """Replay the bundled report repeatedly, each time in a new guest, and print every verdict
+    that is not "reproduced"."""
     built = build.build(spec.parse(kernel))
     started = time.perf_counter()
     with multiprocessing.Pool(workers) as pool:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Bisect an intermittent bug with our search and with a fixed number of runs per revision:
-how often each is right, and how many runs it takes.
+"""Searches for an intermittent bug, with our search and with a fixed number of runs per
+revision: how often each finds the culprit, and how many runs it takes.
 """
 
 import math
@@ -20,7 +20,8 @@ from tests.random_runner import RandomRunner
 
 @dataclass(frozen=True)
 class Searched:
-    """One history, searched by both rules: whether each is right, and its number of runs."""
+    """One history, searched by our search and with a fixed number of runs per revision: whether
+    each finds the culprit, and its number of runs."""
 
     right: bool
     runs: int
@@ -58,10 +59,12 @@ def searches(
 def _with_fixed_repeats(
     repository: Path, endpoints: Endpoints, runner: RandomRunner, confidence: float
 ) -> str:
-    """The culprit that a fixed number of runs per revision finds, enough for ``confidence`` in
-    the whole search at the known rate; the first run that shows the bug ends a revision. As
-    the rate is unknown in practice, the cost of measuring the bad endpoint and of confirming the
-    good endpoint is included."""
+    """Search with a fixed number of runs per revision, and return the culprit found.
+
+    The number of runs suffices for ``confidence`` in the whole search at the known rate. The
+    first run that shows the bug ends the runs of a revision. The rate is unknown in practice, so
+    the cost of measuring the bad endpoint and of confirming the good endpoint is included.
+    """
     steps = math.ceil(math.log2(len(runner.commits) - 1))
     doubt = (1 - confidence) / steps
     repeats = 1 if runner.rate == 1 else math.ceil(math.log(doubt) / math.log(1 - runner.rate))

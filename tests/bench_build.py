@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The time to build a kernel: cold, with a warm ccache, after a change of one line, and when
-nothing changed. The command builds in a private cache, from sources that were fetched before;
-the baseline is a bare make of the first version's configuration.
+nothing changed. The command builds in a private cache, from sources that are already fetched.
+The baseline is a bare make of the first version's configuration.
 """
 
 import contextlib
@@ -23,13 +23,13 @@ from tests import command
 FIRST = Path(__file__).with_name("first.config")
 KERNELS = ("debian:5.10", "debian:6.1", "debian:6.12", "debian:7.2")
 
-# Build a kernel with a patch, boot it and wait for the first answer.
+# Build a kernel with a patch, boot it and wait for the first reply.
 _ANSWER = """
 import sys, tempfile
 from pathlib import Path
 from harness.guest import launch
+from harness.iommu import machines
 from harness.kernel import build, spec
-from harness.machine import topology
 built = build.build(spec.parse(sys.argv[1], [Path(sys.argv[2])]))
 with tempfile.TemporaryDirectory() as scratch:
     with launch.booted(built, machines.named("smmuv3"), Path(scratch)) as running:
@@ -39,7 +39,7 @@ with tempfile.TemporaryDirectory() as scratch:
 
 @dataclass(frozen=True)
 class Bench:
-    """A private cache, beside the user's on the same disk."""
+    """A private cache, on the same file system as the user's cache."""
 
     cache: Path
 
@@ -48,7 +48,8 @@ class Bench:
         return command.environment(IOMMU_HARNESS_CACHE=str(self.cache))
 
     def build(self, *arguments: str) -> float:
-        """Seconds that ``kernel build`` takes. Raises CalledProcessError when it fails."""
+        """Run ``kernel build``, and return the seconds that it takes. Raises CalledProcessError
+        if it fails."""
         return self.timed([*command.PROGRAM, "kernel", "build", *arguments])
 
     def timed(self, argv: list[str], **extra: str) -> float:
@@ -65,7 +66,7 @@ class Bench:
 
 
 def measure(kernels: list[str], scratch: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of the benchmark, each as soon as it is measured."""
+    """Yield each row of the benchmark as soon as it is measured."""
     bench = Bench(scratch / "cache")
     _share_sources(bench, kernels)
     for kernel in kernels:
@@ -99,8 +100,8 @@ def _more_rows(bench: Bench, kernel: str, scratch: Path, cold: float) -> Iterato
 
 
 def kills(kernel: str, rounds: int, scratch: Path) -> Iterator[str]:
-    """Kill builds at random moments: after each, the cache must be intact and the next build
-    must make the kernel of an undisturbed one."""
+    """Kill builds at random moments, and yield a line for each. The cache must then be intact,
+    and the next build must make the same kernel as an undisturbed build."""
     bench = Bench(scratch / "cache")
     _share_sources(bench, [kernel], "ccache")
     bench.clean()
@@ -124,14 +125,14 @@ def kills(kernel: str, rounds: int, scratch: Path) -> Iterator[str]:
 
 
 def _artifact(bench: Bench) -> dict[str, str]:
-    """The keys of all files of the only kernel, except the log of what was compiled."""
+    """The digests of all files of the only kernel, except the build log."""
     (entry,) = bench.cache.glob("kernel/*")
     files = manifest.scan(entry)
     return {name: key for name, key in files.items() if name not in (cache.SEAL, "build.log")}
 
 
 def _share_sources(bench: Bench, kernels: list[str], *more: str) -> None:
-    """Fetch the sources into the user's cache, unmeasured, and hard-link them from there."""
+    """Fetch the sources into the user's cache, which is not measured, and hard-link them."""
     bench.cache.mkdir(parents=True)
     for kernel in kernels:
         fetch = [*command.PROGRAM, "kernel", "config", kernel]
@@ -141,7 +142,7 @@ def _share_sources(bench: Bench, kernels: list[str], *more: str) -> None:
 
 
 def _change(bench: Bench, kernel: str, scratch: Path, number: int) -> float:
-    # The source of the package; the one in the work tree has the patch of the last round.
+    # The package's source, because the source in the work tree has the patch of the last round.
     (source,) = bench.cache.glob("source/linux-source-6.12_*/tree/drivers/iommu/iommu.c")
     last = len(source.read_text().splitlines())
     tail = source.read_text().splitlines()[-3:]
@@ -166,7 +167,7 @@ def _commit(tree: Path) -> None:
 
 
 def _first_version(bench: Bench, tree: Path, objects: Path) -> dict[str, Any]:
-    """Time tinyconfig, the options and make, with an empty ccache like our cold build."""
+    """Time tinyconfig, the options and make, with an empty ccache as in our cold build."""
     shutil.rmtree(bench.cache / "ccache", ignore_errors=True)
     cross = f"CROSS_COMPILE={tools.CROSS}"
     make = ["make", "-s", "-C", str(tree), f"O={objects}", "ARCH=arm64", cross]

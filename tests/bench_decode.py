@@ -16,8 +16,13 @@ _QUIET = "[{:12.6f}] e1000e 0000:00:{:02x}.0 eth{}: NIC Link is Up 1000 Mbps Ful
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The reading of one log: its ``megabytes`` (of 10^6 bytes), the ``reports`` found in it,
-    the ``seconds`` of processor time, and the megabytes by which peak memory has ``grown``."""
+    """The cost of reading one log.
+
+    ``megabytes``: the size of the log, in 10^6 bytes.
+    ``reports``: the number of reports found.
+    ``seconds``: the CPU time.
+    ``grown``: the megabytes by which the peak memory has grown.
+    """
 
     megabytes: float
     reports: int
@@ -26,7 +31,7 @@ class Reading:
 
 
 def pieces(megabytes: int, quiet: int) -> Iterator[bytes]:
-    """A log of that size in pieces: recorded reports, each after ``quiet`` lines."""
+    """Yield a log of that size in pieces: recorded reports, each after ``quiet`` other lines."""
     reports = [path.read_bytes() + b"\n" for path in sorted(LOGS.glob("*.log"))]
     size = number = 0
     while size < megabytes * 1_000_000:
@@ -38,12 +43,12 @@ def pieces(megabytes: int, quiet: int) -> Iterator[bytes]:
 
 
 def search(source: Iterator[bytes]) -> int:
-    """The number of times that two words of reports appear, the baseline."""
+    """Count the occurrences of two words of reports. This is the baseline."""
     return sum(piece.count(b"BUG") + piece.count(b"WARNING") for piece in source)
 
 
 def read(megabytes: int, quiet: int) -> Reading:
-    """Read a log of that size from its first line to its last."""
+    """Read a log of that size from its first line to its last, and return the cost."""
     source = io.BytesIO(b"".join(pieces(megabytes, quiet)))
     size = source.getbuffer().nbytes / 1e6
     before, started = _peak(), time.process_time()

@@ -19,8 +19,8 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def alternating(rounds: int, *works: Callable[[], float]) -> list[list[float]]:
-    """Measure all works in turn: other load of the host affects them alike. The first round
-    warms the page cache and is not counted."""
+    """Measure the works alternately, because other load of the host then affects them alike.
+    Returns the values of each work. The first round warms the page cache and is not counted."""
     turns = [[work() for work in works] for _ in range(rounds + 1)]
     return [list(figures) for figures in zip(*turns[1:], strict=True)]
 
@@ -28,7 +28,7 @@ def alternating(rounds: int, *works: Callable[[], float]) -> list[list[float]]:
 def measured_with_progress(
     title: str, rounds: int, *works: Callable[[], float]
 ) -> list[list[float]]:
-    """``alternating`` with a progress display, for works that have none."""
+    """As ``alternating``, with a progress display, for works that show no progress."""
     *others, last = works
     with progress.phase(f"benchmark: {title}", title) as phase:
         phase.expect(rounds + 1)
@@ -48,8 +48,8 @@ def report(
     as_json: bool,
     more: dict[str, float] | None = None,
 ) -> None:
-    """Print the median, the 95th percentile and the ratio of the median to that of the first
-    row, the baseline; ``more`` are figures that were measured once."""
+    """Print the median, the 95th percentile, and the ratio of the median to the baseline, which
+    is the median of the first row. ``more`` has values that were measured once."""
     rows = {title: _summary(values) for title, values in figures.items()}
     baseline = next(iter(rows.values()))["median"]
     for row in rows.values():

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The cost of guests: restored by hand and by us, sixteen at once, hundreds in a row; and the
-reports of their faults.
+"""The cost of guests: restored by hand and by us, sixteen in parallel, and hundreds in a row; and
+the errors that their faults cause.
 """
 
 import contextlib
@@ -31,8 +31,8 @@ SMMUV3 = machines.named("smmuv3")
 
 
 def by_hand(saved: Snapshot, directory: Path) -> float:
-    """Seconds from the start of QEMU, with the same arguments, to the first answer: the minimum
-    for a restore."""
+    """Restore a guest by hand, with the same arguments of QEMU, and return the seconds from the
+    start of QEMU to the first reply. This is the minimum for a restore."""
     machine = saved.boot.machine
     argv = [*qemu.board(machine), *qemu.memory(machine, saved.memory), *qemu.payload(saved.stub)]
     argv += [*qemu.channels(machine), "-incoming", "defer"]
@@ -59,7 +59,7 @@ def by_hand(saved: Snapshot, directory: Path) -> float:
 
 
 def _begin_incoming(qmp: socket.socket, state: int) -> None:
-    """Start the incoming migration in the way that this QEMU supports, as Monitor does."""
+    """Start the incoming migration as Monitor does, in the way that this QEMU supports."""
     if b"mapped-ram" in _execute(qmp, "query-migrate-capabilities"):
         _execute(qmp, "add-fd", state, **{"fdset-id": 1})
         _execute(qmp, "migrate-incoming", uri="file:/dev/fdset/1")
@@ -69,7 +69,7 @@ def _begin_incoming(qmp: socket.socket, state: int) -> None:
 
 
 def by_hand_anywhere(saved: Snapshot, _number: int) -> float:
-    """``by_hand`` in a temporary directory."""
+    """As ``by_hand``, in a temporary directory."""
     with tempfile.TemporaryDirectory() as scratch:
         return by_hand(saved, Path(scratch))
 
@@ -101,8 +101,12 @@ def cold(kernel: Kernel, directory: Path) -> float:
 
 @dataclass(frozen=True)
 class Crowd:
-    """Guests of one snapshot that run at once: ``seconds`` until all have answered, and the MB
-    of host memory that each adds (PSS: shared pages count in proportion)."""
+    """Guests of one snapshot that run in parallel.
+
+    ``seconds``: the time until all guests have replied.
+    ``first_megabytes``, ``each_more_megabytes``: the MB of host memory that the first and each
+    further guest adds (PSS: shared pages count in proportion).
+    """
 
     count: int
     seconds: float
@@ -133,7 +137,7 @@ def _pss(pid: int) -> float:
 
 
 def many(saved: Snapshot, count: int, workers: int) -> Iterator[str]:
-    """The result of one step in each of ``count`` guests: "fine", or its error."""
+    """Run one step in each of ``count`` guests, and yield "fine" or an error for each."""
     with multiprocessing.Pool(workers) as pool:
         yield from pool.imap_unordered(partial(_one, saved), range(count))
 
@@ -146,14 +150,15 @@ def _one(saved: Snapshot, number: int) -> str:
         except GuestError as error:
             return f"{type(error).__name__}: {error}"
     messages = [entry.text for entry in step.kmsg]
-    # On a busy host the guest may log something before (hrtimer: interrupt took ...).
+    # On a busy host, the guest may log another message before (hrtimer: interrupt took ...).
     logged = step.status == 0 and str(number) in messages
     return "fine" if logged else f"wrong: {step.status}, {messages}"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault of a guest. ``force`` causes it and returns its report, which is compared."""
+    """A fault of a guest. ``force`` causes it and returns what is reported, which must be
+    ``expected``."""
 
     name: str
     expected: str
@@ -161,7 +166,8 @@ class Fault:
 
 
 def faults(kernel: Kernel, rounds: int) -> Iterator[tuple[str, str, float]]:
-    """Cause each fault ``rounds`` times: its name, "" or what is wrong, seconds."""
+    """Cause each fault ``rounds`` times. Yields its name, what is wrong ("" if nothing is), and
+    the seconds."""
     for number in range(rounds):
         for fault in _FAULTS:
             before = _resources()
@@ -173,7 +179,7 @@ def faults(kernel: Kernel, rounds: int) -> Iterator[tuple[str, str, float]]:
                 "" if seen == fault.expected else f"reported as {seen!r}, not {fault.expected!r}"
             )
             if not wait_until(partial(_resources_are, before)):
-                wrong += f" leaks: {_resources()}, and {before} before"
+                wrong += f" leaks: {_resources()}, but {before} before"
             yield f"{fault.name} {number + 1}", wrong, seconds
 
 
@@ -182,7 +188,8 @@ def _resources_are(before: tuple[int, int, int]) -> bool:
 
 
 def _resources() -> tuple[int, int, int]:
-    """The numbers of our processes, sockets and threads; locks of cache entries stay open."""
+    """The numbers of our processes, sockets and threads. Other file descriptors do not count,
+    because the locks of cache entries stay open."""
     sockets = [
         each
         for each in Path("/proc/self/fd").iterdir()
@@ -199,7 +206,7 @@ def _guest(kernel: Kernel, scratch: Path, name: str = "smmuv3", **more: float) -
 
 
 def _classified(work: Callable[[], str]) -> str:
-    """The type of the error that ``work`` raises, or what it returns."""
+    """Call ``work``, and return its result or the type of the error that it raises."""
     try:
         return work()
     except GuestError as error:
@@ -305,8 +312,8 @@ _FAULTS = (
 
 
 def panic_latency(kernel: Kernel, count: int) -> list[float]:
-    """Seconds from the panic's text on the console to the error, alternately of guests that reset
-    at once and of guests that never do."""
+    """Measure the seconds from a panic's text on the console to the error, alternately in guests
+    that reset at once and in guests that never reset."""
     return [_latency(kernel, "panic=0" if number % 2 else "") for number in range(count)]
 
 

@@ -29,8 +29,8 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def run(*arguments: str | Path, **extra: str) -> Result:
-    """Run the command to its end; ``extra`` is added to its environment. What it prints with
-    --json is validated."""
+    """Run the command until it exits, and return the result. ``extra`` is added to its
+    environment. With --json, its output is validated against the schema."""
     words = [*map(str, arguments)]
     done = subprocess.run(
         [*PROGRAM, *words],
@@ -46,7 +46,7 @@ def run(*arguments: str | Path, **extra: str) -> Result:
 
 
 def start(*arguments: str | Path, **extra: str) -> subprocess.Popen[str]:
-    """Start the command; ``extra`` is added to its environment."""
+    """Start the command, and return its process. ``extra`` is added to its environment."""
     return subprocess.Popen(
         [*PROGRAM, *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -57,8 +57,8 @@ def start(*arguments: str | Path, **extra: str) -> subprocess.Popen[str]:
 
 
 def stop_when(process: subprocess.Popen[str], name: str, number: signal.Signals) -> Result:
-    """Send the signal once the command runs a program called ``name``; return when the command
-    and all its descendants have exited."""
+    """Send the signal to the command once it runs a program called ``name``, and return the
+    result when the command and all its descendants have exited."""
     assert wait_until(lambda: name in descendants(process.pid).values()), f"no {name}"
     children = descendants(process.pid)
     process.send_signal(number)

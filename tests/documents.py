@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The commands of README.md and docs/, to be run and compared with what the pages print.
+"""The commands in README.md and docs/, which are run and compared with the output that the pages
+show.
 
-A ```console block has commands after "$ ", a "\\" at the end goes on in the next line, and
-below each what it prints: "..." alone stands for any lines, at the end of a line for any
-rest. An HTML comment above a block says more: <!-- file: NAME --> makes the block a file
-where the commands below run, <!-- not run: why --> keeps a block from being run.
+In a ```console block, "$ " precedes a command, a "\\" at its end continues it in the next line,
+and its output is below it. In the output, "..." stands for any lines, and "..." at the end of a
+line for the rest of the line. An HTML comment above a block has a meaning: <!-- file: NAME -->
+writes the block to a file where the commands below it run, and the commands below
+<!-- not run: why --> are not run.
 """
 
 import re
@@ -22,8 +24,13 @@ _BLOCK = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A command of a page, the ``line`` that it begins in, the output that the page shows, and
-    the ``files`` that the page has put beside it, by name. ``skipped`` is why it is not run."""
+    """A command in a page.
+
+    ``line``: the number of its first line.
+    ``output``: the lines of output that the page shows.
+    ``files``: the names and contents of the files that the page has defined above the command.
+    ``skipped``: why the command is not run, "" if it is run.
+    """
 
     page: str
     line: int
@@ -38,12 +45,12 @@ def pages() -> list[Path]:
 
 
 def blocks(page: Path) -> Iterator[re.Match[str]]:
-    """The fenced blocks of a page, with the groups key, value, kind and text."""
+    """The fenced blocks of a page, as matches with the groups key, value, kind and text."""
     return _BLOCK.finditer(page.read_text())
 
 
 def examples(page: Path) -> Iterator[Example]:
-    """The commands of a page, in its order."""
+    """Yield the commands of a page, in the order of the page."""
     text, files = page.read_text(), dict[str, str]()
     for block in _BLOCK.finditer(text):
         if block["key"] == "file":
@@ -67,7 +74,7 @@ def _commands(lines: Sequence[str], first: int) -> Iterator[tuple[int, str, tupl
         yield first + start, command.removeprefix("$ "), tuple(lines[last + 1 : end])
 
 
-# What differs from run to run and from host to host.
+# Text that differs between runs and hosts, and its replacement.
 _VARYING = (
     (re.compile(r"\[ *\d+\.\d+\]"), "[TIME]"),
     (re.compile(r"\b\d+(\.\d+)? (s|min|ms|MB|GB|KB)\b"), r"N \2"),
@@ -86,7 +93,8 @@ def _normal(line: str) -> str:
 
 
 def difference(expected: Sequence[str], printed: Sequence[str]) -> str:
-    """The first expected line that is not where it should be; "" if all are."""
+    """Describe the first difference between the expected and the printed lines; "" if there is
+    none."""
     lines = [_normal(line) for line in printed]
     at, anywhere = 0, False
     for text in expected:
@@ -103,7 +111,7 @@ def difference(expected: Sequence[str], printed: Sequence[str]) -> str:
 
 
 def _matches(expected: str, line: str) -> bool:
-    """A page may leave out the rest of a long line."""
+    """Whether the line matches. A page may omit the rest of a long line."""
     if expected.endswith("..."):
         return line.startswith(_normal(expected.removesuffix("...")))
     return line == _normal(expected)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A kernel of ten lines, for tests of what surrounds a build. Real ones take minutes."""
+"""A kernel source of ten lines, for tests of the code around a build. A real kernel takes
+minutes to build."""
 
 from pathlib import Path
 
-# The targets of kbuild that a build requests. The file "drivers/slow" contains the seconds
-# that a build takes.
+# The targets of kbuild that a build requests. The file "drivers/slow" contains the number of
+# seconds by which a build is delayed.
 _MAKEFILE = """\
 VERSION = 6
 PATCHLEVEL = 0
@@ -35,7 +36,7 @@ NAMES = sorted(_FILES)
 MAKEFILE = _MAKEFILE
 
 
-# Applies to a tree as write() makes it.
+# Applies to a tree that write() has created.
 PATCH = """\
 --- a/drivers/iommu/iommu.c
 +++ b/drivers/iommu/iommu.c
@@ -46,7 +47,7 @@ PATCH = """\
 
 
 def write(root: Path, slow: float = 0) -> Path:
-    """Write the tree to ``root``; its build takes ``slow`` seconds more."""
+    """Write the tree to ``root``, and return ``root``. Its build takes ``slow`` more seconds."""
     files = dict(_FILES)
     if slow:
         files["drivers/slow"] = f"{slow}\n"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A git history to bisect: Debian's Linux source and some seventy small changes to its IOMMU
-and driver core code, one of which introduces a bug.
+"""A git history to bisect: Debian's Linux source, with about seventy small changes to its IOMMU
+and driver core code. One of them introduces a bug.
 
-Two changes do not build, one does not boot, one makes the kernel warn about something
-else; the change after each fixes that. Six are merged from a branch.
+Two changes do not build, one does not boot, and one causes an unrelated warning. The change
+after each fixes that. Six changes are merged from a branch.
 """
 
 import re
@@ -44,7 +44,7 @@ _AUTHOR = "A Developer <developer@example.org>"
 
 @dataclass
 class _Writer:
-    """Commits for git fast-import, with the mark of the last one of each branch."""
+    """Writes commits for git fast-import. ``marks`` has the mark of each branch's last commit."""
 
     lines: list[bytes] = field(default_factory=list)
     count: int = 0
@@ -75,7 +75,7 @@ def _file(name: str, data: bytes, mode: str = "100644") -> bytes:
 
 @dataclass
 class _Branch:
-    """A branch: the current texts of its files, and the functions that are not yet changed."""
+    """A branch, with the current texts of its files and the functions still to be changed."""
 
     writer: _Writer
     branch: str
@@ -87,7 +87,7 @@ class _Branch:
         for _ in range(count):
             path, name = self.todo.pop(0)
             self.insert(path, name, '\tpr_debug("%s\\n", __func__);\n')
-            self.commit(path, f"{Path(path).stem}: Say when {name} is called", start)
+            self.commit(path, f"{Path(path).stem}: Log calls of {name}", start)
             start = ""
 
     def insert(self, path: str, name: str, line: str) -> None:
@@ -101,19 +101,21 @@ class _Branch:
         self.writer.commit(self.branch, subject, {path: self.texts[path]}, start=start)
 
     def plant(self, fault: str) -> None:
-        """Commit a faulty change, and the one that fixes it."""
+        """Commit a faulty change, and the change that fixes it."""
         name, line = _PLANTED[fault]
         before = self.texts[_CORE]
         self.insert(_CORE, name, line)
-        self.commit(_CORE, f"iommu: Look at {name} ({fault})")
+        self.commit(_CORE, f"iommu: Change {name} ({fault})")
         self.texts[_CORE] = before
-        self.commit(_CORE, f"iommu: Mend {name}")
+        self.commit(_CORE, f"iommu: Fix {name}")
 
 
 def make(into: Path, *, sometimes: bool = False) -> list[str]:
-    """Make the repository; return the hashes of its commits, the oldest first. The bug: a
-    removed device keeps its reference on the IOMMU driver's module, each time or in 30 % of
-    removals."""
+    """Create the repository, and return the hashes of its commits, the oldest first.
+
+    The bug is that a removed device keeps its reference on the IOMMU driver's module, always or,
+    with ``sometimes``, in 30 % of removals.
+    """
     package = debian.find("linux-source-6.12", "arm64")
     tree = debian_source._entry(package) / "tree"
     texts = {name: (tree / name).read_text() for name in (*_FILES, *_BASE)}
@@ -149,7 +151,7 @@ def make(into: Path, *, sometimes: bool = False) -> list[str]:
 
 
 def _functions(texts: dict[str, str], names: list[str]) -> list[tuple[str, str]]:
-    """Pairs of a file and a function of it, one function of each file in turn."""
+    """Pairs of a file and a function in it. The files alternate."""
     found = {name: iter(_FUNCTION.findall(texts[name])) for name in names}
     order = []
     while found:
@@ -163,7 +165,7 @@ def _functions(texts: dict[str, str], names: list[str]) -> list[tuple[str, str]]
 
 
 def _files(tree: Path) -> Iterator[bytes]:
-    """Each file of the source, as fast-import reads it."""
+    """Yield each file of the source in the format of fast-import."""
     for name in sorted(cache.read_seal(tree.parent)):
         file = tree.parent / name
         inside = name.removeprefix("tree/")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Formats of kernel logs: the lines of a console as syslog, journals, mail, bug trackers and
-terminals show them. ``python -m tests.log_formats FORMAT < LOG`` prints one."""
+"""Formats of kernel logs: a console log as it appears in syslog, journals, mail, bug trackers and
+terminals. ``python -m tests.log_formats FORMAT < LOG`` prints a log in one format."""
 
 import json
 import re
@@ -13,7 +13,7 @@ _DATE = "Nov 30 05:%02d:%02d"
 
 
 def _time(line: str) -> tuple[int, str]:
-    """Seconds since boot, and the text after the timestamp."""
+    """The seconds since boot, and the text after the timestamp."""
     match = _STAMP.match(line)
     return (int(match[1]), line[match.end() :]) if match else (0, line)
 
@@ -49,7 +49,7 @@ def _colour(line: str) -> str:
 
 
 def _lava(line: str) -> str:
-    """LAVA's log of a console"""
+    """a console log of LAVA"""
     seconds, _ = _time(line)
     return f"2026-11-30T05:{seconds // 60 % 60:02}:{seconds % 60:02}.{seconds % 1000:06}  {line}"
 
@@ -64,7 +64,7 @@ def _each(convert_line: Callable[[str], str]) -> Callable[[list[str]], Iterable[
 
 
 def _wrapped(lines: Iterable[str], width: int = 72) -> list[str]:
-    """Lines wrapped by a mail client that sends without format=flowed."""
+    """Wrap the lines as a mail client does that sends without format=flowed."""
     wrap = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
     return [part for line in lines for part in wrap.wrap(line) or [""]]
 
@@ -113,7 +113,7 @@ FORMATS: dict[str, Callable[[list[str]], Iterable[str]]] = {
 
 
 def convert(text: str, log_format: str) -> str:
-    """The log of a console in another format. Raises KeyError when it is not in FORMATS."""
+    """Convert a console log to a format. Raises KeyError if the format is not in FORMATS."""
     lines = text.replace("\r", "").splitlines()
     return "\n".join(FORMATS[log_format](lines)) + "\n"
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Debian's newest QEMU, beside the host's: its packages with all their libraries, unpacked in
-the cache and run by their own dynamic linker."""
+"""Debian's newest QEMU, in addition to the host's QEMU. Its packages and all their libraries are
+unpacked in the cache, and run with the unpacked dynamic linker."""
 
 import shutil
 from pathlib import Path
@@ -12,7 +12,7 @@ from harness.machine import topology
 
 _PACKAGE = "qemu-system-arm"
 
-# Part of the key: raise it when the result of the steps below changes.
+# Part of the cache key: increase it when the result of the steps below changes.
 _RECIPE = "2"
 
 # QEMU searches for modules and data relative to its executable, which is the dynamic linker
@@ -28,7 +28,7 @@ exec "$here/{linker}" --library-path "$here/usr/lib/{triplet}" \\
 
 
 def path() -> str:
-    """The path of the program, which is fetched unless the cache has it. Raises HostError when
+    """Return the path of the program, and fetch it unless the cache has it. Raises HostError if
     the archive cannot be read."""
     architecture = program.run(["dpkg", "--print-architecture"]).strip()
     package = debian.find(_PACKAGE, architecture, [debian.BACKPORTS])
@@ -51,15 +51,15 @@ def _write_start(directory: Path) -> None:
     _hide_host_modules(directory / "root" / inside, triplet)
     start = directory / topology.QEMU
     linker = _linker(directory / "root" / inside).lstrip("/")
-    # The package has the linker below /usr; no package contains /lib, which is a link.
+    # The package has the linker below /usr. No package contains /lib, which is a symbolic link.
     text = _START.format(triplet=triplet, linker=f"usr/{linker}", program=inside)
     start.write_text(text)
     start.chmod(0o755)
 
 
 def _hide_host_modules(file: Path, triplet: str) -> None:
-    """Replace the name of the module directory in the program by one of the same length that
-    does not exist: QEMU aborts on a module of another QEMU."""
+    """Replace the name of the module directory in the program by the name of a directory that
+    does not exist, of the same length. QEMU aborts on a module of a different QEMU."""
     place = f"/usr/lib/{triplet}/qemu".encode() + b"\0"
     content = file.read_bytes()
     assert place in content

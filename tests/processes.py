@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def descendants(pid: int) -> dict[int, str]:
-    """All descendants of ``pid``: process ID to name."""
+    """The names of all descendants of ``pid``, by process ID."""
     found: dict[int, str] = {}
     pending = [pid]
     while pending:
@@ -19,7 +19,7 @@ def descendants(pid: int) -> dict[int, str]:
 
 
 def _tasks(pid: int) -> list[Path]:
-    """The list of children of each thread; empty when the process has exited."""
+    """The files that list the children of each thread; none if the process has exited."""
     try:
         return list(Path(f"/proc/{pid}/task").glob("*/children"))
     except (FileNotFoundError, ProcessLookupError):
@@ -34,13 +34,14 @@ def _read(path: Path) -> str:
 
 
 def alive(pid: int) -> bool:
-    """Whether the process is running; a zombie is not."""
+    """Whether the process is running. A zombie is not running."""
     status = _read(Path(f"/proc/{pid}/stat"))
     return bool(status) and status.rsplit(")", 1)[1].split()[0] != "Z"
 
 
 def wait_until(condition: Callable[[], object], limit: float = 20.0) -> bool:
-    """Whether the condition becomes true within ``limit`` seconds."""
+    """Wait until the condition is true. Returns False if it is not true within ``limit``
+    seconds."""
     end = time.monotonic() + limit
     while time.monotonic() < end:
         if condition():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A runner with random results: bisect searches without kernels."""
+"""A runner with random results, for bisect searches without kernels."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -11,12 +11,18 @@ from harness.errors import HostError
 
 @dataclass
 class RandomRunner:
-    """A runner of linear ``commits``. Those from number ``culprit`` on show the symptom in
-    ``rate`` of their runs, or in the rate that ``rates`` has for the number; earlier ones in
-    ``noise`` of theirs. ``faults`` maps a number to what else happens: "build" and "boot"
-    (it fails), "splat" (an unrelated one), "lost" (QEMU dies). ``identical`` maps a number to
-    the one whose artifact it shares. ``calls`` records each build and run; after
-    ``max_calls`` of them the next raises KeyboardInterrupt."""
+    """A runner for a linear history of ``commits``, which are numbered from 0.
+
+    ``culprit``: the number of the first commit that shows the symptom.
+    ``rate``: the fraction of runs in which the culprit and later commits show the symptom.
+    ``rates``: overrides ``rate``, by number.
+    ``noise``: the fraction of runs in which commits before the culprit show the symptom.
+    ``faults``: the faults of commits, by number: "build" and "boot" fail, "splat" is an unrelated
+    splat, "lost" kills QEMU.
+    ``identical``: maps a number to the commit with the same artifact.
+    ``calls``: records each build and run.
+    ``max_calls``: the number of builds and runs after which KeyboardInterrupt is raised.
+    """
 
     commits: list[str]
     culprit: int
@@ -45,7 +51,7 @@ class RandomRunner:
         if fault == "boot":
             return Run(revision, "no-boot", "panic", 0)
         if fault == "lost":
-            raise HostError("QEMU is gone")
+            raise HostError("QEMU was killed")
         draw = random.Random(f"{self.seed} {position} {number}").random()
         shown = draw < self._rate(position)
         splats = ("WARNING in other",) if fault == "splat" else ()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The command line as a page and as a manual page, from the help of the commands themselves::
+"""The reference page and the manual page of the command line, generated from the commands' help::
 
 python -m tests.reference      # rewrites both
 """
@@ -23,7 +23,7 @@ _PROGRAM = "iommu-harness"
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """``names`` as they are written, with the metavar; ``text`` is the help."""
+    """An option or argument: its ``names`` with the metavar, and its help ``text``."""
 
     names: str
     text: str
@@ -31,7 +31,12 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command or subcommand: ``name`` with the program's, ``usage`` what follows it."""
+    """A command or subcommand.
+
+    ``name``: its full name, with the program.
+    ``usage``: the options and arguments after the name.
+    ``text``: its help.
+    """
 
     name: str
     usage: str
@@ -40,7 +45,7 @@ class Command:
 
 
 def commands() -> list[Command]:
-    """All that are not hidden, in the order of the help."""
+    """All commands that are not hidden, in the order of the help."""
     return list(_walk(typer.main.get_command(app), _PROGRAM))
 
 
@@ -54,18 +59,19 @@ def _walk(command: Any, name: str) -> Iterator[Command]:
 
 
 def _plain(text: str) -> str:
-    """Without click's marks for paragraphs that are not to be wrapped."""
+    """Remove click's marks for paragraphs that are not wrapped."""
     return re.sub("\b\n|[\b\f]", "", text).strip()
 
 
 def _option(parameter: Any, context: Any) -> Option | None:
-    """Without typer's word for the type of an argument: REPORT <list[Path]>."""
+    """The option or argument of a parameter, None if it has no help. The type that typer appends
+    to arguments (REPORT <list[Path]>) is removed."""
     names, text = parameter.get_help_record(context) or ("", "")
     return Option(re.sub(r" <\S+>$", "", names), text) if names else None
 
 
 def page() -> str:
-    """The page, in Markdown."""
+    """The reference page, in Markdown."""
     lines = [
         "# Command line",
         "",
@@ -89,7 +95,7 @@ def page() -> str:
 
 
 def _marked(text: str) -> Iterator[str]:
-    """Paragraphs; indented ones are examples."""
+    """Yield the lines of a text in Markdown. Indented paragraphs are examples."""
     for paragraph in text.split("\n\n"):
         if paragraph.startswith("  "):
             yield from (
@@ -107,11 +113,11 @@ def _line(text: str) -> str:
 
 
 def manual() -> str:
-    """The same in roff, for man(1)."""
+    """The manual page, in roff."""
     lines = [
         '.TH IOMMU-HARNESS 1 "" "" "User Commands"',
         ".SH NAME",
-        f"{_PROGRAM} \\- real kernels with modular IOMMU drivers, driven in QEMU",
+        f"{_PROGRAM} \\- test kernels with modular IOMMU drivers in QEMU",
     ]
     for each in commands():
         lines += [".SH " + each.name.upper(), f".B {_roff(each.name)}", _roff(each.usage)]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What ``--json`` prints: docs/reference/schemas, and the tables of docs/reference/json.md,
-which are generated from them::
+"""The schemas of the output of ``--json`` (docs/reference/schemas), and the tables in
+docs/reference/json.md that are generated from them::
 
 python -m tests.schemas      # rewrites the page below its mark
 """
@@ -67,13 +67,13 @@ def _validator(name: str) -> Draft202012Validator:
 
 
 def validate(name: str, record: Any) -> None:
-    """Raises AssertionError, with the place, where the record is not what the schema says."""
+    """Raise AssertionError, with the path in the record, unless the record matches the schema."""
     problem = best_match(_validator(name).iter_errors(record))
     assert problem is None, f"{name}: {problem.json_path}: {problem.message[:500]}"
 
 
 def validate_lines(name: str, file: Path) -> None:
-    """The same for each line of a file of JSON lines."""
+    """Validate each line of a file of JSON lines."""
     for line in file.read_text().splitlines():
         validate(name, json.loads(line))
 
@@ -82,7 +82,7 @@ _SUBCOMMANDS = ("kernel", "cache")
 
 
 def of_command(words: Sequence[str], record: Schema) -> str:
-    """The schema of what the command printed."""
+    """The name of the schema for a record that the command with these arguments printed."""
     if set(record) == {"error"}:
         return "error"
     first, second = words[0], words[1]
@@ -100,7 +100,7 @@ def of_command(words: Sequence[str], record: Schema) -> str:
 
 
 def page() -> str:
-    """The page: as it is above its mark, and generated below."""
+    """The page, unchanged above its mark and generated below it."""
     above, _, _ = PAGE.read_text().partition(MARK)
     return above + MARK + "\n" + "\n".join(_generated()).rstrip() + "\n"
 
@@ -141,7 +141,8 @@ def _table(each: Schema) -> Iterator[str]:
 
 
 def _rows(each: Schema, prefix: str) -> Iterator[tuple[str, str, str]]:
-    """Key, type and meaning of each property, those of objects within it below."""
+    """Yield key, type and meaning of each property, followed by the properties of the objects in
+    it."""
     if "$ref" in each and not prefix:
         yield from _rows(_target(each["$ref"]), prefix)
     for name, value in each.get("properties", {}).items():

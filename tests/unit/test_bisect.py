@@ -264,7 +264,7 @@ def test_old_and_new_endpoints_determine_the_direction(find: Find, commits: list
         ({"culprit": 33}, "shows the symptom in 0 of 30 runs"),
         ({"culprit": 5, "faults": {0: "build"}}, "the good endpoint .* does not build"),
         ({"culprit": 5, "faults": {32: "boot"}}, "the bad endpoint .* does not boot"),
-        ({"culprit": 5, "faults": {16: "lost"}}, "QEMU is gone"),
+        ({"culprit": 5, "faults": {16: "lost"}}, "QEMU was killed"),
     ],
 )
 def test_search_reports_an_unusable_endpoint_or_a_lost_guest(
