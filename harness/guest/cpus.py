@@ -68,10 +68,9 @@ def _symbols(kernel: Kernel) -> list[tuple[int, str]]:
 
 
 def _name(symbols: list[tuple[int, str]], address: int) -> str:
-    """The function that contains an address; "?" if none does. A return address follows a call,
-    which may be the last instruction of a function: an address at which a function starts
-    belongs to the function before."""
-    place = bisect.bisect_left(symbols, (address, ""))
-    if not 0 < place < len(symbols):
+    """The function that contains the byte before ``address``, because a return address follows
+    the call; "?" if there is no such function."""
+    index = bisect.bisect_left(symbols, (address, ""))
+    if not 0 < index < len(symbols):
         return "?"
-    return symbols[place - 1][1]
+    return symbols[index - 1][1]

@@ -90,9 +90,9 @@ def rescan(guest: Guest, *, check: bool = True) -> Step:
 
 
 def wait_for(guest: Guest, what: str, holds: Callable[[State], bool]) -> State:
-    """Wait until ``holds`` returns true for the guest's state, and return a state that is read
-    after that. ``what`` completes the message of a timeout: "clients to be bound". Raises
-    GuestHang if the condition does not hold within the guest's limit."""
+    """Wait until ``holds`` returns true for the guest's state, then read the state again and
+    return it. ``what`` describes the condition in the message of a timeout, for example "clients
+    to be bound". Raises GuestHang if the condition does not hold within the guest's limit."""
     _wait(guest.limit, what, lambda: holds(guest.state()))
     # PID 1 reads groups before devices: in the state for which the condition holds, the groups
     # may be older than the devices.

@@ -53,11 +53,11 @@ class Failure:
 
 
 def fail_each(guest: Guest, *what: str, exclude: str = "", step: int = 1) -> Iterator[Failure]:
-    """Run the operation once for each of its allocations, or for every ``step``th one, with that
-    allocation failing, and yield each Failure. The last run is without a failure and must
-    succeed.
+    """Run the operation once for each of its allocations, or only for every ``step``th allocation,
+    with that allocation failing, and yield each Failure. The last run is without a failure, and
+    must succeed.
 
-    Raises UsageError for a kernel without fault injection, such as many prebuilt kernels, and
+    Raises UsageError for a kernel without fault injection (prebuilt kernels often lack it), and
     GuestError if the last run fails, or if the operation makes more than 3000 allocations."""
     arm(guest, exclude)
     for number in range(1, _MAX_ALLOCATIONS, step):
@@ -105,8 +105,8 @@ def _failure(number: int, line: str, what: Sequence[str]) -> Failure | None:
 
 
 def arm(guest: Guest, exclude: str = "") -> None:
-    """Configure the kernel to let every allocation fail that ``failnth`` counts. Raises UsageError
-    for a kernel without fault injection."""
+    """Configure fault injection such that each allocation that ``failnth`` counts can fail. Raises
+    UsageError for a kernel without fault injection."""
     lines = [f"echo N > {_DEBUGFS}/{each}/ignore-gfp-wait" for each in _FAULTS]
     lines.append(f"echo 0 > {_DEBUGFS}/fail_page_alloc/min-order")
     if guest.run(" && ".join(lines)).status != 0:

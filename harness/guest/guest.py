@@ -109,7 +109,7 @@ OnRecord = Callable[[Record], None]
 
 
 class Guest:
-    """A running guest, which ``launch.booted`` and ``snapshot.restored`` create.
+    """A running guest, created by ``launch.booted`` or ``snapshot.restored``.
 
     ``argv`` are QEMU's arguments and ``pid`` is QEMU's PID. ``monitor`` is the QMP connection.
     ``directory`` contains all logs. ``limit`` is how many seconds a command may be silent."""

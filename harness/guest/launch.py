@@ -34,8 +34,8 @@ _KMOD = "harness_modules=kmod"
 
 def boot_of(kernel: Kernel, machine: Machine, arguments: str = "", *, kmod: bool = False) -> Boot:
     """Prepare the initramfs and the device tree for a guest of ``kernel`` on ``machine``, and
-    return all that the guest boots from. Raises UsageError for a machine that this QEMU cannot
-    emulate or that the kernel does not support."""
+    return everything that the guest boots from. Raises UsageError for a machine that this QEMU
+    cannot emulate or that the kernel does not support."""
     if not kernel.serial_ports:
         machine = replace(machine, single_console=True)
     if machine.firmware == "acpi" and not kernel.option("ACPI"):

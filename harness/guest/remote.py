@@ -138,8 +138,8 @@ def _start(guest: Guest, public: str) -> paramiko.PKey:
 
 
 def _write_stdin(to_stdin: paramiko.ChannelFile, stdin: bytes) -> None:
-    """Write a program's standard input and close it. A program that exits without reading all of
-    it is no error. Raises TimeoutError for a program that runs but does not read."""
+    """Write a program's standard input and close it. The program may exit without reading all of
+    it. Raises TimeoutError for a program that runs but does not read."""
     try:
         to_stdin.write(stdin)
         to_stdin.channel.shutdown_write()

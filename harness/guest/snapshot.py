@@ -39,9 +39,9 @@ _AT_ONCE = 4
 class Snapshot:
     """A saved guest, in the files of ``directory``.
 
-    The file ``state`` contains the state of the devices. The memory is in the file ``ram``, or in
-    ``state`` if that does not exist. ``clock`` is the guest's clock when it was saved, in seconds
-    since boot. ``limit`` is how many seconds a command may be silent."""
+    The file ``state`` contains the state of the devices. The memory is in the file ``ram``, if it
+    exists, and otherwise in ``state`` too. ``clock`` is the guest's clock when it was saved, in
+    seconds since boot. ``limit`` is how many seconds a command may be silent."""
 
     directory: Path
     boot: Boot

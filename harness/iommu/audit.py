@@ -24,7 +24,7 @@ def findings(machine: Machine, state: State) -> list[Finding]:
 
     sysfs must not contradict itself. The IOMMU driver must have one reference for each device
     with a group (iommu_init_device gets it, iommu_deinit_device puts it). Each group must have a
-    default domain, because an owner of its DMA must be able to restore it."""
+    default domain, which is attached again when an owner releases the group's DMA."""
     return [
         *(Finding("sysfs", each.name, each.rule, each.text) for each in contradictions(state)),
         *_refcount(machine, state),
@@ -55,7 +55,7 @@ def _default_domains(state: State) -> Iterator[Finding]:
 
 
 def untranslated(state: State) -> list[Finding]:
-    """Find devices that are bound but not behind the IOMMU that firmware describes."""
+    """Find bound devices that are not behind the IOMMU that firmware describes."""
     return [
         Finding("translated", name, "no", f"{name} is bound untranslated")
         for name in state.untranslated
@@ -76,7 +76,7 @@ def faults(log: Sequence[Record]) -> list[Finding]:
     return [Finding("dma-fault", driver, text=text) for driver, text in blocked[:1]]
 
 
-# The lines that follow the first one of a fault (arm_smmu_dump_raw_event, arm_smmu_dump_event).
+# The lines that follow the first line of a fault (arm_smmu_dump_raw_event, arm_smmu_dump_event).
 _FAULT_DETAIL = re.compile(r"arm-smmu-v3 \S+: (?:\t0x[0-9a-f]{16}$|event: |(?:un)?priv )")
 
 # The prefixes of messages of IOMMU drivers and of the IOMMU core (dev_err, pr_fmt).

@@ -18,7 +18,7 @@ _VIRTIO = "drivers/iommu/virtio-iommu.c"
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """Something that kernels do differently without a bug.
+    """A difference between kernels that is not a bug.
 
     ``summary`` states what a kernel with the behaviour does. ``source`` is the function or commit
     that implements it. ``signs`` decide by a kernel's source whether it has the behaviour, and

@@ -65,7 +65,7 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True)
 class _Objects:
-    """The object files of a kernel: ``files`` are its modules by name, which are read on demand."""
+    """The object files of a kernel. ``files`` are the paths of its modules, by name."""
 
     kernel: Kernel
     vmlinux: Object | None
@@ -73,8 +73,8 @@ class _Objects:
 
 
 def inspect(kernel: Kernel, module_name: str | None) -> Inspection:
-    """Inspect the module with this name or in this file, or every IOMMU driver if it is None.
-    Raises UsageError for a module that the kernel does not have, and for a file that is not a
+    """Inspect the module with this name or in this file, or every IOMMU driver if there is no
+    name. Raises UsageError for a module that the kernel does not have, and for a file that is not a
     complete arm64 object."""
     objects = _Objects(kernel, read_vmlinux(kernel), _files(kernel))
     findings: list[str] = []

@@ -70,7 +70,8 @@ class KnownIssue:
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.scenarios)
 
     def of(self, examined: ExaminedKernel, behaviours: Mapping[str, Evidence]) -> Evidence:
-        """Determine whether the kernel, with the evidence for its behaviours, has the issue."""
+        """Determine whether the kernel has the issue. ``behaviours`` is the evidence for or
+        against each of its behaviours."""
         for name in self.needs:
             needed = behaviours[name]
             if not needed.shown:

@@ -130,7 +130,8 @@ def with_presets(machine: Machine, names: tuple[str, ...]) -> Machine:
     )
 
 
-# The default machine of commands that use one machine, and of commands that use several.
+# The default machine of commands that use one machine, and the default machines of commands that
+# use several.
 DEFAULT = "smmuv3"
 DEFAULTS = (DEFAULT, "virtio-iommu")
 

@@ -9,11 +9,11 @@ _RELEASE = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
 
 @dataclass(frozen=True, slots=True)
 class Versions:
-    """A set of kernels, by the versions since which they are in the set.
+    """A set of kernels. Each version in ``marks`` adds kernels to it.
 
-    "6.15" includes that mainline release and all later releases. "6.12.111", to which a fix was
-    backported, includes that stable release and the later releases of 6.12. Without ``marks``,
-    the set is empty."""
+    "6.15" adds that mainline release and all later releases. "6.12.111" adds that stable release
+    and the later stable releases of 6.12: it is for a fix that was backported. Without marks, the
+    set is empty."""
 
     marks: tuple[str, ...] = ()
 

@@ -85,8 +85,8 @@ def order(config: pytest.Config, items: list[pytest.Item]) -> None:
 
 
 def _rank(scenario: str, ranks: Mapping[str, int]) -> int:
-    """The rank of the scenario, by its name with or without parameters. A scenario without a rank
-    is the last."""
+    """The rank of the scenario, by its name with or without parameters. Scenarios without a rank
+    are last."""
     names = (scenario, scenario.partition("[")[0])
     return min(ranks.get(name, len(ranks)) for name in names)
 

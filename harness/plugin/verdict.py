@@ -35,10 +35,10 @@ def judge(
 ) -> None:
     """Judge a test by the findings of its guests and of its ``error``.
 
-    The test fails if neither the test expects a finding nor a known issue of the kernel explains
-    it, and if an expected splat or a known issue does not appear. If known issues explain all
-    findings, the report is marked with the issue. ``expected`` maps the patterns of splats to
-    whether they appear only sometimes."""
+    The test fails if there is a finding that neither the test expects nor a known issue of the
+    kernel explains. It also fails if a splat or a known issue that must appear does not appear. If
+    known issues explain all findings, the first of these issues is added to the report.
+    ``expected`` maps the patterns of splats to whether they appear only sometimes."""
     splats = [each for guest in guests for each in _splats(guest)]
     required = [text for text, sometimes in expected.items() if not sometimes]
     missing = [text for text in required if not any(map(Pattern(text).matches, splats))]
@@ -126,8 +126,8 @@ def _require_issues(
     issues: Sequence[KnownIssue],
     profile: KernelProfile,
 ) -> None:
-    """Fail the test, which ran into no issue, if an issue must appear that the kernel has by its
-    source. An issue that the kernel has only by its version may be fixed."""
+    """Fail the test if an issue that must appear does not. If only the version indicates that the
+    kernel has the issue, it need not appear, because it may be fixed."""
     required = [name for name, required in issue_names(item).items() if required]
     for issue in issues:
         evidence = profile.issues[issue.id]

@@ -28,7 +28,7 @@ Table = dict[str, list[str]]
 def likely(mutant: Mutant) -> tuple[str, ...]:
     """The scenarios that are likely to kill the mutant, the likeliest first: scenarios that have
     killed it, on this host or according to the table beside it, then scenarios about the code that
-    it changes, then scenarios that have killed other mutants, by number."""
+    it changes, then scenarios that have killed other mutants, the most successful first."""
     here, beside = _table(past_runs.read(_PAST_KILLERS)), read(mutant.patch.parent)
     every = [name for table in (here, beside) for names in table.values() for name in names]
     often = [name for name, _ in Counter(every).most_common()]
