@@ -2,6 +2,7 @@
 """Write the results of tests as JSON lines, for jobs that run pytest. Each line also has the number
 of collected tests, to show the progress of the job."""
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,11 @@ class Events:
 _NO_FACTS = {"scenario": "", "file": "", "kernel": "", "machine": ""}
 
 
+# Part of a test's id before the number of its trial, with --iommu-trials.
+TRIAL = "-trial-"
+_TRIAL = re.compile(rf"^{TRIAL}\d+")
+
+
 def facts(item: pytest.Item) -> dict[str, str]:
     """The scenario, its file, kernel and machine. The result is empty for a test without a
     kernel."""
@@ -108,7 +114,7 @@ def scenario(item: pytest.Item) -> str:
     if not isinstance(spec, KernelSpec):
         return name
     where = f"{spec.where}-{machine.name}" if machine else spec.where
-    own = str(callspec.id).removeprefix(where).strip("-")
+    own = _TRIAL.sub("", str(callspec.id).removeprefix(where)).strip("-")
     return f"{name}[{own}]" if own else name
 
 

@@ -20,6 +20,7 @@ _REPEATABLE = (
     ("--iommu-known-issues", "FILE", "read additional known issues from this TOML file"),
     ("--iommu-machine", "NAME", "run on this machine"),
     ("--iommu-run-first", "NAME", "run this scenario before the others"),
+    ("--iommu-scenario", "NAME", "run only these parameters of a scenario: test_x.py::test_y[a]"),
 )
 _FILES = (
     ("--iommu-resolved", "run on the kernels that this file lists, which a job has built"),
@@ -45,6 +46,8 @@ def add(parser: pytest.Parser) -> None:
         group.addoption(name, metavar="FILE", help=text)
     for name, text in _FLAGS:
         group.addoption(name, action="store_true", help=text)
+    text = "run each test N times, each time with guests of its own"
+    group.addoption("--iommu-trials", type=int, default=1, metavar="N", help=text)
     group.addoption("--iommu-qemu", default=topology.QEMU, metavar="PATH", help="run this QEMU")
 
 

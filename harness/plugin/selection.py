@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Select the kernels and machines for each test, and the order of the tests."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import pytest
@@ -33,6 +33,10 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
         for machine in _machines(metafunc)
     ]
     ids = [f"{kernel.where}-{machine.name}" for kernel, machine in pairs]
+    trials: int = metafunc.config.getoption("--iommu-trials")
+    if trials > 1:
+        pairs = [pair for pair in pairs for _ in range(trials)]
+        ids = [f"{each}{events.TRIAL}{number}" for each in ids for number in range(trials)]
     metafunc.parametrize("kernel_spec, machine", pairs, ids=ids, scope="session")
 
 
@@ -72,9 +76,10 @@ def _machines(metafunc: pytest.Metafunc) -> list[Machine]:
 
 
 def order(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect tests that apply to none of the machines, and move the tests of --iommu-run-first
-    to the front."""
-    elsewhere = [each for each in items if _lacks_machine(each)]
+    """Deselect tests to which none of the machines applies, and parameters that
+    --iommu-scenario does not name. Move the tests of --iommu-run-first to the front."""
+    only = set(config.getoption("--iommu-scenario"))
+    elsewhere = [each for each in items if _lacks_machine(each) or _is_other(each, only)]
     if elsewhere:
         config.hook.pytest_deselected(items=elsewhere)
         items[:] = [each for each in items if each not in elsewhere]
@@ -89,6 +94,13 @@ def _rank(scenario: str, ranks: Mapping[str, int]) -> int:
     are last."""
     names = (scenario, scenario.partition("[")[0])
     return min(ranks.get(name, len(ranks)) for name in names)
+
+
+def _is_other(item: pytest.Item, only: Collection[str]) -> bool:
+    """Whether only other parameters of the scenario are named."""
+    name = events.scenario(item)
+    functions = {each.partition("[")[0] for each in only}
+    return name not in only and name.partition("[")[0] in functions
 
 
 def _lacks_machine(item: pytest.Item) -> bool:

@@ -19,7 +19,7 @@ count, because it was selected for being one.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _ON_MUTANT, _ON_BASE = 0.8, 0.01
@@ -45,8 +45,10 @@ class Trials:
     def runs(self) -> int:
         return self.failed + self.passed
 
-    def after(self, *, failed: bool) -> "Trials":
-        return Trials(self.failed + failed, self.passed + (not failed))
+    def after(self, results: Sequence[bool]) -> "Trials":
+        """With further runs, of each of which is given whether it failed."""
+        failed = sum(results)
+        return Trials(self.failed + failed, self.passed + len(results) - failed)
 
     def __str__(self) -> str:
         return f"{self.failed} of {self.runs} runs"
@@ -65,25 +67,40 @@ class Confirmation:
         return f"fails in {self.mutant} with it and {self.base} without"
 
 
-# Runs the scenario once more; whether it fails, None if the run is inconclusive.
-Trial = Callable[[], bool | None]
+# Runs the scenario so many times; for each run whether it failed, None if it is inconclusive.
+Trial = Callable[[int], Sequence[bool | None]]
 
 
 def confirmed(on_mutant: Trial, on_base: Trial, base: Trials) -> Confirmation:
-    """Run until the evidence suffices or is unlikely to. ``base`` are earlier runs on the base."""
+    """Run until the evidence suffices or is unlikely to. ``base`` are earlier runs on the base.
+
+    The runs that suffice if none surprises are one batch, because starting one run costs more
+    than the run."""
     mutant, inconclusive = Trials(), 0
     while _FUTILE < (value := evidence(mutant, base)) < _ENOUGH:
         if mutant.runs >= _MOST or inconclusive >= _MOST_INCONCLUSIVE:
             break
         is_base = base.runs < mutant.runs
-        failed = on_base() if is_base else on_mutant()
-        if failed is None:
-            inconclusive += 1
-        elif is_base:
-            base = base.after(failed=failed)
+        batch = mutant.runs - base.runs if is_base else _missing(mutant, base)
+        results = on_base(batch) if is_base else on_mutant(batch)
+        conclusive = [each for each in results if each is not None]
+        inconclusive += batch - len(conclusive)
+        if is_base:
+            base = base.after(conclusive)
         else:
-            mutant = mutant.after(failed=failed)
+            mutant = mutant.after(conclusive)
     return Confirmation(mutant, base, value >= _ENOUGH)
+
+
+def _missing(mutant: Trials, base: Trials) -> int:
+    """How many more failures on the mutant suffice if the base passes as often."""
+    most = _MOST - mutant.runs
+    for count in range(1, most):
+        failing = mutant.after([True] * count)
+        passing = base.after([False] * max(0, failing.runs - base.runs))
+        if evidence(failing, passing) >= _ENOUGH:
+            return count
+    return most
 
 
 def evidence(mutant: Trials, base: Trials) -> float:

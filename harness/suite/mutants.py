@@ -171,24 +171,26 @@ class _PlantedMutant:
     def _confirm(self, failure: ScenarioOutcome) -> Killer:
         """Run the scenario again, on the mutant and on the base."""
 
-        def fails(request: RunRequest, directory: Path, numbers: Iterator[int]) -> bool | None:
+        def fails(
+            count: int, request: RunRequest, directory: Path, numbers: Iterator[int]
+        ) -> list[bool | None]:
             alone = replace(
                 request,
                 scenarios=(failure.selector,),
                 machines=(failure.machine,),
                 run_first=(),
-                workers=1,
+                first_failure=False,
+                trials=count,
             )
             title = f"{failure.scenario} again, {self.mutant.name}"
             found = run.run(alone, directory, number=next(numbers), title=title)
-            results = {each.result for each in found if each.scenario == failure.scenario}
-            is_failed = ScenarioResult.FAILED in results
-            return is_failed if is_failed or results & RAN else None
+            results = [each.result for each in found if each.scenario == failure.scenario]
+            return [*map(_is_failed, results), *[None] * (count - len(results))]
 
         confirmation = self._confirmed(
             (failure.scenario, failure.machine),
-            lambda: fails(self.request, self.directory, self.numbers),
-            lambda: fails(self.base.request, self.base.directory, self.base.numbers),
+            lambda count: fails(count, self.request, self.directory, self.numbers),
+            lambda count: fails(count, self.base.request, self.base.directory, self.base.numbers),
         )
         killer = self._killer(failure)
         return replace(killer, confirmed=confirmation.confirmed, figures=str(confirmation))
@@ -200,8 +202,8 @@ class _PlantedMutant:
             return None
         confirmation = self._confirmed(
             ("", machine),
-            lambda: _fails_to_start(self.request.kernels[0], machine),
-            lambda: _fails_to_start(self.base.request.kernels[0], machine),
+            lambda count: [*_fails_to_start(self.request.kernels[0], machine, count)],
+            lambda count: [*_fails_to_start(self.base.request.kernels[0], machine, count)],
         )
         if not confirmation.confirmed:
             return None
@@ -232,11 +234,18 @@ def _start_error(spec: KernelSpec, machine_name: str) -> str:
     return ""
 
 
-def _fails_to_start(spec: KernelSpec, machine_name: str) -> bool | None:
-    try:
-        return bool(_start_error(spec, machine_name))
-    except HostError:
-        return None
+def _is_failed(result: ScenarioResult) -> bool | None:
+    """Whether the scenario failed; None if it did not run to its end."""
+    is_failed = result == ScenarioResult.FAILED
+    return is_failed if is_failed or result in RAN else None
+
+
+def _fails_to_start(spec: KernelSpec, machine_name: str, count: int) -> Iterator[bool | None]:
+    for _ in range(count):
+        try:
+            yield bool(_start_error(spec, machine_name))
+        except HostError:
+            yield None
 
 
 def _killed(blank: Score, killers: Sequence[Killer]) -> Score:

@@ -30,8 +30,8 @@ class RunRequest:
     at the first failure. ``run_first`` are scenarios to run before the others, named as in
     outcomes, with parameters or without. ``decoded``: show splats with their places in the
     source, and rerun failed tests, which is not worth the time for a kernel that is not kept.
-    ``keep_failed`` keeps the guests of failed scenarios. ``resolved`` is the file with the built
-    kernels (suite.resolved)."""
+    ``keep_failed`` keeps the guests of failed scenarios. Each scenario is run ``trials`` times.
+    ``resolved`` is the file with the built kernels (suite.resolved)."""
 
     kernels: tuple[KernelSpec, ...]
     machines: tuple[str, ...]
@@ -45,6 +45,7 @@ class RunRequest:
     keep_failed: bool = False
     resolved: Path | None = None
     known_issues: tuple[Path, ...] = ()
+    trials: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +162,8 @@ def _arguments(request: RunRequest, events: Path) -> list[str]:
     argv += [f"--iommu-behaviour={name}" for name in request.behaviours]
     argv += [f"--iommu-known-issues={path.absolute()}" for path in request.known_issues]
     argv += [f"--iommu-qemu={request.qemu}"] if request.qemu else []
+    argv += [f"--iommu-scenario={name}" for name in scenarios.parametrized(request.scenarios)]
+    argv += [f"--iommu-trials={request.trials}"]
     argv += [f"--iommu-resolved={request.resolved}"] if request.resolved else []
     return [*argv, *scenarios.select(request.scenarios)]
 

@@ -41,6 +41,15 @@ def select(names: Sequence[str]) -> Iterator[str]:
         yield f"{file}{colons}{test}"
 
 
+def parametrized(names: Sequence[str]) -> Iterator[str]:
+    """The names with parameters, as outcomes name scenarios: "test_x.py::test_y[a]"."""
+    for text in names:
+        name, bracket, parameters = text.partition("[")
+        name, colons, test = name.partition("::")
+        if bracket:
+            yield f"{_file(name).name}{colons}{test}{bracket}{parameters}"
+
+
 def _file(name: str) -> Path:
     """The file of a subject, or the user's file or directory. Raises UsageError for a name that
     does not exist."""

@@ -29,6 +29,13 @@ def test_run_runs_and_records_scenarios(kernel_name: str, tmp_path: Path) -> Non
     assert json.loads((tmp_path / "run/result.json").read_text()) == result
 
 
+def test_run_selects_one_parameter_of_a_scenario(kernel_name: str, tmp_path: Path) -> None:
+    words = ("run", "pinning::test_repeated_binding_pins_once[module]", "--kernel", kernel_name)
+    done = command.run(*words, "--machine", "smmuv3", "--json", "--run-dir", tmp_path / "run")
+    names = [each["scenario"] for each in json.loads(done.out)["scenarios"]]
+    assert names == ["test_pinning.py::test_repeated_binding_pins_once[module]"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_run_keeps_its_results(
     kernel_name: str, tmp_path: Path, number: signal.Signals

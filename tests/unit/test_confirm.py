@@ -12,8 +12,12 @@ from harness.suite.confirm import Confirmation, Trials
 NONE = Trials()
 
 
-def trial(rate: float, draw: random.Random) -> Callable[[], bool]:
-    return lambda: draw.random() < rate
+def trial(rate: float, draw: random.Random) -> Callable[[int], list[bool]]:
+    return lambda count: [draw.random() < rate for _ in range(count)]
+
+
+def always(result: bool | None) -> Callable[[int], list[bool | None]]:
+    return lambda count: [result] * count
 
 
 def confirmation(on_mutant: float, on_base: float, seed: int, base: Trials = NONE) -> bool:
@@ -23,9 +27,9 @@ def confirmation(on_mutant: float, on_base: float, seed: int, base: Trials = NON
 
 
 def test_confirmed_requires_six_runs_each_or_three_with_a_measured_base() -> None:
-    made = confirm.confirmed(lambda: True, lambda: False, Trials())
+    made = confirm.confirmed(always(True), always(False), Trials())
     assert made == Confirmation(Trials(6, 0), Trials(0, 6), confirmed=True)
-    made = confirm.confirmed(lambda: True, lambda: False, Trials(0, 20))
+    made = confirm.confirmed(always(True), always(False), Trials(0, 20))
     assert made == Confirmation(Trials(3, 0), Trials(0, 20), confirmed=True)
 
 
@@ -48,5 +52,5 @@ def test_confirmed_accepts_a_scenario_that_fails_mostly_on_the_mutant() -> None:
 
 
 def test_confirmed_ignores_runs_without_a_result() -> None:
-    made = confirm.confirmed(lambda: None, lambda: False, Trials())
+    made = confirm.confirmed(always(None), always(False), Trials())
     assert made == Confirmation(Trials(), Trials(), confirmed=False)
