@@ -26,7 +26,7 @@ class Text:
 
     @property
     def suffix(self) -> str:
-        """The message or attachment in words, to append to a location; "" for the first message."""
+        """The name of the message or attachment to append to a location, "" for message 1."""
         if self.attached:
             return f" of an attachment of message {self.number}"
         return "" if self.number == 1 else f" of message {self.number}"

@@ -43,7 +43,7 @@ FATAL_KINDS = frozenset({"Oops", "BUG"})
 class Claim:
     """A checkable statement of a report.
 
-    ``text`` is the statement in words, for messages. ``where`` is its location in the report, for
+    ``text`` is the statement as users read it. ``where`` is its location in the report, for
     example "lines 3-5". ``step`` is the number of the command that it is about, from 0, or None if
     it is not about one command. ``symptom``: the report is about this claim, and the verdict
     depends on it.

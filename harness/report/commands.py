@@ -15,7 +15,7 @@ class Command:
     line numbers, from 1. ``status`` is the exit status that the report shows below the command,
     and ``next_status`` is the exit status in the next prompt. ``line`` is the number of the
     command's first line. ``directory`` is the directory in its prompt. ``interrupted``: the report
-    shows ^C. ``output_known`` is false if the report leaves out the output, as it may do for a
+    shows ^C. ``output_known`` is false if the report does not show the output, for example of a
     script: an empty ``output`` then claims nothing. ``ended``: the next prompt appears below the
     command. ``background``: the report continues in another terminal while the command runs.
     ``unrecognised`` are the numbers of lines below the output that may be another command and its

@@ -207,7 +207,7 @@ def same_kind(reported: ErrorMessage, observed: ErrorMessage) -> bool:
 
 
 def find_errno(text: str) -> str:
-    """Return the name of the errno that ``text`` describes first, "" if it describes none."""
+    """Return the name of the errno with the text that appears first in ``text``, or ""."""
     lower = text.lower()
     found = [(lower.index(words), name) for words, name in _ERRNOS.items() if words in lower]
     return min(found)[1] if found else ""

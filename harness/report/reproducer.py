@@ -32,7 +32,7 @@ _INTRODUCES_COMMANDS = re.compile(
 
 
 def find(lines: Sequence[Line]) -> list[Session]:
-    """Return the reproducers of a message without a session with prompts."""
+    """Return the reproducers of a message that contains no session with prompts."""
     sources = (
         _scripts_with_shebang,
         step_list.tables,

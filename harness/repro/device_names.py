@@ -169,7 +169,7 @@ class DeviceNames:
             if found:
                 return f"{driver} device", found
         if bus == "pci" and not drivers:
-            # Class 06 are bridges.
+            # Class 0x06 is for bridges.
             endpoints = [one.name for one in same_bus if not one.pci_class.startswith("0x06")]
             return "PCI endpoint", endpoints
         if bus == "platform":

@@ -201,7 +201,7 @@ def _log_output(lines: Sequence[str], step: Step, run: SessionRun) -> Ruling:
 
 
 def _absent(expected: Sequence[str], printed: Sequence[str]) -> list[int]:
-    """Return the indexes of the messages that are missing at their position in the order."""
+    """Return the indexes of the messages that are not printed, or not in this order."""
     found, start = [], 0
     for number, line in enumerate(expected):
         pairs = enumerate(printed[start:], start=start)

@@ -35,7 +35,7 @@ _HELD = {
 
 
 def opening(request: Request) -> Iterator[Line]:
-    """The report and the machine, before the kernel is built."""
+    """Render the report and the machine, before the kernel is built."""
     count = len(request.session.commands)
     yield "", f"report:  {request.name}, {count} command{'s' * (count != 1)}"
     yield "", f"machine: {request.machine.name}"
@@ -44,12 +44,12 @@ def opening(request: Request) -> Iterator[Line]:
 
 
 def note(text: str) -> Iterator[Line]:
-    """A choice that is made for the user."""
+    """Render a choice that is made for the user."""
     yield "", f"note:    {text}"
 
 
 def run(directory: Path, kernel: Kernel) -> Iterator[Line]:
-    """The kernel and the run directory, before the guest starts."""
+    """Render the kernel and the run directory, before the guest starts."""
     yield "", f"kernel:  {kernel.label}"
     for each in kernel.notes:
         yield "yellow", f"note:    {each}"
@@ -57,14 +57,14 @@ def run(directory: Path, kernel: Kernel) -> Iterator[Line]:
 
 
 def command(number: int, text: str) -> Iterator[Line]:
-    """A command, before it runs."""
+    """Render a command, before it runs."""
     yield "", ""
     yield "bold", f"{number:2}  $ " + text.replace("\n", "\n    > ")
 
 
 def step(done: Step, judged: Sequence[Judgement], iommu_driver: str) -> Iterator[Line]:
-    """The output of a step, the messages of the kernel, the changes, and whether the step matches
-    the report."""
+    """Render a step: its output, the messages of the kernel, the changes, and whether the step
+    matches the report."""
     yield from _indented(done.out)
     yield from _indented(done.err)
     for line in _shortened([str(entry) for entry in done.kmsg]):
@@ -127,7 +127,7 @@ def _side_by_side(each: Judgement) -> Iterator[Line]:
 
 
 def closing(result: Result) -> Iterator[Line]:
-    """The claims, the guest's splats, lost kernel messages, and the verdict."""
+    """Render the claims, the guest's splats, lost kernel messages, and the verdict."""
     yield "", ""
     yield "bold", "claims:"
     for each in result.judged:
@@ -153,8 +153,8 @@ def _claim(each: Judgement) -> Iterator[Line]:
 
 
 def table(attempts: Sequence[Attempt], iommu_driver: str) -> Iterator[Line]:
-    """One line for each kernel or report: the verdict, and the refcount of the IOMMU driver after
-    each step, "-" if the driver is not loaded."""
+    """Render a line for each kernel or report: the verdict, and the refcount of the IOMMU driver
+    after each step, "-" if the driver is not loaded."""
     width = max(len(_title(each)) for each in attempts)
     title = "report" if attempts[0].name else "kernel"
     yield "", ""
@@ -183,8 +183,8 @@ def _title(attempt: Attempt) -> str:
 
 
 def _splats(result: Result) -> Iterator[Line]:
-    """The guest's splats, only the first of several equal splats. A splat that the report also
-    has is shown only as its title and the source lines of its frames."""
+    """Render the guest's splats, but only the first of several equal splats. If the report also has
+    the splat, only its title and the source lines of its frames are shown."""
     for first, *more in symbolise.grouped(result.splats):
         times = f", {len(more) + 1} times" if more else ""
         if first in result.unmentioned:

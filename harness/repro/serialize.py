@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def result(replayed: Result) -> dict[str, Any]:
-    """The object that ``repro --json`` prints."""
+    """Serialize a replay as the object that ``repro --json`` prints."""
     commands = replayed.request.session.commands
     return {
         "verdict": replayed.verdict.word,
@@ -50,7 +50,7 @@ def _about_step(judged: Sequence[Judgement], number: int) -> list[Judgement]:
 
 
 def claim(each: Judgement) -> dict[str, Any]:
-    """One claim. ``held`` is null if this guest cannot show it. ``step`` counts from 1."""
+    """Serialize a claim. ``held`` is null if this guest cannot show it. ``step`` counts from 1."""
     return {
         "kind": each.claim.kind,
         "text": each.claim.text,
@@ -63,7 +63,7 @@ def claim(each: Judgement) -> dict[str, Any]:
 
 
 def step(command: Command, done: Step, judged: Sequence[Judgement]) -> dict[str, Any]:
-    """One step: the command, what the report expects, what the guest did, and the difference."""
+    """Serialize a step: the command, the expected and the observed behaviour, the difference."""
     differing = [each for each in judged if each.held is False]
     return {
         "command": done.command,
