@@ -124,7 +124,7 @@ def _interrupted(each: Trace) -> list[str]:
 
 
 # The functions that wait for a grace period are not the cause if it does not end.
-_GRACE_PERIOD = re.compile(r"_?(synchronize_(?:s?rcu|net|sched)|s?rcu_barrier)\w*")
+_GRACE_PERIOD = re.compile(r"_{0,2}(synchronize_(?:s?rcu|net|sched)|s?rcu_barrier)\w*")
 # Since 5.1 RCU has only one flavour.
 _FLAVOURS = {"synchronize_sched": "synchronize_rcu"}
 

@@ -19,6 +19,25 @@ def test_a_stall_blames_the_dispatched_function() -> None:
     assert "el1h_64_irq" in found.frames
 
 
+@pytest.mark.parametrize(
+    ("frames", "function"),
+    [
+        # A 32-bit program takes another way to the same function.
+        (
+            ("lock_acquire", "feed_one", "feed_ioctl", "feed_compat_ioctl", "sys_ioctl"),
+            "feed_ioctl",
+        ),
+        # Not all that calls a file system dispatches.
+        (("d_walk", "shrink_dcache_parent", "vfs_rmdir", "__ia32_sys_rmdir"), "sys_rmdir"),
+    ],
+)
+def test_a_stall_in_a_system_call_blames_it_or_the_function_it_dispatches_to(
+    frames: tuple[str, ...], function: str
+) -> None:
+    inner = (*frames, "do_fast_syscall_32")
+    assert read(STALL, CPU, *trace(*TICK, "el1h_64_irq", *inner)).function == function
+
+
 def test_a_stall_recognises_an_interrupt_marker_within_a_frame() -> None:
     stall = "INFO: rcu_sched detected stalls on CPUs/tasks:"
     interrupt = " <IRQ>  [<ffffffff816efb87>] _sched_show_task+0x31a/0x325"
@@ -72,6 +91,7 @@ def test_a_stall_in_a_cross_cpu_call_blames_the_call() -> None:
         (("__schedule", "schedule", "__wait_rcu_gp", "synchronize_rcu", "pull"), "synchronize_rcu"),
         (("schedule", "synchronize_rcu_expedited", "pull"), "synchronize_rcu"),
         (("schedule", "wait_rcu_gp", "synchronize_sched", "pull"), "synchronize_rcu"),
+        (("schedule", "wait_for_completion", "__synchronize_srcu", "pull"), "synchronize_srcu"),
         (("schedule", "wait_for_completion", "rcu_barrier", "pull"), "rcu_barrier"),
         (("__schedule", "schedule", "wait_for_completion", "kthread_stop", "pull"), "pull"),
     ],

@@ -95,6 +95,7 @@ def test_common_helpers_are_machinery(function: str) -> None:
         *("device_release", "pcpu_create_chunk", "__page_pool_alloc_pages_slow", "kstrndup"),
         *("rb_first_postorder", "rb_add_cached", "hlist_bl_lock", "constant_test_bit"),
         *("filemap_alloc_folio_noprof", "pagecache_get_page", "do_read_cache_folio"),
+        *("find_lock_entries", "truncate_inode_pages_range", "sysrq_handle_showallcpus"),
         *("copy_mc_to_user", "probe_kernel_read", "clear_highpage", "folio_zero_range"),
         *("netdev_warn", "_dev_err", "___ratelimit", "__msecs_to_jiffies", "__aeabi_uidiv"),
         *(
@@ -120,6 +121,8 @@ def test_helpers_of_subsystems_and_crypto_transforms_are_machinery(function: str
         *("iov_iter_advance", "iov_iter_revert", "__pskb_pull_tail", "pcpu_freelist_pop"),
         *("lru_add_drain_all", "read_cache_folio", "rb_alloc", "rb_find_event", "divert_one"),
         *("__netif_receive_skb_core", "netif_receive_skb_list", "skb_release_data"),
+        *("sysrq_handle_crash", "qlist_free_all", "task_work_run", "smp_call_function_many_cond"),
+        *("kcov_remote_start", "truncate_inode_pages", "__put_task_struct"),
         *("__queue_work", "__flush_work", "drain_workqueue", "insert_work"),
         *("hash_accept", "af_alg_accept", "sha_probe", "nla_policy_check", "netdev_run_todo"),
     ],
