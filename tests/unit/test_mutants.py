@@ -268,7 +268,7 @@ def test_a_mutant_runs_only_on_machines_with_a_kernel_that_it_applies_to(
         ("harness.errors.GuestHang: no answer for 20 s", "hang"),
         ("harness.errors.GuestPanic: the kernel panicked: Oops", "death"),
         ("unexpected splat:\nWARNING", "splat"),
-        ("UsageError: the warm-up command 'modprobe x' fails: no", "set-up"),
+        ("UsageError: the warm-up command 'modprobe x' fails with status 1: no", "set-up"),
         ("assert 1 == 2", "rule"),
     ],
 )
