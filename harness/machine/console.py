@@ -27,35 +27,39 @@ from harness.machine.watcher import Watcher
 
 _DONE, _EOF, _, _PANIC = range(4)
 _ENDS: list[Any] = [frames.DONE, pexpect.EOF, pexpect.TIMEOUT]
-# On a single console nothing else reads what the kernel prints.
+# On a single console, only this module reads the kernel's messages.
 _ENDS_SINGLE: list[Any] = [*_ENDS, watcher.PANIC]
 
 _ANYTHING = re.compile(rb"(?s).+")
 
-# The line that ends an answer is shorter than this.
+# The line that ends a reply is shorter than this (bytes).
 _WINDOW = 256
 
-# A command that keeps printing is ended too: after so many bytes, or so many times the
-# limit on its silence. Kernel messages count as a sign of life for a limited time only: an
-# SMMU reports faults without end while a driver whose device does DMA waits for it. (On a
-# single console the two cannot be distinguished.)
+# A command that keeps printing counts as hung after this many bytes, or after this many times the
+# limit on its silence. Kernel messages are a sign of life only for a limited time, because an
+# SMMU reports faults endlessly while a driver waits for a device that does DMA. (On a single
+# console the two cannot be distinguished.)
 _MAX_OUTPUT = 64 << 20
 _TOTAL_LIMITS = 30
 _KERNEL_LIMITS = 4
 
-# PID 1 answers at once whatever the shell does. Where it does not within so many seconds, the
-# kernel has died without a message (an oops with interrupts off).
+# PID 1 replies at once whatever the shell does. If it does not reply within this many seconds,
+# the kernel has died without a message (an oops with interrupts off).
 _ANSWER_LIMIT = 5.0
 
-# The longest period (seconds) at which a silent guest is checked for signs of life.
+# The longest interval (seconds) between checks of a silent guest for signs of life.
 _POLL = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """How a command ended (``how``), its status or the signal that killed its shell
-    (``number``), its standard output and error, and, when it ended, the number of kernel-log
-    ``records`` and the guest's ``clock`` in seconds, both since boot."""
+    """The result of a command.
+
+    ``how`` is how it ended, and ``number`` is its exit status, or the signal that killed its
+    shell. ``out`` and ``err`` are its standard output and error. ``records`` and ``clock`` are
+    from the time when it ended: the number of kernel-log records and the guest's clock in seconds,
+    both since boot.
+    """
 
     how: frames.How
     number: int
@@ -66,21 +70,21 @@ class Reply:
 
 
 class _Channel(fdpexpect.fdspawn):  # type: ignore[type-arg]  # not generic at run time
-    """What the guest sends. After ``left`` more bytes it reads as silent: a fast host reads a
-    gigabyte between two checks of the limits."""
+    """The data from a guest. After ``left`` more bytes it seems silent, because a fast host would
+    read a gigabyte between two checks of the limits."""
 
     left = _MAX_OUTPUT
 
     def read_nonblocking(self, size: int = 1, timeout: float | None = -1) -> bytes:
         if not self.left:
-            raise pexpect.TIMEOUT("a command may print no more")
+            raise pexpect.TIMEOUT("the limit of a command's output is reached")
         data = cast(bytes, super().read_nonblocking(min(size, self.left), timeout))
         self.left -= len(data)
         return data
 
 
 class Console:
-    """The shell of one guest. ``limit`` is how many seconds a guest may stay silent while a
+    """The shell of a guest. ``limit`` is the time in seconds that a guest may be silent while a
     command runs."""
 
     def __init__(self, process: Process, watcher: Watcher, log: Path, limit: float) -> None:
@@ -91,14 +95,14 @@ class Console:
         self._single = "command" not in process.sockets
         self._socket = process.sockets["console" if self._single else "command"]
         self._spawn = _Channel(self._socket.fileno(), timeout=None, maxread=65536, use_poll=True)
-        # What has been read and is not yet a whole frame.
+        # Bytes that have been read and are not yet a whole frame.
         self._unparsed = b""
         self._hang: GuestHang | None = None
-        # The nonce of the command that the shell runs, or "".
+        # The nonce of the command that the shell runs, "" if it is idle.
         self._busy = ""
         # Whether the last reading of the state has hung.
         self._state_hung = False
-        # pexpect sleeps after each read, for programs that die slowly.
+        # By default, pexpect sleeps after each read, for programs that die slowly.
         self._spawn.delayafterread = None
         self._spawn.logfile_read = self._log
 
@@ -106,7 +110,7 @@ class Console:
         self._log.close()
 
     def wake(self) -> None:
-        """Wake all that wait for the guest; called when it is dead."""
+        """Wake all threads that wait for the guest. Called when the guest is dead."""
         # The file descriptor stays open: its reader still uses it.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -119,19 +123,20 @@ class Console:
     def run(self, command: str, limit: float | None = None) -> Reply:
         """Run ``command`` in the guest's shell and wait for its end.
 
-        Raises GuestPanic, GuestLost or GuestHang when it does not end.
+        Raises GuestPanic, GuestLost or GuestHang if it does not end.
         """
         found, done = self._request(frames.command(command), limit or self.limit, needs_shell=True)
         out, err = bytes(found.out), bytes(found.err)
         return Reply(done.how, done.number, out, err, done.records, done.clock)
 
     def state(self) -> str:
-        """The state of the kernel, in the lines of guest-scripts/init/state.c. PID 1 answers,
-        so this works whatever the shell does. Raises as ``run`` does, and GuestUnseen when
-        the process that reads sysfs was killed: what it printed until then is incomplete.
+        """Read the state of the kernel, in the format of guest-scripts/init/state.c. PID 1
+        replies, so this works whatever the shell does. Raises as ``run`` does, and GuestUnseen if
+        the process that reads sysfs was killed, because its output is then incomplete.
 
-        Reading takes milliseconds. After one has hung (on a lock whose holder an oops killed,
-        for example), the next has a shorter limit."""
+        Reading takes milliseconds. After a reading has hung (for example on a lock that an oopsed
+        task still holds), the next one has a shorter limit.
+        """
         limit = min(self.limit, _ANSWER_LIMIT) if self._state_hung else self.limit
         self._state_hung = True
         found, done = self._request(frames.state(), limit)
@@ -144,28 +149,28 @@ class Console:
         return found.state.decode(errors="replace")
 
     def ping(self) -> frames.Done:
-        """An empty request. Its answer has the number of kernel-log records since boot and
+        """Send an empty request. The result has the number of kernel-log records since boot and
         the guest's clock. Raises as ``run`` does."""
         _, done = self._request(frames.ping(), self.limit)
         return done
 
     def sysrq(self, letter: str) -> None:
-        """Trigger a sysrq through PID 1, which works while the shell hangs. Raises as ``run``
+        """Trigger a sysrq through PID 1, which works even if the shell hangs. Raises as ``run``
         does."""
         self._request(frames.sysrq(letter), min(self.limit, _ANSWER_LIMIT))
 
     def interrupt(self, number: int) -> None:
-        """Send a signal to the running command. Made for a signal handler: ``run`` continues
-        to wait for the command's end."""
+        """Send a signal to the running command. This can be called from a signal handler: ``run``
+        continues to wait for the end of the command."""
         with contextlib.suppress(OSError):
             self._socket.sendall(frames.interrupt(number))
 
     def drain(self) -> tuple[int, bytes]:
-        """As ``Watcher.drain``, whichever channel the records arrive on."""
+        """Do what ``Watcher.drain`` does, also for a guest with a single console."""
         if not self._single:
             return self._watcher.drain()
         data = self._unparsed
-        # Through pexpect, which keeps what it has read in more than one place.
+        # Read with pexpect, which keeps unread data in more than one place.
         ends: list[Any] = [_ANYTHING, pexpect.EOF, pexpect.TIMEOUT]
         while self._spawn.expect(ends, 0, searchwindowsize=None) == 0:
             data += cast(bytes, self._spawn.after)
@@ -175,15 +180,16 @@ class Console:
         return self._watcher.drain()[0], self._unparsed
 
     def continue_from(self, rest: bytes) -> None:
-        """Prepend ``rest``, the partial frame that a guest had sent when it was saved: once
-        restored, it sends the remainder."""
+        """Prepend ``rest``, the partial frame that the guest had sent when it was saved. After the
+        restore, the guest sends the remainder."""
         self._unparsed = rest if self._single else b""
 
     def _request(
         self, request: frames.Request, limit: float, *, needs_shell: bool = False
     ) -> tuple[frames.Frames, frames.Done]:
-        """Send a request and return its answer. A guest that has hung gets a new request only
-        once it answers again, and its shell only once the command that hung has ended."""
+        """Send a request and return the reply. If the guest has hung, the request is sent only
+        after it replies again, and a request for the shell only after the hung command has ended.
+        """
         try:
             if self._hang:
                 self._recover(needs_shell)
@@ -195,8 +201,8 @@ class Console:
             raise GuestHang(self._hang.message, self._hang.hint, self._watcher.tail) from None
 
     def _recover(self, needs_shell: bool) -> None:
-        """Wait until PID 1 answers and, where the shell is needed, until the command that
-        hung has ended. Raises GuestHang when that does not happen."""
+        """Wait until PID 1 replies and, if the shell is needed, until the hung command has ended.
+        Raises GuestHang if that does not happen."""
         limit = min(self.limit, _ANSWER_LIMIT)
         self._exchange(frames.ping(), limit)
         if self._busy and needs_shell:
@@ -230,8 +236,8 @@ class Console:
     def _expect(
         self, nonce: str, limit: float, *, kernel_limits: int = _KERNEL_LIMITS
     ) -> frames.Done:
-        """Wait for the end of a command as long as it prints something every ``limit``
-        seconds. Kernel messages extend that to ``kernel_limits`` times as long."""
+        """Wait for the end of a command, as long as it prints something every ``limit`` seconds.
+        Kernel messages extend the wait to at most ``kernel_limits`` times ``limit``."""
         ends = _ENDS_SINGLE if self._single else _ENDS
         self._spawn.left = _MAX_OUTPUT
         size, since = 0, time.monotonic()
@@ -240,7 +246,7 @@ class Console:
         while True:
             try:
                 found = self._spawn.expect(ends, min(limit / 4, _POLL), searchwindowsize=_WINDOW)
-            except OSError:  # ECONNRESET: QEMU died before it read all that was sent
+            except OSError:  # ECONNRESET: QEMU died before it had read everything
                 raise self.exit_error() from None
             if found == _DONE:
                 done = frames.done(cast("re.Match[bytes]", self._spawn.match))
@@ -259,43 +265,44 @@ class Console:
             if not self._spawn.left or time.monotonic() - started > _TOTAL_LIMITS * limit:
                 printed = _MAX_OUTPUT - self._spawn.left
                 raise GuestHang(
-                    f"the command has printed {printed / 1e6:.0f} MB in "
+                    f"the command printed {printed / 1e6:.0f} MB in "
                     f"{time.monotonic() - started:.0f} s and has not ended",
-                    "use a command that ends",
+                    "limit its output, or how long it runs",
                     self._watcher.tail,
                 )
             if time.monotonic() - self._last_activity(since) >= limit:
                 self._check_host(delay or 0.0, limit)
                 raise GuestHang(
                     f"the guest has been silent for {limit:.0f} s",
-                    "if the command needs that long, raise --limit",
+                    "if the command takes longer, raise --limit",
                     self._watcher.tail,
                 )
             if time.monotonic() - since >= kernel_limits * limit:
                 raise GuestHang(
-                    f"only the kernel has printed anything for {kernel_limits * limit:.0f} s",
-                    "if the command needs that long, raise --limit",
+                    f"only the kernel has printed messages for {kernel_limits * limit:.0f} s",
+                    "if the command takes longer, raise --limit",
                     self._watcher.tail,
                 )
 
     def _check_host(self, delay: float, limit: float) -> None:
-        """Raises HostStarved where QEMU's run delay has grown from ``delay`` by half of the
-        limit or more: such a guest had no time to answer."""
+        """Raise HostStarved if QEMU's run delay has grown from ``delay`` by at least half of the
+        limit, because such a guest had no time to reply."""
         starved = self._process.run_delay() - delay
         if starved >= limit / 2:
             raise HostStarved(
-                f"QEMU has waited for a CPU for {starved:.0f} s of {limit:.0f} s",
+                f"QEMU waited for a CPU for {starved:.0f} s of {limit:.0f} s",
                 "run fewer guests at once, or raise --limit",
             )
 
     def _last_activity(self, since: float) -> float:
-        """When there was the last sign of life, for a command that has been silent ``since``
-        then. Kernel messages are none if one of them reports a blocked task."""
+        """The time of the last sign of life, for a command that has been silent since ``since``.
+        Kernel messages do not count if one of them reports a blocked task."""
         blocked = self._watcher.last_blocked > since
         return since if blocked else max(since, self._watcher.last_activity)
 
     def exit_error(self) -> GuestPanic | GuestLost:
-        """The error for a guest that has ended, with the tail of its console."""
+        """Wait until QEMU has exited, and return the error for the dead guest with the tail of its
+        console."""
         if self._single:
             read = self._before() + _bytes(self._spawn.after) + _bytes(self._spawn.buffer)
             self._watcher.feed(read)
@@ -311,7 +318,7 @@ class Console:
         return QemuEnded(reason.text or self._process.exit_message(), log=self._watcher.tail)
 
     def _drain_console(self) -> None:
-        """Read the console until QEMU ends, the panic has ended or its grace is over."""
+        """Read the console until QEMU exits, the panic is complete, or its grace period is over."""
         self._socket.settimeout(watcher.PANIC_GRACE)
         with contextlib.suppress(OSError):
             while not self._watcher.panic_ended and (data := self._socket.recv(65536)):
@@ -320,5 +327,6 @@ class Console:
 
 
 def _bytes(read: object) -> bytes:
-    """What pexpect read; for a match of the end of file that is a class."""
+    """The data that pexpect read. After the end of the file, pexpect has a class instead
+    of data."""
     return read if isinstance(read, bytes) else b""

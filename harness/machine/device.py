@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""PCI devices as data, for QEMU's command line and, for devices that are plugged into a
-running guest, for QMP.
-"""
+"""PCI devices as data, for QEMU's command line and, if they are hot-plugged, for QMP."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,15 +11,18 @@ NETDEV, BLOCKDEV, DEVICE = "netdev", "blockdev", "device"
 _DISK_BYTES = 64 << 20
 
 
-# Of a device, as QEMU names them.
+# The properties of a device, with QEMU's names.
 Properties = tuple[tuple[str, str | int | bool], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class EmulatedDevice:
-    """A PCI device: QEMU's name of the ``model``, behind the bridge with the id ``bus`` (""
-    is the root bus), at ``address`` ("5.1" is slot and function; "" lets QEMU choose).
-    ``properties`` are QEMU's, by name."""
+    """A PCI device.
+
+    ``model`` is QEMU's name of the device model. ``bus`` is the id of the bridge above the device,
+    "" for the root bus. ``address`` is its slot and function, such as "5.1", or "" if QEMU chooses
+    them. ``properties`` are pairs of QEMU's names and values.
+    """
 
     model: str
     id: str = ""
@@ -32,14 +33,15 @@ class EmulatedDevice:
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """One object for QEMU to create: the ``option`` (NETDEV, ...) and its ``fields``."""
+    """An object for QEMU to create, with the ``fields`` of a command-line ``option`` (NETDEV,
+    ...)."""
 
     option: str
     fields: dict[str, Any]
 
 
-# Backends of the devices. A user network, restricted: a guest cannot reach this host. A
-# disk that reads as zeroes and does not store what is written.
+# The backends of the devices. The user network is restricted, so a guest cannot reach the host.
+# The disk reads as zeroes and does not store what is written.
 _NETWORK = Definition(NETDEV, {"type": "user", "restrict": True})
 _DISK = Definition(BLOCKDEV, {"driver": "null-co", "size": _DISK_BYTES, "read-zeroes": True})
 
@@ -51,7 +53,7 @@ _BACKENDS = {
     "nvme": _DISK,
 }
 
-# The property that names the backend in the device, and in the backend itself.
+# The properties for the id of the backend, in the device and in the backend itself.
 _LINKS = {NETDEV: ("netdev", "id"), BLOCKDEV: ("drive", "node-name")}
 
 # Properties that QEMU requires (serial), or that save time: no guest boots from a device's
@@ -69,31 +71,32 @@ BRIDGES = (
     *("pcie-pci-bridge", "i82801b11-bridge", "pci-bridge", "pxb-pcie"),
 )
 
-# QEMU refuses to migrate nvme, and silently loses the state of edu.
+# QEMU rejects the migration of nvme, and silently loses the state of edu.
 UNMIGRATABLE = ("nvme", "edu")
 
 
 # The drivers of the models that are NICs.
 NIC_DRIVERS = {"e1000": "e1000", "e1000e": "e1000e", "virtio-net-pci": "virtio_net"}
 
-# The drivers of all clients. Those of PCIe ports are built in.
+# The drivers of all clients, without PCIe ports, which have built-in drivers.
 CLIENT_DRIVERS = {**NIC_DRIVERS, "virtio-blk-pci": "virtio_blk", "nvme": "nvme"}
 
 
 def definitions(devices: Sequence[EmulatedDevice]) -> Iterator[Definition]:
-    """All objects that make up ``devices``, in the order in which QEMU needs them."""
+    """Yield the definitions of all ``devices``, in the order in which QEMU needs them."""
     for number, device in enumerate(devices):
         yield from definition(device, device.id or f"{number}")
 
 
 def identity(name: str) -> str:
-    """QEMU's id of the device that a machine calls ``name``. They differ because QEMU aborts
-    on a root port with the id "slot", which is the name of one of its properties."""
+    """The id in QEMU of a machine's device ``name``. It has a prefix, because QEMU aborts on a
+    root port with the id "slot", which is also the name of one of its properties."""
     return f"dev-{name}"
 
 
 def definition(device: EmulatedDevice, name: str) -> Iterator[Definition]:
-    """The device with the id ``name``, after its backend if it needs one."""
+    """Yield the definition of the device with the id ``name``, after its backend if it
+    needs one."""
     fields: dict[str, Any] = {"driver": device.model, "id": identity(name)}
     if device.bus:
         fields["bus"] = identity(device.bus)

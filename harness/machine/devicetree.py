@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The device tree of a machine: QEMU's own, with overlays from ``dts/``.
+"""The device tree of a machine: QEMU's own tree, with overlays from ``dts/``.
 
-Phandles are read from the tree that QEMU generates, and are never constants here.
+Phandles are always read from the tree that QEMU generates, and never constants here.
 """
 
 import functools
@@ -15,22 +15,22 @@ from harness.host import cache, paths, program
 from harness.machine import qemu
 from harness.machine.topology import Machine
 
-# Part of the cache's key: raise it when the steps below produce another tree.
+# Part of the cache key. Raise it when the steps below produce a different tree.
 _RECIPE = "4"
 
 _ROOM = 16384  # bytes that overlays may add
 
-# QEMU's virt has 32 slots for virtio-mmio and fills them from the highest address. The
-# channels and SSH use one each. Each unused slot is a device that every boot probes and
-# every reading of sysfs visits.
+# QEMU's virt has 32 slots for virtio-mmio and fills them from the highest address. The channels
+# and SSH use one slot each. Each unused slot is a device that every boot probes, and that is
+# visited whenever the guest's state is read from sysfs.
 _HARNESS_SLOTS = 2
 
 
 def blob(machine: Machine) -> Path:
-    """The machine's device tree, from the cache if it is there.
+    """Return the file of the machine's device tree, and create it if it is not in the cache.
 
-    Raises UsageError for an overlay that does not compile or apply, or that
-    names a stream ID the IOMMU cannot have.
+    Raises UsageError for an overlay that does not compile or apply, or with a stream ID that is
+    too large for the IOMMU.
     """
     overlays = [_source(name) for name in machine.overlays]
     compiled = [_compiled(path, path.stat().st_mtime_ns) for path in overlays]
@@ -52,8 +52,8 @@ def blob(machine: Machine) -> Path:
 
 
 def _packed(tree: bytes) -> bytes:
-    """The tree without free space: arm64 accepts no device tree above 2 MiB (MAX_FDT_SIZE),
-    and QEMU dumps 1 MiB and doubles the size of a tree that it loads."""
+    """Remove the free space in the tree. arm64 accepts no device tree larger than 2 MiB
+    (MAX_FDT_SIZE), but QEMU dumps 1 MiB and doubles the size of a tree that it loads."""
     fdt = libfdt.Fdt(tree)
     fdt.pack()
     return bytes(fdt.as_bytearray())
@@ -62,7 +62,8 @@ def _packed(tree: bytes) -> bytes:
 def _source(name: str) -> Path:
     if Path(name).is_absolute():
         if not Path(name).is_file():
-            raise UsageError(f"cannot read the overlay {name}: not a file", "name a .dts file")
+            reason = "is a directory" if Path(name).is_dir() else "no such file"
+            raise UsageError(f"cannot read the overlay {name}: {reason}", "give a .dts file")
         return Path(name)
     path = paths.data("dts") / f"{name}.dts"
     if not path.is_file():
@@ -78,18 +79,18 @@ def _dump(machine: Machine, file: Path) -> bytes:
         lines = failure.output.strip().splitlines()
         error = lines[-1].removeprefix(f"{machine.qemu}: ") if lines else failure.message
         raise UsageError(
-            f"QEMU refuses the machine {machine.name}: {error}", "fix its devices or properties"
+            f"QEMU rejects the machine {machine.name}: {error}", "fix its devices or properties"
         ) from None
     if not file.is_file():
         raise UsageError(
-            f"{machine.qemu} has written no device tree", "name a QEMU for arm64 with --qemu"
+            f"{machine.qemu} did not write a device tree", "use a QEMU for arm64 with --qemu"
         )
     return file.read_bytes()
 
 
 def _without_empty_slots(tree: bytes, machine: Machine) -> bytes:
     fdt = libfdt.Fdt(tree)
-    # "virtio-rng-device" is virtio-mmio's, "virtio-rng-pci" is not.
+    # "virtio-rng-device" is on virtio-mmio, "virtio-rng-pci" is not.
     used = _HARNESS_SLOTS + sum(each.model.endswith("-device") for each in machine.devices)
     slots = {fdt.get_path(node): fdt.getprop(node, "reg") for node in _slots(tree)}
     highest_first = sorted(slots, key=lambda path: bytes(slots[path]), reverse=True)
@@ -104,7 +105,7 @@ def _slots(tree: bytes) -> Iterator[int]:
         yield node
 
 
-# Compiled once in each process, not once for each guest of a test.
+# Compiled once in each process, not for each guest of a test.
 @functools.cache
 def _compiled(overlay: Path, _changed: int) -> bytes:
     with cache.scratch() as scratch:
@@ -133,7 +134,7 @@ def _applied(base: bytes, overlay: Path, compiled: bytes, machine: Machine) -> b
 
 
 def _label_iommu(tree: libfdt.Fdt, machine: Machine) -> None:
-    """Give the IOMMU's node the label ``iommu``, to which overlays refer."""
+    """Set the label ``iommu``, to which overlays refer, on the IOMMU's node."""
     path = tree.get_path(_iommu_node(tree, machine))
     symbols = tree.path_offset("/__symbols__", [libfdt.NOTFOUND])
     if symbols < 0:
@@ -142,7 +143,8 @@ def _label_iommu(tree: libfdt.Fdt, machine: Machine) -> None:
 
 
 def _iommu_node(tree: libfdt.Fdt, machine: Machine) -> int:
-    """QEMU's own IOMMU, by its label if it has one: overlays may add others."""
+    """The node of QEMU's own IOMMU. It is found by its label, if it has one, because overlays may
+    add further IOMMUs."""
     symbols = tree.path_offset("/__symbols__", [libfdt.NOTFOUND])
     if symbols >= 0:
         return int(tree.path_offset(tree.getprop(symbols, "iommu").as_str()))
@@ -154,10 +156,10 @@ def _iommu_node(tree: libfdt.Fdt, machine: Machine) -> int:
 
 
 def stream_ids(tree: bytes, machine: Machine) -> dict[str, list[int]]:
-    """The stream IDs that each node's ``iommus`` names, by the node's path.
+    """The stream IDs in each node's ``iommus`` property for QEMU's own IOMMU, by the node's path.
 
     The property is a list of a phandle and as many cells as that IOMMU's ``#iommu-cells``
-    (Documentation/devicetree/bindings/iommu/iommu.txt), which is 1 for QEMU's.
+    (Documentation/devicetree/bindings/iommu/iommu.txt), which is 1 for QEMU's IOMMUs.
     """
     fdt = libfdt.Fdt(tree)
     iommu = fdt.get_phandle(_iommu_node(fdt, machine))
@@ -173,15 +175,16 @@ def stream_ids(tree: bytes, machine: Machine) -> dict[str, list[int]]:
 
 
 def _specifiers(fdt: libfdt.Fdt, words: list[int]) -> Iterator[tuple[int, int]]:
-    """Each IOMMU's phandle, with the first of its cells."""
+    """Yield the phandle and the first specifier cell (0 if there is none) of each entry of an
+    ``iommus`` property."""
     while words:
         handle = words.pop(0)
         node = fdt.node_offset_by_phandle(handle, [libfdt.NOTFOUND])
         cells = fdt.getprop(node, "#iommu-cells", [libfdt.NOTFOUND]) if node >= 0 else node
         if cells == -libfdt.NOTFOUND or len(words) < cells.as_uint32():
             raise UsageError(
-                f"an overlay names the IOMMU {handle:#x}, which has no valid #iommu-cells",
-                "add #iommu-cells to it, and a cell to each specifier",
+                f"iommus: phandle {handle:#x} has no #iommu-cells, or too few cells follow it",
+                "add #iommu-cells to the IOMMU's node, and that many cells after each phandle",
             )
         count = cells.as_uint32()
         yield handle, words[0] if count else 0
@@ -189,13 +192,13 @@ def _specifiers(fdt: libfdt.Fdt, words: list[int]) -> Iterator[tuple[int, int]]:
 
 
 def check_stream_ids(tree: bytes, machine: Machine) -> None:
-    """Raises UsageError for a stream ID that is wider than the IOMMU's."""
+    """Raise UsageError for a stream ID that is wider than the stream IDs of the IOMMU."""
     limit = 1 << machine.iommu.stream_id_bits
     for path, numbers in stream_ids(tree, machine).items():
         for number in numbers:
             if number >= limit:
                 raise UsageError(
-                    f"{path} has stream ID {number:#x}, but those of {machine.name} have "
+                    f"{path} has stream ID {number:#x}, but stream IDs of {machine.name} have "
                     f"{machine.iommu.stream_id_bits} bits",
-                    f"use one below {limit:#x}",
+                    f"use a stream ID below {limit:#x}",
                 )

@@ -10,7 +10,7 @@ _FILE = "usr/share/qemu-efi-aarch64/QEMU_EFI.fd"
 
 
 def image() -> Path:
-    """The firmware image, fetched if it is not in the cache."""
+    """Return the firmware image, and fetch it if it is not in the cache."""
     package = debian.find(_PACKAGE, "arm64")
 
     def make(into: Path) -> None:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The protocol between a guest's PID 1 and the host. guest-scripts/init/init.c
-implements the guest's end and describes it.
+"""The protocol between a guest's PID 1 and the host. guest-scripts/init/init.c implements the
+guest's side and describes the protocol.
 """
 
 import re
@@ -10,8 +10,8 @@ from typing import Literal, cast
 
 from harness.errors import UsageError
 
-# The version of the protocol. Raise it with every change that an older host or an older
-# guest does not understand: saved guests outlive a version of the harness.
+# The version of the protocol. Raise it with every change that an older host or an older guest
+# does not understand, because saved guests are restored by later versions of the harness.
 PROTOCOL = 2
 
 How = Literal["status", "exited", "killed"]
@@ -19,9 +19,9 @@ How = Literal["status", "exited", "killed"]
 # A frame: its kind, the length in decimal, a newline, that many bytes.
 _HEAD = re.compile(rb"([OESK])(\d{1,9})\n")
 
-# The line that ends an answer: the nonce, how the command ended, the status or
-# signal, the number of records since boot, the guest's clock. Compiled once: compiling takes
-# as long as a command.
+# The line that ends a reply: the nonce, how the command ended, the exit status or signal, the
+# number of records since boot, the guest's clock. Compiled once: compiling takes as long as a
+# command.
 DONE = re.compile(rb"D (ready|[0-9a-f]{24}) (status|exited|killed) (\d+) (\d+) (\d+)\n")
 
 # The nonce of the line that PID 1 sends when the guest accepts commands.
@@ -30,9 +30,9 @@ READY = "ready"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request to the guest: the bytes to send, and the ``nonce`` of the line that
-    ends the answer. The bytes have the nonce's halves in the other order, so that an echo
-    of the request is not its end."""
+    """A request to the guest. ``data`` are the bytes to send, and ``nonce`` is in the line that
+    ends the reply. The bytes have the halves of the nonce in reverse order, so an echo of the
+    request does not end it."""
 
     data: bytes
     nonce: str
@@ -42,30 +42,30 @@ def command(text: str) -> Request:
     """The request to run ``text`` in the shell. Raises UsageError for text with a NUL byte,
     which no shell accepts."""
     if "\0" in text:
-        raise UsageError("a command has a NUL byte", "remove it from the report")
+        raise UsageError("the command contains a NUL byte", "no shell accepts one; remove it")
     # Bytes that were not UTF-8 when they were read are sent unchanged.
     return _request("R", text.encode(errors="surrogateescape"))
 
 
 def state() -> Request:
-    """The request for the state, which PID 1 reads."""
+    """The request for the state of the kernel, which PID 1 reads."""
     return _request("S")
 
 
 def ping() -> Request:
-    """An empty request: its answer follows all kernel-log records up to then."""
+    """An empty request. Its reply follows all kernel-log records up to then."""
     return _request("P")
 
 
 def sysrq(letter: str) -> Request:
-    """The request to write the letter to /proc/sysrq-trigger; the answer follows what the
-    kernel logs for it."""
+    """The request to write the letter to /proc/sysrq-trigger. Its reply follows the messages that
+    the kernel logs for it."""
     return _request("Q", letter.encode())
 
 
 def interrupt(number: int) -> bytes:
-    """The message that sends a signal to the running command and its shell. It has no answer
-    but the end of that command."""
+    """The message that sends a signal to the running command and its shell. It has no reply except
+    the end of that command."""
     return f"I {number} 0 0\n".encode()
 
 
@@ -76,9 +76,9 @@ def _request(kind: str, payload: bytes = b"") -> Request:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The end of a command: ``number`` is the status or the signal, ``records``
-    how many kernel-log records the guest has sent since boot, ``clock`` the seconds
-    since then by the guest's own clock."""
+    """The end of a command. ``number`` is its exit status or the signal. ``records`` is the number
+    of kernel-log records that the guest has sent since boot, and ``clock`` the guest's clock in
+    seconds since boot."""
 
     nonce: str
     how: How
@@ -88,16 +88,19 @@ class Done:
 
 
 def done(match: re.Match[bytes]) -> Done:
-    """The end of a command, from a match of ``DONE``."""
+    """Convert a match of ``DONE`` to the end of a command."""
     nonce, how, number, records, clock = (group.decode() for group in match.groups())
     return Done(nonce, cast(How, how), int(number), int(records), int(clock) / 1e6)
 
 
 @dataclass(slots=True)
 class Frames:
-    """What arrived on a channel: ``out`` and ``err`` of commands, the ``state`` as
-    guest-scripts/init/state.c prints it, kernel-log ``records`` as read from /dev/kmsg,
-    and ``noise`` that is in no frame (kernel messages, on a single console)."""
+    """The data that arrived on a channel.
+
+    ``out`` and ``err`` are the output of commands. ``state`` is in the format of
+    guest-scripts/init/state.c. ``records`` are kernel-log records as read from /dev/kmsg.
+    ``noise`` is not in a frame (kernel messages, on a single console).
+    """
 
     out: bytearray = field(default_factory=bytearray)
     err: bytearray = field(default_factory=bytearray)
@@ -107,7 +110,7 @@ class Frames:
 
 
 def parse(data: bytes) -> tuple[Frames, bytes]:
-    """The frames in ``data``, and the rest that is not a whole frame yet."""
+    """Parse the frames in ``data``. Return them, and the rest that is not yet a whole frame."""
     frames = Frames()
     position = 0
     while position < len(data):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A QEMU process and the sockets to it.
 
-Every channel is a socket pair whose other end QEMU inherits: there is no socket
-file to leave behind, and no other process can connect. QEMU gets SIGKILL when the
-thread that started it dies, for whatever reason.
+Every channel is a socket pair, and QEMU inherits the other end. So no socket file is left behind,
+and no other process can connect. QEMU receives SIGKILL when the thread that started it dies for
+any reason.
 """
 
 import contextlib
@@ -24,8 +24,8 @@ _BUFFER = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A running QEMU: its ``argv``, its ``sockets`` by chardev name ("qmp" is QMP), and the
-    ``log`` of what QEMU itself printed."""
+    """A running QEMU. ``argv`` is its command line, ``sockets`` has its sockets by chardev name
+    ("qmp" is QMP), and ``log`` is the file with QEMU's own output."""
 
     argv: tuple[str, ...]
     popen: subprocess.Popen[bytes]
@@ -33,9 +33,9 @@ class Process:
     log: Path
 
     def run_delay(self) -> float:
-        """Seconds that QEMU's threads were runnable and waited for a CPU, of the thread that
-        waited longest (run_delay of Documentation/scheduler/sched-stats.rst); 0 where the
-        host's kernel does not count them."""
+        """The time in seconds that a thread of QEMU was runnable and waited for a CPU, for the
+        thread that waited longest (run_delay in Documentation/scheduler/sched-stats.rst). 0 if the
+        host's kernel does not count it."""
         found = [0]
         for file in Path(f"/proc/{self.popen.pid}/task").glob("*/schedstat"):
             with contextlib.suppress(OSError, ValueError):
@@ -43,7 +43,7 @@ class Process:
         return max(found) / 1e9
 
     def exit_message(self) -> str:
-        """How QEMU ended, and the last line that it printed."""
+        """Describe how QEMU exited, with the last line that it printed."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.popen.wait(_REAP)  # its sockets close shortly before it can be reaped
         code = self.popen.poll()
@@ -51,14 +51,16 @@ class Process:
         last = f": {lines[-1]}" if lines else ""
         if code is None:
             return f"QEMU is still running{last}"
-        end = f"with status {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
-        return f"QEMU ended {end}{last}"
+        end = f"exited with status {code}"
+        if code < 0:
+            end = f"was killed by {signal.Signals(-code).name}"
+        return f"QEMU {end}{last}"
 
 
 @contextlib.contextmanager
 def started(argv: Sequence[str], chardevs: Sequence[str], log: Path) -> Iterator[Process]:
-    """Run QEMU with ``argv`` and a socket for each of ``chardevs`` and for QMP, and kill it at
-    the end of the block. Raises ToolMissing without QEMU."""
+    """Run QEMU with ``argv``, a socket for each of ``chardevs`` and a socket for QMP, and kill it
+    when the block ends. Raises ToolMissing if QEMU is not installed."""
     with contextlib.ExitStack() as stack:
         ours: dict[str, socket.socket] = {}
         theirs: list[socket.socket] = []
@@ -95,7 +97,7 @@ def _running(
             stderr=output,
             env=program.environment(),
             pass_fds=[end.fileno() for end in inherited],
-            start_new_session=True,  # ^C reaches only the harness, which then ends QEMU
+            start_new_session=True,  # ^C reaches only the harness, which then kills QEMU
         )
     try:
         yield popen

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a result was made from: the exact kernel, QEMU and version of the harness."""
+"""The provenance of a result: the exact kernel, QEMU and version of the harness."""
 
 import hashlib
 import importlib.metadata
@@ -12,8 +12,8 @@ from harness.machine import qemu
 
 
 def of_kernel(kernel: Kernel) -> dict[str, Any]:
-    """The record of a kernel. ``key`` is the digest of everything that it is built from;
-    ``source`` that of the source before patches ("" where it is not recorded)."""
+    """The provenance of a kernel. ``key`` is the digest of everything from which it is built.
+    ``source`` is the identity of its source before patches, or "" if it is not recorded."""
     patches = sorted((kernel.directory / "patches").glob("*"))
     return {
         "label": kernel.label,

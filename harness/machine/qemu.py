@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""QEMU's command line, and where versions of QEMU differ."""
+"""QEMU's command line, and the differences between versions of QEMU."""
 
 import functools
 import json
@@ -15,17 +15,19 @@ from harness.machine import device, firmware
 from harness.machine.device import Definition
 from harness.machine.topology import Machine
 
-# A core without pointer authentication, because TCG emulates that slowly.
+# A CPU without pointer authentication, because TCG emulates that slowly.
 _CPU = "cortex-a57"
 
-# Freed memory of these sizes is poisoned and its red zones are checked: a use after free
-# oopses, and a write to it is reported (CONFIG_SLUB_DEBUG). Groups, domains and the drivers'
-# data of a device are that small. Whole pages, which sysfs allocates for each read, would
-# double the time to read the state. Caches are not merged: each counts its own objects.
+# Freed memory of these sizes is poisoned and its red zones are checked: a use after free oopses,
+# and a write to freed memory is reported (CONFIG_SLUB_DEBUG). Groups, domains and the drivers'
+# data for a device are that small. If whole pages were checked, which sysfs allocates for each
+# read, reading the state would take twice as long. Caches are not merged, so each counts its own
+# objects.
 _CHECKED = ["8", "16", "32", "64", "96", "128", "192", "256", "512", "1k"]
 
-# A panic resets the guest at once, which ends QEMU (-no-reboot). Only the first hung tasks
-# are reported: more reports of the same ones, every 15 s, would count as signs of life.
+# A panic resets the guest at once, which makes QEMU exit (-no-reboot). Only the first hung tasks
+# are reported, because repeated reports of the same tasks, every 15 s, would count as signs of
+# life.
 KERNEL_ARGUMENTS = " ".join(
     (
         "console=ttyAMA0 panic=-1 sysctl.kernel.hung_task_warnings=4",
@@ -34,20 +36,20 @@ KERNEL_ARGUMENTS = " ".join(
     )
 )
 
-# The id of a machine's memory, in QEMU and in the state that it migrates.
+# The id of a machine's memory, in QEMU and in the migrated state.
 _MEMORY = "ram"
 
-# The backend of the network for SSH, where the host's port is forwarded.
+# The backend of the network for SSH, to which a port of the host is forwarded.
 SSH_NETWORK = "ssh"
-# Not the subnet of the NICs under test.
+# This differs from the subnet of the NICs under test.
 _SSH_SUBNET = "10.0.3.0/24"
 SSH_ADDRESS = "10.0.3.15"
 
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """What a guest boots from. ``dtb`` is None where firmware provides ACPI tables, and for
-    a restored guest, which has read its device tree before."""
+    """The parts with which a guest boots. ``dtb`` is None if firmware provides ACPI tables, and
+    for a restored guest, which has already read its device tree."""
 
     machine: Machine
     image: Path
@@ -66,8 +68,8 @@ class Boot:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Where a guest's memory is: anonymous without a ``file``. A ``shared`` file receives
-    what the guest writes; else the file is mapped copy-on-write and does not change."""
+    """The backing of a guest's memory. Without a ``file`` it is anonymous. A ``shared`` file
+    receives the guest's writes; any other file is mapped copy-on-write and does not change."""
 
     file: Path | None = None
     shared: bool = False
@@ -77,30 +79,30 @@ ANONYMOUS = Memory()
 
 
 def version(qemu: str) -> str:
-    """The first line of ``--version``. Raises ToolMissing without QEMU."""
+    """The first line of ``qemu --version``. Raises ToolMissing if QEMU is not installed."""
     return _output(qemu, "--version").splitlines()[0]
 
 
 def identity(qemu: str) -> str:
-    """A key of the program that changes with it. Raises ToolMissing without QEMU."""
+    """A key that changes with the QEMU binary. Raises ToolMissing if QEMU is not installed."""
     path = Path(program.require(qemu)).resolve()
     status = path.stat()
     return f"{path} {status.st_size} {status.st_mtime_ns}"
 
 
 def check(machine: Machine) -> None:
-    """Raises UsageError for a machine that this QEMU cannot emulate."""
+    """Raise UsageError if the machine's QEMU cannot emulate the machine."""
     if machine.stage and not has_property(machine.qemu, machine.iommu.model, "stage"):
         raise UsageError(
             f"{version(machine.qemu)} cannot set the stage of an SMMUv3",
-            "name a newer QEMU with --qemu; nested stages require 10.0",
+            "use a newer QEMU with --qemu; nested stages require 10.0",
         )
     # Listing the models takes QEMU 0.1 s, and every version has these.
     for model in sorted({each.model for each in machine.devices} - _EVERYWHERE):
         if model not in models(machine.qemu):
             raise UsageError(
                 f"{version(machine.qemu)} has no device {model!r}",
-                f"see {machine.qemu} -device help, or name another QEMU with --qemu",
+                f"see {machine.qemu} -device help, or use a different QEMU with --qemu",
             )
 
 
@@ -111,12 +113,12 @@ _EVERYWHERE = {
 
 
 def models(qemu: str) -> set[str]:
-    """The devices that users can add, from QEMU's own list: names and aliases."""
+    """The names and aliases of the devices that users can add, from QEMU's own list."""
     return set(re.findall(r'(?:^name|, alias) "([^"]+)"', _output(qemu, "-device", "help"), re.M))
 
 
 def has_property(qemu: str, model: str, name: str) -> bool:
-    """Whether the device model has the property, from QEMU's own list."""
+    """Whether the device model has the property, according to QEMU's own list."""
     properties = _output(qemu, "-device", f"{model},help")
     return re.search(rf"^  {re.escape(name)}=", properties, re.MULTILINE) is not None
 
@@ -152,14 +154,14 @@ def board(machine: Machine, options: str = "") -> list[str]:
     return argv
 
 
-# The last version of the board that leaves an SMMUv3's stage to -global. Later ones set it
-# to nested themselves (virt_9_2_options and no_nested_smmu in hw/arm/virt.c).
+# The last version of the board that leaves an SMMUv3's stage to -global. Later versions set it to
+# nested themselves (virt_9_2_options and no_nested_smmu in hw/arm/virt.c).
 _STAGES = "virt-9.1"
 
 
 def _board_type(machine: Machine) -> str:
-    """QEMU's name of the board. Where a stage is requested of a QEMU that lacks the old
-    board, this is the newest, and ``check_stage`` reports whether the stage holds."""
+    """QEMU's name of the board. If a stage is requested and QEMU does not have the old board, this
+    is the newest board, and ``check_stage`` reports whether the stage has taken effect."""
     has_it = machine.stage and re.search(
         rf"^{_STAGES} ", _output(machine.qemu, "-M", "help"), re.MULTILINE
     )
@@ -167,8 +169,8 @@ def _board_type(machine: Machine) -> str:
 
 
 def check_stage(machine: Machine, execute: Callable[[str, dict[str, Any]], Any]) -> None:
-    """Check the stage of the running QEMU's SMMUv3, by QMP. Raises UsageError where it is
-    not the machine's: QEMU silently drops a -global that something else overrides."""
+    """Query the stage of the running QEMU's SMMUv3 by QMP. Raises UsageError if it differs from
+    the machine's stage: QEMU silently drops a -global that is overridden elsewhere."""
     if not machine.stage:
         return
     place = "/machine/unattached"
@@ -177,9 +179,9 @@ def check_stage(machine: Machine, execute: Callable[[str, dict[str, Any]], Any])
     has = [execute("qom-get", {"path": f"{place}/{name}", "property": "stage"}) for name in names]
     if has != [machine.stage]:
         raise UsageError(
-            f"the machine {machine.name} has stage {machine.stage!r}, and {version(machine.qemu)} "
-            f"sets its SMMUv3's to {' and '.join(map(repr, has)) or 'none'}",
-            "name another QEMU with --qemu, or leave stage out",
+            f"the machine {machine.name} has stage {machine.stage!r}, but {version(machine.qemu)} "
+            f"sets the stage of its SMMUv3 to {' and '.join(map(repr, has)) or 'none'}",
+            "use a different QEMU with --qemu, or drop stage",
         )
 
 
@@ -188,14 +190,15 @@ def _definitions(machine: Machine) -> Iterator[Definition]:
         yield Definition(device.DEVICE, {"driver": machine.iommu.model})
     yield from device.definitions(machine.devices)
     if machine.ssh:
-        # On virtio-mmio, which no change to PCI or to the IOMMU can cut off.
+        # On virtio-mmio, so no change to PCI or to the IOMMU can cut it off.
         network = {"type": "user", "id": SSH_NETWORK, "restrict": True, "net": _SSH_SUBNET}
         yield Definition(device.NETDEV, network)
         yield Definition(device.DEVICE, {"driver": "virtio-net-device", "netdev": SSH_NETWORK})
 
 
 def memory(machine: Machine, where: Memory) -> list[str]:
-    """The memory, with the same id for each kind: a saved state refers to it by id."""
+    """The arguments for the memory. Its id is always the same, because a saved state refers to the
+    memory by id."""
     kind: dict[str, Any] = {"qom-type": "memory-backend-ram"}
     if where.file:
         kind = {"qom-type": "memory-backend-file", "mem-path": str(where.file)}
@@ -205,18 +208,18 @@ def memory(machine: Machine, where: Memory) -> list[str]:
 
 
 def payload(boot: Boot) -> list[str]:
-    """The kernel, its initramfs, device tree and arguments."""
+    """The arguments for the kernel, its initramfs, device tree and command line."""
     argv = ["-kernel", str(boot.image), "-initrd", str(boot.initrd)]
     argv += ["-dtb", str(boot.dtb)] if boot.dtb else []
     return [*argv, "-append", boot.command_line, "-no-reboot"]
 
 
 def channels(machine: Machine) -> list[str]:
-    """The kernel console, the command channel and the kmsg channel, on the chardevs
-    ``console``, ``command`` and ``kmsg``.
+    """The arguments for the kernel console, the command channel and the kmsg channel, on the
+    chardevs ``console``, ``command`` and ``kmsg``.
 
-    The channels are virtio-serial ports behind virtio-mmio, which is not behind
-    the IOMMU: no change to PCI or to the SMMU can cut the harness off.
+    The channels are virtio-serial ports on virtio-mmio, which is not behind the IOMMU, so no
+    change to PCI or to the SMMU can cut the harness off.
     """
     argv = ["-serial", "chardev:console"]
     if machine.single_console:
@@ -228,10 +231,10 @@ def channels(machine: Machine) -> list[str]:
 
 
 def chardevs(machine: Machine) -> tuple[str, ...]:
-    """The chardevs that ``channels`` needs."""
+    """The names of the chardevs that ``channels`` needs."""
     return ("console",) if machine.single_console else ("console", "command", "kmsg")
 
 
 def on_a_terminal(boot: Boot) -> list[str]:
-    """The command line for the same machine with its kernel console on the terminal."""
+    """The command line for the same machine, with its kernel console on the terminal."""
     return [*board(boot.machine), *payload(boot), "-serial", "mon:stdio"]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Virtual machines as data. QEMU's command line and the device tree are both
-derived from one ``Machine``, so they agree.
+"""Virtual machines as data. QEMU's command line and the device tree are both derived from a
+``Machine``, so they agree.
 """
 
 import re
@@ -18,12 +18,17 @@ QEMU = "qemu-system-aarch64"
 
 @dataclass(frozen=True, slots=True)
 class Iommu:
-    """An IOMMU that QEMU emulates. ``model`` is QEMU's device type, created by the
-    ``machine_option`` of -M virt, or by -device where that is "". ``compatible`` is its
-    device-tree string, ``driver`` its driver's module, ``stream_id_bits`` the width of its
-    stream IDs (SMMU_IDR1.SIDSIZE, which QEMU fixes at 16; endpoint IDs of virtio-iommu
-    are 32 bits wide). ``translates`` are QEMU's trace events of a translated access or a
-    mapping, ``stages`` the values of its property "stage", if it has one."""
+    """An IOMMU that QEMU emulates.
+
+    ``model`` is QEMU's device type. ``machine_option`` is the option of -M virt that creates it,
+    or "" if -device does. ``compatible`` is its device-tree string, and ``driver`` the module of
+    its driver.
+
+    ``stream_id_bits`` is the width of its stream IDs (SMMU_IDR1.SIDSIZE, which QEMU fixes at 16;
+    endpoint IDs of virtio-iommu are 32 bits wide). ``translates`` are QEMU's trace events for a
+    translated access or a mapping. ``stages`` are the values of its property "stage", if it has
+    one.
+    """
 
     model: str
     machine_option: str
@@ -36,8 +41,8 @@ class Iommu:
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A named set of devices for a machine; ``summary`` states its purpose. ``overlays`` are
-    files of ``dts/``. With ``broken_firmware`` they intentionally contradict the IOMMU."""
+    """A named set of devices for a machine. ``summary`` states its purpose. ``overlays`` are files
+    of ``dts/``. If ``broken_firmware`` is set, they intentionally contradict the IOMMU."""
 
     summary: str
     devices: tuple[EmulatedDevice, ...] = ()
@@ -47,11 +52,14 @@ class Preset:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One virtual machine. ``devices`` are PCI devices, ``overlays`` names of files of
-    ``dts/`` or paths; ``memory`` is in MiB. ``stage`` is the translation stage of the SMMUv3
-    ("1", "2", "nested"; "" is QEMU's default). ``qemu`` is the program. ``ssh`` adds a
-    network that is not behind the IOMMU. ``single_console`` sends commands over the
-    kernel's own console, for kernels without a built-in virtio console."""
+    """A virtual machine.
+
+    ``devices`` are PCI devices. ``overlays`` are paths, or names of files in ``dts/``. ``memory``
+    is in MiB. ``stage`` is the translation stage of the SMMUv3: "1", "2", "nested", or "" for
+    QEMU's default. ``qemu`` is the program. ``ssh`` adds a network that is not behind the IOMMU.
+    ``single_console`` sends commands over the kernel's own console, for kernels without a built-in
+    virtio console.
+    """
 
     name: str
     iommu: Iommu
@@ -68,17 +76,17 @@ class Machine:
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """The kernel variants that this machine requires."""
+        """The kernel variants that the machine requires."""
         return ("acpi",) if self.firmware == "acpi" else ()
 
     @property
     def migratable(self) -> bool:
-        """Whether QEMU can save the state of all its devices."""
+        """Whether QEMU can save the state of all devices of the machine."""
         return not any(device.model in UNMIGRATABLE for device in self.devices)
 
 
 def check(machine: Machine) -> None:
-    """Raises UsageError, with the reason, for an invalid machine."""
+    """Raise UsageError, with the reason, if the machine is invalid."""
     for problem in _problems(machine):
         raise UsageError(f"invalid machine {machine.name}: {problem}")
 
@@ -86,17 +94,17 @@ def check(machine: Machine) -> None:
 _ADDRESS = re.compile(r"(?:0x)?([0-9a-f]{1,2})(?:\.([0-7]))?", re.IGNORECASE)
 _SLOTS = 32
 
-# An id that the user gave. Devices without one are numbered.
+# An id that a user chose. Devices without an id are numbered.
 _ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 def _problems(machine: Machine) -> Iterator[str]:
     if machine.overlays and machine.firmware == "acpi":
         overlays = ", ".join(machine.overlays)
-        yield f"the overlays {overlays} require a device tree, and firmware is acpi"
+        yield f"the overlays {overlays} require a device tree, but firmware is acpi"
     stages = machine.iommu.stages
     if machine.stage and not stages:
-        yield f"stage requires an SMMUv3, and the IOMMU is {machine.iommu.model}"
+        yield f"stage requires an SMMUv3, but the IOMMU is {machine.iommu.model}"
     elif machine.stage and machine.stage not in stages:
         yield f"stage must be one of {', '.join(stages)}, not {machine.stage!r}"
     if not 64 <= machine.memory <= 65536:
@@ -105,9 +113,9 @@ def _problems(machine: Machine) -> Iterator[str]:
         yield f"cpus must be 1 to 8, not {machine.cpus}"
     for device in machine.devices:
         if "iommu" in device.model:
-            yield f"{device.model} is a second IOMMU beside {machine.iommu.compatible}"
+            yield f"{device.model} is a second IOMMU, in addition to {machine.iommu.compatible}"
         if device.model == "arm-smmuv3" != machine.iommu.model:
-            yield f"{device.model} does not work beside {machine.iommu.model}"
+            yield f"{device.model} does not work together with {machine.iommu.model}"
     yield from _bus_problems(machine.devices)
 
 
@@ -117,7 +125,7 @@ def _bus_problems(devices: tuple[EmulatedDevice, ...]) -> Iterator[str]:
     used = {("", 0, 0)}
     for device in devices:
         if device.id and not _ID.fullmatch(device.id):
-            yield f"the id {device.id!r} must be a letter, then letters, digits, - or _"
+            yield f"the id {device.id!r} must be a letter, followed by letters, digits, - or _"
         if device.id and device.id in names:
             yield f"two devices have the id {device.id!r}"
         names.add(device.id)
@@ -129,9 +137,9 @@ def _bus_problems(devices: tuple[EmulatedDevice, ...]) -> Iterator[str]:
             continue
         match = _ADDRESS.fullmatch(device.address)
         if match is None or int(match[1], 16) >= _SLOTS:
-            yield f"the address {device.address!r} must be SLOT.FUNCTION, as in 5.0"
+            yield f"the address {device.address!r} must be SLOT.FUNCTION, for example 5.0"
             continue
         place = (device.bus, int(match[1], 16), int(match[2] or 0))
         if place in used:
-            yield f"the address {device.address} of {device.bus or 'the root bus'} is in use"
+            yield f"the address {device.address} of {device.bus or 'the root bus'} is already used"
         used.add(place)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One thread per guest that reads the kernel's console, the kernel-log records and QMP's
-events, and reports at once that the guest is dead.
+"""A thread for each guest that reads the kernel's console, the kernel-log records and QMP events,
+and reports the death of the guest at once.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ from harness.machine import frames
 from harness.machine.monitor import Monitor
 
 PANIC = re.compile(rb"Kernel panic - not syncing: ([^\r\n]*)")
-# After its text a panic prints a stack and resets, or prints this where it must not reset
-# (panic in kernel/panic.c). A kernel that can do neither is killed after so many seconds.
+# After its message, a panic prints a stack and resets, or prints this if it must not reset (panic
+# in kernel/panic.c). A kernel that does neither is killed after this many seconds.
 _PANIC_END = b"---[ end Kernel panic"
 PANIC_GRACE = 0.9
 
@@ -28,25 +28,28 @@ _BLOCKED = re.compile(rb"INFO: task .* blocked for more than \d+ seconds")
 
 _CHUNK = 65536
 
-# QEMU's vCPU thread writes the console byte by byte, and pays for each wake-up of a
-# reader, so the console is read at this period (seconds). Bytes wait in the socket.
+# QEMU's vCPU thread writes the console byte by byte, and pays for each wake-up of a reader, so
+# the console is read at this interval (seconds). Meanwhile the bytes wait in the socket.
 _CONSOLE_PERIOD = 0.002
 _TAIL = 16384
 
 
 @dataclass(frozen=True, slots=True)
 class ExitReason:
-    """Why a guest ended: ``kind`` is "panic", "reset" or "lost"; ``text`` is the panic's
-    message or QEMU's reason for the shutdown."""
+    """Why a guest died. ``kind`` is "panic", "reset" or "lost". ``text`` is the panic's message or
+    QEMU's reason for the shutdown."""
 
     kind: str
     text: str
 
 
 class Watcher:
-    """Reads until the guest ends. ``on_record`` is called with each raw record, in
-    order, in the watcher's thread. ``counted`` is the number of records that were read
-    before this guest was restored, and ``rest`` the partial frame after them."""
+    """Reads the output of a guest until it dies.
+
+    ``on_record`` is called with each raw record, in order, in the watcher's thread. For a restored
+    guest, ``counted`` is the number of records that were read before it was saved, and ``rest``
+    the partial frame after them.
+    """
 
     def __init__(
         self,
@@ -76,19 +79,19 @@ class Watcher:
         self._thread = threading.Thread(target=self._run, name="guest watcher", daemon=True)
 
     def start(self, on_death: Callable[[], None]) -> None:
-        """Start reading; ``on_death`` is called once, when the guest has died."""
+        """Start to read. ``on_death`` is called once, when the guest has died."""
         self._on_death = on_death
         self._thread.start()
 
     def join(self, limit: float | None = None) -> bool:
-        """Wait for the thread to end, which it does when QEMU closes its sockets. Return
-        False if it has not within ``limit`` seconds."""
+        """Wait for the end of the thread, which ends when QEMU closes its sockets. Return False if
+        it still runs after ``limit`` seconds."""
         self._thread.join(limit)
         return not self._thread.is_alive()
 
     def exit_reason(self) -> ExitReason:
-        """Why the guest died, as far as its console and QMP report it. Raises the error
-        that ended the thread, if any (a full disk, for example)."""
+        """Why the guest died, according to its console and QMP. Raises the error that ended the
+        thread, if any (for example a full disk)."""
         if self._error:
             raise self._error
         panic = PANIC.search(self._tail)
@@ -111,7 +114,7 @@ class Watcher:
 
     @property
     def dead(self) -> bool:
-        """Whether the guest has ended."""
+        """Whether the guest has died."""
         return self._dead
 
     @property
@@ -120,7 +123,7 @@ class Watcher:
         return _PANIC_END in self._tail
 
     def add_records(self, records: list[bytes]) -> None:
-        """Add kernel-log records, from whichever channel they were read."""
+        """Add kernel-log records that were read from any channel."""
         for record in records:
             self._on_record(record)
         with self._changed:
@@ -137,7 +140,7 @@ class Watcher:
             return self._changed.wait_for(lambda: self._records >= count or self._dead, limit)
 
     def drain(self) -> tuple[int, bytes]:
-        """Read all that a stopped guest has sent. Return the number of records since boot,
+        """Read everything that a stopped guest has sent. Return the number of records since boot,
         and the partial frame after them."""
         if self._loop and not self._dead:
             asyncio.run_coroutine_threadsafe(self._drain(), self._loop).result()
@@ -148,7 +151,7 @@ class Watcher:
         channels = [self._sockets[name] for name in ("kmsg", "console") if name in self._sockets]
         while True:
             unread = any(_unread(channel) for channel in channels)
-            # A reader gets what the loop has received in the loop's next round.
+            # The loop passes received data to a reader in its next iteration.
             await asyncio.sleep(_CONSOLE_PERIOD if unread else 0)
             await asyncio.sleep(0)
             if not unread and not any(_unread(channel) for channel in channels):
@@ -189,7 +192,7 @@ class Watcher:
             self.add_records(parsed.records)
 
     def _report_death(self) -> None:
-        """Wake all that wait for the guest."""
+        """Mark the guest as dead, wake all threads that wait for it, and call ``on_death``."""
         if self._dead:
             return
         with self._changed:
@@ -204,7 +207,7 @@ def _unread(channel: socket.socket) -> bool:
 
 
 async def _chunks(channel: socket.socket) -> AsyncIterator[bytes]:
-    """What arrives on a socket until its other end is closed."""
+    """Yield the data that arrives on a socket until its other end is closed."""
     loop = asyncio.get_running_loop()
     channel.setblocking(False)
     while True:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The newc cpio archive, as the kernel's initramfs unpacker reads it.
+"""Write newc cpio archives, as the kernel's initramfs unpacker reads them.
 
-Format: Documentation/driver-api/early-userspace/buffer-format.rst. The archive depends
-only on its entries, and has no time stamp, inode number, owner or directory order of this
-host, so equal entries have equal archives.
+Format: Documentation/driver-api/early-userspace/buffer-format.rst. An archive depends only on its
+entries. It has no time stamp, inode number, owner or directory order of the host, so equal entries
+have equal archives.
 """
 
 import stat
@@ -17,8 +17,8 @@ _TRAILER = "TRAILER!!!"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file of an archive: ``path`` without a leading slash, ``mode`` with
-    its type bits, ``data`` the content of a file or the target of a link."""
+    """A file of an archive. ``path`` has no leading slash, ``mode`` includes the type bits, and
+    ``data`` is the content of a file or the target of a link."""
 
     path: str
     mode: int
@@ -43,8 +43,8 @@ def character_device(path: str, major: int, minor: int) -> Entry:
 
 
 def tree(root: Path) -> list[Entry]:
-    """Every file, directory and link below ``root``. Modes are 0755 or 0644, by the owner's
-    execute bit, so the umask has no influence."""
+    """Read every file, directory and link below ``root``. The mode of a file is 0755 or 0644,
+    depending on the owner's execute bit, so the umask has no influence."""
     return [_read(path, str(path.relative_to(root))) for path in sorted(root.rglob("*"))]
 
 
@@ -58,10 +58,10 @@ def _read(path: Path, name: str) -> Entry:
 
 
 def archive(entries: Iterable[Entry]) -> bytes:
-    """The archive, sorted by path with parent directories added.
+    """Write the entries as an archive, sorted by path, with missing parent directories added.
 
-    Raises ValueError for a path that is absolute or has "..", and for one that occurs twice
-    with different content.
+    Raises ValueError for a path that is absolute or has "..", and for two different entries with
+    the same path.
     """
     by_path: dict[str, Entry] = {}
     for entry in entries:

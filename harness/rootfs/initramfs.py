@@ -11,7 +11,7 @@ from harness.kernel.artifact import Kernel
 from harness.rootfs import cpio, packages
 from harness.rootfs.cpio import Entry
 
-# Part of the key: raise it when the steps below produce something else.
+# Part of the key. Raise it when the steps below produce a different result.
 _RECIPE = "1"
 
 _MOUNT_POINTS = ("proc", "sys", "dev", "run", "tmp", "root")
@@ -27,10 +27,10 @@ _COMMANDS = ("vfio", "reseed", "failnth")
 
 
 def image(kernel: Kernel, extras: Sequence[str] = ()) -> Path:
-    """The initramfs for ``kernel``, from the cache if it is there, with busybox and the
-    programs of ``packages.EXTRAS`` that ``extras`` names.
+    """Return the initramfs for ``kernel``, and create it if it is not in the cache. It has
+    busybox, and the programs of ``packages.EXTRAS`` that are in ``extras``.
 
-    It is not compressed: decompression would take the guest longer than it saves.
+    It is not compressed, because decompression would take the guest longer than it saves.
     """
     scripts = paths.data("guest-scripts")
     programs = packages.unpacked().name
@@ -66,7 +66,7 @@ def _skeleton(scripts: Path) -> list[Entry]:
 
 
 def _program(scripts: Path) -> Path:
-    """The program of PID 1, compiled once for all kernels."""
+    """Return the program for PID 1, compiled once for all kernels."""
     sources = [scripts / name for name in _SOURCES]
     parts = [path.read_bytes() for path in (*sources, *sorted(scripts.rglob("*.h")))]
 
@@ -79,7 +79,7 @@ def _program(scripts: Path) -> Path:
 
 
 def _modules(kernel: Kernel, root: Path) -> list[Entry]:
-    """/lib/modules/RELEASE with the guest modules, indexed by depmod."""
+    """The entries of /lib/modules/RELEASE with the guest modules, indexed by depmod."""
     target = root / "lib/modules" / kernel.release
     for origin in sorted(kernel.modules.rglob("*")):
         if origin.is_file():

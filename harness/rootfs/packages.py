@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The arm64 programs of a guest, from Debian packages."""
+"""The arm64 programs of guests, from Debian packages."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from harness.rootfs.cpio import Entry
 
 _SUITE = debian.SUITES[0]
 
-# Part of the key: raise it when other files are chosen below.
+# Part of the key. Raise it when the files that are chosen below change.
 _RECIPE = "3"
 
 
 @dataclass(frozen=True, slots=True)
 class Extra:
-    """An optional program of a guest: the ``program`` of a ``package``, with the libraries that
-    it loads, and the paths of ``links`` to it."""
+    """An optional program of a guest. It is the file ``program`` of ``package``, installed with
+    its shared libraries. ``links`` are paths of symbolic links to it."""
 
     package: str
     program: str
@@ -32,7 +32,8 @@ class Extra:
 # The links to kmod, one per command; guest-scripts/shell/agent calls them.
 _KMOD_COMMANDS = ("depmod", "insmod", "lsmod", "modinfo", "modprobe", "rmmod")
 
-# Each has some megabytes, which every boot copies, so a guest has only those that it needs.
+# Each program adds megabytes that every boot copies, so a guest has only the programs that it
+# needs.
 EXTRAS = {
     "kmod": Extra("kmod", "bin/kmod", tuple(f"usr/lib/kmod-bin/{n}" for n in _KMOD_COMMANDS)),
     "dropbear": Extra("dropbear-bin", "usr/sbin/dropbear", ()),
@@ -42,14 +43,15 @@ _PACKAGES = ["busybox-static", *sorted({extra.package for extra in EXTRAS.values
 
 
 def unpacked() -> Path:
-    """The cache entry with the packages' files; its name changes with them."""
+    """Return the cache entry with the files of the packages. Its name changes with their
+    versions."""
     versions = [debian.find(name, "arm64").version for name in _PACKAGES]
     key = cache.digest(_RECIPE, *_PACKAGES, *versions)
     return cache.entry("packages", key, "guest packages", _make)
 
 
 def entries(extras: Sequence[str]) -> list[Entry]:
-    """The files in the guest's root from packages: busybox and ``extras``."""
+    """The entries of busybox and ``extras`` for the guest's root file system."""
     return [entry for root in ("busybox", *extras) for entry in cpio.tree(unpacked() / root)]
 
 
@@ -86,7 +88,7 @@ def _link(link: Path, target: str) -> None:
 
 
 def _libraries(program: Path, files: Path) -> Iterator[Path]:
-    """The shared libraries that a program loads, and those that they load."""
+    """Yield the shared libraries that a program needs (DT_NEEDED), recursively."""
     places = {path.name: path for path in sorted(files.rglob("*.so*"))}
     waiting, seen = [program], set()
     while waiting:
@@ -94,7 +96,7 @@ def _libraries(program: Path, files: Path) -> Iterator[Path]:
             if name in seen:
                 continue
             if name not in places:
-                raise HostError(f"no package has {name}, which {program.name} loads")
+                raise HostError(f"{program.name} needs {name}, which no package has")
             seen.add(name)
             waiting.append(places[name])
             yield places[name]

@@ -34,7 +34,9 @@ def test_blob_rejects_wide_stream_ids_and_invalid_overlays(
     (overlays / "broken.dts").write_text(text.replace("&iommu", "&nobody"))
     monkeypatch.setattr(paths, "data", lambda _name: overlays)
     machine = machines.named("smmuv3")
-    with pytest.raises(UsageError, match="stream ID 0x10000, but those of smmuv3 have 16 bits"):
+    with pytest.raises(
+        UsageError, match="stream ID 0x10000, but stream IDs of smmuv3 have 16 bits"
+    ):
         devicetree.blob(replace(machine, overlays=("wide",)))
     with pytest.raises(UsageError, match=r"broken\.dts does not apply"):
         devicetree.blob(replace(machine, overlays=("broken",)))

@@ -278,8 +278,8 @@ def test_killed_qemu_makes_its_test_inconclusive(tmp_path: Path, kernel_name: st
     run(tmp_path, text, f"--iommu-kernel={kernel_name}", f"--iommu-events={events}")
     (found,) = outcomes(events)
     assert found["result"] == "inconclusive"
-    assert "QEMU ended by SIGKILL" in found["reason"]
-    assert "QEMU ended by SIGKILL" in found["retried"]
+    assert "QEMU was killed by SIGKILL" in found["reason"]
+    assert "QEMU was killed by SIGKILL" in found["retried"]
 
 
 FAILS_ONCE = """

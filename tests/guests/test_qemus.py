@@ -79,7 +79,7 @@ def test_save_rejects_a_device_that_qemu_cannot_migrate(
 def test_load_reports_the_error_message_of_qemu(guest_factory: GuestFactory) -> None:
     """QEMU rejects a restore into a running guest."""
     guest = guest_factory(replace(SMMUV3, qemu=newest_qemu.path()))
-    with pytest.raises(HostError, match=r"QEMU refuses migrate-incoming: .*already been started"):
+    with pytest.raises(HostError, match=r"QEMU rejects migrate-incoming: .*already been started"):
         guest.monitor.load(guest.directory / "console-kernel.log")
 
 
@@ -104,5 +104,5 @@ def test_boot_rejects_a_stage_that_qemu_does_not_support(
     """A QEMU without its old boards does not support their stages."""
     monkeypatch.setattr(qemu, "_STAGES", "virt-0.0")
     machine = replace(SMMUV3, name="mine", stage="1", qemu=newest)
-    with pytest.raises(UsageError, match=r"mine has stage '1', and QEMU .* sets .* 'nested'"):
+    with pytest.raises(UsageError, match=r"mine has stage '1', but QEMU .* sets .* 'nested'"):
         guest_factory(machine)

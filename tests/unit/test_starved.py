@@ -83,7 +83,7 @@ def test_run_delay_grows_for_a_process_that_shares_its_cpu(tmp_path: Path) -> No
         (OSError(28, "No space left on device"), True),
         (OSError(24, "Too many open files"), True),
         (MemoryError(), True),
-        (QemuEnded("QEMU ended by SIGKILL"), True),
+        (QemuEnded("QEMU was killed by SIGKILL"), True),
         (HostStarved("it waits"), True),
         (BuildError("it does not compile"), True),
         (OSError(2, "No such file or directory"), False),

@@ -69,4 +69,6 @@ def test_a_report_of_a_missing_module_can_be_reproduced() -> None:
 
 def test_losing_the_guest_makes_the_verdict_inconclusive() -> None:
     reported = command("[ 1.0] Kernel panic - not syncing: Fatal exception in interrupt")
-    assert verdict_of([reported], [], GuestLost("QEMU ended by SIGKILL")).word == "inconclusive"
+    assert (
+        verdict_of([reported], [], GuestLost("QEMU was killed by SIGKILL")).word == "inconclusive"
+    )
