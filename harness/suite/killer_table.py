@@ -29,11 +29,24 @@ def likely(mutant: Mutant) -> tuple[str, ...]:
     """The scenarios that are likely to kill the mutant, the likeliest first: scenarios that have
     killed it, on this host or according to the table beside it, then scenarios about the code that
     it changes, then scenarios that have killed other mutants, the most successful first."""
-    here, beside = _table(past_runs.read(_PAST_KILLERS)), read(mutant.patch.parent)
-    every = [name for table in (here, beside) for names in table.values() for name in names]
+    every = [name for table in _tables(mutant) for names in table.values() for name in names]
     often = [name for name, _ in Counter(every).most_common()]
-    own = [*here.get(mutant.name, []), *beside.get(mutant.name, [])]
-    return tuple(dict.fromkeys([*own, *related(mutant.text), *often]))
+    return tuple(dict.fromkeys([*_own(mutant), *related(mutant.text), *often]))
+
+
+def known(mutant: Mutant) -> tuple[str, ...]:
+    """The bundled scenarios that have killed the mutant before."""
+    return tuple(each for each in _own(mutant) if each.partition("[")[0] in _words())
+
+
+def _own(mutant: Mutant) -> list[str]:
+    names = (name for table in _tables(mutant) for name in table.get(mutant.name, []))
+    return list(dict.fromkeys(names))
+
+
+def _tables(mutant: Mutant) -> tuple[Table, Table]:
+    """The tables of this host and beside the patches."""
+    return _table(past_runs.read(_PAST_KILLERS)), read(mutant.patch.parent)
 
 
 def remember(name: str, by: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from harness.errors import (
     HostError,
     PatchMismatch,
     QemuEnded,
+    UsageError,
 )
 from harness.guest import launch
 from harness.host import cache, rundir
@@ -138,14 +139,20 @@ class _PlantedMutant:
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def score(self, blank: Score) -> Score:
-        """Run the scenarios until one fails, and confirm that. If it is not confirmed, run all
+        """Run scenarios until one fails, and confirm that. If it is not confirmed, run all
         scenarios, and confirm each that fails."""
         tried: dict[tuple[str, str], Killer] = {}
         outcomes: list[ScenarioOutcome] = []
-        for only_first in dict.fromkeys((self.request.first_failure, False)):
-            outcomes = self._run(replace(self.request, first_failure=only_first))
+        for request in self._stages():
+            is_whole = request.scenarios == self.request.scenarios
+            try:
+                outcomes = self._run(request)
+            except UsageError:
+                if is_whole:
+                    raise
+                continue  # past killers that do not apply to the machines
             failed = [each for each in outcomes if each.result == ScenarioResult.FAILED]
-            if not any(each.result in RAN for each in outcomes):
+            if is_whole and not any(each.result in RAN for each in outcomes):
                 for name in self.request.machines:
                     if found := self._start(name):
                         return _killed(blank, [found])
@@ -156,9 +163,19 @@ class _PlantedMutant:
                 if tried[key].confirmed:
                     others = [self._killer(other) for other in failed if other is not each]
                     return _killed(blank, [tried[key], *others])
-            if not failed:
+            if is_whole and not failed:
                 break
         return _not_killed(blank, outcomes, [*tried.values()])
+
+    def _stages(self) -> Iterator[RunRequest]:
+        """The runs: the scenarios that have killed the mutant before, which are soon over; all
+        scenarios up to the first failure; all scenarios."""
+        if self.request.first_failure:
+            known = killer_table.known(self.mutant)
+            if known and not self.request.scenarios:
+                yield replace(self.request, scenarios=known, run_first=())
+            yield self.request
+        yield replace(self.request, first_failure=False)
 
     def _run(self, request: RunRequest) -> list[ScenarioOutcome]:
         return run.run(request, self.directory, number=next(self.numbers), title=self.title)

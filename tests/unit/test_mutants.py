@@ -135,6 +135,22 @@ def once(_is_mutant: bool, number: int) -> ScenarioResult:
     return ScenarioResult.FAILED if number == 1 else ScenarioResult.PASSED
 
 
+def test_past_killers_run_first_and_alone(suite: Suite, tmp_path: Path) -> None:
+    killer = "test_pinning.py::test_removing_a_pci_device_drops_its_pin"
+    suite.fails = {"other": never, killer: on_mutants}
+    killer_table.write(tmp_path, {"one": (killer, "test_pinning.py::test_that_was_renamed")})
+    assert suite.score(tmp_path).by == (killer,)
+    assert set(suite.runs) == {(killer,)}
+
+
+def test_all_scenarios_run_if_past_killers_pass(suite: Suite, tmp_path: Path) -> None:
+    past = "test_pinning.py::test_removing_a_pci_device_drops_its_pin"
+    suite.fails = {past: never, "other": on_mutants}
+    killer_table.write(tmp_path, {"one": (past,)})
+    assert suite.score(tmp_path).by == ("other",)
+    assert suite.runs[:2] == [(past,), ()]
+
+
 def never(_is_mutant: bool, _number: int) -> ScenarioResult:
     return ScenarioResult.PASSED
 
