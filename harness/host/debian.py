@@ -71,7 +71,7 @@ def find(name: str, architecture: str, suites: Sequence[Suite] = SUITES) -> Pack
     searched = ", ".join(suite.name for suite in suites)
     raise UsageError(
         f"Debian has no package {name} in {searched}",
-        "Debian has the kernels 5.10, 6.1, 6.12, 7.2 and 7.3",
+        "of the kernels, Debian has 5.10, 6.1, 6.12, 7.2 and 7.3",
     )
 
 

@@ -46,8 +46,8 @@ class Message:
     """A message.
 
     ``subject`` is "" if a page or a plain text has no subject. ``text`` is the decoded body, and
-    ``raw`` its bytes as they were sent. ``attachments`` has the bytes of all other parts except
-    HTML.
+    ``raw`` is the same as bytes, in the original charset. ``attachments`` has the bytes of all
+    other parts except HTML.
     """
 
     subject: str

@@ -25,7 +25,7 @@ def absolute(where: str) -> Path:
 
 
 def runs() -> Path:
-    """The directory for run directories, which --run-dir overrides."""
+    """The default directory of run directories; --run-dir overrides it."""
     return platformdirs.user_state_path(_NAME) / "runs"
 
 

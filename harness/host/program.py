@@ -114,7 +114,8 @@ def run(
                 start_new_session=True,
             )
     except OSError as error:
-        raise HostError(f"cannot start {argv[0]}: {error.strerror}") from error
+        where = f" in {cwd}" if cwd else ""
+        raise HostError(f"cannot start {argv[0]}{where}: {error.strerror}") from error
     kept: list[str] = []
     with process, _group(process):
         assert process.stdout is not None

@@ -192,7 +192,7 @@ def _resolve(spec: KernelSpec) -> _Job:
 def _cached(job: _Job) -> Kernel:
     title = f"kernel {job.label}"
     entry = cache.entry("kernel", job.key, title, lambda into: _build(job, into))
-    # The same content may have been built under another name.
+    # The same content may have been built under a different name.
     return artifact.load(entry, job.label)
 
 

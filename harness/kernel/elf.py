@@ -243,8 +243,8 @@ def _compatibles(sections: list[Section], symbols: list[Symbol]) -> Iterator[str
 
 
 def build_id(sections: Iterable[Section]) -> str:
-    """The build ID in hexadecimal, or "". It is in the GNU note of type 3; vmlinux has all its
-    notes in one section."""
+    """The build ID in hexadecimal, or "" if there is none. It is in the GNU note of type 3. A
+    vmlinux has all its notes in one section."""
     for section in sections:
         if section.name in (".note.gnu.build-id", ".notes") and (
             match := _BUILD_ID.search(bytes(section.data))

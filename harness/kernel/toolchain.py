@@ -28,5 +28,5 @@ class Toolchain:
 _CROSS = f"CROSS_COMPILE={tools.CROSS}"
 
 GCC = Toolchain("gcc", tools.CROSS + "gcc", tools.CROSS + "ld", "gcc", (_CROSS,))
-# Before 5.15, CROSS_COMPILE names the target, and LLVM_IAS=1 selects LLVM's assembler.
+# Before 5.15, CROSS_COMPILE selects the target, and LLVM_IAS=1 selects LLVM's assembler.
 LLVM = Toolchain("llvm", "clang", "ld.lld", "clang", ("LLVM=1", "LLVM_IAS=1", _CROSS))

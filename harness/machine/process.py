@@ -33,9 +33,9 @@ class Process:
     log: Path
 
     def run_delay(self) -> float:
-        """The time in seconds that a thread of QEMU was runnable and waited for a CPU, for the
-        thread that waited longest (run_delay in Documentation/scheduler/sched-stats.rst). 0 if the
-        host's kernel does not count it."""
+        """How long (seconds) QEMU's threads were runnable but waited for a CPU, for the thread
+        that waited longest (run_delay in Documentation/scheduler/sched-stats.rst). 0 if the host's
+        kernel does not count it."""
         found = [0]
         for file in Path(f"/proc/{self.popen.pid}/task").glob("*/schedstat"):
             with contextlib.suppress(OSError, ValueError):

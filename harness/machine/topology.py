@@ -141,5 +141,5 @@ def _bus_problems(devices: tuple[EmulatedDevice, ...]) -> Iterator[str]:
             continue
         place = (device.bus, int(match[1], 16), int(match[2] or 0))
         if place in used:
-            yield f"the address {device.address} of {device.bus or 'the root bus'} is already used"
+            yield f"the address {device.address} on {device.bus or 'the root bus'} is already used"
         used.add(place)

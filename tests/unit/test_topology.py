@@ -46,12 +46,12 @@ def test_every_machine_accepts_every_preset_except_overlays_with_acpi() -> None:
             "must be a bridge listed before it",
         ),
         ({"devices": (Device("e1000", "0"),)}, "the id '0' must be a letter"),
-        ({"devices": (Device("e1000", address="0.0"),)}, "0.0 of the root bus is already used"),
+        ({"devices": (Device("e1000", address="0.0"),)}, "0.0 on the root bus is already used"),
         ({"devices": (Device("e1000", address="32.0"),)}, "must be SLOT.FUNCTION"),
         ({"devices": (Device("e1000", address="5.8"),)}, "must be SLOT.FUNCTION"),
         (
             {"devices": (Device("e1000", address="5"), Device("e1000", address="5.0"))},
-            "5.0 of the root bus is already used",
+            "5.0 on the root bus is already used",
         ),
     ],
 )
