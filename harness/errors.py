@@ -30,7 +30,7 @@ class HarnessError(Exception):
 
 
 class UsageError(HarnessError):
-    """The request is wrong. A different argument, file or option fixes it."""
+    """An error in the request, which a different argument, file or option fixes."""
 
     exit_code = 2
 
@@ -44,7 +44,7 @@ class OptionLost(UsageError):
 
 
 class HostError(HarnessError):
-    """The host failed, for example its disk, network or permissions."""
+    """A failure of the host, for example of its disk, network or permissions."""
 
 
 class HostStarved(HostError):

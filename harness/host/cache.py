@@ -55,7 +55,7 @@ def digest_manifest(files: Manifest) -> str:
 def locked(name: str, task: str, *, wait: bool = True) -> Iterator[None]:
     """Hold the lock ``name`` while the block runs. ``task`` describes the work that it protects.
 
-    If another process holds the lock, report that and wait, or raise HostError without ``wait``.
+    If another process holds the lock, report that and wait, or, without ``wait``, raise HostError.
     """
     path = directory("locks") / f"{name}.lock"
     lock = FileLock(path)
@@ -224,8 +224,8 @@ def _is_intact(final: Path, descriptor: int, *, lazy: bool) -> bool:
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """Create a private directory on the cache's file system, and remove it when the block ends.
-    Directories that killed processes left are removed, too."""
+    """Create and yield a private directory on the cache's file system, and remove it when the
+    block ends. Directories that killed processes left are removed, too."""
     parent = directory("scratch")
     with locked("scratch", "creating a scratch directory"):
         _remove_abandoned(parent)
@@ -280,7 +280,7 @@ def ensure_space(gigabytes: float, purpose: str) -> None:
 
 
 def _least_recently_used(kind: str) -> Iterator[Path]:
-    """The entries of a kind that this process does not use, the least recently used first."""
+    """Yield the entries of a kind that this process does not use, the least recently used first."""
     used: list[tuple[float, Path]] = []
     for path in directory(kind).iterdir():
         with contextlib.suppress(FileNotFoundError):  # removed in the meantime

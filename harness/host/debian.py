@@ -197,8 +197,8 @@ def _write_sources(state: Path, suite: Suite, architecture: str) -> None:
 
 
 def mirrors() -> tuple[str, str]:
-    """The URLs of the main and the security archive, from the environment or from the host's own
-    apt. Raises HostError if apt has no Debian mirror."""
+    """The URLs of the main archive and the security archive, from the environment or from the
+    host's own apt. Raises HostError if apt has no Debian mirror."""
     chosen = os.environ.get(MIRROR_VARIABLE)
     if chosen:
         return chosen, chosen.rstrip("/") + "-security"

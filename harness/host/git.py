@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Run git in users' repositories. Their configuration runs no program, and nothing is fetched."""
+"""Run git in users' repositories. No program from their configuration runs, and nothing is
+fetched.
+"""
 
 import shutil
 from collections.abc import Sequence

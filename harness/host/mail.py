@@ -106,7 +106,7 @@ def _read_limited(path: Path) -> bytes:
 
 
 def _from_utf_16(data: bytes) -> bytes:
-    """Convert UTF-16 data that has a byte order mark to UTF-8, and remove the mark of UTF-8."""
+    """Convert data with a UTF-16 byte order mark to UTF-8, and remove a UTF-8 byte order mark."""
     if data.startswith(codecs.BOM_UTF8):
         return data.removeprefix(codecs.BOM_UTF8)
     if not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -184,8 +184,8 @@ def _charset(body: MIMEPart) -> str | None:
 
 
 class _Text(HTMLParser):
-    """Extracts the text of an HTML page: a line for each block, with blanks folded except in
-    <pre>."""
+    """The parser that extracts the text of an HTML page: a line for each block, with runs of
+    blanks folded except in <pre>."""
 
     _BLOCKS = frozenset({"p", "div", "pre", "li", "tr", "blockquote", "h1", "h2", "h3"})
     _HIDDEN = frozenset({"script", "style", "head"})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Records of earlier runs on this host, which serve to estimate durations and to order work.
+"""Records of earlier runs on this host, used to estimate durations and to order work.
 
 They are small JSON tables in the cache. No result depends on them, so a missing or invalid table
 counts as empty.

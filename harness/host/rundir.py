@@ -14,7 +14,7 @@ from harness.host import paths
 
 
 def create(title: str, chosen: Path | None = None) -> Path:
-    """Create a run directory and return its path: ``chosen``, or a name with the time and
+    """Create a run directory and return its path. It is ``chosen``, or named after the time and
     ``title``.
 
     Raises UsageError if ``chosen`` exists and is not empty, or cannot be created.

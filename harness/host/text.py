@@ -5,8 +5,8 @@ _SHOWN = {ord("\n"): "\n", ord("\t"): "\t"}
 
 
 def printable(text: str) -> str:
-    """Escape all control and format characters in ``text``, because they could move the cursor,
-    change colours or hide text."""
+    """Escape all control and format characters in ``text`` except newlines and tabs, because they
+    could move the cursor, change colours or hide text."""
     return "".join(_character(character) for character in text)
 
 

@@ -27,7 +27,8 @@ class Tool:
 
 
 def search_path() -> str:
-    """PATH with /usr/sbin and /sbin, which a user's PATH lacks and where Debian has depmod."""
+    """PATH extended by /usr/sbin and /sbin, where Debian has depmod and which a user's
+    PATH lacks."""
     return os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
 
 

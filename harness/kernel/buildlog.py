@@ -33,8 +33,8 @@ _CAUSES = (
 
 
 def error(log: Path, source: Path, key: str, failure: ProgramFailed) -> HostError:
-    """The error for a failed build of the tree ``source``, with the cause from its log. A copy of
-    the log is kept under the kernel's key."""
+    """Create the error for a failed build of the tree ``source``, with the cause from its log. A
+    copy of the log is kept under the kernel's key."""
     kept = cache.directory("failed-builds") / f"{key}.log"
     shutil.copy(log, kept)
     text = log.read_text(errors="replace").replace(f"{source}/", "")

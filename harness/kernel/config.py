@@ -139,7 +139,7 @@ def merged(options: Iterable[Option]) -> list[Option]:
 
 
 def applicable(options: Sequence[Option], known: Collection[str]) -> list[Option]:
-    """The options to request of a kernel with Kconfig files that define ``known``."""
+    """The options to request from a kernel with Kconfig files that define ``known``."""
     replaced = {option.instead_of for option in options}
     return [
         option

@@ -20,7 +20,7 @@ def _cached(compiler: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Kbuild:
-    """Runs make in a work tree. ``log`` receives the output."""
+    """kbuild in a work tree. ``log`` receives the output of make."""
 
     tree: Worktree
     toolchain: Toolchain

@@ -70,8 +70,8 @@ class Reply:
 
 
 class _Channel(fdpexpect.fdspawn):  # type: ignore[type-arg]  # not generic at run time
-    """The data from a guest. After ``left`` more bytes it seems silent, because a fast host would
-    read a gigabyte between two checks of the limits."""
+    """The data from a guest. After ``left`` more bytes a read times out: otherwise a fast host
+    would read a gigabyte between two checks of the limits."""
 
     left = _MAX_OUTPUT
 
@@ -166,7 +166,8 @@ class Console:
             self._socket.sendall(frames.interrupt(number))
 
     def drain(self) -> tuple[int, bytes]:
-        """Do what ``Watcher.drain`` does, also for a guest with a single console."""
+        """Read everything that a stopped guest has sent, as ``Watcher.drain`` does. This also
+        works with a single console."""
         if not self._single:
             return self._watcher.drain()
         data = self._unparsed

@@ -33,8 +33,8 @@ class EmulatedDevice:
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """An object for QEMU to create, with the ``fields`` of a command-line ``option`` (NETDEV,
-    ...)."""
+    """An object for QEMU to create: an ``option`` of its command line (NETDEV, ...) and the
+    ``fields``."""
 
     option: str
     fields: dict[str, Any]

@@ -32,7 +32,7 @@ READY = "ready"
 class Request:
     """A request to the guest. ``data`` are the bytes to send, and ``nonce`` is in the line that
     ends the reply. The bytes have the halves of the nonce in reverse order, so an echo of the
-    request does not end it."""
+    request is not taken for the end of the reply."""
 
     data: bytes
     nonce: str
@@ -99,7 +99,7 @@ class Frames:
 
     ``out`` and ``err`` are the output of commands. ``state`` is in the format of
     guest-scripts/init/state.c. ``records`` are kernel-log records as read from /dev/kmsg.
-    ``noise`` is not in a frame (kernel messages, on a single console).
+    ``noise`` are the bytes outside frames (kernel messages, on a single console).
     """
 
     out: bytearray = field(default_factory=bytearray)

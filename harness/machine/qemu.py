@@ -48,8 +48,8 @@ SSH_ADDRESS = "10.0.3.15"
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """The parts with which a guest boots. ``dtb`` is None if firmware provides ACPI tables, and
-    for a restored guest, which has already read its device tree."""
+    """The files and arguments with which a guest boots. ``dtb`` is None if firmware provides ACPI
+    tables, and for a restored guest, which has already read its device tree."""
 
     machine: Machine
     image: Path

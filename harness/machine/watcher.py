@@ -44,11 +44,11 @@ class ExitReason:
 
 
 class Watcher:
-    """Reads the output of a guest until it dies.
+    """The thread that reads the output of a guest until it dies.
 
-    ``on_record`` is called with each raw record, in order, in the watcher's thread. For a restored
-    guest, ``counted`` is the number of records that were read before it was saved, and ``rest``
-    the partial frame after them.
+    ``on_record`` is called in this thread with each raw record, in order. For a restored guest,
+    ``counted`` is the number of records that were read before it was saved, and ``rest`` the
+    partial frame after them.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Watcher:
         self._thread = threading.Thread(target=self._run, name="guest watcher", daemon=True)
 
     def start(self, on_death: Callable[[], None]) -> None:
-        """Start to read. ``on_death`` is called once, when the guest has died."""
+        """Start the thread. ``on_death`` is called once, when the guest has died."""
         self._on_death = on_death
         self._thread.start()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Write newc cpio archives, as the kernel's initramfs unpacker reads them.
+"""Encode newc cpio archives, as the kernel's initramfs unpacker reads them.
 
 Format: Documentation/driver-api/early-userspace/buffer-format.rst. An archive depends only on its
 entries. It has no time stamp, inode number, owner or directory order of the host, so equal entries
@@ -58,7 +58,7 @@ def _read(path: Path, name: str) -> Entry:
 
 
 def archive(entries: Iterable[Entry]) -> bytes:
-    """Write the entries as an archive, sorted by path, with missing parent directories added.
+    """Encode the entries as an archive, sorted by path, with missing parent directories added.
 
     Raises ValueError for a path that is absolute or has "..", and for two different entries with
     the same path.
