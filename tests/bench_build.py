@@ -33,7 +33,7 @@ from harness.kernel import build, spec
 built = build.build(spec.parse(sys.argv[1], [Path(sys.argv[2])]))
 with tempfile.TemporaryDirectory() as scratch:
     with launch.booted(built, machines.named("smmuv3"), Path(scratch)) as running:
-        assert running.run("echo here").out == b"here\\n"
+        assert running.run("echo here").out == "here\\n"
 """
 
 
