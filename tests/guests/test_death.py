@@ -83,7 +83,7 @@ def test_silence_beyond_the_limit_raises_guest_hang(guest_factory: GuestFactory,
 
 
 @pytest.mark.parametrize("name", MACHINES)
-def test_hung_guest_gets_no_request_until_it_answers(
+def test_hung_guest_receives_no_request_until_it_replies(
     guest_factory: GuestFactory, name: str
 ) -> None:
     guest = guest_factory(MACHINES[name], limit=3)
@@ -98,7 +98,7 @@ def test_hung_guest_gets_no_request_until_it_answers(
     assert guest.run("echo back").out == "back\n"
 
 
-def test_next_command_waits_for_a_hung_one(smmuv3: Guest) -> None:
+def test_next_command_waits_for_a_hung_command(smmuv3: Guest) -> None:
     """The next command does not return the output and status of the hung command."""
     with pytest.raises(GuestHang, match="silent for 1 s"):
         smmuv3.run("sleep 2; echo late; false", limit=1)
@@ -107,7 +107,7 @@ def test_next_command_waits_for_a_hung_one(smmuv3: Guest) -> None:
     assert (reply.out, reply.status) == ("next\n", 0)
 
 
-def test_hung_shell_gets_no_further_command(guest_factory: GuestFactory) -> None:
+def test_hung_shell_receives_no_further_command(guest_factory: GuestFactory) -> None:
     guest = guest_factory("smmuv3", "modprobe arm-smmu-v3", limit=1)
     for command in ("sleep 1000", "echo too much"):
         with pytest.raises(GuestHang, match="silent for 1 s"):

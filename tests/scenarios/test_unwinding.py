@@ -52,7 +52,7 @@ def assert_unwound(guest: Guest, name: str, bind: str, undo: str) -> int:
 
 @pytest.mark.machines("smmuv3")
 @pytest.mark.known_issue("failed-probe-oopses-on-removal", "failed-probe-puts-twice")
-# It follows those, which mostly end the scenario first.
+# This bug is rarely reached, because the bugs above usually end the scenario first.
 @pytest.mark.known_issue("failed-link-is-ignored", sometimes=True)
 @pytest.mark.parametrize("preset", ["clients", "several-stream-ids"])
 def test_failed_platform_bind_is_unwound(
@@ -81,7 +81,7 @@ def test_failed_platform_bind_is_unwound(
 @pytest.mark.machines("smmuv3", "virtio-iommu")
 @pytest.mark.known_issue("failed-attach-warns", sometimes=True)
 @pytest.mark.known_issue("failed-probe-oopses-on-removal", "failed-probe-puts-twice")
-# It follows those, which mostly end the scenario first.
+# This bug is rarely reached, because the bugs above usually end the scenario first.
 @pytest.mark.known_issue("failed-link-is-ignored", sometimes=True)
 def test_failed_pci_bind_is_unwound(guest: Guest, shows: Shows, expect_splat: ExpectSplat) -> None:
     """A PCI device that fails to bind with -ENOMEM has a complete group or no group.

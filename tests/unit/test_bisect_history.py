@@ -123,7 +123,7 @@ def test_each_run_has_its_own_directory(tree: Tree, tmp_path: Path) -> None:
     assert [Path(each.directory).name[-2:] for each in runs] == ["-1", "-2", "-3"]
 
 
-def test_expected_revisions_are_built_in_the_background(tree: Tree, tmp_path: Path) -> None:
+def test_prefetch_builds_expected_revisions_in_the_background(tree: Tree, tmp_path: Path) -> None:
     """A background build stops when its revision is no longer expected."""
     (tree.path / "drivers/slow").write_text("60\n")
     git(tree.path, "add", "-A")

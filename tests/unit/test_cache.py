@@ -73,7 +73,7 @@ def test_entry_returns_an_intact_entry_without_rebuilding_it() -> None:
     assert cache.entry("kernel", "key", "x", lambda _into: pytest.fail("made twice"))
 
 
-def test_a_lazy_entry_is_checked_by_its_seal_only() -> None:
+def test_a_lazy_entry_checks_only_its_seal() -> None:
     path = entry()
     release(path)
     (path / "below/file").write_text("other")

@@ -239,7 +239,7 @@ def test_each_help_text_begins_with_one_sentence_and_two_examples() -> None:
 
 
 @pytest.mark.parametrize("words", [("run", "--help"), ("bisect", "find", "--help"), ("cache",)])
-def test_help_keeps_the_lines_of_its_examples(words: tuple[str, ...]) -> None:
+def test_help_does_not_wrap_its_examples(words: tuple[str, ...]) -> None:
     done = command.run(*words)
     assert done.status == (2 if words == ("cache",) else 0), done.err
     assert done.err == ""

@@ -32,7 +32,7 @@ def test_of_command_returns_the_hung_task_of_the_command(
 
 
 class SilentGuest:
-    """A guest whose PID 1 does not answer."""
+    """A guest with a PID 1 that does not reply."""
 
     def sysrq(self, letter: str) -> None:
         raise GuestHang(f"no answer to sysrq {letter}")

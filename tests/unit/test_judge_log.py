@@ -139,7 +139,7 @@ MISSING = "[    1.7] iommu: Adding to iommu group 1"
         ((FOREIGN, ADDED), None),
     ],
 )
-def test_claim_about_an_unavailable_driver_is_inconclusive(
+def test_a_claim_about_a_driver_that_the_guest_lacks_is_inconclusive(
     reported: tuple[str, ...], held: bool | None
 ) -> None:
     text = "dmesg | grep 'iommu group'"

@@ -64,7 +64,7 @@ Call trace:
         ("INFO: task rmmod:33 blocked for more than 15 seconds.", "hung task"),
     ],
 )
-def test_find_recognises_reports_of_slub_sysfs_and_the_scheduler(line: str, kind: str) -> None:
+def test_find_recognises_splats_of_slub_sysfs_and_the_scheduler(line: str, kind: str) -> None:
     (found,) = splat.find([line, "Call trace:", " sysfs_warn_dup+0x60/0x80"])
     assert (found.kind, found.frames) == (kind, ("sysfs_warn_dup",))
 

@@ -26,7 +26,7 @@ from harness.suite.run import RunRequest, ScenarioOutcome
 from tests.unit.mutant_patch import PATCH
 
 
-def test_killers_are_recorded_after_each_mutant(tmp_path: Path) -> None:
+def test_recorded_writes_the_killers_after_each_mutant(tmp_path: Path) -> None:
     """An interrupted run keeps the killers that it has found so far."""
     killed = Score("one", "k", "killed", by=("a",))
     found = cli_mutants._recorded(iter([killed, Score("two", "k")]), tmp_path)
@@ -170,7 +170,7 @@ def test_a_flaky_scenario_does_not_kill_the_mutant(suite: Suite, tmp_path: Path)
     assert (found.result, found.by, found.names_the_bug) == ("killed", ("killer",), False)
 
 
-def test_an_unconfirmed_failure_is_inconclusive(suite: Suite, tmp_path: Path) -> None:
+def test_an_unconfirmed_failure_makes_the_mutant_inconclusive(suite: Suite, tmp_path: Path) -> None:
     suite.fails = {"flake": once, "good": never}
     found = suite.score(tmp_path)
     assert (found.result, found.caught, found.by) == ("inconclusive", False, ())

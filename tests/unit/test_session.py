@@ -374,7 +374,7 @@ def test_chat_remarks_between_commands_are_not_output(remark: str) -> None:
 
 
 @pytest.mark.parametrize("output", ["ok", "ok 1 - loads", "no such device", "wait: 3", "I/O error"])
-def test_program_output_that_resembles_a_remark_is_kept(output: str) -> None:
+def test_find_keeps_program_output_that_resembles_a_remark(output: str) -> None:
     (found,) = sessions(f"# prove x\n# ./t.sh && echo ok\n{output}\n# true\n")
     assert found.commands[-2].output == (output,)
 

@@ -93,7 +93,7 @@ def test_run_delay_grows_for_a_process_that_shares_its_cpu(tmp_path: Path) -> No
         (None, False),
     ],
 )
-def test_is_host_trouble_separates_errors_of_the_host_from_the_kernels(
+def test_is_host_trouble_accepts_only_host_and_build_errors(
     error: BaseException | None, trouble: bool
 ) -> None:
     assert errors.is_host_trouble(error) == trouble
