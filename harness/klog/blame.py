@@ -245,8 +245,11 @@ def _outside(skips: Callable[[str], bool], found: Anatomy, candidates: Sequence[
 
 def guilty(kind: Blame, found: Anatomy, candidates: Sequence[str]) -> tuple[str, str]:
     """Return the first candidate that is not machinery, and the next function outward. If all are
-    machinery: the first that neither reports nor schedules, or that does not only print."""
+    machinery: the first that neither reports nor schedules, or that does not only print. A function
+    that queues work is to blame if its own code failed."""
     real = _outside(_SKIPPED.get(kind, machinery.is_machinery), found, candidates)
+    if candidates and machinery.queues(candidates[0]) and kind not in _SKIPPED:
+        real = [candidates[0], *real]
     if not real and kind == "leak":
         real = _outside(machinery.is_machinery, found, candidates)
     if not real:

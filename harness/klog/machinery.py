@@ -17,7 +17,7 @@ from harness.klog.rust import demangled
 _TABLES: dict[str, str] = tomllib.loads(Path(__file__).with_name("machinery.toml").read_text())
 _LOCKING = ("boundaries", "reports", "locks", "messages")
 _OF_MODULES = ("drivers", "inlines", "transforms")
-_MACHINERY = (*_LOCKING, "entry", "scheduler", "helpers", *_OF_MODULES)
+_MACHINERY = (*_LOCKING, "entry", "scheduler", "helpers", "queues", *_OF_MODULES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +117,12 @@ def locks_owned(function: str) -> bool:
     """Whether the function is machinery, locks a socket or waits for work, and so is not to blame
     for a bug of the lock itself."""
     return is_machinery(function) or _names("sockets", "flushes").has(plain(function))
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def queues(function: str) -> bool:
+    """True if it queues work."""
+    return _names("queues").has(plain(function))
 
 
 @functools.lru_cache(maxsize=1 << 14)

@@ -337,6 +337,15 @@ def test_a_lock_warning_in_a_socket_helper_blames_its_caller() -> None:
     assert read(place, CPU, *trace("lock_sock_nested", "feed_one")).function == "lock_sock_nested"
 
 
+def test_the_queue_of_work_is_blamed_only_for_its_own_code() -> None:
+    queues = ("__queue_work", "queue_work_on", "feed_one", "feed_all")
+    own = read(OOPS, CPU, "RIP: 0010:__queue_work+0xa0/0x74c", *trace(*queues), END)
+    assert (own.function, own.caller) == ("__queue_work", "feed_one")
+    opening = "BUG: KASAN: out-of-bounds in stack_trace_consume_entry+0x141/0x160"
+    frames = ("kasan_report", "stack_trace_consume_entry", "insert_work", *queues)
+    assert read(opening, CPU, *trace(*frames)).function == "feed_one"
+
+
 def test_a_soft_lockup_in_a_sanitizer_blames_the_cross_cpu_call() -> None:
     opening = "watchdog: BUG: soft lockup - CPU#1 stuck for 123s! [sh:71]"
     pc = "RIP: 0010:msan_get_shadow_origin_ptr+0x6f/0x300"
