@@ -49,7 +49,9 @@ def _functions(symbols: list[tuple[int, str]], found: list[int], link: int) -> l
 
 
 def _addresses(guest: Guest, registers: dict[str, int]) -> list[int]:
-    found = [registers.get("PC", 0)]
+    """The address after the instruction that the CPU executes, and those after the calls that
+    led there."""
+    found = [registers.get("PC", 0) + 4]
     frame = registers.get("X29", 0)
     while frame and len(found) < _DEPTH:
         words = _WORDS.search(guest.hmp(f"x/2gx {frame:#x}"))
