@@ -222,11 +222,11 @@ def restore(
     bad = [result for result in results if result != "fine"]
     figures = {"restored by hand": by_hand, "our restore": ours, "our cold boot": cold}
     more = {
-        "16 at once, s to all answering": crowd.seconds,
-        "PSS of the first, MB": crowd.first_megabytes,
-        "PSS of each more, MB": crowd.each_more_megabytes,
+        "16 in parallel, s until all reply": crowd.seconds,
+        "PSS of the first guest, MB": crowd.first_megabytes,
+        "PSS of each further guest, MB": crowd.each_more_megabytes,
         f"guests a second, {sustained} in a row, {workers} at a time": per_second,
-        "of them with an error": float(len(bad)),
+        "guests with an error": float(len(bad)),
     }
     report("restore", "s", figures, as_json, more)
     for result in bad:

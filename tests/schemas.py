@@ -114,8 +114,8 @@ def _generated() -> Iterator[str]:
     for name in COMMANDS:
         yield from _section("##", name)
     yield from ("## Lines of files", "")
-    yield "One JSON object a line, written as it happens. `mutants.jsonl` has the objects of"
-    yield from ("`mutants[]` and `harmless[]`.", "")
+    yield "One JSON object per line, written as the run proceeds. `mutants.jsonl` has the objects"
+    yield from ("in `mutants[]` and `harmless[]`.", "")
     for name in LINES:
         yield from _section("###", name)
     yield from ("## Shared objects", "")
@@ -134,9 +134,9 @@ def _section(level: str, name: str) -> Iterator[str]:
 def _table(each: Schema) -> Iterator[str]:
     rows = list(_rows(each, ""))
     if "$ref" in each and "properties" not in each:
-        yield f"Is a {_link(each['$ref'])}."
+        yield f"The object is described under {_link(each['$ref'])}."
         return
-    yield from ("| key | type | is |", "|---|---|---|")
+    yield from ("| key | type | meaning |", "|---|---|---|")
     yield from (f"| `{key}` | {kind} | {text} |" for key, kind, text in rows)
 
 
