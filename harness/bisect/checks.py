@@ -33,21 +33,21 @@ Check = Callable[[CommandEnd], str | None]
 
 
 def fails(end: CommandEnd) -> str | None:
-    """Check whether the exit status is not 0."""
+    """Check for an exit status other than 0."""
     if end.hangs is not None:
         return None
     return f"status {end.status}: {line(end.output)}" if end.status else ""
 
 
 def hangs(end: CommandEnd) -> str | None:
-    """Check whether the command hangs."""
+    """Check for a hang of the command."""
     if end.panicked:
         return None
     return "" if end.hangs is None else f"hangs: {end.hangs}"
 
 
 def prints(pattern: re.Pattern[str]) -> Check:
-    """Return a check whether the output matches the pattern."""
+    """Return a check for output that matches the pattern."""
 
     def check(end: CommandEnd) -> str | None:
         found = pattern.search(end.output)
@@ -59,8 +59,8 @@ def prints(pattern: re.Pattern[str]) -> Check:
 
 
 def reports(pattern: re.Pattern[str]) -> Check:
-    """Return a check whether the kernel reports a splat that matches the pattern. The pattern
-    is searched for in "KIND: OPENING LINE in FUNCTION"."""
+    """Return a check for a splat that matches the pattern. The pattern is searched for in "KIND:
+    OPENING LINE in FUNCTION"."""
 
     def check(end: CommandEnd) -> str | None:
         names = (f"{each.kind}: {each.opening} in {each.function}" for each in end.splats)
@@ -74,8 +74,8 @@ _COMPARISONS = {"above": operator.gt, "below": operator.lt}
 
 
 def figure(pattern: re.Pattern[str], side: str, threshold: float) -> Check:
-    """Return a check whether the number that the pattern's group matches in the output is
-    above or below the threshold (``side``). It cannot decide if there is no such number."""
+    """Return a check for a number above or below the threshold (``side``). The pattern's group
+    matches the number in the output. Without a match, the check cannot decide."""
 
     def check(end: CommandEnd) -> str | None:
         found = pattern.search(end.output)

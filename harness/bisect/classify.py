@@ -165,8 +165,8 @@ class Classifier:
 
     def _less_measured_endpoint(self, tally: Tally) -> str:
         """An endpoint with fewer runs than the tally; "" if there is no such endpoint, or if
-        the tally has no run with the symptom. If a revision's rate differs from the rates of
-        both endpoints, as many runs of each endpoint resolve that."""
+        the tally has no run with the symptom. A rate that differs from the rates of both
+        endpoints is resolved by running each endpoint as often as the revision."""
         if not tally.shown:
             return ""
         endpoints = (self.parameters.endpoints.new, *self.parameters.endpoints.old)

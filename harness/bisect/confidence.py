@@ -10,8 +10,8 @@ and the final check finds a step that was wrong. The final check does not assume
 rate, because a commit often widens the window of an older race. For example, the bad endpoint
 shows the symptom in every run, but the revisions before some later commit show it in one run
 of five. That commit may then appear to be the first bad one: its parent is clean in five runs
-with a probability of 0.8 ** 5, which is a third, while a shared rate predicts less than one
-in a thousand.
+with a probability of 0.8 ** 5, which is a third, while a shared rate predicts about one in a
+thousand.
 
 The final check therefore assumes the lowest rate that the revision may have: the rate of its
 neighbour, divided by ``MAX_RATE_RATIO``. A revision with at least this rate is clean in n
@@ -82,8 +82,8 @@ class Rates:
 
     def _limited(self, ratio: float) -> float:
         """The ratio, limited if unaffected revisions show the symptom too: the lowest rate is
-        then at least the geometric mean of both rates. No number of runs distinguishes a rate
-        closer to the unaffected rate from it."""
+        then at least the geometric mean of both rates. No number of runs can distinguish a lower
+        rate from the unaffected rate."""
         if not self.unaffected.shown:
             return ratio
         return max(1.0, min(ratio, math.sqrt(self.affected.rate / self.unaffected.rate)))

@@ -17,7 +17,7 @@ class Inputs:
     count: int = 0
 
     def copy(self, text: str) -> str:
-        """Copy a file or directory, and return the path of the copy; "" for "". Raises
+        """Copy a file or directory, and return the path of the copy. Returns "" for "". Raises
         UsageError if it does not exist."""
         if not text:
             return ""

@@ -134,7 +134,8 @@ class Journal:
         return Tally(results.count("shown"), results.count("clean"))
 
     def total(self, revisions: list[str]) -> Tally:
-        """The tally of all revisions that have been built. Identical kernels count once."""
+        """The tally of the revisions together. Revisions that have not been built are ignored, and
+        identical kernels count once."""
         total, counted = Tally(), set()
         for revision in (each for each in revisions if each in self._builds):
             artifact = self._builds[revision].artifact or revision

@@ -174,7 +174,7 @@ class Search:
 
     def _direction(self) -> bool:
         """Whether the symptom appears with the change. Runs the endpoints alternately until one
-        of them has shown the symptom in two more runs than the other."""
+        of them has shown the symptom in two more runs than the other, or gives up."""
         endpoints = self.parameters.endpoints
         lead = 0
         for _ in range(self._max_clean):

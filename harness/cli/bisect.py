@@ -43,8 +43,9 @@ _HELP = """Find the first bad commit, patch, Debian kernel or config option.
   iommu-harness bisect --command 'modprobe arm-smmu-v3' --splat WARNING --tree ~/src/linux \\
       --good v6.12 --bad HEAD
 
-Without one of the commands below, the arguments are arguments of find: see `iommu-harness bisect
-find --help`. The exit status is 0 if the result has the requested confidence, and 3 if not."""
+Unless the first argument is one of the commands below, all arguments are passed to find (see
+`iommu-harness bisect find --help`). The exit status is 0 if the result has the requested confidence
+and 3 if not."""
 
 app = options.application(cls=_Group, help=_HELP, no_args_is_help=True)
 

@@ -27,7 +27,7 @@ app = options.application(help=_HELP, no_args_is_help=True)
 @app.command("ls")
 def ls(
     kind: Annotated[
-        str, typer.Argument(metavar="KIND", help="Only this kind: kernel, snapshot, ...")
+        str, typer.Argument(metavar="KIND", help="List this kind: kernel, snapshot, ...")
     ] = "",
     as_json: options.Json = False,
 ) -> None:

@@ -33,7 +33,7 @@ def machines(
         typer.Option(
             metavar="MACHINE",
             show_default="all",
-            help="Only this machine: NAME, NAME+PRESET or a .toml file; may be repeated.",
+            help="Use this machine: NAME, NAME+PRESET or a .toml file; may be repeated.",
         ),
     ] = [],  # noqa: B006
     variant: options.Variants = [],  # noqa: B006

@@ -61,7 +61,7 @@ _HELP = """Boot real Linux kernels with modular IOMMU drivers in QEMU, and test 
   iommu-harness run --kernel debian:6.12 --patch series.mbox
 
 No command requires root. The exit status is 0 if the result is as expected, 1 if it is not, 2 if
-the request is invalid and 3 if the result is inconclusive."""
+the request is invalid, and 3 if the result is inconclusive or this host fails."""
 
 app = options.application(cls=_Commands, help=_HELP, no_args_is_help=True, add_completion=True)
 

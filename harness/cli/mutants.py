@@ -128,8 +128,8 @@ def _chosen(found: list[Mutant], only: Sequence[str]) -> list[Mutant]:
 
 
 def _recorded(scores: Iterable[Score], where: Path) -> Iterator[Score]:
-    """Yield each score, after its killers are written to the table beside the patches. An
-    interrupted run therefore keeps the killers of the mutants before."""
+    """Yield each score, after its killers are written to the table beside the patches. If the run
+    is interrupted, the killers of earlier mutants are kept."""
     for score in scores:
         if score.caught and score.by:
             killer_table.write(where, {score.name: score.by})

@@ -32,7 +32,7 @@ Workers = Annotated[
         "--workers",
         metavar="N",
         min=0,
-        help="The number of guests that run in parallel; 0 is three for each two cores.",
+        help="The number of guests that run in parallel; 0 means three for every two cores.",
     ),
 ]
 
@@ -63,7 +63,7 @@ def run_(
         bool,
         typer.Option(
             "--keep-failed",
-            help="Save the guests of failed scenarios, to open them with `iommu-harness shell`.",
+            help="Save the guests of failed scenarios for `iommu-harness shell`.",
         ),
     ] = False,
     listing: Annotated[

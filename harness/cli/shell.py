@@ -32,7 +32,7 @@ def shell(
     state: Annotated[
         Path | None,
         typer.Argument(
-            metavar="DIR", help="The directory of a saved guest, such as a failed test keeps."
+            metavar="DIR", help="The directory of a saved guest, for example of a failed test."
         ),
     ] = None,
     kernel: Annotated[
@@ -124,7 +124,7 @@ def _interruptible(running: Guest) -> Iterator[None]:
 
 
 def _input_lines() -> Iterator[str]:
-    """Yield the lines of standard input. On a terminal, there are a prompt and a history."""
+    """Yield the lines of standard input. A terminal has a prompt and a line history."""
     if not sys.stdin.isatty():
         # A pipe may hold any bytes.
         cast(TextIOWrapper, sys.stdin).reconfigure(errors="surrogateescape")
