@@ -81,6 +81,7 @@ def test_common_helpers_are_machinery(function: str) -> None:
     [
         *("print_lock_name", "print_circular_bug_entry", "__bfs", "kthread_insert_work"),
         *("__queue_delayed_work", "queue_work_on", "insert_work", "strnstr", "bitmap_fold"),
+        *("tty_ldisc_lock_pair_timeout", "tty_ldisc_unlock", "rng_setkey", "aead_setkey"),
         *("sg_alloc_table", "prb_reserve_in_last", "task_blocks_on_rt_mutex", "seq_buf_putc"),
         *("folio_wait_bit_common", "__folio_lock_killable", "migration_entry_wait_on_locked"),
         *("__lock_buffer", "usleep_range_state", "__const_udelay", "__srcu_read_lock"),
@@ -126,6 +127,7 @@ def test_helpers_of_subsystems_and_crypto_transforms_are_machinery(function: str
         *("sysrq_handle_crash", "qlist_free_all", "task_work_run", "smp_call_function_many_cond"),
         *("kcov_remote_start", "truncate_inode_pages", "__put_task_struct"),
         *("__flush_work", "drain_workqueue", "prb_fill_curr_block", "sg_alloc", "sg_open"),
+        *("tty_ldisc_hangup", "alg_setkey", "cryptd_hash_setkey"),
         *("hash_accept", "af_alg_accept", "sha_probe", "nla_policy_check", "netdev_run_todo"),
     ],
 )
