@@ -193,7 +193,8 @@ def patches(file: Path, base: KernelSpec, into: Path) -> History:
 def _check_source(base: KernelSpec) -> None:
     if base.kind == "prebuilt":
         raise UsageError(
-            "a prebuilt kernel cannot be patched or configured", "use a kernel with its source"
+            "a prebuilt kernel cannot be patched or configured",
+            "use a kernel that is built from source",
         )
 
 
@@ -213,7 +214,7 @@ def releases(kernels: Sequence[KernelSpec], into: Path) -> History:
     if len(kernels) < 2:
         raise UsageError(
             "bisect requires at least two releases",
-            "choose endpoints with different versions, the older one as the good or old one",
+            "choose an older and a newer version as endpoints",
         )
     names = [str(each) for each in kernels]
     return _line("release", names, lambda number: kernels[number], lambda _number: None, into)
@@ -272,7 +273,9 @@ def _configuration(path: Path) -> dict[str, Option]:
     try:
         return {each.name: each for each in config.read(path)}
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", "give a kernel .config") from None
+        raise UsageError(
+            f"cannot read {path}: {error.strerror}", "give a kernel configuration"
+        ) from None
 
 
 def _option(options: dict[str, Option], name: str) -> Option:

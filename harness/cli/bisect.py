@@ -139,7 +139,9 @@ def find(
     boot: Annotated[bool, typer.Option("--boot", help="Bad if the kernel does not boot.")] = False,
     path: Annotated[
         list[str],
-        typer.Option(metavar="PATH", help="Only commits that change this path; may be repeated."),
+        typer.Option(
+            metavar="PATH", help="Test only commits that change this path; may be repeated."
+        ),
     ] = [],  # noqa: B006
     first_parent: Annotated[
         bool,
@@ -274,7 +276,7 @@ def _check_one(what: str, values: Mapping[str, object]) -> None:
     """Raise UsageError unless exactly one of the options has a value."""
     used = [name for name, value in values.items() if value]
     if len(used) != 1:
-        problem = f"more than one {what}: {' and '.join(used)}" if used else f"no {what}"
+        problem = f"more than one {what}: {' and '.join(used)}" if used else f"no {what} given"
         raise UsageError(problem, f"use one of {', '.join(values)}")
 
 
@@ -282,7 +284,7 @@ def _check_absent(values: Mapping[str, object], requirement: str) -> None:
     """Raise UsageError for the first option that has a value: its requirement is missing."""
     for name, value in values.items():
         if value:
-            raise UsageError(f"{name} requires {requirement}", f"add it, or omit {name}")
+            raise UsageError(f"{name} requires {requirement}", f"add {requirement}, or omit {name}")
 
 
 def _releases(endpoints: tuple[list[str], str]) -> list[str]:
@@ -301,7 +303,7 @@ def _report_or_scenarios(words: list[str]) -> tuple[str, tuple[str, ...]]:
             raise UsageError(f"cannot read {word}: {reason}", "give a bug report or scenarios")
     if files and len(words) > 1:
         raise UsageError(
-            f"the report {files[0]} cannot be combined with other arguments", "give only one report"
+            f"the report {files[0]} cannot be combined with other arguments", "give only the report"
         )
     return (files[0], ()) if files else ("", tuple(words))
 
@@ -328,7 +330,7 @@ def _check(predicate: Predicate, threshold: float | None) -> None:
         raise UsageError(f"{used[0]} requires --command", "add --command with the command to run")
     if bool(predicate.figure) != (threshold is not None):
         raise UsageError(
-            "--figure, and --above or --below, require each other", "add the missing option"
+            "--figure must be combined with --above or --below", "add the missing option"
         )
 
 

@@ -136,7 +136,7 @@ class _Log:
 
 def _opened(name: str) -> tuple[BufferedReader, int]:
     if name == _STDIN and sys.stdin is None:
-        raise UsageError("cannot read standard input: it is closed", "give a file")
+        raise UsageError("cannot read standard input: it is closed", "give a log file")
     if name == _STDIN:
         return cast(BufferedReader, sys.stdin.buffer), 0
     try:
@@ -149,7 +149,7 @@ def _opened(name: str) -> tuple[BufferedReader, int]:
         return Path(name).open("rb"), Path(name).stat().st_size
     except OSError as error:
         raise UsageError(
-            f"cannot read {name}: {error.strerror}", "give a file that you can read"
+            f"cannot read {name}: {error.strerror}", "check the permissions of the file"
         ) from error
 
 

@@ -87,7 +87,9 @@ def mutants_(
     rundir.check(run_dir)
     (spec,) = options.kernels([kernel], [], [], variant, llvm=False, debian_mirror=debian_mirror)
     if spec.kind == "prebuilt":
-        raise UsageError("a prebuilt kernel cannot be patched", "use a kernel with its source")
+        raise UsageError(
+            "a prebuilt kernel cannot be patched", "use a kernel that is built from source"
+        )
     run.check(machine, behaviours, scenario)
     where = directory or (mutant.bundled_harmless() if is_harmless else mutant.bundled())
     chosen = _chosen(mutant.read(where), only)

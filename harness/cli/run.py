@@ -180,7 +180,7 @@ def _check_clients(specs: Sequence[KernelSpec], machines: Sequence[str]) -> None
         if machine_file.machine(name).overlays and any(spec.kind == "prebuilt" for spec in specs):
             raise UsageError(
                 f"the clients of {name} require guest modules, which a prebuilt kernel lacks",
-                f"use {name}+nic, or a kernel with its source",
+                f"use {name}+nic, or a kernel that is built from source",
             )
 
 
