@@ -15,7 +15,7 @@ from harness.errors import HostError
 
 Side = Literal["old", "new"]
 
-# Inconclusive runs of a revision before it is skipped.
+# The number of inconclusive runs after which a revision is skipped.
 _MAX_INCONCLUSIVE = 2
 
 

@@ -15,7 +15,7 @@ _FOUND = re.compile(r"^([0-9a-f]{40,64}) is the first .* commit$", re.MULTILINE)
 _ONLY_SKIPPED = "There are only 'skip'ped commits left to test"
 _HASH = re.compile(r"^[0-9a-f]{40,64}$", re.MULTILINE)
 
-# bisect.c, check_merge_bases: the exit status if a merge base is on the wrong side.
+# bisect.c, check_merge_bases: the exit status of git bisect if a merge base is already new.
 _MERGE_BASE = 3
 
 

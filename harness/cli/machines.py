@@ -92,7 +92,7 @@ def _table(
     """Yield a row per machine with a column per kernel, then the reason of each failure."""
     rows = [["machine", *map(str, specs)]]
     for number, machine in enumerate(chosen):
-        # In the order in which they were booted.
+        # The cells are in the order of the boots.
         mine = cells[number * len(specs) : (number + 1) * len(specs)]
         rows.append([machine.name, *map(_cell, mine)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
