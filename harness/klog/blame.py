@@ -229,6 +229,7 @@ def _reliable(frames: Sequence[Frame]) -> list[str]:
 
 # The functions to skip, if they are not exactly the machinery.
 _SKIPPED = {
+    "place": machinery.waits_for_work,
     "lock": machinery.locks,
     "order": machinery.locks,
     "leak": machinery.allocates,
@@ -248,7 +249,7 @@ def guilty(kind: Blame, found: Anatomy, candidates: Sequence[str]) -> tuple[str,
     machinery: the first that neither reports nor schedules, or that does not only print. A function
     that queues work is to blame if its own code failed."""
     real = _outside(_SKIPPED.get(kind, machinery.is_machinery), found, candidates)
-    if candidates and machinery.queues(candidates[0]) and kind not in _SKIPPED:
+    if candidates and machinery.queues(candidates[0]) and kind in {"place", "trace"}:
         real = [candidates[0], *real]
     if not real and kind == "leak":
         real = _outside(machinery.is_machinery, found, candidates)

@@ -113,10 +113,17 @@ def allocates(function: str) -> bool:
 
 
 @functools.lru_cache(maxsize=1 << 14)
+def waits_for_work(function: str) -> bool:
+    """Whether the function is machinery or waits for work, and so is not to blame if its caller
+    passes it bad work."""
+    return is_machinery(function) or _names("flushes").has(plain(function))
+
+
+@functools.lru_cache(maxsize=1 << 14)
 def locks_owned(function: str) -> bool:
     """Whether the function is machinery, locks a socket or waits for work, and so is not to blame
     for a bug of the lock itself."""
-    return is_machinery(function) or _names("sockets", "flushes").has(plain(function))
+    return is_machinery(function) or _names("sockets", "flushes", "drains").has(plain(function))
 
 
 @functools.lru_cache(maxsize=1 << 14)

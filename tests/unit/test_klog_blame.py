@@ -346,6 +346,14 @@ def test_the_queue_of_work_is_blamed_only_for_its_own_code() -> None:
     assert read(opening, CPU, *trace(*frames)).function == "feed_one"
 
 
+def test_a_wait_for_work_is_not_blamed_for_the_work_of_its_caller() -> None:
+    place = "WARNING: CPU: 1 PID: 71 at kernel/workqueue.c:3031 __flush_work.cold+0x2c/0x36"
+    pc = "RIP: 0010:__flush_work.cold+0x2c/0x36"
+    assert read(place, CPU, pc, *trace("feed_one", "feed_all"), END).function == "feed_one"
+    pc = "RIP: 0010:drain_workqueue+0x40/0x200"
+    assert read(OOPS, CPU, pc, *trace("feed_one"), END).function == "drain_workqueue"
+
+
 def test_a_soft_lockup_in_a_sanitizer_blames_the_cross_cpu_call() -> None:
     opening = "watchdog: BUG: soft lockup - CPU#1 stuck for 123s! [sh:71]"
     pc = "RIP: 0010:msan_get_shadow_origin_ptr+0x6f/0x300"
