@@ -84,7 +84,7 @@ def is_modular(function: str) -> bool:
 def locks(function: str) -> bool:
     """Whether the function only acquires or releases a lock, waits for work, or reports. For
     lockdep all other functions can be to blame, including the scheduler and allocators."""
-    return _names(*_LOCKING, "flushes").has(plain(function))
+    return _names(*_LOCKING, "flushes", "drains").has(plain(function))
 
 
 @functools.lru_cache(maxsize=1 << 14)
@@ -165,4 +165,4 @@ def internal(function: str) -> bool:
 @functools.lru_cache(maxsize=1 << 14)
 def waits(function: str) -> bool:
     """Whether the function only acquires a lock or waits. A hang in it is blamed on the caller."""
-    return _names("waits", "flushes").has(plain(function))
+    return _names("waits", "flushes", "drains").has(plain(function))
