@@ -124,7 +124,7 @@ def search(
     A search that was interrupted continues from its journal. The verdicts of ``replayed``, a
     bisect log, override recorded runs, in this search and when it is resumed. Raises
     UsageError if the log is invalid, HostError if another process is searching in the
-    directory, and both as ``Search.find`` does.
+    directory, and the errors of ``Search.find``.
     """
     with _locked(bisection.directory):
         (bisection.directory / "result.json").unlink(missing_ok=True)

@@ -80,7 +80,8 @@ class Classifier:
         return rates.posterior(self.tally(revision), threshold.ratio)
 
     def lowest_rate(self, revision: str, threshold: Threshold) -> float:
-        """The lowest rate that the threshold assumes for the revision."""
+        """The lowest rate of the symptom that the revision may have if it is affected, according to
+        the threshold."""
         return self._rates(revision, threshold).lowest(threshold.ratio)
 
     def _rates(self, revision: str, threshold: Threshold) -> Rates:
@@ -159,7 +160,7 @@ class Classifier:
                 self.journal.run(revision)
 
     def _verdict(self, runs: list[Run], *, affected: bool) -> tuple[str, str]:
-        """The verdict, and the reason of the last run that agrees with it."""
+        """The verdict, and the reason for the last run that agrees with it."""
         reasons = [run.reason for run in runs if (run.result == "shown") == affected]
         return self.side(affected=affected), reasons[-1] if reasons else ""
 

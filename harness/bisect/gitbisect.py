@@ -129,10 +129,9 @@ class GitBisect:
             return Position(candidates=tuple(_HASH.findall(failure.output)))
         if failure.status == _MERGE_BASE:
             raise UsageError(
-                f"the endpoints are on different branches, but their merge base is already"
-                f" {self._terms.new}: {_gist(failure)}",
-                f"bisect between the merge base and the {self._terms.old} endpoint,"
-                " where the change is",
+                f"the {self._terms.old} endpoint is not an ancestor of the {self._terms.new}"
+                f" endpoint, and their merge base is already {self._terms.new}: {_gist(failure)}",
+                f"give the merge base as --old and the {self._terms.old} endpoint as --new",
             )
         raise HostError(f"git bisect failed: {_gist(failure)}")
 

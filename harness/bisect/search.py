@@ -93,7 +93,7 @@ class Conclusion:
 
 @dataclass(slots=True)
 class Search:
-    """One search in ``repository``.
+    """A search in ``repository`` for the first bad commit.
 
     ``on_step``: called with each step.
     ``overrides``: the user's verdicts (old, new or skip) by revision. These revisions are not

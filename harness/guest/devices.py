@@ -163,7 +163,8 @@ def _exists_in_qemu(guest: Guest, identity: str) -> bool:
 
 
 def _remove_backends(guest: Guest, backends: list[Definition]) -> None:
-    """Remove the backends of a device, ignoring QEMU's error for a backend that does not exist."""
+    """Remove the backends of a device. Errors from QEMU are ignored, because a backend may not
+    exist."""
     for each in backends:
         command, key = _REMOVE.get(each.option, ("", ""))
         if command:

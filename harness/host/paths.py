@@ -10,8 +10,8 @@ _NAME = "iommu-harness"
 
 
 def cache() -> Path:
-    """The directory of the cache: kernels, packages, initramfs images. It can be deleted at any
-    time.
+    """The directory of the cache: kernels, packages, initramfs images and other files that can be
+    created again. It can be deleted while no command is running.
 
     The environment variable ``IOMMU_HARNESS_CACHE`` overrides it.
     """

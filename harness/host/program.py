@@ -28,12 +28,14 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def require(program: str) -> str:
-    """The path of a program. If it is not installed, raises ToolMissing with the command that
-    installs it."""
+    """The path of a program. Raises ToolMissing if it does not exist, with the command that
+    installs it if that is known."""
     path = tools.find(program)
     if path is None:
         lacking = [tool for tool in tools.TOOLS + tools.SPECIAL if tool.name == program]
-        hint = f"install it: {tools.apt_command(lacking)}" if lacking else "install it"
+        if not lacking:
+            raise ToolMissing(f"cannot find the program {program}", "check its name or path")
+        hint = f"install it: {tools.apt_command(lacking)}"
         raise ToolMissing(f"{program} is not installed on this host", hint)
     return path
 

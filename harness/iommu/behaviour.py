@@ -62,7 +62,8 @@ UNBIND_RELEASES_DEVICE = _behaviour(
 PROBE_DEFERRAL = _behaviour(
     "probe-deferral",
     "6.1",
-    "a device's probe is deferred until its IOMMU registers; otherwise it would bind untranslated",
+    "a device's probe is deferred until its IOMMU registers; otherwise it would bind without "
+    "translation",
     "driver_deferred_probe_timeout",
     Sign(option="DRIVER_DEFERRED_PROBE_TIMEOUT", code="[1-9][0-9]*"),
     Sign("drivers/base/dd.c", r"\bdriver_deferred_probe_timeout = [1-9]"),

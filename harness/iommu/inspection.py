@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UsageError
+from harness.errors import UsageError, did_you_mean
 from harness.iommu.drivers import DRIVERS
 from harness.kernel import config, elf
 from harness.kernel.artifact import Kernel
@@ -118,8 +118,8 @@ def _path(objects: _Objects, module_name: str, findings: list[str]) -> Path | No
         findings.append(f"{name} is built in, not a module")
         return None
     if name not in DRIVERS:
-        known = ", ".join(sorted(objects.files))
-        raise UsageError(f"{objects.kernel.label} has no module {module_name!r}", f"use {known}")
+        hint = did_you_mean(name, objects.files, "give a module of this kernel or a .ko file")
+        raise UsageError(f"{objects.kernel.label} has no module {module_name!r}", hint)
     option = DRIVERS[name].option
     value = config.values(objects.kernel.config.read_text(errors="replace")).get(option, "n")
     findings.append(f"{name} is not a module: CONFIG_{option} is {value}")

@@ -98,7 +98,8 @@ BUNDLED = Path(__file__).with_name("known-issues.toml")
 @functools.cache
 def issues(files: tuple[Path, ...] = ()) -> dict[str, KnownIssue]:
     """Read the bundled known issues and the user's ``files``, and return the issues by id. Raises
-    UsageError, with the file's name, for a file that cannot be read or has an invalid issue."""
+    UsageError, with the file's name, for a file that cannot be read, an invalid issue, or an id
+    that already exists."""
     found: dict[str, KnownIssue] = {}
     for file in (BUNDLED, *files):
         for issue in read(file):
@@ -194,7 +195,7 @@ def _versions(record: Mapping[str, Any], key: str) -> Versions:
 def _check_keys(record: Mapping[str, Any], known: Sequence[str], required: Iterable[str]) -> None:
     for key in record:
         if key not in known:
-            hint = did_you_mean(key, known, f"use {', '.join(known)}")
+            hint = did_you_mean(key, known, f"known keys: {', '.join(known)}")
             raise _InvalidIssue(f"unknown key {key!r}", hint)
     for key in required:
         if not record.get(key):

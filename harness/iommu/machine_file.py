@@ -86,7 +86,7 @@ def _machine(path: Path, record: dict[str, Any]) -> Machine:
 def _check(record: dict[str, Any]) -> None:
     for key, value in record.items():
         if key not in _KEYS:
-            raise UsageError(f"unknown key {key!r}", f"use {', '.join(_KEYS)}")
+            raise UsageError(f"unknown key {key!r}", f"known keys: {', '.join(_KEYS)}")
         if type(value) is not _KEYS[key]:
             raise UsageError(f"{key} must be of type {_KEYS[key].__name__}, not {value!r}")
 

@@ -120,7 +120,7 @@ def with_presets(machine: Machine, names: tuple[str, ...]) -> Machine:
     unknown preset."""
     for name in names:
         if name not in PRESETS:
-            raise UsageError(f"unknown preset {name!r}", f"use {', '.join(PRESETS)}")
+            raise UsageError(f"unknown preset {name!r}", f"known presets: {', '.join(PRESETS)}")
     chosen = [PRESETS[name] for name in names]
     return replace(
         machine,
@@ -154,7 +154,7 @@ def named(text: str) -> Machine:
     if name not in MACHINES:
         raise UsageError(
             f"unknown machine {name!r}",
-            f"use {', '.join(MACHINES)}, one of these with +PRESET, or a .toml file",
+            f"use one of {', '.join(MACHINES)}, one of these with +PRESET, or a .toml file",
         )
     machine = MACHINES[name]
     if presets:

@@ -316,9 +316,9 @@ def _compile(job: _Job, kbuild: Kbuild) -> None:
 
 
 def _guest_modules(job: _Job, objects: Path) -> Path:
-    """Return the directory with the sources of the guest modules, beside the objects. If the
-    sources have changed, for example in a different checkout, the whole directory is replaced: the
-    new files may be older than the objects in it."""
+    """Copy the sources of the guest modules to the directory of the objects, and return the copy.
+    If the sources have changed, for example in a different checkout, the whole copy is replaced,
+    because make does not rebuild an object that is newer than its changed source."""
     directory, stamp = objects / "guest-modules", objects / "guest-modules-of"
     key = cache.digest_files(job.guest_modules)
     if not (directory.is_dir() and stamp.exists() and stamp.read_text() == key):

@@ -156,7 +156,7 @@ def _sections(path: Path, data: memoryview) -> Iterator[Section]:
         count = elf.num_sections()
         end = header["e_shoff"] + count * header["e_shentsize"]
         if not 0 < count <= _MAX_SECTIONS or end > len(data):
-            raise ValueError(f"{count} section headers do not fit into {len(data)} bytes")
+            raise ValueError(f"invalid section header table: {count} headers in {len(data)} bytes")
         _check_names(data, header)
         for number in range(count):
             section = elf.get_section(number)

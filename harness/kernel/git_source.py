@@ -38,7 +38,8 @@ def source_of(where: str) -> Source:
 
 
 def by_hash(where: str) -> str:
-    """The kernel spec with the hash of the revision. Raises UsageError as ``source_of`` does."""
+    """The kernel spec, with the hash of the commit in place of REV. Raises UsageError if there is
+    no repository or no such revision."""
     repository, revision = _split(where)
     return f"git:{repository}@{commit_of(repository, revision)}"
 
@@ -62,8 +63,8 @@ def _is_bare(directory: Path) -> bool:
 
 
 def commit_of(repository: Path, revision: str) -> str:
-    """The hash of the commit that ``revision`` names. Raises UsageError if the repository does not
-    have it, with a hint for shallow and partial clones."""
+    """The hash of the commit that ``revision`` names. Raises UsageError if ``repository`` is not a
+    git repository or does not have the commit, with a hint for shallow and partial clones."""
     try:
         git.run(repository, "rev-parse", "--git-dir")
     except ProgramFailed:
@@ -145,7 +146,7 @@ def _unreadable(repository: Path, revision: str, failure: ProgramFailed) -> Host
         return missing_error(repository, f"{repository} lacks files of {revision}")
     return HostError(
         f"git cannot read {revision} of {repository}: {failure.message}",
-        f"run git -C {repository} fsck",
+        f"check the free disk space, or run git -C {repository} fsck",
     )
 
 

@@ -87,7 +87,10 @@ def _errors(output: str) -> list[str]:
 
 def _unreadable(patch: Patch, failure: ProgramFailed) -> UsageError:
     reason = (_errors(failure.output) or [failure.message])[0]
-    return UsageError(f"git cannot read {patch.name}: {reason}", "fix the file")
+    return UsageError(
+        f"git cannot read {patch.name}: {reason}",
+        "export it again with git format-patch, or download it with b4 am",
+    )
 
 
 def _notes(output: str) -> Iterator[str]:

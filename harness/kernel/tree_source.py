@@ -42,7 +42,7 @@ def source_of(where: str) -> Source:
                 files.copy(tree / name if links else (tree / name).resolve(), into / name)
             except FileNotFoundError as error:
                 raise HostError(
-                    f"{tree / name} was removed while it was read", "run again"
+                    f"{tree / name} was removed while the tree was read", "run the command again"
                 ) from error
 
     return Source(

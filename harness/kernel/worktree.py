@@ -102,7 +102,7 @@ def _update(root: Path, target: Manifest, source: Source) -> None:
         _remove(tree, name)
     source.export(different, tree)
     if source.current_identity() != source.identity:
-        raise HostError(f"{source.label} was changed while it was read", "run again")
+        raise HostError(f"{source.label} was changed while it was read", "run the command again")
     _write(record, target)
 
 

@@ -121,9 +121,10 @@ class Console:
         self._received()
 
     def run(self, command: str, limit: float | None = None) -> Reply:
-        """Run ``command`` in the guest's shell and wait for its end.
+        """Run ``command`` in the guest's shell, wait until it ends, and return the reply.
 
-        Raises GuestPanic, GuestLost or GuestHang if it does not end.
+        Raises GuestPanic, GuestLost or GuestHang if it does not end, and HostStarved if the guest
+        got too little CPU time.
         """
         found, done = self._request(frames.command(command), limit or self.limit, needs_shell=True)
         out, err = bytes(found.out), bytes(found.err)

@@ -139,7 +139,9 @@ class Monitor:
         except TimeoutError:
             raise GuestHang(f"QEMU did not reply to {command} within {_LIMIT:.0f} s") from None
         except (QMPError, CancelledError, RuntimeError, OSError) as error:
-            raise QemuEnded(f"QEMU exited during {command}: {error}") from None
+            raise QemuEnded(
+                f"QEMU exited during {command}: {str(error) or type(error).__name__}"
+            ) from None
 
     async def _execute(
         self, command: str, arguments: dict[str, Any] | None, descriptor: int | None

@@ -75,7 +75,8 @@ def _is_claimed(one: Claim, others: Sequence[Claim]) -> bool:
 
 
 def _stated_ending(text: Text, session: Session) -> list[Claim]:
-    """Return what the prose claims about the last command, if the session does not show it."""
+    """Return the claims of the prose about the last command, if the session does not show how that
+    command ended."""
     last: Command = session.commands[-1]
     if last.output or last.status is not None or last.interrupted:
         return []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Judge claims about crashes and hangs: splats, panics, killed commands, and hangs."""
+"""Judge claims about splats, panics, killed commands and hangs."""
 
 import itertools
 import re

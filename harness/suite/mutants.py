@@ -168,8 +168,9 @@ class _PlantedMutant:
         return _not_killed(blank, outcomes, [*tried.values()])
 
     def _stages(self) -> Iterator[RunRequest]:
-        """The runs: the scenarios that have killed the mutant before, which are soon over; all
-        scenarios up to the first failure; all scenarios."""
+        """Yield the request of each run: the scenarios that have killed the mutant before, because
+        they take little time; all scenarios up to the first failure; all scenarios. Without
+        ``first_failure``, yield only the last."""
         if self.request.first_failure:
             known = killer_table.known(self.mutant)
             if known and not self.request.scenarios:
@@ -213,7 +214,8 @@ class _PlantedMutant:
         return replace(killer, confirmed=confirmation.confirmed, figures=str(confirmation))
 
     def _start(self, machine: str) -> Killer | None:
-        """A killer if no guest of the mutant starts on the machine, and those of the base do."""
+        """A killer if no guest of the mutant starts on the machine but guests of the base do,
+        otherwise None."""
         message = _start_error(self.request.kernels[0], machine)
         if not message:
             return None

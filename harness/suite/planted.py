@@ -21,8 +21,8 @@ from harness.suite.run import RunRequest
 
 
 def check_base(request: RunRequest, into: Path) -> None:
-    """Run the scenarios on the kernel without a patch. Raises HostError if any scenario fails,
-    because a failure on a patched kernel then means nothing."""
+    """Run the scenarios on the kernel without a patch. Raises HostError if any scenario fails
+    or is inconclusive, because a failure on a patched kernel then means nothing."""
     into.mkdir()
     failed = [
         each.scenario
@@ -32,8 +32,8 @@ def check_base(request: RunRequest, into: Path) -> None:
     if failed:
         names = ", ".join(failed[:3]) + (", ..." if len(failed) > 3 else "")
         raise HostError(
-            f"scenarios fail on {request.kernels[0]} even without a patch: {names}",
-            f"fix that first; the results are in {into}",
+            f"scenarios fail or are inconclusive on {request.kernels[0]} without a patch: {names}",
+            f"make them pass first; the results are in {into}",
         )
 
 

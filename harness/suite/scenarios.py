@@ -58,7 +58,7 @@ def _file(name: str) -> Path:
         return bundled[name]
     path = Path(name)
     if not ("/" in name or path.suffix == ".py" or (name and path.is_dir())):
-        hint = did_you_mean(name, subjects(), f"use {', '.join(subjects())}, or a path")
+        hint = did_you_mean(name, subjects(), f"use one of {', '.join(subjects())}, or a path")
         raise UsageError(f"unknown subject {name!r}", hint)
     if not path.exists():
         raise UsageError(

@@ -49,8 +49,9 @@ class Table:
         return [*found, (self.scopes[number].name if number >= 0 else "", place)]
 
     def _innermost(self, offset: int) -> int:
-        """Return the index of the scope with the shortest range. Of equal ranges the last counts,
-        which is inlined into the others (BFD, lookup_address_in_function_table)."""
+        """The index of the scope with the shortest range that contains ``offset``, or -1 if there
+        is none. Of equal ranges the last one is used, because it is inlined into the others (BFD,
+        lookup_address_in_function_table)."""
         best, length = -1, 0
         for number, scope in enumerate(self.scopes):
             for start, end in scope.ranges:

@@ -55,8 +55,9 @@ def test_bisect_finds_the_release_that_changes_a_figure(tmp_path: Path) -> None:
     assert (found["name"], found["appears"]) == ("debian:7.2", True)
 
 
-def test_bisect_finds_the_release_that_hangs(tmp_path: Path) -> None:
-    """The init function of the guest module "hang" never returns."""
+def test_bisect_finds_the_first_release_on_which_a_command_hangs(tmp_path: Path) -> None:
+    """With --hang, a release is bad if the last command hangs. The init function of the guest
+    module "hang" never returns."""
     hangs = "case $(uname -r) in 7.*) modprobe hang; esac"
     words = ("bisect", "--command", hangs, "--hang", "--limit", "2", *RELEASES)
     endpoints = ("--confidence", "0.9", "--run-dir", tmp_path / "run", "--json")

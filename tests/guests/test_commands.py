@@ -21,7 +21,7 @@ def test_machines_boots_and_lists_machines(kernel_name: str, tmp_path: Path) -> 
         assert cell["translated"] > 0
 
 
-def test_machines_prints_the_reason_of_a_failure(kernel_name: str, tmp_path: Path) -> None:
+def test_machines_prints_the_reason_for_a_failure(kernel_name: str, tmp_path: Path) -> None:
     words = ["machines", "--kernel", kernel_name, "--machine", "smmuv3+nvme"]
     done = command.run(*words, XDG_STATE_HOME=str(tmp_path))
     assert done.status == 1

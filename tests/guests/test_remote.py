@@ -51,7 +51,7 @@ def test_ssh_runs_commands_while_the_console_is_busy(reachable: Guest) -> None:
         assert not busy.is_alive()
 
 
-def test_ssh_survives_the_removal_of_pci_and_the_iommu(reachable: Guest) -> None:
+def test_ssh_survives_the_removal_of_all_pci_devices_and_the_iommu_driver(reachable: Guest) -> None:
     with remote.connected(reachable) as ssh:
         modules.load(reachable, "arm_smmu_v3")
         modules.load(reachable, "e1000e")

@@ -22,7 +22,9 @@ def grouping(state: State) -> list[tuple[str, ...]]:
 
 @pytest.mark.excused(untranslated="5.10 binds clients before their IOMMU driver")
 def test_client_probe_is_deferred_until_its_iommu_registers(guest: Guest, shows: Shows) -> None:
-    """A client that probes before its IOMMU registers is deferred (in 5.10: binds untranslated)."""
+    """A client that probes before its IOMMU registers is deferred.
+
+    In 5.10 it binds without translation."""
     state = modules.load(guest, "e1000e").after
     (nic,) = clients.pci(state)
     defers = shows(PROBE_DEFERRAL)
@@ -58,10 +60,10 @@ def test_module_load_order_does_not_change_groups(
 @pytest.mark.machines("smmuv3", "virtio-iommu")
 @pytest.mark.needs(PROBE_DEFERRAL)
 @pytest.mark.excused(untranslated="the deferral times out")
-def test_client_binds_untranslated_after_the_deferral_timeout(
+def test_client_binds_without_translation_after_the_deferral_timeout(
     guest_factory: GuestFactory, shows: Shows, expect_splat: ExpectSplat
 ) -> None:
-    """A client binds untranslated after the deferral timeout, and gets a group when it is rebound.
+    """A client binds without translation after the deferral timeout; rebinding gives it a group.
 
     driver_deferred_probe_check_state ends the deferral after deferred_probe_timeout: the driver
     binds, and an IOMMU that registers later finds the device in use. Kernels that create
@@ -88,7 +90,7 @@ def test_client_binds_untranslated_after_the_deferral_timeout(
 @pytest.mark.machines("smmuv3", "virtio-iommu")
 @pytest.mark.needs(PROBE_DEFERRAL)
 @pytest.mark.excused(untranslated="nothing is deferred")
-def test_client_binds_untranslated_with_a_deferral_timeout_of_zero(
+def test_client_binds_without_translation_with_a_deferral_timeout_of_zero(
     guest_factory: GuestFactory,
 ) -> None:
     """With deferred_probe_timeout=0 a client binds immediately and untranslated."""

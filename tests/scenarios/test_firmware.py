@@ -140,10 +140,10 @@ def test_failed_insert_releases_the_valid_stream_ids(guest_factory: GuestFactory
 
 @pytest.mark.excused(untranslated="firmware disables the IOMMU")
 @pytest.mark.parametrize("arguments", ["", "fw_devlink.strict=1"], ids=["links", "strict"])
-def test_client_of_a_disabled_iommu_binds_untranslated(
+def test_client_of_a_disabled_iommu_binds_without_translation(
     guest_factory: GuestFactory, arguments: str
 ) -> None:
-    """A client behind a disabled IOMMU is not deferred, and binds untranslated.
+    """A client behind a disabled IOMMU is not deferred, and binds without translation.
 
     of_iommu_configure ignores a disabled IOMMU, and of_link_to_phandle creates no device link
     to it."""

@@ -152,8 +152,8 @@ def test_nics_behind_a_pci_bridge_share_a_group_or_the_second_gets_none(
     untranslated="QEMU has no endpoint behind the bridge",
     teardown="QEMU has no endpoint behind the bridge",
 )
-def test_nics_without_an_endpoint_bind_untranslated(guest_factory: GuestFactory) -> None:
-    """NICs that are not endpoints of the virtio-iommu bind untranslated.
+def test_nics_without_an_endpoint_bind_without_translation(guest_factory: GuestFactory) -> None:
+    """NICs that are not endpoints of the virtio-iommu bind without translation.
 
     QEMU's virtio-iommu (7.2 to 11.1) has no endpoints below the bridge: probing a NIC there
     returns -ENODEV."""

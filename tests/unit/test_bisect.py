@@ -242,7 +242,9 @@ def test_search_runs_identical_kernels_once(find: Find, commits: list[str]) -> N
     assert run == {"0", "32", "8", "9"}
 
 
-def test_old_and_new_endpoints_determine_the_direction(find: Find, commits: list[str]) -> None:
+def test_search_determines_the_direction_only_with_old_and_new_endpoints(
+    find: Find, commits: list[str]
+) -> None:
     @dataclass
     class Fixed(RandomRunner):
         def run(self, revision: str, number: int) -> Run:

@@ -55,12 +55,12 @@ def test_prose_that_the_session_refutes_becomes_a_contradiction(
     assert ("contradiction" in kinds(tmp_path, text)) is contradicts
 
 
-def test_prose_that_another_session_confirms_does_not_contradict(tmp_path: Path) -> None:
+def test_prose_that_another_session_confirms_is_not_a_contradiction(tmp_path: Path) -> None:
     text = f"Mine:\n\n{REFUSED}\nWith the patch rmmod works:\n\n{DONE}\nrmmod succeeds.\n"
     assert kinds(tmp_path, text) == ["error"]
 
 
-def test_prose_that_replies_to_a_quoted_session_does_not_contradict(tmp_path: Path) -> None:
+def test_prose_that_replies_to_a_quoted_session_is_not_a_contradiction(tmp_path: Path) -> None:
     quoted = "".join(f"> {line}\n" for line in REFUSED.splitlines())
     assert kinds(tmp_path, f"{quoted}\nHere rmmod works.\n") == ["error"]
 

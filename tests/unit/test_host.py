@@ -46,8 +46,8 @@ def test_run_reports_the_status_and_last_line_of_a_failed_program() -> None:
         program.run(["sh", "-c", "echo fine; echo it broke; exit 3"])
 
 
-def test_run_reports_a_program_that_is_not_installed() -> None:
-    with pytest.raises(ToolMissing, match="no-such-program is not installed"):
+def test_run_reports_a_program_that_does_not_exist() -> None:
+    with pytest.raises(ToolMissing, match="cannot find the program no-such-program"):
         program.run(["no-such-program"])
 
 

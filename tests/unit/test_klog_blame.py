@@ -276,7 +276,7 @@ def test_an_allocation_failure_of_another_task_does_not_end_a_splat() -> None:
     assert (found.kind, found.function, found.interleaved) == ("WARNING", "feed_one", True)
 
 
-def test_an_oom_kill_in_another_task_does_not_end_a_panic() -> None:
+def test_an_oom_report_of_another_task_does_not_end_the_splat_of_a_panic() -> None:
     reason = "Kernel panic - not syncing: corrupted stack end detected inside scheduler"
     inner, outer = trace("panic", "__schedule", "feed_one"), trace("feed_all", "process_one_work")
     killer = "rm invoked oom-killer: gfp_mask=0x6202c2(GFP_HIGHUSER), order=0, oom_score_adj=0"
@@ -337,7 +337,7 @@ def test_a_lock_warning_in_a_socket_helper_blames_its_caller() -> None:
     assert read(place, CPU, *trace("lock_sock_nested", "feed_one")).function == "lock_sock_nested"
 
 
-def test_the_queue_of_work_is_blamed_only_for_its_own_code() -> None:
+def test_queue_work_is_blamed_only_for_a_crash_in_its_own_code() -> None:
     queues = ("__queue_work", "queue_work_on", "feed_one", "feed_all")
     own = read(OOPS, CPU, "RIP: 0010:__queue_work+0xa0/0x74c", *trace(*queues), END)
     assert (own.function, own.caller) == ("__queue_work", "feed_one")

@@ -59,7 +59,9 @@ def test_issues_adds_the_issues_of_a_users_file(tmp_path: Path) -> None:
     ("pattern", "matches"),
     [("pinning::test_x", True), ("pinning::*", True), ("*", True), ("groups::test_x", False)],
 )
-def test_an_issue_selects_scenarios_by_pattern(tmp_path: Path, pattern: str, matches: bool) -> None:
+def test_an_issue_may_affect_only_scenarios_that_match_its_patterns(
+    tmp_path: Path, pattern: str, matches: bool
+) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(f"{MINE}scenarios = ['{pattern}']\n")
     issue = known_issues.issues((file,))["mine"]

@@ -53,7 +53,7 @@ def test_the_matrix_has_a_row_per_subject_and_a_column_per_kernel() -> None:
     assert "all 1, 1 known, 1 n/a 1" in rows
 
 
-def test_the_matrix_prints_the_reason_of_a_failure() -> None:
+def test_the_matrix_prints_the_reason_for_a_failure() -> None:
     shown = text([outcome(PIN, "failed")])
     assert "test_pinning.py::test_it [debian:6.12 smmuv3]" in shown
     assert "    why" in shown

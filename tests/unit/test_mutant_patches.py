@@ -84,7 +84,7 @@ def test_every_bundled_harmless_patch_states_what_is_unchanged() -> None:
     assert all(re.search(r"^@@ ", each.text, re.MULTILINE) for each in found)
 
 
-def test_a_machines_header_limits_a_mutant_to_matching_machines(tmp_path: Path) -> None:
+def test_the_machines_header_limits_a_mutant_to_matching_machines(tmp_path: Path) -> None:
     for name, head in {"all": "It is bad.", "some": "It is bad.\nMachines: virtio-iommu*"}.items():
         (tmp_path / f"{name}.patch").write_text(f"{head}\n\n---\ndiff --git a/a b/a\n")
     every, some = mutant.read(tmp_path)

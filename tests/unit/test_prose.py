@@ -110,7 +110,7 @@ def test_an_arrow_note_is_removed_from_the_command(tmp_path: Path) -> None:
         ("rmmod arm_smmu_v3 && echo ok > /tmp/x", []),
     ],
 )
-def test_a_missing_success_message_claims_that_the_command_fails(
+def test_a_missing_success_message_is_a_symptom(
     tmp_path: Path, command: str, found: list[tuple[str, int | None]]
 ) -> None:
     assert symptom_steps(tmp_path, f"{LOADED}# {command}\n#\n") == found
