@@ -204,10 +204,11 @@ class _Replay:
     def conclude(self) -> Result:
         """Judge all claims by all observations since the session began."""
         result, log = self._result, self._log
+        texts = [entry.text for entry in log]
         last_words = _unread(result.error.log, log) if result.error else []
-        result.splats = splat.find([*(entry.text for entry in log), *last_words])
-        # Splats of the boot are shown too, but they are not symptoms of the session.
-        of_session = [each for each in result.splats if each.first >= self._booted]
+        of_session = splat.find([*texts[self._booted :], *last_words])
+        # Splats of the boot are shown as well, but are no symptom of the session.
+        result.splats = splat.find(texts[: self._booted]) + of_session
         claims = result.request.claims
         result.judged = judge.judge_claims(claims, self._session_run(of_session))
         result.verdict = _verdict(result)
