@@ -184,7 +184,7 @@ def _keep_replayed(bisection: Bisection, log: Path) -> None:
     try:
         text = log.read_text(errors="replace")
     except OSError as error:
-        raise UsageError(f"cannot read {log}: {error.strerror}", "check the path") from None
+        raise UsageError(f"cannot read {log}: {error.strerror}") from None
     verdicts = _verdicts(text, bisection.request.terms)
     if not verdicts:
         raise UsageError(

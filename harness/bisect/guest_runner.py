@@ -127,8 +127,9 @@ def _names(splats: Sequence[Splat]) -> tuple[str, ...]:
 
 
 def _artifact(kernel: Kernel) -> str:
-    """A digest of the kernel's files that a guest reads. Revisions that differ only in comments
-    or in files that are not built have the same digest."""
+    """A digest of the kernel's files that a guest reads. Revisions that differ only in files
+    that are not built, or in comments that do not shift line numbers (__bug_table contains them),
+    have the same digest."""
     files = cache.read_seal(kernel.directory)
     read = {name: key for name, key in files.items() if name.startswith(_READ_BY_GUESTS)}
     return cache.digest_manifest(read)

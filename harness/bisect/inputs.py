@@ -23,7 +23,7 @@ class Inputs:
             return ""
         source = Path(text).absolute()
         if not source.exists():
-            raise UsageError(f"cannot read {source}: no such file or directory", "check the path")
+            raise UsageError(f"cannot read {source}: no such file or directory")
         self.count += 1
         target = self.directory / f"{self.count}" / source.name
         target.parent.mkdir()

@@ -75,14 +75,12 @@ def find(
         list[str],
         typer.Option(
             metavar="REV",
-            help="An old endpoint, if either endpoint may have the symptom; may be repeated.",
+            help="An old endpoint, with or without the symptom; may be repeated.",
         ),
     ] = [],  # noqa: B006
     new: Annotated[
         str,
-        typer.Option(
-            metavar="REV", help="The new endpoint, if either endpoint may have the symptom."
-        ),
+        typer.Option(metavar="REV", help="The new endpoint, with or without the symptom."),
     ] = "",
     series: Annotated[
         Path | None,
@@ -151,7 +149,8 @@ def find(
         list[str],
         typer.Option(
             metavar="[SINCE..UNTIL:]FILE",
-            help="Apply a patch to revisions that do not build without it; may be repeated.",
+            help="Apply a patch to each revision that contains SINCE but not UNTIL, or to all"
+            " revisions; may be repeated.",
         ),
     ] = [],  # noqa: B006
     confidence: Annotated[

@@ -2,6 +2,7 @@
 """The code that is specific to IOMMUs: drivers and machines, groups, clients, VFIO, behaviours,
 known issues and the audit.
 
-No package in the layers below the jobs imports it. To test a different subsystem, replace this
-package and harness.kernel.subject.
+Only harness.bisect, harness.repro, harness.suite and the packages above them import it. To test a
+different subsystem, replace this package, harness.kernel.subject, kconfigs/iommu.config and
+tests/scenarios.
 """

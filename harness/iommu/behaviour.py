@@ -34,7 +34,7 @@ class Behaviour:
     commit: str = ""
 
     def evidence(self, examined: ExaminedKernel) -> Evidence:
-        """Determine whether the kernel has the behaviour."""
+        """Return the evidence for or against the kernel having the behaviour."""
         return evidence.decide(examined, self.signs, self.commit, self.since)
 
 

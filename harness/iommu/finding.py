@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Findings: rules that do not hold, and splats. A known issue is matched against the fields of a
-finding, and never against its text.
+"""Findings: rules that do not hold, and splats. A known issue is matched against the rule, subject,
+value and calls of a finding, never against its ``text``.
 """
 
 import fnmatch

@@ -70,8 +70,8 @@ class KnownIssue:
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.scenarios)
 
     def of(self, examined: ExaminedKernel, behaviours: Mapping[str, Evidence]) -> Evidence:
-        """Determine whether the kernel has the issue. ``behaviours`` is the evidence for or
-        against each of its behaviours."""
+        """Return the evidence for or against the kernel having the issue. ``behaviours`` is the
+        evidence for or against each behaviour that the issue requires."""
         for name in self.needs:
             needed = behaviours[name]
             if not needed.shown:

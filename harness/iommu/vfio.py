@@ -83,7 +83,7 @@ def run_user(guest: Guest, mode: Mode, *what: str | int, check: bool = True) -> 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A process in a guest that keeps a device open."""
+    """A process in a guest. It keeps one or more VFIO devices open."""
 
     guest: Guest
     pid: int

@@ -145,7 +145,10 @@ def configuration(spec: KernelSpec) -> list[kconfig.Line]:
     """The whole configuration of a kernel, each option with its origin. The kernel is not
     compiled. Raises UsageError as ``build`` does."""
     if spec.kind == "prebuilt":
-        raise UsageError("a prebuilt kernel has no fragments", "read its config file")
+        raise UsageError(
+            f"cannot print the origin of each option of {spec}: a prebuilt kernel has no fragments",
+            f"read the config in {spec.where}, for example .config or boot/config-*",
+        )
     return _with_job(spec, _origins)
 
 

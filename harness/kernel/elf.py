@@ -208,8 +208,8 @@ def _modinfo(sections: dict[str, Section]) -> Iterator[tuple[str, str]]:
 
 
 def _exports(sections: list[Section], symbols: list[Symbol]) -> Iterator[tuple[str, bool]]:
-    """Yield the exported symbols, and whether each is for GPL modules only. Such symbols are in
-    __ksymtab_gpl, or since 7.0 have a flag in __kflagstab."""
+    """Yield the names of the exported symbols, and whether each is for GPL modules only. A GPL-only
+    symbol is in __ksymtab_gpl (6.12) or has a flag in __kflagstab (7.2)."""
     flags = next((each.data for each in sections if each.name == "__kflagstab"), None)
     for symbol in symbols:
         if not symbol.name.startswith(_EXPORT) or symbol.section >= len(sections):

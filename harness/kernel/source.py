@@ -45,5 +45,6 @@ def version(makefile: str) -> Version:
         return int(numbers["VERSION"]), int(numbers["PATCHLEVEL"])
     except KeyError:
         raise UsageError(
-            "not Linux source: the Makefile has no version", "use Linux source"
+            "not a Linux source tree: its Makefile does not set VERSION and PATCHLEVEL",
+            "give the top directory, or a revision, of a Linux tree",
         ) from None

@@ -101,8 +101,8 @@ def schedules(function: str) -> bool:
 
 @functools.lru_cache(maxsize=1 << 14)
 def prints(function: str) -> bool:
-    """Whether the function prints a splat, or belongs to lockdep: a head of a trace that does not
-    locate the bug."""
+    """Whether the function prints a splat or belongs to lockdep. At the head of a call trace, such
+    a function does not locate the bug."""
     return _names("printing").has(plain(function))
 
 

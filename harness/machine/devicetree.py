@@ -168,23 +168,24 @@ def stream_ids(tree: bytes, machine: Machine) -> dict[str, list[int]]:
     while depth >= 0:
         cells = fdt.getprop(node, "iommus", [libfdt.NOTFOUND])
         if cells != -libfdt.NOTFOUND:
-            pairs = _specifiers(fdt, cells.as_uint32_list())
+            pairs = _specifiers(fdt, fdt.get_path(node), cells.as_uint32_list())
             found[fdt.get_path(node)] = [number for handle, number in pairs if handle == iommu]
         node, depth = fdt.next_node(node, depth, [libfdt.NOTFOUND])
     return found
 
 
-def _specifiers(fdt: libfdt.Fdt, words: list[int]) -> Iterator[tuple[int, int]]:
-    """Yield the phandle and the first specifier cell (0 if there is none) of each entry of an
-    ``iommus`` property."""
+def _specifiers(fdt: libfdt.Fdt, device: str, words: list[int]) -> Iterator[tuple[int, int]]:
+    """Yield the phandle and the first specifier cell (0 if there is none) of each entry of the
+    ``iommus`` property of a device."""
     while words:
         handle = words.pop(0)
         node = fdt.node_offset_by_phandle(handle, [libfdt.NOTFOUND])
         cells = fdt.getprop(node, "#iommu-cells", [libfdt.NOTFOUND]) if node >= 0 else node
         if cells == -libfdt.NOTFOUND or len(words) < cells.as_uint32():
             raise UsageError(
-                f"iommus: phandle {handle:#x} has no #iommu-cells, or too few cells follow it",
-                "add #iommu-cells to the IOMMU's node, and that many cells after each phandle",
+                f"{device}: iommus refers to phandle {handle:#x}, whose node is missing or has no"
+                " #iommu-cells, or which too few cells follow",
+                "refer to the IOMMU's node, and put #iommu-cells cells after its phandle",
             )
         count = cells.as_uint32()
         yield handle, words[0] if count else 0

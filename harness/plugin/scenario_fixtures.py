@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Fixtures for scenarios, and the audit that follows each scenario.
 
-Import everything in the conftest.py of a directory of scenarios::
+In the conftest.py of a directory of scenarios, import everything from this module::
 
     from harness.plugin.scenario_fixtures import *
 
-A scenario runs on each ``--kernel`` and ``--machine`` that it applies to. The guest is then
-audited (harness/iommu/audit.py): sysfs must be consistent, the IOMMU driver's module must be
-pinned once for each device with a group, no device may be bound untranslated, and the IOMMU driver
-must not have logged faults or errors. Finally all devices are removed, and the IOMMU driver must
-unload.
+A scenario runs on each ``--kernel`` and ``--machine`` that it applies to. If it passes, its guests
+are audited (harness/iommu/audit.py): sysfs must be consistent, the IOMMU driver's module must be
+pinned once for each device with a group, each group must have a default domain, no device may be
+bound without translation, and neither the IOMMU drivers nor the IOMMU core may have logged faults
+or errors. If all of this holds, all devices are removed, and the IOMMU driver must unload.
 """
 
 from collections.abc import Generator

@@ -18,8 +18,9 @@ def _judge(claim: Claim, run: SessionRun) -> Judgement:
 
 
 def _excuse_missing(judged: Sequence[Judgement], run: SessionRun) -> Iterator[Judgement]:
-    """Make judgements inconclusive that depend on something that the guest lacks: all judgements
-    about a step that requires it, and all later claims that do not hold."""
+    """Yield the judgements in the same order. Those that depend on something that the guest lacks
+    are inconclusive: all about a step that requires it, and those about later steps whose claim
+    does not hold."""
     reasons = {
         number: reason
         for number in range(min(len(run.commands), len(run.steps)))

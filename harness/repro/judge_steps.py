@@ -286,7 +286,7 @@ def silence(claim: Claim, run: SessionRun) -> Ruling:
 
 
 def _reports_splat_of(step: Step, run: SessionRun) -> bool:
-    """Whether the report has a splat that the kernel reports in the step."""
+    """Whether the report contains a splat that the guest's kernel also logs in this step."""
     found = splat.find([record.text for record in step.kmsg])
     reported = [each.splat for each in run.claims if each.splat]
     return any(compare.same_splat(one, other) for one in reported for other in found)

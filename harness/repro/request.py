@@ -48,10 +48,12 @@ def create(
     qemu: str = topology.QEMU,
     devices: Mapping[str, str] | None = None,
 ) -> Request:
-    """Create the request to replay the report in a file with the program ``qemu``.
+    """Create the request to replay the report in ``path`` on ``machine``, by default the machine
+    that fits the report. ``qemu`` is the QEMU program. ``devices`` are the guest's devices that
+    the user chose, by the name in the report.
 
-    Raises UsageError if the report has no session, if it does not have the requested ``session``
-    (``session_selection.select``), or if the machine is unknown.
+    Raises UsageError if the report cannot be read, has no session or lacks the requested
+    ``session`` (``session_selection.select``), or if the machine is unknown or invalid.
     """
     report = bug_report.read(path)
     selected = session_selection.select(report, session)

@@ -232,7 +232,7 @@ def test_search_confirms_the_revision_before_skipped_candidates(
     assert "run 16 13" in runner.calls
 
 
-def test_search_runs_identical_kernels_once(find: Find, commits: list[str]) -> None:
+def test_search_steps_share_the_runs_of_identical_kernels(find: Find, commits: list[str]) -> None:
     runner = RandomRunner(
         commits, 9, identical=dict.fromkeys(range(9), 0) | dict.fromkeys(range(9, 33), 32)
     )

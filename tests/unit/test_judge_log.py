@@ -29,7 +29,7 @@ def warning(comm: str) -> tuple[str, ...]:
     ("number", "comm", "same"),
     [(0, "rmmod", True), (1, "rmmod", True), (2, "rmmod", False), (2, "kworker/0:1", True)],
 )
-def test_a_splat_in_a_later_step_matches_only_from_a_kworker(
+def test_a_splat_matches_in_a_later_step_if_a_worker_reports_it(
     number: int, comm: str, same: bool
 ) -> None:
     shown = command(*(f"[    6.1] {line}" for line in warning("rmmod")))

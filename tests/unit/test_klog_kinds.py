@@ -270,7 +270,7 @@ OTHER_KINDS = {
 
 
 @pytest.mark.parametrize("kind", OTHER_KINDS)
-def test_find_recognises_the_opening_lines_of_other_kinds(kind: str) -> None:
+def test_find_recognises_a_kind_by_its_opening_line_alone(kind: str) -> None:
     assert [each.kind for each in splat.find(["x", OTHER_KINDS[kind], "y"])] == [kind]
 
 

@@ -180,8 +180,8 @@ def test_did_you_mean_suggests_only_close_names() -> None:
     assert did_you_mean("zzz", ["kernel", "work"], "see them") == "see them"
 
 
-def test_scenarios_in_run_first_run_before_all_others(tmp_path: Path) -> None:
-    """They run in the given order. A name can include the parameters of an outcome."""
+def test_scenarios_of_run_first_precede_all_others(tmp_path: Path) -> None:
+    """The scenarios in ``run_first`` run in its order. A name in it can have parameters."""
     named = "test_pinning.py::test_device_pins_show_no_holder"
     likely = (f"test_races.py::{RACE}[1]", named, f"test_races.py::{RACE}")
     kernels = (spec.parse("debian:6.12"),)

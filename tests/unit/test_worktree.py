@@ -153,7 +153,7 @@ rename to drivers/iommu/other.c
 
 
 @pytest.mark.usefixtures("no_fragments")
-def test_open_reverts_a_rename_without_its_patch(tree: Path, tmp_path: Path) -> None:
+def test_open_reverts_a_rename_when_its_patch_is_dropped(tree: Path, tmp_path: Path) -> None:
     patch = tmp_path / "rename.patch"
     patch.write_text(RENAME)
     resolved = tree_source.source_of(str(tree))
