@@ -81,8 +81,8 @@ def mutants_(
 
     A mutant is a patch that plants one bug, and the kernel built with it. It is killed if a
     scenario fails because of the bug, which is confirmed by further runs with and without the
-    patch. Otherwise it survives. The exit status is 1 if a mutant survives, 3 if one is
-    inconclusive.
+    patch. Otherwise it survives. The exit status is 3 if a mutant is inconclusive or none could
+    be judged, otherwise 1 if one survives.
     """
     rundir.check(run_dir)
     (spec,) = options.kernels([kernel], [], [], variant, llvm=False, debian_mirror=debian_mirror)

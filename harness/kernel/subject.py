@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The parts of a kernel's tree that are under test. To test a different subsystem, replace this
-module and harness.iommu.
+"""The parts of a kernel's tree that are under test. docs/architecture.md lists what else to replace
+for a different subsystem.
 """
 
 import re
