@@ -30,8 +30,8 @@ from harness.repro import hang, replay, request
 from harness.repro.request import Request
 from harness.suite import resolved, run
 from harness.suite.resolved import Resolved
-from harness.suite.result import RAN, ScenarioResult
 from harness.suite.run import RunRequest, ScenarioOutcome
+from harness.suite.scenario_result import RAN, ScenarioResult
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import pytest
 from harness.host import rundir
 from harness.host.text import printable
 from harness.kernel.spec import KernelSpec
-from harness.suite.result import ScenarioResult
+from harness.suite.scenario_result import ScenarioResult
 
 # The phase that xdist reports for a test whose worker died (handle_crashitem). The cause is
 # unknown: the host may have run out of memory.

@@ -11,8 +11,8 @@ from harness.errors import HarnessError, PatchMismatch
 from harness.host import rundir
 from harness.suite import planted, run
 from harness.suite.mutant import Mutant
-from harness.suite.result import ScenarioResult
 from harness.suite.run import RunRequest, ScenarioOutcome
+from harness.suite.scenario_result import ScenarioResult
 
 HarmlessResult = Literal["quiet", "false-alarm", "not-applicable", "inconclusive"]
 

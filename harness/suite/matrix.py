@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from harness.suite import scenarios
-from harness.suite.result import RAN, WORST_FIRST, ScenarioResult
 from harness.suite.run import ScenarioOutcome
+from harness.suite.scenario_result import RAN, WORST_FIRST, ScenarioResult
 
 Line = tuple[str, str]
 

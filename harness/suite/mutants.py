@@ -26,8 +26,8 @@ from harness.kernel.spec import KernelSpec
 from harness.suite import confirm, killer_table, planted, run
 from harness.suite.confirm import Confirmation, Trials
 from harness.suite.mutant import Mutant
-from harness.suite.result import RAN, ScenarioResult
 from harness.suite.run import RunRequest, ScenarioOutcome
+from harness.suite.scenario_result import RAN, ScenarioResult
 
 MutantResult = Literal["killed", "survived", "not-applicable", "equivalent", "inconclusive"]
 

@@ -16,8 +16,8 @@ from harness.kernel.artifact import Kernel
 from harness.suite import resolved, run
 from harness.suite.mutant import Mutant
 from harness.suite.resolved import Resolved
-from harness.suite.result import ScenarioResult
 from harness.suite.run import RunRequest
+from harness.suite.scenario_result import ScenarioResult
 
 
 def check_base(request: RunRequest, into: Path) -> None:

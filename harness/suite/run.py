@@ -14,7 +14,7 @@ from harness.host import program, progress
 from harness.host.progress import Phase
 from harness.kernel.spec import KernelSpec
 from harness.suite import scenarios
-from harness.suite.result import ScenarioResult
+from harness.suite.scenario_result import ScenarioResult
 
 # pytest's exit statuses: tests failed; it was stopped, as xdist does at the first failure; it
 # collected no tests.

@@ -11,8 +11,8 @@ from harness.host import program
 from harness.host.progress import Phase
 from harness.kernel import spec
 from harness.suite import matrix, run, scenarios
-from harness.suite.result import ScenarioResult
 from harness.suite.run import RunRequest, ScenarioOutcome
+from harness.suite.scenario_result import ScenarioResult
 
 
 def outcome(

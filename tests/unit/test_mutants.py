@@ -21,8 +21,8 @@ from harness.kernel.spec import KernelSpec
 from harness.suite import harmless, killer_table, mutant, mutants, planted, resolved, run
 from harness.suite.mutant import Mutant
 from harness.suite.mutants import Score
-from harness.suite.result import ScenarioResult
 from harness.suite.run import RunRequest, ScenarioOutcome
+from harness.suite.scenario_result import ScenarioResult
 from tests.unit.mutant_patch import PATCH
 
 
