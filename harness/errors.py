@@ -82,7 +82,7 @@ class CommandFailed(HarnessError):
 
 
 class GuestError(HarnessError):
-    """A guest failed. ``log`` is the tail of the kernel's console."""
+    """A guest, or an operation in a guest, failed. ``log`` is the tail of the kernel's console."""
 
     def __init__(self, message: str, hint: str = "", log: str = "") -> None:
         super().__init__(message, hint)

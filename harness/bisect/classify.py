@@ -165,7 +165,7 @@ class Classifier:
         return self.side(affected=affected), reasons[-1] if reasons else ""
 
     def _less_measured_endpoint(self, tally: Tally) -> str:
-        """An endpoint with fewer runs than the tally; "" if there is no such endpoint, or if
+        """An endpoint with fewer runs than the tally, or "" if there is no such endpoint, or if
         the tally has no run with the symptom. A rate that differs from the rates of both
         endpoints is resolved by running each endpoint as often as the revision."""
         if not tally.shown:

@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.bisect import gitbisect
 from harness.bisect.gitbisect import Endpoints
 from harness.errors import ProgramFailed, UsageError
-from harness.host import git
+from harness.host import git, paths
 from harness.kernel import config, debian_source, git_source, series
 from harness.kernel.config import Option
 from harness.kernel.spec import KernelSpec
@@ -74,7 +74,7 @@ def fixup(text: str, repository: Path | None) -> Fixup:
         )
     file = Path(match["file"] if match else text)
     if not file.is_file():
-        reason = "is a directory" if file.is_dir() else "no such file"
+        reason = paths.not_a_file(file)
         raise UsageError(
             f"cannot read {file}: {reason}", "write --fixup FILE or --fixup SINCE..UNTIL:FILE"
         )

@@ -344,9 +344,9 @@ class Search:
             )
         if revision not in self._classifier.verdicts and endpoints.paths:
             raise UsageError(
-                f"{revision[:12]} is already {self._classifier.term('new')}: the change is not in"
-                f" {', '.join(endpoints.paths)}",
-                "omit --path",
+                f"the final check finds {revision[:12]} already {self._classifier.term('new')}: the"
+                f" change is not in {', '.join(endpoints.paths)}",
+                "omit --path, or add the path of the change",
             )
         side: Side = "new" if self._classifier.verdicts.get(revision, "old") == "old" else "old"
         self._classifier.verdicts = {
@@ -364,8 +364,9 @@ class Search:
         return verdict == "new" and gitbisect.contains(self.repository, revision, other)
 
     def _confidence(self, culprit: str, parents: tuple[str, ...]) -> float:
-        """The probability that the culprit has the change and its parents do not. A parent that
-        cannot be run counts with a probability of 0.5, a verdict of the user with 1."""
+        """A lower bound for the probability that the culprit has the change and its parents do not,
+        corrected for the maximum number of final checks. A parent that cannot be run counts as
+        0.5, a verdict of the user as 1."""
         right = 1.0
         for revision, side, threshold in self._final(culprit, parents):
             new = self._classifier.p_new(revision, threshold)

@@ -18,7 +18,7 @@ from harness.bisect.search import Step
 from harness.bisect.space import SearchSpace
 from harness.cli import options, output
 from harness.errors import UsageError
-from harness.host import rundir
+from harness.host import paths, rundir
 from harness.iommu import machines
 from harness.kernel.spec import DEFAULT_KERNEL
 from harness.machine import topology
@@ -75,12 +75,15 @@ def find(
         list[str],
         typer.Option(
             metavar="REV",
-            help="An old endpoint, with or without the symptom; may be repeated.",
+            help="An old endpoint. Either --new or all old endpoints must show the symptom; may be"
+            " repeated.",
         ),
     ] = [],  # noqa: B006
     new: Annotated[
         str,
-        typer.Option(metavar="REV", help="The new endpoint, with or without the symptom."),
+        typer.Option(
+            metavar="REV", help="The new endpoint. Either it or --old must show the symptom."
+        ),
     ] = "",
     series: Annotated[
         Path | None,
@@ -283,7 +286,7 @@ def _check_absent(values: Mapping[str, object], requirement: str) -> None:
     """Raise UsageError for the first option that has a value: its requirement is missing."""
     for name, value in values.items():
         if value:
-            raise UsageError(f"{name} requires {requirement}", f"add {requirement}, or omit {name}")
+            raise UsageError(f"{name} requires {requirement}", f"omit {name}, or use {requirement}")
 
 
 def _releases(endpoints: tuple[list[str], str]) -> list[str]:
@@ -292,13 +295,13 @@ def _releases(endpoints: tuple[list[str], str]) -> list[str]:
 
 
 def _report_or_scenarios(words: list[str]) -> tuple[str, tuple[str, ...]]:
-    """The report among the arguments, "" if there is none, and the scenarios. A file is a
-    report."""
-    files = [word for word in words if Path(word).exists() and not Path(word).is_dir()]
+    """The report among the arguments, or "" if there is none, and the scenarios. A file is a report
+    unless it is Python."""
+    files = [word for word in words if not word.endswith(".py") and Path(word).is_file()]
     for word in words:
         is_scenario = "::" in word or word.endswith(".py")
         if word not in files and not is_scenario and {"/", "."} & set(word):
-            reason = "is a directory" if Path(word).is_dir() else "no such file"
+            reason = paths.not_a_file(Path(word))
             raise UsageError(f"cannot read {word}: {reason}", "give a bug report or scenarios")
     if files and len(words) > 1:
         raise UsageError(

@@ -89,8 +89,8 @@ def doctor(as_json: options.Json = False) -> None:
       iommu-harness doctor
       iommu-harness doctor --json
 
-    The last line is the command that installs the missing programs. The exit status is 3 if a
-    program is missing.
+    If programs are missing, the last line gives the command that installs them (with --json, the
+    key "install" has it), and the exit status is 3.
     """
     lacking = tools.missing()
     command = tools.apt_command(lacking) if lacking else ""

@@ -46,7 +46,7 @@ def write(guest: Guest, path: str, text: str, *, check: bool = True) -> Step:
 
 
 def errno_of(step: Step) -> str:
-    """The errno that a failed step printed, for example "EBUSY"; "" if it printed none."""
+    """The errno that a failed step printed, for example "EBUSY", or "" if it printed none."""
     for line in reversed(step.err.splitlines()):
         text = line.rpartition(": ")[2].strip()
         if text in _ERRNO.values():

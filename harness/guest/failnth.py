@@ -112,7 +112,8 @@ def arm(guest: Guest, exclude: str = "") -> None:
     if guest.run(" && ".join(lines)).status != 0:
         raise UsageError(
             "this kernel has no fault injection for allocations",
-            "build it with CONFIG_FAILSLAB and CONFIG_FAIL_PAGE_ALLOC",
+            "build it with CONFIG_FAULT_INJECTION_DEBUG_FS, CONFIG_FAILSLAB, CONFIG_FAIL_PAGE_ALLOC"
+            " and CONFIG_FAULT_INJECTION_STACKTRACE_FILTER",
         )
     # Each kind of fault has one range of excluded addresses.
     for each, function in zip(_FAULTS, (exclude, _REFILL), strict=True):

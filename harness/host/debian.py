@@ -255,6 +255,6 @@ def _apt(
         errors = [line for line in failure.output.splitlines() if line.startswith("E: ")]
         reason = errors[0].removeprefix("E: ") if errors else failure.message
         raise HostError(
-            f"apt cannot fetch from {suite.name}: {reason}",
-            f"check the network and the mirror, or set {MIRROR_VARIABLE}",
+            f"{program} failed for {suite.name}: {reason}",
+            f"if this is a network error, check the mirror, or set {MIRROR_VARIABLE}",
         ) from failure

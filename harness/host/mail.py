@@ -19,6 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from harness.errors import UsageError
+from harness.host import paths
 
 # Bug reports are smaller, and parsing more data would take long.
 _MAX_BYTES = 64 << 20
@@ -76,7 +77,7 @@ def _bytes(path: Path) -> bytes:
     if str(path).startswith(("http:", "https:")):
         raise UsageError(f"cannot read {path}: it is a URL", "download the mbox and pass the file")
     if str(path) != "-" and (path.is_dir() or not path.exists()):
-        reason = "is a directory" if path.is_dir() else "no such file"
+        reason = paths.not_a_file(path)
         raise UsageError(f"cannot read {path}: {reason}", _HINT)
     data = _read_limited(path)
     if len(data) > _MAX_BYTES:

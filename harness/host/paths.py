@@ -36,3 +36,10 @@ def data(name: str) -> Path:
     package = Path(__file__).parents[1]
     installed = package / "data" / name
     return installed if installed.is_dir() else package.parent / name
+
+
+def not_a_file(path: Path) -> str:
+    """Why ``path``, which is not a regular file, cannot be read, for messages."""
+    if path.is_dir():
+        return "is a directory"
+    return "not a regular file" if path.exists() else "no such file"

@@ -35,7 +35,8 @@ class Contradiction:
 
 def contradictions(state: State) -> list[Contradiction]:
     """The contradictions in sysfs. Each link that iommu_device_link, iommu_group_add_device and
-    their counterparts maintain must have its reverse link, and each group must have a device."""
+    their counterparts maintain must have its reverse link, each group must have a device, and a
+    device must have a group if and only if it links to an IOMMU."""
     return [
         *_group_contradictions(state),
         *_iommu_contradictions(state),

@@ -34,9 +34,9 @@ class Ping:
 
 
 def requester_ids(address: str) -> set[int]:
-    """The requester IDs that DMA of the PCI device at ``address`` may carry: its own, which is
-    the bus, device and function in 16 bits, and the ID by which a bridge to conventional PCI
-    replaces it."""
+    """The requester IDs that DMA from the PCI device at ``address`` may carry: its own (bus, device
+    and function in 16 bits) and, unless the device is on bus 0, the ID that a PCIe-to-PCI bridge
+    would substitute (its secondary bus, device 0, function 0)."""
     _, bus, rest = address.split(":")
     slot, function = rest.split(".")
     own = int(bus, 16) << 8 | int(slot, 16) << 3 | int(function)

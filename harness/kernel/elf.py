@@ -18,6 +18,7 @@ from elftools.construct import ConstructError
 from elftools.elf.elffile import ELFFile
 
 from harness.errors import UsageError
+from harness.host import paths
 
 _MAX_BYTES = 2 << 30  # a vmlinux with debug information has 1 GB
 _LARGE = 64 << 20
@@ -114,7 +115,7 @@ def read(path: Path) -> Object:
 def sections_and_symbols(path: Path) -> tuple[list[Section], list[Symbol]]:
     """Read the sections and symbols of an object. Raises UsageError as ``read`` does."""
     if not path.is_file():
-        reason = "is a directory" if path.is_dir() else "no such file"
+        reason = paths.not_a_file(path)
         raise UsageError(f"cannot read {path}: {reason}", "give a .ko file or a vmlinux")
     if path.stat().st_size > _MAX_BYTES:
         raise UsageError(f"{path} is larger than 2 GiB", "give a .ko file or a vmlinux")
@@ -208,8 +209,9 @@ def _modinfo(sections: dict[str, Section]) -> Iterator[tuple[str, str]]:
 
 
 def _exports(sections: list[Section], symbols: list[Symbol]) -> Iterator[tuple[str, bool]]:
-    """Yield the names of the exported symbols, and whether each is for GPL modules only. A GPL-only
-    symbol is in __ksymtab_gpl (6.12) or has a flag in __kflagstab (7.2)."""
+    """Yield the name of each exported symbol, and whether the symbol is GPL-only. A GPL-only symbol
+    is in the section __ksymtab_gpl (older kernels, such as 6.12) or has a flag in __kflagstab
+    (newer kernels, such as 7.2)."""
     flags = next((each.data for each in sections if each.name == "__kflagstab"), None)
     for symbol in symbols:
         if not symbol.name.startswith(_EXPORT) or symbol.section >= len(sections):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import UsageError
+from harness.host import paths
 from harness.kernel import config, toolchain
 from harness.kernel.toolchain import Toolchain
 
@@ -82,7 +83,7 @@ def parse(
             )
     for path in fragments:
         if not path.is_file():
-            reason = "is a directory" if path.is_dir() else "no such file"
+            reason = paths.not_a_file(path)
             raise UsageError(f"cannot read {path}: {reason}", "give a file of CONFIG_X=y lines")
     known = config.variants()
     for name in variants:

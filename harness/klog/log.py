@@ -99,7 +99,8 @@ def _hits(piece: bytes) -> list[int]:
 
 
 def _next_hit(piece: bytes, hits: list[int], at: int) -> int:
-    """Return the start of the next line with a needle."""
+    """Return the start of the first line with a needle at or after ``at``, or the length of the
+    piece if there is none. Removes the hits before ``at``."""
     while hits and hits[-1] < at:
         hits.pop()
     return max(at, piece.rfind(b"\n", at, hits[-1]) + 1) if hits else len(piece)

@@ -320,7 +320,8 @@ class Console:
         return QemuEnded(reason.text or self._process.exit_message(), log=self._watcher.tail)
 
     def _drain_console(self) -> None:
-        """Read the console until QEMU exits, the panic is complete, or its grace period is over."""
+        """Read the console until QEMU closes it, the last line of a panic arrives, or nothing
+        arrives for PANIC_GRACE seconds."""
         self._socket.settimeout(watcher.PANIC_GRACE)
         with contextlib.suppress(OSError):
             while not self._watcher.panic_ended and (data := self._socket.recv(65536)):

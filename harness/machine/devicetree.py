@@ -62,7 +62,7 @@ def _packed(tree: bytes) -> bytes:
 def _source(name: str) -> Path:
     if Path(name).is_absolute():
         if not Path(name).is_file():
-            reason = "is a directory" if Path(name).is_dir() else "no such file"
+            reason = paths.not_a_file(Path(name))
             raise UsageError(f"cannot read the overlay {name}: {reason}", "give a .dts file")
         return Path(name)
     path = paths.data("dts") / f"{name}.dts"

@@ -8,8 +8,10 @@ In the conftest.py of a directory of scenarios, import everything from this modu
 A scenario runs on each ``--kernel`` and ``--machine`` that it applies to. If it passes, its guests
 are audited (harness/iommu/audit.py): sysfs must be consistent, the IOMMU driver's module must be
 pinned once for each device with a group, each group must have a default domain, no device may be
-bound without translation, and neither the IOMMU drivers nor the IOMMU core may have logged faults
-or errors. If all of this holds, all devices are removed, and the IOMMU driver must unload.
+bound without translation, and neither the IOMMU drivers, the IOMMU core, VFIO nor iommufd may have
+logged faults or errors, except those that the marker ``errors`` declares. If all of this holds, all
+devices are removed, and the IOMMU driver must unload. The marker ``excused`` omits parts of the
+audit.
 """
 
 from collections.abc import Generator

@@ -41,8 +41,8 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
 
 
 def _marker_problem(item: pytest.Item) -> str:
-    """Describe an invalid argument of one of the plugin's markers; "" if all are valid. This is
-    checked during the collection, because xdist does not report other errors of a worker."""
+    """Describe the first invalid argument of the plugin's markers, or return "" if all are valid.
+    This runs during collection, because xdist reports no other kind of error of a worker."""
     issues = kernels.known_issues(item.config)
     for marker in item.iter_markers("known_issue"):
         for name in marker.args:

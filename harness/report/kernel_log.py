@@ -16,7 +16,8 @@ _STAMP = re.compile(
     r"|\w{3} +\d+ \d\d:\d\d:\d\d \S+ kernel: (?P<plain>.*)"
 )
 _BEGINS_AS_KERNEL = re.compile(
-    r"(?:<\d+>)?\[ *\d+\.\d+\]|\w{3} +\d+ \d\d:\d\d:\d\d \S+ kernel:|-{6,}\[ cut here \]"
+    r"(?:<\d+>)?\[(?: *\d+\.\d+|\w{3} \w{3} +\d+ \d\d:\d\d:\d\d \d{4})\]"
+    r"|\w{3} +\d+ \d\d:\d\d:\d\d \S+ kernel:|-{6,}\[ cut here \]"
 )
 _RULE = re.compile(r" *={30,} *")
 _MARK = re.compile(r"-+\[ (?:cut here|end trace|end Kernel panic)\b.*")
@@ -43,7 +44,8 @@ def message_text(line: str) -> str | None:
 
 
 def is_kernel_message(line: str) -> bool:
-    """Whether the line begins with the stamp of a kernel message, or with "[ cut here ]"."""
+    """Whether the line begins with the stamp of a kernel message ("[    1.234567]" or "[Mon Jan  5
+    10:00:00 2026]"), a syslog prefix ("... kernel:"), or the line "------------[ cut here ]"."""
     return _BEGINS_AS_KERNEL.match(line) is not None
 
 

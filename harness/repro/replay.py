@@ -104,7 +104,7 @@ def replay(
 ) -> Result:
     """Start a guest, run the session in it, and judge what the report claims.
 
-    All observations are written to ``directory`` as they are made. If the guest is lost, the claims
+    All observations are written to ``directory`` as they are made. If the guest fails, the claims
     about completed steps are judged, and the other claims are inconclusive. With the ``spec`` from
     which the kernel was built, the frames of splats get their source lines.
     """
@@ -132,7 +132,8 @@ class _Replay:
         self._hangs: dict[int, str] = {}
 
     def run(self, limit: float | None) -> None:
-        """Run the session until its end, or until the guest is lost."""
+        """Start a guest and run the session in it until the session ends or a GuestError occurs,
+        which is stored in the result."""
         request, directory = self._result.request, self._result.directory
         with _log(directory / "kmsg.jsonl") as kmsg, _log(directory / "steps.jsonl") as steps:
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Run the scenario suite as a job, on kernels and machines, and mutation-test it."""
+"""Run the scenario suite on kernels and machines, and test the suite itself with mutants."""

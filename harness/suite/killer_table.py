@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Predict which scenarios are likely to kill a mutant: scenarios that have killed it before, on
-this host or according to the table beside the patches, and scenarios about the code that it
-changes."""
+"""Predict which scenarios are likely to kill a mutant: first those that have killed it before (on
+this host, or according to the table beside the patches), then those about the code that it changes,
+then those that have killed other mutants."""
 
 import functools
 import json
@@ -45,7 +45,7 @@ def _own(mutant: Mutant) -> list[str]:
 
 
 def _tables(mutant: Mutant) -> tuple[Table, Table]:
-    """The tables of this host and beside the patches."""
+    """The table on this host, and the table beside the patches."""
     return _table(past_runs.read(_PAST_KILLERS)), read(mutant.patch.parent)
 
 

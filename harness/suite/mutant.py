@@ -57,7 +57,7 @@ class Mutant:
 
     @property
     def equivalent(self) -> str:
-        """Why the kernel behaves the same with and without the patch; "" if it does not."""
+        """Why the kernel behaves the same with and without the patch, or "" if it does not."""
         return self._header("Equivalent")
 
     def machines(self, names: Sequence[str]) -> tuple[str, ...]:

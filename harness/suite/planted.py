@@ -46,7 +46,7 @@ def release(request: RunRequest) -> str:
 
 
 def inapplicable(mutant: Mutant, request: RunRequest, release: str) -> str:
-    """Why the patch is not a bug on the request's kernel and machines; "" if it is a bug."""
+    """Why the patch is not a bug on the request's kernel and machines, or "" if it is a bug."""
     if not mutant.since.include(release):
         return f"it is a bug only since {mutant.since.marks[0]}"
     unmet = [_unmet(mutant, request, name) for name in mutant.machines(request.machines)]
@@ -57,7 +57,7 @@ def inapplicable(mutant: Mutant, request: RunRequest, release: str) -> str:
 
 def _unmet(mutant: Mutant, request: RunRequest, machine: str) -> str:
     """The first requirement of the patch that the kernel for this machine does not meet, with the
-    evidence; "" if it meets all of them."""
+    evidence, or "" if it meets all of them."""
     required = mutant.requires
     profile = _profile(request, machine) if required else KernelProfile({}, {})
     for name, value in required.items():

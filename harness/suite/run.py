@@ -169,7 +169,7 @@ def _arguments(request: RunRequest, events: Path) -> list[str]:
 
 
 def outcomes(into: Path, numbers: Iterable[int]) -> list[ScenarioOutcome]:
-    """The outcomes that have been recorded in the rounds of these numbers."""
+    """The outcomes recorded so far in the rounds with these ``numbers``."""
     return [each for number in numbers for each in _outcomes(_events(into, number), number)]
 
 

@@ -93,8 +93,9 @@ def scenarios_of(path: Path) -> list[ScenarioText]:
 
 
 def rule(name: str) -> str:
-    """The rule that a scenario checks, which is the first paragraph of its docstring; "" if the
-    scenario does not exist. ``name`` is the file's name or path, and the scenario's name."""
+    """The rule that a scenario checks (the first paragraph of its docstring), or "" if the scenario
+    does not exist. ``name`` is "FILE::SCENARIO", with or without parameters. FILE is the name of
+    a bundled file, or an absolute path."""
     path, _, test = name.partition("[")[0].partition("::")
     file = directory() / path
     found = scenarios_of(file) if file.is_file() else []
@@ -107,9 +108,10 @@ def _parse(file: Path) -> ast.Module:
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}") from None
     except SyntaxError as error:
-        raise UsageError(f"{file} is not Python: {error.msg} in line {error.lineno}") from None
+        line = f" on line {error.lineno}" if error.lineno else ""
+        raise UsageError(f"{file} is not valid Python: {error.msg}{line}") from None
     except ValueError as error:
-        raise UsageError(f"{file} is not Python: {error}") from None
+        raise UsageError(f"{file} is not valid Python: {error}") from None
 
 
 def _is_test(node: ast.stmt) -> TypeGuard[ast.FunctionDef]:

@@ -251,7 +251,8 @@ def _has_build_id(path: Path, kernel: Kernel) -> bool:
 
 
 def build_ids(symbols: Symbols, modules: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield the build ID of each module, or of vmlinux (""), that has a build ID."""
+    """Yield each of the ``modules`` that has a build ID, with its build ID. The module "" is
+    vmlinux."""
     for module in modules:
         binary = symbols.image(module)
         if not isinstance(binary, str) and binary.build_id:

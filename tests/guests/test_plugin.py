@@ -160,7 +160,7 @@ def test_it(guest):
 
 
 @pytest.mark.parametrize(("options", "decoded"), [((), True), (("--iommu-plain-failures",), False)])
-def test_unexpected_splat_has_source_lines(
+def test_unexpected_splat_has_source_lines_unless_failures_are_plain(
     tmp_path: Path, kernel_name: str, kernel: Kernel, options: tuple[str, ...], decoded: bool
 ) -> None:
     if not UNREGISTERING_REMOVES_GROUPS.since.include(kernel.release):

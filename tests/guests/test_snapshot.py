@@ -157,7 +157,8 @@ def test_save_rejects_a_device_that_only_qemu_knows_to_be_unmigratable(
 
 
 def test_save_loses_no_kernel_messages(guest: Guest, tmp_path: Path) -> None:
-    """The snapshot includes messages between the last request to the guest and its stop."""
+    """The snapshot includes messages logged between the last request to the guest and the moment
+    the guest stops."""
     noise = "n=0; while [ $n -lt 3000 ]; do echo noise $n > /dev/kmsg; n=$((n + 1)); done"
     guest.run(f"({noise}; echo over > /dev/kmsg) &")
     for number in range(3):

@@ -65,7 +65,7 @@ def load_client(guest: Guest, **parameters: int) -> Step:
     return modules.load(guest, clients.PLATFORM_DRIVER, **parameters, check=False)
 
 
-def test_binding_a_nic_pins_once(guest: Guest, shows: Shows) -> None:
+def test_binding_a_nic_pins_the_module_once(guest: Guest, shows: Shows) -> None:
     """Binding a NIC pins the module once, unless registration has already pinned it."""
     driver = guest.machine.iommu.driver
     before = modules.load(guest, driver).after
@@ -222,7 +222,7 @@ def test_driver_unloads_after_its_last_device_is_removed(bound_guest: Guest) -> 
     assert (step.status, step.after.is_loaded(driver), step.after.iommus) == (0, False, {})
 
 
-def test_any_remaining_device_pins_the_driver(bound_guest: Guest) -> None:
+def test_a_single_remaining_device_pins_the_module(bound_guest: Guest) -> None:
     """A single remaining device pins the module."""
     grouped = [name for name in bound_guest.state().grouped if ":" in name]
     if clients.platform(bound_guest.state()):

@@ -137,7 +137,7 @@ def test_output_does_not_match_another_message(reported: str, seen: str) -> None
     assert difference(command(reported), step(1, out=seen + "\n"))
 
 
-def test_the_exit_status_must_match() -> None:
+def test_difference_reports_an_unexpected_exit_status() -> None:
     assert difference(command(status=1), step(1)) is None
     assert difference(command(status=0), step(1)) == "exit status 1"
 

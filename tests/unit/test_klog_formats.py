@@ -292,7 +292,7 @@ def test_parse_reads_time_caller_and_level_of_a_message() -> None:
     )
 
 
-def test_splats_reads_a_json_log_with_a_needle_only_in_the_first_line() -> None:
+def test_splats_reads_a_json_log_with_a_needle_only_in_the_first_message() -> None:
     lines = [
         "BUG: KASAN: use-after-free in feed_one+0x1/0x2",
         "Read of size 4 at addr f0 by task sh/71",

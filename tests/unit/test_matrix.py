@@ -79,7 +79,7 @@ def test_rule_returns_one_line_or_nothing_for_an_unknown_scenario() -> None:
     )
 
 
-def test_the_worst_round_counts_and_differing_rounds_are_flaky() -> None:
+def test_worst_selects_the_worst_round_and_flaky_lists_scenarios_that_differ() -> None:
     rounds = [outcome(PIN, "passed"), outcome(PIN, "failed", number=2)]
     assert [each.result for each in matrix.worst(rounds)] == ["failed"]
     assert matrix.counts(matrix.worst(rounds))["failed"] == 1
