@@ -60,19 +60,16 @@ class Moved(HostError):
     """The archive no longer has the version that is in the cached package lists."""
 
 
-def find(
-    name: str, architecture: str, suites: Sequence[Suite] = SUITES, hint: str = "check the mirror"
-) -> Package:
+def find(name: str, architecture: str, suites: Sequence[Suite] = SUITES) -> Package:
     """Find a package in the first suite that has it.
 
-    Raises UsageError, with ``hint``, if no suite has it, and HostError if the archive cannot be
-    read.
+    Raises UsageError if no suite has it, and HostError if the archive cannot be read.
     """
     for suite in suites:
         for version in _cached(suite, architecture, name, _candidates):
             return Package(name, version, suite, architecture)
     searched = ", ".join(suite.name for suite in suites)
-    raise UsageError(f"Debian has no package {name} in {searched}", hint)
+    raise UsageError(f"Debian has no package {name} in {searched}", "check the mirror")
 
 
 def names(prefix: str, architecture: str) -> set[str]:

@@ -22,8 +22,11 @@ def source_of(where: str) -> Source:
         raise UsageError(
             f"invalid kernel version {where!r}", "use debian:6.12, for example, or debian:newest"
         )
-    hint = f"use debian:newest, or debian: with one of {', '.join(versions())}"
-    package = debian.find(f"linux-source-{version}", "arm64", hint=hint)
+    try:
+        package = debian.find(f"linux-source-{version}", "arm64")
+    except UsageError as error:
+        hint = f"use debian:newest, or debian: with one of {', '.join(versions())}"
+        raise UsageError(error.message, hint) from None
     identity = f"{package.name}_{package.version}"
     return Source(
         label=f"debian:{version} ({package.version})",
