@@ -23,7 +23,7 @@ def place(found: Anatomy, named: str) -> list[str]:
     first = [named] if named else []
     if found.pc and machinery.plain(found.pc.function) != machinery.plain(named):
         first.append(found.pc.function)
-    main = _reliable(found.main)
+    main = _callers(found)
     known = not all(machinery.is_machinery(each) for each in first)
     if known and not any(each.reliable for each in found.main):
         main = []
@@ -51,7 +51,7 @@ def _linked(found: Anatomy, names: list[str]) -> list[str]:
 
 def trace(found: Anatomy, named: str) -> list[str]:
     """The frames of the call trace. Without a trace: the place, or the first lock."""
-    return _reliable(found.main) or place(found, named) or found.locks[:1]
+    return _callers(found) or place(found, named) or found.locks[:1]
 
 
 def lock(found: Anatomy, named: str) -> list[str]:
@@ -219,6 +219,13 @@ BLAMES: dict[Blame, Callable[[Anatomy, str], list[str]]] = {
     "work": work,
     "none": none,
 }
+
+
+def _callers(found: Anatomy) -> list[str]:
+    """The functions of the main trace. A return address at the start of a function belongs to the
+    function before it, which ends with a call that does not return, and whose name is not
+    printed."""
+    return _reliable([each for each in found.main if each.offset != 0] or found.main)
 
 
 def _reliable(frames: Sequence[Frame]) -> list[str]:

@@ -3,13 +3,16 @@
 
 import itertools
 import re
+from collections.abc import Iterator
 
 from harness.errors import GuestHang, GuestPanic, GuestReset
 from harness.guest.guest import Step
+from harness.kernel.artifact import Kernel
 from harness.klog.splat import Splat
 from harness.report.claim import FATAL_KINDS, Claim
 from harness.repro import compare, missing
 from harness.repro.session_run import Ruling, SessionRun
+from harness.symbols import image
 
 # Tasks that do work for a command, possibly after the command has ended.
 _WORKER = re.compile(r"(?:kworker|ksoftirqd|swapper|migration|rcu|irq/)")
@@ -20,8 +23,7 @@ KILLED_BY_SIGNAL = re.compile(
 # 128 plus SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGKILL or SIGSEGV.
 _FATAL_STATUSES = frozenset({128 + number for number in (4, 5, 6, 7, 9, 11)})
 
-# How many frames of a panic's trace are compared. After a call that does not return, the return
-# address may be in the next function.
+# How many frames of a panic's trace are compared.
 _COMPARED_FRAMES = 8
 
 
@@ -34,7 +36,7 @@ def panic(claim: Claim, run: SessionRun) -> Ruling:
         return False, f"the kernel panics: {text}"
     splats = [found for found in run.splats if found.kind != "panic"] or run.splats
     function = claim.splat.function if claim.splat else ""
-    if function and splats and not any(_is_in(function, found) for found in splats):
+    if function and splats and not any(function in _functions(each, run.kernel) for each in splats):
         return False, f"the kernel panics in {splats[-1].function}"
     return True, f"the kernel panics: {text}"
 
@@ -50,8 +52,14 @@ def _same_panic(reported: str, observed: str) -> bool:
     return bool(one) and other.startswith(one.removesuffix("...").strip())
 
 
-def _is_in(function: str, found: Splat) -> bool:
-    return function in (found.function, *found.frames[:_COMPARED_FRAMES])
+def _functions(found: Splat, kernel: Kernel) -> Iterator[str]:
+    """The functions that a panic can be in: those at the head of its trace. panic() does not
+    return. If a call of it ends a function, the return address is the start of the next function,
+    which the kernel prints instead."""
+    yield from (found.function, *found.frames[:_COMPARED_FRAMES])
+    for each in (frame for chain in found.chains for frame in chain.frames[:_COMPARED_FRAMES]):
+        if each.offset == 0:
+            yield from image.preceding(kernel.directory / "vmlinux", each.function)
 
 
 def splat(claim: Claim, run: SessionRun) -> Ruling:

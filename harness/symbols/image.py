@@ -116,6 +116,26 @@ def read(path: Path) -> Image:
     return Image(path, sections, Functions(sections, symbols), elf.build_id(sections))
 
 
+def preceding(path: Path, name: str) -> list[str]:
+    """The functions that end where the functions called ``name`` start; none without the file."""
+    if not path.is_file():
+        return []
+    _, symbols = elf.sections_and_symbols(path)
+    found = []
+    for target in (each for each in symbols if each.name == name):
+        before = [
+            each
+            for each in symbols
+            if each.section == target.section
+            and each.value < target.value
+            and each.kind in (_FUNCTION, _NO_TYPE)
+            and _in_kallsyms(each.name)
+        ]
+        last = max((each.value for each in before), default=None)
+        found += [each.name for each in before if each.value == last]
+    return found
+
+
 def same_code(own: Image, function: Function, other: Image, theirs: Function) -> bool:
     """Whether a function of an unlinked object and a function of another image have the same code,
     except for the bytes that the linker relocates."""

@@ -466,3 +466,17 @@ def test_an_oops_in_a_helper_blames_an_unreliable_frame_if_no_frame_is_reliable(
     assert read(OOPS, CPU, pc, "Call Trace:", *doubtful).function == "feed_one"
     pc = "RIP: 0010:feed_none+0x59/0x8e"
     assert read(OOPS, CPU, pc, "Call Trace:", *doubtful).function == "feed_none"
+
+
+def test_a_return_address_at_the_start_of_a_function_is_not_blamed() -> None:
+    """panic() does not return, so the address after its call can be in the next function."""
+    (found,) = splat.find(
+        [
+            "Kernel panic - not syncing: out of reach",
+            "Call trace:",
+            " panic+0x354/0x368",
+            " next_function+0x0/0x3c",
+            " caller_of_the_hidden+0xa8/0x1e4",
+        ]
+    )
+    assert found.function == "caller_of_the_hidden"
