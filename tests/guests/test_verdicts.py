@@ -227,4 +227,4 @@ def test_create_notes_a_command_of_an_unknown_program(tmp_path: Path) -> None:
     report = tmp_path / "report"
     report.write_text("# modprobe a\n# frobnicate --all /dev/x | grep y\nbusy\n")
     notes = request.create(report).notes
-    assert any("commands of unknown programs: 2" in note for note in notes)
+    assert any("commands of unknown programs in lines 2" in note for note in notes)
