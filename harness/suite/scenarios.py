@@ -42,12 +42,17 @@ def select(names: Sequence[str]) -> Iterator[str]:
 
 
 def parametrized(names: Sequence[str]) -> Iterator[str]:
-    """The names with parameters, as outcomes name scenarios: "test_x.py::test_y[a]"."""
+    """The names with parameters, as outcomes name scenarios: "test_x.py::test_y[a]". A scenario
+    that another name selects with all its parameters is left out."""
+    whole = [each for each in names if "[" not in each]
+    selected = set(select(whole)) if whole else set()
     for text in names:
         name, bracket, parameters = text.partition("[")
         name, colons, test = name.partition("::")
         if bracket:
-            yield f"{_file(name).name}{colons}{test}{bracket}{parameters}"
+            file = _file(name)
+            if not selected & {f"{file}::{test}", str(file), str(file.parent)}:
+                yield f"{file.name}{colons}{test}{bracket}{parameters}"
 
 
 def _file(name: str) -> Path:

@@ -68,6 +68,17 @@ def test_the_matrix_prints_the_rule_and_the_shell_command_of_a_failure() -> None
     assert "--keep-failed" not in shown
 
 
+@pytest.mark.parametrize(
+    ("wider", "named"), [((), True), (("groups",), True), (("pinning",), False)]
+)
+def test_parameters_narrow_a_scenario_that_nothing_else_selects(
+    wider: tuple[str, ...], named: bool
+) -> None:
+    one = "pinning::test_repeated_binding_pins_once[module]"
+    found = list(scenarios.parametrized([one, *wider]))
+    assert found == (["test_pinning.py::test_repeated_binding_pins_once[module]"] if named else [])
+
+
 def test_rule_returns_one_line_or_nothing_for_an_unknown_scenario() -> None:
     rule = scenarios.rule("test_pinning.py::test_device_pins_show_no_holder")
     assert rule
@@ -164,7 +175,7 @@ def test_select_accepts_paths_of_a_users_scenarios(
     with pytest.raises(UsageError, match="did you mean test_x"):
         list(scenarios.select([f"{file}::test_xx"]))
     (tmp_path / "mine/test_mine.py").write_text("def")
-    with pytest.raises(UsageError, match=r"test_mine.py is not Python: invalid syntax"):
+    with pytest.raises(UsageError, match=r"test_mine.py is not valid Python: invalid syntax on line 1"):
         list(scenarios.select([f"{file}::test_x"]))
 
 
