@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Select the kernels and machines for each test, and the order of the tests."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -24,20 +24,27 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
         raise pytest.Collector.CollectError(text)
     specs = kernels.named(metafunc.config)
     if "machine" not in names:
-        ids = [each.where for each in specs]
-        metafunc.parametrize("kernel_spec", specs, ids=ids, scope="session")
+        _parametrize(metafunc, "kernel_spec", [(each.where, each) for each in specs])
         return
     pairs = [
         (kernel.with_variants(machine.variants), machine)
         for kernel in specs
         for machine in _machines(metafunc)
     ]
-    ids = [f"{kernel.where}-{machine.name}" for kernel, machine in pairs]
+    named = [(f"{kernel.where}-{machine.name}", (kernel, machine)) for kernel, machine in pairs]
+    _parametrize(metafunc, "kernel_spec, machine", named)
+
+
+def _parametrize(
+    metafunc: pytest.Metafunc, names: str, values: Sequence[tuple[str, object]]
+) -> None:
+    """Parametrize a test by values with their ids, each as often as there are trials."""
     trials: int = metafunc.config.getoption("--iommu-trials")
     if trials > 1:
-        pairs = [pair for pair in pairs for _ in range(trials)]
-        ids = [f"{each}{events.TRIAL}{number}" for each in ids for number in range(trials)]
-    metafunc.parametrize("kernel_spec, machine", pairs, ids=ids, scope="session")
+        numbers = range(trials)
+        values = [(f"{key}{events.TRIAL}{n}", each) for key, each in values for n in numbers]
+    ids = [key for key, _ in values]
+    metafunc.parametrize(names, [each for _, each in values], ids=ids, scope="session")
 
 
 def _marker_problem(item: pytest.Item) -> str:
