@@ -21,6 +21,9 @@ from harness.kernel import patching
 from harness.kernel.series import Patch
 from harness.kernel.source import Source
 
+# The directory of the cache with the work trees. Part of the paths in debug information.
+DIRECTORY = "work"
+
 PATCHED = "patched"
 
 
@@ -48,7 +51,7 @@ def open_worktree(
     meantime, or without ``wait`` if another process uses the work tree.
     """
     with cache.locked(f"work-{source.worktree}", f"building a kernel of {source.label}", wait=wait):
-        root = cache.directory(f"work/{source.worktree}")
+        root = cache.directory(f"{DIRECTORY}/{source.worktree}")
         os.utime(root)  # the time of the last use
         manifest = source.manifest()
         with progress.phase("work tree", f"copying {source.label}"):
@@ -63,7 +66,7 @@ def open_worktree(
 def has_objects(source: Source, variant: str) -> bool:
     """Whether the objects of an earlier build of the source still exist. A configuration without a
     vmlinux does not count."""
-    objects = paths.cache() / "work" / source.worktree / "objects" / variant
+    objects = paths.cache() / DIRECTORY / source.worktree / "objects" / variant
     return (objects / "vmlinux").is_file()
 
 

@@ -19,6 +19,7 @@ from elftools.dwarf.ranges import BaseAddressEntry
 from elftools.elf.elffile import ELFFile
 
 from harness.errors import HostError
+from harness.kernel import worktree
 from harness.symbols.table import Place, Scope, Table
 
 # Start and end address of a function.
@@ -29,7 +30,7 @@ _FUNCTIONS = ("DW_TAG_subprogram", "DW_TAG_inlined_subroutine", "DW_TAG_entry_po
 _ENTERED = (*_FUNCTIONS, "DW_TAG_lexical_block")
 
 # The work tree of a kernel built by the harness: root/source and root/objects/VARIANT.
-_WORK_TREE = re.compile(r".*/work/[^/]+/(?:source|objects/[^/]+)/")
+_WORK_TREE = re.compile(rf".*/{worktree.DIRECTORY}/[^/]+/(?:source|objects/[^/]+)/")
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.host import program, tools
+from harness.kernel import worktree
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
 from harness.klog import frame
@@ -93,7 +94,8 @@ def addr2line(path: Path, address: int) -> list[tuple[str, str]]:
 
 
 def trimmed(place: str) -> str:
-    return re.sub(r".*/work/[^/]+/(source|objects/[^/]+)/", "", posixpath.normpath(place))
+    below = rf".*/{worktree.DIRECTORY}/[^/]+/(source|objects/[^/]+)/"
+    return re.sub(below, "", posixpath.normpath(place))
 
 
 def test_symbolised_frames_match_addr2line(
