@@ -25,17 +25,22 @@ def nic_of(guest: Guest) -> str:
     return sorted(clients.pci(guest.state()))[0]
 
 
+def values_of_ten_devices(guest: Guest, event: str, field: str) -> list[int]:
+    """The values of the field in QEMU's events while a NIC is removed and found ten times."""
+    nic = nic_of(guest)
+    with traffic.traced(guest, event) as trace:
+        for _ in range(10):
+            devices.remove(guest, nic)
+            devices.rescan(guest)
+    return trace.values(field)
+
+
 @pytest.mark.machines("smmuv3", "smmuv3-acpi")
 def test_asids_are_reused(talker: Guest) -> None:
     """The ASID of a freed domain is reused.
 
     arm_smmu_domain_free releases the ASID, and QEMU traces invalidations of only a few ASIDs."""
-    nic = nic_of(talker)
-    with traffic.traced(talker, "smmuv3_cmdq_tlbi_nh_asid") as trace:
-        for _ in range(10):
-            devices.remove(talker, nic)
-            devices.rescan(talker)
-    asids = trace.values("asid")
+    asids = values_of_ten_devices(talker, "smmuv3_cmdq_tlbi_nh_asid", "asid")
     assert len(asids) >= 10, "the ASID of a freed domain is not invalidated"
     assert len(set(asids)) <= 3, f"ten domains have the ASIDs {asids}"
 
@@ -45,12 +50,7 @@ def test_virtio_iommu_domain_ids_are_reused(talker: Guest) -> None:
     """The ID of a freed virtio-iommu domain is reused.
 
     viommu_domain_free releases the ID (ida_free)."""
-    nic = nic_of(talker)
-    with traffic.traced(talker, "virtio_iommu_attach") as trace:
-        for _ in range(10):
-            devices.remove(talker, nic)
-            devices.rescan(talker)
-    ids = trace.values("domain")
+    ids = values_of_ten_devices(talker, "virtio_iommu_attach", "domain")
     assert len(ids) >= 10
     assert len(set(ids)) <= 3, f"ten domains have the IDs {ids}"
 
