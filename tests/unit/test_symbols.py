@@ -116,6 +116,20 @@ def spans(elf: Image) -> dict[str, tuple[int, int]]:
     return {objects.key(each): (each.start, each.start + each.size) for each in found}
 
 
+def test_preceding_returns_the_function_before_another(tmp_path: Path) -> None:
+    path = kernel_of(tmp_path).directory / "vmlinux"
+    functions = [each for named in image.read(path).functions.values() for each in named]
+    pairs = [
+        (one.name, other.name)
+        for one in functions
+        for other in functions
+        if one.section == other.section and one.room and one.start + one.room == other.start
+    ]
+    assert pairs
+    assert [image.preceding(path, other) for _, other in pairs] == [[one] for one, _ in pairs]
+    assert image.preceding(path, "absent") == image.preceding(tmp_path / "absent", "local") == []
+
+
 @pytest.mark.parametrize("options", [("-g",), ("-g", "-gdwarf-4"), ("-g", "-Os"), ("-g3",)])
 def test_source_lines_of_all_instructions_match_addr2line(
     tmp_path: Path, options: tuple[str, ...]
