@@ -128,7 +128,7 @@ def locks_owned(function: str) -> bool:
 
 @functools.lru_cache(maxsize=1 << 14)
 def queues(function: str) -> bool:
-    """True if it queues work."""
+    """Whether the function queues work."""
     return _names("queues").has(plain(function))
 
 
