@@ -175,7 +175,8 @@ def test_select_accepts_paths_of_a_users_scenarios(
     with pytest.raises(UsageError, match="did you mean test_x"):
         list(scenarios.select([f"{file}::test_xx"]))
     (tmp_path / "mine/test_mine.py").write_text("def")
-    with pytest.raises(UsageError, match=r"test_mine.py is not valid Python: invalid syntax on line 1"):
+    message = r"test_mine.py is not valid Python: invalid syntax on line 1"
+    with pytest.raises(UsageError, match=message):
         list(scenarios.select([f"{file}::test_x"]))
 
 
