@@ -72,7 +72,7 @@ def symptom_of(predicate: Predicate) -> Symptom:
         limit, session = predicate.limit, predicate.session
         return symptom.report(file, session, machine_name, predicate.qemu, limit)
     name = predicate.machine or machines.DEFAULT
-    machine = replace(machine_file.machine(name), qemu=predicate.qemu)
+    machine = machine_file.machine(name, predicate.qemu)
     if predicate.scenarios:
         return _failed_scenario(predicate, name)
     if predicate.boot:
@@ -82,6 +82,7 @@ def symptom_of(predicate: Predicate) -> Symptom:
 
 
 def _failed_scenario(predicate: Predicate, machine: str) -> Symptom:
+    machine_file.machine(machine, predicate.qemu)
     list(scenarios.select(predicate.scenarios))
     behaviour.overrides(predicate.behaviours)
     _check_known(predicate.known)
@@ -90,7 +91,7 @@ def _failed_scenario(predicate: Predicate, machine: str) -> Symptom:
         (machine,),
         predicate.scenarios,
         predicate.behaviours,
-        predicate.qemu,
+        (predicate.qemu,),
         workers=1,
         decoded=False,
     )

@@ -2,18 +2,20 @@
 """``iommu-harness machines``: list the machines and presets, and boot kernels on them."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from harness.cli import options, output
+from harness.errors import UsageError
 from harness.host import rundir
 from harness.iommu import machine_file
 from harness.iommu.machines import MACHINES, PRESETS
 from harness.kernel import build
 from harness.kernel.spec import KernelSpec
-from harness.machine import qemu, topology
+from harness.machine import qemu as qemu_versions
+from harness.machine import qemus
 from harness.machine.topology import Machine
 from harness.suite import smoke
 from harness.suite.smoke import SmokeResult
@@ -37,7 +39,7 @@ def machines(
         ),
     ] = [],  # noqa: B006
     variant: options.Variants = [],  # noqa: B006
-    qemu: options.Qemu = topology.QEMU,
+    qemu: options.Qemus = options.DEFAULT_QEMUS,
     debian_mirror: options.Mirror = "",
     as_json: options.Json = False,
 ) -> None:
@@ -52,9 +54,14 @@ def machines(
     seconds until the guest responds, the IOMMU group of a NIC, and the number of the NIC's DMA
     accesses that the IOMMU translated. The exit status is 1 if a kernel fails on a machine.
     """
-    chosen = [replace(machine_file.machine(name), qemu=qemu) for name in machine or MACHINES]
+    options.use_mirror(debian_mirror)
+    chosen = qemus.on_each([machine_file.machine(name) for name in machine or MACHINES], qemu)
+    for each in qemu:
+        qemu_versions.check_program(qemus.program(each))
     if not kernel:
-        _list(chosen, qemu, as_json=as_json)
+        if len(qemu) > 1:
+            raise UsageError("the list is of one QEMU", "use one --qemu, or --kernel")
+        _list(chosen, qemus.program(qemu[0]), as_json=as_json)
         return
     specs = options.kernels(kernel, [], [], variant, llvm=False, debian_mirror=debian_mirror)
     cells = _boot_all(specs, chosen)
@@ -77,10 +84,10 @@ def _boot_all(specs: Sequence[KernelSpec], chosen: Sequence[Machine]) -> list[Sm
     for number, (spec, fitted, machine) in enumerate(pairs, start=1):
         outcome = outcomes[fitted]
         if outcome.kernel is None:
-            cells.append(SmokeResult(str(spec), machine.name, reason=str(outcome.error)))
+            cells.append(SmokeResult(str(spec), machine.label, reason=str(outcome.error)))
             continue
         below = rundir.create(
-            "", directory / f"{number}-{rundir.file_name(f'{machine.name}-{spec}')}"
+            "", directory / f"{number}-{rundir.file_name(f'{machine.label}-{spec}')}"
         )
         cells.append(smoke.smoke_test(spec, outcome.kernel, machine, below))
     return cells
@@ -94,7 +101,7 @@ def _table(
     for number, machine in enumerate(chosen):
         # The cells are in the order of the boots.
         mine = cells[number * len(specs) : (number + 1) * len(specs)]
-        rows.append([machine.name, *map(_cell, mine)])
+        rows.append([machine.label, *map(_cell, mine)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for number, row in enumerate(rows):
         line = "  ".join(f"{word:<{width}}" for word, width in zip(row, widths, strict=True))
@@ -114,10 +121,10 @@ def _cell(cell: SmokeResult) -> str:
 
 
 def _list(chosen: Sequence[Machine], program: str, *, as_json: bool) -> None:
-    stages = qemu.has_property(program, "arm-smmuv3", "stage")
+    stages = qemu_versions.has_property(program, "arm-smmuv3", "stage")
     if as_json:
         record = {
-            "qemu": qemu.version(program),
+            "qemu": qemu_versions.version(program),
             "stages": stages,
             "machines": [each.name for each in chosen],
             "presets": {name: each.summary for name, each in PRESETS.items()},
@@ -128,7 +135,7 @@ def _list(chosen: Sequence[Machine], program: str, *, as_json: bool) -> None:
 
 
 def _lines(chosen: Sequence[Machine], program: str, *, stages: bool) -> Iterator[tuple[str, str]]:
-    yield "", qemu.version(program)
+    yield "", qemu_versions.version(program)
     can = "can" if stages else "cannot"
     yield "" if stages else "yellow", f"this QEMU {can} set the stage of an SMMUv3 (stage = ...)"
     yield "bold", "machines, for --machine NAME; or write a .toml file"

@@ -10,6 +10,7 @@ import typer
 from harness.host import debian
 from harness.kernel import config, spec, toolchain
 from harness.kernel.spec import KernelSpec
+from harness.machine import topology
 
 SPEC = "debian:VERSION, debian:newest, tree:DIR, git:DIR@REV or prebuilt:DIR"
 MACHINE = (
@@ -61,7 +62,12 @@ Behaviours = Annotated[
         " be repeated.",
     ),
 ]
-Qemu = Annotated[str, typer.Option("--qemu", metavar="PATH", help="The QEMU program to run.")]
+QEMU = "The QEMU to run: its path, or debian:VERSION or debian:newest, which is fetched"
+Qemu = Annotated[str, typer.Option("--qemu", metavar="QEMU", help=f"{QEMU}.")]
+Qemus = Annotated[
+    list[str], typer.Option("--qemu", metavar="QEMU", help=f"{QEMU}; may be repeated.")
+]
+DEFAULT_QEMUS = [topology.QEMU]
 Limit = Annotated[
     float | None,
     typer.Option(

@@ -15,7 +15,8 @@ from harness.host import progress, rundir
 from harness.iommu import behaviour, machine_file, machines
 from harness.iommu.known_issues import issues
 from harness.kernel.spec import DEFAULT_KERNEL, KernelSpec
-from harness.machine import provenance, topology
+from harness.machine import provenance, qemus
+from harness.machine import qemu as qemu_versions
 from harness.suite import matrix, resolved, run, scenarios
 from harness.suite.run import RunRequest, ScenarioOutcome
 
@@ -51,7 +52,7 @@ def run_(
     patch: options.Patches = [],  # noqa: B006
     fragment: options.Fragments = [],  # noqa: B006
     variant: options.Variants = [],  # noqa: B006
-    qemu: options.Qemu = topology.QEMU,
+    qemu: options.Qemus = options.DEFAULT_QEMUS,
     behaviours: options.Behaviours = [],  # noqa: B006
     known_issues: options.KnownIssues = [],  # noqa: B006
     workers: Workers = 0,
@@ -96,6 +97,8 @@ def run_(
     )
     issue_files = tuple(file.absolute() for file in known_issues)
     check(machine, behaviours, scenario, issue_files)
+    for choice in qemu:
+        qemu_versions.check_program(qemus.program(choice))
     _check_clients(specs, machine)
     found = resolved.build(specs, machine, behaviours, issue_files)
     directory = rundir.create("scenarios", run_dir)
@@ -104,7 +107,7 @@ def run_(
         tuple(machine),
         tuple(scenario),
         tuple(behaviours),
-        qemu,
+        tuple(qemu),
         workers,
         first_failure,
         keep_failed=keep_failed,
@@ -128,14 +131,19 @@ def run_(
 
 
 def _report(
-    directory: Path, repeat: int, qemu: str, errors: Sequence[HarnessError], *, as_json: bool
+    directory: Path,
+    repeat: int,
+    qemu: Sequence[str],
+    errors: Sequence[HarnessError],
+    *,
+    as_json: bool,
 ) -> dict[str, int]:
     """Print the outcomes of the rounds so far, write them to the run directory, and return the
     number of each result."""
     every = run.outcomes(directory, range(1, repeat + 1))
     record = _record(every, directory)
     record["kernels"] = resolved.provenance_of(directory)
-    record["tools"] = provenance.of_tools(qemu)
+    record["tools"] = provenance.of_tools(*qemu)
     record["errors"] = [output.error_record(each) for each in errors]
     (directory / "result.json").write_text(output.to_json(record))
     if as_json:

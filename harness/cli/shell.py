@@ -6,7 +6,6 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, cast
@@ -23,7 +22,7 @@ from harness.host import progress
 from harness.iommu import drivers, machine_file, machines
 from harness.kernel import build
 from harness.kernel.spec import DEFAULT_KERNEL
-from harness.machine import topology
+from harness.machine import qemus, topology
 
 _PROMPT = "guest# "
 
@@ -68,6 +67,7 @@ def shell(
     After each command, its output, the kernel log and the changes in sysfs (modules, groups,
     drivers) are printed. exit or the end of the input ends the guest.
     """
+    options.use_mirror(debian_mirror)
     with tempfile.TemporaryDirectory(prefix="iommu-harness-") as scratch:
         if state:
             if kernel or machine or variant:
@@ -75,14 +75,14 @@ def shell(
                     f"{state} already determines the kernel and the machine",
                     "drop --kernel, --machine and --variant",
                 )
-            saved = snapshot.load(state, drivers.IOMMUS.values(), qemu)
+            saved = snapshot.load(state, drivers.IOMMUS.values(), qemus.program(qemu))
             with snapshot.restored(saved, Path(scratch), limit=limit) as running:
                 _interact(running)
             return
         (spec,) = options.kernels(
             [kernel or DEFAULT_KERNEL], [], [], variant, llvm=False, debian_mirror=debian_mirror
         )
-        described = replace(machine_file.machine(machine or machines.DEFAULT), qemu=qemu)
+        described = machine_file.machine(machine or machines.DEFAULT, qemu)
         built = build.build(spec.with_variants(described.variants))
         with snapshot.started(built, described, Path(scratch), limit=limit) as running:
             _interact(running)

@@ -105,7 +105,7 @@ def _write(guest: Guest, directory: Path) -> Snapshot:
     (directory / "console.log").write_bytes(saved.console)
     machine = guest.machine
     record = {
-        "machine": asdict(replace(machine, qemu="")),
+        "machine": asdict(replace(machine, qemu="", qemu_label="")),
         "qemu": qemu.version(machine.qemu),
         "protocol": frames.PROTOCOL,
         "arguments": guest.boot.arguments,

@@ -9,7 +9,7 @@ architecture. The mirrors are the mirrors of the host's apt.
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,11 +65,21 @@ def find(name: str, architecture: str, suites: Sequence[Suite] = SUITES) -> Pack
 
     Raises UsageError if no suite has it, and HostError if the archive cannot be read.
     """
-    for suite in suites:
-        for version in _cached(suite, architecture, name, _candidates):
-            return Package(name, version, suite, architecture)
+    for package in candidates(name, architecture, suites):
+        return package
     searched = ", ".join(suite.name for suite in suites)
     raise UsageError(f"Debian has no package {name} in {searched}", "check the mirror")
+
+
+def candidates(name: str, architecture: str, suites: Sequence[Suite] = SUITES) -> Iterator[Package]:
+    """Yield the package of each suite that has it, in the order of the suites. The package lists
+    of a suite are read only when its turn comes.
+
+    Raises HostError if the archive cannot be read.
+    """
+    for suite in suites:
+        for version in _cached(suite, architecture, name, _candidates):
+            yield Package(name, version, suite, architecture)
 
 
 def names(prefix: str, architecture: str) -> set[str]:

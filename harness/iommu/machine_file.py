@@ -17,13 +17,14 @@ bus = "port"
 mac = "52:54:00:12:34:56"   # any property that QEMU has for the model
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
 from harness.host import toml
 from harness.iommu import drivers, machines
-from harness.machine import topology
+from harness.machine import qemus, topology
 from harness.machine.device import EmulatedDevice
 from harness.machine.topology import Machine
 
@@ -42,10 +43,12 @@ _KEYS: dict[str, type] = {
 _FIELDS = ("model", "id", "bus", "address")
 
 
-def machine(text: str) -> Machine:
+def machine(text: str, qemu: str = topology.QEMU) -> Machine:
     """Return the machine for an argument of ``--machine``, which is a name (see
-    ``machines.named``) or a .toml file. Raises UsageError as ``machines.named`` and ``read`` do."""
-    return read(Path(text)) if text.endswith(".toml") else machines.named(text)
+    ``machines.named``) or a .toml file, and an argument of ``--qemu``. Raises UsageError as
+    ``machines.named`` and ``read`` do, and the errors of ``qemus.program``."""
+    described = read(Path(text)) if text.endswith(".toml") else machines.named(text)
+    return replace(described, qemu=qemus.program(qemu))
 
 
 def read(path: Path) -> Machine:

@@ -77,6 +77,7 @@ def _dump(machine: Machine, file: Path) -> bytes:
         program.run(qemu.board(machine, f",dumpdtb={file}"))
     except ProgramFailed as failure:
         lines = failure.output.strip().splitlines()
+        qemu.check_program(machine.qemu)
         error = lines[-1].removeprefix(f"{machine.qemu}: ") if lines else failure.message
         raise UsageError(
             f"QEMU rejects the machine {machine.name}: {error}", "fix its devices or properties"

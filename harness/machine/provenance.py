@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.errors import ToolMissing
 from harness.kernel.artifact import Kernel
-from harness.machine import qemu
+from harness.machine import qemu, qemus
 
 
 def of_kernel(kernel: Kernel) -> dict[str, Any]:
@@ -26,13 +26,20 @@ def of_kernel(kernel: Kernel) -> dict[str, Any]:
     }
 
 
-def of_tools(program: str) -> dict[str, str]:
-    """The versions of QEMU ("" if it is not installed) and of the harness."""
+def of_tools(*choices: str) -> dict[str, str]:
+    """The versions of these QEMUs ("" for one that is not installed) and of the harness."""
+    versions = map(_version, dict.fromkeys(choices))
+    return {
+        "qemu": ", ".join(versions),
+        "iommu-harness": importlib.metadata.version("iommu-harness"),
+    }
+
+
+def _version(choice: str) -> str:
     try:
-        version = qemu.version(program)
+        return qemu.version(qemus.program(choice))
     except ToolMissing:
-        version = ""
-    return {"qemu": version, "iommu-harness": importlib.metadata.version("iommu-harness")}
+        return ""
 
 
 def _digest(path: Path) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UsageError
+from harness.errors import ProgramFailed, UsageError
 from harness.host import program
 from harness.machine import device, firmware
 from harness.machine.device import Definition
@@ -88,6 +88,16 @@ def identity(qemu: str) -> str:
     path = Path(program.require(qemu)).resolve()
     status = path.stat()
     return f"{path} {status.st_size} {status.st_mtime_ns}"
+
+
+def check_program(qemu: str) -> None:
+    """Raise UsageError if the program does not emulate arm64, ToolMissing if it does not exist."""
+    try:
+        cpus = _output(qemu, "-cpu", "help")
+    except ProgramFailed:
+        cpus = ""
+    if _CPU not in cpus:
+        raise UsageError(f"{qemu} does not emulate arm64", "use a qemu-system-aarch64 with --qemu")
 
 
 def check(machine: Machine) -> None:

@@ -56,7 +56,8 @@ class Machine:
 
     ``devices`` are PCI devices. ``overlays`` are paths, or names of files in ``dts/``. ``memory``
     is in MiB. ``stage`` is the translation stage of the SMMUv3: "1", "2", "nested", or "" for
-    QEMU's default. ``qemu`` is the program. ``ssh`` adds a network that is not behind the IOMMU.
+    QEMU's default. ``qemu`` is the program, ``qemu_label`` its name where a machine runs on several
+    QEMUs. ``ssh`` adds a network that is not behind the IOMMU.
     ``single_console`` sends commands over the kernel's own console, for kernels without a built-in
     virtio console.
     """
@@ -70,9 +71,15 @@ class Machine:
     cpus: int = 1
     stage: str = ""
     qemu: str = QEMU
+    qemu_label: str = ""
     broken_firmware: bool = False
     ssh: bool = False
     single_console: bool = False
+
+    @property
+    def label(self) -> str:
+        """The name, with the QEMU's if the machine runs on several: ``smmuv3@11.1.3``."""
+        return f"{self.name}@{self.qemu_label}" if self.qemu_label else self.name
 
     @property
     def variants(self) -> tuple[str, ...]:

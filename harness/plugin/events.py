@@ -99,7 +99,7 @@ def facts(item: pytest.Item) -> dict[str, str]:
         "scenario": scenario(item),
         "file": str(item.path),
         "kernel": " + ".join([f"{spec.kind}:{spec.where}", *spec.changes]),
-        "machine": machine.name if machine else "",
+        "machine": machine.label if machine else "",
     }
 
 
@@ -113,7 +113,7 @@ def scenario(item: pytest.Item) -> str:
     spec, machine = callspec.params.get("kernel_spec"), callspec.params.get("machine")
     if not isinstance(spec, KernelSpec):
         return name
-    where = f"{spec.where}-{machine.name}" if machine else spec.where
+    where = f"{spec.where}-{machine.label}" if machine else spec.where
     own = _TRIAL.sub("", str(callspec.id).removeprefix(where)).strip("-")
     return f"{name}[{own}]" if own else name
 

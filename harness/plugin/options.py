@@ -19,6 +19,7 @@ _REPEATABLE = (
     ),
     ("--iommu-known-issues", "FILE", "read additional known issues from this TOML file"),
     ("--iommu-machine", "NAME", "run on this machine"),
+    ("--iommu-qemu", "QEMU", "run this QEMU: a path, or debian:VERSION"),
     ("--iommu-run-first", "NAME", "run this scenario before the others"),
     ("--iommu-scenario", "NAME", "run only these parameters of a scenario: test_x.py::test_y[a]"),
 )
@@ -48,7 +49,6 @@ def add(parser: pytest.Parser) -> None:
         group.addoption(name, action="store_true", help=text)
     text = "run each test N times, each time with guests of its own"
     group.addoption("--iommu-trials", type=int, default=1, metavar="N", help=text)
-    group.addoption("--iommu-qemu", default=topology.QEMU, metavar="PATH", help="run this QEMU")
 
 
 MARKERS = (
@@ -58,6 +58,12 @@ MARKERS = (
     "known_issue(*ids, sometimes=False): the bugs that the test runs into on kernels that have "
     "them; each must appear, unless sometimes is true, which is for races",
 )
+
+
+def qemus(config: pytest.Config) -> list[str]:
+    """The QEMUs on the command line, or the default QEMU."""
+    choices: list[str] = config.getoption("--iommu-qemu")
+    return choices or [topology.QEMU]
 
 
 def machine_names(config: pytest.Config) -> list[str]:

@@ -14,13 +14,13 @@ not applicable to a kernel that lacks one of them.
 import contextlib
 import os
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
-from harness.errors import UsageError, is_host_trouble
+from harness.errors import HarnessError, is_host_trouble
 from harness.guest import snapshot
 from harness.guest.guest import Guest
 from harness.iommu import clients, machine_file
@@ -28,6 +28,7 @@ from harness.iommu.behaviour import Behaviour
 from harness.iommu.kernel_profile import KernelProfile
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
+from harness.machine import qemus
 from harness.machine.topology import Machine
 from harness.plugin import applicable, events, kernels, options, render, reruns, selection, verdict
 from harness.plugin.applicable import NotApplicable
@@ -56,7 +57,9 @@ def pytest_configure(config: pytest.Config) -> None:
         kernels.known_issues(config)
         for name in config.getoption("--iommu-machine"):
             machine_file.machine(name)
-    except UsageError as error:
+        for choice in options.qemus(config):
+            qemus.program(choice)
+    except HarnessError as error:
         raise pytest.UsageError(str(error)) from None
 
 
@@ -194,6 +197,7 @@ def guest_factory(
     callspec = getattr(request.node, "callspec", None)
     under_test = callspec.params.get("machine") if callspec else None
     default = under_test or options.machine_names(config)[0]
+    program = under_test.qemu if under_test else options.qemus(config)[0]
     own = kernel
     with contextlib.ExitStack() as stack:
 
@@ -211,9 +215,7 @@ def guest_factory(
             if isinstance(chosen, str):
                 if chosen.startswith("+"):
                     chosen = _base(default) + chosen
-                chosen = replace(
-                    machine_file.machine(chosen), qemu=config.getoption("--iommu-qemu")
-                )
+                chosen = machine_file.machine(chosen, program)
             guest = stack.enter_context(
                 snapshot.started(
                     kernel or own,
@@ -272,7 +274,7 @@ def pytest_runtest_makereport(
         )
         if report.failed:
             for number, each in enumerate(guests.started, start=1):
-                title = f"guest {number}, {each.guest.machine.name}"
+                title = f"guest {number}, {each.guest.machine.label}"
                 report.sections.append((title, render.section(item, report, number, each)))
     return report
 

@@ -2,15 +2,15 @@
 """Select the kernels and machines for each test, and the order of the tests."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 
 import pytest
 
 from harness.errors import UsageError, did_you_mean
 from harness.iommu import machine_file, machines
 from harness.iommu.behaviour import Behaviour
+from harness.machine import qemus
 from harness.machine.topology import Machine
-from harness.plugin import events, kernels
+from harness.plugin import events, kernels, options
 
 
 def parametrize(metafunc: pytest.Metafunc) -> None:
@@ -31,7 +31,7 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
         for kernel in specs
         for machine in _machines(metafunc)
     ]
-    named = [(f"{kernel.where}-{machine.name}", (kernel, machine)) for kernel, machine in pairs]
+    named = [(f"{kernel.where}-{machine.label}", (kernel, machine)) for kernel, machine in pairs]
     _parametrize(metafunc, "kernel_spec, machine", named)
 
 
@@ -76,10 +76,8 @@ def _machines(metafunc: pytest.Metafunc) -> list[Machine]:
     own = list(marker.args) if marker else []
     chosen: list[str] = metafunc.config.getoption("--iommu-machine")
     names = chosen or own or [machines.DEFAULT]
-    qemu = metafunc.config.getoption("--iommu-qemu")
-    return [
-        replace(machine_file.machine(name), qemu=qemu) for name in names if not own or name in own
-    ]
+    suitable = [machine_file.machine(name) for name in names if not own or name in own]
+    return qemus.on_each(suitable, options.qemus(metafunc.config))
 
 
 def order(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -3,7 +3,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.iommu import machine_file, machines
@@ -49,18 +49,19 @@ def create(
     devices: Mapping[str, str] | None = None,
 ) -> Request:
     """Create the request to replay the report in ``path`` on ``machine``, by default the machine
-    that fits the report. ``qemu`` is the QEMU program. ``devices`` are the guest's devices that
+    that fits the report. ``qemu`` is as in --qemu. ``devices`` are the guest's devices that
     the user chose, by the name in the report.
 
     Raises UsageError if the report cannot be read, has no session or lacks the requested
-    ``session`` (``session_selection.select``), or if the machine is unknown or invalid.
+    ``session`` (``session_selection.select``), or if the machine is unknown or invalid;
+    and the errors of ``qemus.program``.
     """
     report = bug_report.read(path)
     selected = session_selection.select(report, session)
     context = "\n".join(line.text for text in report.texts for line in text.lines)
     texts = selected.session.texts
     words = {word.replace("-", "_") for text in texts for word in _ANY_WORD.findall(text)}
-    chosen = replace(machine_file.machine(machine or _machine_for(words, context)), qemu=qemu)
+    chosen = machine_file.machine(machine or _machine_for(words, context), qemu)
     output = (line for each in selected.session.commands for line in each.output)
     kmod = any(map(_KMOD_MESSAGE.search, output))
     return Request(

@@ -26,10 +26,11 @@ class RunRequest:
     """What to run.
 
     ``scenarios`` are names or paths (``scenarios.select``; none: all). ``behaviours`` are the
-    user's overrides, ``known_issues`` files of further known issues. ``first_failure`` ends the run
-    at the first failure. ``run_first`` are scenarios to run before the others, named as in
-    outcomes, with parameters or without. ``decoded``: show splats with their places in the
-    source, and rerun failed tests, which is not worth the time for a kernel that is not kept.
+    user's overrides, ``qemus`` as in --qemu, ``known_issues`` files of further known issues.
+    ``first_failure`` ends the run at the first failure. ``run_first`` are scenarios to run before
+    the others, named as in outcomes, with parameters or without. ``decoded``: show splats with
+    their places in the source, and rerun failed tests, which is not worth the time for a kernel
+    that is not kept.
     ``keep_failed`` keeps the guests of failed scenarios. Each scenario is run ``trials`` times.
     ``resolved`` is the file with the built kernels (suite.resolved)."""
 
@@ -37,7 +38,7 @@ class RunRequest:
     machines: tuple[str, ...]
     scenarios: tuple[str, ...] = ()
     behaviours: tuple[str, ...] = ()
-    qemu: str = ""
+    qemus: tuple[str, ...] = ()
     workers: int = 0
     first_failure: bool = False
     run_first: tuple[str, ...] = ()
@@ -161,7 +162,7 @@ def _arguments(request: RunRequest, events: Path) -> list[str]:
     argv += [f"--iommu-machine={name}" for name in request.machines]
     argv += [f"--iommu-behaviour={name}" for name in request.behaviours]
     argv += [f"--iommu-known-issues={path.absolute()}" for path in request.known_issues]
-    argv += [f"--iommu-qemu={request.qemu}"] if request.qemu else []
+    argv += [f"--iommu-qemu={choice}" for choice in request.qemus]
     argv += [f"--iommu-scenario={name}" for name in scenarios.parametrized(request.scenarios)]
     argv += [f"--iommu-trials={request.trials}"]
     argv += [f"--iommu-resolved={request.resolved}"] if request.resolved else []

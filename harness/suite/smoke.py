@@ -44,7 +44,7 @@ class SmokeResult:
 
 def smoke_test(spec: KernelSpec, kernel: Kernel, machine: Machine, directory: Path) -> SmokeResult:
     """Boot a guest, run all stages, and return the result. An error becomes the result's reason."""
-    known = [SmokeResult(str(spec), machine.name)]
+    known = [SmokeResult(str(spec), machine.label)]
     try:
         with launch.booted(kernel, machine, directory) as guest:
             for result in _stages(known[0], kernel, guest):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Differences between QEMU versions: the host's (or that of --qemu), and the newest in Debian."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from harness.guest import modules, snapshot
 from harness.guest.guest import Guest
 from harness.iommu import machines
 from harness.iommu.drivers import IOMMUS
-from harness.machine import qemu
+from harness.machine import qemu, qemus, topology
 from harness.machine.device import EmulatedDevice
+from harness.plugin import options
 from harness.plugin.plugin import GuestFactory
-from tests import newest_qemu
+from tests import command
 
 SMMUV3 = machines.named("smmuv3")
 
@@ -24,13 +26,13 @@ FEATURES = {"1": {9}, "2": {10}, "nested": {9, 10}}
 
 @pytest.fixture(params=["this", "newest"])
 def program(request: pytest.FixtureRequest) -> str:
-    named: str = request.config.getoption("--iommu-qemu")
-    return newest_qemu.path() if request.param == "newest" else named
+    this: str = options.qemus(request.config)[0]
+    return qemus.program("debian:newest" if request.param == "newest" else this)
 
 
 @pytest.fixture(scope="module")
 def newest() -> str:
-    return newest_qemu.path()
+    return qemus.program("debian:newest")
 
 
 def has_open(guest: Guest, file: Path) -> bool:
@@ -78,7 +80,7 @@ def test_save_rejects_a_device_that_qemu_cannot_migrate(
 
 def test_load_reports_the_error_message_of_qemu(guest_factory: GuestFactory) -> None:
     """QEMU rejects a restore into a running guest."""
-    guest = guest_factory(replace(SMMUV3, qemu=newest_qemu.path()))
+    guest = guest_factory(replace(SMMUV3, qemu=qemus.program("debian:newest")))
     with pytest.raises(HostError, match=r"QEMU rejects migrate-incoming: .*already been started"):
         guest.monitor.load(guest.directory / "console-kernel.log")
 
@@ -106,3 +108,34 @@ def test_boot_rejects_a_stage_that_qemu_does_not_support(
     machine = replace(SMMUV3, name="mine", stage="1", qemu=newest)
     with pytest.raises(UsageError, match=r"mine has stage '1', but QEMU .* sets .* 'nested'"):
         guest_factory(machine)
+
+
+def test_run_has_a_column_for_each_qemu(newest: str, kernel_name: str, tmp_path: Path) -> None:
+    """Each scenario runs on each QEMU, and the result has both versions."""
+    this = qemu.version(topology.QEMU)
+    words = ("run", "pinning::test_device_pins_show_no_holder", "--kernel", kernel_name)
+    qemus = ("--qemu", topology.QEMU, "--qemu", "debian:newest")
+    done = command.run(*words, *qemus, "--machine", "smmuv3", "--json", "--run-dir", tmp_path / "r")
+    assert done.status == 0, done.err
+    result = json.loads(done.out)
+    both = [this, qemu.version(newest)]
+    numbers = {text.split()[3] for text in both}
+    assert {each["machine"] for each in result["scenarios"]} == {f"smmuv3@{n}" for n in numbers}
+    assert result["tools"]["qemu"] == ", ".join(both)
+    logs = (tmp_path / "r/pytest-1.log").read_text()
+    assert all(f"-smmuv3@{number}]" in logs for number in numbers)
+
+
+@pytest.mark.parametrize("name", ["run", "repro", "machines", "shell", "bisect"])
+def test_unknown_qemu_of_debian_is_one_line_before_anything_is_built(name: str) -> None:
+    words = {
+        "run": ("pinning",),
+        "repro": ("tests/reports/platform-client-pins-smmu.transcript",),
+        "machines": (),
+        "shell": (),
+        "bisect": ("--releases", "--old", "debian:6.1", "--new", "debian:6.12", "--boot"),
+    }
+    done = command.run(name, *words[name], "--qemu", "debian:99")
+    assert done.status == 2
+    assert done.err.splitlines()[-1].startswith("iommu-harness: Debian has no QEMU 99")
+    assert "11" in done.err.splitlines()[-1]
