@@ -187,6 +187,11 @@ def joined(messages: Iterable[Message]) -> Iterator[Message]:
     """Yield the messages. Messages that a mail program wrapped are joined."""
     held: Message | None = None
     for message in messages:
+        if held is not None and _is_broken(held, message):
+            text = _ESCAPED.sub(_unescaped, held.text[:-1] + message.text)
+            lines = message.number - held.number + 1
+            held = held._replace(text=text, lines=lines, width=message.width, marked=True)
+            continue
         if held is not None and _continues(held, message):
             held = held._replace(
                 text=f"{held.text.rstrip()} {message.text.strip()}",
@@ -200,6 +205,27 @@ def joined(messages: Iterable[Message]) -> Iterator[Message]:
         held = message
     if held is not None:
         yield held
+
+
+# Quoted-printable text breaks lines of more than 76 characters after a "=" (RFC 2045, 6.7). Such
+# text is in a log if the body of a mail was saved as it was sent.
+_BREAK_AFTER = range(72, 77)
+_ESCAPED = re.compile("=([0-9A-F]{2})")
+
+
+def _is_broken(held: Message, message: Message) -> bool:
+    """Whether a soft line break of quoted-printable text is between the messages."""
+    return (
+        held.width in _BREAK_AFTER
+        and held.text.endswith("=")
+        and not held.text.endswith("==")
+        and message.number == held.number + held.lines
+        and len(held.text) <= _LONGEST_TEXT
+    )
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    return chr(int(match[1], 16))
 
 
 def _continues(held: Message, message: Message) -> bool:

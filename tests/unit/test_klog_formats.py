@@ -3,6 +3,7 @@
 
 import io
 import json
+import quopri
 import random
 from collections.abc import Callable
 
@@ -58,6 +59,11 @@ def wrapped(lines: list[str], width: int = 72) -> list[str]:
             rest = rest[at + 1 :]
         out.append(rest)
     return out
+
+
+def quoted_printable(lines: list[str]) -> list[str]:
+    """The body of a mail as it is sent (RFC 2045)."""
+    return quopri.encodestring("\n".join(lines).encode()).decode().splitlines()
 
 
 def interleaved(lines: list[str]) -> list[str]:
@@ -128,6 +134,8 @@ FORMATS: dict[str, Callable[[list[str]], list[str]]] = {
     ],
     "dropped": lambda lines: stamped(lines, "** 93 printk messages dropped ** "),
     "behind a prompt": lambda lines: stamped(lines, "localhost login: "),
+    "quoted-printable": lambda lines: quoted_printable(stamped(lines, "Nov  8 19:31:24 kernel: ")),
+    "quoted-printable, quoted": lambda lines: quoted_printable([f"> {each}" for each in lines]),
     "interleaved": interleaved,
 }
 

@@ -13,6 +13,8 @@ from tests.unit.crashlog import CPU, END, read, trace
         ("refcount_inc", "kobject_get", "get_device_parent", "device_add"),
         ("__seqprop_assert",),
         ("__kmalloc_large_node", "kmalloc_array_noprof", "kvmalloc_node"),
+        ("__kthread_create_on_node", "kthread_create_on_node"),
+        ("check_free_page_bad", "__free_pages_ok", "kmem_freepages", "slabs_destroy", "kfree"),
     ],
 )
 def test_a_warning_blames_the_caller_of_helpers(helpers: tuple[str, ...]) -> None:
