@@ -203,7 +203,14 @@ def same_kind(reported: ErrorMessage, observed: ErrorMessage) -> bool:
     """Whether both are the same error. A failed write without an errno matches any errno."""
     if reported.kind == WRITE_FAILS:
         return observed.kind.startswith(WRITE_FAILS)
-    return reported.kind == observed.kind
+    return _OPENING.get(reported.kind, reported.kind) == _OPENING.get(observed.kind, observed.kind)
+
+
+# tee reports an error of open(2) like one of write(2); a shell words them differently.
+_OPENING = {
+    f"{WRITE_FAILS}: EACCES": "permission denied",
+    f"{WRITE_FAILS}: ENOENT": NO_FILE,
+}
 
 
 def find_errno(text: str) -> str:

@@ -63,6 +63,12 @@ def split_splats(texts: Sequence[str], numbers: Sequence[int]) -> SplitLog:
     return SplitLog(tuple(zip(found, places, strict=True)), tuple(rest))
 
 
+def is_printed_by(commands: Sequence[str], splat: Splat) -> bool:
+    """Whether the text of the splat is in one of the commands, as in ``echo "BUG: leaked"``."""
+    (first, *more) = splat.text
+    return not more and any(first.strip() in each for each in commands)
+
+
 def end_of_last_splat(texts: Sequence[str]) -> int:
     """The number of lines up to the end of the last splat, 0 if there is no splat."""
     return max((each.last for each in _splats(texts)), default=0)

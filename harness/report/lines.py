@@ -148,7 +148,23 @@ def _plain(line: str) -> str:
         line = _ANSI.sub("", line)
     if "\r" in line:
         line = line.rpartition("\r")[2] or line.replace("\r", "")
-    return line.replace("\x08", "").replace("\x00", "").expandtabs()[:_MAX_LINE]
+    if "\x08" in line:
+        line = _overtyped(line[:_MAX_LINE])
+    return line.replace("\x00", "").expandtabs()[:_MAX_LINE]
+
+
+def _overtyped(line: str) -> str:
+    """The line after its backspaces have moved the cursor. A terminal erases a character by a
+    backspace, a blank and a backspace."""
+    shown: list[str] = []
+    cursor = 0
+    for character in line:
+        if character == "\x08":
+            cursor = max(0, cursor - 1)
+            continue
+        shown[cursor : cursor + 1] = character
+        cursor += 1
+    return "".join(shown).rstrip()
 
 
 def _diff_state(hunk: tuple[int, int], body: str) -> tuple[tuple[int, int], bool]:

@@ -61,13 +61,19 @@ _STRONG = tuple(
         rf"(?:(?P<host>[\w.-]{{1,60}}) )?{_DIR} [#$]",
         "[\u279c\u276f\u03bb] +(?P<dir>~)",
         # The arrows and the lambda of zsh themes.
-        "[\u279c\u276f\u03bb] +"
-        r"(?:(?P<dir>~|[~/]?[\w./-]{1,80}) +)?(?:git:\([\w/.-]{1,60}\) )?(?:\u2717 +)?(?:[#$%] ?)?",
+        "[\u279c\u276f\u03bb]"
+        r"(?: +(?P<dir>~|[~/]?[\w./-]{1,80})(?= +(?:git:\(|\u2717|[#$%])))?"
+        r"(?: +git:\([\w/.-]{1,60}\))?(?: +\u2717)?(?: +[#$%])?",
         r"\(initramfs\)",
         # The second line of a two-line prompt.
         rf"{_CORNER}[#$%>\u276f]",
     )
 )
+# A zsh theme that shows only the directory: a word that is not a program.
+_THEME = re.compile(
+    "[\u279c\u276f\u03bb] +" r"(?P<all>(?P<dir>[~/]?[\w./-]{1,80}|/) +(?P<command>\S.*))$"
+)
+
 # Prompts that may also begin prose, a comment or a heading: a known command must follow.
 _WEAK = tuple(
     re.compile(pattern)
@@ -97,6 +103,9 @@ _SENTENCE_END = re.compile(r"(?:^|\s)[A-Za-z]+[.:?]$")
 
 def parse(line: str) -> Prompt | None:
     """Parse the prompt at the beginning of a line. Returns None if there is no prompt."""
+    match = _THEME.match(line)
+    if match and is_command(match["command"]) and not is_command(match["all"]):
+        return _from_match(line, match)
     for pattern in _STRONG:
         if match := pattern.match(line):
             return _from_match(line, match)
@@ -107,6 +116,9 @@ def parse(line: str) -> Prompt | None:
     match = _DOLLAR.match(line) or _LONE.fullmatch(line)
     return _from_match(line, match) if match else None
 
+
+# The time that zsh shows at the right margin (RPROMPT).
+_RIGHT = re.compile(r"(?:^|[ \t]{3,})\[\d\d:\d\d(?::\d\d)?\]$")
 
 # The first line of a two-line prompt: its upper corner, user, host and directory.
 _UPPER = re.compile(
@@ -123,7 +135,7 @@ def parse_upper_line(line: str) -> Prompt | None:
 
 def _from_match(line: str, match: re.Match[str]) -> Prompt:
     groups = match.groupdict()
-    command = (groups.get("command") or "").rstrip()
+    command = _RIGHT.sub("", groups.get("command") or "").rstrip()
     text = line[: len(line) - len(groups.get("command") or "")].rstrip()
     number = groups.get("number") or groups.get("behind")
     status = groups.get("status")

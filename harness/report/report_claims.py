@@ -127,9 +127,11 @@ def _splats_beside(report: Report, text: Text, session: Session) -> list[Claim]:
     if place == 0:
         attached = [each for each in report.texts if each.number == text.number]
         found += [one for each in attached if each is not text for one in _splats(each, each.lines)]
+    commands = [each.text for each in session.commands]
     distinct: dict[tuple[str, str], Claim] = {}
     for each in found:
-        distinct.setdefault(_identity(each), each)
+        if each.splat and not kernel_log.is_printed_by(commands, each.splat):
+            distinct.setdefault(_identity(each), each)
     return list(distinct.values())
 
 

@@ -75,7 +75,7 @@ def _script_command(interpreter: str, body: Sequence[str], first: Line, last: Li
 
 def _with_output(script: Command, lines: Sequence[Line], last: int) -> Command:
     """Return the script with the output that the report shows below line ``last``."""
-    output = reproducer_output.find_block(lines, last)
+    output = reproducer_output.find_block(lines, last, [script.text])
     if output is None:
         return script
     texts, numbers = output

@@ -30,8 +30,8 @@ _NOTHING = re.compile(r"(?:nothing|no output|empty|\(empty\)|\(nothing\))\.?", r
 Output = tuple[tuple[str, ...], tuple[int, ...]]
 
 
-def find_block(lines: Sequence[Line], last: int) -> Output | None:
-    """Return the output in a fenced or indented block below the reproducer that ends in line
+def find_block(lines: Sequence[Line], last: int, reproducer: Sequence[str] = ()) -> Output | None:
+    """Return the output in a fenced or indented block below the ``reproducer`` that ends in line
     ``last``, or None if there is no such block.
 
     Blocks that show what is expected are skipped. A block with kernel messages is not output. A
@@ -46,15 +46,18 @@ def find_block(lines: Sequence[Line], last: int) -> Output | None:
         if len(words) > _MOST_PROSE or not block:
             return None
         if _introduces_output(" ".join(words)):
-            return _output(block)
+            return _output(block, reproducer)
         below = below[start + len(block) :]
     return None
 
 
-def _output(block: Sequence[Line]) -> Output | None:
+def _output(block: Sequence[Line], reproducer: Sequence[str]) -> Output | None:
     texts = tuple(line.text[block[0].indent :] for line in block)
     numbers = tuple(line.number for line in block)
-    if any(map(kernel_log.message_text, texts)) or kernel_log.split_splats(texts, numbers).splats:
+    splats = [splat for splat, _ in kernel_log.split_splats(texts, numbers).splats]
+    if any(not kernel_log.is_printed_by(reproducer, each) for each in splats):
+        return None
+    if any(map(kernel_log.message_text, texts)):
         return None
     return None if all(map(error_message.parse, texts)) else (texts, numbers)
 
@@ -91,11 +94,17 @@ def attach_to_last_step(lines: Sequence[Line], steps: Sequence[Command]) -> list
         ((line, match) for line in below if (match := _ACTUAL.fullmatch(line.stripped))), None
     )
     alone = not any(commands.shows_state(each.text) for each in before)
-    shown = _actual(*found) if found else find_block(lines, last.line) if alone else None
+    shown = (
+        _actual(*found)
+        if found
+        else find_block(lines, last.line, [each.text for each in steps])
+        if alone
+        else None
+    )
     if shown is None:
         return list(steps)
-    texts, numbers = shown
-    return [*before, replace(last, output=texts, numbers=numbers, output_known=True, ended=True)]
+    output, numbers = shown
+    return [*before, replace(last, output=output, numbers=numbers, output_known=True, ended=True)]
 
 
 def _actual(line: Line, match: re.Match[str]) -> Output | None:

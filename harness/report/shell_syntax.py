@@ -84,6 +84,32 @@ def programs(text: str) -> list[str]:
     return found
 
 
+# A word with a list in braces, but without quotes, variables and escapes.
+_PART = r"[^\s{}'\"$\\`;|&<>()]*"
+_BRACES = re.compile(
+    rf"(?<![^\s;|&(])({_PART})\{{({_PART},{_PART})\}}({_PART}(?:\{{{_PART}\}}{_PART})*)"
+)
+_MOST_EXPANSIONS = 8
+
+
+def expand_braces(text: str) -> str:
+    """Expand lists in braces, such as ``a{b,c}``, which busybox's shell does not. Lists inside
+    other lists and here-documents stay as they are."""
+    if "<<" in text:
+        return text
+    for _ in range(_MOST_EXPANSIONS):
+        expanded = _BRACES.sub(_expansion, text)
+        if expanded == text:
+            break
+        text = expanded
+    return text
+
+
+def _expansion(match: re.Match[str]) -> str:
+    before, inner, after = match.groups()
+    return " ".join(f"{before}{each}{after}" for each in inner.split(","))
+
+
 def last_word(text: str) -> str:
     """The last argument of a command line."""
     words = text.split()

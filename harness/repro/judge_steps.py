@@ -160,17 +160,17 @@ def _prints(step: Step) -> str:
 
 def _unclaimed_output(step: Step, claim: Claim, run: SessionRun) -> tuple[str, str]:
     """Return standard output and error without the lines of other claims about the step."""
-    others = [
-        run.names.translate(other.lines[0])
-        for other in run.claims_about(claim.step)
-        if other.kind == "error" and other.lines
-    ]
+    errors = [each for each in run.claims_about(claim.step) if each.kind == "error"]
+    others = [run.names.translate(each.lines[0]) for each in errors if each.lines]
     dies = claim.step is not None and claims_killed(run.claims, claim.step)
 
     def is_claimed(line: str) -> bool:
         if dies and KILLED_BY_SIGNAL.match(line.strip()):
             return True
-        return any(compare.same_line(other, line) for other in others)
+        printed = error_message.parse(line)
+        return any(compare.same_line(other, line) for other in others) or any(
+            printed and each.error and _same_error(each.error, printed, run) for each in errors
+        )
 
     out, err = (
         "\n".join(line for line in text.splitlines() if not is_claimed(line))

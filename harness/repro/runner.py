@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from harness.errors import GuestError, GuestHang
 from harness.guest.guest import Guest, Step
 from harness.kernel.artifact import Kernel
-from harness.report import commands
+from harness.report import commands, shell_syntax
 from harness.report.commands import Command
 from harness.repro import device_names, hang
 from harness.repro.device_names import DeviceNames, GuestDevice
@@ -85,7 +85,7 @@ class Runner:
     def _translate(self, text: str) -> str:
         if _has_names(text):
             self._learn(text, self._devices(), must_fit=True)
-        return self.names.translate(text)
+        return shell_syntax.expand_braces(self.names.translate(text))
 
     def _devices(self) -> list[GuestDevice]:
         return device_names.parse_listing(self._query(device_names.LISTING))
