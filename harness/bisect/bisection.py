@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness.bisect import journal, predicate, space
+from harness.bisect import gitbisect, journal, predicate, space
 from harness.bisect.classify import Parameters
 from harness.bisect.gitbisect import Terms
 from harness.bisect.guest_runner import GuestRunner
@@ -213,12 +213,13 @@ def _verdicts(text: str, terms: Terms) -> dict[str, str]:
 def log(directory: Path) -> str:
     """The output of ``git bisect log`` so far. Raises UsageError if the bisection has no log."""
     load(directory)
-    if not (directory / "git/BISECT_LOG").exists():
+    repository = gitbisect.repository_in(directory)
+    if repository is None:
         raise UsageError(
             f"the bisection in {directory} has no log yet",
             f"continue it with iommu-harness bisect resume {directory}",
         )
-    return git.run(directory / "git", "bisect", "log")
+    return git.run(repository, "bisect", "log")
 
 
 def progress(bisection: Bisection) -> dict[str, Any]:

@@ -4,6 +4,8 @@ revision, writes the log, and handles the terms and the skipped revisions.
 """
 
 import re
+import secrets
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,11 +57,16 @@ class Position:
 
 
 class GitBisect:
-    """One bisection in ``repository``. git is started with the user's terms; callers use
-    ``old``, ``new`` and ``skip``."""
+    """One bisection of the history in ``repository``. git is started with the user's terms; callers
+    use ``old``, ``new`` and ``skip``.
+
+    git bisects in a repository of its own, which shares the objects. The git of a killed search may
+    still run when the search is resumed, and hold locks or leave them behind.
+    """
 
     def __init__(self, repository: Path, endpoints: Endpoints, terms: Terms) -> None:
-        self._repository = repository
+        self._history = repository
+        self._repository = repository = _private(repository)
         self._endpoints = endpoints
         self._terms = terms
         # git bisect start requires a HEAD that it can return to.
@@ -91,13 +98,10 @@ class GitBisect:
         return [each for each in either if each]
 
     def _middle(self, new: str, olds: Sequence[str]) -> str:
-        # rev-list --bisect also reads refs/bisect of the running bisection.
-        aside = self._repository.with_name(f"{self._repository.name}-ahead")
-        if not aside.exists():
-            git.create_with_alternates(self._repository, aside)
         words = ["rev-list", "--bisect", *_options(self._endpoints), new]
         words += [f"^{each}" for each in olds]
-        return git.run(aside, *words, "--", *self._endpoints.paths)
+        # rev-list --bisect also reads refs/bisect, which the history does not have.
+        return git.run(self._history, *words, "--", *self._endpoints.paths)
 
     def _bounds(self) -> tuple[str, list[str]]:
         """The hashes of the current new bound and of the old bounds (refs/bisect)."""
@@ -134,6 +138,23 @@ class GitBisect:
                 f"give the merge base as --old and the {self._terms.old} endpoint as --new",
             )
         raise HostError(f"git bisect failed: {_gist(failure)}")
+
+
+_PRIVATE = "bisecting-"
+
+
+def repository_in(directory: Path) -> Path | None:
+    """The repository in which git bisects, or None if it has not begun."""
+    return next((log.parent for log in directory.glob(f"{_PRIVATE}*/BISECT_LOG")), None)
+
+
+def _private(repository: Path) -> Path:
+    """Create a new repository for a bisection, and remove those of earlier searches."""
+    for old in repository.parent.glob(f"{_PRIVATE}*"):
+        shutil.rmtree(old, ignore_errors=True)
+    into = repository.with_name(f"{_PRIVATE}{secrets.token_hex(4)}")
+    git.create_with_alternates(repository, into)
+    return into
 
 
 def _gist(failure: ProgramFailed) -> str:
