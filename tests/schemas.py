@@ -38,6 +38,7 @@ COMMANDS = (
     "behaviours",
     "machines",
     "machines-boot",
+    "selftests",
     "kernel-build",
     "kernel-builds",
     "kernel-list",

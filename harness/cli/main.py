@@ -26,6 +26,7 @@ _COMMANDS = {
     "mutants": "mutants:mutants_",
     "behaviours": "behaviours:behaviours",
     "bisect": "bisect:app",
+    "selftests": "selftests:selftests",
     "shell": "shell:shell",
     "kernel": "kernel:app",
     "machines": "machines:machines",

@@ -289,6 +289,19 @@ def _refresh(job: _Job, kbuild: Kbuild, name: str) -> None:
 
 
 @contextlib.contextmanager
+def open_source(spec: KernelSpec) -> Iterator[Kbuild]:
+    """Lock the work tree of a kernel as a build does, and yield its kbuild. The objects may be
+    those of a different configuration, or missing. Raises UsageError as ``build`` does."""
+    job = _resolve(spec)
+    with (
+        _open_worktree(job) as tree,
+        cache.scratch() as scratch,
+        _open_kbuild(job, tree, scratch / "log") as kbuild,
+    ):
+        yield kbuild
+
+
+@contextlib.contextmanager
 def _open_kbuild(job: _Job, tree: Worktree, path: Path) -> Iterator[Kbuild]:
     """Yield kbuild with its log in ``path``. If a program fails in the block, raise an error with
     the cause from the log."""

@@ -23,6 +23,7 @@ from harness.klog.record import Record
 from harness.klog.splat import Splat
 from harness.report import claim
 from harness.repro import verdict
+from harness.selftests.run import SelftestOutcome
 from harness.suite import harmless, mutants, run, smoke
 from tests import command, fake_linux, schemas
 
@@ -103,6 +104,7 @@ def properties(place: str) -> set[str]:
         ("bisect-status/properties/last", journal.Run, set(), set()),
         ("behaviours/properties/issues/items", Evidence, {"name", "guess"}, set()),
         ("machines-boot/properties/machines/items", smoke.SmokeResult, set(), set()),
+        ("selftests/properties/tests/items", SelftestOutcome, set(), set()),
     ],
 )
 def test_a_schema_has_the_fields_of_its_class(
