@@ -30,7 +30,9 @@ def selftests(
     suite: Annotated[
         list[str],
         typer.Argument(
-            metavar="SUITE", show_default="all", help=f"A suite: {', '.join(suites.SUITES)}."
+            metavar="SUITE",
+            show_default="all",
+            help="; ".join(f"{each.name}: {each.summary}" for each in suites.SUITES.values()) + ".",
         ),
     ] = [],  # noqa: B006  typer copies it
     kernel: options.Kernels = [DEFAULT_KERNEL],  # noqa: B006

@@ -23,8 +23,9 @@ GUEST_DIRECTORY = "selftests"
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """Tests of one kind. ``directory`` of tools/testing/selftests has its programs, "" for KUnit
-    modules. ``requires`` are options without which no test of the suite works."""
+    """Tests of one kind, described by ``summary``. ``directory`` of tools/testing/selftests has its
+    programs, "" for KUnit modules. ``requires`` are options without which no test of the suite
+    works."""
 
     name: str
     summary: str
@@ -37,17 +38,17 @@ SUITES = {
     for suite in (
         Suite(
             "iommu",
-            "iommufd with a mock IOMMU (tools/testing/selftests/iommu)",
+            "iommufd with a mock IOMMU",
             "iommu",
             ("IOMMUFD", "IOMMUFD_TEST"),
         ),
         Suite(
             "vfio",
-            "VFIO with a PCI device behind the machine's IOMMU (tools/testing/selftests/vfio)",
+            "VFIO with a PCI device behind the machine's IOMMU",
             "vfio",
             ("VFIO_PCI", "IOMMUFD", "VFIO_DEVICE_CDEV"),
         ),
-        Suite("kunit", "KUnit modules of drivers/iommu and drivers/vfio, and tests at boot"),
+        Suite("kunit", "the KUnit modules of drivers/iommu and drivers/vfio"),
     )
 }
 
@@ -117,7 +118,8 @@ def _kunit_modules(kernel: Kernel) -> Iterator[str]:
 
 
 def command(test: Selftest, guest: Guest) -> str:
-    """Prepare the guest for the test, and return the command that runs it."""
+    """Prepare the guest for the test, and return the command that runs it. Raises UsageError if the
+    guest has no device for it."""
     if test.at_boot:
         return ":"
     if test.program is None:
@@ -134,6 +136,9 @@ def command(test: Selftest, guest: Guest) -> str:
 def _vfio_device(guest: Guest) -> str:
     """Bind the last PCI device to vfio-pci, and return its name."""
     guest.run(f"modprobe {guest.machine.iommu.driver}")
-    name = max(clients.pci(guest.state()))
+    names = clients.pci(guest.state())
+    if not names:
+        raise UsageError(f"{guest.machine.name} has no PCI device for VFIO", "use smmuv3+nic")
+    name = max(names)
     vfio.bind_vfio(guest, name)
     return name
