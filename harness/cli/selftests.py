@@ -71,15 +71,19 @@ def selftests(
     where = qemus.on_each(described, qemu)
     directory = rundir.create("selftests", run_dir)
     progress.note(f"run: {directory}")
-    kernels, errors = _build(specs, where, chosen)
-    outcomes = list(_run(kernels, directory))
-    record = _record(outcomes, kernels, qemu, errors, directory)
-    (directory / "result.json").write_text(output.to_json(record))
-    if as_json:
-        output.print_json(record)
-    else:
-        output.show(render.lines(outcomes))
-        output.show(_closing(outcomes, errors, directory))
+    jobs, errors = _build(specs, where, chosen)
+    outcomes: list[SelftestOutcome] = []
+    try:
+        for outcome in _run(jobs, directory):
+            outcomes.append(outcome)  # noqa: PERF402  keeps the outcomes before ^C
+    finally:
+        record = _record(outcomes, jobs, qemu, errors, directory)
+        (directory / "result.json").write_text(output.to_json(record))
+        if as_json:
+            output.print_json(record)
+        else:
+            output.show(render.lines(outcomes))
+            output.show(_closing(outcomes, errors, directory))
     raise typer.Exit(_exit_code(render.counts(outcomes), errors))
 
 
