@@ -22,7 +22,9 @@ from harness.report.statements import Refcount
 
 _STATUS = re.compile(
     r"\b(?:returns?|returned|exit(?:s|ed)?(?: with)?(?: (?:code|status|value))?(?: (?:is|of|was))?|"
-    r"(?:exit|return) (?:code|status|value)(?: (?:is|of|was))?|rc ?=)"
+    r"(?:exit|return) (?:code|status|value)(?: (?:is|of|was))?|rc ?=|"
+    r"(?:fail(?:s|ed|ing)?|end(?:s|ed)?) with"
+    r"(?= (?:an? )?(?:exit |error |return )?(?:code|status)\b))"
     r"(?: an?)?(?: (?:exit|error|return))?(?: (?:code|status|value))?(?: of)? "
     r"(?P<number>\d{1,3})\b",
     re.IGNORECASE,

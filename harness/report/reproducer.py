@@ -8,6 +8,7 @@ from dataclasses import replace
 from harness.report import (
     kernel_log,
     prompt,
+    prose_session,
     remarks,
     reproducer_output,
     shell_syntax,
@@ -39,6 +40,7 @@ def find(lines: Sequence[Line]) -> list[Session]:
         step_list.numbered,
         _blocks,
         step_list.bullets,
+        prose_session.find,
     )
     return next((found for source in sources if (found := list(source(lines)))), [])
 
