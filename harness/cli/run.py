@@ -101,6 +101,9 @@ def run_(
         qemu_versions.check_program(qemus.program(choice))
     _check_clients(specs, machine)
     found = resolved.build(specs, machine, behaviours, issue_files)
+    for each in found.kernels:
+        for text in each.kernel.notes:
+            progress.note(f"{each.kernel.label}: {text}")
     directory = rundir.create("scenarios", run_dir)
     request = RunRequest(
         found.specs,

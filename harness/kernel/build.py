@@ -21,6 +21,7 @@ from harness.kernel import (
     kconfig,
     prebuilt,
     series,
+    subject,
     tree_source,
     worktree,
 )
@@ -232,7 +233,8 @@ def _build(job: _Job, into: Path) -> None:
             _compile(job, kbuild)
             with progress.phase("kernel install", f"storing {job.label}"):
                 release = _install(tree.objects, into)
-        notes = (*tree.notes, *config.notes(job.options, (into / "config").read_text()))
+        options = config.notes(job.options, (into / "config").read_text())
+        notes = (*tree.notes, *options, *_age_notes(job.source.version))
     artifact.write(
         Kernel(
             key=job.key,
@@ -243,6 +245,17 @@ def _build(job: _Job, into: Path) -> None:
             directory=into,
             source=job.source.identity,
         )
+    )
+
+
+def _age_notes(version: tuple[int, int]) -> tuple[str, ...]:
+    """Report a kernel that is newer than all with which the harness was tested."""
+    if version <= subject.NEWEST_TESTED:
+        return ()
+    own, newest = ("{}.{}".format(*each) for each in (version, subject.NEWEST_TESTED))
+    return (
+        f"{own} is newer than {newest}, the newest kernel with which this version of the harness"
+        " was tested",
     )
 
 

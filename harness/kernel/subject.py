@@ -9,6 +9,9 @@ import re
 # there are variants.
 FRAGMENTS = ("base", "iommu")
 
+# The newest kernel with which the bundled scenarios, behaviours and known issues were compared.
+NEWEST_TESTED = (7, 3)
+
 # Files that a source tree must have to be tested.
 REQUIRED_FILES = ("Makefile", "Kbuild", "arch/arm64/Kconfig", "drivers/iommu/iommu.c")
 

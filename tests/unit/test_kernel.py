@@ -111,6 +111,15 @@ def test_build_notes_an_option_that_the_kernel_lacks(tree: Path, tmp_path: Path)
     assert build.build(spec.parse(f"tree:{tree}", fragments=[fragment])).notes == ()
 
 
+@pytest.mark.usefixtures("no_fragments")
+def test_build_notes_a_kernel_that_is_newer_than_the_tested_ones(tree: Path) -> None:
+    makefile = tree / "Makefile"
+    makefile.write_text(makefile.read_text().replace("VERSION = 6", "VERSION = 99", 1))
+    (note,) = build.build(spec.parse(f"tree:{tree}")).notes
+    assert note.startswith("99.")
+    assert "is newer than 7." in note
+
+
 def test_read_rejects_an_invalid_line_in_a_fragment(tmp_path: Path) -> None:
     fragment = tmp_path / "my.config"
     fragment.write_text("CONFIG_A=y\nCONFIG_B y\n")
