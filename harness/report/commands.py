@@ -98,6 +98,12 @@ def trailing_echo(command: str) -> str:
     return found[-1]["operator"] if found and found[-1].end() == len(command.strip()) else ""
 
 
+def ends_machine(command: str) -> bool:
+    """Whether the command shuts the machine down. Its output is that of the reporter's init."""
+    names = shell_syntax.programs(command)
+    return bool(names) and names[-1] in ("reboot", "poweroff", "halt", "shutdown")
+
+
 def is_endless(command: str) -> bool:
     """Whether the command is designed to run until it is interrupted."""
     names = shell_syntax.programs(command)

@@ -69,6 +69,15 @@ def _opens_segment(found: Prompt | None) -> bool:
     return found is not None and bool(found.command)
 
 
+# bash prints a blank line before the times of "time".
+_TIMES = re.compile(r"real\s+\d")
+# A heading in the output of a test runner such as pytest, which has run the session.
+_RULE = re.compile(r"={4,} \S.{0,100} ={4,}|-{4,} \S.{0,100} -{4,}")
+# A command in the background, and what an interactive shell prints about its job.
+_BACKGROUND = re.compile(r"(?<![&>|])&(?![&>\d])")
+_JOB = re.compile(r"\[\d{1,3}\](?:[+-]?\s+\d+|[+-]?\s+[^\W\d]\w*\b.*)")
+
+
 class _Parser:
     """A parser for the segment that begins at ``start``. Positions are indexes of ``lines``."""
 
@@ -171,6 +180,8 @@ class _Parser:
             return self._continues_after_blank(position, above)
         if self._is_outdented(line) or remarks.is_mail_closing(line.stripped):
             return False
+        if _RULE.fullmatch(line.stripped):
+            return False
         return not self._is_unrecognised_command(position)
 
     def _is_unrecognised_command(self, position: int) -> bool:
@@ -195,6 +206,8 @@ class _Parser:
         if not self._first.same_block(following):
             return False
         if self._first.fence or kernel_log.is_kernel_message(following.stripped):
+            return True
+        if _TIMES.match(following.stripped):
             return True
         if 0 < self._first.indent <= following.indent:
             return True
@@ -230,6 +243,8 @@ class _Parser:
             end = kernel_log.end_of_last_splat([each for _, each in texts])
             texts = [*texts[:end], *remarks.drop_prose(texts[end:])]
         texts = [each for each in texts if not _PASSWORD.fullmatch(each[1].strip())]
+        if _BACKGROUND.search(text):
+            texts = [each for each in texts if not _JOB.fullmatch(each[1].strip())]
         interrupted = any(_INTERRUPT.fullmatch(each.strip()) for _, each in texts)
         texts = [(number, remarks.strip_note(each.replace("^C", ""))) for number, each in texts]
         while texts and not texts[-1][1].strip():

@@ -84,6 +84,20 @@ def programs(text: str) -> list[str]:
     return found
 
 
+_HERE_STRING = re.compile(r"<<<\s*(?:\"([^\"$`\\]*)\"|'([^']*)'|([^\s;|&<>()\"'$`\\]+))")
+
+
+def expand_here_string(text: str) -> str:
+    """Replace a here-string of one line, ``cat <<< word``, which busybox's shell does not have, by
+    a here-document."""
+    match = _HERE_STRING.search(text)
+    if match is None or "\n" in text or _HERE_STRING.search(text, match.end()):
+        return text
+    word = next(each for each in match.groups() if each is not None)
+    line = f"{text[: match.start()]}<<'END_OF_STRING'{text[match.end() :]}"
+    return f"{line}\n{word}\nEND_OF_STRING"
+
+
 # A word with a list in braces, but without quotes, variables and escapes.
 _PART = r"[^\s{}'\"$\\`;|&<>()]*"
 _BRACES = re.compile(

@@ -65,7 +65,8 @@ def _in_use(reported: ErrorMessage, step: Step, *, prints_error: bool) -> Ruling
         return False, f"{module} is not loaded; {_result(step)}"
     if not set(reported.holders) <= set(found.holders):
         return False, f"{module} has refcount {found.refcount}, held by {_names(found.holders)}"
-    if step.status == 0 and not shell_syntax.is_compound(step.command):
+    shows_file = commands.shows_state(step.command)
+    if step.status == 0 and not shows_file and not shell_syntax.is_compound(step.command):
         return False, f"the command succeeds; {_result(step)}"
     if not prints_error:
         return False, _result(step)

@@ -80,6 +80,10 @@ def driver(message: str, kernel: Kernel) -> str:
     return f"the guest has no driver {name}"
 
 
+# busybox's shell, on syntax of bash, zsh or csh (shell/ash.c, synexpect).
+_SYNTAX_ERROR = re.compile(r": syntax error: ")
+
+
 def for_step(number: int, run: SessionRun) -> str:
     """Return what the step requires but the guest lacks, "" if nothing.
 
@@ -97,6 +101,8 @@ def for_step(number: int, run: SessionRun) -> str:
         option = _BAD_OPTION.match(line.strip())
         if option and line.strip() not in command.output:
             return f"the guest's {option['program']} rejects an option: {line.strip()[:120]}"
+        if _SYNTAX_ERROR.search(line) and line.strip() not in command.output:
+            return "the command has syntax that the guest's shell does not have"
         error = error_message.parse(line)
         lacks = _by_error(error, step, run.kernel) if error else ""
         if lacks and error not in _reported_errors(run):

@@ -85,7 +85,8 @@ class Runner:
     def _translate(self, text: str) -> str:
         if _has_names(text):
             self._learn(text, self._devices(), must_fit=True)
-        return shell_syntax.expand_braces(self.names.translate(text))
+        text = shell_syntax.expand_braces(self.names.translate(text))
+        return shell_syntax.expand_here_string(text)
 
     def _devices(self) -> list[GuestDevice]:
         return device_names.parse_listing(self._query(device_names.LISTING))

@@ -50,6 +50,20 @@ def test_expand_braces_agrees_with_bash(word: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "expanded"),
+    [
+        ("cat <<< word; ls", "cat <<'END_OF_STRING'; ls\nword\nEND_OF_STRING"),
+        ("tee x <<<'a b' > /dev/null", "tee x <<'END_OF_STRING' > /dev/null\na b\nEND_OF_STRING"),
+        ('cat <<< "$x"', 'cat <<< "$x"'),
+        ("cat <<E\nx\nE", "cat <<E\nx\nE"),
+        ("echo a", "echo a"),
+    ],
+)
+def test_expand_here_string_makes_a_here_document(text: str, expanded: str) -> None:
+    assert shell_syntax.expand_here_string(text) == expanded
+
+
+@pytest.mark.parametrize(
     ("typed", "shown"),
     [
         ("modpeo\b \b\b \brobe e1000e", "modprobe e1000e"),
