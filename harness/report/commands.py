@@ -99,9 +99,11 @@ def trailing_echo(command: str) -> str:
 
 
 def ends_machine(command: str) -> bool:
-    """Whether the command shuts the machine down. Its output is that of the reporter's init."""
+    """Whether init shuts the machine down (without -f). The output is that of the reporter's
+    init."""
     names = shell_syntax.programs(command)
-    return bool(names) and names[-1] in ("reboot", "poweroff", "halt", "shutdown")
+    ends = bool(names) and names[-1] in ("reboot", "poweroff", "halt", "shutdown")
+    return ends and " -f" not in command
 
 
 def is_endless(command: str) -> bool:
