@@ -82,7 +82,6 @@ def symptom_of(predicate: Predicate) -> Symptom:
 
 
 def _failed_scenario(predicate: Predicate, machine: str) -> Symptom:
-    machine_file.machine(machine, predicate.qemu)
     list(scenarios.select(predicate.scenarios))
     behaviour.overrides(predicate.behaviours)
     _check_known(predicate.known)

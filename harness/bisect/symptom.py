@@ -24,7 +24,6 @@ from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
 from harness.klog import record, splat
 from harness.klog.splat import Splat
-from harness.machine import qemus
 from harness.machine.topology import Machine
 from harness.report import claim
 from harness.repro import hang, replay, request
@@ -187,7 +186,7 @@ class FailedScenario:
 
     def check(self, spec: KernelSpec, kernel: Kernel, directory: Path) -> Observation:
         for name in self.request.machines:
-            (machine,) = qemus.on_each([machine_file.machine(name)], self.request.qemus)
+            machine = machine_file.machine(name, *self.request.qemus)
             failure = _boot_failure(kernel, machine, directory)
             if failure:
                 return failure

@@ -56,8 +56,7 @@ def machines(
     """
     options.use_mirror(debian_mirror)
     chosen = qemus.on_each([machine_file.machine(name) for name in machine or MACHINES], qemu)
-    for each in qemu:
-        qemu_versions.check_program(qemus.program(each))
+    qemus.check(qemu)
     if not kernel:
         if len(qemu) > 1:
             raise UsageError("the list is of one QEMU", "use one --qemu, or --kernel")

@@ -16,7 +16,6 @@ from harness.iommu import behaviour, machine_file, machines
 from harness.iommu.known_issues import issues
 from harness.kernel.spec import DEFAULT_KERNEL, KernelSpec
 from harness.machine import provenance, qemus
-from harness.machine import qemu as qemu_versions
 from harness.suite import matrix, resolved, run, scenarios
 from harness.suite.run import RunRequest, ScenarioOutcome
 
@@ -97,8 +96,7 @@ def run_(
     )
     issue_files = tuple(file.absolute() for file in known_issues)
     check(machine, behaviours, scenario, issue_files)
-    for choice in qemu:
-        qemu_versions.check_program(qemus.program(choice))
+    qemus.check(qemu)
     _check_clients(specs, machine)
     found = resolved.build(specs, machine, behaviours, issue_files)
     for each in found.kernels:

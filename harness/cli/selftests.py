@@ -17,7 +17,6 @@ from harness.kernel import build
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import DEFAULT_KERNEL, KernelSpec
 from harness.machine import provenance, qemus
-from harness.machine import qemu as qemu_versions
 from harness.machine.topology import Machine
 from harness.selftests import programs, render, run, suites
 from harness.selftests.run import SelftestOutcome
@@ -66,8 +65,7 @@ def selftests(
     )
     _check_sources(specs)
     described = [machine_file.machine(name) for name in machine]
-    for choice in qemu:
-        qemu_versions.check_program(qemus.program(choice))
+    qemus.check(qemu)
     where = qemus.on_each(described, qemu)
     directory = rundir.create("selftests", run_dir)
     progress.note(f"run: {directory}")

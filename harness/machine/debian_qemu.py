@@ -22,8 +22,7 @@ _CHOICE = re.compile(r"\d+(\.\d+)*")
 # The upstream version in a Debian version such as 1:11.1.3+ds-1~bpo13+1.
 _UPSTREAM = re.compile(r"(?:\d+:)?(\d+(?:\.\d+)*)")
 
-# The harness passes devices as JSON and reads the guest's memory from a migration stream, neither
-# of which works with the QEMU of Debian 11, 5.2.
+# The oldest version with which the harness is tested, that of Debian 12.
 _OLDEST = (7, 2)
 
 # Part of the cache key: increase it when the result of the steps below changes.

@@ -25,6 +25,12 @@ def program(choice: str) -> str:
     return choice
 
 
+def check(choices: Iterable[str]) -> None:
+    """Raise UsageError and HostError as ``program`` does, and as ``qemu.check_program`` does."""
+    for choice in choices:
+        qemu.check_program(program(choice))
+
+
 def on_each(machines: Iterable[Machine], choices: Sequence[str]) -> list[Machine]:
     """Each machine on each QEMU. If there are several, the label of a machine has the version of
     its QEMU, or the choice itself if another QEMU has the same version.
