@@ -64,8 +64,8 @@ def fitted(machine: Machine) -> Machine:
 def run(
     test: Selftest, spec: str, kernel: Kernel, machine: Machine, directory: Path
 ) -> SelftestOutcome:
-    """Run one test on the ``fitted`` machine, with logs in ``directory``. Errors of the guest and
-    of this host become the result."""
+    """Run one test on the ``fitted`` machine, with logs in ``directory``. Errors become the result:
+    a guest that does not boot fails the test, an error of this host makes it inconclusive."""
     outcome = SelftestOutcome(test.suite, test.name, spec, machine.label, ScenarioResult.PASSED)
     if test.unavailable:
         return replace(outcome, result=ScenarioResult.NOT_APPLICABLE, reason=test.unavailable)
@@ -76,7 +76,9 @@ def run(
     try:
         judged = _run(test, outcome, kernel, machine, directory)
     except HarnessError as error:
-        judged = replace(outcome, result=ScenarioResult.INCONCLUSIVE, reason=str(error))
+        is_finding = isinstance(error, GuestError) and not is_host_trouble(error)
+        result = ScenarioResult.FAILED if is_finding else ScenarioResult.INCONCLUSIVE
+        judged = replace(outcome, result=result, reason=str(error))
     return replace(judged, seconds=round(time.monotonic() - started, 3))
 
 
@@ -160,7 +162,9 @@ def _logged(command: str) -> str:
     (printk_devkmsg)."""
     return (
         "echo on > /proc/sys/kernel/printk_devkmsg;"
-        f" {{ {command} 2>&1; echo $? > /tmp/status; }} | while IFS= read -r line;"
+        f" {{ {command} 2>&1; echo $? > /tmp/status; }} |"
+        # The last line may lack its newline.
+        ' while IFS= read -r line || [ -n "$line" ];'
         " do printf '%s\\n' \"$line\" > /dev/kmsg; done; exit_with() { return $1; };"
         " exit_with $(cat /tmp/status)"
     )

@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The results of the kernel's own tests: KTAP, and the verdict on a test."""
 
+from pathlib import Path
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.errors import GuestHang, GuestPanic, QemuEnded
+from harness.errors import GuestHang, GuestPanic, HarnessError, HostError, QemuEnded
+from harness.guest import launch
+from harness.iommu import machines
 from harness.iommu.finding import Finding
+from harness.kernel.artifact import Kernel
 from harness.klog import splat
 from harness.selftests import ktap, render, run, suites
 from harness.selftests.ktap import Report, Result, Subtest
@@ -203,3 +209,25 @@ def test_boot_message_has_the_counts() -> None:
     match = pattern.match(line)
     assert match
     assert (match["passed"], match["failed"]) == ("18", "1")
+
+
+@pytest.mark.parametrize(
+    ("error", "result"),
+    [
+        (GuestPanic("Oops"), ScenarioResult.FAILED),
+        (GuestHang("no reply for 60 s"), ScenarioResult.FAILED),
+        (QemuEnded("killed"), ScenarioResult.INCONCLUSIVE),
+        (HostError("no space"), ScenarioResult.INCONCLUSIVE),
+    ],
+)
+def test_guest_that_does_not_boot_fails_a_test(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: HarnessError, result: ScenarioResult
+) -> None:
+    def boot_of(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(launch, "boot_of", boot_of)
+    test = suites.Selftest("kunit", "arm-smmu-v3-test")
+    kernel = Kernel("key", "debian:7.2", "7.2.13", "gcc", tmp_path)
+    outcome = run.run(test, "debian:7.2", kernel, machines.named("smmuv3"), tmp_path)
+    assert (outcome.result, outcome.reason) == (result, str(error))
