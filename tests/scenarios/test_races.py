@@ -20,10 +20,20 @@ from harness.machine.topology import Machine
 from harness.plugin.plugin import GuestFactory
 
 
+def with_cpus(machine: Machine, cpus: int) -> Machine:
+    return dataclasses.replace(machine, name=f"{machine.name}-{cpus}-cpus", cpus=cpus)
+
+
 @pytest.fixture
 def smp_guest(machine: Machine, guest_factory: GuestFactory) -> Guest:
     """A guest with two CPUs."""
-    return guest_factory(dataclasses.replace(machine, name=f"{machine.name}-pair", cpus=2))
+    return guest_factory(with_cpus(machine, 2))
+
+
+@pytest.fixture(params=range(3))
+def rng(request: pytest.FixtureRequest) -> random.Random:
+    """What the delays of a race are drawn from."""
+    return random.Random(request.param)
 
 
 def run_concurrently(guest: Guest, one: str, other: str) -> None:
@@ -49,9 +59,8 @@ def nic_of(guest: Guest) -> str:
     "client-binds-while-iommu-probes", "client-probes-during-registration", sometimes=True
 )
 @pytest.mark.parametrize("client", ["e1000e", "iommu_client"])
-@pytest.mark.parametrize("seed", range(3))
 def test_client_racing_registration_ends_up_translated(
-    smp_guest: Guest, client: str, seed: int
+    smp_guest: Guest, client: str, rng: random.Random
 ) -> None:
     """A client that probes while its IOMMU registers ends up translated, in either order.
 
@@ -59,7 +68,6 @@ def test_client_racing_registration_ends_up_translated(
     driver = smp_guest.machine.iommu.driver
     if client == "iommu_client" and not smp_guest.machine.overlays:
         client = "e1000e async_probe"
-    rng = random.Random(seed)
     waits = [rng.randrange(0, 30000) for _ in range(2)]
     run_concurrently(
         smp_guest,
@@ -92,13 +100,11 @@ def test_async_client_probes_all_get_groups(smp_guest: Guest) -> None:
         modules.unload(smp_guest, "iommu_client")
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_device_removal_races_with_unbind(smp_guest: Guest, seed: int) -> None:
+def test_device_removal_races_with_unbind(smp_guest: Guest, rng: random.Random) -> None:
     """A device that is removed while it is being unbound leaves its group once, in either order.
 
     device_del races with unbind_store; one waits until the other releases the device lock."""
     clients.bind_all(smp_guest)
-    rng = random.Random(seed)
     nic = nic_of(smp_guest)
     for _ in range(4):
         run_concurrently(
@@ -119,8 +125,7 @@ def test_device_removal_races_with_unbind(smp_guest: Guest, seed: int) -> None:
     "iommu-unregisters-during-lookup",
     sometimes=True,
 )
-@pytest.mark.parametrize("seed", range(3))
-def test_rescan_races_with_unload(smp_guest: Guest, seed: int) -> None:
+def test_rescan_races_with_unload(smp_guest: Guest, rng: random.Random) -> None:
     """A rescan during rmmod either pins the module or finds no IOMMU.
 
     The module is live, then going (try_module_get fails), then removed from the list of IOMMUs,
@@ -128,7 +133,6 @@ def test_rescan_races_with_unload(smp_guest: Guest, seed: int) -> None:
     clear behind a virtio-iommu), and the bus keeps operations that have been freed."""
     clients.bind_all(smp_guest)
     nic, driver = nic_of(smp_guest), smp_guest.machine.iommu.driver
-    rng = random.Random(seed)
     clients.remove_all(smp_guest)
     for _ in range(3):
         run_concurrently(
@@ -150,12 +154,10 @@ def test_rescan_races_with_unload(smp_guest: Guest, seed: int) -> None:
         finding.require(count == 0, "refcount", driver, count)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_removals_race_with_rescans(smp_guest: Guest, seed: int) -> None:
+def test_removals_race_with_rescans(smp_guest: Guest, rng: random.Random) -> None:
     """Concurrent removals and rescans of a device leave it usable and the refcounts balanced."""
     clients.bind_all(smp_guest)
     nic = nic_of(smp_guest)
-    rng = random.Random(seed)
     remove = f"echo 1 > /sys/bus/pci/devices/{nic}/remove"
     rescan = "echo 1 > /sys/bus/pci/rescan"
     loop = "for n in 1 2 3 4 5; do usleep {}; {}; {}; done"
