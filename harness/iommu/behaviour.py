@@ -4,7 +4,7 @@ never compares versions. The signs of a behaviour decide by a kernel's source wh
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.errors import UsageError, did_you_mean
 from harness.iommu import evidence
@@ -142,11 +142,28 @@ DIRECT_REGIONS_BLOCK_USERS = _behaviour(
     Sign(_CORE, r"\brequire_direct\b"),
     commit="a48ce36e2786",
 )
+# A kernel without this file has no type to change, whatever its functions are called.
+_TYPE_FILE = Sign(_CORE, r"\bIOMMU_GROUP_ATTR\(type\b", symbol="iommu_group_show_type")
+GROUP_TYPE = _behaviour(
+    "group-type",
+    "5.10",
+    "sysfs has the type of a group's default domain (/sys/kernel/iommu_groups/N/type)",
+    "iommu_group_show_type, Documentation/ABI/testing/sysfs-kernel-iommu_groups",
+    _TYPE_FILE,
+)
+GROUP_RESERVED_REGIONS = _behaviour(
+    "group-reserved-regions",
+    "5.10",
+    "sysfs has the reserved regions of a group (/sys/kernel/iommu_groups/N/reserved_regions)",
+    "iommu_group_show_resv_regions, Documentation/ABI/testing/sysfs-kernel-iommu_groups",
+    Sign(_CORE, r"\bIOMMU_GROUP_ATTR\(reserved_regions\b", symbol="iommu_group_show_resv_regions"),
+)
 GROUP_TYPE_WRITABLE = _behaviour(
     "group-type-writable",
     "5.11",
     "the type of a group's default domain can be changed at run time",
     "iommu_group_store_type, Documentation/ABI/testing/sysfs-kernel-iommu_groups",
+    replace(_TYPE_FILE, must=True),
     Sign(_CORE, r"\biommu_group_store_type\(", symbol="iommu_group_store_type"),
 )
 SHARED_GROUP_TYPE_WRITABLE = _behaviour(
@@ -154,6 +171,7 @@ SHARED_GROUP_TYPE_WRITABLE = _behaviour(
     "6.12",
     "the type of a group with several devices can be changed",
     "iommu_group_store_type",
+    replace(_TYPE_FILE, must=True, symbol=""),
     Sign(_CORE, r"group_device_count\(group\) != 1", "iommu_group_store_type", shown=False),
     Sign(_CORE, r"\biommu_group_store_type\("),
 )
@@ -197,6 +215,18 @@ DMA_OWNERSHIP = _behaviour(
         symbol="iommu_device_use_default_domain",
     ),
     commit="512881eacfa7",
+)
+
+FAULT_INJECTION = _behaviour(
+    "fault-injection",
+    "5.10",
+    "a task's allocations can be made to fail (/proc/PID/fail-nth)",
+    "Documentation/fault-injection/fault-injection.rst",
+    Sign(option="FAILSLAB", must=True),
+    Sign(option="FAIL_PAGE_ALLOC", must=True),
+    Sign(option="FAULT_INJECTION_DEBUG_FS", must=True),
+    Sign(option="FAULT_INJECTION_STACKTRACE_FILTER"),
+    Sign("mm/failslab.c", r"\bshould_fail", symbol="should_fail"),
 )
 
 TABLE = {each.name: each for each in tuple(globals().values()) if isinstance(each, Behaviour)}

@@ -31,8 +31,9 @@ class Sign:
     with ``must`` also if this sign is in favour.
 
     With ``option``, the expression is matched against the value of that configuration option
-    instead. ``symbol`` is a function that was added with the behaviour and is never inlined. For
-    a kernel without source, its presence in /proc/kallsyms decides."""
+    instead, if it is on; without an expression, the option must be on. ``symbol`` is a function
+    that was added with the behaviour and is never inlined. For a kernel without source, its
+    presence in /proc/kallsyms decides."""
 
     file: str = ""
     code: str = ""
@@ -172,7 +173,12 @@ def _by_sign(examined: ExaminedKernel, sign: Sign) -> Evidence | None:
 
 def _by_option(kernel: Kernel, sign: Sign) -> Evidence | None:
     value = kernel.option(sign.option)
-    if value in ("", "?"):
+    if value == "?":
+        return None
+    if not sign.code:
+        shown = (value != "") == sign.shown
+        return Evidence(shown, "configuration", f"CONFIG_{sign.option} is {value or 'off'}")
+    if not value:
         return None
     shown = (re.fullmatch(sign.code, value) is not None) == sign.shown
     return Evidence(shown, "configuration", f"CONFIG_{sign.option}={value}")

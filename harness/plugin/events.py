@@ -114,7 +114,9 @@ def scenario(item: pytest.Item) -> str:
     if not isinstance(spec, KernelSpec):
         return name
     where = f"{spec.where}-{machine.label}" if machine else spec.where
-    own = _TRIAL.sub("", str(callspec.id).removeprefix(where)).strip("-")
+    # A parametrized fixture that is defined before the kernel's has its parameter before it.
+    before, _, after = str(callspec.id).partition(where)
+    own = (before + _TRIAL.sub("", after).lstrip("-")).strip("-")
     return f"{name}[{own}]" if own else name
 
 

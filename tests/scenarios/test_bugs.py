@@ -21,6 +21,7 @@ from harness.guest.state import State
 from harness.iommu import audit, clients, finding
 from harness.iommu.audit import require_survival
 from harness.iommu.behaviour import (
+    FAULT_INJECTION,
     GROUPS_AT_REGISTRATION,
     OWNED_GROUP_REMOVAL_WARNS,
     PROBE_DEFERRAL,
@@ -103,6 +104,7 @@ def assert_reboots(guest: Guest) -> None:
 _STEP = 7
 
 
+@pytest.mark.needs(FAULT_INJECTION)
 @pytest.mark.machines("smmuv3", "smmuv3-acpi")
 @pytest.mark.known_issue("failed-smmu-probe-leaves-sysfs")
 @pytest.mark.errors(
@@ -197,6 +199,7 @@ def has_interrupt(guest: Guest, iommu: str) -> bool:
     return guest.run(f"grep -w {iommu} /proc/interrupts").status == 0
 
 
+@pytest.mark.needs(FAULT_INJECTION)
 @pytest.mark.machines("virtio-iommu")
 @pytest.mark.known_issue("virtio-iommu-unregistered-stays-bound")
 @pytest.mark.errors("failed with error", "driver_sysfs_add failed")
@@ -231,6 +234,7 @@ def test_failed_virtio_iommu_probe_leaks_nothing(guest: Guest) -> None:
     assert has_interrupt(guest, iommu), "a bound virtio-iommu has an interrupt of that name"
 
 
+@pytest.mark.needs(FAULT_INJECTION)
 @pytest.mark.machines("virtio-iommu")
 @pytest.mark.known_issue("virtio-iommu-failed-probe-keeps-queues")
 def test_failed_virtio_iommu_probe_can_be_retried(guest: Guest) -> None:

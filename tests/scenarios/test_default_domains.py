@@ -14,6 +14,8 @@ from harness.iommu import audit, clients, groups, vfio
 from harness.iommu.behaviour import (
     DMA_OWNERSHIP,
     FAILED_FIRST_ATTACH_WARNS,
+    FAULT_INJECTION,
+    GROUP_TYPE,
     GROUP_TYPE_WRITABLE,
     GROUPS_AT_REGISTRATION,
     PROBE_DEFERRAL,
@@ -25,6 +27,8 @@ from harness.iommu.behaviour import (
 from harness.iommu.groups import NO_DEFAULT_DOMAIN, GroupType
 from harness.plugin.applicable import not_applicable
 from harness.plugin.plugin import ExpectSplat, GuestFactory, Shows
+
+pytestmark = pytest.mark.needs(GROUP_TYPE)
 
 
 def nic_of(state: State) -> str:
@@ -217,7 +221,7 @@ def test_recreated_group_has_the_default_type(bound_guest: Guest) -> None:
     assert devices.group_type(bound_guest, group_of(bound_guest, nic)) == "DMA"
 
 
-@pytest.mark.needs(SHARED_GROUP_TYPE_WRITABLE)
+@pytest.mark.needs(SHARED_GROUP_TYPE_WRITABLE, FAULT_INJECTION)
 def test_failed_type_change_keeps_the_old_domain(bound_guest: Guest) -> None:
     """A type change that fails with -ENOMEM leaves the old default domain in place.
 
@@ -243,7 +247,7 @@ def test_failed_type_change_keeps_the_old_domain(bound_guest: Guest) -> None:
 
 # Not with ACPI, because its interpreter does not survive a failed allocation.
 @pytest.mark.machines("smmuv3", "virtio-iommu")
-@pytest.mark.needs(DMA_OWNERSHIP)
+@pytest.mark.needs(DMA_OWNERSHIP, FAULT_INJECTION)
 @pytest.mark.known_issue("claimed-group-has-no-default-domain")
 @pytest.mark.known_issue("failed-attach-warns", sometimes=True)
 def test_group_without_default_domain_can_be_claimed_and_released(

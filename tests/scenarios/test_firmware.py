@@ -15,6 +15,7 @@ from harness.iommu.audit import require_survival
 from harness.iommu.behaviour import (
     DEVICETREE_RESERVED_REGIONS,
     DIRECT_REGIONS_BLOCK_USERS,
+    GROUP_RESERVED_REGIONS,
     GROUPS_AT_REGISTRATION,
     STREAM_ALIASES_REFUSED,
 )
@@ -208,7 +209,7 @@ def is_mapped(guest: Guest, address: int) -> bool:
     return found
 
 
-@pytest.mark.needs(DEVICETREE_RESERVED_REGIONS)
+@pytest.mark.needs(DEVICETREE_RESERVED_REGIONS, GROUP_RESERVED_REGIONS)
 def test_direct_region_is_mapped_before_the_driver_probes(reserved: Guest) -> None:
     """A direct region is mapped before the driver probes, in each DMA domain of the device.
 

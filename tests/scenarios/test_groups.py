@@ -14,7 +14,11 @@ from harness.guest import devices, modules, tracing
 from harness.guest.guest import Guest, Step
 from harness.guest.state import State
 from harness.iommu import clients, finding
-from harness.iommu.behaviour import GROUPS_AT_REGISTRATION, LOWEST_FREE_GROUP_ID
+from harness.iommu.behaviour import (
+    GROUP_RESERVED_REGIONS,
+    GROUPS_AT_REGISTRATION,
+    LOWEST_FREE_GROUP_ID,
+)
 from harness.plugin.plugin import GuestFactory, Shows
 
 RELEASING = re.compile(r"Releasing group (\d+)")
@@ -192,6 +196,7 @@ def reserved(guest: Guest, number: int) -> list[str]:
     return text.splitlines()
 
 
+@pytest.mark.needs(GROUP_RESERVED_REGIONS)
 def test_group_lists_its_msi_region(bound_guest: Guest) -> None:
     """Each group lists its MSI region as a reserved region, and each read returns the same.
 
@@ -203,6 +208,7 @@ def test_group_lists_its_msi_region(bound_guest: Guest) -> None:
         assert reserved(bound_guest, number) == first
 
 
+@pytest.mark.needs(GROUP_RESERVED_REGIONS)
 def test_shared_group_lists_its_msi_region_once(guest_factory: GuestFactory) -> None:
     """A group with several devices lists their common MSI region once."""
     guest = guest_factory("+multifunction", bound=True)

@@ -13,7 +13,7 @@ import pytest
 from harness.guest import devices, modules
 from harness.guest.guest import Guest
 from harness.iommu import clients, traffic
-from harness.iommu.behaviour import PROBE_DEFERRAL
+from harness.iommu.behaviour import GROUP_TYPE_WRITABLE, PROBE_DEFERRAL
 from harness.plugin.plugin import GuestFactory
 
 # In kernels without probe deferral the virtio devices bind before their IOMMU, because virtio-pci
@@ -84,6 +84,7 @@ def test_each_removed_device_is_detached(guest_factory: GuestFactory, arguments:
 STREAMS = 6
 
 
+@pytest.mark.needs(GROUP_TYPE_WRITABLE)
 @pytest.mark.machines("smmuv3")
 def test_smmu_driver_invalidates_caches_for_each_stream(guest_factory: GuestFactory) -> None:
     """Each change of a stream table entry or context descriptor is invalidated for each stream of

@@ -12,7 +12,12 @@ import pytest
 from harness.guest import devices, failnth, modules
 from harness.guest.guest import Guest
 from harness.iommu import audit, clients, finding, vfio
-from harness.iommu.behaviour import GROUP_TYPE_WRITABLE, PROBE_DEFERRAL, VIRTIO_IOMMU_FLUSH_QUEUE
+from harness.iommu.behaviour import (
+    FAULT_INJECTION,
+    GROUP_TYPE_WRITABLE,
+    PROBE_DEFERRAL,
+    VIRTIO_IOMMU_FLUSH_QUEUE,
+)
 from harness.iommu.finding import Finding
 from harness.kernel.artifact import Kernel
 from harness.plugin.plugin import GuestFactory, Shows
@@ -178,6 +183,7 @@ def test_failed_driver_probes_leak_no_memory(kernel: Kernel, guest: Guest) -> No
     assert (refused.status, refused.after.devices[name].driver) == (1, ""), refused.err
 
 
+@pytest.mark.needs(FAULT_INJECTION)
 @pytest.mark.machines("smmuv3")
 def test_failed_dma_buffer_allocation_leaks_no_memory(kernel: Kernel, bound_guest: Guest) -> None:
     """A failed allocation of a DMA buffer frees the pages that it has already allocated.

@@ -18,6 +18,7 @@ from harness.guest.state import State
 from harness.iommu import clients
 from harness.iommu.audit import require_survival
 from harness.iommu.behaviour import (
+    FAULT_INJECTION,
     GROUPS_AT_REGISTRATION,
     OWNED_GROUP_REMOVAL_WARNS,
     PROBE_DEFERRAL,
@@ -262,6 +263,7 @@ def test_iommu_driver_without_hardware_loads_and_unloads(bound_guest: Guest, dri
     assert unloaded.after.groups == before.groups
 
 
+@pytest.mark.needs(FAULT_INJECTION)
 @pytest.mark.machines("smmuv3")  # the machine makes no difference
 def test_failed_module_load_keeps_no_reference(guest: Guest) -> None:
     """A failed module load keeps no reference to the modules that the module depends on.

@@ -16,6 +16,7 @@ from harness.iommu import audit, clients, groups, traffic, vfio
 from harness.iommu.audit import require_survival
 from harness.iommu.behaviour import (
     DMA_OWNERSHIP,
+    FAULT_INJECTION,
     GROUP_TYPE_WRITABLE,
     GROUPS_AT_REGISTRATION,
     PROBE_DEFERRAL,
@@ -159,6 +160,7 @@ def assert_follows_type(guest: Guest, *kinds: GroupType) -> None:
     assert guest.run("usleep 30000").status == 0
 
 
+@pytest.mark.needs(FAULT_INJECTION)
 @pytest.mark.machines("virtio-iommu", "virtio-iommu-acpi")
 def test_failed_dma_mapping_is_undone(talker: Guest) -> None:
     """A mapping that fails is undone, and the next mapping at that address is the only one.
@@ -176,7 +178,7 @@ def test_failed_dma_mapping_is_undone(talker: Guest) -> None:
     assert trace.count(traffic.requester_ids(disk_of(talker.state()))) > 0
 
 
-@pytest.mark.needs(SHARED_GROUP_TYPE_WRITABLE)
+@pytest.mark.needs(SHARED_GROUP_TYPE_WRITABLE, FAULT_INJECTION)
 def test_failed_type_change_does_not_affect_dma(guest_factory: GuestFactory) -> None:
     """A type change that fails with -ENOMEM does not change the DMA of any device.
 

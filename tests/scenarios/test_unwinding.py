@@ -14,13 +14,17 @@ from harness.iommu import audit, clients, finding, vfio
 from harness.iommu.behaviour import (
     DMA_OWNERSHIP,
     FAILED_FIRST_ATTACH_WARNS,
+    FAULT_INJECTION,
     GROUPS_AT_REGISTRATION,
 )
 from harness.iommu.finding import Finding
 from harness.plugin.plugin import ExpectSplat, GuestFactory, Shows
 
 # A driver probe that fails with -ENOMEM logs an error.
-pytestmark = pytest.mark.errors("driver_sysfs_add failed", "failed with error -12")
+pytestmark = [
+    pytest.mark.needs(FAULT_INJECTION),
+    pytest.mark.errors("driver_sysfs_add failed", "failed with error -12"),
+]
 
 
 def assert_unwound(guest: Guest, name: str, bind: str, undo: str) -> int:

@@ -13,7 +13,7 @@ from harness.guest import devices, failnth, modules
 from harness.guest.guest import Guest
 from harness.guest.state import State
 from harness.iommu import audit, clients, finding, traffic, vfio
-from harness.iommu.behaviour import DMA_OWNERSHIP, PROBE_DEFERRAL
+from harness.iommu.behaviour import DMA_OWNERSHIP, FAULT_INJECTION, PROBE_DEFERRAL
 from harness.iommu.vfio import Mode, User
 from harness.plugin.plugin import GuestFactory
 
@@ -137,7 +137,7 @@ def test_memory_is_pinned_while_a_user_maps_it(two_nics: Guest, mode: Mode) -> N
     assert pinned(two_nics) == 0
 
 
-@pytest.mark.needs(DMA_OWNERSHIP)
+@pytest.mark.needs(DMA_OWNERSHIP, FAULT_INJECTION)
 @pytest.mark.parametrize(
     "mode",
     [
@@ -172,7 +172,7 @@ def test_failed_user_leaves_no_owner_and_no_pinned_pages(two_nics: Guest, mode: 
     assert unloaded.status == 0, f"a failed open keeps a reference: {unloaded.err}"
 
 
-@pytest.mark.needs(DMA_OWNERSHIP)
+@pytest.mark.needs(DMA_OWNERSHIP, FAULT_INJECTION)
 @pytest.mark.known_issue("detaching-fails-for-memory", sometimes=True)
 def test_failed_container_attach_leaves_no_owner(two_nics: Guest) -> None:
     """A user that fails to add a second group to its container leaves neither group owned.

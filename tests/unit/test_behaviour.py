@@ -6,7 +6,13 @@ import pytest
 
 from harness.errors import UsageError
 from harness.iommu import behaviour, evidence
-from harness.iommu.behaviour import FAILED_FIRST_ATTACH_WARNS, UNBIND_RELEASES_DEVICE
+from harness.iommu.behaviour import (
+    FAILED_FIRST_ATTACH_WARNS,
+    GROUP_TYPE,
+    GROUP_TYPE_WRITABLE,
+    SHARED_GROUP_TYPE_WRITABLE,
+    UNBIND_RELEASES_DEVICE,
+)
 from harness.iommu.evidence import ExaminedKernel, Sign
 from harness.iommu.version import Versions
 from harness.kernel import excerpt
@@ -117,6 +123,28 @@ def test_an_option_sign_reads_the_configuration(tmp_path: Path) -> None:
         sign = Sign(option="DRIVER_DEFERRED_PROBE_TIMEOUT", code=code)
         found = evidence.decide(kernel, [sign], "", Versions())
         assert (found.shown, found.by) == (shown, "configuration")
+
+
+def test_an_option_sign_without_an_expression_requires_the_option(tmp_path: Path) -> None:
+    kernel = examined(tmp_path, {})
+    for option, shown in (("DRIVER_DEFERRED_PROBE_TIMEOUT", True), ("FAILSLAB", False)):
+        found = evidence.decide(kernel, [Sign(option=option)], "", Versions(("5.10",)))
+        assert (found.shown, found.by) == (shown, "configuration")
+
+
+def test_a_group_type_cannot_be_changed_without_its_file(tmp_path: Path) -> None:
+    text = "IOMMU_GROUP_ATTR(%s, 0644, 0, 0);\nint iommu_group_store_type(void)\n{\n}\n"
+    for name, shown in (("type", True), ("domain_type", False)):
+        kernel = examined(tmp_path / name, {CORE: text % name}, "7.3")
+        for each in (GROUP_TYPE, GROUP_TYPE_WRITABLE, SHARED_GROUP_TYPE_WRITABLE):
+            assert each.evidence(kernel).shown == shown, each.name
+
+
+def test_symbols_of_older_kernels_do_not_show_that_shared_types_change(tmp_path: Path) -> None:
+    symbols = frozenset({"iommu_group_show_type", "iommu_group_store_type"})
+    kernel = ExaminedKernel(examined(tmp_path, {}, "6.1.1").kernel, Excerpt(), symbols=symbols)
+    assert GROUP_TYPE_WRITABLE.evidence(kernel).shown
+    assert not SHARED_GROUP_TYPE_WRITABLE.evidence(kernel).shown
 
 
 def test_symbols_take_precedence_over_the_version_if_there_is_no_source(tmp_path: Path) -> None:

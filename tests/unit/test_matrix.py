@@ -200,8 +200,8 @@ def test_scenarios_of_run_first_precede_all_others(tmp_path: Path) -> None:
     request = RunRequest(kernels, ("smmuv3",), ("pinning", "races"), run_first=likely)
     argv = [*run._arguments(request, tmp_path / "events"), "--collect-only", "--quiet", "--quiet"]
     first, second, third, *others = program.run(argv).splitlines()
-    assert first == f"test_races.py::{RACE}[6.12-smmuv3-1]"
+    assert first == f"test_races.py::{RACE}[1-6.12-smmuv3]"
     assert second == f"{named}[6.12-smmuv3]"
-    assert third == f"test_races.py::{RACE}[6.12-smmuv3-0]"
+    assert third == f"test_races.py::{RACE}[0-6.12-smmuv3]"
     assert first not in others
     assert any(each.startswith("test_pinning.py") for each in others)
