@@ -182,6 +182,11 @@ class Guest:
         self._state = None
         return result
 
+    def query(self, command: str) -> str:
+        """Run a command and return its output, without a change of ``$?`` for the next command.
+        Raises as ``run`` does."""
+        return self.run(f"harness_kept=$?; {command}; harness_last $harness_kept").out
+
     def interrupt(self, number: int = signal.SIGINT) -> None:
         """Send a signal to the running command and its shell, as ^C does. A signal handler may
         call this."""

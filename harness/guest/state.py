@@ -178,8 +178,17 @@ _READERS = {
 }
 
 
+Change = tuple[str, tuple[str, ...]]
+
+
 def changes(before: State, after: State) -> list[str]:
-    """The differences between two states, one line each."""
+    """The differences between two states, one line for each module, group or device."""
+    return [f"{subject}: {', '.join(parts)}" for subject, parts in differences(before, after)]
+
+
+def differences(before: State, after: State) -> list[Change]:
+    """The differences between two states: each module, group or device that differs, and in what
+    it differs."""
     return [
         *_module_changes(before, after),
         *_group_changes(before, after),
@@ -187,15 +196,15 @@ def changes(before: State, after: State) -> list[str]:
     ]
 
 
-def _module_changes(before: State, after: State) -> Iterator[str]:
+def _module_changes(before: State, after: State) -> Iterator[Change]:
     for name in sorted(before.modules.keys() | after.modules.keys()):
         old, new = before.modules.get(name), after.modules.get(name)
         if old is None and new:
-            yield f"module {name}: loaded, refcount {new.refcount}"
+            yield f"module {name}", ("loaded", f"refcount {new.refcount}")
         elif old and new is None:
-            yield f"module {name}: unloaded"
+            yield f"module {name}", ("unloaded",)
         elif old and new and old != new:
-            yield f"module {name}: " + ", ".join(_module_difference(old, new))
+            yield f"module {name}", tuple(_module_difference(old, new))
 
 
 def _module_difference(old: Module, new: Module) -> Iterator[str]:
@@ -207,28 +216,29 @@ def _module_difference(old: Module, new: Module) -> Iterator[str]:
         yield f"held by {_list(old.holders) or 'none'} -> {_list(new.holders) or 'none'}"
 
 
-def _group_changes(before: State, after: State) -> Iterator[str]:
+def _group_changes(before: State, after: State) -> Iterator[Change]:
     for number in sorted(before.groups.keys() | after.groups.keys()):
+        subject = f"group {number}"
         old, new = before.groups.get(number), after.groups.get(number)
         if old is None and new:
-            yield f"group {number}: appeared, {new.type or 'no type'}, {_devices(new)}"
+            yield subject, (f"appeared, {new.type or 'no type'}, {_devices(new)}",)
         elif old and new is None:
-            yield f"group {number}: removed ({_devices(old)})"
+            yield subject, (f"removed ({_devices(old)})",)
         elif old and new and old.type != new.type:
-            yield f"group {number}: type {old.type or 'none'} -> {new.type or 'none'}"
+            yield subject, (f"type {old.type or 'none'} -> {new.type or 'none'}",)
         elif old and new and old.devices != new.devices:
-            yield f"group {number}: {_devices(old)} -> {_devices(new)}"
+            yield subject, (f"{_devices(old)} -> {_devices(new)}",)
 
 
-def _device_changes(before: State, after: State) -> Iterator[str]:
+def _device_changes(before: State, after: State) -> Iterator[Change]:
     for name in sorted(before.devices.keys() | after.devices.keys()):
         old, new = before.devices.get(name), after.devices.get(name)
         if old is None and new:
-            yield f"device {name}: appeared"
+            yield f"device {name}", ("appeared",)
         elif old and new is None:
-            yield f"device {name}: removed"
+            yield f"device {name}", ("removed",)
         elif old and new and old != new:
-            yield f"device {name}: " + ", ".join(_device_difference(old, new))
+            yield f"device {name}", tuple(_device_difference(old, new))
 
 
 def _device_difference(old: Device, new: Device) -> Iterator[str]:

@@ -49,17 +49,22 @@ class Trace:
 
     def read(self) -> list[Event]:
         """Return the events since the previous read, oldest first, and clear the buffer."""
-        out = self._guest.run(f"cat {_TRACING}/trace; : > {_TRACING}/trace").out
+        out = self._guest.query(f"cat {_TRACING}/trace; : > {_TRACING}/trace")
         lines = out.splitlines()
         matches = (_EVENT.fullmatch(line) for line in lines if not line.startswith("#"))
         return [Event(m[1], int(m[2]), float(m[3]), m[4], m[5]) for m in matches if m]
 
 
+def supported(guest: Guest) -> bool:
+    """Whether the guest's kernel has trace events."""
+    return guest.query(f"test -d {_TRACING} && echo yes") != ""
+
+
 @contextlib.contextmanager
 def tracing(guest: Guest, *events: str) -> Iterator[Trace]:
-    """Enable trace events of the guest's kernel, such as ``module:module_get`` or ``iommu:map``,
-    and disable them when the block ends. Raises UsageError for a kernel without the variant
-    "trace", and for an unknown event."""
+    """Enable trace events of the guest's kernel, such as ``module:module_get``, or all events of a
+    system such as ``iommu``, and disable them when the block ends. Raises UsageError for a kernel
+    without the variant "trace", and for an unknown event."""
     mounted = guest.run(f"test -d {_TRACING}/events || mount -t tracefs tracefs {_TRACING}")
     if mounted.status != 0:
         raise UsageError("this kernel has no trace events", "build it with --variant trace")

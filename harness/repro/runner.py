@@ -79,7 +79,7 @@ class Runner:
                 raise
             step = self._interrupt(text, error)
         if _CHANGES_DIRECTORY.search(text):
-            self._directory = self._query("pwd").strip()
+            self._directory = self.guest.query("pwd").strip()
         return step
 
     def _translate(self, text: str) -> str:
@@ -89,12 +89,7 @@ class Runner:
         return shell_syntax.expand_here_string(text)
 
     def _devices(self) -> list[GuestDevice]:
-        return device_names.parse_listing(self._query(device_names.LISTING))
-
-    def _query(self, command: str) -> str:
-        """Return the output of a command that is not in the report, and preserve ``$?``."""
-        reply = self.guest.run(f"harness_kept=$?; {command}; harness_last $harness_kept")
-        return reply.out
+        return device_names.parse_listing(self.guest.query(device_names.LISTING))
 
     def _change_directory(self, prompt_directory: str) -> None:
         """Change to the directory in the prompt, if the guest has it."""
@@ -107,10 +102,10 @@ class Runner:
             return
         else:
             pattern = _DIRECTORIES.format(shlex.quote(directory))
-            target = self._query(f"ls -d {pattern} 2>/dev/null").partition("\n")[0]
+            target = self.guest.query(f"ls -d {pattern} 2>/dev/null").partition("\n")[0]
         if not target:
             return
-        current = self._query(f"cd {shlex.quote(target)} 2>/dev/null; pwd").strip()
+        current = self.guest.query(f"cd {shlex.quote(target)} 2>/dev/null; pwd").strip()
         if current == target and not directory.startswith("/"):
             self.on_note(f"the directory {directory} in the prompt is {target}")
         self._directory = current
