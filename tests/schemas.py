@@ -31,6 +31,8 @@ COMMANDS = (
     "decode",
     "run",
     "run-list",
+    "compare",
+    "compare-scenarios",
     "mutants",
     "mutants-harmless",
     "bisect",
@@ -92,6 +94,8 @@ def of_command(words: Sequence[str], record: Schema) -> str:
         return "kernel-builds" if name == "kernel-build" and "kernels" in record else name
     if first == "bisect":
         return "bisect-status" if second == "status" else first
+    if first == "compare":
+        return "compare-scenarios" if "scenarios" in record else first
     if first == "repro":
         return "repro-runs" if "runs" in record else first
     options = {"run": "list", "mutants": "harmless", "machines": "kernel"}

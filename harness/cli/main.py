@@ -23,6 +23,7 @@ _COMMANDS = {
     "repro": "repro:repro",
     "decode": "decode:decode",
     "run": "run:run_",
+    "compare": "compare:compare",
     "mutants": "mutants:mutants_",
     "behaviours": "behaviours:behaviours",
     "bisect": "bisect:app",

@@ -77,6 +77,15 @@ Limit = Annotated[
         help="How long a command may print nothing before it counts as a hang.",
     ),
 ]
+Session = Annotated[
+    str | None,
+    typer.Option(
+        "--session",
+        metavar="N",
+        show_default="the first with a symptom",
+        help="The session, if the report has more than one: 2; 1,3 combined as one; or all.",
+    ),
+]
 RunDir = Annotated[
     Path | None,
     typer.Option(

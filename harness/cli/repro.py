@@ -54,14 +54,7 @@ def repro(
         ),
     ] = None,
     qemu: options.Qemu = topology.QEMU,
-    session: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N",
-            show_default="the first with a symptom",
-            help="The session, if the report has more than one: 2; 1,3 combined as one; or all.",
-        ),
-    ] = None,
+    session: options.Session = None,
     device: Annotated[
         list[str],
         typer.Option(

@@ -12,6 +12,7 @@ SMMUV3 = Iommu(
     driver="arm_smmu_v3",
     stream_id_bits=16,
     translates=("smmuv3_translate_success",),
+    commands=("smmuv3_cmdq_opcode", "smmuv3_cmdq_cfgi_ste", "smmuv3_cmdq_cfgi_cd"),
     stages=("1", "2", "nested"),
 )
 VIRTIO_IOMMU = Iommu(
@@ -21,6 +22,7 @@ VIRTIO_IOMMU = Iommu(
     driver="virtio_iommu",
     stream_id_bits=32,
     translates=("virtio_iommu_translate_out",),
+    commands=tuple(f"virtio_iommu_{name}" for name in ("attach", "detach", "map", "unmap")),
 )
 
 # The IOMMUs of QEMU's virt machine, by their names in machine files.

@@ -26,7 +26,8 @@ class Iommu:
 
     ``stream_id_bits`` is the width of its stream IDs (SMMU_IDR1.SIDSIZE, which QEMU fixes at 16;
     endpoint IDs of virtio-iommu are 32 bits wide). ``translates`` are QEMU's trace events for a
-    translated access or a mapping. ``stages`` are the values of its property "stage", if it has
+    translated access or a mapping, and ``commands`` those for a command or request of the driver.
+    ``stages`` are the values of its property "stage", if it has
     one.
     """
 
@@ -36,6 +37,7 @@ class Iommu:
     driver: str
     stream_id_bits: int
     translates: tuple[str, ...]
+    commands: tuple[str, ...]
     stages: tuple[str, ...] = ()
 
 

@@ -25,6 +25,7 @@ _TESTS_FAILED, _STOPPED, _NO_TESTS = 1, 2, 5
 class RunRequest:
     """What to run.
 
+    ``kernels`` differ only in their source: they have the same patches, fragments and variants.
     ``scenarios`` are names or paths (``scenarios.select``; none: all). ``behaviours`` are the
     user's overrides, ``qemus`` as in --qemu, ``known_issues`` files of further known issues.
     ``first_failure`` ends the run at the first failure. ``run_first`` are scenarios to run before

@@ -40,6 +40,8 @@ REPORT = REPORTS / "platform-client-pins-smmu.transcript"
         (["repro", str(REPORT), "--run-dir", "/etc"], 2, "/etc exists and is not empty"),
         (["repro"], 2, "Missing argument"),
         (["repro", str(REPORT), "--nope"], 2, "see iommu-harness repro --help"),
+        (["compare", "pinning"], 2, "nothing to compare"),
+        (["compare", str(REPORT), str(REPORT), "--with", "debian:7.2"], 2, "only one report"),
         (["run", "pinning::nope"], 2, "pinning has no scenario 'nope'"),
         (["bisect", "status", "/"], 2, "there is no bisection in /"),
         (["shell", "/"], 2, "/ has no snapshot"),

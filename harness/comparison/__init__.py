@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Compare what two kernels, or two QEMUs, do in the same session or scenarios."""
