@@ -3,12 +3,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from harness.cli import options, output
+from harness.cli import formatted, options, output
 from harness.cli.output import Line
 from harness.errors import HarnessError, HostError, UsageError
 from harness.host import progress, rundir
@@ -72,6 +73,7 @@ def run_(
             "--list", help="List the subjects and behaviours or, with SCENARIO, its scenarios."
         ),
     ] = False,
+    outputs: formatted.Outputs = [],  # noqa: B006
     run_dir: options.RunDir = None,
     debian_mirror: options.Mirror = "",
     as_json: options.Json = False,
@@ -91,6 +93,7 @@ def run_(
         _list(scenario, as_json=as_json)
         return
     rundir.check(run_dir)
+    to_write = formatted.parse(outputs, as_json=as_json)
     specs = options.kernels(
         kernel, patch, fragment, variant, llvm=False, debian_mirror=debian_mirror
     )
@@ -116,6 +119,7 @@ def run_(
         known_issues=issue_files,
     )
     errors = [*found.errors]
+    report = partial(_report, directory, repeat, qemu, errors, to_write, as_json=as_json)
     progress.note(f"run: {directory}")
     try:
         for number in range(1, repeat + 1):
@@ -123,10 +127,10 @@ def run_(
     except HostError as failure:
         errors.append(failure)
     except (KeyboardInterrupt, SystemExit):  # ^C, or SIGTERM
-        _report(directory, repeat, qemu, errors, as_json=as_json)
+        report()
         raise
-    counts = _report(directory, repeat, qemu, errors, as_json=as_json)
-    for error in () if as_json else errors:
+    counts = report()
+    for error in () if as_json or formatted.is_printed(to_write) else errors:
         output.show([("red", str(error))])
     raise typer.Exit(_exit_code(counts, errors))
 
@@ -136,20 +140,23 @@ def _report(
     repeat: int,
     qemu: Sequence[str],
     errors: Sequence[HarnessError],
+    outputs: Sequence[formatted.Output],
     *,
     as_json: bool,
 ) -> dict[str, int]:
-    """Print the outcomes of the rounds so far, write them to the run directory, and return the
-    number of each result."""
+    """Print the outcomes of the rounds so far, write them to the run directory and the outputs,
+    and return the number of each result."""
     every = run.outcomes(directory, range(1, repeat + 1))
     record = _record(every, directory)
     record["kernels"] = resolved.provenance_of(directory)
     record["tools"] = provenance.of_tools(*qemu)
     record["errors"] = [output.error_record(each) for each in errors]
     (directory / "result.json").write_text(output.to_json(record))
+    rows = ((each.scenario, each, each.details) for each in matrix.worst(every))
+    formatted.write(outputs, formatted.groups(rows, record["tools"]))
     if as_json:
         output.print_json(record)
-    elif every:
+    elif every and not formatted.is_printed(outputs):
         output.show(matrix.lines(matrix.worst(every)))
         output.show(_closing(every, directory))
     counts: dict[str, int] = record["counts"]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.cli import options, output
+from harness.cli import formatted, options, output
 from harness.cli.output import Line
 from harness.errors import HarnessError, UsageError
 from harness.host import progress, rundir
@@ -43,6 +43,7 @@ def selftests(
     fragment: options.Fragments = [],  # noqa: B006
     variant: options.Variants = [],  # noqa: B006
     qemu: options.Qemus = options.DEFAULT_QEMUS,
+    outputs: formatted.Outputs = [],  # noqa: B006
     run_dir: options.RunDir = None,
     debian_mirror: options.Mirror = "",
     as_json: options.Json = False,
@@ -59,6 +60,7 @@ def selftests(
     is inconclusive, for example because it does not compile.
     """
     rundir.check(run_dir)
+    to_write = formatted.parse(outputs, as_json=as_json)
     chosen = suites.named(suite)
     specs = options.kernels(
         kernel, patch, fragment, variant, llvm=False, debian_mirror=debian_mirror
@@ -77,9 +79,11 @@ def selftests(
     finally:
         record = _record(outcomes, jobs, qemu, errors, directory)
         (directory / "result.json").write_text(output.to_json(record))
+        rows = ((f"{each.suite}/{each.name}", each, "") for each in outcomes)
+        formatted.write(to_write, formatted.groups(rows, record["tools"]))
         if as_json:
             output.print_json(record)
-        else:
+        elif not formatted.is_printed(to_write):
             output.show(render.lines(outcomes))
             output.show(_closing(outcomes, errors, directory))
     raise typer.Exit(_exit_code(render.counts(outcomes), errors))
