@@ -28,8 +28,8 @@ from harness.klog.block import (
 from harness.klog.kinds import Kind
 from harness.klog.message import Message
 
-_MOST_STRAYS = 30
-_MOST_LINES = 3000
+_MAX_STRAYS = 30
+_MAX_LINES = 3000
 # A panic at most this many lines after a splat can be its consequence.
 _AFTERMATH = 400
 # A splat can continue after at most this many lines of other callers.
@@ -38,7 +38,7 @@ _SILENCE = 400
 # /dev/kmsg for a device has three lines.
 _NEAR = 20
 # At most this many splats are open at a time.
-_MOST_OPEN = 64
+_MAX_OPEN = 64
 _NEVER = 1 << 62
 # The prefix of each line of kmemleak in the log. The lines of its debugfs file have no prefix.
 _EACH_LINE = "kmemleak: "
@@ -201,7 +201,7 @@ class Assembler:
         self._end(key, "opening")
         self._forget(key)
         before = self._cut.pop(key, []) if kind.ends else []
-        if len(self._open) >= _MOST_OPEN:
+        if len(self._open) >= _MAX_OPEN:
             self._close(next(iter(self._open)), "others")
         self._open[key] = Block(kind, [match], [message], before)
         if len(self._open) > 1:
@@ -255,7 +255,7 @@ class Assembler:
         if ("[ end" in text and END.match(text)) or is_end_rule(block, text):
             block.length = len(block.messages)
             self._close(key, "mark")
-        elif block.strays > _MOST_STRAYS or len(block.messages) > _MOST_LINES:
+        elif block.strays > _MAX_STRAYS or len(block.messages) > _MAX_LINES:
             self._close(key, "others")
 
     def _end(self, key: str, end: End) -> None:

@@ -179,7 +179,7 @@ _OWN_LINE = re.compile(
 )
 _WIDTH = 66
 _LONGEST = 100
-_MOST_LINES = 8
+_MAX_LINES = 8
 _LONGEST_TEXT = 400
 
 
@@ -229,7 +229,7 @@ def _unescaped(match: re.Match[str]) -> str:
 
 
 def _continues(held: Message, message: Message) -> bool:
-    if message.stamped or message.number != held.number + held.lines or held.lines > _MOST_LINES:
+    if message.stamped or message.number != held.number + held.lines or held.lines > _MAX_LINES:
         return False
     if len(held.text) > _LONGEST_TEXT or message.width > _LONGEST or not message.text.strip():
         return False

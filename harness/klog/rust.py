@@ -29,7 +29,7 @@ _BASIC = {
     "z": "!",
 }
 # Back references can nest and grow exponentially. No function of a kernel has this many parts.
-_MOST_PARTS = 400
+_MAX_PARTS = 400
 _DEEPEST = 60
 
 
@@ -90,7 +90,7 @@ class _Reader:
     def _tagged(self, readers: dict[str, Callable[[], str]], again: Callable[[], str]) -> str:
         self._parts += 1
         self._depth += 1
-        if self._parts > _MOST_PARTS or self._depth > _DEEPEST:
+        if self._parts > _MAX_PARTS or self._depth > _DEEPEST:
             raise _MalformedError
         tag = self._next()
         text = self._back(again) if tag == "B" else self._reader(readers, tag)()

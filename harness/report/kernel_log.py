@@ -23,7 +23,7 @@ _RULE = re.compile(r" *={30,} *")
 _MARK = re.compile(r"-+\[ (?:cut here|end trace|end Kernel panic)\b.*")
 
 # How many lines of a splat are read before a blank line. KASAN's reports are the longest.
-_MOST_LINES = 200
+_MAX_LINES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def end_of_last_splat(texts: Sequence[str]) -> int:
 def splat_continues(above: Sequence[str], below: Sequence[str]) -> bool:
     """Whether the lines ``below`` a blank line belong to the splat at the end of the lines
     ``above`` it. KASAN separates the parts of a report by blank lines."""
-    texts = [*above[-_MOST_LINES:], "", *below]
+    texts = [*above[-_MAX_LINES:], "", *below]
     split_at = len(texts) - len(below)
     return any(each.first < split_at < each.last for each in _splats(texts))
 

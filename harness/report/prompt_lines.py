@@ -13,7 +13,7 @@ from harness.report.prompt import Prompt
 _Pair = tuple[Line, Prompt | None]
 
 # How many different shells of a message may have prompts after output.
-_MOST_SHELLS = 8
+_MAX_SHELLS = 8
 
 
 def parse(lines: Sequence[Line]) -> tuple[list[Line], list[Prompt | None]]:
@@ -43,7 +43,7 @@ def _split_after_output(pairs: Sequence[_Pair]) -> Iterator[_Pair]:
     """Split each line in which a prompt follows output, because a program printed no newline at
     the end."""
     times = Counter(found.prefix for _, found in pairs if found and found.host)
-    prefixes = [prefix for prefix, _ in times.most_common(_MOST_SHELLS)]
+    prefixes = [prefix for prefix, _ in times.most_common(_MAX_SHELLS)]
     for line, found in pairs:
         # A prefix that appears only once may be output followed by a user name.
         is_prompt = found is not None and times.get(found.prefix, 0) != 1

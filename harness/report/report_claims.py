@@ -12,7 +12,7 @@ from harness.report.lines import Line
 from harness.report.session import Session
 
 # How many splats of other messages become claims.
-_MOST_OTHER_SPLATS = 4
+_MAX_OTHER_SPLATS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ def _splats_beside(report: Report, text: Text, session: Session) -> list[Claim]:
 def _splats_of_other_messages(report: Report, text: Text) -> list[Claim]:
     others = [each for each in report.texts if each.number != text.number]
     found = [one for each in others for one in _splats(each, each.lines, with_sessions=True)]
-    return found[:_MOST_OTHER_SPLATS]
+    return found[:_MAX_OTHER_SPLATS]
 
 
 def _splats(text: Text, lines: Sequence[Line], *, with_sessions: bool = False) -> list[Claim]:

@@ -16,7 +16,7 @@ _INTRODUCES_OUTPUT = re.compile(
 )
 # How many lines of prose may precede a block, and how many blocks below a reproducer are searched
 # for its output.
-_MOST_PROSE, _MOST_BLOCKS = 3, 3
+_MAX_PROSE, _MAX_BLOCKS = 3, 3
 _ACTUAL = re.compile(
     r"[*#_= ]*(?:actual|observed)(?: (?:results?|outputs?|behaviou?rs?|values?))?[*_ ]*[:=][*_ ]*"
     r"(?P<value>\S.*)",
@@ -39,11 +39,11 @@ def find_block(lines: Sequence[Line], last: int, reproducer: Sequence[str] = ())
     wherever they appear.
     """
     below = [line for line in lines if line.number > last]
-    for _ in range(_MOST_BLOCKS):
+    for _ in range(_MAX_BLOCKS):
         start = next((n for n, line in enumerate(below) if _is_set_off(line)), len(below))
         words = [line.stripped for line in below[:start] if not (line.blank or line.separator)]
         block = _block(below[start:])
-        if len(words) > _MOST_PROSE or not block:
+        if len(words) > _MAX_PROSE or not block:
             return None
         if _introduces_output(" ".join(words)):
             return _output(block, reproducer)

@@ -24,8 +24,8 @@ _PASSWORD = re.compile(r"\[sudo[^\]]*\] [^:]{1,80}: ?")
 
 # How many lines after a blank line are read to find the rest of a splat, and how many blank lines
 # may precede it.
-_MOST_FRAMES = 100
-_MOST_BLANK = 20
+_MAX_FRAMES = 100
+_MAX_BLANK_IN_SPLAT = 20
 
 # How many blank lines may precede the next prompt.
 _MAX_BLANK = 2
@@ -198,7 +198,7 @@ class _Parser:
     def _continues_after_blank(self, position: int, above: Sequence[int]) -> bool:
         """Whether the text after the blank line is output: the session is indented or fenced, or
         the text is a stamped kernel message or the rest of the splat ``above``."""
-        most = min(len(self._lines), position + _MOST_BLANK)
+        most = min(len(self._lines), position + _MAX_BLANK_IN_SPLAT)
         after = next((n for n in range(position, most) if not self._lines[n].blank), None)
         if after is None or self._prompts[after] is not None:
             return False
@@ -212,7 +212,7 @@ class _Parser:
         if 0 < self._first.indent <= following.indent:
             return True
         below = itertools.takewhile(
-            lambda line: not line.blank, self._lines[after : after + _MOST_FRAMES]
+            lambda line: not line.blank, self._lines[after : after + _MAX_FRAMES]
         )
         return kernel_log.splat_continues(
             [self._lines[n].text for n in above], [line.text for line in below]

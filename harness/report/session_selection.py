@@ -29,8 +29,8 @@ _WITHOUT_THE_BUG = re.compile(
 # How many characters of a heading, before the session, are searched for these words.
 _HEADING_LENGTH = 160
 
-# The most sessions or lines that a message lists.
-_MOST_LISTED = 8
+# The maximum number of sessions or lines that a message lists.
+_MAX_LISTED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def _notes(report: Report, shown: Shown) -> list[str]:
         notes.append("the session is in quoted text")
     skipped = _skipped_commands(shown.text)
     if skipped:
-        numbers = ", ".join(map(str, skipped[:_MOST_LISTED]))
+        numbers = ", ".join(map(str, skipped[:_MAX_LISTED]))
         notes.append(f"skipped possible commands of unknown programs in lines {numbers}")
     return notes
 
@@ -127,8 +127,8 @@ def _skipped_commands(text: Text) -> list[int]:
 def _listing(report: Report) -> str:
     """List the sessions in one line, with the numbers that ``select`` accepts."""
     titles = [f"{n} ({_title(*pair)})" for n, pair in enumerate(report.sessions, start=1)]
-    more = f", and {len(titles) - _MOST_LISTED} more" if len(titles) > _MOST_LISTED else ""
-    return ", ".join(titles[:_MOST_LISTED]) + more
+    more = f", and {len(titles) - _MAX_LISTED} more" if len(titles) > _MAX_LISTED else ""
+    return ", ".join(titles[:_MAX_LISTED]) + more
 
 
 def _title(text: Text, each: Session) -> str:

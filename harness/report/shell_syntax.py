@@ -15,7 +15,7 @@ _BEFORE_COMMAND = (
 )
 _HEREDOC = re.compile(r"<<-?[ \t]*['\"]?(\w+)")
 
-# The length of the longest command, in lines.
+# The maximum length of a command, in lines.
 MAX_COMMAND_LINES = 200
 
 _COMPOUND = re.compile(r"[;|&\n]")
@@ -103,7 +103,7 @@ _PART = r"[^\s{}'\"$\\`;|&<>()]*"
 _BRACES = re.compile(
     rf"(?<![^\s;|&(])({_PART})\{{({_PART},{_PART})\}}({_PART}(?:\{{{_PART}\}}{_PART})*)"
 )
-_MOST_EXPANSIONS = 8
+_MAX_EXPANSIONS = 8
 
 
 def expand_braces(text: str) -> str:
@@ -111,7 +111,7 @@ def expand_braces(text: str) -> str:
     other lists and here-documents stay as they are."""
     if "<<" in text:
         return text
-    for _ in range(_MOST_EXPANSIONS):
+    for _ in range(_MAX_EXPANSIONS):
         expanded = _BRACES.sub(_expansion, text)
         if expanded == text:
             break

@@ -51,8 +51,8 @@ LISTING = (
 # Drivers that a user binds in place of the driver that a report names.
 _USER_DRIVERS = ("vfio-pci", "pci-stub")
 
-# The most devices that a message lists.
-_MOST_LISTED = 12
+# The maximum number of devices that a message lists.
+_MAX_LISTED = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,5 +234,5 @@ def check_choices(chosen: Mapping[str, str], devices: Sequence[GuestDevice]) -> 
         if with_domain(guest_name) not in names:
             raise UsageError(
                 f"--device {reported}={guest_name}: the guest has no {guest_name}",
-                f"choose one of {', '.join(names[:_MOST_LISTED])}",
+                f"choose one of {', '.join(names[:_MAX_LISTED])}",
             )

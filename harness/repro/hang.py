@@ -21,8 +21,8 @@ from harness.report import shell_syntax
 _TASK_LINE = re.compile(r"task:(?P<comm>.{1,16}?) +state:(?P<state>\S).*?\bpid:(?P<pid>\d+)")
 _OLD_TASK_LINE = re.compile(r"(?P<comm>\S{1,15}) +(?P<state>[DSRTXIZ]) +\d+ +(?P<pid>\d+) +\d+ 0x")
 
-# The most frames of a task in a message.
-_MOST_FRAMES = 6
+# The maximum number of frames of a task in a message.
+_MAX_FRAMES = 6
 
 # The innermost functions of a blocked task, whatever it waits for.
 _WAITING = frozenset(
@@ -62,7 +62,7 @@ class Task:
 
     def __str__(self) -> str:
         names = [each.function for each in self.frames if each.function not in _WAITING]
-        where = f" in {' <- '.join(names[:_MOST_FRAMES])}" if names else ""
+        where = f" in {' <- '.join(names[:_MAX_FRAMES])}" if names else ""
         return f"{self.comm} (PID {self.pid}) is in state {self.state}{where}"
 
 

@@ -12,8 +12,8 @@ from harness.repro import compare, device_names, missing
 from harness.repro.judge_crashes import KILLED_BY_SIGNAL, is_killed
 from harness.repro.session_run import Ruling, SessionRun
 
-# The most lines of output, lines of the log, and characters in a reason.
-_MOST_OUTPUT, _MOST_LOGGED, _MOST_CHARACTERS = 40, 20, 300
+# The maximum number of output lines, log lines and characters in a reason.
+_MAX_OUTPUT, _MAX_LOGGED, _MAX_CHARACTERS = 40, 20, 300
 
 
 def error(claim: Claim, run: SessionRun) -> Ruling:
@@ -80,7 +80,7 @@ def _names(holders: Sequence[str]) -> str:
 def _result(step: Step) -> str:
     """Describe the exit status and the output in one line."""
     lines = (line.strip() for line in (step.out + step.err).splitlines() if line.strip())
-    output = " | ".join(lines)[:_MOST_CHARACTERS]
+    output = " | ".join(lines)[:_MAX_CHARACTERS]
     return f"status {step.status}, {output or 'no output'}"
 
 
@@ -156,7 +156,7 @@ def _foreign_message(line: str, run: SessionRun) -> str:
 
 def _prints(step: Step) -> str:
     lines = [line for line in (step.out + step.err).splitlines() if line.strip()]
-    return "it prints " + ("\n".join(lines[:_MOST_OUTPUT]) or "nothing")
+    return "it prints " + ("\n".join(lines[:_MAX_OUTPUT]) or "nothing")
 
 
 def _unclaimed_output(step: Step, claim: Claim, run: SessionRun) -> tuple[str, str]:
@@ -265,7 +265,7 @@ def message(claim: Claim, run: SessionRun) -> Ruling:
     if claim.step is None and run.error is not None:
         return run.not_reached(claim)
     own = [record.text for step in steps[:1] for record in step.kmsg]
-    return False, "the kernel logs " + ("\n".join(own[:_MOST_LOGGED]) or "nothing")
+    return False, "the kernel logs " + ("\n".join(own[:_MAX_LOGGED]) or "nothing")
 
 
 def silence(claim: Claim, run: SessionRun) -> Ruling:

@@ -17,10 +17,10 @@ from harness.symbols import symbolise
 Line = tuple[str, str]
 
 # How many lines are shown at each end of a long output.
-_MOST_SHOWN = 10
+_MAX_SHOWN = 10
 
 # How many characters of a claim's reason are shown.
-_MOST_CHARACTERS = 160
+_MAX_CHARACTERS = 160
 
 _VERDICT_STYLES = {
     "reproduced": "bold green",
@@ -95,10 +95,10 @@ def _indented(text: str) -> Iterator[Line]:
 
 def _shortened(lines: list[str]) -> list[str]:
     """Return the first and last lines. The run directory has all lines."""
-    if len(lines) <= 2 * _MOST_SHOWN:
+    if len(lines) <= 2 * _MAX_SHOWN:
         return lines
-    elision = f"... {len(lines) - 2 * _MOST_SHOWN} more lines in the run directory ..."
-    return [*lines[:_MOST_SHOWN], elision, *lines[-_MOST_SHOWN:]]
+    elision = f"... {len(lines) - 2 * _MAX_SHOWN} more lines in the run directory ..."
+    return [*lines[:_MAX_SHOWN], elision, *lines[-_MAX_SHOWN:]]
 
 
 def _counts(done: Step, iommu_driver: str) -> str:
@@ -148,7 +148,7 @@ def _claim(each: Judgement) -> Iterator[Line]:
         style, word = "dim", "context"
     elif not each.claim.decides and not each.held:
         style, word = "dim", f"{word}, not decisive"
-    reason = "" if each.held else f" ({' '.join(each.reason.split())[:_MOST_CHARACTERS]})"
+    reason = "" if each.held else f" ({' '.join(each.reason.split())[:_MAX_CHARACTERS]})"
     yield style, f"  {word}: {each.claim.text} [{each.claim.where}]{reason}"
 
 

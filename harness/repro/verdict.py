@@ -15,7 +15,7 @@ EXIT_CODES: dict[Word, int] = {"reproduced": 0, "not-reproduced": 1, "inconclusi
 # Kinds of symptoms after which a guest can show nothing more, except a hang that ends.
 _FINAL = ("panic", "splat", "killed", "hang")
 
-_MOST_CHARACTERS = 300
+_MAX_CHARACTERS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,5 +95,5 @@ def _verdict(word: Word, deciding: Judgement) -> Verdict:
         outcome = f"symptom of step {claim.step + 1} {_OF_SYMPTOM[word]}"
     else:
         outcome = f"symptom {_OF_SYMPTOM[word]}"
-    reason = " ".join(deciding.reason.split())[:_MOST_CHARACTERS]
+    reason = " ".join(deciding.reason.split())[:_MAX_CHARACTERS]
     return Verdict(word, f"{outcome}: {claim.text} ({reason})", claim.text)

@@ -28,10 +28,10 @@ _ENOUGH = math.log(1000)
 
 # Below this evidence, or after this many runs on the mutant, further runs are not worth it.
 _FUTILE = math.log(1 / 20)
-_MOST = 12
+_MAX_RUNS = 12
 
 # Inconclusive runs, as after an error of this host, before giving up.
-_MOST_INCONCLUSIVE = 3
+_MAX_INCONCLUSIVE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def confirmed(on_mutant: Trial, on_base: Trial, base: Trials) -> Confirmation:
     than the run."""
     mutant, inconclusive = Trials(), 0
     while _FUTILE < (value := evidence(mutant, base)) < _ENOUGH:
-        if mutant.runs >= _MOST or inconclusive >= _MOST_INCONCLUSIVE:
+        if mutant.runs >= _MAX_RUNS or inconclusive >= _MAX_INCONCLUSIVE:
             break
         is_base = base.runs < mutant.runs
         batch = mutant.runs - base.runs if is_base else _missing(mutant, base)
@@ -94,7 +94,7 @@ def confirmed(on_mutant: Trial, on_base: Trial, base: Trials) -> Confirmation:
 
 def _missing(mutant: Trials, base: Trials) -> int:
     """How many more failures on the mutant suffice if the base passes as often."""
-    most = _MOST - mutant.runs
+    most = _MAX_RUNS - mutant.runs
     for count in range(1, most):
         failing = mutant.after([True] * count)
         passing = base.after([False] * max(0, failing.runs - base.runs))
