@@ -266,7 +266,7 @@ def bisect_(
     count: int = 50,
     rate: float = 0.3,
     before: Annotated[
-        float | None, typer.Option(help="The rate from the culprit to a later change.")
+        float | None, typer.Option(help="The rate from the first bad commit to a later change.")
     ] = None,
     length: int = 64,
     confidence: float = 0.99,

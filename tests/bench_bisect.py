@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Searches for an intermittent bug, with our search and with a fixed number of runs per
-revision: how often each finds the culprit, and how many runs it takes.
+"""Searches for an intermittent bug, with our search and with a fixed number of runs per revision:
+how often each finds the first bad commit, and how many runs it takes.
 """
 
 import math
@@ -21,7 +21,7 @@ from tests.random_runner import RandomRunner
 @dataclass(frozen=True)
 class Searched:
     """One history, searched by our search and with a fixed number of runs per revision: whether
-    each finds the culprit, and its number of runs."""
+    each finds the first bad commit, and its number of runs."""
 
     right: bool
     runs: int
@@ -32,9 +32,9 @@ class Searched:
 def searches(
     count: int, rate: float, before: float, length: int, confidence: float
 ) -> Iterator[Searched]:
-    """Search ``count`` linear histories of ``length`` changes with a random culprit. From the
-    culprit to a random later change the bug shows in ``before`` of the runs, then in
-    ``rate``."""
+    """Search ``count`` linear histories of ``length`` changes with a random first bad commit. From
+    that commit to a random later change, ``before`` of the runs show the bug, then ``rate`` of
+    them."""
     with tempfile.TemporaryDirectory() as scratch:
         repository = Path(scratch, "git")
         messages = [f"change {number}" for number in range(length + 1)]
@@ -42,24 +42,24 @@ def searches(
         endpoints = Endpoints(commits[-1], (commits[0],))
         for seed in range(count):
             draw = random.Random(seed)
-            culprit = draw.randrange(1, length + 1)
-            rates = dict.fromkeys(range(culprit, draw.randrange(culprit, length + 1)), before)
-            runner = RandomRunner(commits, culprit, rate=rate, rates=rates, seed=seed)
+            first_bad = draw.randrange(1, length + 1)
+            rates = dict.fromkeys(range(first_bad, draw.randrange(first_bad, length + 1)), before)
+            runner = RandomRunner(commits, first_bad, rate=rate, rates=rates, seed=seed)
             journal = Journal(Path(scratch, f"{seed}"), runner)
             found = Search(repository, Parameters(endpoints, Terms(), confidence), journal).find()
             journal.close()
             runs = sum(each.startswith("run") for each in runner.calls)
-            fixed = RandomRunner(commits, culprit, rate=rate, rates=rates, seed=count + seed)
+            fixed = RandomRunner(commits, first_bad, rate=rate, rates=rates, seed=count + seed)
             fixed_found = _with_fixed_repeats(repository, endpoints, fixed, confidence)
             fixed_runs = sum(each.startswith("run") for each in fixed.calls)
-            expected = commits[culprit]
-            yield Searched(found.culprit == expected, runs, fixed_found == expected, fixed_runs)
+            expected = commits[first_bad]
+            yield Searched(found.first_bad == expected, runs, fixed_found == expected, fixed_runs)
 
 
 def _with_fixed_repeats(
     repository: Path, endpoints: Endpoints, runner: RandomRunner, confidence: float
 ) -> str:
-    """Search with a fixed number of runs per revision, and return the culprit found.
+    """Search with a fixed number of runs per revision, and return the first bad commit found.
 
     The number of runs suffices for ``confidence`` in the whole search at the known rate. The
     first run that shows the bug ends the runs of a revision. The rate is unknown in practice, so

@@ -13,10 +13,10 @@ from harness.errors import HostError
 class RandomRunner:
     """A runner for a linear history of ``commits``, which are numbered from 0.
 
-    ``culprit``: the number of the first commit that shows the symptom.
-    ``rate``: the fraction of runs in which the culprit and later commits show the symptom.
+    ``first_bad``: the number of the first commit that shows the symptom.
+    ``rate``: the fraction of runs in which the first bad commit and later commits show the symptom.
     ``rates``: overrides ``rate``, by number.
-    ``noise``: the fraction of runs in which commits before the culprit show the symptom.
+    ``noise``: the fraction of runs in which commits before the first bad commit show the symptom.
     ``faults``: the faults of commits, by number: "build" and "boot" fail, "splat" is an unrelated
     splat, "lost" kills QEMU.
     ``identical``: maps a number to the commit with the same artifact.
@@ -25,7 +25,7 @@ class RandomRunner:
     """
 
     commits: list[str]
-    culprit: int
+    first_bad: int
     rate: float = 1.0
     noise: float = 0.0
     seed: int = 0
@@ -58,7 +58,7 @@ class RandomRunner:
         return Run(revision, "shown" if shown else "clean", "", 0, splats)
 
     def _rate(self, position: int) -> float:
-        return self.rates.get(position, self.rate) if position >= self.culprit else self.noise
+        return self.rates.get(position, self.rate) if position >= self.first_bad else self.noise
 
     def prefetch(self, revisions: Callable[[], Sequence[str]]) -> None:
         pass

@@ -66,13 +66,13 @@ def start(request: BisectRequest, directory: Path) -> Bisection:
     """
     inputs = Inputs(directory / "inputs")
     inputs.directory.mkdir()
-    pinned = replace(
+    resolved = replace(
         request,
-        space=space.pinned(request.space, inputs),
-        predicate=predicate.pinned(request.predicate, inputs),
+        space=space.resolved(request.space, inputs),
+        predicate=predicate.resolved(request.predicate, inputs),
     )
-    bisection = _bisection(pinned, directory)
-    (directory / _REQUEST).write_text(json.dumps(asdict(pinned), indent=1) + "\n")
+    bisection = _bisection(resolved, directory)
+    (directory / _REQUEST).write_text(json.dumps(asdict(resolved), indent=1) + "\n")
     return bisection
 
 
@@ -119,12 +119,12 @@ def _bisection(request: BisectRequest, directory: Path) -> Bisection:
 def search(
     bisection: Bisection, on_step: Callable[[Step], None], replayed: Path | None = None
 ) -> Conclusion:
-    """Run the search to its end, and return its conclusion.
+    """Run the search to the end and return its conclusion.
 
-    A search that was interrupted continues from its journal. The verdicts of ``replayed``, a
-    bisect log, override recorded runs, in this search and when it is resumed. Raises
-    UsageError if the log is invalid, HostError if another process is searching in the
-    directory, and the errors of ``Search.find``.
+    A search that was interrupted continues from its journal. The verdicts in ``replayed``, a bisect
+    log, override recorded runs, now and whenever the search is resumed. Raises UsageError if the
+    log is invalid, HostError if another process is searching in the directory, and the errors of
+    ``Search.find``.
     """
     with _locked(bisection.directory):
         (bisection.directory / "result.json").unlink(missing_ok=True)
@@ -144,7 +144,7 @@ def search(
         overrides = _overrides(bisection.directory / _REPLAYED, request.terms)
         try:
             searching = Search(bisection.history.repository, parameters, book, on_step, overrides)
-            found = searching.find(lambda culprit: _without(bisection.history, culprit))
+            found = searching.find(lambda first_bad: _without(bisection.history, first_bad))
             return replace(found, splats=_splats(found, book, runner))
         finally:
             book.close()
@@ -152,15 +152,15 @@ def search(
 
 
 def _splats(found: Conclusion, book: Journal, runner: GuestRunner) -> tuple[Splat, ...]:
-    """The splats of the culprit's first run with the symptom, or of a parent's if the symptom
-    disappears with the culprit."""
-    affected = (found.culprit,) if found.appears else found.parents
+    """The splats from the first run with the symptom: a run of the first bad commit, or of a parent
+    if the symptom disappears with that commit."""
+    affected = (found.first_bad,) if found.appears else found.parents
     shown = [run for each in affected for run in book.own_runs(each) if run.result == "shown"]
     return runner.splats(shown[0]) if shown else ()
 
 
-def _without(history: History, culprit: str) -> str:
-    return f"{WITHOUT}{culprit}" if history.without(culprit) else ""
+def _without(history: History, first_bad: str) -> str:
+    return f"{WITHOUT}{first_bad}" if history.without(first_bad) else ""
 
 
 @contextlib.contextmanager
@@ -179,8 +179,8 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 def _keep_replayed(bisection: Bisection, log: Path) -> None:
-    """Copy the log into the directory. Raises UsageError if it cannot be read, is not a bisect
-    log, or has an unknown revision."""
+    """Copy the log into the directory. Raises UsageError if the log cannot be read, is not a bisect
+    log, or contains an unknown revision."""
     try:
         text = log.read_text(errors="replace")
     except OSError as error:

@@ -74,8 +74,8 @@ _COMPARISONS = {"above": operator.gt, "below": operator.lt}
 
 
 def figure(pattern: re.Pattern[str], side: str, threshold: float) -> Check:
-    """Return a check for a number above or below the threshold (``side``). The pattern's group
-    matches the number in the output. Without a match, the check cannot decide."""
+    """Return a check for a number above or below the threshold (``side``). The pattern's capture
+    group matches the number in the output. Without a match, the check cannot decide."""
 
     def check(end: CommandEnd) -> str | None:
         found = pattern.search(end.output)

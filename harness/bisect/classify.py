@@ -42,7 +42,7 @@ class Classifier:
     """Classifies revisions by running them.
 
     ``verdicts``: the verdicts so far (old, new or skip), by revision.
-    ``before_check``: the tallies, from before the final check, of the revisions in it.
+    ``before_check``: for each revision in the final check, its tally before that check.
     ``appears``: whether the symptom appears with the change; otherwise it disappears.
     """
 
@@ -80,8 +80,8 @@ class Classifier:
         return rates.posterior(self.tally(revision), threshold.ratio)
 
     def lowest_rate(self, revision: str, threshold: Threshold) -> float:
-        """The lowest rate of the symptom that the revision may have if it is affected, according to
-        the threshold."""
+        """The lowest rate of the symptom that the threshold allows for the revision if it is
+        affected."""
         return self._rates(revision, threshold).lowest(threshold.ratio)
 
     def _rates(self, revision: str, threshold: Threshold) -> Rates:
@@ -108,7 +108,8 @@ class Classifier:
         )
 
     def side(self, *, affected: bool) -> Side:
-        """The side of the change on which the affected, or the unaffected, revisions are."""
+        """Which side of the change the affected (or unaffected) revisions are on: "old" or
+        "new"."""
         return "new" if affected == self.appears else "old"
 
     def p_new(self, revision: str, threshold: Threshold) -> float:
@@ -131,8 +132,8 @@ class Classifier:
         return run
 
     def tally(self, revision: str) -> Tally:
-        """The tally of the revision. In the final check, only the runs of the check count,
-        because the results of the earlier runs have selected the revision."""
+        """The tally of the revision. In the final check, only the runs of the check count, because
+        the revision was selected by the results of its earlier runs."""
         return self.journal.tally(revision) - self.before_check.get(revision, Tally())
 
     def classify(self, revision: str, threshold: Threshold) -> tuple[str, str]:

@@ -36,9 +36,9 @@ _MIN_SHOWN = 5
 # estimate saves more runs there than it costs.
 CHECK_MIN_SHOWN = 10
 
-# The factor by which one commit may widen the window of a race. With a factor of 5, the final
-# check finds a parent that shows the symptom in 20 % of its runs if its child always shows it.
-# The number of runs in the check is proportional to the factor.
+# The factor by which one commit may widen the window of a race. With a factor of 5, the final check
+# finds a parent that shows the symptom in 20% of its runs if its child always shows it. The number
+# of runs in the check is proportional to the factor.
 MAX_RATE_RATIO = 5.0
 
 
@@ -180,11 +180,12 @@ class Threshold:
 
 
 def step_threshold(left: int) -> Threshold:
-    """The threshold of a step with ``left`` candidates.
+    """The threshold for a step with ``left`` candidates remaining.
 
-    The final check of the first bad commit and its parents meets the requested confidence. A
-    wrong step is found there, and costs only the steps after it. One more run pays off while
-    the probability of error, times the number of those steps, is larger than one run.
+    Only the final check of the first bad commit and its parents has to reach the requested
+    confidence. It catches a wrong step, which wastes only the steps after it. So one more run pays
+    off only while it is expected to save more than one run: the probability of error times the
+    number of runs that would be wasted, about one for each of the remaining steps.
     """
     after = math.ceil(math.log2(max(left, 1))) + 1
     return Threshold(1 / (after + 1))

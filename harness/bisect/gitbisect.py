@@ -60,8 +60,8 @@ class GitBisect:
     """One bisection of the history in ``repository``. git is started with the user's terms; callers
     use ``old``, ``new`` and ``skip``.
 
-    git bisects in a repository of its own, which shares the objects. The git of a killed search may
-    still run when the search is resumed, and hold locks or leave them behind.
+    git bisects in a repository of its own, which shares the objects. The git process of a killed
+    search may still be running when the search is resumed, and may hold locks or leave them behind.
     """
 
     def __init__(self, repository: Path, endpoints: Endpoints, terms: Terms) -> None:
@@ -144,7 +144,7 @@ _PRIVATE = "bisecting-"
 
 
 def repository_in(directory: Path) -> Path | None:
-    """The repository in which git bisects, or None if it has not begun."""
+    """The repository in which git bisects, or None if the bisection has not begun."""
     return next((log.parent for log in directory.glob(f"{_PRIVATE}*/BISECT_LOG")), None)
 
 

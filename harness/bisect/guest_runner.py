@@ -54,7 +54,7 @@ class GuestRunner:
         return Build(revision, _artifact(kernel), "", 0)
 
     def run(self, revision: str, number: int) -> Run:
-        """Check one fresh guest of the revision for the symptom."""
+        """Check a fresh guest with the revision's kernel for the symptom."""
         directory = self._unused(revision, number)
         directory.mkdir(parents=True)
         seen = self.symptom.check(self._spec(revision), self._kernel(revision), directory)
@@ -81,7 +81,7 @@ class GuestRunner:
         return tuple(first for first, *_ in symbolise.grouped(symbolised))
 
     def prefetch(self, revisions: Callable[[], Sequence[str]]) -> None:
-        """Start to build the revisions in the background, if ``prefetches`` is set."""
+        """Start building the revisions in the background, if ``prefetches`` is set."""
         if self.prefetches:
             self._builds.start([self._spec(each) for each in revisions()])
 
@@ -121,7 +121,7 @@ class GuestRunner:
 
 
 def _names(splats: Sequence[Splat]) -> tuple[str, ...]:
-    """Names for the splats that do not differ between revisions."""
+    """Names for the splats, which do not differ between revisions."""
     named = (f"{each.kind} in {each.function}" if each.function else each.title for each in splats)
     return tuple(dict.fromkeys(named))
 

@@ -16,7 +16,7 @@ from harness.kernel import config, debian_source, git_source, series
 from harness.kernel.config import Option
 from harness.kernel.spec import KernelSpec
 
-# The prefix before the name of a revision that means the new endpoint without this revision.
+# Before the name of a revision, this prefix means the new endpoint without that revision.
 WITHOUT = "without-"
 
 _FIXUP = re.compile(r"(?P<since>[^:]*?)\.\.(?P<until>[^:]*?):(?P<file>.+)")
@@ -55,8 +55,8 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Fixup:
-    """A patch for every revision that contains ``since`` but not ``until``. Either may be "",
-    which is no bound."""
+    """A patch for every revision that contains ``since`` but not ``until``. Either may be "" for no
+    bound."""
 
     patch: Path
     since: str = ""

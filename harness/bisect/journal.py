@@ -59,8 +59,8 @@ class Runner(Protocol):
 
 
 class Journal:
-    """The builds and runs of one search, in the order in which the search requests them. A
-    build or run that the file has recorded is returned; any other is done, then recorded."""
+    """The builds and runs of one search, in the order in which the search requests them. A build or
+    run that is recorded in the file is returned; any other is carried out and recorded."""
 
     def __init__(self, path: Path, runner: Runner) -> None:
         _drop_partial_line(path)

@@ -29,7 +29,7 @@ class Predicate:
 
     ``splat``: the kernel reports a splat that matches this pattern.
     ``matches``: the output matches this pattern.
-    ``figure``: the number in the group of this pattern is above or below (``side``) the
+    ``figure``: the number in the capture group of this pattern is above or below (``side``) the
     ``threshold``.
     ``hangs``: the command hangs.
 
@@ -54,7 +54,7 @@ class Predicate:
     limit: float | None = None
 
 
-def pinned(predicate: Predicate, inputs: Inputs) -> Predicate:
+def resolved(predicate: Predicate, inputs: Inputs) -> Predicate:
     """The predicate with absolute paths, and a copy of its report."""
     predicate = replace(predicate, report=inputs.copy(predicate.report))
     if "/" in predicate.qemu:
@@ -117,7 +117,8 @@ def _check(predicate: Predicate) -> tuple[str, bool, Check]:
         pattern = _pattern(predicate.figure)
         if pattern.groups != 1:
             raise UsageError(
-                f"--figure {predicate.figure!r} must have one group, which matches the number",
+                f"--figure {predicate.figure!r} must have exactly one capture group,"
+                " which matches the number",
                 "for example --figure 'took (\\d+)'",
             )
         label = f"{command} prints a number {predicate.side} {predicate.threshold:g}"

@@ -31,14 +31,14 @@ class BackgroundBuilds:
     _processes: dict[KernelSpec, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self, specs: Sequence[KernelSpec]) -> None:
-        """Start to build these kernels, and stop all other builds."""
+        """Start building these kernels, and stop all other builds."""
         self._stop([spec for spec in self._processes if spec not in specs])
         for spec in specs:
             if spec not in self._processes:
                 self._processes[spec] = _started(spec)
 
     def keep_only(self, spec: KernelSpec) -> None:
-        """Stop all builds except of this kernel, because the search waits for it."""
+        """Stop all builds except that of this kernel, because the search waits for it."""
         self._stop([other for other in self._processes if other != spec])
 
     def stop(self) -> None:

@@ -58,8 +58,8 @@ def _verdict(bisection: Bisection, each: Step) -> str:
 
 def _name(bisection: Bisection, revision: str) -> str:
     if revision.startswith(WITHOUT):
-        culprit = revision.removeprefix(WITHOUT)
-        name = bisection.history.name(culprit)
+        first_bad = revision.removeprefix(WITHOUT)
+        name = bisection.history.name(first_bad)
         return f"{bisection.request.terms.new} endpoint without {name}"
     return bisection.history.name(revision)
 
@@ -67,8 +67,8 @@ def _name(bisection: Bisection, revision: str) -> str:
 def record(bisection: Bisection, found: Conclusion) -> dict[str, Any]:
     """The result as the JSON object that the command prints."""
     return {
-        "culprit": found.culprit,
-        "name": bisection.history.name(found.culprit) if found.culprit else "",
+        "culprit": found.first_bad,
+        "name": bisection.history.name(found.first_bad) if found.first_bad else "",
         "parents": list(found.parents),
         "confidence": round(found.confidence, 6),
         "appears": found.appears,
@@ -112,7 +112,7 @@ def is_sure(bisection: Bisection, found: Conclusion) -> bool:
     """Whether the first bad commit has the requested confidence, and its revert does not
     contradict it."""
     is_confident = found.confidence >= bisection.request.confidence
-    return bool(found.culprit) and found.verified is not False and is_confident
+    return bool(found.first_bad) and found.verified is not False and is_confident
 
 
 def _first(bisection: Bisection) -> str:
@@ -123,7 +123,7 @@ def _first(bisection: Bisection) -> str:
 def closing(bisection: Bisection, found: Conclusion) -> Iterator[Line]:
     """The lines of the result."""
     yield "", ""
-    if found.culprit:
+    if found.first_bad:
         yield from _found(bisection, found)
     else:
         yield "yellow", f"only skipped revisions are left; the {_first(bisection)} is one of:"
@@ -134,7 +134,7 @@ def closing(bisection: Bisection, found: Conclusion) -> Iterator[Line]:
 
 def _found(bisection: Bisection, found: Conclusion) -> Iterator[Line]:
     request = bisection.request
-    yield "bold", f"{_first(bisection)}: {bisection.history.name(found.culprit)}"
+    yield "bold", f"{_first(bisection)}: {bisection.history.name(found.first_bad)}"
     if request.either_way:
         yield "", f"  the symptom {'appears' if found.appears else 'disappears'} with it"
     missed = found.confidence < request.confidence
@@ -200,7 +200,7 @@ def _variables(bisection: Bisection, found: Conclusion) -> dict[str, Any]:
         "found": found,
         "first": _first(bisection),
         "noun": history.noun,
-        "culprit": history.name(found.culprit) if found.culprit else "",
+        "first_bad": history.name(found.first_bad) if found.first_bad else "",
         "parents": [history.name(each) for each in found.parents],
         "candidates": [history.name(each) for each in found.candidates],
         "old_endpoints": [history.name(each) for each in history.endpoints.old],
@@ -215,8 +215,10 @@ def _variables(bisection: Bisection, found: Conclusion) -> dict[str, Any]:
         "introduced": is_tree and found.appears and is_sure(bisection, found),
         "appears": "appears" if found.appears else "disappears",
         "with_it": "with" if found.appears else "without",
-        "hash": found.culprit[:12],
-        "subject": gitbisect.subject(history.repository, found.culprit) if found.culprit else "",
+        "hash": found.first_bad[:12],
+        "subject": gitbisect.subject(history.repository, found.first_bad)
+        if found.first_bad
+        else "",
     }
 
 
@@ -225,8 +227,8 @@ def _last_of_each(steps: Sequence[Step]) -> list[Step]:
 
 
 def _author(bisection: Bisection, found: Conclusion) -> str:
-    if not found.culprit:
+    if not found.first_bad:
         return ""
     form = "--format=%an <%ae>, %ad"
-    author = git.run(bisection.history.repository, "log", "-1", form, found.culprit)
+    author = git.run(bisection.history.repository, "log", "-1", form, found.first_bad)
     return author.encode(errors="surrogateescape").decode(errors="replace")

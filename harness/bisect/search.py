@@ -69,16 +69,17 @@ class Held:
 class Conclusion:
     """The result of a search.
 
-    ``culprit``: the first bad commit, "" if the ``candidates`` could not be tested.
-    ``appears``: whether the symptom appears with the culprit; otherwise it disappears.
-    ``reverted``: describes the new endpoint without the culprit.
-    ``verified``: whether that endpoint confirms the culprit, None if it does not exist or is
-    skipped.
-    ``splats``: the symbolised splats of the culprit, or of its parent if the symptom disappears.
+    ``first_bad``: the first bad commit, "" if the ``candidates`` could not be tested.
+    ``appears``: whether the symptom appears with that commit; otherwise it disappears.
+    ``reverted``: describes the new endpoint without that commit.
+    ``verified``: whether that endpoint confirms the result, None if the endpoint does not exist or
+    is skipped.
+    ``splats``: the symbolised splats of the first bad commit, or of its parent if the symptom
+    disappears.
     ``held``: the final check of the unaffected revisions.
     """
 
-    culprit: str
+    first_bad: str
     parents: tuple[str, ...]
     confidence: float
     candidates: tuple[str, ...]
@@ -114,12 +115,12 @@ class Search:
             self.repository, self.parameters, self.journal, dict(self.overrides)
         )
 
-    def find(self, without: Callable[[str], str] = lambda _culprit: "") -> Conclusion:
+    def find(self, without: Callable[[str], str] = lambda _first_bad: "") -> Conclusion:
         """Search for the first bad commit, and return the conclusion.
 
-        ``without`` returns the name of the new endpoint without a culprit in the journal, "" if
-        there is no such kernel. Raises UsageError if the endpoints do not differ or are
-        swapped, HostError if they cannot be tested.
+        ``without`` returns the name that the journal has for the new endpoint without a commit, ""
+        if there is no such kernel. Raises UsageError if the endpoints do not differ or are swapped,
+        HostError if they cannot be tested.
         """
         self._measure()
         while True:
@@ -136,7 +137,7 @@ class Search:
 
     def _conclusion(
         self,
-        culprit: str,
+        first_bad: str,
         parents: tuple[str, ...],
         reached: float,
         candidates: tuple[str, ...],
@@ -144,7 +145,7 @@ class Search:
     ) -> Conclusion:
         verdict, reverted = self._reverted(without) if without else ("", "")
         return Conclusion(
-            culprit=culprit,
+            first_bad=first_bad,
             parents=parents,
             confidence=reached,
             candidates=candidates,
@@ -153,7 +154,7 @@ class Search:
             verified={"old": True, "new": False}.get(verdict),
             steps=tuple(self._steps),
             log=self._log,
-            held=tuple(self._held(culprit, parents)),
+            held=tuple(self._held(first_bad, parents)),
         )
 
     # The endpoints.
@@ -289,10 +290,10 @@ class Search:
         found = gitbisect.parents(self.repository, revision)
         return tuple(found[:1] if self.parameters.endpoints.first_parent else found)
 
-    def _check(self, culprit: str, parents: tuple[str, ...]) -> str:
-        """Classify the culprit and its parents again. Returns the first revision that
+    def _check(self, first_bad: str, parents: tuple[str, ...]) -> str:
+        """Classify the first bad commit and its parents again. Returns the first revision that
         contradicts the bisection, or "" if no revision does."""
-        for revision, side, threshold in self._final(culprit, parents):
+        for revision, side, threshold in self._final(first_bad, parents):
             if revision in self.overrides:
                 continue
             if not self.journal.build(revision).failure:
@@ -305,13 +306,13 @@ class Search:
         return ""
 
     def _final(
-        self, culprit: str, parents: tuple[str, ...]
+        self, first_bad: str, parents: tuple[str, ...]
     ) -> Iterator[tuple[str, Side, Threshold]]:
         """Yield the revisions of the final check, each with its expected side and its threshold.
         Affected revisions are first, because the thresholds of unaffected ones use their
         rates."""
         error = (1 - self.parameters.confidence) / (1 + len(parents)) / self._max_checks
-        new, old = ((culprit,) if culprit else ()), parents
+        new, old = ((first_bad,) if first_bad else ()), parents
         affected, unaffected = (new, old) if self._classifier.appears else (old, new)
         ratio = confidence.MAX_RATE_RATIO
         for each in affected:
@@ -321,9 +322,9 @@ class Search:
             threshold = Threshold(error, ratio, neighbours=affected)
             yield each, self._classifier.side(affected=False), threshold
 
-    def _held(self, culprit: str, parents: tuple[str, ...]) -> Iterator[Held]:
+    def _held(self, first_bad: str, parents: tuple[str, ...]) -> Iterator[Held]:
         affected = self._classifier.side(affected=True)
-        for revision, side, threshold in self._final(culprit, parents):
+        for revision, side, threshold in self._final(first_bad, parents):
             tally = self._classifier.tally(revision)
             if side == affected or not tally.runs or revision in self.overrides:
                 continue
@@ -363,12 +364,12 @@ class Search:
             return verdict == "old" and gitbisect.contains(self.repository, other, revision)
         return verdict == "new" and gitbisect.contains(self.repository, revision, other)
 
-    def _confidence(self, culprit: str, parents: tuple[str, ...]) -> float:
-        """A lower bound for the probability that the culprit has the change and its parents do not,
-        corrected for the maximum number of final checks. A parent that cannot be run counts as
-        0.5, a verdict of the user as 1."""
+    def _confidence(self, first_bad: str, parents: tuple[str, ...]) -> float:
+        """A lower bound for the probability that the first bad commit has the change and its
+        parents do not, corrected for the maximum number of final checks. A parent that cannot be
+        run counts as 0.5, a verdict from the user as 1."""
         right = 1.0
-        for revision, side, threshold in self._final(culprit, parents):
+        for revision, side, threshold in self._final(first_bad, parents):
             new = self._classifier.p_new(revision, threshold)
             right *= 1.0 if revision in self.overrides else (new if side == "new" else 1 - new)
         return max(0.0, 1 - self._max_checks * (1 - right))
@@ -380,7 +381,7 @@ class Search:
         return math.ceil(math.log2(candidates + 1))
 
     def _reverted(self, name: str) -> tuple[str, str]:
-        """Classify the new endpoint without the culprit. Returns the verdict and its
+        """Classify the new endpoint without the first bad commit. Returns the verdict and its
         description."""
         error = (1 - self.parameters.confidence) / 2
         threshold = Threshold(error, confidence.MAX_RATE_RATIO)

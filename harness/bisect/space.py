@@ -42,7 +42,7 @@ class SearchSpace:
     fixups: tuple[str, ...] = ()
 
 
-def pinned(space: SearchSpace, inputs: Inputs) -> SearchSpace:
+def resolved(space: SearchSpace, inputs: Inputs) -> SearchSpace:
     """The space with its revisions resolved to hashes, absolute paths, and copies of its input
     files. Raises UsageError if a revision or a file does not exist."""
     tree = paths.absolute(space.tree) if space.tree else None
@@ -55,17 +55,17 @@ def pinned(space: SearchSpace, inputs: Inputs) -> SearchSpace:
         configs=inputs.copy_all(space.configs),
         patches=inputs.copy_all(space.patches),
         fragments=inputs.copy_all(space.fragments),
-        fixups=tuple(_pinned_fixup(each, tree, inputs) for each in space.fixups),
-        kernel=_pinned_kernel(space.kernel),
+        fixups=tuple(_resolved_fixup(each, tree, inputs) for each in space.fixups),
+        kernel=_resolved_kernel(space.kernel),
     )
 
 
-def _pinned_fixup(text: str, tree: Path | None, inputs: Inputs) -> str:
+def _resolved_fixup(text: str, tree: Path | None, inputs: Inputs) -> str:
     each = history.fixup(text, tree)
     return f"{each.since}..{each.until}:{inputs.copy(str(each.patch))}"
 
 
-def _pinned_kernel(text: str) -> str:
+def _resolved_kernel(text: str) -> str:
     kind, _, where = text.partition(":")
     if kind in ("tree", "prebuilt"):
         return f"{kind}:{paths.absolute(where)}"
@@ -73,8 +73,8 @@ def _pinned_kernel(text: str) -> str:
 
 
 def history_of(space: SearchSpace, directory: Path) -> History:
-    """Create the history of a pinned space, with its files in ``directory``. Raises UsageError
-    if the space cannot be bisected."""
+    """Create the history of a resolved search space (see ``resolved``), with its files in
+    ``directory``. Raises UsageError if the space cannot be bisected."""
     if space.releases:
         kernels = [_kernel(each, space) for each in space.releases]
         return history.releases(kernels, directory)

@@ -36,8 +36,7 @@ from harness.suite.scenario_result import RAN, ScenarioResult
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """The result of the check of a guest, its ``reason`` in one line, and the kernel's
-    ``splats``."""
+    """The result of checking a guest, its ``reason`` in one line, and the kernel's ``splats``."""
 
     result: RunResult
     reason: str
@@ -141,7 +140,7 @@ class ReproducedReport:
 
 
 def _first_difference(replayed: replay.Result) -> str:
-    """The first claim of a step that does not hold, with what the guest shows instead; the
+    """The first claim about a step that does not hold, with what the guest shows instead; the
     verdict's reason if there is no such claim."""
     for each in replayed.judged:
         if each.held is False and each.claim.decides and each.claim.step is not None:

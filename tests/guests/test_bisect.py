@@ -104,7 +104,7 @@ def test_bisect_finds_the_release_that_fails_a_scenario(tmp_path: Path) -> None:
     assert (found["name"], found["appears"]) == ("debian:7.2", True)
 
 
-def test_bisect_shows_source_lines_in_the_splat_of_the_culprit(tmp_path: Path) -> None:
+def test_bisect_shows_source_lines_in_the_splat_of_the_first_bad_release(tmp_path: Path) -> None:
     """A forced unload removes groups that a driver still owns, and __iommu_group_free_device
     warns."""
     load = ("--command", "modprobe arm-smmu-v3", "--command", "modprobe test_module")
@@ -237,7 +237,7 @@ def test_resume_fails_while_another_search_uses_the_directory(tmp_path: Path) ->
 
 
 def test_bisect_finds_the_patch_that_panics_before_the_console(tmp_path: Path) -> None:
-    """The reason of the panic is read from an early console."""
+    """The reason for the panic is read from an early console."""
     patch = tmp_path / "panic.patch"
     patch.write_text((PATCHES / "6.12-early-panic.patch").read_text())
     words = ("bisect", "--boot", "--series", patch, "--kernel", "debian:6.12", "--json")

@@ -48,22 +48,22 @@ def commits(history: tuple[Path, list[str]]) -> list[str]:
     return history[1]
 
 
-@pytest.mark.parametrize("culprit", [1, 2, 17, 31, 32])
-def test_search_finds_the_culprit(find: Find, commits: list[str], culprit: int) -> None:
-    found = find(RandomRunner(commits, culprit))
-    assert found.culprit == commits[culprit]
-    assert found.parents == (commits[culprit - 1],)
+@pytest.mark.parametrize("first_bad", [1, 2, 17, 31, 32])
+def test_search_finds_the_first_bad_commit(find: Find, commits: list[str], first_bad: int) -> None:
+    found = find(RandomRunner(commits, first_bad))
+    assert found.first_bad == commits[first_bad]
+    assert found.parents == (commits[first_bad - 1],)
     assert found.confidence >= 0.99
-    assert f"first bad commit: [{commits[culprit]}]" in found.log
+    assert f"first bad commit: [{commits[first_bad]}]" in found.log
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_search_finds_the_culprit_if_the_symptom_shows_in_30_percent_of_runs(
+def test_search_finds_the_first_bad_commit_if_30_percent_of_runs_show_the_symptom(
     find: Find, commits: list[str], seed: int
 ) -> None:
-    culprit = random.Random(seed).randrange(1, 33)
-    found = find(RandomRunner(commits, culprit, rate=0.3, seed=seed))
-    assert found.culprit == commits[culprit]
+    first_bad = random.Random(seed).randrange(1, 33)
+    found = find(RandomRunner(commits, first_bad, rate=0.3, seed=seed))
+    assert found.first_bad == commits[first_bad]
     assert found.confidence >= 0.99
 
 
@@ -71,7 +71,7 @@ def test_checking_the_parent_corrects_a_wrong_step(find: Find, commits: list[str
     """A revision with a rare symptom passes as good; the check of the parent finds it bad."""
     runner = RandomRunner(commits, 3, rate=0.15)
     found = find(runner, max_runs=500)
-    assert found.culprit == commits[3]
+    assert found.first_bad == commits[3]
     verdicts: dict[str, set[str]] = {}
     for step in found.steps:
         verdicts.setdefault(step.revision, set()).add(step.verdict)
@@ -79,15 +79,16 @@ def test_checking_the_parent_corrects_a_wrong_step(find: Find, commits: list[str
 
 
 @pytest.mark.parametrize(("before", "seed"), [(0.2, 0), (0.3, 1)])
-def test_search_finds_the_culprit_before_a_change_that_widens_the_race(
+def test_search_finds_the_first_bad_commit_before_a_change_that_widens_the_race(
     find: Find, commits: list[str], before: float, seed: int
 ) -> None:
-    """The culprit makes some runs show the symptom; the later change makes all of them show it."""
+    """The first bad commit makes some runs show the symptom; the later change makes all of them
+    show it."""
     draw = random.Random(seed)
-    culprit = draw.randrange(1, 25)
-    rates = dict.fromkeys(range(culprit, draw.randrange(culprit + 1, 33)), before)
-    found = find(RandomRunner(commits, culprit, rates=rates, seed=seed))
-    assert found.culprit == commits[culprit]
+    first_bad = draw.randrange(1, 25)
+    rates = dict.fromkeys(range(first_bad, draw.randrange(first_bad + 1, 33)), before)
+    found = find(RandomRunner(commits, first_bad, rates=rates, seed=seed))
+    assert found.first_bad == commits[first_bad]
     assert found.confidence >= 0.99
 
 
@@ -98,26 +99,27 @@ def test_the_conclusion_includes_the_rate_excluded_for_the_parent(
     assert held.revision == commits[16]
     assert held.error <= held.requested
     assert held.requested == pytest.approx(0.01 / 2 / 6)
-    # The symptom shows in 10 of 10 runs of the culprit. The parent's rate must be below a fifth.
+    # 10 of 10 runs of the first bad commit show the symptom. The parent's rate must be below a
+    # fifth.
     assert held.rate == pytest.approx(11 / 12 / confidence.MAX_RATE_RATIO)
     assert held.tally.shown == 0
     assert held.error >= (1 - held.rate) ** held.tally.runs
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_search_finds_the_culprit_despite_false_positives(
+def test_search_finds_the_first_bad_commit_despite_false_positives(
     find: Find, commits: list[str], seed: int
 ) -> None:
-    culprit = random.Random(seed).randrange(1, 33)
-    found = find(RandomRunner(commits, culprit, rate=0.9, noise=0.1, seed=seed))
-    assert found.culprit == commits[culprit]
+    first_bad = random.Random(seed).randrange(1, 33)
+    found = find(RandomRunner(commits, first_bad, rate=0.9, noise=0.1, seed=seed))
+    assert found.first_bad == commits[first_bad]
 
 
 def test_search_skips_untestable_revisions(find: Find, commits: list[str]) -> None:
     faults = {16: "build", 24: "boot", 20: "splat"} | dict.fromkeys((15, 17), "boot")
     faults |= dict.fromkeys((19, 21), "splat")
     found = find(RandomRunner(commits, 26, faults=faults))
-    assert found.culprit == commits[26]
+    assert found.first_bad == commits[26]
     reasons = {step.reason.partition(":")[0] for step in found.steps if step.verdict == "skip"}
     assert reasons >= {"does not build", "does not boot"}
     assert reasons <= {"does not build", "does not boot", "reports a different splat"}
@@ -133,7 +135,7 @@ def test_an_inconclusive_parent_lowers_the_confidence(find: Find, commits: list[
             return super().run(revision, number)
 
     found = find(Inconclusive(commits, 22))
-    assert found.culprit == commits[22]
+    assert found.first_bad == commits[22]
     assert found.confidence < 0.9
 
 
@@ -144,14 +146,14 @@ def test_a_resumed_search_repeats_inconclusive_runs(find: Find, commits: list[st
 
     with pytest.raises(HostError, match="is inconclusive: it hangs"):
         find(Hangs(commits, 17))
-    assert find(RandomRunner(commits, 17)).culprit == commits[17]
+    assert find(RandomRunner(commits, 17)).first_bad == commits[17]
 
 
 @pytest.mark.parametrize(
     ("reverted", "verified"),
     [("", None), ("build", None), ("clean", True), ("shown", False)],
 )
-def test_a_clean_run_without_the_culprit_verifies_it(
+def test_a_clean_run_without_the_first_bad_commit_verifies_it(
     history: tuple[Path, list[str]], tmp_path: Path, reverted: str, verified: bool | None
 ) -> None:
     repository, commits = history
@@ -171,8 +173,8 @@ def test_a_clean_run_without_the_culprit_verifies_it(
     searching = Search(
         repository, parameters, Journal(tmp_path / "journal", Reverting(commits, 17))
     )
-    found = searching.find(lambda _culprit: "without" if reverted else "")
-    assert (found.culprit, found.verified) == (commits[17], verified)
+    found = searching.find(lambda _first_bad: "without" if reverted else "")
+    assert (found.first_bad, found.verified) == (commits[17], verified)
 
 
 def test_verdicts_in_an_edited_log_override_runs(
@@ -183,7 +185,7 @@ def test_verdicts_in_an_edited_log_override_runs(
     overrides = {commits[20]: "new", commits[19]: "old"}
     parameters = Parameters(Endpoints(commits[-1], (commits[0],)), Terms())
     found = Search(history[0], parameters, journal, overrides=overrides).find()
-    assert found.culprit == commits[20]
+    assert found.first_bad == commits[20]
 
 
 def test_the_journal_preserves_unicode_line_separators_and_surrogates(
@@ -204,14 +206,14 @@ def test_the_journal_preserves_unicode_line_separators_and_surrogates(
 
 def test_search_ignores_a_splat_that_both_endpoints_report(find: Find, commits: list[str]) -> None:
     found = find(RandomRunner(commits, 22, faults=dict.fromkeys(range(33), "splat")))
-    assert found.culprit == commits[22]
+    assert found.first_bad == commits[22]
 
 
-def test_search_returns_candidates_if_the_culprit_and_its_parent_are_skipped(
+def test_search_returns_candidates_if_the_first_bad_commit_and_its_parent_are_skipped(
     find: Find, commits: list[str]
 ) -> None:
     found = find(RandomRunner(commits, 17, faults={17: "build", 16: "boot"}))
-    assert not found.culprit
+    assert not found.first_bad
     assert set(found.candidates) == {commits[16], commits[17], commits[18]}
 
 
@@ -228,7 +230,7 @@ def test_search_confirms_the_revision_before_skipped_candidates(
 
     runner = CleanAtFirst(commits, 10, rate=0.3, faults={17: "build"})
     found = find(runner, max_runs=500)
-    assert found.culprit == commits[10]
+    assert found.first_bad == commits[10]
     assert "run 16 13" in runner.calls
 
 
@@ -236,9 +238,9 @@ def test_search_steps_share_the_runs_of_identical_kernels(find: Find, commits: l
     runner = RandomRunner(
         commits, 9, identical=dict.fromkeys(range(9), 0) | dict.fromkeys(range(9, 33), 32)
     )
-    assert find(runner).culprit == commits[9]
+    assert find(runner).first_bad == commits[9]
     run = {each.split()[1] for each in runner.calls if each.startswith("run")}
-    # The culprit and its parent are run again for the final check.
+    # The first bad commit and its parent are run again for the final check.
     assert run == {"0", "32", "8", "9"}
 
 
@@ -253,7 +255,7 @@ def test_search_determines_the_direction_only_with_old_and_new_endpoints(
             return Run(revision, other, "", 0)  # type: ignore[arg-type]
 
     found = find(Fixed(commits, 12), terms=Terms("old", "new"), either_way=True)
-    assert found.culprit == commits[12]
+    assert found.first_bad == commits[12]
     assert not found.appears
     with pytest.raises(UsageError, match=r"good endpoint.* shows it; swap the endpoints"):
         find(Fixed(commits, 12), "other")
@@ -262,11 +264,11 @@ def test_search_determines_the_direction_only_with_old_and_new_endpoints(
 @pytest.mark.parametrize(
     ("runner", "message"),
     [
-        ({"culprit": 0}, "the symptom is about as frequent at both endpoints"),
-        ({"culprit": 33}, "shows the symptom in 0 of 30 runs"),
-        ({"culprit": 5, "faults": {0: "build"}}, "the good endpoint .* does not build"),
-        ({"culprit": 5, "faults": {32: "boot"}}, "the bad endpoint .* does not boot"),
-        ({"culprit": 5, "faults": {16: "lost"}}, "QEMU was killed"),
+        ({"first_bad": 0}, "the symptom is about as frequent at both endpoints"),
+        ({"first_bad": 33}, "shows the symptom in 0 of 30 runs"),
+        ({"first_bad": 5, "faults": {0: "build"}}, "the good endpoint .* does not build"),
+        ({"first_bad": 5, "faults": {32: "boot"}}, "the bad endpoint .* does not boot"),
+        ({"first_bad": 5, "faults": {16: "lost"}}, "QEMU was killed"),
     ],
 )
 def test_search_reports_an_unusable_endpoint_or_a_lost_guest(
@@ -295,7 +297,7 @@ def test_an_interrupted_search_resumes_from_its_journal(
         with (tmp_path / "killed.jsonl").open("a") as file:
             file.write('{"run": {"revi')
     rest = RandomRunner(commits, 13, rate=0.5)
-    assert find(rest, "killed").culprit == expected.culprit
+    assert find(rest, "killed").first_bad == expected.first_bad
     assert calls + rest.calls == uninterrupted.calls
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The confidence of a bisect step if the symptom shows in only some runs."""
+"""The confidence of a bisect step if only some runs show the symptom."""
 
 import bisect
 import functools

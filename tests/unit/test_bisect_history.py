@@ -93,7 +93,7 @@ def test_searching_a_git_history_leaves_the_repository_unchanged(
     found = history.revisions(tree.path, tree.endpoints, BASE, (), tree.into)
     assert ["uncommitted" in note for note in found.notes] == [True]
     conclusion = find(found, "bug", tmp_path)
-    assert tree.number(conclusion.culprit) == 4
+    assert tree.number(conclusion.first_bad) == 4
     assert conclusion.reverted.startswith("does not build: ")  # a later change conflicts
     assert checkout_state(tree.path) == before
 
@@ -210,17 +210,17 @@ def series(tmp_path: Path) -> Path:
     return mbox
 
 
-def test_searching_a_series_finds_the_patch(tmp_path: Path) -> None:
+def test_bisecting_a_series_finds_the_patch(tmp_path: Path) -> None:
     base = spec.parse(f"tree:{fake_linux.write(tmp_path / 'base')}")
     into = tmp_path / "search"
     into.mkdir()
     found = history.patches(series(tmp_path), base, into)
     conclusion = find(found, "bug", tmp_path)
-    assert found.name(conclusion.culprit) == "3/5: change 3"
+    assert found.name(conclusion.first_bad) == "3/5: change 3"
     assert conclusion.reverted.startswith("is good, symptom in 0 of ")
 
 
-def test_searching_configurations_finds_the_option(tmp_path: Path) -> None:
+def test_bisecting_configurations_finds_the_option(tmp_path: Path) -> None:
     names = [f"OPTION_{number}" for number in range(40)]
     old, new = tmp_path / "old.config", tmp_path / "new.config"
     shared = "CONFIG_SHARED=y\n"
@@ -236,7 +236,7 @@ def test_searching_configurations_finds_the_option(tmp_path: Path) -> None:
     found = history.options(old, new, spec.parse(f"tree:{root}"), into)
     assert gitbisect.count(found.repository, found.endpoints) == 40
     conclusion = find(found, "CONFIG_OPTION_23=y", tmp_path)
-    assert found.name(conclusion.culprit) == "CONFIG_OPTION_23: n -> y"
+    assert found.name(conclusion.first_bad) == "CONFIG_OPTION_23: n -> y"
     assert conclusion.reverted.startswith("is good")
 
 
