@@ -30,7 +30,7 @@ def behaviours(
       iommu-harness behaviours --kernel debian:6.1
       iommu-harness behaviours --kernel tree:~/src/linux --patch fix.patch
 
-    A behaviour is a difference between kernels that is not a bug. A known issue is a bug of
+    A behaviour is a difference between kernels that is not a bug. A known issue is a bug in
     released kernels that scenarios run into. Both are looked up in the kernel's source. If the
     source does not decide, the result is a guess from the kernel's version.
     """
@@ -69,7 +69,7 @@ def _lines(title: str, found: KernelProfile, titles: Mapping[str, str]) -> Itera
     yield from _table(
         "behaviours (differences between kernels that are not bugs)", found.behaviours, what
     )
-    yield from _table("known issues (bugs of released kernels)", found.issues, titles)
+    yield from _table("known issues (bugs in released kernels)", found.issues, titles)
 
 
 def _table(title: str, rows: Mapping[str, Evidence], what: Mapping[str, str]) -> Iterator[Line]:

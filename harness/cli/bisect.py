@@ -82,7 +82,8 @@ def find(
     new: Annotated[
         str,
         typer.Option(
-            metavar="REV", help="The new endpoint. Either it or --old must show the symptom."
+            metavar="REV",
+            help="The new endpoint. Either it or all old endpoints must show the symptom.",
         ),
     ] = "",
     series: Annotated[
@@ -185,7 +186,7 @@ def find(
         typer.Option(
             "--known",
             metavar="ISSUE",
-            help="Also bad if a scenario runs into this known issue (a bug of released kernels;"
+            help="Also bad if a scenario runs into this known issue (a bug in released kernels;"
             " see `iommu-harness behaviours`); may be repeated.",
         ),
     ] = [],  # noqa: B006

@@ -169,8 +169,7 @@ def _symbolised(
 
 
 class _Counts:
-    """The numbers in the last line: of splats, of frames with a known source line, and of all
-    frames."""
+    """The numbers in the last line: splats, frames with a known source line, and all frames."""
 
     def __init__(self) -> None:
         self.splats = self.known = self.total = 0

@@ -40,7 +40,7 @@ def build_(
       iommu-harness kernel build debian:6.12
       iommu-harness kernel build tree:~/src/linux --patch fix.patch --variant kasan
 
-    Each line has a kernel's name and its directory in the cache.
+    Prints the name of each kernel and its directory in the cache, one kernel per line.
     """
     specs = options.kernels(
         kernel, patch, fragment, variant, llvm=llvm, debian_mirror=debian_mirror
@@ -88,7 +88,7 @@ def list_(as_json: options.Json = False) -> None:
       iommu-harness kernel list
       iommu-harness kernel list --json
 
-    Each line has the key, the release and the name of a kernel.
+    Prints the key, the release and the name of each kernel, one kernel per line.
     """
     kernels = build.cached_kernels()
     if as_json:

@@ -59,7 +59,7 @@ def machines(
     qemus.check(qemu)
     if not kernel:
         if len(qemu) > 1:
-            raise UsageError("the list is of one QEMU", "use one --qemu, or --kernel")
+            raise UsageError("the list is for a single QEMU", "use one --qemu, or --kernel")
         _list(chosen, qemus.program(qemu[0]), as_json=as_json)
         return
     specs = options.kernels(kernel, [], [], variant, llvm=False, debian_mirror=debian_mirror)
@@ -95,7 +95,7 @@ def _boot_all(specs: Sequence[KernelSpec], chosen: Sequence[Machine]) -> list[Sm
 def _table(
     specs: Sequence[KernelSpec], chosen: Sequence[Machine], cells: list[SmokeResult]
 ) -> Iterator[tuple[str, str]]:
-    """Yield a row per machine with a column per kernel, then the reason of each failure."""
+    """Yield a row per machine with a column per kernel, then the reason for each failure."""
     rows = [["machine", *map(str, specs)]]
     for number, machine in enumerate(chosen):
         # The cells are in the order of the boots.

@@ -66,7 +66,9 @@ def mutants_(
     ] = False,
     runs: Annotated[
         int,
-        typer.Option(metavar="N", min=1, help="Run the scenarios N times on each harmless patch."),
+        typer.Option(
+            metavar="N", min=1, help="Run the scenarios N times with each harmless patch."
+        ),
     ] = 1,
     workers: run.Workers = 0,
     run_dir: options.RunDir = None,

@@ -56,7 +56,7 @@ def error_record(error: HarnessError) -> dict[str, Any]:
 
 
 def size(count: int) -> str:
-    """A number of bytes, in the largest unit in which it is at least 1."""
+    """Format a number of bytes in the largest decimal unit that it reaches, for example "12 MB"."""
     amount = float(count)
     for unit in ("B", "KB", "MB", "GB"):
         if amount < 1000:

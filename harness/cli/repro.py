@@ -75,7 +75,8 @@ def repro(
 
     The commands in a report's shell session are run in a guest, and the report's claims are checked
     against their output, the kernel log and sysfs. The exit status is 0 for reproduced, 1 for not
-    reproduced, and 3 for inconclusive, for example if the guest lacks a device of the report.
+    reproduced, and 3 for inconclusive, for example if the guest lacks a device that the report
+    uses.
     """
     _check_limit(limit)
     rundir.check(run_dir)

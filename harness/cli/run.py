@@ -70,7 +70,8 @@ def run_(
     listing: Annotated[
         bool,
         typer.Option(
-            "--list", help="List the subjects and behaviours or, with SCENARIO, its scenarios."
+            "--list",
+            help="List the subjects and behaviours, or the scenarios that SCENARIO selects.",
         ),
     ] = False,
     outputs: formatted.Outputs = [],  # noqa: B006
@@ -164,8 +165,8 @@ def _report(
 
 
 def _exit_code(counts: dict[str, int], errors: Sequence[HarnessError]) -> int:
-    """The exit status: 1 if a scenario failed; otherwise the highest of the errors' exit
-    statuses, and of 3 if a scenario is inconclusive or skipped."""
+    """The exit status: 1 if a scenario failed; otherwise the highest of the errors' exit statuses
+    and, if a scenario is inconclusive or skipped, 3."""
     if counts["failed"]:
         return 1
     inconclusive = 3 if counts["inconclusive"] or counts["skipped"] else 0
@@ -217,7 +218,7 @@ def _closing(every: list[ScenarioOutcome], directory: Path) -> Iterator[Line]:
     for name in matrix.flaky(every):
         yield "red", f"different results in different rounds: {name}"
     for text in matrix.retried(every):
-        yield "yellow", f"run again after an error of this host: {text}"
+        yield "yellow", f"run again after an error on this host: {text}"
     text = ", ".join(f"{count} {result.replace('-', ' ')}" for result, count in counts.items())
     last = max(each.round for each in every)
     rounds = f", the worst of {last} rounds" if last > 1 else ""

@@ -48,7 +48,7 @@ def selftests(
     debian_mirror: options.Mirror = "",
     as_json: options.Json = False,
 ) -> None:
-    """Run the kernel's own tests of IOMMUs in guests.
+    """Run the kernel's own IOMMU tests in guests.
 
     \b
       iommu-harness selftests --kernel tree:~/src/linux
@@ -172,8 +172,8 @@ def _closing(
 
 
 def _exit_code(counts: dict[str, int], errors: Sequence[HarnessError]) -> int:
-    """The exit status: 1 if a test failed; otherwise the highest of the errors' exit statuses, and
-    of 3 if a test is inconclusive."""
+    """The exit status: 1 if a test failed; otherwise the highest of the errors' exit statuses and,
+    if a test is inconclusive, 3."""
     if counts["failed"]:
         return 1
     inconclusive = 3 if counts["inconclusive"] else 0

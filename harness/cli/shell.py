@@ -90,8 +90,8 @@ def shell(
 
 def _interact(running: Guest) -> None:
     progress.note(
-        f"shell on {running.machine.name}; ^C once interrupts the program, twice replaces the"
-        " shell, three times ends the guest; exit or ^D also ends the guest"
+        f"shell on {running.machine.name}; press ^C once to interrupt the program, twice for a new"
+        " shell, three times to end the guest; exit or ^D also ends the guest"
     )
     for line in _input_lines():
         if line.strip() in ("exit", "logout"):

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Known issues: bugs of kernels that scenarios run into, from known-issues.toml and the user's
-files.
+"""Known issues: kernel bugs that scenarios run into, from known-issues.toml and the user's files.
 
 A scenario that names an issue must run into it on each kernel that has the issue, unless the
 issue is a race. An issue explains only findings that match its symptoms or follow from them.
@@ -36,7 +35,7 @@ class Symptom:
 
 @dataclass(frozen=True, slots=True)
 class KnownIssue:
-    """A bug of some kernels.
+    """A bug in some kernels.
 
     Only a kernel with the behaviours in ``needs`` can have the bug. ``signs`` decide by the
     source whether it does, and otherwise the versions ``introduced`` and ``fixed`` decide.

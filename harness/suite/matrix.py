@@ -25,7 +25,7 @@ _LISTED = {
 
 _HEADINGS = {
     ScenarioResult.KNOWN_ISSUE: (
-        "known: the scenario ran into a known issue, a listed bug of this kernel"
+        "known: the scenario ran into a known issue, a listed bug in this kernel"
     ),
     ScenarioResult.NOT_APPLICABLE: (
         "n/a, not applicable: this kernel or machine cannot show the rule"
@@ -50,8 +50,8 @@ def worst(outcomes: Sequence[ScenarioOutcome]) -> list[ScenarioOutcome]:
 
 
 def flaky(outcomes: Sequence[ScenarioOutcome]) -> list[str]:
-    """The scenarios that did not end the same in all rounds. A known issue may appear in some
-    rounds only, because it can be a race."""
+    """The scenarios that did not have the same result in all rounds. A known issue may appear in
+    some rounds only, because it can be a race."""
     seen: dict[str, set[ScenarioResult]] = {}
     for number in sorted({each.round for each in outcomes}):
         for each in worst([each for each in outcomes if each.round == number]):
@@ -67,7 +67,7 @@ def counts(outcomes: Sequence[ScenarioOutcome]) -> dict[str, int]:
 
 
 def retried(outcomes: Sequence[ScenarioOutcome]) -> list[str]:
-    """Describe the scenarios that were rerun because of an error of this host, with the error."""
+    """Describe the scenarios that were rerun because of an error on this host, with the error."""
     return [
         f"{each.scenario} [{each.kernel} {each.machine}]: {each.retried.splitlines()[-1]}"
         for each in outcomes
