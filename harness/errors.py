@@ -69,7 +69,7 @@ class ProgramFailed(HostError):
 
 
 class BuildError(HostError):
-    """The kernel does not compile. The message has the error from the build log."""
+    """The kernel does not compile. The message includes the error from the build log."""
 
 
 class CommandFailed(HarnessError):
@@ -106,8 +106,8 @@ class GuestLost(GuestError):
 
 
 class QemuEnded(GuestLost):
-    """QEMU exited although the guest did not request it, for example because the host's OOM killer
-    killed it. This is not evidence about the kernel. The message has QEMU's own error."""
+    """QEMU exited without a request from the guest, for example because the host's OOM killer
+    killed it. This is not evidence about the kernel. The message includes QEMU's own error."""
 
 
 class GuestUnseen(GuestError):

@@ -20,9 +20,9 @@ _DEPTH = 12
 
 
 def traces(guest: Guest, kernel: Kernel) -> list[str]:
-    """One line per CPU with its call trace, the innermost function first. "?" stands for an
-    address outside vmlinux. The list is empty for a kernel with KASLR or without a vmlinux.
-    Raises as ``Guest.qmp`` does."""
+    """One line per CPU with its call trace, innermost function first. "?" stands for an address
+    outside vmlinux. The list is empty for a kernel with KASLR or without a vmlinux. Raises as
+    ``Guest.qmp`` does."""
     if kernel.option("RANDOMIZE_BASE") or not (kernel.directory / "vmlinux").exists():
         return []
     symbols = _symbols(kernel)

@@ -76,8 +76,8 @@ def fail_nth(guest: Guest, number: int, *what: str) -> Failure | None:
 
 
 def fail_all(guest: Guest, *what: str, exclude: str = "") -> list[Failure]:
-    """As ``fail_each``, but with all runs in one command of the guest, which is ten times as
-    fast. Returns all failures."""
+    """As ``fail_each``, but with all runs in one guest command, which is ten times as fast. Returns
+    all failures."""
     arm(guest, exclude)
     lines = _run(guest, "all", *what)
     found = [_failure(number, line, what) for number, line in enumerate(lines, start=1)]

@@ -25,9 +25,9 @@ from harness.machine.watcher import Watcher
 class Result:
     """The result of a command.
 
-    ``killed`` is whether a signal killed the command's shell, as an oops does. ``status`` is then
-    128 plus the signal, and $? otherwise. Bytes in ``out`` and ``err`` that are not UTF-8 are
-    replaced."""
+    ``killed`` is whether a signal killed the command's shell, which is also how an oops ends it.
+    ``status`` is then 128 plus the signal number, otherwise $?. Bytes in ``out`` and ``err`` that
+    are not UTF-8 are replaced."""
 
     command: str
     status: int
@@ -93,8 +93,8 @@ class SavedLog:
     """What a restored guest logged before it was saved.
 
     ``console`` is the output on the console, and ``records`` are the kernel-log records.
-    ``counted`` is the number of records that PID 1 had sent, including unreadable ones. ``rest``
-    is the first part of a frame. The guest sends the end of the frame after it is restored."""
+    ``counted`` is the number of records that PID 1 had sent, including unreadable ones. ``rest`` is
+    the first part of a frame. After it is restored, the guest sends the end of that frame."""
 
     console: bytes = b""
     records: tuple[Record, ...] = ()

@@ -39,8 +39,8 @@ _AT_ONCE = 4
 class Snapshot:
     """A saved guest, in the files of ``directory``.
 
-    The file ``state`` contains the state of the devices. The memory is in the file ``ram``, if it
-    exists, and otherwise in ``state`` too. ``clock`` is the guest's clock when it was saved, in
+    The file ``state`` contains the state of the devices. The memory is in the file ``ram`` if that
+    file exists, otherwise in ``state`` too. ``clock`` is the guest's clock when it was saved, in
     seconds since boot. ``limit`` is how many seconds a command may be silent."""
 
     directory: Path
@@ -95,7 +95,11 @@ def _write(guest: Guest, directory: Path) -> Snapshot:
             "save it before the hot-plug, or undo the hot-plug first",
         )
     if not guest.machine.migratable:
-        raise Unmigratable(f"QEMU cannot save a guest on {guest.machine.name}")
+        raise Unmigratable(
+            f"QEMU cannot save a guest on {guest.machine.name}: a device does not support"
+            " migration",
+            "use a machine without this device",
+        )
     clock = guest.clock()
     saved = guest.save(directory / "state")
     snapshot = Snapshot(directory, guest.boot, saved, clock, guest.limit)
@@ -151,8 +155,9 @@ def load(directory: Path, iommus: Collection[Iommu], program: str = topology.QEM
             )
     if record["qemu"] != qemu.version(program):
         raise UsageError(
-            f"{directory} was saved with {record['qemu']}, but this is {qemu.version(program)}",
-            "give the path of that QEMU with --qemu",
+            f"the snapshot in {directory} was saved with {record['qemu']}, but this command uses"
+            f" {qemu.version(program)}",
+            "use --qemu with the path of the QEMU that saved it",
         )
     return snapshot
 
@@ -256,7 +261,8 @@ def warm(
 
 
 def _warm(boot: Boot, kernel: Kernel, warm_up: Sequence[str], directory: Path | None) -> Snapshot:
-    # The paths in the arguments are in the cache, and depend on the contents of the files.
+    # argv identifies the contents of the files: their paths are cache entries, which are named
+    # after their contents.
     argv = [*qemu.board(boot.machine), *qemu.payload(boot), *qemu.channels(boot.machine)]
     key = cache.digest(_RECIPE, kernel.key, qemu.identity(boot.machine.qemu), *argv, "", *warm_up)
 

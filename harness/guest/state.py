@@ -54,8 +54,9 @@ class Device:
 
     @property
     def untranslated(self) -> bool:
-        """Whether the device's DMA bypasses the IOMMU that firmware describes: it is bound to a
-        driver but has no group. A host bridge has no driver, and does no DMA itself."""
+        """Whether firmware describes an IOMMU for the device, but its DMA bypasses that IOMMU: the
+        device is bound to a driver and has no group. Never true of a host bridge, which has no
+        driver and does no DMA of its own."""
         return bool(self.driver) and self.firmware_iommu and self.group is None
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Use dynamic debug and trace events of a guest's kernel."""
+"""Use dynamic debug and trace events in a guest's kernel."""
 
 import contextlib
 import re
@@ -62,7 +62,7 @@ def supported(guest: Guest) -> bool:
 
 @contextlib.contextmanager
 def tracing(guest: Guest, *events: str) -> Iterator[Trace]:
-    """Enable trace events of the guest's kernel, such as ``module:module_get``, or all events of a
+    """Enable trace events in the guest's kernel, such as ``module:module_get``, or all events of a
     system such as ``iommu``, and disable them when the block ends. Raises UsageError for a kernel
     without the variant "trace", and for an unknown event."""
     mounted = guest.run(f"test -d {_TRACING}/events || mount -t tracefs tracefs {_TRACING}")

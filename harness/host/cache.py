@@ -262,7 +262,7 @@ _EXPENDABLE = "snapshot"
 
 def ensure_space(gigabytes: float, purpose: str) -> None:
     """Ensure that the cache's file system has ``gigabytes`` of free space. If necessary, remove
-    snapshots that no process uses, the least recently used first. Raises HostError if that is not
+    snapshots that no process uses, least recently used first. Raises HostError if that is not
     enough."""
     root = directory("")
     # Without the lock, two processes that free space at once would remove too much.
@@ -280,7 +280,7 @@ def ensure_space(gigabytes: float, purpose: str) -> None:
 
 
 def _least_recently_used(kind: str) -> Iterator[Path]:
-    """Yield the entries of a kind that this process does not use, the least recently used first."""
+    """Yield the entries of a kind that this process does not use, least recently used first."""
     used: list[tuple[float, Path]] = []
     for path in directory(kind).iterdir():
         with contextlib.suppress(FileNotFoundError):  # removed in the meantime

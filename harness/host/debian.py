@@ -211,7 +211,8 @@ def mirrors() -> tuple[str, str]:
         return chosen, chosen.rstrip("/") + "-security"
     form = ["--format", "$(ORIGIN)\t$(RELEASE)\t$(REPO_URI)", "Created-By: Packages"]
     rows = [row.split("\t") for row in run(["apt-get", "indextargets", *form]).splitlines()]
-    # Until the host's first update, apt does not know the origin of an archive.
+    # Before the host's first `apt-get update`, apt does not know the origin and prints $(ORIGIN) as
+    # it is.
     usable = [row for row in rows if len(row) == 3 and (row[0] == "Debian" or "$" in row[0])]
     security = [address for _, release, address in usable if release.endswith("-security")]
     main = [address for _, release, address in usable if not release.endswith("-security")]

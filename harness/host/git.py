@@ -53,7 +53,7 @@ def create_with_alternates(repository: Path, into: Path) -> None:
 
 def create_linear_history(messages: Sequence[str], into: Path) -> list[str]:
     """Create the bare repository ``into``, completely or not at all, with a linear history of one
-    empty commit for each message. Return the hashes of the commits, the oldest first."""
+    empty commit for each message. Return the hashes of the commits, oldest first."""
     part = _init(into, "sha1")
     stream = part / "import"
     with stream.open("w") as file:

@@ -46,7 +46,7 @@ class Item:
 
 
 def items() -> list[Item]:
-    """List all entries that ``cache gc`` may remove, by kind, the most recently used first."""
+    """List all entries that ``cache gc`` may remove, by kind, most recently used first."""
     found = []
     for kind in KINDS:
         for path in _below(kind):

@@ -21,8 +21,8 @@ from harness.host.text import printable
 
 _FIRST_LINE, _NEXT_LINE = 1.0, 10.0  # seconds to the first line in a pipe, and to the next
 
-# Estimates for the first run on a host: the duration in seconds, on two cores of 2024, and the
-# number of objects of a build.
+# Estimates for the first run on a host: the duration in seconds, on two cores from 2024, and the
+# number of objects in a build.
 _ESTIMATES = {
     "kernel build": (170.0, 1400),
     "kernel rebuild": (6.0, 0),
@@ -173,7 +173,7 @@ class Row:
 
 
 class Board:
-    """A display of several pieces of work, of which one is in progress at a time."""
+    """A display of several pieces of work, one of which is in progress at a time."""
 
     def __init__(self, titles: Sequence[str]) -> None:
         self.rows = [Row(title) for title in titles]
@@ -181,7 +181,7 @@ class Board:
 
     @contextlib.contextmanager
     def row(self, title: str) -> Iterator[Row]:
-        """Show the phases of the block in the row with this title, and yield the row."""
+        """While the block runs, show its phases in the row ``title``. Yields the row."""
         row = next(each for each in self.rows if each.title == title)
         started = time.monotonic()
         self._current = row

@@ -92,7 +92,7 @@ SPECIAL = (
     _program("zstd", "zstd", "unpacks prebuilt modules"),
 )
 
-# Required only to create the virtual environment, for which pylibfdt is compiled.
+# Required only to create the virtual environment: pip compiles pylibfdt.
 _PYTHON = (
     Tool(
         "python venv",

@@ -2,7 +2,7 @@
 """Rules that every guest must satisfy, at any time and after all its devices are removed.
 
 A scenario checks its own rule. The audit checks these rules after each scenario, and so finds a
-reference that leaks on a path for which there is no scenario.
+reference that leaks on a path that no scenario covers.
 """
 
 import re
@@ -98,14 +98,14 @@ def errors(log: Sequence[Record], expected: Sequence[str]) -> list[Finding]:
     ]
 
 
-# The status of a command that SIGSEGV or SIGKILL killed, as an oops does (die,
+# The status of a command that SIGSEGV or SIGKILL killed, which is how an oops kills one (die,
 # arm64_force_sig_fault).
 _BY_OOPS = {128 + signal.SIGKILL, 128 + signal.SIGSEGV}
 
 
 def require_survival(step: Step) -> None:
-    """Raise RuleViolation if a signal killed the step's shell or its last command, as an oops
-    does."""
+    """Raise RuleViolation if a signal killed the step's shell or its last command, which is also
+    how an oops ends them."""
     killed = step.killed or step.status in _BY_OOPS
     finding.require(not killed, finding.KILLED, step.command)
 
@@ -153,9 +153,9 @@ def _list(names: list[str]) -> str:
 
 
 def owned_groups(guest: Guest, *names: str) -> list[Finding]:
-    """Find devices whose group has an owner of its DMA, so that it cannot be claimed
-    (iommu_group_claim_dma_owner, which the guest module dma_owner calls). A claim that succeeds
-    is released."""
+    """Find devices in groups whose DMA has an owner, so that it cannot be claimed
+    (iommu_group_claim_dma_owner, which the guest module dma_owner calls). A claim that succeeds is
+    released."""
     errors = {name: _claim_error(guest, name) for name in names}
     return [
         Finding("owner", name, error, f"the group of {name} has an owner: {error}")

@@ -113,8 +113,8 @@ def decide(
     since: Versions,
     until: Versions = version.NONE,
 ) -> Evidence:
-    """Return the first evidence: of the signs in their order, otherwise of the kernel's history,
-    if it is in a repository and ``commit`` is given, otherwise of its version."""
+    """Return the first evidence found: from the signs, in order; then from the kernel's history, if
+    the kernel is built from a repository and ``commit`` is given; then from its version."""
     found = _by_signs(examined, signs)
     if found:
         return found

@@ -101,8 +101,8 @@ def dma_traced(guest: Guest) -> contextlib.AbstractContextManager[DmaTrace]:
 
 @contextlib.contextmanager
 def traced(guest: Guest, *events: str) -> Iterator[DmaTrace]:
-    """Enable these trace events of QEMU, and disable them when the block ends. The DmaTrace then
-    has their lines."""
+    """Enable these QEMU trace events, and disable them when the block ends. The DmaTrace then has
+    their lines."""
     begin = guest.qemu_log.stat().st_size
     trace = DmaTrace()
     _enable(guest, events, on=True)

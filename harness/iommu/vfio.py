@@ -14,7 +14,7 @@ from harness.guest.state import State
 # What a user of VFIO does. guest-scripts/commands/vfio.c describes each mode.
 Mode = Literal["group", "groups", "remap", "compat", "cdev", "move", "return", "replace"]
 
-# The modes that open a device by its character device.
+# The modes that open a device through its character device (cdev).
 _BY_DEVICE = ("cdev", "move", "return", "replace")
 
 # The kernel option that a mode requires. Modes that are not listed need no option.
@@ -23,7 +23,7 @@ REQUIRED_OPTIONS = {"compat": "IOMMUFD"} | dict.fromkeys(_BY_DEVICE, "VFIO_DEVIC
 # The lowest address that a user maps, and an address that the mode "return" also maps.
 MAPPED_AT, HIGH_AT = 0x100000, 0x100100000
 
-# The commands by which ``bind_vfio`` loads modules, to be run in a warm-up. vfio_iommu_type1 is a
+# The commands with which ``bind_vfio`` loads modules, to be run in a warm-up. vfio_iommu_type1 is a
 # soft dependency of vfio, and busybox's modprobe ignores soft dependencies.
 WARM_UP = ("modprobe vfio-pci", "modprobe vfio_iommu_type1")
 

@@ -22,7 +22,7 @@ _HOST_CAUSES = (
     re.compile(r"\S+: line \d+: +\d+ Killed\b.*|make(?:\[\d+\])?: \*\*\*.* Killed\b.*"),
 )
 
-# Failures of the kernel, the most specific first.
+# Failures of the kernel, most specific first.
 _CAUSES = (
     re.compile(r"\S+:\d+(:\d+)?: (fatal )?error: .*"),
     re.compile(r"ERROR: modpost: .*"),

@@ -40,14 +40,17 @@ def source_of(where: str) -> Source:
 
 
 def versions() -> list[str]:
-    """The kernel versions in Debian's suites, the oldest first."""
+    """The kernel versions in Debian's suites, oldest first. Raises HostError if the package lists
+    have none."""
     found = {
         (int(match[1]), int(match[2]))
         for name in debian.names("linux-source-", "arm64")
         if (match := _PACKAGE.fullmatch(name))
     }
     if not found:
-        raise HostError("Debian's package lists have no kernel source", "check the mirror")
+        raise HostError(
+            "Debian's package lists contain no linux-source package", "check the mirror"
+        )
     return ["{}.{}".format(*each) for each in sorted(found)]
 
 

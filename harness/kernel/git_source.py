@@ -19,8 +19,8 @@ _SUBMODULE = "160000"
 
 
 def source_of(where: str) -> Source:
-    """The source of a revision. Raises UsageError if there is no repository, if the revision is
-    not Linux, or if a shallow or partial clone lacks it."""
+    """The source of ``where`` (DIR@REV). Raises UsageError if DIR is not a repository, if REV is
+    not a Linux tree, or if REV is missing, for example because the clone is shallow or partial."""
     repository, revision = _split(where)
     commit = commit_of(repository, revision)
     tree = git.run(repository, "rev-parse", "--verify", f"{commit}^{{tree}}")

@@ -2,7 +2,7 @@
 """``prebuilt:DIR``: a kernel that was built elsewhere. DIR has an Image and its modules, or is an
 unpacked kernel package of a distribution.
 
-Of the thousands of modules in a distribution, only the modules that guests use are imported, and
+Of the thousands of modules in a distribution, only those that guests use are imported and
 decompressed. The notes list what the kernel lacks compared with kernels that the harness builds.
 """
 
@@ -69,7 +69,7 @@ class _Parts:
 
 def kernel(where: str) -> Kernel:
     """Import the kernel in a directory into the cache, by its content. Raises UsageError if the
-    directory has no arm64 kernel or several."""
+    directory has no arm64 kernel, or more than one."""
     root = paths.absolute(where)
     if not root.is_dir():
         raise UsageError(
@@ -108,7 +108,8 @@ def _parts(root: Path) -> _Parts:
         names = " and ".join(path.name for path in images)
         releases = " and ".join(path.name for path in modules)
         raise UsageError(
-            f"cannot tell which kernel in {root} to use: it has {names}, and modules of {releases}",
+            f"cannot decide which kernel in {root} to use: it has {names}, and modules of"
+            f" {releases}",
             "give a directory with one kernel",
         )
     image, directory = fitting[0]

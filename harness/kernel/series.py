@@ -2,8 +2,7 @@
 """Read the patches for ``--patch``: a diff, an mbox with a series or a whole thread, a directory
 written by ``git format-patch``, or a page of a mail archive.
 
-Of a thread, the patches of the latest version are used, in their order. Diffs in replies are
-ignored.
+From a thread, the patches of the latest version are used, in order. Diffs in replies are ignored.
 """
 
 import re

@@ -160,7 +160,7 @@ class Anatomy:
 
     @property
     def user(self) -> str:
-        """The PID of the last task header."""
+        """The PID in the last task header, or ""."""
         return self.users[-1] if self.users else ""
 
     @property
@@ -173,7 +173,7 @@ class Anatomy:
 
 
 class _Reader:
-    """A parser of a splat, line by line. It keeps the header and the mark that apply to the
+    """A parser for a splat, line by line. It keeps the header and the mark that apply to the
     following frames."""
 
     def __init__(self) -> None:

@@ -45,7 +45,7 @@ _EACH_LINE = "kmemleak: "
 
 
 class Assembler:
-    """An assembler of messages into blocks.
+    """Assembles messages into blocks.
 
     Call ``feed`` with each message in order, and then ``finish``. Both return the blocks that are
     complete, in the order of their first lines. In a log with callers (CONFIG_PRINTK_CALLER) each
@@ -113,7 +113,7 @@ class Assembler:
         self._expiry = min((*recent, *silent, *single, *cut), default=_NEVER)
 
     def _expire(self, number: int) -> None:
-        """Close the blocks that had no line for too long."""
+        """Close the blocks that have had no line for too long."""
         last = self._last_single
         if last is not None and last.first + _NEAR < number:
             self._finished(last)
@@ -222,7 +222,7 @@ class Assembler:
         self._stale = True
 
     def _is_consequence(self, key: str, message: Message, match: re.Match[str]) -> bool:
-        """Add a panic to the last splat if it is a consequence of it. Returns False otherwise."""
+        """Add a panic to the last splat if the splat caused it. Returns False otherwise."""
         block, ended = self._open.get(key), self._recent.get(key)
         if block is not None and ended is not None:
             # The ended splat interrupted the open one, which continues after the panic.
@@ -278,7 +278,8 @@ class Assembler:
         self._stale = True
 
     def _forget(self, key: str | None = None) -> None:
-        """Complete the last splats of a caller or of all callers. No panic can follow from them."""
+        """Complete the last splats of a caller or of all callers. They can no longer cause a
+        panic."""
         for each in [key] if key is not None else list(self._recent):
             if each in self._recent:
                 self._finished(self._recent.pop(each))

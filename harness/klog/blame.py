@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Find the function to blame for a splat, by the rule of its kind (``blame`` in kinds.toml).
 
-Each rule returns candidates, the likeliest first. ``guilty`` chooses the first candidate that is
-not machinery. ``named`` is the function in the opening, or "".
+Each rule returns candidates, likeliest first. ``guilty`` chooses the first candidate that is not
+machinery. ``named`` is the function in the opening, or "".
 """
 
 import re

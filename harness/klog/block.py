@@ -20,11 +20,11 @@ class Block:
     """The messages of one splat.
 
     ``openings`` are the matches of its opening lines. The first opening created the block.
-    ``before`` is the text of a WARN that is printed before its opening. ``length`` is the number
-    of messages up to the last line of the splat, and ``strays`` is the number of messages after
-    it. ``framed`` is set once the splat has a call trace. ``foreign`` is set once the messages
-    contain lines of another splat. ``panic`` is the reason of the panic that followed from the
-    splat. ``end`` is what closed the block.
+    ``before`` is the text of a WARN that is printed before its opening. ``length`` is the number of
+    messages up to the last line of the splat, and ``strays`` is the number of messages after that
+    line. ``framed`` is set once the splat has a call trace. ``foreign`` is set once the messages
+    contain lines of another splat. ``panic`` is the reason for the panic that the splat caused.
+    ``end`` is what closed the block.
     """
 
     kind: Kind
@@ -93,7 +93,7 @@ END = re.compile(r"\s*-{2,}\[ end (?:trace|Kernel panic)")
 BOOT = re.compile(r"\s*(?:Linux version \d|Booting Linux on |Booting paravirtualized kernel)")
 _RULE = re.compile(r"\s*={20,}\s*$")
 _RULED = frozenset(("KASAN", "KCSAN", "KMSAN", "KFENCE", "UBSAN"))
-# Reasons of panics that follow from a splat, for example panic_on_warn and panic_on_oops.
+# Reasons for panics that a splat causes, for example panic_on_warn and panic_on_oops.
 CONSEQUENCE = re.compile(
     r"(?:[\w /-]{1,60}: )?[Ff]atal exception|"
     r"(?:Oops: |Oops - .*: |kernel: )?(?:panic_on_\w+ set|.*panic_on_warn|"

@@ -32,7 +32,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A call trace, the innermost frame first. ``name`` is its type, for example ``call trace``,
+    """A call trace, innermost frame first. ``name`` is its type, for example ``call trace``,
     ``IRQ``, ``allocation`` or ``free``."""
 
     name: str

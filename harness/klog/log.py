@@ -87,7 +87,7 @@ class _Lines:
 
 
 def _hits(piece: bytes) -> list[int]:
-    """Return the positions of needles, the last first."""
+    """Return the positions of needles, last first."""
     found: list[int] = []
     for needle in _NEEDLES:
         at = piece.find(needle)

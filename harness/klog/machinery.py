@@ -50,8 +50,8 @@ _SYSCALL = re.compile(
 
 
 def plain(function: str) -> str:
-    """Return the name of a function without suffixes of the compiler: ``.isra.0``,
-    ``.constprop.0``, ``.part.0``, ``.cold``."""
+    """Return the name of a function without compiler suffixes: ``.isra.0``, ``.constprop.0``,
+    ``.part.0``, ``.cold``."""
     return function if function[:1] == "." else function.partition(".")[0]
 
 
@@ -122,7 +122,7 @@ def waits_for_work(function: str) -> bool:
 @functools.lru_cache(maxsize=1 << 14)
 def locks_owned(function: str) -> bool:
     """Whether the function is machinery, locks a socket or waits for work, and so is not to blame
-    for a bug of the lock itself."""
+    for a bug in the lock itself."""
     return is_machinery(function) or _names("sockets", "flushes", "drains").has(plain(function))
 
 

@@ -173,7 +173,7 @@ _UNFINISHED = re.compile(
 _WRAPPED_FRAME = re.compile(
     r"\s*(?:[A-Za-z_$.][\w$.]*\+0x[0-9a-f]+/0x[0-9a-f]+|\S+\.(?:[chS]|rs):\d+|\[inline\])"
 )
-# The beginning of a line of a splat that is not a continuation.
+# The start of a splat line that does not continue the line before.
 _OWN_LINE = re.compile(
     r"\s*(?:[\w #]+[:=]|\w*(?:WARNING|BUG|INFO|Call|Unable|Kernel|Internal|---|===)|<|\[|\?|\#\d)"
 )

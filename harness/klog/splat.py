@@ -21,13 +21,13 @@ class Splat:
     """A splat.
 
     ``kind`` is the name of a kind in kinds.KINDS. ``title`` is the same for every build and every
-    run. ``file`` and ``line`` are the source line that the kernel prints, or "" and 0.
-    ``function`` is the function to blame, and ``caller`` is the next function outward. ``kernel``
-    is the release in the splat. ``frames`` are the functions of the splat's own call trace, the
-    innermost first. ``text`` are all lines of the splat.
+    run. ``file`` and ``line`` are the source line that the kernel prints, or "" and 0. ``function``
+    is the function to blame, and ``caller`` is the next function outward. ``kernel`` is the release
+    in the splat. ``frames`` are the functions of the splat's own call trace, innermost first.
+    ``text`` are all lines of the splat.
 
     ``opening`` is the opening line without the parts that change between runs. ``panic`` is the
-    reason of the panic that followed. A panic that is only a consequence of the splat, for example
+    reason for the panic that followed. A panic that is only a consequence of the splat, for example
     of a fatal exception or panic_on_warn, is part of the splat. ``chains`` are all call traces.
     ``first`` and ``last`` are the indexes of the first and the last line. ``cut``: the end of the
     splat is missing. ``interleaved``: lines of another splat are among its lines.

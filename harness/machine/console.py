@@ -55,10 +55,10 @@ _POLL = 5.0
 class Reply:
     """The result of a command.
 
-    ``how`` is how it ended, and ``number`` is its exit status, or the signal that killed its
-    shell. ``out`` and ``err`` are its standard output and error. ``records`` and ``clock`` are
-    from the time when it ended: the number of kernel-log records and the guest's clock in seconds,
-    both since boot.
+    ``how`` is how the command ended. ``number`` is its exit status, or the number of the signal
+    that killed its shell. ``out`` and ``err`` are its standard output and error. ``records`` and
+    ``clock`` are read when the command ends: the number of kernel-log records, and the guest's
+    clock in seconds, both counted from boot.
     """
 
     how: frames.How
@@ -256,7 +256,7 @@ class Console:
                     self._busy = ""
                 if done.nonce == nonce:
                     return done
-                # Output that has the form of a command's end is still output.
+                # A line that looks like the end of a reply, but has a different nonce, is output.
                 self._unparsed += self._before() + cast(bytes, self._spawn.after)
             if found in {_EOF, _PANIC}:
                 raise self.exit_error()

@@ -41,8 +41,8 @@ exec "$here/{linker}" --library-path "$here/usr/lib/{triplet}:$here/lib/{triplet
 
 
 def path(version: str) -> str:
-    """Return the path of the program for a version such as "11.1", or "newest". It is fetched
-    unless the cache has it.
+    """Return the path of Debian's QEMU ``version``, such as "11.1" or "newest". QEMU is fetched if
+    it is not in the cache.
 
     Raises UsageError if no suite has the version, and HostError if the archive cannot be read.
     """

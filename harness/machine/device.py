@@ -19,7 +19,7 @@ Properties = tuple[tuple[str, str | int | bool], ...]
 class EmulatedDevice:
     """A PCI device.
 
-    ``model`` is QEMU's name of the device model. ``bus`` is the id of the bridge above the device,
+    ``model`` is QEMU's name for the device model. ``bus`` is the id of the bridge above the device,
     "" for the root bus. ``address`` is its slot and function, such as "5.1", or "" if QEMU chooses
     them. ``properties`` are pairs of QEMU's names and values.
     """

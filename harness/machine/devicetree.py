@@ -106,7 +106,7 @@ def _slots(tree: bytes) -> Iterator[int]:
         yield node
 
 
-# Compiled once in each process, not for each guest of a test.
+# An overlay is compiled once per process, not once per guest.
 @functools.cache
 def _compiled(overlay: Path, _changed: int) -> bytes:
     with cache.scratch() as scratch:

@@ -16,7 +16,7 @@ PROTOCOL = 2
 
 How = Literal["status", "exited", "killed"]
 
-# A frame: its kind, the length in decimal, a newline, that many bytes.
+# The header of a frame: its kind, its length in decimal and a newline. That many bytes follow.
 _HEAD = re.compile(rb"([OESK])(\d{1,9})\n")
 
 # The line that ends a reply: the nonce, how the command ended, the exit status or signal, the

@@ -77,8 +77,8 @@ class Monitor:
                 raise
             raise Unmigratable(error.message) from None
         self._wait(lambda: self._finished("query-migrate"))
-        # The migration is "completed" before its thread releases the guest, which cannot
-        # be resumed until then (qmp_cont, RUN_STATE_FINISH_MIGRATE).
+        # QEMU reports "completed" before the migration thread releases the guest, and the guest
+        # cannot be resumed before that (qmp_cont, RUN_STATE_FINISH_MIGRATE).
         self._wait(lambda: self.execute("query-status")["status"] != "finish-migrate")
 
     def load(self, file: Path) -> None:

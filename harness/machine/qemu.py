@@ -170,7 +170,7 @@ _STAGES = "virt-9.1"
 
 
 def _board_type(machine: Machine) -> str:
-    """QEMU's name of the board. If a stage is requested and QEMU does not have the old board, this
+    """QEMU's name for the board. If a stage is requested and QEMU does not have the old board, this
     is the newest board, and ``check_stage`` reports whether the stage has taken effect."""
     has_it = machine.stage and re.search(
         rf"^{_STAGES} ", _output(machine.qemu, "-M", "help"), re.MULTILINE
@@ -191,7 +191,7 @@ def check_stage(machine: Machine, execute: Callable[[str, dict[str, Any]], Any])
         raise UsageError(
             f"the machine {machine.name} has stage {machine.stage!r}, but {version(machine.qemu)} "
             f"sets the stage of its SMMUv3 to {' and '.join(map(repr, has)) or 'none'}",
-            "use a different QEMU with --qemu, or drop stage",
+            "use a different QEMU with --qemu, or remove `stage` from the machine",
         )
 
 

@@ -16,7 +16,7 @@ _DEBIAN = "debian:"
 @functools.cache
 def program(choice: str) -> str:
     """The program of ``--qemu``: a path, a name, or the QEMU of ``debian:VERSION``, which is
-    fetched unless the cache has it.
+    fetched if it is not in the cache.
 
     Raises UsageError if Debian has no such version, and HostError if the archive cannot be read.
     """

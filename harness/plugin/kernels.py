@@ -24,7 +24,7 @@ from harness.kernel.spec import KernelSpec
 
 
 def named(config: pytest.Config) -> list[KernelSpec]:
-    """Parse the kernels of the command line. Raises UsageError for an invalid kernel."""
+    """Parse the kernels on the command line. Raises UsageError for an invalid kernel."""
     variants: list[str] = config.getoption("--iommu-variant")
     patches = [Path(each) for each in config.getoption("--iommu-patch")]
     fragments = [Path(each) for each in config.getoption("--iommu-fragment")]

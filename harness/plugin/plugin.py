@@ -2,8 +2,8 @@
 """Guests for pytest. ``def test_x(guest): ...`` runs on each kernel and machine given by
 ``--iommu-kernel`` and ``--iommu-machine``, each time in a fresh guest.
 
-The report of a failed test shows the commands that ran in its guests, the kernel's log, the
-changes of the state, and the command that opens a shell in the final state.
+The report of a failed test shows the commands that ran in its guests, the kernel's log, the state
+changes, and the command that opens a shell in the final state.
 
 A test fails if the kernel of one of its guests reports a splat, unless the test expects it
 (``@pytest.mark.splats``) or a known issue explains it (``@pytest.mark.known_issue``). A known
@@ -156,7 +156,7 @@ _EXPECTED = pytest.StashKey[dict[str, bool]]()
 
 @pytest.fixture
 def expect_splat(request: pytest.FixtureRequest) -> ExpectSplat:
-    """A function that declares splats of the test, as the marker ``splats`` does. It is for a test
+    """A function that declares expected splats, as the marker ``splats`` does. It is for a test
     that provokes splats only on some kernels. The arguments are patterns (finding.Pattern):
     ``expect_splat("WARNING in iommu_setup_default_domain")``. With ``sometimes``, the splats need
     not appear."""

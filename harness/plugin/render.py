@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Render the sections about guests in the report of a failed test: the commands, the kernel's log,
-the changes of the state, and how to open a shell in the final state."""
+the state changes, and how to open a shell in the final state."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Rerun failed tests.
 
-A test that ended with an error of this host is rerun once. A test that fails is rerun for each
-behaviour of the kernel that it used, as if the kernel had the opposite behaviour. If it passes
-then, the evidence for that behaviour is wrong.
+A test that ended with an error on this host is rerun once. A test that fails is rerun for each
+behaviour of the kernel that it used, as if the kernel had the opposite behaviour. If the test then
+passes, the evidence for that behaviour is wrong.
 """
 
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ def run(item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestRepo
         reports = _again(item, nextitem, Assumptions())
         for each in reports:
             text = events.summary(trouble).strip()
-            events.add_property(each, Property.RETRIED, text or "an error of this host")
+            events.add_property(each, Property.RETRIED, text or "an error on this host")
     failed = next((each for each in reports if each.failed), None)
     if failed is None or item.config.getoption("--iommu-plain-failures"):
         return reports

@@ -49,7 +49,7 @@ def _parametrize(
 
 def _marker_problem(item: pytest.Item) -> str:
     """Describe the first invalid argument of the plugin's markers, or return "" if all are valid.
-    This runs during collection, because xdist reports no other kind of error of a worker."""
+    This runs during collection, because xdist reports no other kind of error in a worker."""
     issues = kernels.known_issues(item.config)
     for marker in item.iter_markers("known_issue"):
         for name in marker.args:
@@ -70,7 +70,7 @@ def _marker_problem(item: pytest.Item) -> str:
 
 
 def _machines(metafunc: pytest.Metafunc) -> list[Machine]:
-    """The machines of the command line that the test applies to. Without machines on the command
+    """The machines on the command line that the test applies to. Without machines on the command
     line, these are the machines that the test names, or the default machine."""
     marker = metafunc.definition.get_closest_marker("machines")
     own = list(marker.args) if marker else []
@@ -81,8 +81,8 @@ def _machines(metafunc: pytest.Metafunc) -> list[Machine]:
 
 
 def order(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect tests to which none of the machines applies, and parameters that
-    --iommu-scenario does not name. Move the tests of --iommu-run-first to the front."""
+    """Deselect tests that apply to none of the machines, and parameters that --iommu-scenario does
+    not name. Move the tests of --iommu-run-first to the front."""
     only = set(config.getoption("--iommu-scenario"))
     elsewhere = [each for each in items if _lacks_machine(each) or _is_other(each, only)]
     if elsewhere:

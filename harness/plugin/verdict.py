@@ -58,14 +58,14 @@ def judge(
 
 def _unexpected(splats: Sequence[Finding], expected: Iterable[str]) -> list[Finding]:
     """The splats that are not expected. Notices do not count, because scenarios provoke hardware
-    errors and shortage of memory."""
+    errors and memory shortage."""
     patterns = [Pattern(text) for text in expected]
     severe = (each for each in splats if each.splat and each.splat.severity != "notice")
     return [each for each in severe if not any(pattern.matches(each) for pattern in patterns)]
 
 
 def _of_error(error: BaseException | None) -> list[Finding]:
-    """The findings of the error that ended the test. An error of this host is not a finding."""
+    """The findings from the error that ended the test. An error on this host is not a finding."""
     if error is None or is_host_trouble(error):
         return []
     return finding.from_error(error)

@@ -24,7 +24,7 @@ Kind = Literal[
     "context",
 ]
 
-# Claims about complaints of a tool or the kernel, and claims about state that can be measured.
+# Kinds of claims: about a message of a tool or the kernel, and about state that can be measured.
 COMPLAINTS = ("error", "message")
 MEASURES = ("refcount", "status", "device", "output", "silence")
 

@@ -161,9 +161,9 @@ def _of_refcounts(
     """Yield the contradictions about refcounts.
 
     There are none if a sentence states the last number that the session shows, or if a later
-    command may change the refcount. A sentence that says that the refcount stays or still is a
-    number contradicts the session if that is not the last number shown; any other sentence, if the
-    number is never shown.
+    command may change the refcount. A sentence that says that the refcount stays at a number, or
+    still is that number, contradicts the session if that is not the last number shown; any other
+    sentence does so if the number is never shown.
     """
     shown = [(each.step or 0, number) for each in claims for number in _numbers(each, session)]
     numbered = [

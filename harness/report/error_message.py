@@ -39,8 +39,8 @@ class ErrorMessage:
 
 @dataclass(frozen=True, slots=True)
 class _Wording:
-    """A tool's wording of an error of a ``kind``. If the group "errno" of the ``pattern`` matches
-    the text of an errno, the name of the errno is appended to the kind."""
+    """A tool's wording for a ``kind`` of error. If the group "errno" of the ``pattern`` matches the
+    text of an errno, the name of the errno is appended to the kind."""
 
     kind: str
     pattern: re.Pattern[str]
@@ -99,7 +99,7 @@ _PREFIX = (
     r"(?:(?:/\S+|-?(?:ba|da|a|k|z)?sh|line \d+|eval|echo|printf|cat|\S+\.sh): ?)*(?:line \d+: )?"
 )
 
-# A file. The name of a PCI device contains colons.
+# The path of a file. It may contain colons, as the name of a PCI device does.
 _PATH = r"(?P<subject>[/.~](?:[^'\":]|:(?! ))*)"
 
 # Programs that read files, and their errors for a file that exists.
@@ -123,7 +123,7 @@ _WORDINGS = (
         rf"(?:(?:modprobe: )?FATAL|(?:rmmod: )?ERROR|rmmod: ERROR|modprobe: FATAL): Module {_NAME} "
         r"is in use(?: by:? (?P<holders>[\w, -]+))?\.?",
     ),
-    # The error of delete_module(2), as kmod's rmmod without its own check and toybox print it.
+    # The error from delete_module(2), as kmod's rmmod without its own check and toybox print it.
     _wording(
         IN_USE,
         rf"(?:rmmod|modprobe): (?:ERROR: )?(?:\S+ \w+\(\) )?(?:could not remove|failed to unload) "
@@ -206,7 +206,7 @@ def same_kind(reported: ErrorMessage, observed: ErrorMessage) -> bool:
     return _OPENING.get(reported.kind, reported.kind) == _OPENING.get(observed.kind, observed.kind)
 
 
-# tee reports an error of open(2) like one of write(2); a shell words them differently.
+# tee reports an error from open(2) like one from write(2); a shell words them differently.
 _OPENING = {
     f"{WRITE_FAILS}: EACCES": "permission denied",
     f"{WRITE_FAILS}: ENOENT": NO_FILE,

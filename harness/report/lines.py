@@ -154,7 +154,7 @@ def _plain(line: str) -> str:
 
 
 def _overtyped(line: str) -> str:
-    """The line after its backspaces have moved the cursor. A terminal erases a character by a
+    """The line after its backspaces have moved the cursor. A terminal erases a character with a
     backspace, a blank and a backspace."""
     shown: list[str] = []
     cursor = 0

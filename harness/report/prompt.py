@@ -13,8 +13,8 @@ class Prompt:
 
     ``text`` is the prompt without the ``command`` after it, which may be "". ``host`` is the host
     name in the prompt, or "". ``directory`` is the directory in the prompt: a path, "~", the last
-    component of a path, or "". ``number`` is a number before or after them: an exit status or a
-    count of commands. ``status`` is an exit status in brackets, which fish prints.
+    component of a path, or "". ``number`` is a number before the prompt or after its directory: an
+    exit status or a history number. ``status`` is an exit status in brackets, which fish prints.
     """
 
     text: str

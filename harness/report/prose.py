@@ -10,7 +10,7 @@ from harness.report import error_message, shell_syntax
 from harness.report.lines import Line, place
 from harness.report.session import Session, mentions_other_machine
 
-# Words of a sentence about what should happen, or about what does not happen.
+# Words in a sentence about what should happen, or about what does not happen.
 _NOT_A_CLAIM = re.compile(
     r"\b(?:should|expect\w*|would|could|may|might|must|afraid|fear\w*|worr\w+|perhaps|maybe|"
     r"probably|possibly|"
@@ -31,7 +31,7 @@ _EXPECTATION = re.compile(
     r"(?:had |would (?:have )?)?expect\w*\b.*",
     re.IGNORECASE,
 )
-# Words of a sentence about a different case than the session.
+# Words in a sentence about a different case than the session.
 _OTHER_CASE = re.compile(
     r"\b(?:without (?:a|any|the|its) (?:client|device|module|driver|patch\w*|nic)s?|unless|"
     r"otherwise|once|until|before|only|first|"

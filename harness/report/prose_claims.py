@@ -48,7 +48,7 @@ _FAILS = re.compile(r"\b(?:fail|err(?:no|or)|return|refus|say|got|get|with|end)"
 _TAINTS = re.compile(
     r"\b(?:unsigned|out[- ]of[- ]tree|taints?)\b|(?-i:\([OEFCPRKXN]{1,4}\))", re.IGNORECASE
 )
-# Words of a sentence that continues where the session ends.
+# Words in a sentence that continues where the session ends.
 _CONTINUES_SESSION = re.compile(
     r"\b(?:then|afterwards?|after (?:that|this)|now|at (?:this|that) point|finally|"
     r"(?:this|the) last|here|that)\b",

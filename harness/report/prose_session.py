@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Find a session that a message only describes in prose, with its commands in backquotes.
 
-The commands are run in the order of the text. So that the text has the order of the reporter, a
-message is not read if a command is in a clause about another time, a condition or a wish.
+The commands are run in the order of the text. A message is skipped if a command is in a clause
+about another time, a condition or a wish, because the order of the text may then differ from the
+reporter's.
 """
 
 import re
@@ -19,14 +20,14 @@ _SPAN = re.compile(r"`+([^`]{2,300})`+")
 _LIST = re.compile(r"\||[-*\u2022] |\(?\d{1,2}[.)] ")
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 
-# Words of a sentence whose commands are not run, or only in a different case.
+# Words in a sentence whose commands are not run, or only in a different case.
 _OTHER_CASE = re.compile(
     r"\b(?:if|unless|without|instead|can|could|should|would|may|might|must|will|shall|expect\w*|"
     r"alternatively|either|please|try|suggest\w*|recommend\w*|tip|hint|e\.g\.|for example|"
     r"workaround|used to|want\w*|like to|need\w*|supposed|patched|repeat\w*|same)\b",
     re.IGNORECASE,
 )
-# Words of a clause whose command is run at a different time, or not at all.
+# Words in a clause whose command is run at a different time, or not at all.
 _OTHER_TIME = re.compile(
     r"\b(?:before(?:hand)?|until|though|although|because|since|previously|earlier|formerly|"
     r"already|not?|never|\w+n't|or)\b",

@@ -71,7 +71,7 @@ def _opens_segment(found: Prompt | None) -> bool:
 
 # bash prints a blank line before the times of "time".
 _TIMES = re.compile(r"real\s+\d")
-# A heading in the output of a test runner such as pytest, which has run the session.
+# A heading in the output of a test runner, such as pytest, that ran the session.
 _RULE = re.compile(r"={4,} \S.{0,100} ={4,}|-{4,} \S.{0,100} -{4,}")
 # A command in the background, and what an interactive shell prints about its job.
 _BACKGROUND = re.compile(r"(?<![&>|])&(?![&>\d])")
@@ -268,6 +268,6 @@ class _Parser:
 
 def _are_statuses(numbers: Sequence[int | None]) -> bool:
     """Whether the numbers in prompts are exit statuses: more than one is 0, and they differ. A
-    shell's count of commands only increases, and the number of a window does not change."""
+    history number only increases, and the number of a window does not change."""
     known = [number for number in numbers if number is not None]
     return known.count(0) > 1 and len(set(known)) > 1

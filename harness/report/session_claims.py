@@ -20,7 +20,7 @@ _KILLED = re.compile(
 # A greater status means that a signal ended the command.
 _LAST_OWN_STATUS = 128
 
-# Words of a kernel message about a fault. Other messages describe a device.
+# Words in a kernel message about a fault. Other messages describe a device.
 _ALARM = re.compile(
     r"fail|error|event 0x|warn|unable|cannot|can't|time[d -]?out|"
     r"invalid|refus|denied|busy|fishy|unexpected|"

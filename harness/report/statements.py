@@ -72,7 +72,7 @@ _SPLAT_IN_FUNCTION = re.compile(
 )
 
 
-# Patterns, each with the kind and the text of its claim. The first pattern that matches counts.
+# Patterns, each with the kind and the text of its claim. The first match wins.
 _CRASHES: tuple[tuple[re.Pattern[str], Kind, str], ...] = (
     (HANG, "hang", "{name} hangs"),
     (_PANIC, "panic", "the kernel panics"),

@@ -225,7 +225,8 @@ def _splat_kind(splat: Splat) -> tuple[str, str]:
     """Return the kind of the splat, and for lockdep and KASAN what exactly they report."""
     detail = ""
     if splat.kind == "KASAN":
-        # Since 5.18 KASAN distinguishes kinds of use-after-free.
+        # For objects, newer kernels print "slab-use-after-free" (mm/kasan/report_generic.c; 6.1
+        # does not, 6.12 does).
         match = re.search(r"KASAN: ([\w-]+)", splat.opening or splat.text[0])
         detail = (match[1] if match else "").removeprefix("slab-").removeprefix("vmalloc-")
     if splat.kind == "lockdep":

@@ -48,7 +48,7 @@ LISTING = (
 )
 
 
-# Drivers that a user binds in place of the driver that a report names.
+# Drivers that users bind in place of a device's own driver.
 _USER_DRIVERS = ("vfio-pci", "pci-stub")
 
 # The maximum number of devices that a message lists.

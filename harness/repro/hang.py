@@ -52,8 +52,8 @@ _SHELL = frozenset({"busybox", "sh"})
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task that the kernel shows. ``state`` is the letter that ps prints. ``frames`` are its
-    call trace, the innermost frame first."""
+    """A task in the output of sysrq "w" or "t". ``state`` is the letter of its state, as in ps.
+    ``frames`` is its call trace, innermost frame first."""
 
     comm: str
     pid: int

@@ -54,8 +54,8 @@ def _same_panic(reported: str, observed: str) -> bool:
 
 def _functions(found: Splat, kernel: Kernel) -> Iterator[str]:
     """The functions that a panic can be in: those at the head of its trace. panic() does not
-    return. If a call of it ends a function, the return address is the start of the next function,
-    which the kernel prints instead."""
+    return. If a function ends with a call to it, the return address is the start of the next
+    function, which the kernel prints instead."""
     yield from (found.function, *found.frames[:_COMPARED_FRAMES])
     for each in (frame for chain in found.chains for frame in chain.frames[:_COMPARED_FRAMES]):
         if each.offset == 0:

@@ -22,7 +22,7 @@ _DETECTORS = {
 }
 _ATOMIC_SLEEP = re.compile(r"sleeping function called|scheduling while atomic")
 
-# The exit status for a command that the shell does not find.
+# The shell's exit status for "command not found".
 _NOT_FOUND = 127
 
 _UNKNOWN_PARAMETER = re.compile(r"(?P<module>[\w-]+): unknown parameter '(?P<name>\w+)' ignored")

@@ -65,8 +65,8 @@ class Result:
 class Attempt:
     """A replay on one of several kernels, or of one of several reports (``name``).
 
-    It has a ``result``, or the ``error`` because of which the kernel was not built or the guest
-    was not started.
+    It has a ``result``, or the ``error`` that kept the kernel from being built or the guest from
+    being started.
     """
 
     spec: KernelSpec
@@ -208,7 +208,7 @@ class _Replay:
         texts = [entry.text for entry in log]
         last_words = _unread(result.error.log, log) if result.error else []
         of_session = splat.find([*texts[self._booted :], *last_words])
-        # Splats of the boot are shown as well, but are no symptom of the session.
+        # Splats during boot are shown as well, but are not symptoms of the session.
         result.splats = splat.find(texts[: self._booted]) + of_session
         claims = result.request.claims
         result.judged = judge.judge_claims(claims, self._session_run(of_session))

@@ -35,10 +35,10 @@ cat /tmp/harness-job.out; cat /tmp/harness-job.err >&2; true"""
 class Runner:
     """A runner for the commands of a session in one guest of ``kernel``.
 
-    ``on_note`` is called with each choice that is made for the user. ``limits`` are the numbers of
-    seconds for which steps may be silent, by the number of the step from 0; the guest's limit
-    applies to all other steps. ``hangs`` are the steps that hang, each with the description of its
-    blocked task (``hang.locate``).
+    ``on_note`` is called with each choice that is made for the user. ``limits`` are how many
+    seconds steps may be silent, by the number of the step from 0; the guest's limit applies to all
+    other steps. ``hangs`` are the steps that hang, each with the description of its blocked task
+    (``hang.locate``).
     """
 
     guest: Guest

@@ -36,9 +36,9 @@ class Programs:
 
 
 def of(spec: KernelSpec, kernel: Kernel, directories: Sequence[str]) -> dict[str, Programs]:
-    """Return the programs of these directories of tools/testing/selftests, compiled from the
-    source of the kernel unless the cache has them. Raises BuildError if the headers cannot be
-    built, and HostError if the archive with the libraries cannot be read."""
+    """Return the programs of these directories of tools/testing/selftests, compiled from the source
+    of the kernel if they are not in the cache. Raises BuildError if the headers cannot be built,
+    and HostError if the archive with the libraries cannot be read."""
     libraries = _libraries()
     key = cache.digest(_RECIPE, kernel.key, libraries.name, *directories)
 

@@ -27,13 +27,13 @@ from harness.selftests.ktap import Report, Subtest
 from harness.selftests.suites import Selftest
 from harness.suite.scenario_result import ScenarioResult
 
-# vfio_pci_driver_test maps a buffer of 1 GiB, the tests of iommufd 200 huge pages.
+# vfio_pci_driver_test maps a buffer of 1 GiB, the iommufd selftests 200 huge pages.
 _MEMORY = 3072  # MiB
 
 # How many seconds a test may neither print nor log anything. Single tests copy gigabytes.
 SILENCE = 120.0
 
-# The NIC that QEMU has since 8.0, for which the selftests of VFIO have a driver since 7.3.
+# QEMU has emulated this NIC since 8.0, and the VFIO selftests have had a driver for it since 7.3.
 _IGB = "igb"
 
 
@@ -54,8 +54,8 @@ class SelftestOutcome:
 
 
 def fitted(machine: Machine) -> Machine:
-    """The machine with the memory that the tests need, and with a device for which the selftests
-    of VFIO have a driver, if QEMU has one."""
+    """The machine with the memory that the tests need, and with a device that the VFIO selftests
+    have a driver for, if QEMU has one."""
     has_igb = _IGB in qemu.models(machine.qemu)
     more = (EmulatedDevice(_IGB),) if has_igb else ()
     return replace(machine, memory=max(machine.memory, _MEMORY), devices=machine.devices + more)
@@ -65,7 +65,7 @@ def run(
     test: Selftest, spec: str, kernel: Kernel, machine: Machine, directory: Path
 ) -> SelftestOutcome:
     """Run one test on the ``fitted`` machine, with logs in ``directory``. Errors become the result:
-    a guest that does not boot fails the test, an error of this host makes it inconclusive."""
+    if the guest does not boot, the test fails; an error on this host makes it inconclusive."""
     outcome = SelftestOutcome(test.suite, test.name, spec, machine.label, ScenarioResult.PASSED)
     if test.unavailable:
         return replace(outcome, result=ScenarioResult.NOT_APPLICABLE, reason=test.unavailable)
@@ -188,7 +188,7 @@ def judge(
 
 
 def _splats(found: Sequence[Splat], subtests: Sequence[Subtest]) -> Iterator[str]:
-    """Describe each splat once, but no notices: the tests provoke shortage of memory."""
+    """Describe each splat once, except notices: the tests provoke memory shortage."""
     texts = []
     for each in found:
         if each.severity != "notice":

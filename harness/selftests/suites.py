@@ -23,8 +23,8 @@ GUEST_DIRECTORY = "selftests"
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """Tests of one kind, described by ``summary``. ``directory`` of tools/testing/selftests has its
-    programs, "" for KUnit modules. ``requires`` are options without which no test of the suite
+    """Tests of one kind, described by ``summary``. ``directory`` below tools/testing/selftests has
+    its programs, "" for KUnit modules. ``requires`` are options without which no test of the suite
     works."""
 
     name: str
@@ -82,7 +82,8 @@ class Selftest:
 
 
 def named(names: Sequence[str]) -> list[Suite]:
-    """The suites with these names, without names all. Raises UsageError for an unknown name."""
+    """The suites with these names, or all suites if there are no names. Raises UsageError for an
+    unknown name."""
     for name in names:
         if name not in SUITES:
             raise UsageError(f"unknown suite {name!r}", f"use {', '.join(SUITES)}")

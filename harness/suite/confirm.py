@@ -3,19 +3,19 @@
 
 A scenario that failed once may be flaky on any kernel. It is run again, on the mutant and on the
 base in turn, and two hypotheses are compared. By chance: it fails at the same rate on both,
-whatever that rate is. By the mutant: it fails in 80 % of its runs on the mutant and in 1 % on the
+whatever that rate is. By the mutant: it fails in 80% of its runs on the mutant and in 1% on the
 base. The *evidence* is the likelihood ratio of the second to the first at its most likely rate
 (Wald's sequential ratio, with the supremum over the rate):
 
     0.8^f 0.2^p 0.01^f' 0.99^p' / sup r: r^(f+f') (1-r)^(p+p')
 
-after f failures and p passes on the mutant, f' and p' on the base. At any one rate its
-expectation is 1 or less, and stays so with each run. By Ville's inequality the probability that
-it ever reaches 1000 by chance is at most one in 1000, whenever the runs end. Six failures on the
-mutant and six passes on the base suffice (0.792^6 * 4^6 = 1011), or three failures if the base
-has passed twenty times for other mutants. A flake that fails in 3 % of its runs passes its first
-run on the mutant in 97 %, and the evidence falls to 0.2. The failure that led here does not
-count, because it was selected for being one.
+after f failures and p passes on the mutant, f' and p' on the base. At any one rate its expectation
+is 1 or less, and stays so with each run. By Ville's inequality the probability that it ever reaches
+1000 by chance is at most one in 1000, whenever the runs end. Six failures on the mutant and six
+passes on the base suffice (0.792^6 * 4^6 = 1011), or three failures if the base has passed twenty
+times for other mutants. A flake that fails in 3% of its runs passes its first run on the mutant
+with a probability of 97%, and the evidence falls to 0.2. The failure that led here does not count,
+because it was selected for being one.
 """
 
 import math
@@ -30,7 +30,7 @@ _ENOUGH = math.log(1000)
 _FUTILE = math.log(1 / 20)
 _MAX_RUNS = 12
 
-# Inconclusive runs, as after an error of this host, before giving up.
+# The number of inconclusive runs, for example after an error on this host, before giving up.
 _MAX_INCONCLUSIVE = 3
 
 
@@ -46,7 +46,7 @@ class Trials:
         return self.failed + self.passed
 
     def after(self, results: Sequence[bool]) -> "Trials":
-        """With further runs, of each of which is given whether it failed."""
+        """Add further runs. ``results`` are whether each of them failed."""
         failed = sum(results)
         return Trials(self.failed + failed, self.passed + len(results) - failed)
 
@@ -67,7 +67,7 @@ class Confirmation:
         return f"fails in {self.mutant} with it and {self.base} without"
 
 
-# Runs the scenario so many times; for each run whether it failed, None if it is inconclusive.
+# Runs the scenario this many times. Returns whether each run failed, None if it is inconclusive.
 Trial = Callable[[int], Sequence[bool | None]]
 
 

@@ -26,9 +26,9 @@ Table = dict[str, list[str]]
 
 
 def likely(mutant: Mutant) -> tuple[str, ...]:
-    """The scenarios that are likely to kill the mutant, the likeliest first: scenarios that have
-    killed it, on this host or according to the table beside it, then scenarios about the code that
-    it changes, then scenarios that have killed other mutants, the most successful first."""
+    """The scenarios that are likely to kill the mutant, likeliest first: scenarios that have killed
+    it, on this host or according to the table beside it, then scenarios about the code that it
+    changes, then scenarios that have killed other mutants, most successful first."""
     every = [name for table in _tables(mutant) for names in table.values() for name in names]
     often = [name for name, _ in Counter(every).most_common()]
     return tuple(dict.fromkeys([*_own(mutant), *related(mutant.text), *often]))

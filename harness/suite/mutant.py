@@ -45,7 +45,8 @@ class Mutant:
             name = word.removeprefix("no-")
             if word and name not in known:
                 hint = did_you_mean(name, known, "see iommu-harness behaviours")
-                raise UsageError(f"{self.patch}: unknown behaviour {name!r} in Requires", hint)
+                what = f"{self.patch}: unknown behaviour or known issue {name!r} in Requires"
+                raise UsageError(what, hint)
             if word:
                 required[name] = name == word
         return required
@@ -61,7 +62,7 @@ class Mutant:
         return self._header("Equivalent")
 
     def machines(self, names: Sequence[str]) -> tuple[str, ...]:
-        """The machines, of these ``names``, on which the patch is a bug."""
+        """Those of the machines in ``names`` on which the patch is a bug."""
         pattern = self._header("Machines") or "*"
         return tuple(name for name in names if fnmatch.fnmatchcase(name, pattern))
 
@@ -104,7 +105,8 @@ def bundled_harmless() -> Path:
 
 def read(where: Path) -> list[Mutant]:
     """Read the mutants in a directory. Raises UsageError if the directory has no patches, if two
-    patches have the same name, or if a header contains an unknown behaviour."""
+    patches have the same name, or if a Requires header names an unknown behaviour or known
+    issue."""
     patches = sorted([*where.glob("*.patch"), *where.glob("*.diff")])
     if not patches:
         raise UsageError(f"{where} has no mutants", "give a directory with .patch files")

@@ -31,7 +31,8 @@ from harness.suite.scenario_result import RAN, ScenarioResult
 
 MutantResult = Literal["killed", "survived", "not-applicable", "equivalent", "inconclusive"]
 
-# How a mutant shows, by the first of these patterns that the failure's reason matches.
+# The kinds of failures. The first pattern that matches the reason for a failure determines its
+# kind.
 _KINDS = {
     "set-up": re.compile(r"the warm-up command .* fails"),
     "hang": re.compile(r"\bGuestHang\b|soft lockup|hung[_ ]task|blocked for more than"),
@@ -239,7 +240,7 @@ class _PlantedMutant:
 
 
 def _start_error(spec: KernelSpec, machine_name: str) -> str:
-    """Why no guest of the kernel answers, "" if one does. Raises HostError for an error of this
+    """Why no guest of the kernel answers, "" if one does. Raises HostError for an error on this
     host."""
     machine = machine_file.machine(machine_name)
     kernel = build.build(spec.with_variants(machine.variants))

@@ -52,10 +52,10 @@ class RunRequest:
 
 @dataclass(frozen=True, slots=True)
 class ScenarioOutcome:
-    """The result of one scenario on one kernel and machine, with the ``reason``, in a line.
-    ``details`` is pytest's report of a failure, ``retried`` the error of this host that ended
-    the scenario's first run, ``issue`` the known issue that it ran into, ``kept`` the directories
-    of its guests if they were kept."""
+    """The result of one scenario on one kernel and machine, with a one-line ``reason``. ``details``
+    is pytest's report of a failure. ``retried`` is the host error that ended the scenario's first
+    run. ``issue`` is the id of the known issue that the scenario ran into. ``kept`` are the
+    directories of the saved guests."""
 
     scenario: str
     kernel: str
@@ -116,7 +116,8 @@ class _Follower:
         self._offset = 0
 
     def update(self, _line: str) -> None:
-        """For each line of pytest's output: it prints one for each test."""
+        """Read the new events. Called for each line of pytest's output, which has a line for
+        each test."""
         events, self._offset = _read(self._events, self._offset)
         for event in events:
             self._phase.expect(event["collected"])

@@ -14,8 +14,8 @@ from harness.kernel.elf import Section, Symbol
 _FUNCTION, _NO_TYPE, _FILE = 2, 0, 4
 _LOCAL = 0
 
-# Code symbols that scripts/mksysmap excludes from kallsyms: mapping symbols of the ABI, labels
-# of the compiler, and symbols of the linker and objcopy.
+# Code symbols that scripts/mksysmap excludes from kallsyms: mapping symbols of the ABI, compiler
+# labels, and symbols from the linker and objcopy.
 _NOT_IN_KALLSYMS = ("$", ".L", "__efistub_", "__kvm_nvhe_", "__pi_.", "__pi_$", "__AArch64")
 
 # ELF for the Arm 64-bit Architecture: Elf64_Rela, and the relocation types with eight bytes.

@@ -35,7 +35,8 @@ class Recipe:
 
 
 def read(objects: Path, path: Path) -> Recipe | None:
-    """Read the recipe of an object below ``objects``, None if it was not compiled from one file."""
+    """Read the recipe of the object ``path`` in the build directory ``objects``. Returns None if
+    the object was not compiled from a single file."""
     try:
         first, _, _ = (path.parent / f".{path.name}.cmd").read_text().partition("\n")
     except (OSError, UnicodeError):

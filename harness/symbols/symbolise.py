@@ -208,7 +208,7 @@ _IN_TEXT = re.compile(r"(?<![\w$.])(?P<frame>[\w$.]+\+0x[0-9a-f]+/0x[0-9a-f]+)")
 
 
 def _places(splat: Splat) -> dict[str, list[Frame]]:
-    """For each frame as the kernel prints it: the functions inlined there, the innermost first, and
+    """For each frame as the kernel prints it: the functions inlined there, innermost first, and
     then the frame itself, each with its source line."""
     found: dict[str, list[Frame]] = {}
     inlined: list[Frame] = []

@@ -38,8 +38,8 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The functions at an address with their source lines, the innermost first and the function of
-    the frame last; or the ``reason`` why there are none."""
+    """The functions at an address with their source lines, innermost first and the function of the
+    frame last; or the ``reason`` why there are none."""
 
     places: tuple[tuple[str, Place], ...] = ()
     reason: str = ""

@@ -35,9 +35,9 @@ class Table:
     scopes: tuple[Scope, ...]
 
     def at(self, offset: int) -> list[tuple[str, Place]]:
-        """Return the functions and source lines at an instruction, the innermost first, as
-        ``addr2line -i`` prints them. The last is the function of the table, with the name "" if
-        the DWARF does not contain its name."""
+        """Return the functions and source lines at an instruction, innermost first, as ``addr2line
+        -i`` prints them. The last is the function of the table, with the name "" if the DWARF does
+        not contain its name."""
         row = bisect.bisect_right(self.offsets, offset) - 1
         place = self.places[row] if row >= 0 else _NOWHERE
         number = self._innermost(offset)
