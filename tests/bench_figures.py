@@ -19,7 +19,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def alternating(rounds: int, *works: Callable[[], float]) -> list[list[float]]:
-    """Measure the works alternately, because other load of the host then affects them alike.
+    """Measure the works alternately, because other load on the host then affects them alike.
     Returns the values of each work. The first round warms the page cache and is not counted."""
     turns = [[work() for work in works] for _ in range(rounds + 1)]
     return [list(figures) for figures in zip(*turns[1:], strict=True)]

@@ -31,8 +31,8 @@ SMMUV3 = machines.named("smmuv3")
 
 
 def by_hand(saved: Snapshot, directory: Path) -> float:
-    """Restore a guest by hand, with the same arguments of QEMU, and return the seconds from the
-    start of QEMU to the first reply. This is the minimum for a restore."""
+    """Restore a guest by hand, with the same QEMU arguments, and return the seconds from the start
+    of QEMU to the first reply. This is the minimum for a restore."""
     machine = saved.boot.machine
     argv = [*qemu.board(machine), *qemu.memory(machine, saved.memory), *qemu.payload(saved.stub)]
     argv += [*qemu.channels(machine), "-incoming", "defer"]

@@ -27,7 +27,7 @@ _FUNCTION = re.compile(
 _CORE = "drivers/iommu/iommu.c"
 _PUT = "\tdev->iommu_group = NULL;\n\tmodule_put(ops->owner);\n"
 _LEAK = "\tdev->iommu_group = NULL;\n"
-# About 30 % of released devices keep the module.
+# About 30% of released devices keep the module.
 _SOMETIMES = _LEAK + "\tif (get_random_u32_below(100) >= 30)\n\t\tmodule_put(ops->owner);\n"
 
 CULPRIT = "iommu: Simplify releasing a device"
@@ -111,10 +111,10 @@ class _Branch:
 
 
 def make(into: Path, *, sometimes: bool = False) -> list[str]:
-    """Create the repository, and return the hashes of its commits, the oldest first.
+    """Create the repository, and return the hashes of its commits, oldest first.
 
     The bug is that a removed device keeps its reference on the IOMMU driver's module, always or,
-    with ``sometimes``, in 30 % of removals.
+    with ``sometimes``, in 30% of removals.
     """
     package = debian.find("linux-source-6.12", "arm64")
     tree = debian_source._entry(package) / "tree"

@@ -116,8 +116,8 @@ def test_vfio_cdev_is_opened_by_one_user_at_a_time(guest: Guest, kernel: Kernel)
 
 
 def test_dma_owner_claims_a_group_unless_a_driver_is_bound(guest: Guest, kernel: Kernel) -> None:
-    """The guest module dma_owner claims the DMA of a group unless a driver is bound, and blocks
-    drivers until it is unloaded (iommu_group_claim_dma_owner)."""
+    """The guest module dma_owner claims DMA ownership of a group unless a driver is bound. Until it
+    is unloaded, no driver can bind to a device of the group (iommu_group_claim_dma_owner)."""
     nic = bound(guest)
     if not DMA_OWNERSHIP.since.include(kernel.release):
         assert modules.load(guest, "dma_owner", device=nic, check=False).status != 0

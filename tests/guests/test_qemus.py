@@ -78,8 +78,8 @@ def test_save_rejects_a_device_that_qemu_cannot_migrate(
     assert guest.run("echo on").out == "on\n"
 
 
-def test_load_reports_the_error_message_of_qemu(guest_factory: GuestFactory) -> None:
-    """QEMU rejects a restore into a running guest."""
+def test_load_reports_qemu_error_messages(guest_factory: GuestFactory) -> None:
+    """For example, QEMU rejects a restore into a running guest."""
     guest = guest_factory(replace(SMMUV3, qemu=qemus.program("debian:newest")))
     with pytest.raises(HostError, match=r"QEMU rejects migrate-incoming: .*already been started"):
         guest.monitor.load(guest.directory / "console-kernel.log")

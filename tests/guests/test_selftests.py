@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``selftests``: the kernel's own tests in guests. The kernel is 7.2, of which the tests of iommufd
+"""``selftests``: the kernel's own tests in guests. The kernel is 7.2, whose iommufd selftests
 compile and pass."""
 
 import json
@@ -25,7 +25,7 @@ def results(test: dict[str, Any], result: str) -> list[str]:
     return [each["name"] for each in test["subtests"] if each["result"] == result]
 
 
-def test_tests_of_iommufd_pass(tmp_path: Path) -> None:
+def test_iommufd_selftests_pass(tmp_path: Path) -> None:
     done = command.run(*WORDS, "iommu", "--run-dir", tmp_path / "run")
     assert done.status == 0, done.err + done.out
     found = outcomes(done)
@@ -38,8 +38,8 @@ def test_tests_of_iommufd_pass(tmp_path: Path) -> None:
     assert recorded == json.loads(done.out)
 
 
-def test_failed_subtest_fails_its_test() -> None:
-    """A bug of 7.3.4, which 8 subtests notice."""
+def test_failed_subtest_fails_its_selftest() -> None:
+    """A bug in 7.3.4, which 8 subtests detect."""
     patch = PATCHES / "7.2-no-dmabuf-descriptor.patch"
     done = command.run(*WORDS, "iommu", "--patch", patch)
     assert done.status == 1, done.err + done.out
@@ -51,7 +51,7 @@ def test_failed_subtest_fails_its_test() -> None:
 
 
 def test_program_that_does_not_compile_is_inconclusive() -> None:
-    """The other program of the directory is compiled and run."""
+    """The other program in the directory is compiled and run."""
     patch = PATCHES / "7.2-broken-selftest.patch"
     done = command.run(*WORDS, "iommu", "--patch", patch)
     assert done.status == 3, done.err + done.out

@@ -125,8 +125,8 @@ def damage(file: Path, way: str) -> None:
             opened.write(bytes([byte[0] ^ 0xFF]))
 
 
-def test_restored_fails_with_a_truncated_state(guest: Guest, tmp_path: Path) -> None:
-    """The snapshot is not in the cache, which checks only its own entries."""
+def test_restored_rejects_a_truncated_state(guest: Guest, tmp_path: Path) -> None:
+    """QEMU rejects the state: the snapshot is not a cache entry, so the cache does not check it."""
     taken = snapshot.save(guest, tmp_path / "kept")
     damage(taken.directory / "state", "truncated")
     (tmp_path / "again").mkdir()

@@ -75,8 +75,8 @@ def test_reboot_with_active_devices_causes_no_splat(bound_guest: Guest) -> None:
 
 
 @pytest.mark.excused(everything="the guest has rebooted")
-def test_shutdown_skips_a_driver_whose_probe_failed(bound_guest: Guest) -> None:
-    """A failed probe leaves the device without a driver, and shutdown skips it.
+def test_shutdown_does_not_call_a_driver_whose_probe_failed(bound_guest: Guest) -> None:
+    """A failed probe leaves the device without a driver, so shutdown has no driver to call.
 
     local_pci_probe clears the device's driver, and pci_device_shutdown calls the driver of
     each device that has one."""
@@ -273,9 +273,9 @@ def test_removing_an_endpoint_detaches_its_domain(bound_guest: Guest) -> None:
     state="the module is unloaded by force", teardown="the module is unloaded by force"
 )
 def test_device_can_be_removed_after_forced_unload(bound_guest: Guest) -> None:
-    """iommu_release_device does not use the IOMMU's operations after they are unregistered.
+    """iommu_release_device does not use the iommu_ops of an unregistered IOMMU.
 
-    Affected kernels call release_device of operations that the forced unload has freed."""
+    Affected kernels call ->release_device in iommu_ops that the forced unload has freed."""
     (nic,) = clients.nics(bound_guest.state())
     modules.unload(bound_guest, "e1000e")
     modules.unload(bound_guest, "iommu_client")

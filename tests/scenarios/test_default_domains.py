@@ -278,7 +278,7 @@ def test_group_without_default_domain_can_be_claimed_and_released(
         group = state.devices[nic].group
         if group is None:
             no_group += 1
-            # Removing the device triggers another bug of 6.1: see test_unwinding.py.
+            # Removing the device triggers another bug in 6.1: see test_unwinding.py.
             if state.devices[nic].driver:
                 devices.unbind(guest, nic)
             continue
@@ -315,8 +315,10 @@ def test_releasing_a_kernel_claim_restores_the_default_domain(
 
 @pytest.mark.needs(PROBE_DEFERRAL)
 @pytest.mark.parametrize("mode", ["group", "cdev"])
-def test_closing_vfio_restores_the_default_domain(bound_guest: Guest, mode: vfio.Mode) -> None:
-    """When a VFIO user exits, its group returns to the default domain."""
+def test_exit_of_a_vfio_user_restores_the_default_domain(
+    bound_guest: Guest, mode: vfio.Mode
+) -> None:
+    """When a VFIO user exits, its group is attached to the default domain again."""
     nic = nic_of(bound_guest.state())
     group = group_of(bound_guest, nic)
     vfio.bind_vfio(bound_guest, nic)

@@ -136,8 +136,8 @@ def test_strict_device_links_restore_the_pci_bus_after_reload(guest_factory: Gue
     """With strict device links, unloading the SMMU driver removes the PCI bus, and loading it
     restores the bus.
 
-    device_links_unbind_consumers: unloading the driver unbinds the host bridge, which removes
-    all devices of the bus. The device link stays, and the bridge is probed again."""
+    device_links_unbind_consumers: unloading the driver unbinds the host bridge, which removes all
+    devices on the bus. The device link stays, and the bridge is probed again."""
     guest = guest_factory(arguments="fw_devlink.strict=1 deferred_probe_timeout=-1")
     for name in ("arm_smmu_v3", *clients.drivers(guest.machine)):
         modules.load(guest, name)

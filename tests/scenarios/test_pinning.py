@@ -50,7 +50,7 @@ def test_registration_pins_once_per_grouped_device(guest: Guest, shows: Shows) -
 
 
 @with_clients
-def test_binding_a_platform_client_pins_once(guest: Guest, shows: Shows) -> None:
+def test_binding_a_platform_client_pins_the_module_once(guest: Guest, shows: Shows) -> None:
     """Binding a platform client pins the module once, unless registration has already pinned it."""
     step = load_client(guest)
     driver = guest.machine.iommu.driver
@@ -209,8 +209,9 @@ def test_destroying_a_platform_device_drops_its_pin(
     assert destroyed.refcount("arm_smmu_v3") == len(destroyed.grouped)
 
 
-def test_driver_unloads_after_its_last_device_is_removed(bound_guest: Guest) -> None:
-    """Removing all devices behind the IOMMU drops all pins, and its driver unloads."""
+def test_iommu_driver_can_be_unloaded_after_the_last_client_is_removed(bound_guest: Guest) -> None:
+    """Removing all devices behind the IOMMU drops all pins, and the IOMMU driver can then be
+    unloaded."""
     driver = bound_guest.machine.iommu.driver
     names = bound_guest.state().grouped
     assert_pinned(bound_guest)

@@ -162,8 +162,9 @@ def assert_follows_type(guest: Guest, *kinds: GroupType) -> None:
 
 @pytest.mark.needs(FAULT_INJECTION)
 @pytest.mark.machines("virtio-iommu", "virtio-iommu-acpi")
-def test_failed_dma_mapping_is_undone(talker: Guest) -> None:
-    """A mapping that fails is undone, and the next mapping at that address is the only one.
+def test_failed_dma_mapping_is_unwound(talker: Guest) -> None:
+    """A DMA mapping that fails is unwound: nothing stays mapped at its IOVA, and the next mapping
+    there succeeds.
 
     Each allocation of a read fails once, including the allocations for its mapping. A virtio-iommu
     makes three for each mapping, while an SMMU already has its tables (viommu_map_pages;
@@ -237,7 +238,7 @@ def test_dma_is_translated_after_reloading_the_iommu_driver(talker: Guest) -> No
 def test_dma_is_translated_after_a_claim_is_released(talker: Guest, owner: str) -> None:
     """DMA is translated after an owner releases the group.
 
-    The group returns from the blocking domain to its default domain."""
+    The group is attached to its default domain again, in place of the blocking domain."""
     nic = nic_of(talker.state())
     group = talker.state().devices[nic].group
     assert group is not None

@@ -135,8 +135,8 @@ def test_failed_device_add_is_unwound(guest: Guest) -> None:
 
 @pytest.mark.needs(DMA_OWNERSHIP)  # in 5.10 VFIO uses a notifier of the group instead
 @pytest.mark.known_issue("vfio-leaks-group-reference")
-def test_failed_vfio_probe_releases_the_group(guest: Guest) -> None:
-    """A VFIO probe that fails keeps no reference to the group.
+def test_failed_vfio_probe_leaks_no_group_reference(guest: Guest) -> None:
+    """A VFIO probe that fails leaks no reference to the group.
 
     Each allocation of the vfio-pci probe fails once. The group must be released with its device."""
     nic = clients.pci(guest.state())[0]
@@ -160,8 +160,8 @@ def fail_vfio_probe(guest: Guest, nic: str) -> None:
 
 
 @pytest.mark.needs(DMA_OWNERSHIP)
-def test_failed_vfio_probe_of_a_sibling_releases_the_group(siblings: Guest) -> None:
-    """A VFIO probe that fails for a second device of a group keeps no reference to the group.
+def test_failed_vfio_probe_of_a_sibling_leaks_no_group_reference(siblings: Guest) -> None:
+    """A VFIO probe that fails for the second device of a group leaks no reference to the group.
 
     VFIO already has the group, and only adds the device (vfio_group_find_or_alloc)."""
     state = siblings.state()
@@ -235,8 +235,8 @@ def test_failed_smmu_probe_leaks_nothing(
 ) -> None:
     """A failed probe of an SMMU leaves no group, no IOMMU and no pin.
 
-    arm_smmu_device_probe -> iommu_device_register -> bus_iommu_probe: a failure for one
-    device of the bus undoes the groups of the devices before it."""
+    arm_smmu_device_probe -> iommu_device_register -> bus_iommu_probe: a failure for one device on
+    the bus undoes the groups of the devices before it."""
     if shows(GROUPS_AT_REGISTRATION):
         expect_splat("WARNING in iommu_setup_default_domain")
     smmu = next(name for name in guest.state().devices if "smmu" in name)

@@ -78,7 +78,7 @@ def test_repro_rejects_a_file_without_a_session_in_one_line(tmp_path: Path, cont
     assert (done.status, len(done.err.splitlines())) == (2, 1)
 
 
-def test_repro_escapes_control_sequences_of_a_report(tmp_path: Path) -> None:
+def test_repro_escapes_control_sequences_in_a_report(tmp_path: Path) -> None:
     report = tmp_path / "report"
     report.write_text("$ echo \x1b]0;owned\x07\nx\n\nExpected:\n\n$ ls \x07\x9b2J\ny\n")
     done = command.run("repro", report, "--session", "9")

@@ -77,7 +77,9 @@ def test_a_reported_errno_does_not_match_a_message_without_one() -> None:
         (step(0, err=BUSYBOX, refcount=2), "succeeds"),
     ],
 )
-def test_in_use_requires_a_loaded_module_a_refcount_and_a_failure(done: Step, reason: str) -> None:
+def test_in_use_requires_a_loaded_module_a_nonzero_refcount_and_a_failed_command(
+    done: Step, reason: str
+) -> None:
     assert reason in (difference(command(OLD_BUSYBOX), done) or "")
 
 

@@ -161,7 +161,7 @@ def test_an_uninitialised_lock_blames_the_caller_of_the_function_that_locks_it()
     assert found.function == "feed_one"
 
 
-def test_a_lock_taken_in_an_interrupt_blames_the_interrupt_handler() -> None:
+def test_a_hardirq_lock_order_report_blames_the_interrupt_handler() -> None:
     found = read(
         "WARNING: HARDIRQ-safe -> HARDIRQ-unsafe lock order detected",
         "ffff8880120b9168 (&new->fa_lock){.?.+}-{2:2}, at: kill_fasync+0x14b/0x460",

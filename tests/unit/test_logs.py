@@ -53,7 +53,7 @@ def splats(parse: Parse) -> list[Splat]:
 
 
 @pytest.mark.parametrize("parse", TABLE, ids=lambda each: each.file.removesuffix(".log"))
-def test_klog_finds_the_splats_in_the_table(parse: Parse) -> None:
+def test_klog_finds_the_listed_splats(parse: Parse) -> None:
     found = splats(parse)
     assert [each.kind for each in found] == [each["kind"] for each in parse.splats]
     for number, (expected, splat) in enumerate(zip(parse.splats, found, strict=True)):

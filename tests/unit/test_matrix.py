@@ -180,7 +180,7 @@ def test_select_accepts_paths_of_a_users_scenarios(
         list(scenarios.select([f"{file}::test_x"]))
 
 
-def test_select_suggests_the_closest_scenario_or_the_list() -> None:
+def test_select_suggests_the_closest_scenario_or_run_list() -> None:
     with pytest.raises(UsageError, match=f"did you mean {RACE}"):
         list(scenarios.select([f"races::{RACE[:-2]}"]))
     with pytest.raises(UsageError, match="see iommu-harness run --list races"):

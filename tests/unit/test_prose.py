@@ -134,7 +134,9 @@ def test_prose_claims_a_reference_count(
     assert counts == ([] if number is None else [(subject, number)])
 
 
-def test_cannot_be_unloaded_is_a_claim_only_after_unloading_that_module(tmp_path: Path) -> None:
+def test_prose_cannot_be_unloaded_is_a_claim_only_after_rmmod_of_that_module(
+    tmp_path: Path,
+) -> None:
     session = f"{LOADED}# rmmod e1000e\n"
     assert symptom_steps(tmp_path, f"{session}\narm-smmu-v3 cannot be unloaded.\n") == []
     assert symptom_steps(tmp_path, f"{session}\nrmmod: e1000e cannot be unloaded.\n") == [

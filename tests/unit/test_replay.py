@@ -26,7 +26,7 @@ REPORT = "# modprobe arm-smmu-v3\n# modprobe e1000e\n{}\n# rmmod e1000e\n"
 def test_conclude_attributes_a_splat_to_the_step_that_logs_it(
     tmp_path: Path, number: int, boot: tuple[str, ...]
 ) -> None:
-    """The report shows the splat in its second step. A splat of the boot is no symptom."""
+    """The report shows the splat in its second step. A splat during boot is not a symptom."""
     report = tmp_path / "report"
     stamped = "\n".join(f"[   12.000000] {line}" for line in WARNING)
     report.write_text(REPORT.format(stamped))

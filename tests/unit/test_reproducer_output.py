@@ -56,7 +56,7 @@ def test_an_actual_result_becomes_the_output_of_the_last_step(
     assert outputs(tmp_path, STEPS + below) == [(), (), shown]
 
 
-def test_an_actual_result_of_nothing_claims_silence(tmp_path: Path) -> None:
+def test_actual_nothing_claims_that_the_step_prints_nothing(tmp_path: Path) -> None:
     (tmp_path / "r.txt").write_text(STEPS + "Actual: nothing\n")
     claims = session_selection.select(bug_report.read(tmp_path / "r.txt"), None).claims
     assert [(each.kind, each.step) for each in claims if each.symptom] == [("silence", 2)]

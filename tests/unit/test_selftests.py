@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The results of the kernel's own tests: KTAP, and the verdict on a test."""
+"""The results of the kernel's own tests: KTAP, and the verdict on a selftest."""
 
 from pathlib import Path
 
@@ -139,21 +139,21 @@ def judged(
     return outcome.result, outcome.reason
 
 
-def test_test_passes_if_its_subtests_pass() -> None:
+def test_selftest_passes_if_its_subtests_pass() -> None:
     assert judged() == (ScenarioResult.PASSED, "")
 
 
-def test_test_that_skips_everything_is_not_applicable() -> None:
+def test_selftest_that_skips_everything_is_not_applicable() -> None:
     assert judged(SKIPPED) == (ScenarioResult.NOT_APPLICABLE, "no device")
     assert judged(SKIPPED, end=End(4)) == (ScenarioResult.NOT_APPLICABLE, "no device")
 
 
-def test_test_without_subtests_does_not_pass() -> None:
+def test_selftest_without_subtests_does_not_pass() -> None:
     assert judged(Report(()))[0] == ScenarioResult.NOT_APPLICABLE
     assert judged(Report(()), end=End(1))[0] == ScenarioResult.FAILED
 
 
-def test_splat_fails_a_test_and_is_attributed_to_the_subtest() -> None:
+def test_splat_fails_a_selftest_and_is_attributed_to_the_subtest() -> None:
     result, reason = judged(found=WARNING)
     assert (result, reason) == (ScenarioResult.FAILED, "WARNING in iopt_map (during b)")
     assert judged(found=WARNING * 3)[1] == "WARNING in iopt_map (during b), 3 times"

@@ -123,7 +123,7 @@ def test_a_machine_file_defines_iommu_memory_and_devices(tmp_path: Path) -> None
     assert tuple(functions) == machines.PRESETS["multifunction"].devices
 
 
-def test_an_overlay_is_relative_to_the_machine_file(tmp_path: Path) -> None:
+def test_the_path_of_an_overlay_is_relative_to_the_machine_file(tmp_path: Path) -> None:
     machine = read(tmp_path, 'overlays = ["platform-clients", "own.dts"]')
     assert machine.overlays == ("platform-clients", str(tmp_path / "own.dts"))
 

@@ -26,7 +26,7 @@ def test_firmware_provides_the_acpi_table_of_the_iommu(guest: Guest) -> None:
     assert guest.run(f"test -f /sys/firmware/acpi/tables/{table}").status == 0
 
 
-def test_driver_unloads_after_its_devices_are_removed(guest: Guest) -> None:
+def test_iommu_driver_can_be_unloaded_after_its_clients_are_removed(guest: Guest) -> None:
     driver = guest.machine.iommu.driver
     modules.load(guest, driver)
     pinned = modules.load(guest, "e1000e")

@@ -56,7 +56,7 @@ def test_exclude_spares_allocations_below_a_function(guest: Guest) -> None:
     assert min(counts[0], counts[2]) > counts[1] > 5, counts
 
 
-def test_fail_all_returns_the_failures_of_fail_each(guest: Guest) -> None:
+def test_fail_all_returns_the_same_failures_as_fail_each(guest: Guest) -> None:
     write = ("write", "/sys/bus/platform/drivers_autoprobe", "0")
     assert failnth.fail_all(guest, *write) == list(failnth.fail_each(guest, *write)) != []
 
