@@ -10,7 +10,7 @@ from harness.guest.guest import Step
 from harness.kernel.artifact import Kernel
 from harness.klog.splat import Splat
 from harness.report.claim import FATAL_KINDS, Claim
-from harness.repro import compare, missing
+from harness.repro import matching, missing
 from harness.repro.session_run import Ruling, SessionRun
 from harness.symbols import image
 
@@ -66,7 +66,7 @@ def splat(claim: Claim, run: SessionRun) -> Ruling:
     reported = claim.splat
     if reported is None:
         return _any_oops(run)
-    alike = [found for found in run.splats if compare.same_splat(reported, found)]
+    alike = [found for found in run.splats if matching.same_splat(reported, found)]
     in_time = next((found for found in alike if not _is_of_later_step(found, claim, run)), None)
     if in_time:
         return True, f"the kernel reports {in_time.title}"
@@ -151,4 +151,4 @@ def _is_long_enough(seconds: float, claimed: int | None) -> bool | None:
     short hang is inconclusive, because an emulated machine may just be slow."""
     if claimed is None or seconds < claimed / 2:
         return False
-    return True if claimed >= compare.MANY_SECONDS else None
+    return True if claimed >= matching.MANY_SECONDS else None

@@ -8,7 +8,7 @@ from harness.klog import splat
 from harness.report import commands, error_message, lsmod, shell_syntax
 from harness.report.claim import Claim, claims_killed
 from harness.report.error_message import ErrorMessage
-from harness.repro import compare, device_names, missing
+from harness.repro import device_names, matching, missing
 from harness.repro.judge_crashes import KILLED_BY_SIGNAL, is_killed
 from harness.repro.session_run import Ruling, SessionRun
 
@@ -138,7 +138,7 @@ def output(claim: Claim, run: SessionRun) -> Ruling:
         return _log_output(claim.lines, step, run)
     reported = [run.names.translate(line) for line in claim.lines]
     out, err = _unclaimed_output(step, claim, run)
-    if compare.same_output(reported, out, err, step.command):
+    if matching.same_output(reported, out, err, step.command):
         return True, _prints(step)
     foreign = _foreign_device("\n".join(claim.lines), run)
     return (None, foreign) if foreign else (False, _prints(step))
@@ -151,7 +151,7 @@ def _foreign_device(text: str, run: SessionRun) -> str:
 
 def _foreign_message(line: str, run: SessionRun) -> str:
     """Return which device or driver in the kernel message the guest lacks, "" if none."""
-    return _foreign_device(line, run) or missing.driver(compare.normal(line), run.kernel)
+    return _foreign_device(line, run) or missing.driver(matching.normal(line), run.kernel)
 
 
 def _prints(step: Step) -> str:
@@ -169,7 +169,7 @@ def _unclaimed_output(step: Step, claim: Claim, run: SessionRun) -> tuple[str, s
         if dies and KILLED_BY_SIGNAL.match(line.strip()):
             return True
         printed = error_message.parse(line)
-        return any(compare.same_line(other, line) for other in others) or any(
+        return any(matching.same_line(other, line) for other in others) or any(
             printed and each.error and _same_error(each.error, printed, run) for each in errors
         )
 
@@ -187,9 +187,9 @@ def _log_output(lines: Sequence[str], step: Step, run: SessionRun) -> Ruling:
     it must not print a message more often than the report shows it. The claim is inconclusive if
     only messages of drivers that the guest lacks are missing.
     """
-    printed = [compare.normal(line) for line in step.out.splitlines()]
-    reported = [line for line in lines if not compare.is_elision(line)]
-    expected = [compare.normal(run.names.translate(line)) for line in reported]
+    printed = [matching.normal(line) for line in step.out.splitlines()]
+    reported = [line for line in lines if not matching.is_elision(line)]
+    expected = [matching.normal(run.names.translate(line)) for line in reported]
     absent = [reported[number] for number in _absent(expected, printed)]
     foreign = [reason for line in absent if (reason := _foreign_message(line, run))]
     if len(absent) > len(foreign):
@@ -206,7 +206,7 @@ def _absent(expected: Sequence[str], printed: Sequence[str]) -> list[int]:
     found, start = [], 0
     for number, line in enumerate(expected):
         pairs = enumerate(printed[start:], start=start)
-        place = next((n for n, text in pairs if compare.same_message(line, text)), None)
+        place = next((n for n, text in pairs if matching.same_message(line, text)), None)
         if place is None:
             found.append(number)
         else:
@@ -221,7 +221,7 @@ def _prints_all_matches(command: str) -> bool:
 
 
 def _times(line: str, texts: Sequence[str]) -> int:
-    return sum(compare.same_message(line, text) for text in texts)
+    return sum(matching.same_message(line, text) for text in texts)
 
 
 def device(claim: Claim, run: SessionRun) -> Ruling:
@@ -257,7 +257,7 @@ def message(claim: Claim, run: SessionRun) -> Ruling:
     steps = run.steps if claim.step is None else run.steps[claim.step : claim.step + 2]
     logged = [record.text for step in steps for record in step.kmsg]
     printed = [] if claim.step is None else run.steps[claim.step].out.splitlines()
-    if any(compare.same_message(expected, compare.normal(text)) for text in [*logged, *printed]):
+    if any(matching.same_message(expected, matching.normal(text)) for text in [*logged, *printed]):
         return True, "the kernel logs it"
     foreign = _foreign_message(claim.lines[0], run)
     if foreign:
@@ -290,7 +290,7 @@ def _reports_splat_of(step: Step, run: SessionRun) -> bool:
     """Whether the report contains a splat that the guest's kernel also logs in this step."""
     found = splat.find([record.text for record in step.kmsg])
     reported = [each.splat for each in run.claims if each.splat]
-    return any(compare.same_splat(one, other) for one in reported for other in found)
+    return any(matching.same_splat(one, other) for one in reported for other in found)
 
 
 def _prints_whole_log(step: Step) -> bool:

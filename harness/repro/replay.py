@@ -21,7 +21,7 @@ from harness.klog import splat
 from harness.klog.record import Record, gaps
 from harness.klog.splat import Splat
 from harness.machine import qemu
-from harness.repro import compare, judge, serialize, verdict
+from harness.repro import judge, matching, serialize, verdict
 from harness.repro.device_names import DeviceNames
 from harness.repro.request import Request
 from harness.repro.runner import Runner
@@ -217,7 +217,7 @@ class _Replay:
         result.unmentioned = [
             each
             for each in result.splats
-            if not any(compare.same_splat(one, each) for one in reported)
+            if not any(matching.same_splat(one, each) for one in reported)
         ]
         result.lost_records = gaps(log)
         return result
