@@ -33,6 +33,7 @@ COMMANDS = (
     "run-list",
     "compare",
     "compare-scenarios",
+    "series",
     "mutants",
     "mutants-harmless",
     "bisect",

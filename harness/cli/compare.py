@@ -10,17 +10,17 @@ import typer
 
 from harness.cli import options, output
 from harness.comparison import compared, render, scenario_runs
-from harness.comparison.scenario_runs import Kernels
+from harness.comparison.scenario_runs import ScenarioRuns
 from harness.comparison.session import Side
 from harness.errors import UsageError
 from harness.host import progress, rundir
 from harness.iommu import machine_file, machines
 from harness.kernel import build, spec
 from harness.kernel.artifact import Kernel
-from harness.kernel.spec import DEFAULT_KERNEL
+from harness.kernel.spec import DEFAULT_KERNEL, KernelSpec
 from harness.machine import provenance, qemus, topology
 from harness.repro import request
-from harness.suite import resolved, scenarios
+from harness.suite import scenarios
 from harness.suite.run import RunRequest
 
 
@@ -28,7 +28,8 @@ from harness.suite.run import RunRequest
 class _Sides:
     """The kernels and QEMUs of both sides."""
 
-    kernels: Kernels
+    old: KernelSpec
+    new: KernelSpec
     qemus: tuple[str, str]
 
 
@@ -108,7 +109,7 @@ def compare(
     options.use_mirror(debian_mirror)
     old = spec.parse(kernel, [], fragment, variant)
     new = spec.parse(with_ or kernel, patch, fragment, variant)
-    sides = _Sides(Kernels(old, new), (qemu, with_qemu or qemu))
+    sides = _Sides(old, new, (qemu, with_qemu or qemu))
     if old == new and sides.qemus[0] == sides.qemus[1]:
         raise UsageError("nothing to compare", "give --patch, --with or --with-qemu")
     qemus.check(sides.qemus)
@@ -147,7 +148,7 @@ def _reports(
         raise UsageError("a report is compared on one machine", "give one --machine")
     wanted = request.create(Path(subjects[0]), session, names[0] if names else None)
     on = qemus.on_each([wanted.machine], sides.qemus)
-    old, new = build.build(sides.kernels.old), build.build(sides.kernels.new)
+    old, new = build.build(sides.old), build.build(sides.new)
     directory = rundir.create(Path(subjects[0]).stem, run_dir)
     progress.note(f"run: {directory}")
     found = compared.compare(
@@ -167,22 +168,14 @@ def _scenarios(
     list(scenarios.select(subjects))
     for name in on:
         machine_file.machine(name)
-    kernels = sides.kernels
-    built = resolved.build([kernels.old, kernels.new], on, ())
-    if built.errors:
-        raise built.errors[0]
     directory = rundir.create("compare", run_dir)
     progress.note(f"run: {directory}")
-    to_run = RunRequest(
-        built.specs,
-        on,
-        tuple(subjects),
-        qemus=(sides.qemus[0],),
-        resolved=resolved.write(built.kernels, resolved.file_in(directory)),
-    )
-    found = scenario_runs.compare(kernels, to_run, directory)
+    wanted = RunRequest((), on, tuple(subjects), qemus=(sides.qemus[0],))
+    runs = ScenarioRuns(wanted, directory)
+    built = [runs.build(each).kernel for each in (sides.old, sides.new)]
+    found = scenario_runs.compare(runs, sides.old, sides.new)
     record = {"run_dir": str(directory), **scenario_runs.record(found)}
-    record |= _provenance(sides, *(each.kernel for each in built.kernels))
+    record |= _provenance(sides, *built)
     (directory / "result.json").write_text(output.to_json(record) + "\n")
     differs = any(each.differs for each in found)
     return record, list(scenario_runs.lines(found)), differs

@@ -24,6 +24,7 @@ _COMMANDS = {
     "decode": "decode:decode",
     "run": "run:run_",
     "compare": "compare:compare",
+    "series": "series:series",
     "mutants": "mutants:mutants_",
     "behaviours": "behaviours:behaviours",
     "bisect": "bisect:app",

@@ -3,6 +3,7 @@
 differ is run again on both, to tell a difference from a flake.
 """
 
+import re
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -14,19 +15,12 @@ from harness.comparison import difference
 from harness.comparison.difference import ENOUGH, Comparison
 from harness.comparison.fact import Fact
 from harness.kernel.spec import KernelSpec
-from harness.suite import run
+from harness.suite import resolved, run
+from harness.suite.resolved import Resolved
 from harness.suite.run import RunRequest, ScenarioOutcome
 
 Line = tuple[str, str]
 _Key = tuple[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Kernels:
-    """The two kernels of a comparison."""
-
-    old: KernelSpec
-    new: KernelSpec
 
 
 @dataclass(slots=True)
@@ -54,36 +48,74 @@ class ScenarioCompared:
         return bool(self.comparison.differences)
 
 
-def compare(kernels: Kernels, request: RunRequest, directory: Path) -> list[ScenarioCompared]:
-    """Run the scenarios of ``request`` on both kernels, which have been built. Raises as
-    ``run.run`` does."""
+class ScenarioRuns:
+    """The scenarios of ``request`` on several kernels, each of which is built and run once. Logs
+    and results are in ``directory``."""
+
+    def __init__(self, request: RunRequest, directory: Path) -> None:
+        self._request = request
+        self._directory = directory
+        self._rounds = 0
+        self._built: dict[KernelSpec, Resolved] = {}
+        self._first: dict[KernelSpec, list[ScenarioOutcome]] = {}
+
+    def build(self, spec: KernelSpec) -> Resolved:
+        """Build a kernel, with the variants that the machines require, and determine its profile.
+        Raises as ``build.build`` does."""
+        if spec not in self._built:
+            made = resolved.build(
+                [spec], self._request.machines, self._request.behaviours, self._request.known_issues
+            )
+            resolved.write(made.kernels, self._file(spec))
+            self._built[spec] = made.kernels[0]
+        return self._built[spec]
+
+    def first(self, spec: KernelSpec) -> list[ScenarioOutcome]:
+        """The outcomes of one run of each scenario on a kernel. Raises as ``run.run`` does."""
+        if spec not in self._first:
+            self._first[spec] = self._run(spec, self._request)
+        return self._first[spec]
+
+    def again(self, spec: KernelSpec, names: Sequence[str]) -> list[ScenarioOutcome]:
+        """The outcomes of further runs of the scenarios with these names on a kernel, so that
+        there are enough to tell a difference from a flake."""
+        trials = replace(self._request, scenarios=tuple(names), trials=ENOUGH - 1)
+        return self._run(spec, trials)
+
+    def _run(self, spec: KernelSpec, request: RunRequest) -> list[ScenarioOutcome]:
+        self.build(spec)
+        self._rounds += 1
+        on_one = replace(request, kernels=(spec,), resolved=self._file(spec))
+        title = f"scenarios on {spec}"
+        return run.run(on_one, self._directory, number=self._rounds, title=title)
+
+    def _file(self, spec: KernelSpec) -> Path:
+        known = [*self._built, spec]
+        return self._directory / f"kernels-{known.index(spec) + 1}.json"
+
+
+def compare(runs: ScenarioRuns, old: KernelSpec, new: KernelSpec) -> list[ScenarioCompared]:
+    """Compare the results of the scenarios on two kernels. Raises as ``ScenarioRuns.first``
+    does."""
     found: dict[_Key, ScenarioCompared] = {}
-    _run(kernels, request, directory, found, first=1)
+    _add(found, runs.first(old), runs.first(new))
     varying = [each for each in found.values() if each.varies]
     if varying:
-        names = tuple(dict.fromkeys(_selector(each) for each in varying))
-        again = replace(request, scenarios=names, trials=ENOUGH - 1)
-        _run(kernels, again, directory, found, first=3)
+        names = list(dict.fromkeys(_selector(each) for each in varying))
+        _add(found, runs.again(old, names), runs.again(new, names))
     return sorted(found.values(), key=lambda each: (each.name, each.machine))
 
 
-def _run(
-    kernels: Kernels,
-    request: RunRequest,
-    directory: Path,
+def _add(
     found: dict[_Key, ScenarioCompared],
-    *,
-    first: int,
+    old: Sequence[ScenarioOutcome],
+    new: Sequence[ScenarioOutcome],
 ) -> None:
-    """Run the scenarios on the old and on the new kernel, as the rounds ``first`` and the next,
-    and add their outcomes to ``found``."""
-    for spec in (kernels.old, kernels.new):
-        number = first + (spec is kernels.new)
-        on_one = replace(request, kernels=(spec,))
-        for each in run.run(on_one, directory, number=number, title=f"scenarios on {spec}"):
+    for outcomes, is_old in ((old, True), (new, False)):
+        for each in outcomes:
             key = each.scenario, each.machine
             pair = found.setdefault(key, ScenarioCompared(*key))
-            (pair.new if spec is kernels.new else pair.old).append(each)
+            (pair.old if is_old else pair.new).append(each)
 
 
 def _selector(each: ScenarioCompared) -> str:
@@ -93,6 +125,15 @@ def _selector(each: ScenarioCompared) -> str:
 def _result(outcome: ScenarioOutcome) -> str:
     """The result, and the known issue that the scenario ran into."""
     return f"{outcome.result} ({outcome.issue})" if outcome.issue else str(outcome.result)
+
+
+# The class of an error, as pytest prints it.
+_CLASS = re.compile(r"(?:\w+\.)+(?=[A-Z]\w*: )")
+
+
+def short_reason(outcome: ScenarioOutcome) -> str:
+    """The first line of the reason, without the module of the error."""
+    return _CLASS.sub("", outcome.reason.partition("\n")[0], count=1)
 
 
 def _results(outcomes: Sequence[ScenarioOutcome]) -> list[frozenset[Fact]]:
@@ -119,7 +160,7 @@ def _summaries(outcomes: Sequence[ScenarioOutcome]) -> Iterator[str]:
     reasons: dict[str, str] = defaultdict(str)
     counts = Counter(map(_result, outcomes))
     for each in outcomes:
-        reasons[_result(each)] = reasons[_result(each)] or each.reason.partition("\n")[0]
+        reasons[_result(each)] = reasons[_result(each)] or short_reason(each)
     for result, count in counts.items():
         reason = f": {reasons[result]}" if reasons[result] else ""
         yield f"{result} in {count} of {len(outcomes)} runs{reason}"
