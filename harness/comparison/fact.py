@@ -9,13 +9,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from harness.errors import GuestError
 from harness.guest import state
 from harness.guest.guest import Step
 from harness.guest.state import State
 from harness.guest.tracing import Event
 from harness.klog import splat
 from harness.klog.record import Record
+
+# The result of a step after the guest has ended.
+NOT_RUN = "does not run"
 
 # The line before a WARN or BUG is not part of its splat.
 _CUT_HERE = "------------[ cut here ]"
@@ -42,6 +44,7 @@ class Fact:
 # Numbers that differ from boot to boot: pointers and other addresses, as the kernel and QEMU
 # print them.
 _ADDRESS = re.compile(r"\b(?:0x)?[0-9a-f]{8,16}\b|\b0x[0-9a-f]{5,}\b")
+_STAMP = re.compile(r"^\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ?")
 _PID = re.compile(r"\b(pid|PID|tid)([ :=]+)\d+")
 _DURATION = re.compile(r"\b\d+(?:\.\d+)?( ?)(usecs?|msecs?|secs?|seconds?|us|ms|ns|s|jiffies)\b")
 # What coreutils' and busybox's time print.
@@ -49,7 +52,8 @@ _TIMES = re.compile(r"(?:real|user|sys)\s+\S+( \S+)?")
 
 
 def normal(line: str) -> str:
-    """Return a line without what differs between two runs of the same kernel."""
+    """Return a line without what differs between two boots of the same kernel."""
+    line = _STAMP.sub("", line)
     if _TIMES.fullmatch(line.strip()):
         return ""
     line = _ADDRESS.sub("ADDRESS", line.rstrip())
@@ -81,9 +85,12 @@ def of_step(
     )
 
 
-def of_error(number: int, error: GuestError) -> list[Fact]:
-    """The facts about a step that ended the guest."""
-    return _numbered(number, [("status", normal(error.message)), *_splats(error.log.splitlines())])
+def of_end(number: int, reason: str, log: Sequence[str], steps: int) -> list[Fact]:
+    """The facts about a step that ended the guest for this reason, and about the steps after it,
+    of which there are ``steps`` in total. ``log`` are the kernel's messages since the step began.
+    """
+    facts = _numbered(number, [("status", normal(reason)), *_splats(log)])
+    return [*facts, *(Fact(each, "status", NOT_RUN) for each in range(number + 1, steps + 1))]
 
 
 def _lines(text: str) -> list[str]:

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 
 from harness.comparison.compared import Compared
 from harness.comparison.difference import Difference
-from harness.comparison.fact import Aspect
+from harness.comparison.fact import NOT_RUN, Aspect
 from harness.comparison.session import Side
 
 Line = tuple[str, str]
 
 _COLUMNS = 72
 _TITLES: dict[Aspect, str] = {
-    "status": "exit status",
+    "status": "result",
     "output": "output",
     "state": "sysfs",
     "splat": "splats",
@@ -52,6 +52,8 @@ def _step(compared: Compared, number: int) -> Iterator[Line]:
     title = f"{number}. $ " if number else "before the first step"
     yield from _wrapped("bold", title, " ".join(command.split()))
     found = compared.of_step(number)
+    if any(each.fact.text == NOT_RUN for each in found):
+        found = [each for each in found if each.fact.aspect == "status"]
     for aspect, name in _TITLES.items():
         of_aspect = [each for each in found if each.fact.aspect == aspect]
         if of_aspect:

@@ -2,19 +2,22 @@
 """Run the session of a report on one side of a comparison, and collect the facts of each step."""
 
 import contextlib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.comparison import fact
 from harness.comparison.difference import Run
 from harness.comparison.fact import Fact
-from harness.errors import GuestError, is_host_trouble
-from harness.guest import snapshot, tracing
-from harness.guest.guest import Guest, Step
+from harness.errors import GuestError, GuestHang, is_host_trouble
+from harness.guest import launch, tracing
+from harness.guest.guest import Guest, OnRecord, Step
 from harness.guest.tracing import Trace
 from harness.iommu import traffic
 from harness.kernel.artifact import Kernel
+from harness.klog import record
+from harness.klog.record import Record
 from harness.machine.topology import Machine
 from harness.report.commands import Command
 from harness.repro.device_names import DeviceNames
@@ -35,30 +38,52 @@ class Side:
 
 
 def run(request: Request, side: Side, directory: Path) -> Run:
-    """Run the session once in a fresh guest, and return its facts. An error of the guest, such as
-    a panic or a hang, ends the run, and is a fact about its step. Raises HostError, and QemuEnded
-    if the host killed QEMU."""
+    """Boot a guest, run the session in it, and return the facts. An error in the guest, such as a
+    panic or a hang, ends the run, and is a fact about its step.
+
+    Each run boots: what differs from boot to boot, such as time stamps and PIDs, would be the same
+    in all guests that are restored from one snapshot. Raises HostError, and QemuEnded if the host
+    killed QEMU."""
     session = request.session.commands
     facts: list[Fact] = []
-    number = 0
+    log: list[Record] = []
+    hangs: dict[int, str] = {}
+    number, read = 0, 0
     try:
-        with _started(request, side, directory) as guest, _tracing(guest) as trace:
+        with _booted(request, side, directory, log.append) as guest, _tracing(guest) as trace:
             facts += fact.of_boot(guest.state())
             runner = _runner(request, side, guest)
+            hangs = runner.hangs
             for number, command in enumerate(session, start=1):
                 step, commands = _step(runner, number, command)
                 facts += fact.of_step(number, step, trace.read() if trace else (), commands)
+                read = len(log)
     except GuestError as error:
         if is_host_trouble(error):
             raise
-        facts += fact.of_error(number, error)
+        last = [*(each.text for each in log[read:]), *record.unread(error.log, log)]
+        reason = _reason(error, hangs.get(number - 1, ""))
+        facts += fact.of_end(number, reason, _before_sysrq(last), len(session))
     return frozenset(facts)
 
 
+def _reason(error: GuestError, where: str) -> str:
+    if isinstance(error, GuestHang):
+        return f"hangs: {where}" if where else "hangs"
+    return error.message
+
+
+def _before_sysrq(lines: Sequence[str]) -> list[str]:
+    """The messages before those by which a hang is located (``hang.locate``)."""
+    return list(itertools.takewhile(lambda line: not line.startswith("sysrq: "), lines))
+
+
 @contextlib.contextmanager
-def _started(request: Request, side: Side, directory: Path) -> Iterator[Guest]:
+def _booted(request: Request, side: Side, directory: Path, on_record: OnRecord) -> Iterator[Guest]:
     kmod = "kmod" in request.extras
-    with snapshot.started(side.kernel, side.machine, directory, kmod=kmod) as guest:
+    with launch.booted(
+        side.kernel, side.machine, directory, kmod=kmod, on_record=on_record
+    ) as guest:
         guest.new_kmsg()
         yield guest
 

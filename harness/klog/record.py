@@ -12,6 +12,7 @@ from dataclasses import dataclass
 _HEADER = re.compile(rb"(\d+),(\d+),(\d+),([^;]*);")
 # A line of the log on a console, with the task or CPU if CONFIG_PRINTK_CALLER is set.
 _STAMPED = re.compile(r"\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? (.*)")
+_TIMED = re.compile(r"\[ *(\d+\.\d+)\](?:\[ *[TC]\d+\])? ?(.*)")
 _ESCAPE = re.compile(r"\\x([0-9a-f]{2})")
 
 
@@ -54,6 +55,13 @@ def messages(console: str) -> list[str]:
     """Return the texts of the kernel messages on a console, without time stamps."""
     found = (_STAMPED.search(line) for line in console.splitlines())
     return [match[1] for match in found if match]
+
+
+def unread(console: str, records: Sequence[Record]) -> list[str]:
+    """Return the texts of the kernel messages on a console that are later than the last record."""
+    last = records[-1].time if records else 0.0
+    found = (_TIMED.match(line) for line in console.splitlines())
+    return [match[2] for match in found if match and float(match[1]) > last]
 
 
 def gaps(records: Sequence[Record]) -> list[tuple[int, int]]:

@@ -3,7 +3,6 @@
 
 import contextlib
 import json
-import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,7 @@ from harness.host import rundir
 from harness.host.rundir import JsonLines
 from harness.kernel.artifact import Kernel
 from harness.kernel.spec import KernelSpec
-from harness.klog import splat
+from harness.klog import record, splat
 from harness.klog.record import Record, gaps
 from harness.klog.splat import Splat
 from harness.machine import qemu
@@ -33,8 +32,6 @@ from harness.symbols import symbolise
 # seconds.
 _HANG_FACTOR = 2.0
 _LONGEST_HANG = 600.0
-
-_STAMP = re.compile(r"\[ *(\d+\.\d+)\](?:\[ *[TC]\d+\])? ?(.*)")
 
 
 @dataclass(slots=True)
@@ -206,7 +203,7 @@ class _Replay:
         """Judge all claims by all observations since the session began."""
         result, log = self._result, self._log
         texts = [entry.text for entry in log]
-        last_words = _unread(result.error.log, log) if result.error else []
+        last_words = record.unread(result.error.log, log) if result.error else []
         of_session = splat.find([*texts[self._booted :], *last_words])
         # Splats during boot are shown as well, but are not symptoms of the session.
         result.splats = splat.find(texts[: self._booted]) + of_session
@@ -268,10 +265,3 @@ def _write_command_line(guest: Guest, directory: Path) -> None:
     )
     script.chmod(0o755)
     (directory / "qemu.json").write_text(json.dumps(guest.argv, indent=1) + "\n")
-
-
-def _unread(console: str, log: Sequence[Record]) -> list[str]:
-    """The console lines that are later than the last record of the log."""
-    last = log[-1].time if log else 0.0
-    lines = (_STAMP.match(line) for line in console.splitlines())
-    return [match[2] for match in lines if match and float(match[1]) > last]

@@ -16,7 +16,6 @@ from harness.comparison.difference import ENOUGH, FIRST, MOST
 from harness.comparison.fact import Fact
 from harness.comparison.scenario_runs import ScenarioCompared
 from harness.comparison.session import Side
-from harness.errors import GuestPanic
 from harness.guest.guest import Step
 from harness.guest.state import Device, Module, State
 from harness.guest.tracing import Event
@@ -104,6 +103,7 @@ def test_exchanged_sides_have_the_same_differences(
         ("took 33 usecs", "took N usecs"),
         ("real    0m 0.03s", ""),
         ("group 12", "group 12"),
+        ("[    0.344813] e1000e: bound", "e1000e: bound"),
     ],
 )
 def test_normal_leaves_out_what_differs_between_boots(line: str, normal: str) -> None:
@@ -166,11 +166,14 @@ def test_a_splat_is_one_fact_without_cpu_and_pid() -> None:
     ]
 
 
-def test_a_panic_is_a_fact_of_its_step() -> None:
-    error = GuestPanic("Attempted to kill init!", log=WARNING)
-    found = fact.of_error(3, error)
-    assert {each.step for each in found} == {3}
-    assert [each.aspect for each in found] == ["status", "splat"]
+def test_a_step_that_ends_the_guest_is_followed_by_steps_that_do_not_run() -> None:
+    found = fact.of_end(3, "the kernel panicked: x", WARNING.splitlines(), 5)
+    assert [(each.step, each.aspect, each.text) for each in found] == [
+        (3, "status", "the kernel panicked: x"),
+        (3, "splat", "WARNING in __iommu_group_set_domain, called by iommu_detach_group"),
+        (4, "status", "does not run"),
+        (5, "status", "does not run"),
+    ]
 
 
 def comparison(tmp_path: Path, *facts: Fact) -> Compared:
@@ -196,6 +199,13 @@ def test_render_shows_a_step_that_differs_in_72_columns(tmp_path: Path) -> None:
     assert " +   exit status 1" in lines
     assert max(map(len, lines)) <= 72
     assert "1 of 2 steps differs: 2" in lines
+
+
+def test_render_shows_only_the_result_of_a_step_that_does_not_run(tmp_path: Path) -> None:
+    found = comparison(tmp_path, *fact.of_end(1, "hangs", [], 2), Fact(2, "output", "lost"))
+    lines = [line.strip() for line in text_of(found)]
+    assert lines[lines.index("2. $ rmmod x") + 1 :][:2] == ["result:", "+   does not run"]
+    assert not any("lost" in line for line in lines)
 
 
 def test_render_counts_equal_lines(tmp_path: Path) -> None:
