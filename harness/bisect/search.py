@@ -53,7 +53,7 @@ class Step:
 class Held:
     """The final check of an unaffected revision.
 
-    ``requested``: the requested bound on ``error``.
+    ``requested``: the upper bound on ``error`` that the confidence requires.
     ``error``: the probability, after its runs, that the revision is affected with a rate of at
     least ``rate``.
     """

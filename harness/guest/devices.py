@@ -41,7 +41,7 @@ def bus_of(name: str) -> str:
 
 
 def write(guest: Guest, path: str, text: str, *, check: bool = True) -> Step:
-    """Write ``text`` and a newline to a file of the guest, in one write."""
+    """Write ``text`` and a newline to a file in the guest, with one write()."""
     return guest.step(f"echo {shlex.quote(text)} > {shlex.quote(path)}", check=check)
 
 

@@ -90,7 +90,7 @@ class State:
         return [name for name, device in self.devices.items() if device.group is not None]
 
     def is_loaded(self, module: str) -> bool:
-        """Whether the module is loaded. As for modprobe, "-" and "_" in names are equivalent."""
+        """Whether the module is loaded. As with modprobe, "-" and "_" in names are equivalent."""
         return module.replace("-", "_") in self.modules
 
     def refcount(self, module: str) -> int:

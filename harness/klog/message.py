@@ -11,7 +11,7 @@ from harness.klog import record
 
 
 class Message(NamedTuple):
-    """A message of the kernel.
+    """A kernel message.
 
     ``number`` is the number of its line in the input, from 1. ``time`` is in seconds since boot.
     ``caller`` is a task (``T12``), a CPU (``C0``) or "" if unknown. ``level`` is from 0 to 7, or

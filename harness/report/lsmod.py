@@ -44,7 +44,7 @@ def lists_all_modules(command: str) -> bool:
 
 
 def parse_row(line: str) -> Row | None:
-    """Parse a row. Returns None for the header and for any other line."""
+    """Parse a row. Returns None for a line that is not a row, such as the header."""
     match = _ROW.fullmatch(line.strip())
     if match is None:
         return None

@@ -301,7 +301,7 @@ def test_smmu_bypasses_dma_after_its_driver_is_unloaded(guest_factory: GuestFact
 def test_dma_of_an_unattached_stream_is_blocked(
     guest_factory: GuestFactory, shows: Shows, neighbour: bool
 ) -> None:
-    """The SMMU blocks DMA of a device that has no group.
+    """The SMMU blocks DMA from a device that has no group.
 
     The device is bound before the SMMU driver is loaded, and the driver does not know its stream.
     While the bus has no stream table, the SMMU reports the DMA (C_BAD_STREAMID). Once a neighbour
